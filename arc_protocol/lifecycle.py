@@ -1,0 +1,127 @@
+"""States and transitions as data; the arithmetic of attempts, leases and budgets as pure functions.
+
+Source of the rules: protocol.md 1.3 and part 2.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+import msgspec
+
+from arc_protocol.types import State
+
+TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
+    State.PENDING_UPLOAD: frozenset({State.PENDING, State.FAILED, State.EXPIRED}),
+    State.PENDING: frozenset({State.DISPATCHED, State.FAILED, State.EXPIRED}),
+    State.DISPATCHED: frozenset({State.PENDING, State.SUCCEEDED, State.FAILED, State.EXPIRED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.EXPIRED: frozenset(),
+}
+"""What may follow each state. Terminal states have nothing."""
+
+TERMINAL: Final = frozenset(state for state, following in TRANSITIONS.items() if not following)
+LIVE: Final = frozenset(State) - TERMINAL
+
+CANCELLED: Final = "CANCELLED"
+MAX_ATTEMPTS_EXCEEDED: Final = "MAX_ATTEMPTS_EXCEEDED"
+DELIVERY_FAILED: Final = "DELIVERY_FAILED"
+
+LEGACY_LEASE_SECONDS: Final = 330
+"""The least that a 1.x agent gets: it runs up to 300 s a command and never renews."""
+SUBMIT_MARGIN_SECONDS: Final = 5.0
+"""What a handler leaves of a lease that cannot be renewed, to hand in its response."""
+
+
+def may_follow(state: State, following: State) -> bool:
+    """Whether `state` → `following` is a transition of the table."""
+    return following in TRANSITIONS[state]
+
+
+def sources(following: State) -> frozenset[State]:
+    """The states from which `following` can be reached in one step."""
+    return frozenset(state for state, nexts in TRANSITIONS.items() if following in nexts)
+
+
+def is_overdue(deadline: datetime | None, now: datetime) -> bool:
+    """Whether the deadline has passed; at the very instant it has."""
+    return deadline is not None and now >= deadline
+
+
+class Handback(msgspec.Struct, frozen=True):
+    """What becomes of a command whose lease ended without a response.
+
+    `failure_code` is set when `state` is FAILED.
+    """
+
+    state: State
+    attempt: int
+    failure_code: str | None = None
+
+
+def hand_back(
+    attempt: int, max_attempts: int, *, costs_attempt: bool, cancel_requested: bool
+) -> Handback:
+    """Decide between redelivery and failure after a release or a lapse.
+
+    A cancelled command is not run again. A drain's release and a lease that never reached its
+    holder cost no attempt.
+    """
+    if cancel_requested:
+        return Handback(State.FAILED, attempt, CANCELLED)
+    if not costs_attempt:
+        return Handback(State.PENDING, attempt)
+    if attempt >= max_attempts:
+        return Handback(State.FAILED, attempt, MAX_ATTEMPTS_EXCEEDED)
+    return Handback(State.PENDING, attempt + 1)
+
+
+def granted_seconds(asked: float, *, is_legacy_agent: bool) -> float:
+    """The length of a lease: what was asked for; 330 s at least for the 1.x agent."""
+    return max(asked, LEGACY_LEASE_SECONDS) if is_legacy_agent else asked
+
+
+def budget_seconds(
+    *,
+    lease_seconds_left: float,
+    deadline_seconds_left: float | None,
+    timeout_seconds: float | None,
+    is_renewed: bool,
+) -> float:
+    """How long a handler may run from now, never below 0.
+
+    A lease that is renewed while the handler runs does not bound it; one that cannot be renewed
+    does, less the margin for handing in the response.
+    """
+    bounds = [
+        bound
+        for bound in (
+            deadline_seconds_left,
+            timeout_seconds,
+            None if is_renewed else lease_seconds_left - SUBMIT_MARGIN_SECONDS,
+        )
+        if bound is not None
+    ]
+    return max(0.0, min(bounds, default=float("inf")))
+
+
+def renew_after_seconds(lease_seconds: float, *, at_most: float) -> float:
+    """When to renew: a third into the lease, so that two tries may fail; sooner in long ones."""
+    return min(lease_seconds / 3, at_most)
+
+
+def full_jitter(
+    failures: int, *, base_seconds: float, cap_seconds: float, source: random.Random
+) -> float:
+    """A back-off of 0 to `base · 2^failures` seconds, capped: a herd must not come back at once."""
+    ceiling = min(cap_seconds, base_seconds * 2.0 ** min(failures, 32))
+    return source.uniform(0, ceiling)
+
+
+def expires_at(now: datetime, seconds: float) -> datetime:
+    """`now + seconds`."""
+    return now + timedelta(seconds=seconds)

@@ -1,0 +1,459 @@
+"""Every message of `arc.v1` and of our additions to it, as frozen structs.
+
+Field names are camelCase on the wire and snake_case here. Optional fields that are None are absent
+on the wire; on input absent and null are the same. Unknown fields are ignored. Source: protocol.md.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64encode
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import msgspec
+
+from arc_protocol.errors import ArcError, InvalidCommand
+
+PROTOCOL: Final = "arc.v1"
+DEFAULT_INLINE_BYTES: Final = 150_000
+"""`inlineAllowedUpTo` and `maxInlineBytes` unless configured otherwise."""
+DEFAULT_LEASE_SECONDS: Final = 60
+MAX_WAIT_SECONDS: Final = 60
+MAX_NAME_LENGTH: Final = 256
+
+_NO_CONTROLS: Final = r"\A[^\x00-\x1f\x7f-\x9f]+\Z"
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_CONTROLS)]
+"""A deployment, command, target or agent name: 1 to 256 characters, no control characters."""
+IdempotencyKey = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
+Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
+"""RFC 3339 with any offset on input, always UTC with `Z` on output. Never without an offset."""
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Bytes of the decoded body, never of its base64."""
+
+
+class State(StrEnum):
+    """Where a command stands. No other state may appear on the wire."""
+
+    PENDING_UPLOAD = "PENDING_UPLOAD"
+    PENDING = "PENDING"
+    DISPATCHED = "DISPATCHED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    EXPIRED = "EXPIRED"
+
+
+class ResourceType(StrEnum):
+    """What kind of thing a target is."""
+
+    WORKER = "worker"
+    CONTAINER = "container"
+    DAEMON = "daemon"
+
+
+class Message(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """The base of every message: frozen, camelCase, None is absent."""
+
+
+class CommandTarget(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """Who a command is for within a deployment."""
+
+    resource_id: Name
+    resource_type: ResourceType
+
+
+IMPLICIT_TARGET: Final = CommandTarget(resource_id="default", resource_type=ResourceType.DAEMON)
+"""The target of a deployment that has none registered."""
+
+
+# Bodies
+
+
+class HttpBackend(
+    Message, frozen=True, kw_only=True, tag_field="type", tag="http", omit_defaults=False
+):
+    """A presigned HTTP request: send it byte for byte, with exactly these headers."""
+
+    url: str
+    method: str
+    headers: dict[str, str]
+
+
+class LocalBackend(
+    Message, frozen=True, kw_only=True, tag_field="type", tag="local", omit_defaults=False
+):
+    """A file on the same host. Only ever read, never produced, by ours."""
+
+    file_path: str
+    operation: Literal["put", "get", "delete"]
+
+
+class PresignedRequest(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """Leave to read or write one blob until `expiration`, without a token."""
+
+    backend: HttpBackend | LocalBackend
+    expiration: Timestamp
+    operation: Literal["put", "get", "delete"]
+    path: str
+
+
+class InlineBody(
+    Message, frozen=True, kw_only=True, tag_field="mode", tag="inline", omit_defaults=False
+):
+    """A body within the message, base64 of the standard alphabet with padding."""
+
+    inline_base64: str
+
+    @classmethod
+    def of(cls, data: bytes) -> InlineBody:
+        """Wrap raw bytes."""
+        return cls(inline_base64=b64encode(data).decode("ascii"))
+
+    def data(self) -> bytes:
+        """The raw bytes. Raises ValueError when the base64 is not canonical."""
+        return decode_base64(self.inline_base64)
+
+
+class StorageBody(Message, frozen=True, kw_only=True, tag_field="mode", tag="storage"):
+    """A body in blob storage. `size` is in bytes, None when unknown."""
+
+    size: Size | None = None
+    storage_get_request: PresignedRequest | None = None
+    storage_put_used: bool | None = None
+
+
+BodySpec = InlineBody | StorageBody
+
+
+# Responses
+
+
+class SuccessResponse(Message, frozen=True, kw_only=True, tag_field="status", tag="success"):
+    """The handler returned."""
+
+    response: BodySpec
+
+
+class ErrorResponse(Message, frozen=True, kw_only=True, tag_field="status", tag="error"):
+    """The handler, or someone on the way to it, failed. `details` is a string, never an object."""
+
+    code: str
+    message: str
+    details: str | None = None
+
+
+CommandResponse = SuccessResponse | ErrorResponse
+
+
+# Create, upload, status
+
+
+class CreateCommandRequest(Message, frozen=True, kw_only=True):
+    """POST /commands. `max_attempts` is ours; the server's default applies when absent."""
+
+    deployment_id: Name
+    command: Name
+    params: BodySpec
+    deadline: Timestamp | None = None
+    idempotency_key: IdempotencyKey | None = None
+    target_resource_id: str | None = None
+    max_attempts: int | None = None
+
+
+class StorageUpload(Message, frozen=True, kw_only=True):
+    """Where to PUT the params, and until when."""
+
+    put_request: PresignedRequest
+    expires_at: Timestamp
+
+
+class CreateCommandResponse(Message, frozen=True, kw_only=True):
+    """The answer of create; `next` is `upload` while the params are still to be uploaded."""
+
+    command_id: str
+    state: State
+    inline_allowed_up_to: int
+    next: Literal["poll", "upload"]
+    storage_upload: StorageUpload | None = None
+
+
+class UploadCompleteRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/{id}/upload-complete."""
+
+    size: Size
+
+
+class UploadCompleteResponse(Message, frozen=True, kw_only=True):
+    """The answer of upload-complete."""
+
+    command_id: str
+    state: State
+
+
+class CommandStatus(Message, frozen=True, kw_only=True):
+    """GET /commands/{id}. All after `response` is ours and optional for the reader."""
+
+    command_id: str
+    state: State
+    attempt: int
+    target: CommandTarget | None = None
+    """Always there in what we emit; 1.x servers do not know it."""
+    response: CommandResponse | None = None
+    deployment_id: str | None = None
+    command: str | None = None
+    created_at: Timestamp | None = None
+    dispatched_at: Timestamp | None = None
+    completed_at: Timestamp | None = None
+    deadline: Timestamp | None = None
+    max_attempts: int | None = None
+    cancel_requested: bool | None = None
+
+
+class CommandList(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """GET /commands, newest first. `cursor` is for the next page, absent on the last."""
+
+    commands: list[CommandStatus]
+    cursor: str | None = None
+
+
+class Payload(Message, frozen=True, kw_only=True):
+    """GET and PUT /commands/{id}/payload; `command_id` only in the answer of GET."""
+
+    command_id: str | None = None
+    params: BodySpec | None = None
+    response: CommandResponse | None = None
+
+
+# Leases
+
+
+class TraceContext(Message, frozen=True, kw_only=True):
+    """W3C trace context, carried through unchanged."""
+
+    traceparent: str
+    tracestate: str | None = None
+
+
+class ResponseHandling(Message, frozen=True, kw_only=True):
+    """How the holder hands in its response."""
+
+    max_inline_bytes: int
+    submit_response_url: str
+    storage_upload_request: PresignedRequest
+
+
+class Envelope(Message, frozen=True, kw_only=True):
+    """A command as its receiver gets it."""
+
+    protocol: str
+    deployment_id: str
+    target: CommandTarget | None = None
+    """Always there in what we emit; 1.x servers do not know it."""
+    command_id: str
+    attempt: Annotated[int, msgspec.Meta(ge=1)]
+    trace_context: TraceContext | None = None
+    deadline: Timestamp | None = None
+    command: str
+    params: BodySpec
+    response_handling: ResponseHandling
+
+
+class LeaseRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases. `wait_seconds` and `agent_id` are ours; no target is a 1.x agent."""
+
+    deployment_id: Name
+    target: CommandTarget | None = None
+    max_leases: int | None = None
+    lease_seconds: int | None = None
+    wait_seconds: float | None = None
+    agent_id: Name | None = None
+
+
+class LeaseInfo(Message, frozen=True, kw_only=True):
+    """One lease. `lease_seconds` is ours: count it on a monotonic clock from before the request."""
+
+    lease_id: str
+    lease_expires_at: Timestamp
+    command_id: str
+    attempt: int
+    envelope: Envelope
+    lease_seconds: float | None = None
+
+
+class LeaseResponse(Message, frozen=True, kw_only=True):
+    """The answer to a lease request; empty when nothing is ready.
+
+    `cancelled` names leases of this `agent_id` whose commands somebody wants cancelled.
+    """
+
+    leases: list[LeaseInfo]
+    cancelled: list[str] | None = None
+
+
+class ReleaseRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases/{id}/release, all of it optional. `drain` costs no attempt."""
+
+    lease_id: str | None = None
+    reason: str | None = None
+
+
+class RenewRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases/renew: one call for all that an agent holds."""
+
+    lease_ids: Annotated[list[str], msgspec.Meta(max_length=10_000)]
+    lease_seconds: int | None = None
+    agent_id: Name | None = None
+
+
+class RenewedLease(Message, frozen=True, kw_only=True):
+    """A lease that goes on."""
+
+    lease_id: str
+    lease_expires_at: Timestamp
+    lease_seconds: float
+
+
+class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """Each lease asked for is in `renewed` or `lost`; `cancelled` are among the renewed."""
+
+    renewed: list[RenewedLease]
+    lost: list[str]
+    cancelled: list[str]
+
+
+# Agents
+
+
+class HandlerInfo(Message, frozen=True, kw_only=True):
+    """A handler that an agent offers."""
+
+    name: str
+    description: str | None = None
+    params_schema: dict[str, Any] | None = None
+
+
+class AgentRegistration(Message, frozen=True, kw_only=True):
+    """PUT /agents/{agentId}. The id is of one process start, never a host name."""
+
+    deployment_id: Name
+    version: str
+    hostname: str
+    handlers: Annotated[list[HandlerInfo], msgspec.Meta(max_length=1_000)]
+    target: CommandTarget | None = None
+
+
+class HeldLease(Message, frozen=True, kw_only=True):
+    """A command that an agent is running."""
+
+    command_id: str
+    command: str
+    attempt: int
+    lease_expires_at: Timestamp
+
+
+class AgentInfo(Message, frozen=True, kw_only=True):
+    """One agent of GET /agents."""
+
+    agent_id: str
+    deployment_id: str
+    target: CommandTarget | None = None
+    version: str
+    hostname: str
+    handlers: list[HandlerInfo]
+    first_seen_at: Timestamp
+    last_seen_at: Timestamp
+    holding: list[HeldLease]
+
+
+class AgentList(Message, frozen=True, kw_only=True):
+    """GET /agents."""
+
+    agents: list[AgentInfo]
+
+
+class ErrorBody(Message, frozen=True, kw_only=True):
+    """The body of every error answer."""
+
+    code: str
+    message: str
+    retryable: bool
+    http_status_code: int
+    context: dict[str, Any] | None = None
+
+
+# Coding
+
+T = TypeVar("T")
+
+_ENCODER: Final = msgspec.json.Encoder()
+_DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
+_FINAL_QUADS: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}
+"""By padding: the characters before it whose unused low bits are zero (RFC 4648, 3.5)."""
+
+
+def encode(message: Any) -> bytes:
+    """A message as JSON, UTF-8. Datetimes must be in UTC: they end on `Z` then."""
+    return _ENCODER.encode(message)
+
+
+def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
+    """JSON as a message of `kind` (a struct or a union of structs).
+
+    Raises InvalidCommand, naming the field, whatever is wrong with the bytes.
+    """
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        message, field = split_path(str(error))
+        raise InvalidCommand(f"{field or 'body'}: {message}", field=field) from None
+    except msgspec.DecodeError as error:
+        raise InvalidCommand(f"body: not valid JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise InvalidCommand("body: not valid UTF-8") from None
+    except RecursionError:
+        raise InvalidCommand("body: nested too deeply") from None
+
+
+def split_path(text: str) -> tuple[str, str | None]:
+    """Split what msgspec says into the message and the path of the field, `params.size`."""
+    message, found, path = text.rpartition(" - at `")
+    if not found:
+        return text, None
+    return message, path.rstrip("`").removeprefix("$").removeprefix(".") or None
+
+
+def decode_base64(text: str) -> bytes:
+    """Strict RFC 4648 section 4: standard alphabet, padded, canonical. Raises ValueError."""
+    padding = len(text) - len(text.rstrip("="))
+    if len(text) % 4 or padding > 2:
+        raise ValueError("not padded base64")
+    if padding and text[-padding - 1] not in _FINAL_QUADS[padding]:
+        raise ValueError("not canonical base64")
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("not base64 of the standard alphabet") from None
+
+
+def utc(moment: datetime) -> datetime:
+    """The same instant in UTC. Raises InvalidCommand when it lies outside the calendar."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidCommand("timestamp: outside the years 1 to 9999") from None
+
+
+def error_body(error: ArcError) -> ErrorBody:
+    """The JSON error body of protocol.md 1.2."""
+    return ErrorBody(
+        code=error.code,
+        message=error.message,
+        retryable=error.retryable,
+        http_status_code=error.http_status,
+        context={k: v for k, v in error.context.items() if v is not None} or None,
+    )

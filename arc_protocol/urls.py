@@ -1,0 +1,68 @@
+"""Resolving the URLs of an envelope, and showing URLs without their secrets."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import parse_qsl, quote, urljoin, urlsplit, urlunsplit
+
+from arc_protocol.errors import InvalidEnvelope
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_REDACTED: Final = "***"
+
+
+def resolve(lease_url: str, reference: str) -> str:
+    """The absolute form of a URL in an envelope that came from `lease_url`.
+
+    An absolute URL is returned byte for byte; a relative one is joined as RFC 3986 says. Raises
+    InvalidEnvelope for anything that is not http(s) with a host, `//host/path` included: a
+    reference must never silently leave the origin it came from.
+    """
+    if reference.startswith("//"):
+        raise InvalidEnvelope("url: has no scheme", url=redact(reference))
+    try:
+        has_scheme = bool(urlsplit(reference).scheme)
+        url = reference if has_scheme else urljoin(lease_url, reference)
+        parts = urlsplit(url)
+        is_http = parts.scheme in _DEFAULT_PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise InvalidEnvelope("url: cannot be parsed") from None
+    if not is_http:
+        raise InvalidEnvelope("url: not an http(s) URL", url=redact(url))
+    return url
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port, the port filled in. Raises ValueError when there is no host."""
+    parts = urlsplit(url)
+    if parts.hostname is None or parts.scheme not in _DEFAULT_PORTS:
+        raise ValueError("not an http(s) URL")
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Whether a token meant for one may be sent to the other."""
+    try:
+        return origin(one) == origin(other)
+    except ValueError:
+        return False
+
+
+def redact(url: str) -> str:
+    """A URL fit for a log: user, password, query values and fragment are replaced."""
+    try:
+        parts = urlsplit(url)
+        netloc = parts.netloc.rpartition("@")[2]
+        if "@" in parts.netloc:
+            netloc = f"{_REDACTED}@{netloc}"
+        query = "&".join(
+            f"{quote(name)}={_REDACTED}"
+            for name, _ in parse_qsl(parts.query, keep_blank_values=True)
+        )
+        if parts.query and not query:
+            query = _REDACTED
+        return urlunsplit(
+            (parts.scheme, netloc, parts.path, query, _REDACTED if parts.fragment else "")
+        )
+    except ValueError:
+        return "(a URL that cannot be parsed)"
