@@ -1,0 +1,249 @@
+"""The keys that sign the server's own URLs: where a response goes, and where blobs lie.
+
+One file in the data directory holds them, newest first. The first key signs; all of them verify,
+until a rotation finds them older than any URL that they can have signed. A running server notices
+another process's rotation within seconds, and at once when a URL names a key that it does not know.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hmac
+import os
+import secrets
+import stat
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import structlog
+
+log = structlog.get_logger(__name__)
+
+FILE_NAME: Final = "signing.json"
+SECRET_BYTES: Final = 32
+"""As long as the digest: more adds nothing to HMAC-SHA256 (RFC 2104, 3)."""
+RECHECK_SECONDS: Final = 5.0
+"""How often a signer looks whether the file has changed."""
+RESPONSE: Final = "response"
+BLOB: Final = "blob"
+
+
+class KeysUnusable(Exception):
+    """The key file is there, but cannot be used. The message says what is wrong with it."""
+
+
+class SigningKey(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One key. `retired_at` is when another took its place for signing."""
+
+    id: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{8}\Z")]
+    secret: str
+    """Base64 of 32 random bytes."""
+    created_at: datetime
+    retired_at: datetime | None = None
+
+    def secret_bytes(self) -> bytes:
+        """The secret. Raises KeysUnusable when it is not what we wrote."""
+        try:
+            secret = b64decode(self.secret, validate=True)
+        except ValueError:
+            raise KeysUnusable(f"key {self.id}: the secret is not base64") from None
+        if len(secret) != SECRET_BYTES:
+            raise KeysUnusable(f"key {self.id}: the secret is not {SECRET_BYTES} bytes long")
+        return secret
+
+
+class KeyFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The file: at least one key, the one that signs first."""
+
+    keys: Annotated[Sequence[SigningKey], msgspec.Meta(min_length=1)]
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes into the query of a signed URL."""
+
+    token: str
+    """HMAC-SHA256 in hex."""
+    expires: int
+    """Unix seconds; the URL is good before that instant."""
+    key_id: str
+
+
+class Signer:
+    """Signs and verifies with the keys of one directory."""
+
+    def __init__(self, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Load the keys, making the first one if there is none. Raises KeysUnusable, OSError."""
+        self._path = directory / FILE_NAME
+        self._monotonic = monotonic
+        ensure_keys(directory)
+        self._stamp = _stamp(self._path)
+        self._use(read_keys(self._path))
+        self._checked_at = monotonic()
+
+    def sign(self, purpose: str, *parts: str, expires: int) -> Signature:
+        """Sign `parts` for one purpose until `expires`, with the newest key."""
+        self._recheck()
+        digest = hmac.digest(self._current_secret, _message(purpose, parts, expires), "sha256")
+        return Signature(token=digest.hex(), expires=expires, key_id=self._current_id)
+
+    def verify(
+        self, purpose: str, *parts: str, expires: int, key_id: str, token: str, now: datetime
+    ) -> bool:
+        """Whether one of our keys signed exactly this, and it has not expired."""
+        self._recheck()
+        if key_id not in self._secrets:
+            self.reload()
+        secret = self._secrets.get(key_id)
+        if secret is None:
+            return False
+        digest = hmac.digest(secret, _message(purpose, parts, expires), "sha256")
+        is_ours = hmac.compare_digest(digest.hex().encode(), token.encode("utf-8", "replace"))
+        return is_ours and now.timestamp() < expires
+
+    def reload(self) -> None:
+        """Read the file again if it has changed. One that cannot be used is logged and ignored."""
+        try:
+            stamp = _stamp(self._path)
+            if stamp == self._stamp:
+                return
+            keys = read_keys(self._path)
+        except (KeysUnusable, OSError) as error:
+            log.warning("keys.reload_failed", reason=str(error))
+            return
+        self._stamp = stamp
+        self._use(keys)
+        log.info("keys.reloaded", key_id=self._current_id, count=len(keys))
+
+    @property
+    def key_ids(self) -> Sequence[str]:
+        """The ids of the keys in use, the one that signs first."""
+        return tuple(self._secrets)
+
+    def _use(self, keys: Sequence[SigningKey]) -> None:
+        self._secrets = {key.id: key.secret_bytes() for key in keys}
+        self._current_id = keys[0].id
+        self._current_secret = self._secrets[self._current_id]
+
+    def _recheck(self) -> None:
+        now = self._monotonic()
+        if now - self._checked_at < RECHECK_SECONDS:
+            return
+        self._checked_at = now
+        self.reload()
+
+
+def response_url(
+    signer: Signer, base_url: str, command_id: str, lease_id: str, expires_at: datetime
+) -> str:
+    """Where the holder of a lease PUTs its response; `base_url` ends in /v1."""
+    signed = signer.sign(RESPONSE, command_id, lease_id, expires=int(expires_at.timestamp()))
+    return (
+        f"{base_url}/commands/{command_id}/response?response_token={signed.token}"
+        f"&expires={signed.expires}&lease={lease_id}&kid={signed.key_id}"
+    )
+
+
+def ensure_keys(directory: Path) -> None:
+    """Make the directory (0700) and the first key, unless they are there. Safe to race."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = directory / FILE_NAME
+    with _locked(directory):
+        if not path.exists():
+            _write(path, [_new_key(datetime.now(UTC))])
+            return
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        log.warning("keys.were_readable_by_others", path=str(path))
+        path.chmod(0o600)
+
+
+def rotate(
+    directory: Path, now: datetime, keep: timedelta, *, forget_older: bool = False
+) -> Sequence[SigningKey]:
+    """Put a new key first. Keys retired longer than `keep` ago go; URLs of the others stay good.
+
+    With `forget_older` no older key stays: every URL that is out dies. The keys now in the file.
+    Raises KeysUnusable, OSError.
+    """
+    ensure_keys(directory)
+    path = directory / FILE_NAME
+    with _locked(directory):
+        older: Sequence[SigningKey] = () if forget_older else read_keys(path)
+        kept = [
+            key if key.retired_at else msgspec.structs.replace(key, retired_at=now)
+            for key in older
+            if key.retired_at is None or now - key.retired_at < keep
+        ]
+        keys = [_new_key(now), *kept]
+        _write(path, keys)
+    return keys
+
+
+def read_keys(path: Path) -> Sequence[SigningKey]:
+    """The keys of a file. Raises KeysUnusable, OSError."""
+    try:
+        keys = msgspec.json.decode(path.read_bytes(), type=KeyFile).keys
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise KeysUnusable(f"{path}: {error}") from None
+    for key in keys:
+        key.secret_bytes()
+    return keys
+
+
+def _new_key(now: datetime) -> SigningKey:
+    secret = b64encode(secrets.token_bytes(SECRET_BYTES)).decode("ascii")
+    return SigningKey(id=secrets.token_hex(4), secret=secret, created_at=now)
+
+
+def _write(path: Path, keys: Sequence[SigningKey]) -> None:
+    """Replace the file as a whole: a reader sees the old keys or the new ones, also after a crash.
+
+    Raises OSError; the old file stands then.
+    """
+    data = msgspec.json.format(msgspec.json.encode(KeyFile(keys=keys)))
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    temporary.unlink(missing_ok=True)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def _locked(directory: Path) -> Generator[None]:
+    """One writer at a time; the lock ends with the process at the latest."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What differs after every replacement of the file."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _message(purpose: str, parts: Sequence[str], expires: int) -> bytes:
+    """Unambiguous bytes to sign: each part stands behind its length."""
+    texts = (purpose, *parts, str(expires))
+    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
+    return b"".join(b"%d:%s" % (len(part), part) for part in encoded)
