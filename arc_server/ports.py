@@ -102,7 +102,7 @@ class Command(Record, frozen=True, kw_only=True):
     lease_id: str | None = None
     """The latest lease ever granted; live only while DISPATCHED."""
     lease_attempt: int | None = None
-    """The attempt that `lease_id` was granted for."""
+    """The attempt that `lease_id` was first granted for; part of the response's blob path."""
     lease_expires_at: datetime | None = None
     lease_holder: str | None = None
     """The agent id that asked for it, if it gave one."""
@@ -266,9 +266,10 @@ class CommandStore(Protocol):
         A repeat (same deployment, target, command name and key) answers the stored command in its
         current state, whatever its deadline. Target rules: protocol.md 1.3.
 
-        Raises IdempotencyKeyReused (same key, other params), CommandTargetNotFound,
-        CommandTargetAmbiguous, CommandTargetIdInvalid (contains `:`), DeploymentNotFound (unknown
-        and `auto_register` is off); nothing is stored then.
+        Raises IdempotencyKeyReused (same key, other params), InvalidCommand (no repeat, and the
+        deadline is not after `created_at`), CommandTargetNotFound, CommandTargetAmbiguous,
+        CommandTargetIdInvalid (contains `:`), DeploymentNotFound (unknown and `auto_register` is
+        off); nothing is stored then.
         """
         ...
 
@@ -308,7 +309,11 @@ class CommandStore(Protocol):
     async def lease_push(
         self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
     ) -> Granted:
-        """The same for push commands of all deployments whose next delivery is due."""
+        """The same for push commands of all deployments whose next delivery is due.
+
+        A command that was pushed before keeps its lease id (and `lease_attempt`): it is the same
+        holder that is asked again, and what it hands in for the first envelope counts.
+        """
         ...
 
     async def next_push_at(self) -> datetime | None:
@@ -369,10 +374,6 @@ class CommandStore(Protocol):
 
     async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
         """Any live state → FAILED with an error of our own making. Raises CommandNotFound."""
-        ...
-
-    async def cancel_requests(self, holder: str) -> Sequence[str]:
-        """The lease ids that `holder` has live and whose commands somebody wants cancelled."""
         ...
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
@@ -487,6 +488,16 @@ class BlobStore(Protocol):
         self, operation: str, path: str, base_url: str, expires_at: datetime
     ) -> PresignedRequest:
         """Leave to `get` or `put` one blob until then, by absolute URL; `base_url` ends in /v1."""
+        ...
+
+
+class ResponseLinks(Protocol):
+    """Mints the pre-authorised URLs that responses are handed in by."""
+
+    def response_url(
+        self, base_url: str, command_id: str, lease_id: str, expires_at: datetime
+    ) -> str:
+        """Leave to submit one response under one lease until then; `base_url` ends in /v1."""
         ...
 
 

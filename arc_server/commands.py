@@ -1,0 +1,678 @@
+"""CommandService: one method per operation of the lifecycle.
+
+Knows the ports only, no HTTP and no SQL. `within` is the deployment that the caller's token is
+bound to, None for one that is bound to none: commands and leases of other deployments are as if
+they did not exist. `base_url` is what URLs in answers begin with; it ends in /v1.
+
+Every operation that writes runs to its end even when its caller goes away in the middle: what is
+committed is also announced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+from base64 import b32encode
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import msgspec
+import structlog
+
+from arc_protocol import lifecycle
+from arc_protocol.errors import (
+    ArcError,
+    BadRequest,
+    CommandNotFound,
+    Conflict,
+    Forbidden,
+    InvalidCommand,
+    InvalidStateTransition,
+    LeaseNotFound,
+    NotFound,
+)
+from arc_protocol.types import (
+    DEFAULT_LEASE_SECONDS,
+    MAX_WAIT_SECONDS,
+    PROTOCOL,
+    AgentInfo,
+    AgentList,
+    AgentRegistration,
+    CommandList,
+    CommandResponse,
+    CommandStatus,
+    CreateCommandRequest,
+    CreateCommandResponse,
+    Envelope,
+    HeldLease,
+    InlineBody,
+    LeaseInfo,
+    LeaseRequest,
+    LeaseResponse,
+    Payload,
+    RenewedLease,
+    RenewRequest,
+    RenewResponse,
+    ResponseHandling,
+    State,
+    UploadCompleteResponse,
+    utc,
+)
+from arc_server.bodies import Bodies, directory
+from arc_server.limits import CommandLimits
+from arc_server.ports import (
+    AwaitedBlob,
+    BlobStore,
+    Clock,
+    Command,
+    CommandFilter,
+    CommandStore,
+    CommandWithResponse,
+    Grant,
+    Granted,
+    LeaseQuery,
+    NewCommand,
+    ResponseLinks,
+    StoredBlob,
+    StoredInline,
+)
+from arc_server.wakeups import Wakeups
+
+log = structlog.get_logger(__name__)
+
+LEGACY_USER_AGENT: Final = "alien-agent"
+"""How the `User-Agent` of the 1.x agent begins (protocol.md 1.3)."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _to_the_end(
+    method: Callable[Concatenate[CommandService, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[CommandService, P], Awaitable[R]]:
+    """Let an operation finish, and announce what it did, also when its caller is cancelled."""
+
+    @functools.wraps(method)
+    def run(self: CommandService, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        return asyncio.shield(self.own(method(self, *args, **kwargs)))
+
+    return run
+
+
+class CommandService:
+    """The lifecycle of commands. Built on ports; safe to share between all requests."""
+
+    def __init__(
+        self,
+        *,
+        store: CommandStore,
+        blobs: BlobStore,
+        links: ResponseLinks,
+        clock: Clock,
+        wakeups: Wakeups,
+        limits: CommandLimits,
+    ) -> None:
+        self._store = store
+        self._bodies = Bodies(blobs, clock, limits)
+        self._links = links
+        self._clock = clock
+        self._wakeups = wakeups
+        self._limits = limits
+        self._running: set[asyncio.Task[Any]] = set()
+        self._seen: dict[str, datetime] = {}
+
+    # sender side
+
+    @_to_the_end
+    async def create(
+        self, request: CreateCommandRequest, *, base_url: str, within: str | None = None
+    ) -> CreateCommandResponse:
+        """Store a command, or answer the one that an earlier create with the same key made.
+
+        Raises Forbidden, InvalidCommand (naming the field), PayloadTooLarge, IdempotencyKeyReused
+        and what targets can be wrong about (`CommandStore.create`).
+        """
+        self._check_deployment(request.deployment_id, within)
+        max_attempts = self._bounded(
+            "maxAttempts",
+            request.max_attempts,
+            self._limits.default_max_attempts,
+            self._limits.max_attempts,
+        )
+        deadline = None if request.deadline is None else utc(request.deadline)
+        command_id = new_command_id()
+        params, digest = await self._bodies.accept_params(command_id, request.params)
+        try:
+            created = await self._store.create(
+                NewCommand(
+                    command_id=command_id,
+                    deployment_id=request.deployment_id,
+                    target_resource_id=request.target_resource_id,
+                    command=request.command,
+                    params=params,
+                    params_digest=digest,
+                    max_attempts=max_attempts,
+                    created_at=self._clock.now(),
+                    deadline=deadline,
+                    idempotency_key=request.idempotency_key,
+                    auto_register=self._limits.auto_register,
+                )
+            )
+        except (BadRequest, NotFound, Conflict):
+            await self._bodies.discard(params)
+            raise
+        command = created.command
+        if created.is_replay:
+            await self._bodies.discard(params)
+        else:
+            self._announce_ready(command)
+            await self._bodies.seal(params)
+        upload = None
+        if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
+            upload = self._bodies.upload(created.params.path, base_url)
+        return CreateCommandResponse(
+            command_id=command.command_id,
+            state=command.state,
+            inline_allowed_up_to=self._limits.inline_bytes,
+            next="poll" if upload is None else "upload",
+            storage_upload=upload,
+        )
+
+    @_to_the_end
+    async def upload_complete(
+        self, command_id: str, size: int, *, within: str | None = None
+    ) -> UploadCompleteResponse:
+        """The params are there: make the command ready.
+
+        Raises CommandNotFound, InvalidStateTransition unless PENDING_UPLOAD, InvalidCommand when
+        the blob is missing or of another size; the state stays then.
+        """
+        stored = await self._store.get_with_bodies(command_id)
+        if stored is None or not _is_within(stored.command, within):
+            raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
+        state = stored.command.state
+        if state is not State.PENDING_UPLOAD or not isinstance(stored.params, AwaitedBlob):
+            raise InvalidStateTransition(
+                f"the command is {state}, not waiting for an upload",
+                **{"from": state, "to": State.PENDING},
+            )
+        path = stored.params.path
+        params = await self._bodies.accept_upload(path, size)
+        command = await self._store.mark_uploaded(command_id, params, self._clock.now())
+        self._announce_ready(command)
+        await self._bodies.seal(params)
+        if isinstance(params, StoredInline):
+            await self._bodies.discard(StoredBlob(path=path, size=size))
+        return UploadCompleteResponse(command_id=command_id, state=command.state)
+
+    async def status(
+        self,
+        command_id: str,
+        *,
+        base_url: str,
+        wait_seconds: float = 0,
+        within: str | None = None,
+    ) -> CommandStatus:
+        """Where a command stands; with `wait_seconds`, as soon as it is terminal or time is up.
+
+        Raises CommandNotFound.
+        """
+        if wait_seconds <= 0 or self._wakeups.is_closed:
+            found = await self._find(command_id, within)
+            return self._status(found, base_url)
+        with self._wakeups.for_result(command_id) as waiter:
+            found = await self._find(command_id, within)
+            if found.command.state not in lifecycle.TERMINAL:
+                ended = await waiter.sleep(wait_seconds)
+                found = ended or await self._find(command_id, within)
+        return self._status(found, base_url)
+
+    async def list(
+        self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: str | None
+    ) -> CommandList:
+        """Commands, newest first. Raises InvalidCommand for a bad cursor or limit, Forbidden."""
+        if within is not None:
+            self._check_deployment(which.deployment_id or within, within)
+            which = msgspec.structs.replace(which, deployment_id=within)
+        page = await self._store.list(
+            which,
+            _read_cursor(cursor),
+            self._bounded("limit", limit, self._limits.list_page, self._limits.max_list_page),
+        )
+        return CommandList(
+            commands=[_describe(command, None) for command in page.commands],
+            cursor=None if page.next_before is None else str(page.next_before),
+        )
+
+    @_to_the_end
+    async def cancel(self, command_id: str, *, within: str | None = None) -> CommandStatus:
+        """Stop a command: at once if nobody has it, else through its holder.
+
+        Raises CommandNotFound. A terminal command stays as it is.
+        """
+        await self._find(command_id, within)
+        outcome = await self._store.cancel(command_id, self._clock.now())
+        command = outcome.command
+        if outcome.changed and command.state in lifecycle.TERMINAL:
+            await self._announce_end(command)
+        elif command.state is State.DISPATCHED and command.lease_holder and command.lease_id:
+            self._wakeups.cancel_requested(command.lease_holder, command.lease_id)
+        return _describe(command, None)
+
+    async def payload(self, command_id: str, *, base_url: str, within: str | None) -> Payload:
+        """What is stored for a command, in any state. Raises CommandNotFound."""
+        stored = await self._store.get_with_bodies(command_id)
+        if stored is None or not _is_within(stored.command, within):
+            raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
+        params = self._bodies.present_params(stored.params, base_url)
+        response = self._bodies.present_response(stored.response, base_url)
+        if params is None and response is None:
+            raise CommandNotFound(f"nothing is stored for {command_id}", command_id=command_id)
+        return Payload(command_id=command_id, params=params, response=response)
+
+    @_to_the_end
+    async def write_payload(self, command_id: str, payload: Payload) -> None:
+        """The operator's back door: replace stored bodies, change no state.
+
+        Raises CommandNotFound, InvalidCommand.
+        """
+        found = await self._find(command_id, None)
+        params = response = None
+        if payload.params is not None:
+            path = f"{directory(command_id)}/planted/{secrets.token_hex(8)}"
+            params = await self._bodies.accept(payload.params, "params", path)
+        if payload.response is not None:
+            response = await self._bodies.accept_response(found.command, payload.response)
+        await self._store.write_payload(command_id, params, response)
+
+    # holder side
+
+    @_to_the_end
+    async def submit_response(
+        self,
+        command_id: str,
+        response: CommandResponse,
+        *,
+        lease_id: str | None = None,
+        within: str | None = None,
+    ) -> None:
+        """Take a response, once. Answers a repeat, and one that comes after the end, the same way.
+
+        Raises CommandNotFound, LeaseLost, InvalidStateTransition, InvalidCommand (bad base64, or a
+        body in storage that is not there).
+        """
+        command: Command | None = None
+        if within is not None or not self._bodies.is_small(response):
+            command = (await self._find(command_id, within)).command
+            if command.state in lifecycle.TERMINAL:
+                return
+        stored = await self._bodies.accept_response(command, response, lease_id)
+        try:
+            outcome = await self._store.complete(command_id, lease_id, stored, self._clock.now())
+        except (BadRequest, NotFound, Conflict):
+            await self._bodies.withdraw(response, stored)
+            raise
+        is_kept = outcome.changed and outcome.command.state is not State.EXPIRED
+        if outcome.changed:
+            kept = stored if is_kept else None
+            self._wakeups.finished(CommandWithResponse(command=outcome.command, response=kept))
+        if is_kept:
+            await self._bodies.seal_response(stored)
+        else:
+            await self._bodies.withdraw(response, stored)
+
+    async def lease(
+        self,
+        request: LeaseRequest,
+        *,
+        base_url: str,
+        user_agent: str = "",
+        within: str | None = None,
+    ) -> LeaseResponse:
+        """Hand out ready commands; with `waitSeconds`, as soon as there is one or time is up.
+
+        Raises Forbidden, InvalidCommand (naming the field).
+        """
+        self._check_deployment(request.deployment_id, within)
+        is_legacy = user_agent.startswith(LEGACY_USER_AGENT)
+        limits = self._limits
+        count = self._bounded("maxLeases", request.max_leases, 1, limits.max_leases)
+        seconds = lifecycle.granted_seconds(
+            self._bounded(
+                "leaseSeconds",
+                request.lease_seconds,
+                DEFAULT_LEASE_SECONDS,
+                limits.max_lease_seconds,
+            ),
+            is_legacy_agent=is_legacy,
+        )
+        count = 1 if is_legacy else count
+        target_id = None if request.target is None else request.target.resource_id
+        wait_seconds = request.wait_seconds or 0
+        if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
+            raise InvalidCommand(
+                f"waitSeconds: must be from 0 to {MAX_WAIT_SECONDS}", field="waitSeconds"
+            )
+        until = self._clock.monotonic() + wait_seconds
+        holder = request.agent_id
+        with self._wakeups.for_work(request.deployment_id, target_id, holder) as waiter:
+            while True:
+                self._note_presence(holder)
+                waiter.arm()
+                leases = await self._lease_now(request, count, seconds, base_url)
+                waiter.looked()
+                cancelled = self._wakeups.take_cancels(holder) if holder else []
+                left = until - self._clock.monotonic()
+                if leases or cancelled or left <= 0 or self._wakeups.is_closed:
+                    return LeaseResponse(leases=leases, cancelled=cancelled or None)
+                await waiter.sleep(left)
+                if self._wakeups.is_closed:
+                    return LeaseResponse(leases=[])
+
+    @_to_the_end
+    async def renew(self, request: RenewRequest, *, within: str | None = None) -> RenewResponse:
+        """Extend leases that are still the latest of their commands. Raises InvalidCommand."""
+        seconds = self._bounded(
+            "leaseSeconds",
+            request.lease_seconds,
+            DEFAULT_LEASE_SECONDS,
+            self._limits.max_lease_seconds,
+        )
+        self._note_presence(request.agent_id)
+        outcome = await self._store.renew(request.lease_ids, seconds, self._clock.now(), within)
+        return RenewResponse(
+            renewed=[
+                RenewedLease(
+                    lease_id=command.lease_id or "",
+                    lease_expires_at=command.lease_expires_at or command.created_at,
+                    lease_seconds=seconds,
+                )
+                for command in outcome.renewed
+            ],
+            lost=list(outcome.lost),
+            cancelled=[
+                command.lease_id or "" for command in outcome.renewed if command.cancel_requested
+            ],
+        )
+
+    @_to_the_end
+    async def release(
+        self, lease_id: str, *, costs_attempt: bool = True, within: str | None = None
+    ) -> None:
+        """Give a lease back without a response. Raises LeaseNotFound."""
+        command = await self._store.release(
+            lease_id, self._clock.now(), costs_attempt=costs_attempt, deployment_id=within
+        )
+        await self._announce(command)
+
+    @_to_the_end
+    async def return_undelivered(self, lease_ids: Sequence[str]) -> None:
+        """Take back leases whose holder went away before it could hear of them."""
+        await self._return_all(lease_ids)
+
+    # agents
+
+    @_to_the_end
+    async def register_agent(
+        self, agent_id: str, registration: AgentRegistration, *, within: str | None = None
+    ) -> None:
+        """An agent says who it is and what it can do. Raises Forbidden."""
+        self._check_deployment(registration.deployment_id, within)
+        await self._store.put_agent(agent_id, registration, self._clock.now())
+
+    async def agents(self, deployment_id: str | None, *, within: str | None = None) -> AgentList:
+        """Who is there, last seen when, holding what. Raises Forbidden."""
+        if within is not None:
+            self._check_deployment(deployment_id or within, within)
+            deployment_id = within
+        await self.flush_presence()
+        since = self._clock.now() - timedelta(seconds=self._limits.agents_seen_within_seconds)
+        found = await self._store.list_agents(deployment_id, since, self._limits.max_agents_listed)
+        return AgentList(
+            agents=[
+                AgentInfo(
+                    agent_id=agent.agent_id,
+                    deployment_id=agent.registration.deployment_id,
+                    target=agent.registration.target,
+                    version=agent.registration.version,
+                    hostname=agent.registration.hostname,
+                    handlers=agent.registration.handlers,
+                    first_seen_at=agent.first_seen_at,
+                    last_seen_at=agent.last_seen_at,
+                    holding=[_held(command) for command in agent.holding],
+                )
+                for agent in found
+            ]
+        )
+
+    async def flush_presence(self) -> None:
+        """Store when agents were last heard of; kept in memory until then."""
+        seen, self._seen = self._seen, {}
+        if not seen:
+            return
+        try:
+            await self._store.touch_agents(seen)
+        except ArcError:
+            self._seen = seen | self._seen
+            raise
+
+    # for the sweeper, the dispatcher and the composition root
+
+    def envelope(self, grant: Grant, base_url: str) -> Envelope:
+        """A leased command as its holder gets it, its URLs minted afresh."""
+        command = grant.command
+        lease_id = command.lease_id
+        if lease_id is None:
+            raise InvalidStateTransition("the command has no lease", command_id=command.command_id)
+        until = self._clock.now() + timedelta(seconds=self._limits.response_url_seconds)
+        params = self._bodies.present_params(grant.params, base_url)
+        return Envelope(
+            protocol=PROTOCOL,
+            deployment_id=command.deployment_id,
+            target=command.target,
+            command_id=command.command_id,
+            attempt=command.attempt,
+            deadline=command.deadline,
+            command=command.command,
+            params=params or InlineBody.of(b""),
+            response_handling=ResponseHandling(
+                max_inline_bytes=self._limits.inline_bytes,
+                submit_response_url=self._links.response_url(
+                    base_url, command.command_id, lease_id, until
+                ),
+                storage_upload_request=self._bodies.response_upload(command, base_url),
+            ),
+        )
+
+    async def announce(self, commands: Sequence[Command]) -> None:
+        """Wake who waits for these commands: agents for ready ones, senders for ended ones."""
+        for command in commands:
+            await self._announce(command)
+
+    def own(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+        """Run something to its end; `finish` waits for it."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def finish(self) -> None:
+        """Wait for the operations whose callers have gone."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    # inside
+
+    async def _find(self, command_id: str, within: str | None) -> CommandWithResponse:
+        found = await self._store.get(command_id)
+        if found is None or not _is_within(found.command, within):
+            raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
+        command = found.command
+        now = self._clock.now()
+        if command.state not in lifecycle.TERMINAL and lifecycle.is_overdue(command.deadline, now):
+            await self.announce(await self._store.expire_due(now, self._limits.max_list_page))
+            found = await self._store.get(command_id) or found
+        return found
+
+    async def _lease_now(
+        self, request: LeaseRequest, count: int, seconds: float, base_url: str
+    ) -> list[LeaseInfo]:
+        query = LeaseQuery(
+            deployment_id=request.deployment_id,
+            target=request.target,
+            lease_ids=[new_lease_id() for _ in range(count)],
+            lease_seconds=seconds,
+            holder=request.agent_id,
+            auto_register=self._limits.auto_register,
+        )
+        looking = self.own(self._look(query))
+        try:
+            granted = await asyncio.shield(looking)
+        except asyncio.CancelledError:
+            self.own(self._return_when_known(looking))
+            raise
+        leases: list[LeaseInfo] = []
+        for grant in granted.grants:
+            try:
+                leases.append(self._lease_info(grant, seconds, base_url))
+            except Exception:
+                log.exception("lease.unbuildable", command_id=grant.command.command_id)
+                self.own(self._return_all([grant.command.lease_id or ""]))
+        return leases
+
+    async def _look(self, query: LeaseQuery) -> Granted:
+        granted = await self._store.lease(query, self._clock.now())
+        if granted.ended:
+            await self.announce(granted.ended)
+        if granted.inherited and query.target is not None:
+            self._wakeups.work_ready(query.deployment_id, query.target.resource_id)
+        if granted.type_mismatch and query.target is not None:
+            log.warning(
+                "lease.resource_type_mismatch",
+                deployment_id=query.deployment_id,
+                target=query.target.resource_id,
+                resource_type=str(query.target.resource_type),
+            )
+        return granted
+
+    async def _return_when_known(self, looking: asyncio.Task[Granted]) -> None:
+        await asyncio.wait((looking,))
+        if looking.exception() is None:
+            await self._return_all([g.command.lease_id or "" for g in looking.result().grants])
+
+    async def _return_all(self, lease_ids: Sequence[str]) -> None:
+        for lease_id in lease_ids:
+            try:
+                command = await self._store.release(
+                    lease_id, self._clock.now(), costs_attempt=False
+                )
+            except LeaseNotFound:
+                continue
+            except ArcError as error:
+                log.warning("lease.not_returned", lease_id=lease_id, reason=error.message)
+                continue
+            log.info("lease.returned_undelivered", command_id=command.command_id)
+            await self._announce(command)
+
+    def _lease_info(self, grant: Grant, seconds: float, base_url: str) -> LeaseInfo:
+        command = grant.command
+        envelope = self.envelope(grant, base_url)
+        return LeaseInfo(
+            lease_id=command.lease_id or "",
+            lease_expires_at=command.lease_expires_at or command.created_at,
+            command_id=command.command_id,
+            attempt=command.attempt,
+            envelope=envelope,
+            lease_seconds=seconds,
+        )
+
+    async def _announce(self, command: Command) -> None:
+        if command.state in lifecycle.TERMINAL:
+            await self._announce_end(command)
+        else:
+            self._announce_ready(command)
+
+    async def _announce_end(self, command: Command) -> None:
+        found = await self._store.get(command.command_id)
+        self._wakeups.finished(found or CommandWithResponse(command=command))
+
+    def _announce_ready(self, command: Command) -> None:
+        if command.state is not State.PENDING:
+            return
+        if command.is_push:
+            self._wakeups.push_ready()
+        else:
+            self._wakeups.work_ready(command.deployment_id, command.target.resource_id)
+
+    def _note_presence(self, agent_id: str | None) -> None:
+        if agent_id is not None:
+            self._seen[agent_id] = self._clock.now()
+
+    def _check_deployment(self, named: str, within: str | None) -> None:
+        if within is not None and named != within:
+            raise Forbidden("this token is bound to another deployment", deployment_id=named)
+
+    def _bounded(self, field: str, given: int | None, default: int, most: int) -> int:
+        if given is None:
+            return default
+        if not 1 <= given <= most:
+            raise InvalidCommand(f"{field}: must be from 1 to {most}", field=field)
+        return given
+
+    def _status(self, found: CommandWithResponse, base_url: str) -> CommandStatus:
+        response = None
+        if found.command.state in lifecycle.TERMINAL:
+            response = self._bodies.present_response(found.response, base_url)
+        return _describe(found.command, response)
+
+
+def new_command_id() -> str:
+    """`cmd_` and 28 characters of a CSPRNG: 140 bits."""
+    return "cmd_" + b32encode(secrets.token_bytes(18)).decode("ascii")[:28].lower()
+
+
+def new_lease_id() -> str:
+    """`lease_` and 128 bits of a CSPRNG: it is the fencing token."""
+    return "lease_" + secrets.token_hex(16)
+
+
+def _is_within(command: Command, within: str | None) -> bool:
+    return within is None or command.deployment_id == within
+
+
+def _describe(command: Command, response: CommandResponse | None) -> CommandStatus:
+    return CommandStatus(
+        command_id=command.command_id,
+        state=command.state,
+        attempt=command.attempt,
+        target=command.target,
+        response=response,
+        deployment_id=command.deployment_id,
+        command=command.command,
+        created_at=command.created_at,
+        dispatched_at=command.dispatched_at,
+        completed_at=command.completed_at,
+        deadline=command.deadline,
+        max_attempts=command.max_attempts,
+        cancel_requested=command.cancel_requested or None,
+    )
+
+
+def _held(command: Command) -> HeldLease:
+    return HeldLease(
+        command_id=command.command_id,
+        command=command.command,
+        attempt=command.attempt,
+        lease_expires_at=command.lease_expires_at or command.created_at,
+    )
+
+
+def _read_cursor(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
+        raise InvalidCommand("cursor: not one that a list has answered", field="cursor")
+    return int(cursor)

@@ -1,0 +1,228 @@
+"""Who waits for work of which target, or for the result of which command.
+
+Waiting is always in this order: arm, look, sleep; or a wake-up between look and sleep is lost. One
+ready command wakes one waiter, first come first served; a waiter that leaves with a wake-up that it
+did not use passes it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Final
+
+from arc_server.ports import CommandWithResponse
+
+WorkKey = tuple[str, str | None]
+"""Deployment and target id; None for a waiter of whatever the default target is."""
+
+MAX_REMEMBERED_CANCELS: Final = 10_000
+"""Cancel requests kept for holders' next polls; older ones reach them by renewal."""
+
+
+class WorkWaiter:
+    """One waiter for work. Use as a context manager around arm, look, sleep."""
+
+    def __init__(self, wakeups: Wakeups, key: WorkKey, holder: str | None) -> None:
+        self._wakeups = wakeups
+        self.key = key
+        self.holder = holder
+        self._event = asyncio.Event()
+        self._is_owed_a_look = False
+
+    def __enter__(self) -> WorkWaiter:
+        self._wakeups.add_waiter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._wakeups.remove_waiter(self)
+        if self._is_owed_a_look:
+            self._wakeups.work_ready(*self.key)
+
+    def arm(self) -> None:
+        """Before every look: a wake-up from now on ends the sleep that follows it."""
+        self._event.clear()
+        self._wakeups.add_waiter(self)
+
+    def looked(self) -> None:
+        """After a look that came to an answer: earlier wake-ups are used up by it."""
+        self._is_owed_a_look = self._event.is_set() and self._is_owed_a_look
+
+    def wake(self, *, is_for_work: bool) -> None:
+        """End the sleep, or the next one if it has not begun."""
+        self._is_owed_a_look = self._is_owed_a_look or is_for_work
+        self._event.set()
+
+    async def sleep(self, seconds: float) -> bool:
+        """Until woken (True) or that much time has passed (False)."""
+        if self._event.is_set():
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class ResultWaiter:
+    """One waiter for a result. Use as a context manager around look and sleep."""
+
+    def __init__(self, wakeups: Wakeups, command_id: str) -> None:
+        self._wakeups = wakeups
+        self.command_id = command_id
+        self.future: asyncio.Future[CommandWithResponse | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def __enter__(self) -> ResultWaiter:
+        self._wakeups.add_result_waiter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._wakeups.remove_result_waiter(self)
+        self.future.cancel()
+
+    async def sleep(self, seconds: float) -> CommandWithResponse | None:
+        """The terminal command, or None when time is up or the server stops."""
+        done, _ = await asyncio.wait((self.future,), timeout=seconds)
+        return self.future.result() if done else None
+
+
+class Wakeups:
+    """All waiters of this process. Not thread-safe: for the event loop only."""
+
+    def __init__(self) -> None:
+        self._work: dict[WorkKey, dict[WorkWaiter, None]] = {}
+        self._holders: dict[str, set[WorkWaiter]] = {}
+        self._results: dict[str, set[ResultWaiter]] = {}
+        self._cancels: dict[str, set[str]] = {}
+        self._push = asyncio.Event()
+        self.is_closed = False
+
+    # waiting
+
+    def for_work(
+        self, deployment_id: str, target_id: str | None, holder: str | None = None
+    ) -> WorkWaiter:
+        """A waiter for work; also woken when a lease of `holder` is to be cancelled."""
+        return WorkWaiter(self, (deployment_id, target_id), holder)
+
+    def for_result(self, command_id: str) -> ResultWaiter:
+        """A waiter for the end of a command."""
+        return ResultWaiter(self, command_id)
+
+    def take_cancels(self, holder: str) -> list[str]:
+        """The lease ids that `holder` is to cancel, each told once this way."""
+        return sorted(self._cancels.pop(holder, ()))
+
+    async def for_push(self, seconds: float | None) -> None:
+        """Until a push is due or that much time has passed."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._push.wait()
+        except TimeoutError:
+            return
+        self._push.clear()
+
+    # waking
+
+    def work_ready(self, deployment_id: str, target_id: str | None, count: int = 1) -> None:
+        """Wake up to `count` waiters of the target, and as many that wait for a default target."""
+        self._wake((deployment_id, target_id), count)
+        if target_id is not None:
+            self._wake((deployment_id, None), count)
+
+    def push_ready(self) -> None:
+        """Wake the dispatcher's loop."""
+        self._push.set()
+
+    def finished(self, ended: CommandWithResponse) -> None:
+        """Tell everybody who waits for this command."""
+        for waiter in self._results.pop(ended.command.command_id, ()):
+            if not waiter.future.done():
+                waiter.future.set_result(ended)
+
+    def cancel_requested(self, holder: str, lease_id: str) -> None:
+        """Tell a holder that one of its leases is to be cancelled."""
+        if len(self._cancels) >= MAX_REMEMBERED_CANCELS:
+            self._cancels.pop(next(iter(self._cancels)))
+        self._cancels.setdefault(holder, set()).add(lease_id)
+        for waiter in self._holders.get(holder, ()):
+            waiter.wake(is_for_work=False)
+
+    def close(self) -> None:
+        """The server stops: end every wait, and let nobody wait again."""
+        self.is_closed = True
+        self._push.set()
+        for waiters in self._work.values():
+            for waiter in waiters:
+                waiter.wake(is_for_work=False)
+        for results in self._results.values():
+            for result in results:
+                if not result.future.done():
+                    result.future.set_result(None)
+
+    @property
+    def waiting_for_work(self) -> int:
+        """How many waiters for work there are."""
+        return sum(map(len, self._work.values()))
+
+    @property
+    def waiting_for_results(self) -> int:
+        """How many waiters for results there are."""
+        return sum(map(len, self._results.values()))
+
+    # for the waiters themselves
+
+    def add_waiter(self, waiter: WorkWaiter) -> None:
+        """Put a waiter at the end of its queue unless it is in it."""
+        self._work.setdefault(waiter.key, {})[waiter] = None
+        if waiter.holder is not None:
+            self._holders.setdefault(waiter.holder, set()).add(waiter)
+
+    def remove_waiter(self, waiter: WorkWaiter) -> None:
+        """Take a waiter out."""
+        queue = self._work.get(waiter.key)
+        if queue is not None:
+            queue.pop(waiter, None)
+            if not queue:
+                del self._work[waiter.key]
+        if waiter.holder is not None:
+            waiters = self._holders.get(waiter.holder, set())
+            waiters.discard(waiter)
+            if not waiters:
+                self._holders.pop(waiter.holder, None)
+
+    def add_result_waiter(self, waiter: ResultWaiter) -> None:
+        """Put a waiter in."""
+        self._results.setdefault(waiter.command_id, set()).add(waiter)
+
+    def remove_result_waiter(self, waiter: ResultWaiter) -> None:
+        """Take a waiter out, if it has not been told."""
+        waiters = self._results.get(waiter.command_id)
+        if waiters is None:
+            return
+        waiters.discard(waiter)
+        if not waiters:
+            del self._results[waiter.command_id]
+
+    def _wake(self, key: WorkKey, count: int) -> None:
+        queue = self._work.get(key)
+        while queue and count > 0:
+            waiter = next(iter(queue))
+            del queue[waiter]
+            waiter.wake(is_for_work=True)
+            count -= 1
+        if queue is not None and not queue:
+            del self._work[key]
