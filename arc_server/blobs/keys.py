@@ -106,6 +106,16 @@ class Signer:
         is_ours = hmac.compare_digest(digest.hex().encode(), token.encode("utf-8", "replace"))
         return is_ours and now.timestamp() < expires
 
+    def response_url(
+        self, base_url: str, command_id: str, lease_id: str, expires_at: datetime
+    ) -> str:
+        """Where the holder of a lease PUTs its response; `base_url` ends in /v1."""
+        signed = self.sign(RESPONSE, command_id, lease_id, expires=int(expires_at.timestamp()))
+        return (
+            f"{base_url}/commands/{command_id}/response?response_token={signed.token}"
+            f"&expires={signed.expires}&lease={lease_id}&kid={signed.key_id}"
+        )
+
     def reload(self) -> None:
         """Read the file again if it has changed. One that cannot be used is logged and ignored."""
         try:
@@ -136,17 +146,6 @@ class Signer:
             return
         self._checked_at = now
         self.reload()
-
-
-def response_url(
-    signer: Signer, base_url: str, command_id: str, lease_id: str, expires_at: datetime
-) -> str:
-    """Where the holder of a lease PUTs its response; `base_url` ends in /v1."""
-    signed = signer.sign(RESPONSE, command_id, lease_id, expires=int(expires_at.timestamp()))
-    return (
-        f"{base_url}/commands/{command_id}/response?response_token={signed.token}"
-        f"&expires={signed.expires}&lease={lease_id}&kid={signed.key_id}"
-    )
 
 
 def ensure_keys(directory: Path) -> None:
