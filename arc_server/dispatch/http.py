@@ -1,0 +1,55 @@
+"""Push over HTTP: protocol.md 1.5."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import aiohttp
+
+from arc_protocol.types import Envelope, encode
+from arc_protocol.urls import redact
+from arc_server.ports import Deployment, PushOutcome
+
+ACCEPTED: Final = 202
+DEFINITE_REJECTIONS: Final = frozenset({400, 401, 403, 404, 409, 413, 415, 422})
+"""Statuses after which the same envelope is not sent again."""
+
+
+class HttpDispatcher:
+    """POSTs envelopes to the push URLs of deployments, with their bearer tokens."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def push(self, deployment: Deployment, envelope: Envelope) -> PushOutcome:
+        """Send once. 202 alone accepts; redirects are not followed: they could take the token."""
+        if deployment.push_url is None:
+            return PushOutcome(accepted=False, is_definite=True, reason="no push URL configured")
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout)
+        headers = {"Content-Type": "application/json"}
+        if deployment.push_token is not None:
+            headers["Authorization"] = f"Bearer {deployment.push_token}"
+        try:
+            async with self._session.post(
+                deployment.push_url, data=encode(envelope), headers=headers, allow_redirects=False
+            ) as answer:
+                status = answer.status
+        except aiohttp.InvalidURL:
+            where = redact(deployment.push_url)
+            return PushOutcome(accepted=False, is_definite=True, reason=f"bad push URL {where}")
+        except TimeoutError:
+            return PushOutcome(accepted=False, reason="no answer in time")
+        except (aiohttp.ClientError, OSError) as error:
+            return PushOutcome(accepted=False, reason=type(error).__name__)
+        if status == ACCEPTED:
+            return PushOutcome(accepted=True)
+        return PushOutcome(
+            accepted=False, is_definite=status in DEFINITE_REJECTIONS, reason=f"HTTP {status}"
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()

@@ -1,0 +1,151 @@
+"""Delivers what is owed to push targets. What is owed is in the database, so it survives a restart.
+
+A push is a lease whose holder is the push target. It is leased (DISPATCHED) before it is sent, for
+the time that sending may take; once accepted, for the time that a response may take. Rejected for
+good: FAILED. Anything else: released, and sent again after a back-off, until the attempts or the
+deadline end. All sends of one command carry the same lease: it is the same holder that is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import timedelta
+
+import msgspec
+import structlog
+
+from arc_protocol import lifecycle
+from arc_protocol.errors import ArcError, Unavailable
+from arc_server.commands import CommandService, new_lease_id
+from arc_server.ports import (
+    Clock,
+    CommandStore,
+    Dispatcher,
+    Grant,
+    StoredError,
+)
+from arc_server.wakeups import Wakeups
+
+log = structlog.get_logger(__name__)
+
+
+class PushLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Config section `push`."""
+
+    timeout_seconds: float = 10
+    """How long one send may take."""
+    response_seconds: float = 330
+    """How long an accepted command may take before it is sent again."""
+    backoff_base_seconds: float = 1
+    backoff_cap_seconds: float = 30
+    concurrency: int = 32
+    retry_store_seconds: float = 1
+    """When to look again after the database was away."""
+
+
+class Outbox:
+    """The loop that pushes."""
+
+    def __init__(
+        self,
+        *,
+        store: CommandStore,
+        service: CommandService,
+        dispatcher: Dispatcher,
+        clock: Clock,
+        wakeups: Wakeups,
+        limits: PushLimits,
+        base_url: str,
+    ) -> None:
+        self._store = store
+        self._service = service
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._wakeups = wakeups
+        self._limits = limits
+        self._base_url = base_url
+        self._free = limits.concurrency
+        self._jitter = random.Random()  # noqa: S311 (spreads a herd, keeps no secret)
+
+    async def run(self) -> None:
+        """Push what is due, sleep until something is, until cancelled."""
+        async with asyncio.TaskGroup() as sending:
+            while not self._wakeups.is_closed:
+                try:
+                    await self._wakeups.for_push(await self._push_due(sending))
+                except Unavailable as error:
+                    log.warning("push.store_away", reason=error.message)
+                    await self._clock.sleep(self._limits.retry_store_seconds)
+
+    async def _push_due(self, sending: asyncio.TaskGroup) -> float | None:
+        """Begin every send that is due. Seconds until the next one, None if none waits."""
+        while self._free > 0:
+            granted = await self._store.lease_push(
+                [new_lease_id() for _ in range(self._free)],
+                self._limits.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS,
+                self._clock.now(),
+            )
+            await self._service.announce(granted.ended)
+            for grant in granted.grants:
+                self._free -= 1
+                sending.create_task(self._send(grant))
+            if not granted.grants:
+                break
+        else:
+            return None  # the end of a send wakes the loop
+        next_at = await self._store.next_push_at()
+        if next_at is None:
+            return None
+        return max(0.0, (next_at - self._clock.now()).total_seconds())
+
+    async def _send(self, grant: Grant) -> None:
+        command_id = grant.command.command_id
+        try:
+            await self._send_once(grant)
+        except ArcError as error:
+            # The lease lapses, and the sweeper puts the command back: it is sent again then.
+            log.warning("push.unsettled", command_id=command_id, reason=error.message)
+        except Exception:
+            log.exception("push.failed", command_id=command_id)
+        finally:
+            self._free += 1
+            self._wakeups.push_ready()
+
+    async def _send_once(self, grant: Grant) -> None:
+        command = grant.command
+        lease_id = command.lease_id
+        assert lease_id is not None
+        deployment = await self._store.get_deployment(command.deployment_id)
+        if deployment is None:
+            return
+        outcome = await self._dispatcher.push(
+            deployment, self._service.envelope(grant, self._base_url)
+        )
+        now = self._clock.now()
+        facts = {"command_id": command.command_id, "attempt": command.attempt}
+        if outcome.accepted:
+            log.info("push.accepted", **facts)
+            await self._store.renew([lease_id], self._limits.response_seconds, now)
+            return
+        if outcome.is_definite:
+            log.warning("push.rejected", reason=outcome.reason, **facts)
+            error = StoredError(
+                code=lifecycle.DELIVERY_FAILED,
+                message=f"the push target refused the command: {outcome.reason}",
+            )
+            ended = await self._store.complete(command.command_id, lease_id, error, now)
+            if ended.changed:
+                await self._service.announce([ended.command])
+            return
+        pause = lifecycle.full_jitter(
+            command.attempt - 1,
+            base_seconds=self._limits.backoff_base_seconds,
+            cap_seconds=self._limits.backoff_cap_seconds,
+            source=self._jitter,
+        )
+        log.info("push.postponed", reason=outcome.reason, seconds=round(pause, 3), **facts)
+        released = await self._store.release(
+            lease_id, now, costs_attempt=True, push_after=now + timedelta(seconds=pause)
+        )
+        await self._service.announce([released])
