@@ -1,0 +1,121 @@
+"""Points at which a test makes the process die, fail or wait. Nothing at all in normal life.
+
+`ARC_FAILPOINT="store.after_commit=kill"` in the environment of the process arms one; several are
+separated by `;`. An action is `kill` (SIGKILL to itself), `exit(CODE)` (at once, without cleaning
+up), `raise` (OSError EIO) or `sleep(SECONDS)` (blocks the thread). `kill@3` acts the third time
+only that the point is passed.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+VARIABLE: Final = "ARC_FAILPOINT"
+
+NAMES: Final = frozenset(
+    {
+        "store.before_begin",
+        "store.after_begin",
+        "store.after_operation",
+        "store.before_commit",
+        "store.after_commit",
+        "store.before_answer",
+        "blob.before_rename",
+        "blob.after_rename",
+        "agent.before_handler",
+        "agent.after_handler",
+        "agent.after_spool",
+        "agent.after_submit",
+    }
+)
+"""Every failpoint there is. A test compares it with the calls of `hit`, and it does not shrink."""
+
+_ACTION: Final = re.compile(
+    r"(?P<verb>kill|exit|raise|sleep)(?:\((?P<argument>[0-9]+(?:\.[0-9]+)?)\))?(?:@(?P<ordinal>[0-9]+))?"
+)
+
+
+def parse(text: str) -> Mapping[str, Callable[[], None]]:
+    """The armed points of `name=action;name=action`. Raises ValueError with a clear message."""
+    armed: dict[str, Callable[[], None]] = {}
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, action = entry.partition("=")
+        if name not in NAMES:
+            raise ValueError(f"unknown failpoint {name!r}; there are {', '.join(sorted(NAMES))}")
+        if name in armed:
+            raise ValueError(f"failpoint {name} is given twice")
+        armed[name] = _action(name, action)
+    return armed
+
+
+def _action(name: str, text: str) -> Callable[[], None]:
+    """What to do when `name` is passed. Raises ValueError."""
+    found = _ACTION.fullmatch(text)
+    if found is None or (found["argument"] is None) != (found["verb"] in ("kill", "raise")):
+        raise ValueError(
+            f"failpoint {name}: {text!r} is not kill, exit(CODE), raise or sleep(SECONDS),"
+            " each with @N or without"
+        )
+    act = _verb(name, found["verb"], float(found["argument"] or 0))
+    if found["ordinal"] is None:
+        return act
+    ordinal = int(found["ordinal"])
+    passed = itertools.count(1)  # next() is atomic: threads pass failpoints too
+
+    def act_once() -> None:
+        if next(passed) == ordinal:
+            act()
+
+    return act_once
+
+
+def _verb(name: str, verb: str, argument: float) -> Callable[[], None]:
+    """One action with its argument filled in."""
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def leave() -> None:
+        os._exit(int(argument))
+
+    def fail() -> None:
+        raise OSError(errno.EIO, f"failpoint {name}")
+
+    def wait() -> None:
+        time.sleep(argument)
+
+    return {"kill": kill, "exit": leave, "raise": fail, "sleep": wait}[verb]
+
+
+def _unarmed(name: str, /) -> None:
+    """What `hit` is when no failpoint is armed."""
+
+
+def _armed_by(text: str) -> Callable[[str], None]:
+    """What `hit` is when some are. Ends the process with code 2 when `text` is wrong."""
+    try:
+        armed = parse(text)
+    except ValueError as error:
+        sys.stderr.write(f"{VARIABLE}: {error}\n")
+        sys.exit(2)
+
+    def act(name: str, /) -> None:
+        action = armed.get(name)
+        if action is not None:
+            action()
+
+    return act
+
+
+hit: Final[Callable[[str], None]] = (
+    _armed_by(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else _unarmed
+)
+"""Pass the failpoint of that name."""

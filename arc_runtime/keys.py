@@ -1,0 +1,194 @@
+"""The keys of a configuration class: path, environment variable, type, default, description.
+
+A configuration class is a frozen msgspec struct (`forbid_unknown_fields`) whose fields are values
+or further such structs, its sections.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+import msgspec
+from msgspec import inspect
+
+REQUIRED: Final = msgspec.NODEFAULT
+"""The default of a key that has none."""
+
+_LISTS: Final = (
+    inspect.ListType,
+    inspect.VarTupleType,
+    inspect.SetType,
+    inspect.FrozenSetType,
+)
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """One configurable value."""
+
+    path: str
+    """Dotted: `leases.max_seconds`. `[]` stands for each item of a list, which has no variable."""
+    variable: str | None
+    type: inspect.Type
+    default: Any
+    description: str
+
+
+def keys(kind: type[msgspec.Struct], prefix: str) -> list[Key]:
+    """Every key of `kind`, in the order of the class. `prefix` is the variables', ARC_SERVER.
+
+    Raises TypeError when two keys would have the same variable.
+    """
+    found = list(_walk(_struct(kind), "", prefix.rstrip("_"), REQUIRED))
+    by_variable: dict[str, str] = {}
+    for key in found:
+        if key.variable is None:
+            continue
+        other = by_variable.setdefault(key.variable, key.path)
+        if other != key.path:
+            raise TypeError(f"{key.path} and {other} have the same variable {key.variable}")
+    return found
+
+
+def members(kind: inspect.Type) -> list[inspect.Type]:
+    """The alternatives of a type without descriptions around them, None left out."""
+    if isinstance(kind, inspect.Metadata):
+        return members(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return [member for alternative in kind.types for member in members(alternative)]
+    return [] if isinstance(kind, inspect.NoneType) else [kind]
+
+
+def is_optional(kind: inspect.Type) -> bool:
+    """Whether the value may be None."""
+    if isinstance(kind, inspect.Metadata):
+        return is_optional(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return any(is_optional(alternative) for alternative in kind.types)
+    return isinstance(kind, inspect.NoneType | inspect.AnyType)
+
+
+def section(kind: inspect.Type) -> inspect.StructType | None:
+    """The struct that a type stands for, None when it is a plain value."""
+    alternatives = members(kind)
+    first = alternatives[0] if len(alternatives) == 1 else None
+    return first if isinstance(first, inspect.StructType) else None
+
+
+def item_type(kind: inspect.Type) -> inspect.Type | None:
+    """What a list holds, None for anything else."""
+    for member in members(kind):
+        if isinstance(member, _LISTS):
+            return member.item_type
+    return None
+
+
+def value_type(kind: inspect.Type) -> inspect.Type | None:
+    """What a free mapping holds, None for anything else."""
+    for member in members(kind):
+        if isinstance(member, inspect.DictType):
+            return member.value_type
+    return None
+
+
+def describe(kind: inspect.Type) -> str:
+    """A type for people: `int, 1 to 3600`, `list of text`, `"a" or "b"`."""
+    return " or ".join(dict.fromkeys(_describe(member) for member in members(kind)))
+
+
+def show_default(value: Any) -> str:
+    """A default as one would write it in YAML; empty for None, `required` where there is none."""
+    if value is REQUIRED:
+        return "required"
+    if value is None:
+        return ""
+    plain = msgspec.to_builtins(value, enc_hook=str)
+    return plain if isinstance(plain, str) and plain else json.dumps(plain, ensure_ascii=False)
+
+
+def _struct(kind: type[msgspec.Struct]) -> inspect.StructType:
+    """What msgspec knows of a class."""
+    return cast("inspect.StructType", inspect.type_info(kind))
+
+
+def _walk(kind: inspect.StructType, path: str, prefix: str | None, defaults: Any) -> Iterator[Key]:
+    """The keys below `path`. `defaults` is the section's default object, if there is one."""
+    for field in kind.fields:
+        name = field.encode_name
+        default = _default(field) if defaults is REQUIRED else getattr(defaults, field.name)
+        below = f"{path}.{name}" if path else name
+        variable = f"{prefix}_{name.upper()}" if prefix else None
+        inner = section(field.type)
+        if inner is not None:
+            yield from _walk(inner, below, variable, REQUIRED if default is None else default)
+            continue
+        yield Key(
+            path=below,
+            variable=variable,
+            type=field.type,
+            default=default,
+            description=_description(field.type),
+        )
+        items = item_type(field.type)
+        each = section(items) if items is not None else None
+        if each is not None:
+            yield from _walk(each, f"{below}[]", None, REQUIRED)
+
+
+def _default(field: inspect.Field) -> Any:
+    """A field's default, made if it must be; REQUIRED when there is none."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.default_factory()
+    return field.default
+
+
+def _description(kind: inspect.Type) -> str:
+    """The description that a type carries, itself or in one of its alternatives."""
+    if isinstance(kind, inspect.Metadata):
+        schema = cast("dict[str, str]", kind.extra_json_schema or {})  # pyright: ignore[reportUnknownMemberType]
+        return schema.get("description") or _description(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return next((found for found in map(_description, kind.types) if found), "")
+    return ""
+
+
+def _describe(kind: inspect.Type) -> str:
+    """One alternative for people."""
+    match kind:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType() | inspect.FloatType():
+            return ("int" if isinstance(kind, inspect.IntType) else "number") + _bounds(kind)
+        case inspect.StrType():
+            return "text"
+        case inspect.EnumType():
+            return " or ".join(f'"{member.value}"' for member in kind.cls)
+        case inspect.LiteralType():
+            return " or ".join(json.dumps(value) for value in kind.values)
+        case inspect.CustomType():
+            return kind.cls.__name__.lower()
+        case inspect.DictType():
+            return f"mapping of {describe(kind.value_type)}"
+        case inspect.StructType():
+            return "mapping"
+        case _:
+            items = item_type(kind)
+            return f"list of {describe(items)}" if items is not None else "any"
+
+
+def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
+    """`, 1 to 3600`; `, at least 1`; nothing when there is no bound."""
+    if kind.ge is not None and kind.le is not None:
+        return f", {kind.ge} to {kind.le}"
+    parts = [
+        f"{words} {bound}"
+        for words, bound in (
+            ("at least", kind.ge),
+            ("more than", kind.gt),
+            ("at most", kind.le),
+            ("less than", kind.lt),
+        )
+        if bound is not None
+    ]
+    return f", {', '.join(parts)}" if parts else ""

@@ -1,0 +1,97 @@
+"""Writing log lines where nobody may be reading: never waits for long, never raises."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Final, TextIO
+
+_CHUNK_BYTES: Final = 4096
+"""PIPE_BUF on Linux: a pipe that polls writable takes this much at once."""
+_PATIENCE_SECONDS: Final = 0.1
+"""How long a reader may stall before its lines are dropped; once dropping, no wait at all."""
+
+
+class LogOutput:
+    """Lines to a stream. What cannot be written at once is dropped, counted, and told later.
+
+    A stream with a file descriptor is written through a duplicate of it, so that closing the
+    original, or its number going to another file, does no harm. Safe from several threads.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._descriptor = _duplicate(stream)
+        self._dropped: Callable[[int], str] = "{} lines dropped".format
+        self._lost = 0
+        self._is_inside_line = False
+        self._lock = threading.Lock()
+
+    def describe_loss(self, dropped: Callable[[int], str]) -> None:
+        """`dropped` makes the line that tells how many were lost."""
+        self._dropped = dropped
+
+    def is_open_for(self, stream: TextIO | None) -> bool:
+        """Whether this still writes to that stream."""
+        return stream is not None and stream is self._stream
+
+    def write(self, line: str) -> None:
+        """Write one line; the newline is added here."""
+        with self._lock:
+            if self._lost and self._put(self._dropped(self._lost)):
+                self._lost = 0
+            if not self._put(line):
+                self._lost += 1
+
+    def close(self) -> None:
+        """Give the duplicate back. Nothing is written afterwards."""
+        with self._lock:
+            descriptor, self._descriptor, self._stream = self._descriptor, None, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _put(self, line: str) -> bool:
+        """Whether the whole line went out."""
+        try:
+            if self._descriptor is None:
+                return self._put_stream(line)
+            data = f"{line}\n".encode("utf-8", "backslashreplace")
+            return self._put_descriptor(b"\n" + data if self._is_inside_line else data)
+        except (OSError, ValueError):  # the reader is gone; the stream was closed
+            return False
+
+    def _put_stream(self, line: str) -> bool:
+        """Into a stream without a descriptor: a test's, or a host program's."""
+        if self._stream is None:
+            return False
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+        return True
+
+    def _put_descriptor(self, data: bytes) -> bool:
+        """In pieces that a writable pipe takes without blocking."""
+        assert self._descriptor is not None
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        patience = 0.0 if self._lost else _PATIENCE_SECONDS
+        rest = memoryview(data)
+        while rest:
+            if not poll.poll(patience * 1000):
+                return False
+            written = os.write(self._descriptor, rest[:_CHUNK_BYTES])
+            rest = rest[written:]
+            self._is_inside_line = bool(rest)
+        return True
+
+
+def _duplicate(stream: TextIO | None) -> int | None:
+    """An own descriptor for what a stream writes to, None when it has none."""
+    if stream is None:
+        return None
+    try:
+        stream.flush()
+        return os.dup(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return None
