@@ -1,0 +1,284 @@
+"""The trivial route and full lifecycles of one real server, in one run.
+
+A lifecycle is: create (300 B of params, idempotency key) → lease → response → result seen by the
+sender's long poll; every step durable (SQLite, WAL, synchronous=FULL). The server has one core,
+this driver the other. Quote ratios from one run: the machines are noisy.
+
+    python benchmarks/lifecycle.py [--seconds 5] [--json] [--profile FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from arc_protocol.types import (
+    CommandStatus,
+    CreateCommandRequest,
+    CreateCommandResponse,
+    InlineBody,
+    LeaseResponse,
+    State,
+    SuccessResponse,
+    encode,
+)
+from benchmarks.connection import Connection
+
+PARAMS = InlineBody.of(json.dumps({"report": "x" * 285}).encode())
+RESPONSE = encode(SuccessResponse(response=InlineBody.of(json.dumps({"rows": "y" * 286}).encode())))
+LEASES_PER_POLL = 64
+AGENTS = 2
+RESPONDERS = 32
+
+
+@dataclass
+class Measured:
+    """One row of the report."""
+
+    name: str
+    senders: int
+    per_second: float
+    latencies: list[float] = field(repr=False, default_factory=list)
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
+
+
+@contextmanager
+def server(data_dir: Path, core: int, profile: str | None = None):
+    """A real server on a free port, on one core; yields its address and process."""
+    command = [sys.executable, "-m", "arc_server"]
+    if profile:
+        command = [sys.executable, "-m", "cProfile", "-o", profile, "-m", "arc_server"]
+    process = subprocess.Popen(
+        [*command, "serve", "--no-auth", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline().strip()
+        if not line.startswith("READY "):
+            raise SystemExit(f"the server did not start: {line!r}")
+        yield line.removeprefix("READY "), process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+async def loops(
+    url: str, name: str, senders: int, seconds: float, step: Callable[[Connection], Awaitable[None]]
+) -> Measured:
+    """`senders` connections, each running `step` over and over for that long."""
+    latencies: list[float] = []
+    connections = [await Connection.open(url) for _ in range(senders)]
+    until = time.perf_counter() + seconds
+
+    async def loop(connection: Connection) -> None:
+        while (begun := time.perf_counter()) < until:
+            await step(connection)
+            latencies.append(time.perf_counter() - begun)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*map(loop, connections))
+    took = time.perf_counter() - begun
+    for connection in connections:
+        connection.close()
+    return Measured(name, senders, len(latencies) / took, latencies)
+
+
+async def health(connection: Connection) -> None:
+    """The trivial route."""
+    status, _ = await connection.request("GET", "/healthz")
+    assert status == 200
+
+
+_CREATED = msgspec.json.Decoder(CreateCommandResponse)
+_LEASED = msgspec.json.Decoder(LeaseResponse)
+_STATUS = msgspec.json.Decoder(CommandStatus)
+
+
+async def lifecycle(connection: Connection) -> None:
+    """The sender's half: create, then wait for the result."""
+    request = CreateCommandRequest(
+        deployment_id="bench", command="report", params=PARAMS, idempotency_key=os.urandom(16).hex()
+    )
+    status, body = await connection.request("POST", "/v1/commands", encode(request))
+    assert status == 200, body
+    command_id = _CREATED.decode(body).command_id
+    while True:
+        status, body = await connection.request("GET", f"/v1/commands/{command_id}?waitSeconds=30")
+        assert status == 200, body
+        seen = _STATUS.decode(body)
+        if seen.state is State.SUCCEEDED:
+            assert seen.response is not None
+            return
+        assert seen.state in (State.PENDING, State.DISPATCHED), seen
+
+
+async def agents(url: str) -> None:
+    """The holders' half, until cancelled: lease by long poll, hand in a response at once."""
+    free: asyncio.Queue[Connection] = asyncio.Queue()
+    for _ in range(RESPONDERS):
+        free.put_nowait(await Connection.open(url))
+    ask = json.dumps(
+        {
+            "deploymentId": "bench",
+            "maxLeases": LEASES_PER_POLL,
+            "leaseSeconds": 60,
+            "waitSeconds": 30,
+        }
+    ).encode()
+
+    async def respond(submit_url: str) -> None:
+        parts = urlsplit(submit_url)
+        connection = await free.get()
+        try:
+            status, body = await connection.request("PUT", f"{parts.path}?{parts.query}", RESPONSE)
+            assert status == 200, body
+        finally:
+            free.put_nowait(connection)
+
+    async def agent(responses: asyncio.TaskGroup) -> None:
+        connection = await Connection.open(url)
+        while True:
+            status, body = await connection.request("POST", "/v1/commands/leases", ask)
+            assert status == 200, body
+            for lease in _LEASED.decode(body).leases:
+                responses.create_task(respond(lease.envelope.response_handling.submit_response_url))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AGENTS):
+            group.create_task(agent(group))
+
+
+async def fill(url: str, deployment: str, count: int) -> None:
+    """Store that many commands that nobody leases."""
+    body = encode(
+        CreateCommandRequest(
+            deployment_id=deployment, command="report", params=PARAMS, target_resource_id="idle"
+        )
+    )
+    connections = [await Connection.open(url) for _ in range(64)]
+    left = iter(range(count))
+
+    async def create(connection: Connection) -> None:
+        for _ in left:
+            status, answer = await connection.request("POST", "/v1/commands", body)
+            assert status == 200, answer
+
+    await asyncio.gather(*map(create, connections))
+    for connection in connections:
+        connection.close()
+
+
+async def measure(url: str, name: str, senders: int, seconds: float) -> Measured:
+    """Lifecycles with holders running beside."""
+    holding = asyncio.create_task(agents(url))
+    try:
+        await loops(url, name, senders, 0.5, lifecycle)
+        return await loops(url, name, senders, seconds, lifecycle)
+    finally:
+        holding.cancel()
+        await asyncio.wait((holding,))
+        if not holding.cancelled() and holding.exception() is not None:
+            raise holding.exception()  # type: ignore[misc]
+
+
+async def run(options: argparse.Namespace) -> list[Measured]:
+    """The whole programme."""
+    os.sched_setaffinity(0, {options.driver_core})
+    rows: list[Measured] = []
+    with tempfile.TemporaryDirectory(prefix="arc-bench-") as scratch:
+        with server(Path(scratch) / "a", options.server_core, options.profile) as (url, _):
+            for senders in options.senders:
+                rows.append(await loops(url, "healthz", senders, options.seconds, health))
+                rows.append(await measure(url, "lifecycle", senders, options.seconds))
+        if options.stored:
+            with server(Path(scratch) / "b", options.server_core) as (url, _):
+                senders = max(options.senders)
+                rows.append(await measure(url, "empty", senders, options.seconds))
+                rows.append(await measure(url, "empty, at rest", 1, options.seconds))
+                await fill(url, "bench", options.pending)
+                await fill(url, "other", options.stored - options.pending)
+                name = f"{options.stored} stored, {options.pending} pending"
+                rows.append(await measure(url, name, senders, options.seconds))
+                rows.append(await measure(url, f"{name}, at rest", 1, options.seconds))
+    return rows
+
+
+def report(rows: list[Measured]) -> None:
+    """A table, and the ratios that are asked for."""
+    print(f"{'what':40} {'senders':>7} {'per s':>9} {'p50 ms':>8} {'p99 ms':>8}")
+    for row in rows:
+        print(
+            f"{row.name:40} {row.senders:7} {row.per_second:9.0f} "
+            f"{row.quantile(0.5):8.2f} {row.quantile(0.99):8.2f}"
+        )
+    by_name = {(row.name, row.senders): row for row in rows}
+    for (name, senders), row in by_name.items():
+        if name == "lifecycle" and (trivial := by_name.get(("healthz", senders))):
+            ratio = row.per_second / trivial.per_second
+            print(f"lifecycle / healthz at {senders} senders: {ratio:.3f}")
+    empty = [row for row in rows if row.name.startswith("empty")]
+    full = [row for row in rows if " stored" in row.name]
+    for before, after in zip(empty, full, strict=True):
+        ratio = statistics.mean(after.latencies) / statistics.mean(before.latencies)
+        print(f"{after.name}: mean latency {ratio:.2f} x that of {before.name}")
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--senders", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--stored", type=int, default=100_000, help="0 leaves that part out")
+    parser.add_argument("--pending", type=int, default=10_000)
+    parser.add_argument("--server-core", type=int, default=0)
+    parser.add_argument("--driver-core", type=int, default=1)
+    parser.add_argument("--profile", help="a cProfile of the server, written here")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        import uvloop
+
+        runner: Callable[..., list[Measured]] = uvloop.run
+    except ImportError:
+        runner = asyncio.run
+    rows = runner(run(options))
+    if options.json:
+        keys = ("name", "senders", "per_second")
+        print(
+            json.dumps(
+                [
+                    {key: getattr(row, key) for key in keys}
+                    | {"p50_ms": row.quantile(0.5), "p99_ms": row.quantile(0.99)}
+                    for row in rows
+                ]
+            )
+        )
+    else:
+        report(rows)
+
+
+if __name__ == "__main__":
+    main()
