@@ -38,9 +38,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 def keys(kind: type[msgspec.Struct], prefix: str) -> list[Key]:
     """Every key of `kind`, in the order of the class. `prefix` is the variables', ARC_SERVER.
 
-    Raises TypeError when two keys would have the same variable.
+    Raises TypeError for a class that cannot work: two keys with one variable, for instance.
     """
-    found = list(_walk(_struct(kind), "", prefix.rstrip("_"), REQUIRED))
+    found = list(_walk(_struct(kind), "", prefix.rstrip("_")))
     by_variable: dict[str, str] = {}
     for key in found:
         if key.variable is None:
@@ -112,16 +112,21 @@ def _struct(kind: type[msgspec.Struct]) -> inspect.StructType:
     return cast("inspect.StructType", inspect.type_info(kind))
 
 
-def _walk(kind: inspect.StructType, path: str, prefix: str | None, defaults: Any) -> Iterator[Key]:
-    """The keys below `path`. `defaults` is the section's default object, if there is one."""
+def _walk(kind: inspect.StructType, path: str, prefix: str | None) -> Iterator[Key]:
+    """The keys below `path`.
+
+    Raises TypeError when a section's default is not what its class gives: half of it would be lost
+    as soon as one of its keys is set.
+    """
     for field in kind.fields:
-        name = field.encode_name
-        default = _default(field) if defaults is REQUIRED else getattr(defaults, field.name)
+        name, default = field.encode_name, _default(field)
         below = f"{path}.{name}" if path else name
         variable = f"{prefix}_{name.upper()}" if prefix else None
         inner = section(field.type)
         if inner is not None:
-            yield from _walk(inner, below, variable, REQUIRED if default is None else default)
+            if isinstance(default, inner.cls) and default != inner.cls():
+                raise TypeError(f"{below}: a section's default must be {inner.cls.__name__}()")
+            yield from _walk(inner, below, variable)
             continue
         yield Key(
             path=below,
@@ -133,7 +138,7 @@ def _walk(kind: inspect.StructType, path: str, prefix: str | None, defaults: Any
         items = item_type(field.type)
         each = section(items) if items is not None else None
         if each is not None:
-            yield from _walk(each, f"{below}[]", None, REQUIRED)
+            yield from _walk(each, f"{below}[]", None)
 
 
 def _default(field: inspect.Field) -> Any:

@@ -149,10 +149,7 @@ def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str
     """One line of JSON, ASCII only: no byte of a logged value can act on a terminal."""
     ordered = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     ordered.update(event)
-    try:
-        return json.dumps(ordered, default=str, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return json.dumps({str(name): repr(value) for name, value in ordered.items()})
+    return json.dumps(ordered)
 
 
 def _as_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from itertools import islice
@@ -30,7 +31,7 @@ _CREDENTIAL: Final = re.compile(
 
 
 def redact_fields(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of an event's fields that is fit to be kept."""
+    """A copy of an event's fields without secrets: bounded, plain JSON values."""
     return {name: _redact(name, value, 0) for name, value in event.items()}
 
 
@@ -62,6 +63,8 @@ def _clean(value: Any, depth: int) -> Any:
         return redact_text(value)
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         return f"(an integer of {value.bit_length()} bits)"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, bytes | bytearray | memoryview):
