@@ -117,7 +117,7 @@ class LocalBlobStore:
             await self._run("read", path, held.take, place)
             if held.handle is None:
                 raise NotFound("no such blob", path=path)
-            yield OpenBlob(self, path, held.handle, os.fstat(held.handle).st_size)
+            yield OpenBlob(self, path, held.handle)
         finally:
             held.close()
 
@@ -189,12 +189,15 @@ class LocalBlobStore:
 class OpenBlob:
     """A blob held open for reading."""
 
-    def __init__(self, store: LocalBlobStore, path: str, handle: int, size: int) -> None:
+    def __init__(self, store: LocalBlobStore, path: str, handle: int) -> None:
         self._run = store._run  # pyright: ignore[reportPrivateUsage]  # one unit with the store
         self._path = path
         self._handle = handle
-        self.size = size
+        status = os.fstat(handle)
+        self.size = status.st_size
         """In bytes."""
+        self.etag = f'"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"'
+        """Another one for every write; sealing changes nothing."""
 
     async def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from `start` to before `end`. Raises StorageOperationFailed, also when the

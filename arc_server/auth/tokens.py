@@ -1,0 +1,64 @@
+"""Bearer tokens: how they look, and what is stored of them.
+
+A token is 256 bits of a CSPRNG. Only its SHA-256 is stored: it has nothing that could be guessed,
+so a slow hash would add nothing but load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from arc_server.ports import Token
+
+SECRET_BYTES: Final = 32
+_TEXT: Final = re.compile(r"arc_(?:admin|sender|agent)_[A-Za-z0-9_-]{43}", re.ASCII)
+
+
+class Scope(StrEnum):
+    """What a token is for."""
+
+    ADMIN = "admin"
+    """Everything, the operator's back doors included."""
+    SENDER = "sender"
+    """Creates commands and reads their results."""
+    AGENT = "agent"
+    """Leases commands and responds to them."""
+
+
+class NewToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token that was just made. `text` is shown once and stored nowhere."""
+
+    text: str
+    stored: Token
+
+
+def new_token(scope: Scope, deployment_id: str | None, now: datetime) -> NewToken:
+    """Make a token `arc_<scope>_<43 characters>`, bound to one deployment or to none."""
+    text = f"arc_{scope}_{secrets.token_urlsafe(SECRET_BYTES)}"
+    return NewToken(
+        text=text,
+        stored=Token(
+            token_hash=hash_token(text),
+            token_id=f"tok_{secrets.token_hex(6)}",
+            scope=scope.value,
+            created_at=now,
+            deployment_id=deployment_id,
+        ),
+    )
+
+
+def hash_token(text: str) -> bytes:
+    """What a token is looked up by."""
+    return hashlib.sha256(text.encode("ascii")).digest()
+
+
+def is_well_formed(text: str) -> bool:
+    """Whether a text could be a token of ours; nothing else is worth a look-up."""
+    return _TEXT.fullmatch(text) is not None

@@ -1,0 +1,35 @@
+"""Agents: who they are, and who is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from arc_protocol.types import AgentRegistration
+from arc_server.commands import CommandService
+from arc_server.http import fields
+from arc_server.http.answers import empty_answer, json_answer
+from arc_server.http.calls import Call
+from arc_server.http.commands import SENDERS
+from arc_server.http.leases import HOLDERS
+from arc_server.http.routing import Route
+
+
+def routes(service: CommandService) -> Sequence[Route]:
+    """The routes of a service."""
+
+    async def register(call: Call) -> web.StreamResponse:
+        agent_id = fields.name("agentId", call.arguments[0])
+        registration = await call.message(AgentRegistration)
+        await service.register_agent(agent_id, registration, within=call.within)
+        return empty_answer()
+
+    async def list_agents(call: Call) -> web.StreamResponse:
+        deployment_id = fields.optional_name("deploymentId", call.query("deploymentId"))
+        return json_answer(await service.agents(deployment_id, within=call.within))
+
+    return (
+        Route(method="PUT", path="/agents/*", handler=register, scopes=HOLDERS),
+        Route(method="GET", path="/agents", handler=list_agents, scopes=SENDERS),
+    )

@@ -1,0 +1,60 @@
+"""Answers: JSON, nothing, or an error; their headers made once."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
+
+from arc_protocol.errors import (
+    ArcError,
+    MethodNotAllowed,
+    RangeNotSatisfiable,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
+from arc_protocol.types import encode, error_body
+
+SERVER: Final = "arc-server"
+RETRY_AFTER_SECONDS: Final = "1"
+
+_BARE: Final = CIMultiDict({hdrs.SERVER: SERVER, hdrs.CACHE_CONTROL: "no-store"})
+"""Answers carry signed URLs and results: no cache may keep them."""
+_JSON: Final = CIMultiDict({hdrs.CONTENT_TYPE: "application/json"} | dict(_BARE))
+
+
+def json_answer(message: Any) -> web.Response:
+    """200 with a message as its body."""
+    return web.Response(body=encode(message), headers=_JSON)
+
+
+def empty_answer() -> web.Response:
+    """200 without a body."""
+    return web.Response(headers=_BARE)
+
+
+def error_answer(error: ArcError) -> web.Response:
+    """The answer for an error: its status, the JSON error body, and what headers it calls for."""
+    answer = web.Response(body=encode(error_body(error)), status=error.http_status, headers=_JSON)
+    if isinstance(error, Unauthorized):
+        answer.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    elif isinstance(error, MethodNotAllowed):
+        answer.headers[hdrs.ALLOW] = error.context["allow"]
+    elif isinstance(error, RangeNotSatisfiable):
+        answer.headers[hdrs.CONTENT_RANGE] = f"bytes */{error.context['size']}"
+    elif isinstance(error, Unavailable | RateLimited):
+        answer.headers[hdrs.RETRY_AFTER] = RETRY_AFTER_SECONDS
+    return answer
+
+
+def raw_error(error: ArcError) -> bytes:
+    """The same for a connection on which no request has arrived whole; it is closed after it."""
+    body = encode(error_body(error))
+    head = (
+        f"HTTP/1.1 {error.http_status} {type(error).__name__}\r\nServer: {SERVER}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"Retry-After: {RETRY_AFTER_SECONDS}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body

@@ -1,0 +1,97 @@
+"""From a request to its answer: route, caller, handler, and the answer for whatever goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import structlog
+from aiohttp import hdrs, web
+
+from arc_protocol.errors import ArcError, CommandsError, Forbidden, Unauthorized
+from arc_server.auth.callers import Authenticator, Caller
+from arc_server.http.answers import error_answer
+from arc_server.http.base_urls import BaseUrls
+from arc_server.http.calls import Call
+from arc_server.http.limits import HttpLimits
+from arc_server.http.routing import Access, Route, Router
+
+log = structlog.get_logger(__name__)
+
+
+class Application:
+    """All that the server answers. The credential is judged before a byte of the body is read."""
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        *,
+        authenticator: Authenticator,
+        limits: HttpLimits,
+        base_urls: BaseUrls,
+    ) -> None:
+        self.router = Router(routes)
+        self._authenticator = authenticator
+        self._limits = limits
+        self._base_urls = base_urls
+        self.is_draining = False
+        """Each connection is closed after its next answer."""
+
+    async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request. Never raises but for a client that is gone."""
+        try:
+            answer = await self._answer(http)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            answer = self._failed(http, error)
+        if self.is_draining and not answer.prepared:
+            answer.force_close()
+        return answer
+
+    def _failed(self, http: web.BaseRequest, error: Exception) -> web.StreamResponse:
+        """The answer for what went wrong. Raises ConnectionError when one has begun already."""
+        if not isinstance(error, ArcError):
+            log.error("http.failed", method=http.method, path=http.path, exc_info=error)
+            error = CommandsError("something went wrong; the server's log says what")
+        if http.writer.output_size > 0:
+            raise ConnectionResetError("failed in the middle of an answer")
+        return error_answer(error)
+
+    async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
+        target = http.raw_path
+        if not target.startswith("/"):
+            target = http.rel_url.raw_path_qs  # the absolute form of RFC 9112, 3.2.2
+        match = self.router.match(http.method, target)
+        call = Call(
+            http,
+            match.arguments,
+            match.query,
+            self._limits,
+            self._base_urls,
+            is_last=lambda: self.is_draining,
+        )
+        route = match.route
+        if route.access is not Access.PUBLIC:
+            call.caller = await self._authorise(route, call)
+        return await route.handler(call)
+
+    async def _authorise(self, route: Route, call: Call) -> Caller | None:
+        """Who calls; None for a signed request. Raises Unauthorized, Forbidden."""
+        authorization = call.http.headers.get(hdrs.AUTHORIZATION)
+        if route.signature is not None and (
+            route.access is Access.SIGNATURE_OR_TOKEN or authorization is None
+        ):
+            is_signed = route.signature(call)
+            if is_signed:
+                return None
+            if is_signed is False and not self._may_be_unsigned(route):
+                raise Unauthorized("the signature is wrong or has expired")
+        caller = await self._authenticator.caller(authorization)
+        if caller.scope not in route.scopes:
+            raise Forbidden(f"a token of scope {caller.scope} may not do this")
+        return caller
+
+    def _may_be_unsigned(self, route: Route) -> bool:
+        """Whether a bad signature does not matter, since anybody may call without one."""
+        is_open = self._authenticator.anonymous() is not None
+        return is_open and route.access is Access.TOKEN_OR_SIGNATURE

@@ -1,0 +1,52 @@
+"""What the URLs in an answer begin with: the public URL, or where the very request went."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from aiohttp import hdrs
+from multidict import CIMultiDictProxy
+
+from arc_protocol.errors import BadRequest
+
+PREFIX: Final = "v1"
+"""Under which every route answers; each also answers without it."""
+
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_FORWARDED_HOST: Final = "X-Forwarded-Host"
+_FORWARDED_PROTO: Final = "X-Forwarded-Proto"
+
+
+class BaseUrls:
+    """Tells the base URL of each request; ends in /v1."""
+
+    def __init__(self, public_url: str | None, *, trust_forwarded: bool) -> None:
+        """`public_url` stands for every request, if there is one."""
+        self._public = None if public_url is None else with_prefix(public_url)
+        self._trust_forwarded = trust_forwarded
+
+    def of(self, headers: CIMultiDictProxy[str]) -> str:
+        """The base URL for one request. Raises BadRequest when it names no proper host."""
+        if self._public is not None:
+            return self._public
+        scheme, host = "http", headers.get(hdrs.HOST)
+        if self._trust_forwarded:
+            host = _first(headers.get(_FORWARDED_HOST)) or host
+            scheme = _first(headers.get(_FORWARDED_PROTO)) or scheme
+            if scheme not in ("http", "https"):
+                raise BadRequest(f"{_FORWARDED_PROTO}: not http or https", field=_FORWARDED_PROTO)
+        if host is None or _HOST.fullmatch(host) is None:
+            raise BadRequest("Host: not a host name with or without a port", field="Host")
+        return f"{scheme}://{host}/{PREFIX}"
+
+
+def with_prefix(url: str) -> str:
+    """A base URL that ends in /v1, whether or not it did before."""
+    url = url.rstrip("/")
+    return url if url.endswith(f"/{PREFIX}") else f"{url}/{PREFIX}"
+
+
+def _first(value: str | None) -> str | None:
+    """What the outermost proxy put into a header to which each proxy appends."""
+    return None if value is None else value.partition(",")[0].strip()

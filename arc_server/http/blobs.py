@@ -1,0 +1,74 @@
+"""Blobs through signed URLs: streamed in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import hdrs, web
+
+from arc_server.blobs.keys import BLOB, Signer
+from arc_server.blobs.local import LocalBlobStore
+from arc_server.http.answers import SERVER, empty_answer
+from arc_server.http.calls import Call
+from arc_server.http.commands import ADMINS
+from arc_server.http.ranges import byte_range
+from arc_server.http.routing import Access, Route
+from arc_server.http.signatures import is_signed
+from arc_server.ports import Clock
+
+
+def routes(
+    blobs: LocalBlobStore, signer: Signer, clock: Clock, max_blob_bytes: int
+) -> Sequence[Route]:
+    """The routes of a store; `signer` made its URLs."""
+
+    async def read(call: Call) -> web.StreamResponse:
+        (path,) = call.arguments
+        headers = call.http.headers
+        async with blobs.open(path) as blob:
+            wanted = headers.get(hdrs.RANGE)
+            if headers.get(hdrs.IF_RANGE, blob.etag) != blob.etag:
+                wanted = None  # another version than the client has the beginning of
+            part = byte_range(wanted, blob.size)
+            start, end = part or (0, blob.size)
+            answer = web.StreamResponse(
+                status=200 if part is None else 206,
+                headers={
+                    hdrs.SERVER: SERVER,
+                    hdrs.CONTENT_TYPE: "application/octet-stream",
+                    hdrs.CONTENT_LENGTH: str(end - start),
+                    hdrs.ACCEPT_RANGES: "bytes",
+                    hdrs.CACHE_CONTROL: "no-store",
+                    hdrs.ETAG: blob.etag,
+                },
+            )
+            if part is not None:
+                answer.headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{end - 1}/{blob.size}"
+            await call.finished(answer).prepare(call.http)
+            if call.http.method != hdrs.METH_HEAD:
+                async for chunk in blob.chunks(start, end):
+                    await answer.write(chunk)
+            await answer.write_eof()
+        return answer
+
+    async def write(call: Call) -> web.StreamResponse:
+        (path,) = call.arguments
+        await blobs.write(path, call.chunks(max_blob_bytes), max_blob_bytes)
+        return empty_answer()
+
+    def is_blob_signed(call: Call) -> bool | None:
+        (path,) = call.arguments
+        operation = "put" if call.http.method == hdrs.METH_PUT else "get"
+        return is_signed(call, signer, clock.now(), BLOB, operation, path, field="sig")
+
+    return tuple(
+        Route(
+            method=method,
+            path="/blobs/**",
+            handler=handler,
+            scopes=ADMINS,
+            access=Access.SIGNATURE_OR_TOKEN,
+            signature=is_blob_signed,
+        )
+        for method, handler in (("GET", read), ("PUT", write))
+    )

@@ -1,0 +1,195 @@
+"""One request, as handlers see it: its arguments, its body in bounds, its query, its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, TypeVar
+from urllib.parse import parse_qsl
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from arc_protocol.errors import BadRequest, InvalidCommand, PayloadTooLarge, RequestTimeout
+from arc_protocol.types import decode
+from arc_server.auth.callers import Caller
+from arc_server.http.base_urls import BaseUrls
+from arc_server.http.limits import HttpLimits
+
+A = TypeVar("A", bound=web.StreamResponse)
+T = TypeVar("T")
+
+MAX_QUERY_FIELDS: Final = 50
+_HUNG_UP: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Call:
+    """A request on its way through the server. Made by the application, used by one handler."""
+
+    __slots__ = (
+        "_base_urls",
+        "_is_last",
+        "_limits",
+        "_query",
+        "_query_text",
+        "arguments",
+        "caller",
+        "http",
+    )
+
+    def __init__(
+        self,
+        http: web.BaseRequest,
+        arguments: Sequence[str],
+        query: str,
+        limits: HttpLimits,
+        base_urls: BaseUrls,
+        *,
+        is_last: Callable[[], bool],
+    ) -> None:
+        self.http = http
+        self.arguments = arguments
+        """The segments of the path that are the handler's, decoded."""
+        self.caller: Caller | None = None
+        """Who calls; None when the query is signed, or nothing was asked for."""
+        self._query_text = query
+        self._query: dict[str, str] | None = None
+        self._limits = limits
+        self._base_urls = base_urls
+        self._is_last = is_last
+
+    @property
+    def within(self) -> str | None:
+        """The deployment that the caller is bound to, None for all."""
+        return None if self.caller is None else self.caller.deployment_id
+
+    @property
+    def base_url(self) -> str:
+        """What URLs in the answer begin with; ends in /v1. Raises BadRequest for a bad Host."""
+        return self._base_urls.of(self.http.headers)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody is there any more to hear the answer.
+
+        Asks the kernel: the event loop may not have come to the client's goodbye yet.
+        """
+        transport = self.http.transport
+        if transport is None or transport.is_closing():
+            return True
+        handle: int = transport.get_extra_info("socket").fileno()
+        if handle < 0:
+            return True
+        poll = select.poll()
+        poll.register(handle, _HUNG_UP)
+        return bool(poll.poll(0))
+
+    def finished(self, answer: A) -> A:
+        """An answer as it goes out: the last one of its connection when the server stops."""
+        if self._is_last():
+            answer.force_close()
+        return answer
+
+    # query
+
+    def query(self, name: str) -> str | None:
+        """A field of the query, None when it is not there. Raises InvalidCommand."""
+        if not self._query_text:
+            return None
+        if self._query is None:
+            self._query = _parse_query(self._query_text)
+        return self._query.get(name)
+
+    # body
+
+    async def message(self, kind: type[T]) -> T:
+        """The body as a message of `kind`.
+
+        Raises InvalidCommand naming the field, PayloadTooLarge, RequestTimeout, BadRequest.
+        """
+        data = await self.body()
+        try:
+            return decode(data, kind)
+        except InvalidCommand:
+            encoding = self.http.headers.get(hdrs.CONTENT_ENCODING, "identity")
+            if encoding.lower() != "identity":
+                raise InvalidCommand(
+                    "Content-Encoding: send the body as it is", field="Content-Encoding"
+                ) from None
+            raise
+
+    async def body(self) -> bytes:
+        """The whole body of a JSON request, up to the limit. Raises as `chunks` does."""
+        content = self.http.content
+        limit = self._limits.max_body_bytes
+        if not content.is_eof():
+            return b"".join([chunk async for chunk in self.chunks(limit)])
+        data = content.read_nowait()
+        if len(data) > limit:
+            raise _too_large(limit)
+        return data
+
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it arrives, up to `limit` bytes; refused unread if it announces more.
+
+        Raises PayloadTooLarge, RequestTimeout when it comes too slowly, BadRequest when it is not
+        well-formed, ConnectionError when it breaks off.
+        """
+        length = self.http.content_length
+        if length is not None and length > limit:
+            raise _too_large(limit)
+        self._answer_expectation()
+        loop = asyncio.get_running_loop()
+        content = self.http.content
+        received, waited = 0, 0.0
+        while not content.at_eof():
+            patience = self._limits.body_seconds + received / self._limits.body_bytes_per_second
+            begun = loop.time()
+            try:
+                async with asyncio.timeout(patience - waited):
+                    chunk = await content.readany()
+            except TimeoutError:
+                raise RequestTimeout("body: arrives too slowly") from None
+            except (web.RequestPayloadError, HttpProcessingError):
+                raise BadRequest("body: its framing is broken") from None
+            waited += loop.time() - begun
+            received += len(chunk)
+            if received > limit:
+                raise _too_large(limit)
+            if chunk:
+                yield chunk
+
+    def _answer_expectation(self) -> None:
+        """Tell a client that waits for leave to send its body that it may (RFC 9110, 10.1.1)."""
+        expectation = self.http.headers.get(hdrs.EXPECT)
+        if expectation is None:
+            return
+        if expectation.lower() != "100-continue":
+            raise BadRequest("Expect: only 100-continue is known", field="Expect")
+        transport = self.http.transport
+        if self.http.version == HttpVersion11 and transport is not None:
+            transport.write(_CONTINUE)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"body: more than {limit} bytes", limit=limit)
+
+
+def _parse_query(text: str) -> dict[str, str]:
+    """The fields of a query. Each may be there once: of two that differ, which one is meant?"""
+    try:
+        pairs = parse_qsl(
+            text, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS
+        )
+    except UnicodeDecodeError:
+        raise InvalidCommand("query: not valid UTF-8", field="query") from None
+    except ValueError:
+        raise InvalidCommand(f"query: more than {MAX_QUERY_FIELDS} fields", field="query") from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidCommand(f"{twice}: given more than once", field=twice)
+    return fields

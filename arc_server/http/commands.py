@@ -1,0 +1,87 @@
+"""The sender's side: create, upload, status, cancel, lists; and the operator's payload route."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from aiohttp import web
+
+from arc_protocol.types import CreateCommandRequest, Payload, State, UploadCompleteRequest
+from arc_server.auth.tokens import Scope
+from arc_server.commands import CommandService
+from arc_server.http import fields
+from arc_server.http.answers import empty_answer, json_answer
+from arc_server.http.calls import Call
+from arc_server.http.routing import Route
+from arc_server.ports import CommandFilter
+
+SENDERS: Final = frozenset({Scope.ADMIN, Scope.SENDER})
+ADMINS: Final = frozenset({Scope.ADMIN})
+
+
+def routes(service: CommandService) -> Sequence[Route]:
+    """The routes of a service."""
+
+    async def create(call: Call) -> web.StreamResponse:
+        request = await call.message(CreateCommandRequest)
+        answer = await service.create(request, base_url=call.base_url, within=call.within)
+        return json_answer(answer)
+
+    async def upload_complete(call: Call) -> web.StreamResponse:
+        request = await call.message(UploadCompleteRequest)
+        (command_id,) = call.arguments
+        answer = await service.upload_complete(command_id, request.size, within=call.within)
+        return json_answer(answer)
+
+    async def status(call: Call) -> web.StreamResponse:
+        (command_id,) = call.arguments
+        answer = await service.status(
+            command_id,
+            base_url=call.base_url,
+            wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
+            within=call.within,
+        )
+        return json_answer(answer)
+
+    async def list_commands(call: Call) -> web.StreamResponse:
+        which = CommandFilter(
+            deployment_id=fields.optional_name("deploymentId", call.query("deploymentId")),
+            state=fields.choice("state", call.query("state"), State),
+            command=fields.optional_name("command", call.query("command")),
+        )
+        answer = await service.list(
+            which,
+            cursor=call.query("cursor"),
+            limit=fields.integer("limit", call.query("limit")),
+            within=call.within,
+        )
+        return json_answer(answer)
+
+    async def cancel(call: Call) -> web.StreamResponse:
+        (command_id,) = call.arguments
+        return json_answer(await service.cancel(command_id, within=call.within))
+
+    async def read_payload(call: Call) -> web.StreamResponse:
+        (command_id,) = call.arguments
+        answer = await service.payload(command_id, base_url=call.base_url, within=call.within)
+        return json_answer(answer)
+
+    async def write_payload(call: Call) -> web.StreamResponse:
+        payload = await call.message(Payload)
+        (command_id,) = call.arguments
+        await service.write_payload(command_id, payload)
+        return empty_answer()
+
+    one = "/commands/*"
+    return (
+        Route(method="POST", path="/commands", handler=create, scopes=SENDERS),
+        Route(method="GET", path="/commands", handler=list_commands, scopes=SENDERS),
+        Route(method="GET", path=one, handler=status, scopes=SENDERS),
+        Route(
+            method="POST", path=f"{one}/upload-complete", handler=upload_complete, scopes=SENDERS
+        ),
+        Route(method="POST", path=f"{one}/cancel", handler=cancel, scopes=SENDERS),
+        Route(method="GET", path=f"{one}/payload", handler=read_payload, scopes=SENDERS),
+        Route(method="PUT", path=f"{one}/payload", handler=write_payload, scopes=ADMINS),
+    )

@@ -1,0 +1,62 @@
+"""Fields that come in a path or a query, as text."""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+from typing import Final, TypeVar
+
+import msgspec
+
+from arc_protocol.errors import InvalidCommand
+from arc_protocol.types import MAX_WAIT_SECONDS, Name
+
+E = TypeVar("E", bound=StrEnum)
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?", re.ASCII)
+
+
+def name(field: str, text: str) -> str:
+    """A deployment, command or agent name. Raises InvalidCommand."""
+    try:
+        return msgspec.convert(text, Name)
+    except msgspec.ValidationError as error:
+        raise InvalidCommand(f"{field}: {error}", field=field) from None
+
+
+def optional_name(field: str, text: str | None) -> str | None:
+    """The same, if it is there."""
+    return None if text is None else name(field, text)
+
+
+def integer(field: str, text: str | None) -> int | None:
+    """A whole number that is not negative, if it is there. Raises InvalidCommand."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise InvalidCommand(f"{field}: must be a whole number", field=field)
+    return int(text)
+
+
+def wait_seconds(text: str | None) -> float:
+    """For how long a long poll may wait; 0 when it is not there. Raises InvalidCommand."""
+    if text is None:
+        return 0.0
+    seconds = float(text) if _NUMBER.fullmatch(text) else math.nan
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise InvalidCommand(
+            f"waitSeconds: must be a number from 0 to {MAX_WAIT_SECONDS}", field="waitSeconds"
+        )
+    return seconds
+
+
+def choice(field: str, text: str | None, kind: type[E]) -> E | None:
+    """One of an enum's values, if it is there. Raises InvalidCommand."""
+    if text is None:
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        known = ", ".join(kind)
+        raise InvalidCommand(f"{field}: must be one of {known}", field=field) from None

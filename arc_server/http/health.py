@@ -1,0 +1,40 @@
+"""Is it alive, is it ready: for whoever restarts it or sends it traffic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aiohttp import web
+
+from arc_protocol.errors import Unavailable
+from arc_server.http.answers import json_answer
+from arc_server.http.calls import Call
+from arc_server.http.routing import Access, Route
+from arc_server.ports import CommandStore
+
+CHECK_SECONDS: Final = 5.0
+"""A database that takes longer than this to answer is not ready."""
+
+
+def routes(store: CommandStore, is_stopping: Callable[[], bool]) -> Sequence[Route]:
+    """`/healthz`: the process lives. `/readyz`: the database answers and its schema is current."""
+
+    async def alive(_: Call) -> web.StreamResponse:
+        return json_answer({"status": "ok"})
+
+    async def ready(_: Call) -> web.StreamResponse:
+        if is_stopping():
+            raise Unavailable("the server is stopping")
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await store.check()
+        except TimeoutError:
+            raise Unavailable("the database does not answer") from None
+        return json_answer({"status": "ready"})
+
+    return (
+        Route(method="GET", path="/healthz", handler=alive, access=Access.PUBLIC),
+        Route(method="GET", path="/readyz", handler=ready, access=Access.PUBLIC),
+    )

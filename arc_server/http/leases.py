@@ -1,0 +1,112 @@
+"""The holder's side: lease, renew, release, respond."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, cast
+
+from aiohttp import hdrs, web
+
+from arc_protocol.errors import InvalidCommand, LeaseNotFound
+from arc_protocol.types import (
+    CommandResponse,
+    LeaseRequest,
+    LeaseResponse,
+    ReleaseRequest,
+    RenewRequest,
+    decode,
+)
+from arc_server.auth.tokens import Scope
+from arc_server.blobs.keys import RESPONSE, Signer
+from arc_server.commands import CommandService
+from arc_server.http.answers import empty_answer, json_answer
+from arc_server.http.calls import Call
+from arc_server.http.routing import Access, Route
+from arc_server.http.signatures import is_signed
+from arc_server.ports import Clock
+
+HOLDERS: Final = frozenset({Scope.ADMIN, Scope.AGENT})
+DRAIN: Final = "drain"
+"""The reason of a release that costs no attempt: the agent stops."""
+
+_LEASE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
+_RESPONSE_KIND: Final = cast("type[CommandResponse]", CommandResponse)
+
+
+def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Route]:
+    """The routes of a service; `signer` made the URLs that responses come in by."""
+
+    async def lease(call: Call) -> web.StreamResponse:
+        request = await call.message(LeaseRequest)
+        answer = await service.lease(
+            request,
+            base_url=call.base_url,
+            user_agent=call.http.headers.get(hdrs.USER_AGENT, ""),
+            within=call.within,
+        )
+        if not answer.leases:
+            return json_answer(answer)
+        return await deliver(call, answer)
+
+    async def deliver(call: Call, granted: LeaseResponse) -> web.StreamResponse:
+        """Write the answer here and now: leases that do not reach their holder go back."""
+        lease_ids = [lease.lease_id for lease in granted.leases]
+        if call.is_gone:
+            await service.return_undelivered(lease_ids)
+            raise ConnectionResetError("gone before its leases were written")
+        try:
+            answer = call.finished(json_answer(granted))
+            await answer.prepare(call.http)
+            await answer.write_eof()
+        except BaseException:
+            await service.return_undelivered(lease_ids)
+            raise
+        return answer
+
+    async def renew(call: Call) -> web.StreamResponse:
+        request = await call.message(RenewRequest)
+        return json_answer(await service.renew(request, within=call.within))
+
+    async def release(call: Call) -> web.StreamResponse:
+        reason = _reason(await call.body())
+        (lease_id,) = call.arguments
+        await service.release(lease_id, costs_attempt=reason != DRAIN, within=call.within)
+        return empty_answer()
+
+    async def respond(call: Call) -> web.StreamResponse:
+        response = await call.message(_RESPONSE_KIND)
+        (command_id,) = call.arguments
+        lease_id = call.query("lease")
+        if lease_id is not None and _LEASE_ID.fullmatch(lease_id) is None:
+            raise LeaseNotFound("lease: no such lease", field="lease")
+        await service.submit_response(command_id, response, lease_id=lease_id, within=call.within)
+        return empty_answer()
+
+    def is_response_signed(call: Call) -> bool | None:
+        (command_id,) = call.arguments
+        parts = (command_id, call.query("lease") or "")
+        return is_signed(call, signer, clock.now(), RESPONSE, *parts, field="response_token")
+
+    path = "/commands/leases"
+    return (
+        Route(method="POST", path=path, handler=lease, scopes=HOLDERS),
+        Route(method="POST", path=f"{path}/renew", handler=renew, scopes=HOLDERS),
+        Route(method="POST", path=f"{path}/*/release", handler=release, scopes=HOLDERS),
+        Route(
+            method="PUT",
+            path="/commands/*/response",
+            handler=respond,
+            scopes=HOLDERS,
+            access=Access.TOKEN_OR_SIGNATURE,
+            signature=is_response_signed,
+        ),
+    )
+
+
+def _reason(body: bytes) -> str | None:
+    """Why a lease is released, if the body says so; whatever else it may be is ignored."""
+    try:
+        return decode(body, ReleaseRequest).reason
+    except InvalidCommand:
+        return None

@@ -1,0 +1,129 @@
+"""Routes as data, and finding the one that a request is for.
+
+A route answers with and without the prefix /v1, and empty path segments are ignored: one public
+client turns a trailing slash of its base URL into `/v1//commands/leases` (protocol.md, part 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import Enum
+from typing import Final
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+
+from arc_protocol.errors import InvalidCommand, MethodNotAllowed, NotFound
+from arc_server.auth.tokens import Scope
+from arc_server.http.base_urls import PREFIX
+from arc_server.http.calls import Call
+
+ANY: Final = "*"
+"""A segment of a path that is an argument of the handler."""
+REST: Final = "**"
+"""All segments that are left, as one argument; only at the end."""
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+class Access(Enum):
+    """What lets a request in."""
+
+    TOKEN = "token"  # noqa: S105  # not a password
+    """A bearer token of one of the route's scopes."""
+    TOKEN_OR_SIGNATURE = "token or signature"  # noqa: S105
+    """A token that is there decides alone; without one, the signature in the query."""
+    SIGNATURE_OR_TOKEN = "signature or token"  # noqa: S105
+    """A signature that is there decides alone; without one, the token."""
+    PUBLIC = "public"
+    """Nothing is asked for."""
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of one path."""
+
+    method: str
+    path: str
+    """Like `/commands/*/response`; without the prefix."""
+    handler: Handler
+    scopes: frozenset[Scope] = frozenset()
+    """The tokens that may call it."""
+    access: Access = Access.TOKEN
+    signature: Callable[[Call], bool | None] | None = None
+    """Whether the query is signed for this very request; None when it carries no signature."""
+
+
+class Match(msgspec.Struct, frozen=True):
+    """The route that a request is for, its arguments, and the query as it came."""
+
+    route: Route
+    arguments: Sequence[str]
+    query: str
+
+
+class _Node:
+    """One place in the tree of paths."""
+
+    def __init__(self) -> None:
+        self.below: dict[str, _Node] = {}
+        self.routes: dict[str, Route] = {}
+
+
+class Router:
+    """All routes of the server."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes: Final = tuple(routes)
+        self._root = _Node()
+        for route in self.routes:
+            node = self._root
+            for segment in route.path.strip("/").split("/"):
+                node = node.below.setdefault(segment, _Node())
+            if route.method in node.routes:
+                raise ValueError(f"two routes for {route.method} {route.path}")
+            node.routes[route.method] = route
+
+    def match(self, method: str, target: str) -> Match:
+        """The route for a request target in origin form.
+
+        HEAD is answered by the route for GET. Raises NotFound, MethodNotAllowed (`allow` in its
+        context), InvalidCommand for a path that is not UTF-8.
+        """
+        path, _, query = target.partition("?")
+        node, arguments = self._find(path)
+        route = node.routes.get(method) or (node.routes.get("GET") if method == "HEAD" else None)
+        if route is None:
+            allowed = sorted(node.routes | ({"HEAD": None} if "GET" in node.routes else {}))
+            raise MethodNotAllowed(f"{method} is not offered here", allow=", ".join(allowed))
+        return Match(route, [_unquoted(argument) for argument in arguments], query)
+
+    def _find(self, path: str) -> tuple[_Node, list[str]]:
+        segments = [segment for segment in path.split("/") if segment]
+        if segments and segments[0] == PREFIX:
+            del segments[0]
+        node, arguments = self._root, list[str]()
+        for position, segment in enumerate(segments):
+            following = node.below.get(segment)
+            if following is None:
+                following = node.below.get(ANY)
+                if following is None:
+                    following = node.below.get(REST)
+                    if following is None:
+                        raise NotFound("no such route")
+                    return following, ["/".join(segments[position:])]
+                arguments.append(segment)
+            node = following
+        if not node.routes:
+            raise NotFound("no such route")
+        return node, arguments
+
+
+def _unquoted(segment: str) -> str:
+    """Percent-decoding after the split: an encoded slash does not make another segment."""
+    if "%" not in segment:
+        return segment
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidCommand("path: not valid UTF-8", field="path") from None

@@ -1,0 +1,249 @@
+"""The HTTP server around the application: connections, their limits, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from arc_protocol.errors import (
+    ArcError,
+    BadRequest,
+    CommandsError,
+    HeadersTooLarge,
+    RequestTimeout,
+    Unavailable,
+)
+from arc_server.http.answers import error_answer, raw_error
+from arc_server.http.application import Application
+from arc_server.http.limits import HttpLimits
+
+log = structlog.get_logger(__name__)
+
+WATCH_SECONDS: Final = 1.0
+"""How often connections are looked at for clients that are too slow."""
+LINGER_SECONDS: Final = 5.0
+"""For how long the rest of a refused body is read, so that the client sees why."""
+READ_BUFFER_BYTES: Final = 1 << 17
+MAX_REFUSALS: Final = 200
+"""Connections past the limit that are told so at a time; more are cut off."""
+REFUSAL_SECONDS: Final = 5.0
+
+_TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
+_FULL: Final = raw_error(Unavailable("too many connections"))
+
+
+class Connection(RequestHandler):
+    """One client's connection; aiohttp's, with time limits and our errors."""
+
+    __slots__ = (
+        "_has_begun",
+        "_head_since",
+        "_limits",
+        "_server",
+        "_stalled_bytes",
+        "_stalled_since",
+    )
+
+    def __init__(self, server: HttpServer, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._server = server
+        self._limits = server.limits
+        self._head_since: float | None = None
+        """Since when a request's headers are awaited; None between requests and in one."""
+        self._has_begun = False
+        """Whether some of those headers have arrived."""
+        self._stalled_since: float | None = None
+        self._stalled_bytes = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being handled or waits to be."""
+        is_waiting = self._waiter is not None or not self._request_count
+        return is_waiting and not self._messages
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head_since = self._loop.time()
+        self._server.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._server.closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.is_idle:
+            self._head_since = None
+            self._has_begun = False
+        elif data:
+            self._has_begun = True
+            if self._head_since is None:
+                self._head_since = self._loop.time()
+
+    def watch(self, now: float) -> None:
+        """Cut the client off if it is too slow to send its headers or to read its answer."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._head_since is not None and now - self._head_since > self._limits.header_seconds:
+            if self._has_begun:
+                transport.write(_TIMED_OUT)
+            self.force_close()
+            return
+        if not self.writing_paused:
+            self._stalled_since = None
+            return
+        unread: int = transport.get_write_buffer_size()
+        if self._stalled_since is None or unread != self._stalled_bytes:
+            self._stalled_since, self._stalled_bytes = now, unread
+        elif now - self._stalled_since > self._limits.write_seconds:
+            log.info("http.reader_stalled", unread_bytes=unread)
+            transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,  # noqa: ARG002  # the exception says more
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        """The answer when aiohttp itself could make nothing of a request."""
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("failed in the middle of an answer")
+        answer = error_answer(_error_for(exc))
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *_: Any, **kw: Any) -> None:
+        """aiohttp reports what peers do to their connections as errors; it is none of ours."""
+        log.debug("http.connection_failed", reason=str(kw.get("exc_info")))
+
+    def log_debug(self, *_: Any, **__: Any) -> None:
+        """Not even worth that."""
+
+
+class Refusal(asyncio.Protocol):
+    """A connection past the limit: told so when it asks for something, then closed."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._server.refusals >= MAX_REFUSALS:
+            transport.abort()
+        self._server.refusals += 1
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(REFUSAL_SECONDS, transport.abort)
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002  # whatever it is
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(_FULL)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._server.refusals -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class HttpServer(web.Server):
+    """Accepts connections and hands their requests to the application."""
+
+    def __init__(self, application: Application, limits: HttpLimits) -> None:
+        super().__init__(
+            application.handle,  # pyright: ignore[reportArgumentType]  # aiohttp's own alias
+            handler_cancellation=True,
+            keepalive_timeout=limits.keep_alive_seconds,
+            max_line_size=limits.max_line_bytes,
+            max_field_size=limits.max_header_bytes,
+            max_headers=limits.max_headers,
+            lingering_time=LINGER_SECONDS,
+            read_bufsize=READ_BUFFER_BYTES,
+            auto_decompress=False,
+            access_log=None,
+        )
+        self.limits = limits
+        self.refusals = 0
+        """How many connections past the limit are still open."""
+        self._application = application
+        self._open: set[Connection] = set()
+        self._all_closed = asyncio.Event()
+        self._listener: asyncio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def __call__(self) -> RequestHandler:
+        """A protocol for a connection that was just accepted."""
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    def accept(self) -> asyncio.BaseProtocol:
+        """The same, or a refusal when there are too many."""
+        return self() if len(self._open) < self.limits.max_connections else Refusal(self)
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Begin to serve. The address it serves on: port 0 picks one. Raises OSError."""
+        self._listener = await self._loop.create_server(
+            self.accept, host, port, backlog=1024, reuse_address=True
+        )
+        self._watching = self._loop.create_task(self._watch())
+        address = self._listener.sockets[0].getsockname()
+        return address[0], address[1]
+
+    def stop_listening(self) -> None:
+        """Take no new connection, close the idle ones, and the others after their next answer."""
+        if self._listener is not None:
+            self._listener.close()
+        self._application.is_draining = True
+        for connection in list(self._open):
+            if connection.is_idle:
+                connection.force_close()
+
+    async def close(self) -> None:
+        """Let requests in progress end within the drain time, then cut off what is left."""
+        self.stop_listening()
+        try:
+            async with asyncio.timeout(self.limits.drain_seconds):
+                while self._open:
+                    self._all_closed.clear()
+                    await self._all_closed.wait()
+        except TimeoutError:
+            log.warning("http.drain_timed_out", connections=len(self._open))
+        await self.shutdown(timeout=LINGER_SECONDS / 10)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+
+    def opened(self, connection: Connection) -> None:
+        """For connections: they are there."""
+        self._open.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """For connections: they are gone."""
+        self._open.discard(connection)
+        if not self._open:
+            self._all_closed.set()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            now = self._loop.time()
+            for connection in list(self._open):
+                connection.watch(now)
+
+
+def _error_for(error: BaseException | None) -> ArcError:
+    """What to tell a client whose request could not be made out."""
+    if isinstance(error, LineTooLong):
+        return HeadersTooLarge("the request line or a header is too long")
+    if isinstance(error, HttpProcessingError):
+        return BadRequest("not a well-formed HTTP request")
+    return CommandsError("something went wrong; the server's log says what")

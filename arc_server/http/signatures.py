@@ -1,0 +1,28 @@
+"""Queries that carry a signature of ours in place of a bearer token."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Final
+
+from arc_server.blobs.keys import Signer
+from arc_server.http.calls import Call
+
+_EXPIRES: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+def is_signed(
+    call: Call, signer: Signer, now: datetime, purpose: str, *parts: str, field: str
+) -> bool | None:
+    """Whether the query is signed for this purpose and these parts, and has not expired.
+
+    None when there is no signature at all. Raises InvalidCommand for a query that cannot be read.
+    """
+    token = call.query(field)
+    if token is None:
+        return None
+    expires, key_id = call.query("expires"), call.query("kid")
+    if expires is None or key_id is None or _EXPIRES.fullmatch(expires) is None:
+        return False
+    return signer.verify(purpose, *parts, expires=int(expires), key_id=key_id, token=token, now=now)
