@@ -1,0 +1,79 @@
+"""The sender of ARC: a library and the command line `arc`.
+
+    from arc_client import Client
+
+    async with Client("https://arc.example.com", token_file="/etc/arc/token") as arc:
+        report = await arc.invoke("edge-7", "reports.generate", {"month": "2026-10"})
+
+`SyncClient` is the same without async. The errors are drawn in arc_client.errors.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from arc_client.client import Client, Command, SendOptions
+    from arc_client.errors import (
+        AccessDenied,
+        CommandCancelled,
+        CommandError,
+        CommandExpired,
+        CommandFailed,
+        CommandTimeout,
+        ConfigurationError,
+        InvalidParams,
+        NotAllowed,
+        ResultUnreadable,
+        ServerUnreachable,
+        TokenRefused,
+        UnexpectedAnswer,
+        UploadFailed,
+    )
+    from arc_client.sync import SyncClient, SyncCommand
+    from arc_client.watch import Watch
+    from arc_protocol.errors import ArcError
+
+__all__ = [
+    "AccessDenied",
+    "ArcError",
+    "Client",
+    "Command",
+    "CommandCancelled",
+    "CommandError",
+    "CommandExpired",
+    "CommandFailed",
+    "CommandTimeout",
+    "ConfigurationError",
+    "InvalidParams",
+    "NotAllowed",
+    "ResultUnreadable",
+    "SendOptions",
+    "ServerUnreachable",
+    "SyncClient",
+    "SyncCommand",
+    "TokenRefused",
+    "UnexpectedAnswer",
+    "UploadFailed",
+    "Watch",
+]
+
+_HOMES: Final = {
+    "ArcError": "arc_protocol.errors",
+    "Client": "arc_client.client",
+    "Command": "arc_client.client",
+    "SendOptions": "arc_client.client",
+    "SyncClient": "arc_client.sync",
+    "SyncCommand": "arc_client.sync",
+    "Watch": "arc_client.watch",
+}
+"""Where the names are that are not errors."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: the HTTP client alone takes a quarter of a second,
+    which `arc --help` need not wait for (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "arc_client.errors")), name)

@@ -1,0 +1,423 @@
+"""The sender: create a command, wait for it, and fetch its result."""
+
+# ruff: noqa: ASYNC109  # these time-outs end a wait and nothing else: the command goes on
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
+
+from arc_client.connection import ANSWER_SECONDS, Connection
+from arc_client.errors import InvalidParams, ResultUnreadable
+from arc_client.pace import Clock, SystemClock, retried
+from arc_client.params import NO_PARAMS, body_of
+from arc_client.results import body_of_result, decoded, inline_bytes, write_file
+from arc_client.sending import Sending
+from arc_client.transfer import Download, Location
+from arc_client.waiting import look, until_end
+from arc_client.watch import Watch
+from arc_protocol.errors import ArcError
+from arc_protocol.types import (
+    DEFAULT_INLINE_BYTES,
+    AgentInfo,
+    AgentList,
+    CommandList,
+    CommandStatus,
+    CreateCommandRequest,
+    CreateCommandResponse,
+    InlineBody,
+    State,
+    StorageBody,
+)
+
+T = TypeVar("T")
+
+ANYTHING: Final = cast("type[Any]", Any)
+"""For `returns`: whatever the JSON says."""
+WAIT_SECONDS: Final = 60.0
+"""How long `invoke` and `wait` wait unless told otherwise, as every public sender does."""
+RETRY_SECONDS: Final = 30.0
+"""For how long a request that fails in passing is tried again."""
+
+_PAGE: Final = 100
+"""How many commands a page of a list has at most."""
+
+
+class SendOptions(TypedDict, total=False):
+    """How a command is sent; all of it optional, None is absent."""
+
+    deadline: float | timedelta | datetime | None
+    """When the server gives the command up: seconds from now by this machine's clock, or an
+    instant."""
+    target: str | None
+    """One of several targets of the deployment, by its resource id."""
+    idempotency_key: str | None
+    """A command with a key that was used before is not run again: its result is returned. A fresh
+    one unless given."""
+    max_attempts: int | None
+    """How often the command may be tried on an agent; the server's default unless given."""
+
+
+class Command:
+    """A command that was sent, to ask about or to wait for."""
+
+    def __init__(self, client: Client, created: CreateCommandResponse, key: str) -> None:
+        self._client = client
+        self.id: Final = created.command_id
+        self.state: Final = created.state
+        """Where it stood when it was sent: further on, for a key that was used before."""
+        self.idempotency_key: Final = key
+
+    async def result(
+        self, *, timeout: float | None = WAIT_SECONDS, returns: type[T] = ANYTHING
+    ) -> T:
+        """Wait for it; see Client.wait."""
+        status = await self._client.wait_for_end(self.id, timeout=timeout, is_known=True)
+        return await self._client.result_of(status, returns)
+
+    async def status(self) -> CommandStatus:
+        """Where it stands now; see Client.status."""
+        return await self._client.status(self.id)
+
+    async def cancel(self) -> CommandStatus:
+        """Stop it; see Client.cancel."""
+        return await self._client.cancel(self.id)
+
+    def __repr__(self) -> str:
+        return f"Command({self.id!r})"
+
+
+class Client:
+    """A sender's connection to one server.
+
+        async with Client("https://arc.example.com", token_file="/etc/arc/token") as arc:
+            report = await arc.invoke("edge-7", "reports.generate", {"month": "2026-10"})
+
+    Every create carries an idempotency key, so that whatever fails in passing is tried again
+    without running anything twice. One client serves any number of tasks of one event loop.
+    The errors are drawn in arc_client.errors.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        *,
+        token: str | None = None,
+        token_file: str | Path | None = None,
+        ca_file: str | Path | None = None,
+        retry_seconds: float = RETRY_SECONDS,
+        inline_bytes: int = DEFAULT_INLINE_BYTES,
+        watch: Watch | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Nothing is sent yet. Raises ConfigurationError.
+
+        `server_url`, `token`, `token_file`, `ca_file`: see Connection. `retry_seconds`: for how
+        long a request that fails in passing is tried again before its error is raised.
+        `inline_bytes`: params above it are uploaded. It is fixed and not learnt from the server's
+        answers, because a key must be sent with the same body each time; a server moves an inline
+        body that is too large for it by itself. `watch` is told what happens; `clock` is for
+        tests.
+        """
+        self._connection = Connection(
+            server_url, token=token, token_file=token_file, ca_file=ca_file
+        )
+        self._retry_seconds = retry_seconds
+        self._inline_bytes = inline_bytes
+        self._watch = watch or Watch()
+        self._clock = clock or SystemClock()
+
+    async def __aenter__(self) -> Self:
+        await self._connection.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._connection.close()
+
+    async def invoke(
+        self,
+        deployment: str,
+        command: str,
+        params: Any = NO_PARAMS,
+        *,
+        timeout: float | None = WAIT_SECONDS,
+        returns: type[T] = ANYTHING,
+        **options: Unpack[SendOptions],
+    ) -> T:
+        """Send a command, wait for it and return its result.
+
+        `params`: JSON-able, or bytes, a Path, a binary file, an async iterable (params.body_of).
+        `timeout`: seconds to wait once the server has the command; None waits for ever. When they
+        are over the command goes on, unless it has a deadline. `returns`: the type of the result
+        (a struct, a dataclass, `bytes` for what is not JSON). `options`: see SendOptions.
+
+        Raises CommandFailed, CommandExpired, CommandTimeout and the rest of arc_client.errors.
+        Cancelling this call does not cancel the command.
+        """
+        sent = await self._send(deployment, command, params, options, self._patience(timeout))
+        return await sent.result(timeout=timeout, returns=returns)
+
+    async def invoke_to_file(
+        self,
+        path: str | Path,
+        deployment: str,
+        command: str,
+        params: Any = NO_PARAMS,
+        *,
+        timeout: float | None = WAIT_SECONDS,
+        **options: Unpack[SendOptions],
+    ) -> int:
+        """As `invoke`, but stream the result into a file, byte for byte. Returns its size.
+
+        The file appears whole or not at all. Raises OSError too.
+        """
+        sent = await self._send(deployment, command, params, options, self._patience(timeout))
+        status = await self.wait_for_end(sent.id, timeout=timeout, is_known=True)
+        return await self.result_to_file(path, status)
+
+    async def send(
+        self,
+        deployment: str,
+        command: str,
+        params: Any = NO_PARAMS,
+        **options: Unpack[SendOptions],
+    ) -> Command:
+        """Create a command, params and all, and do not wait for it. See `invoke`.
+
+        Errors carry the `idempotency_key` in `context`: the same call with it is safe to repeat.
+        """
+        return await self._send(deployment, command, params, options, self._retry_seconds)
+
+    async def wait(
+        self,
+        command_id: str,
+        *,
+        timeout: float | None = WAIT_SECONDS,
+        returns: type[T] = ANYTHING,
+    ) -> T:
+        """Wait for a command and return its result, as `invoke` does."""
+        status = await self.wait_for_end(command_id, timeout=timeout)
+        return await self.result_of(status, returns)
+
+    async def wait_for_end(
+        self, command_id: str, *, timeout: float | None = WAIT_SECONDS, is_known: bool = False
+    ) -> CommandStatus:
+        """Wait until a command is SUCCEEDED, FAILED or EXPIRED, and return its status.
+
+        Unless the caller knows that it is there (`is_known`), it must first be found within
+        `retry_seconds`; from then on a request that fails in passing ends nothing while there is
+        time left. Raises CommandTimeout, and what `status` does.
+        """
+        if not is_known:
+            await self._find(command_id, self._patience(timeout))
+        return await until_end(
+            self._connection, command_id, timeout=timeout, clock=self._clock, watch=self._watch
+        )
+
+    async def status(self, command_id: str) -> CommandStatus:
+        """Where a command stands, with its response when it is terminal. Raises CommandNotFound."""
+        return await self._find(command_id, self._retry_seconds)
+
+    async def list(
+        self,
+        *,
+        deployment: str | None = None,
+        state: State | None = None,
+        command: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[CommandStatus]:
+        """Commands, newest first, fetched page by page while you iterate; `limit` in all.
+
+        Raises NotFound or MethodNotAllowed on a server that knows part 1 of the protocol only.
+        """
+        cursor: str | None = None
+        left = limit
+        while left is None or left > 0:
+            url = self._connection.url(
+                "commands",
+                query={
+                    "deploymentId": deployment,
+                    "state": state,
+                    "command": command,
+                    "limit": min(left, _PAGE) if left is not None else None,
+                    "cursor": cursor,
+                },
+            )
+            page = await self._get(url, CommandList)
+            for status in page.commands[:left]:
+                yield status
+            left = left - len(page.commands) if left is not None else None
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def cancel(self, command_id: str) -> CommandStatus:
+        """Stop a command, and return where it stands.
+
+        One that no agent has is FAILED with CANCELLED at once; an agent that runs it is told, and
+        `cancel_requested` is set meanwhile. One that has ended stays as it is. Raises
+        CommandNotFound; NotFound or MethodNotAllowed on a server that knows part 1 only.
+        """
+        url = self._connection.url("commands", command_id, "cancel")
+        return await self._again(
+            lambda: self._connection.call("POST", url, CommandStatus), self._retry_seconds
+        )
+
+    async def agents(self, *, deployment: str | None = None) -> Sequence[AgentInfo]:
+        """Who is there to run commands, when they were last seen, and what they are running.
+
+        Raises NotFound or MethodNotAllowed on a server that knows part 1 of the protocol only.
+        """
+        url = self._connection.url("agents", query={"deploymentId": deployment})
+        agents = (await self._get(url, AgentList)).agents
+        return [a for a in agents if deployment is None or a.deployment_id == deployment]
+
+    async def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
+        """The result of a command that has ended, in memory; see `invoke` for `returns`."""
+        data = bytearray()
+        async with aclosing(self.result_chunks(status)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+        return decoded(data, returns, status.command_id)
+
+    async def result_to_file(self, path: str | Path, status: CommandStatus) -> int:
+        """Stream the result of a command that has ended into a file; see `invoke_to_file`."""
+        async with aclosing(self.result_chunks(status)) as chunks:
+            return await write_file(Path(path), chunks)
+
+    async def result_chunks(self, status: CommandStatus) -> AsyncGenerator[bytes]:
+        """The bytes of the result of a command that has ended, as they come in.
+
+        Whatever breaks on the way is taken up where it broke. Raises CommandFailed,
+        CommandExpired, ResultUnreadable.
+        """
+        body = body_of_result(status)
+        command_id = status.command_id
+        if isinstance(body, InlineBody):
+            yield inline_bytes(body, command_id)
+            return
+        url = self._connection.url("commands", command_id)
+        known: StorageBody | None = body
+
+        async def locate() -> Location:
+            nonlocal known
+            latest, known = known, None
+            if latest is None:  # the URL that we had did not do: it may have expired
+                found = body_of_result(await self._find(command_id, self._retry_seconds))
+                latest = found if isinstance(found, StorageBody) else None
+            if latest is None or latest.storage_get_request is None:
+                raise ResultUnreadable(
+                    "the server does not say where the result is", command_id=command_id
+                )
+            return Location(latest.storage_get_request, url, latest.size)
+
+        async with aclosing(
+            Download(
+                self._connection,
+                locate,
+                command_id=command_id,
+                clock=self._clock,
+                retry_seconds=self._retry_seconds,
+                watch=self._watch,
+            )
+        ) as download:
+            async for chunk in download:
+                yield chunk
+
+    async def _send(
+        self, deployment: str, command: str, params: Any, options: SendOptions, patience: float
+    ) -> Command:
+        """Create a command and upload what is too large to go with it."""
+        key = options.get("idempotency_key")
+        key = str(uuid.uuid4()) if key is None else key
+        try:
+            async with body_of(params) as body:
+                is_inline = body.size <= self._inline_bytes
+                request = CreateCommandRequest(
+                    deployment_id=deployment,
+                    command=command,
+                    params=(
+                        InlineBody.of(await body.read())
+                        if is_inline
+                        else StorageBody(size=body.size)
+                    ),
+                    deadline=_instant(options.get("deadline")),
+                    idempotency_key=key,
+                    target_resource_id=options.get("target"),
+                    max_attempts=options.get("max_attempts"),
+                )
+                sending = Sending(
+                    self._connection,
+                    request,
+                    body,
+                    clock=self._clock,
+                    retry_seconds=patience,
+                    watch=self._watch,
+                )
+                created = await sending.create()
+                self._watch.created(created)
+                if not is_inline:
+                    created = await sending.upload(created)
+        except ArcError as error:
+            error.context = {**error.context, "idempotency_key": key}
+            raise
+        return Command(self, created, key)
+
+    async def _find(self, command_id: str, patience: float) -> CommandStatus:
+        """The status of a command, at once."""
+        return await self._again(
+            lambda: look(
+                self._connection, command_id, wait_seconds=0, limit_seconds=ANSWER_SECONDS
+            ),
+            patience,
+        )
+
+    async def _get(self, url: str, kind: type[T]) -> T:
+        """A GET, tried again while it fails in passing."""
+        return await self._again(
+            lambda: self._connection.call("GET", url, kind), self._retry_seconds
+        )
+
+    async def _again(self, work: Callable[[], Awaitable[T]], patience: float) -> T:
+        """Do it until it succeeds, fails for good, or the patience ends."""
+
+        def tell(error: BaseException) -> None:
+            if isinstance(error, ArcError):
+                self._watch.retrying(error)
+
+        return await retried(
+            work,
+            clock=self._clock,
+            until=self._clock.monotonic() + patience,
+            on_retry=tell,
+        )
+
+    def _patience(self, timeout: float | None) -> float:
+        """For how long to try again when the caller does not want to wait longer than that."""
+        return self._retry_seconds if timeout is None else min(self._retry_seconds, timeout)
+
+
+def _instant(deadline: float | timedelta | datetime | None) -> datetime | None:
+    """A deadline as an instant in UTC. Raises InvalidParams when it has no offset or is absurd."""
+    if deadline is None:
+        return None
+    try:
+        if isinstance(deadline, datetime):
+            if deadline.tzinfo is None:
+                raise InvalidParams("the deadline has no time zone")
+            return deadline.astimezone(UTC)
+        if not isinstance(deadline, timedelta):
+            deadline = timedelta(seconds=deadline)
+        return datetime.now(UTC) + deadline
+    except (OverflowError, ValueError) as error:
+        raise InvalidParams("the deadline lies outside the calendar") from error

@@ -1,0 +1,320 @@
+"""The HTTP side of a sender: one server, its token, and what its answers mean."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import Generator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from arc_client.errors import (
+    ConfigurationError,
+    ServerUnreachable,
+    TokenRefused,
+    UnexpectedAnswer,
+    error_of,
+)
+from arc_protocol.errors import ArcError, InvalidCommand
+from arc_protocol.types import decode, encode
+from arc_protocol.urls import redact
+
+T = TypeVar("T")
+
+CONNECT_SECONDS: Final = 10.0
+ANSWER_SECONDS: Final = 30.0
+"""How long one request may take, besides what it asks the server to wait."""
+
+_VERSIONED: Final = "v1"
+"""The path segment under which the routes are (protocol.md, part 1)."""
+
+
+class Connection:
+    """Requests to one server. Holds a connection pool: open it, close it.
+
+    The token goes to this server only: never to a presigned URL, never along a redirect. Proxies
+    are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`), credentials from nowhere but here.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        *,
+        token: str | None = None,
+        token_file: str | Path | None = None,
+        ca_file: str | Path | None = None,
+    ) -> None:
+        """Check everything, connect nowhere. Raises ConfigurationError.
+
+        `server_url` may end in `/v1` or not. A token file is read again when its token is refused.
+        `ca_file` holds the certificates to trust (PEM) instead of the system's.
+        """
+        if token is not None and token_file is not None:
+            raise ConfigurationError("give a token or a token file, not both")
+        self.base_url: Final = base_url(server_url)
+        self._token_file: Final = Path(token_file) if token_file is not None else None
+        self._token = read_token(self._token_file) if self._token_file else token
+        if self._token is not None:
+            check_token(self._token, "the token")
+        self._tls: Final = _trusting(Path(ca_file)) if ca_file is not None else True
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make the connection pool."""
+        self._session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(),
+            connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
+        )
+
+    async def close(self) -> None:
+        """Close the connection pool."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def url(self, *path: str, query: Mapping[str, str | int | None] | None = None) -> str:
+        """The URL of a route, each segment and value quoted; a query value of None is left out."""
+        segments = "/".join(quote(segment, safe="") for segment in path)
+        pairs = "&".join(
+            f"{name}={quote(str(value), safe='')}"
+            for name, value in (query or {}).items()
+            if value is not None
+        )
+        return f"{self.base_url}/{segments}?{pairs}" if pairs else f"{self.base_url}/{segments}"
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        kind: type[T],
+        *,
+        message: Any = None,
+        limit_seconds: float = ANSWER_SECONDS,
+    ) -> T:
+        """One request, once, and its answer as a message of `kind`.
+
+        Raises ServerUnreachable when there is no whole answer within `limit_seconds`, what the
+        answer says when it is an error (errors.error_of), and UnexpectedAnswer when it is neither.
+        """
+        body = encode(message) if message is not None else None
+        token = self._token
+        try:
+            data = await self._exchange(method, url, body, token, limit_seconds)
+        except TokenRefused:
+            fresh = await self._token_instead_of(token)
+            if fresh is None:
+                raise
+            data = await self._exchange(method, url, body, fresh, limit_seconds)
+        try:
+            return decode(data, kind)
+        except InvalidCommand as error:
+            raise UnexpectedAnswer(
+                f"{redact(url)} does not answer as an ARC server does: {error.message}"
+            ) from error
+
+    async def _exchange(
+        self, method: str, url: str, body: bytes | None, token: str | None, limit_seconds: float
+    ) -> bytes:
+        """Send a request to the server and return the body of its 200."""
+        headers: dict[str, str] = {}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        timeout = aiohttp.ClientTimeout(total=limit_seconds, sock_connect=CONNECT_SECONDS)
+        with translated(url):
+            async with self.request(
+                method, url, headers=headers, data=body, timeout=timeout
+            ) as response:
+                data = await response.read()
+        if response.status != 200:
+            raise answered(response, data)
+        return data
+
+    async def _token_instead_of(self, refused: str | None) -> str | None:
+        """A token that was not refused yet: put in place by another request, or in the file."""
+        if self._token_file is not None and self._token == refused:
+            try:
+                self._token = await asyncio.to_thread(read_token, self._token_file)
+            except ConfigurationError:  # being replaced, or gone: the refusal says enough
+                return None
+        return self._token if self._token != refused else None
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        data: Any = None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send a request as it stands: URL byte for byte, no token added, no redirect followed.
+
+        aiohttp's own errors come out; use and read it within `translated`.
+        """
+        if self._session is None:
+            raise RuntimeError("the client is not open: use it in a `with` statement")
+        return self._session.request(
+            method,
+            URL(url, encoded=True),
+            headers={"User-Agent": "arc", **headers},
+            data=data,
+            skip_auto_headers=("Content-Type",),
+            allow_redirects=False,
+            proxy=proxy_of(url),
+            timeout=timeout,
+        )
+
+
+@contextmanager
+def translated(url: str) -> Generator[None]:
+    """Raise what goes wrong on the way to or from a host as ServerUnreachable.
+
+    A certificate that is not trusted is a ConfigurationError.
+    """
+    try:
+        yield
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise ConfigurationError(
+            f"the certificate of {host_of(url)} is not trusted: {error.certificate_error}"
+        ) from error
+    except TimeoutError as error:
+        raise ServerUnreachable(f"{host_of(url)} gave no answer in time") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise ServerUnreachable(f"cannot reach {host_of(url)}: {_reason(error)}") from error
+
+
+def answered(response: aiohttp.ClientResponse, data: bytes) -> ArcError:
+    """The error that a response other than a success stands for."""
+    where = response.headers.get("Location")
+    if 300 <= response.status < 400 and where is not None:
+        return UnexpectedAnswer(
+            f"{host_of(str(response.url))} redirects to {redact(where)}: use that as server URL",
+            status=response.status,
+        )
+    return error_of(
+        response.status,
+        data,
+        url=str(response.url),
+        retry_after=retry_after(response.headers.get("Retry-After"), datetime.now(UTC)),
+    )
+
+
+def base_url(server_url: str) -> str:
+    """The URL that the routes are appended to, without a slash at its end.
+
+    Raises ConfigurationError for anything but `http(s)://host[:port][/prefix][/v1]`.
+    """
+    shown = redact(server_url)
+    try:
+        parts = urlsplit(server_url.strip())
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise ConfigurationError(f"the server URL cannot be parsed: {error}") from error
+    if not is_usable:
+        raise ConfigurationError(f"not a server URL: {shown!r} (expected http://host:port)")
+    if "@" in parts.netloc:
+        raise ConfigurationError("the server URL carries a password; use a token instead")
+    if parts.query or parts.fragment:
+        raise ConfigurationError(f"the server URL has a query or a fragment: {shown!r}")
+    segments = [segment for segment in parts.path.split("/") if segment]
+    if segments[-1:] != [_VERSIONED]:
+        segments.append(_VERSIONED)
+    return f"{parts.scheme}://{parts.netloc}/{'/'.join(segments)}"
+
+
+def read_token(path: Path) -> str:
+    """The token in a file, without the white space around it. Raises ConfigurationError."""
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the token file {path} does not hold a token") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read the token file {path}: {error.strerror or error}"
+        ) from error
+    check_token(token, f"the token file {path}")
+    return token
+
+
+def check_token(token: str, where: str) -> None:
+    """Refuse what cannot be sent in a header. Raises ConfigurationError without showing it."""
+    if not token:
+        raise ConfigurationError(f"{where} is empty")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigurationError(f"{where} does not hold a token, alone on one line")
+
+
+def retry_after(value: str | None, now: datetime) -> float | None:
+    """`Retry-After` in seconds, of either form of RFC 9110 10.2.3; None when it says nothing."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+        return max(0.0, (moment - now).total_seconds())
+    except (TypeError, ValueError):  # no date, or one without an offset
+        return None
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for a URL; none for this machine itself."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if _is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return getproxies().get(parts.scheme)
+
+
+def host_of(url: str) -> str:
+    """What of a URL is worth naming in a message: scheme, host and port."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _trusting(ca_file: Path) -> ssl.SSLContext:
+    """TLS that trusts the certificates of a file, and no others. Raises ConfigurationError."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"cannot use the certificates in {ca_file}: {error.strerror or error}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, in as few words as the error allows."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "there is no such host"
+        case aiohttp.ClientConnectorError():
+            return error.os_error.strerror or str(error.os_error)
+        case aiohttp.ServerDisconnectedError():
+            return "it closed the connection"
+        case aiohttp.ClientPayloadError():
+            return "its answer broke off"
+        case OSError():
+            return error.strerror or str(error) or type(error).__name__
+        case _:
+            return str(error) or type(error).__name__

@@ -1,0 +1,186 @@
+"""What can go wrong for a sender.
+
+    ArcError                        of arc_protocol: code, http_status, retryable, message, context
+    ├── CommandError                there is a command, but no result of it; has `command_id`
+    │   ├── CommandFailed               it ended FAILED; `code` and `details` are its handler's
+    │   │   └── CommandCancelled        CANCELLED
+    │   ├── CommandExpired              COMMAND_EXPIRED: its deadline passed first
+    │   ├── CommandTimeout              COMMAND_TIMEOUT: our wait ended, it goes on; has `state`
+    │   ├── UploadFailed                UPLOAD_FAILED: its params did not reach the server
+    │   └── ResultUnreadable            RESULT_UNREADABLE: done, but its result cannot be had
+    ├── NotAllowed
+    │   ├── TokenRefused            401 UNAUTHORIZED
+    │   └── AccessDenied            403 FORBIDDEN
+    ├── ServerUnreachable           SERVER_UNREACHABLE: no answer, as long as we tried    retryable
+    ├── UnexpectedAnswer            UNEXPECTED_ANSWER: not an answer of this protocol
+    ├── InvalidParams               INVALID_PARAMS: the params cannot be read or sent
+    └── ConfigurationError          CONFIGURATION_ERROR: a server URL or token that is of no use
+
+Everything else that the server refuses is raised as the class that arc_protocol.errors has for its
+code: InvalidCommand, CommandNotFound, IdempotencyKeyReused, PayloadTooLarge, RateLimited, …
+
+`context` may carry `command_id`, `idempotency_key` (send the same create again with it: it will not
+run twice), `status` (of the HTTP answer) and `retry_after` (seconds).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from arc_protocol import errors
+from arc_protocol.errors import ArcError
+from arc_protocol.lifecycle import CANCELLED
+from arc_protocol.types import ErrorResponse, State
+from arc_protocol.urls import redact
+
+_SHOWN_TEXT: Final = 200
+"""How many characters of a foreign error page are worth showing."""
+
+
+class CommandError(ArcError):
+    """There is a command, but no result of it."""
+
+    def __init__(self, message: str, /, *, command_id: str, **context: Any) -> None:
+        super().__init__(message, command_id=command_id, **context)
+        self.command_id = command_id
+
+
+class CommandFailed(CommandError):
+    """The command ended FAILED. `code` and `details` are those of its handler, or the server's."""
+
+    def __init__(
+        self, message: str, /, *, code: str, command_id: str, details: str | None = None
+    ) -> None:
+        super().__init__(message, command_id=command_id)
+        # The one error whose code is not known beforehand.
+        self.code = code  # pyright: ignore[reportAttributeAccessIssue]
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"command {self.command_id} failed: {self.code}: {self.message}"
+
+
+class CommandCancelled(CommandFailed):
+    """Somebody cancelled the command."""
+
+
+class CommandExpired(CommandError, errors.CommandExpired):
+    """The deadline passed before there was a result."""
+
+
+class CommandTimeout(CommandError):
+    """We stopped waiting. The command goes on: wait for it again, or cancel it."""
+
+    code = "COMMAND_TIMEOUT"
+
+    def __init__(self, message: str, /, *, command_id: str, state: State | None) -> None:
+        super().__init__(message, command_id=command_id, state=state)
+        self.state = state
+        """Where it stood when it was last seen; None when no status could be read at all."""
+
+
+class UploadFailed(CommandError):
+    """The params did not reach the server; the command waits for them and will not run."""
+
+    code = "UPLOAD_FAILED"
+
+
+class ResultUnreadable(CommandError):
+    """The command is done, but its result cannot be fetched, is damaged or is not JSON."""
+
+    code = "RESULT_UNREADABLE"
+
+
+class NotAllowed(ArcError):
+    """The server does not let this token do this."""
+
+
+class TokenRefused(NotAllowed, errors.Unauthorized):
+    """No token, or one that the server does not know."""
+
+
+class AccessDenied(NotAllowed, errors.Forbidden):
+    """A good token that does not cover this."""
+
+
+class ServerUnreachable(ArcError):
+    """The server gave no answer. Whether it got the request is not known."""
+
+    code = "SERVER_UNREACHABLE"
+    http_status = 503
+    retryable = True
+
+
+class UnexpectedAnswer(ArcError):
+    """The server, or something in front of it, answered what this protocol does not know."""
+
+    code = "UNEXPECTED_ANSWER"
+    http_status = 502
+
+
+class InvalidParams(ArcError):
+    """The params cannot be read or sent."""
+
+    code = "INVALID_PARAMS"
+    http_status = 400
+
+
+class ConfigurationError(ArcError):
+    """A server URL, token or certificate file that cannot be used."""
+
+    code = "CONFIGURATION_ERROR"
+    http_status = 400
+
+
+class _ErrorAnswer(msgspec.Struct):
+    """What every generation's error body has; the rest of it is optional."""
+
+    code: str
+    message: str
+
+
+_BY_CODE: Final[dict[str, type[ArcError]]] = {
+    kind.code: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, ArcError) and "code" in vars(kind)
+} | {"UNAUTHORIZED": TokenRefused, "FORBIDDEN": AccessDenied}
+_BY_STATUS: Final[dict[int, type[ArcError]]] = {
+    401: TokenRefused,
+    403: AccessDenied,
+    404: errors.NotFound,
+    405: errors.MethodNotAllowed,
+    408: errors.RequestTimeout,
+    413: errors.PayloadTooLarge,
+    429: errors.RateLimited,
+    503: errors.Unavailable,
+}
+
+
+def error_of(status: int, body: bytes, *, url: str, retry_after: float | None = None) -> ArcError:
+    """The error that an HTTP answer stands for: by its code, else by its status.
+
+    `context["is_ours"]` says whether the answer had an ARC error body. One without comes from
+    something in front of the server, and may be gone at the next try.
+    """
+    context = {"status": status, "retry_after": retry_after}
+    try:
+        answer = msgspec.json.decode(body, type=_ErrorAnswer)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        kind = _BY_STATUS.get(status, UnexpectedAnswer)
+        text = " ".join(body[: 4 * _SHOWN_TEXT].decode("utf-8", "replace").split())[:_SHOWN_TEXT]
+        message = f"HTTP {status} from {redact(url)}" + (f": {text}" if text else "")
+        return kind(message, is_ours=False, **context)
+    kind = _BY_CODE.get(answer.code) or _BY_STATUS.get(status, UnexpectedAnswer)
+    return kind(answer.message, is_ours=True, server_code=answer.code, **context)
+
+
+def failure_of(command_id: str, response: ErrorResponse | None) -> CommandFailed:
+    """The error that a FAILED command stands for."""
+    if response is None:
+        return CommandFailed("the server gives no reason", code="UNKNOWN", command_id=command_id)
+    kind = CommandCancelled if response.code == CANCELLED else CommandFailed
+    return kind(
+        response.message, code=response.code, details=response.details, command_id=command_id
+    )

@@ -1,0 +1,138 @@
+"""When to try again, and when to look again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from arc_client.errors import ServerUnreachable
+from arc_protocol.errors import ArcError
+from arc_protocol.lifecycle import full_jitter
+
+T = TypeVar("T")
+
+BACKOFF_SECONDS: Final = 0.2
+"""The first back-off is up to this long; each one after it up to twice the one before."""
+BACKOFF_CAP_SECONDS: Final = 5.0
+FIRST_INTERVAL_SECONDS: Final = 0.5
+"""How soon the public senders look again, and how they slow down: ×1.5 up to 5 s."""
+INTERVAL_FACTOR: Final = 1.5
+INTERVAL_CAP_SECONDS: Final = 5.0
+
+_TRANSIENT_STATUSES: Final = frozenset({408, 425, 429})
+_PERMANENT_STATUSES: Final = frozenset({501, 505})
+
+
+class Clock(Protocol):
+    """Time as the sender knows it: never the wall clock, which jumps."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Come back after that long."""
+        ...
+
+
+class SystemClock:
+    """The machine's monotonic clock."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Come back after that long."""
+        await asyncio.sleep(seconds)
+
+
+class Intervals:
+    """How long to sleep between looks at a server that does not hold the request: 0.5 s to 5 s."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_INTERVAL_SECONDS
+
+    def next(self) -> float:
+        """The next sleep, in seconds; each is longer than the one before, up to the cap."""
+        seconds = self._next
+        self._next = min(INTERVAL_CAP_SECONDS, seconds * INTERVAL_FACTOR)
+        return seconds
+
+    def reset(self) -> None:
+        """Begin again with the shortest."""
+        self._next = FIRST_INTERVAL_SECONDS
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed later: no answer, 408, 429 or 5xx."""
+    if isinstance(error, ServerUnreachable):
+        return True
+    status = error.context.get("status") if isinstance(error, ArcError) else None
+    if not isinstance(status, int):
+        return False
+    return status in _TRANSIENT_STATUSES or (status >= 500 and status not in _PERMANENT_STATUSES)
+
+
+def pause_after(error: BaseException | None) -> float:
+    """How many seconds the server asked for with `Retry-After`; 0 when it did not."""
+    seconds = error.context.get("retry_after") if isinstance(error, ArcError) else None
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+async def retried(
+    work: Callable[[], Awaitable[T]],
+    *,
+    clock: Clock,
+    until: float,
+    should_retry: Callable[[BaseException], bool] = is_transient,
+    tries: int | None = None,
+    on_retry: Callable[[BaseException], None] | None = None,
+) -> T:
+    """Do `work` until it succeeds, fails for good, or the next try would come after `until`.
+
+    Sleeps with full jitter, and at least as long as a `Retry-After` says. The last error is
+    raised as it is.
+    """
+
+    def error_of(state: RetryCallState) -> BaseException | None:
+        return state.outcome.exception() if state.outcome else None
+
+    def wait(state: RetryCallState) -> float:
+        backoff = full_jitter(
+            state.attempt_number - 1,
+            base_seconds=BACKOFF_SECONDS,
+            cap_seconds=BACKOFF_CAP_SECONDS,
+            source=_JITTER,
+        )
+        return max(backoff, pause_after(error_of(state)))
+
+    def stop(state: RetryCallState) -> bool:
+        if tries is not None and state.attempt_number >= tries:
+            return True
+        return clock.monotonic() + state.upcoming_sleep > until
+
+    def before_sleep(state: RetryCallState) -> None:
+        error = error_of(state)
+        if on_retry is not None and error is not None:
+            on_retry(error)
+
+    async def once() -> T:
+        return await work()
+
+    return await AsyncRetrying(
+        sleep=clock.sleep,
+        wait=wait,
+        stop=stop,
+        retry=retry_if_exception(should_retry),
+        before_sleep=before_sleep,
+        reraise=True,
+    )(once)
+
+
+_JITTER: Final = random.Random()  # noqa: S311  # spreads load, keeps no secret

@@ -1,0 +1,186 @@
+"""What a command is sent with: JSON, bytes, a file or a stream, as a body that can be sent again.
+
+A body knows its size before it is sent, and every retry sends the same bytes. What cannot be read
+twice (a pipe, a generator) is first written to a temporary file, unless it is small.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+import msgspec
+
+from arc_client.errors import InvalidParams
+
+CHUNK_BYTES: Final = 256 * 1024
+"""What is read and sent at once."""
+SPOOL_IN_MEMORY_BYTES: Final = 1024 * 1024
+"""Up to here, what can be read only once is kept in memory; a temporary file takes over then."""
+
+NO_PARAMS: Final = b"{}"
+"""What a command without params is sent with."""
+
+
+class Body:
+    """Bytes of a known size that can be read any number of times: in memory, or of a file.
+
+    One reader at a time.
+    """
+
+    def __init__(self, source: bytes | IO[bytes], *, start: int = 0, size: int) -> None:
+        self._source = source
+        self._start = start
+        self.size: Final = size
+
+    async def read(self) -> bytes:
+        """All of it. Raises InvalidParams when the file has become shorter meanwhile."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """From the beginning, in order, `size` bytes: what a file grew by meanwhile is left out.
+
+        Raises InvalidParams when the file has become shorter or cannot be read.
+        """
+        if isinstance(self._source, bytes):
+            for begin in range(0, self.size, CHUNK_BYTES):
+                yield self._source[begin : begin + CHUNK_BYTES]
+            return
+        try:
+            await asyncio.to_thread(self._source.seek, self._start)
+            left = self.size
+            while left:
+                chunk = await asyncio.to_thread(self._source.read, min(CHUNK_BYTES, left))
+                if not chunk:
+                    raise InvalidParams("the params became shorter while they were being sent")
+                left -= len(chunk)
+                yield chunk
+        except OSError as error:
+            raise InvalidParams(f"the params cannot be read: {error}") from error
+
+
+@asynccontextmanager
+async def body_of(params: Any) -> AsyncGenerator[Body]:
+    """Make a body of whatever a caller sends.
+
+    bytes-like objects are sent as they are; a `Path`, a binary file or an async iterable of bytes
+    is streamed; everything else (a `str` too) becomes JSON, with what msgspec adds: structs,
+    dataclasses, datetimes, UUIDs. A path is opened here and closed afterwards; a caller's own file
+    is read from where it stands and left open. Raises InvalidParams.
+    """
+    match params:
+        case bytes() | bytearray() | memoryview():
+            data = bytes(cast("bytes", params))
+            yield Body(data, size=len(data))
+        case Path():
+            with await asyncio.to_thread(open_file, params) as file:
+                body, spooled = await asyncio.to_thread(body_of_file, file)
+                try:
+                    yield body
+                finally:
+                    _close(spooled)
+        case AsyncIterable():
+            with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY_BYTES) as spool:
+                async for chunk in cast("AsyncIterable[bytes]", params):
+                    await _write(spool.write, chunk)
+                yield Body(cast("IO[bytes]", spool), size=spool.tell())
+        case _ if callable(getattr(params, "read", None)):
+            body, spooled = await asyncio.to_thread(body_of_file, params)
+            try:
+                yield body
+            finally:
+                _close(spooled)
+        case _:
+            yield _json_body(params)
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A file to send. Raises InvalidParams, naming it."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InvalidParams(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def body_of_file(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
+    """The rest of a binary file as a body, and a temporary file to close afterwards, if any.
+
+    A regular file is not read here; anything else is read to its end, which may take as long as
+    its writer does. Raises InvalidParams.
+    """
+    try:
+        size = _size_left(file)
+        if size is not None:
+            return Body(file, start=file.tell(), size=size), None
+        return _spooled(file)
+    except (OSError, ValueError) as error:
+        raise InvalidParams(f"the params cannot be read: {error}") from error
+
+
+def _spooled(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
+    """Read a stream to its end: into memory while it is small, else into a temporary file."""
+    head = bytearray()
+    while len(head) <= SPOOL_IN_MEMORY_BYTES:
+        chunk = _bytes_of(file.read(CHUNK_BYTES))
+        if not chunk:
+            return Body(bytes(head), size=len(head)), None
+        head += chunk
+    spool = tempfile.TemporaryFile()  # noqa: SIM115  # its life is the caller's to end
+    try:
+        size = spool.write(head)
+        del head
+        while chunk := _bytes_of(file.read(CHUNK_BYTES)):
+            size += spool.write(chunk)
+    except BaseException:
+        spool.close()
+        raise
+    return Body(spool, size=size), spool
+
+
+def _size_left(file: IO[bytes]) -> int | None:
+    """How many bytes a file still has; None when it cannot be read twice."""
+    try:
+        about = os.fstat(file.fileno())
+    except (OSError, AttributeError):  # BytesIO and the like have no descriptor
+        if not file.seekable():
+            return None
+        here = file.tell()
+        size = file.seek(0, os.SEEK_END) - here
+        file.seek(here)
+        return max(0, size)
+    if not stat.S_ISREG(about.st_mode):
+        return None
+    return max(0, about.st_size - file.tell())
+
+
+def _bytes_of(chunk: Any) -> bytes:
+    """Refuse a text file, whose size in bytes and in characters differ."""
+    if not isinstance(chunk, bytes):
+        raise InvalidParams("the params are a text file; open it in binary mode")
+    return chunk
+
+
+def _json_body(params: Any) -> Body:
+    """Params as JSON. Raises InvalidParams when they have no form in JSON."""
+    try:
+        data = msgspec.json.encode(params)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidParams(f"the params have no form in JSON: {error}") from error
+    return Body(data, size=len(data))
+
+
+async def _write(write: Callable[[bytes], int], chunk: bytes) -> None:
+    """Write to what may be a disk, without holding up the loop."""
+    await asyncio.to_thread(write, chunk)
+
+
+def _close(file: IO[bytes] | None) -> None:
+    """Close a temporary file, which removes it."""
+    if file is not None:
+        file.close()

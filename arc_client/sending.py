@@ -1,0 +1,153 @@
+"""Bringing a command to the server: create it, and upload its params when they are large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from arc_client.connection import Connection
+from arc_client.errors import InvalidParams, UploadFailed
+from arc_client.pace import Clock, retried
+from arc_client.params import Body
+from arc_client.transfer import upload
+from arc_client.watch import Watch
+from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge
+from arc_protocol.types import (
+    CreateCommandRequest,
+    CreateCommandResponse,
+    State,
+    StorageUpload,
+    UploadCompleteRequest,
+    UploadCompleteResponse,
+)
+
+T = TypeVar("T")
+
+UPLOAD_TRIES: Final = 5
+"""How often an upload is tried, each time to a fresh URL."""
+
+
+class Sending:
+    """One command on its way to the server. The key lets every step be repeated."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: CreateCommandRequest,
+        body: Body,
+        *,
+        clock: Clock,
+        retry_seconds: float,
+        watch: Watch,
+    ) -> None:
+        self._connection = connection
+        self._request = request
+        self._body = body
+        self._clock = clock
+        self._retry_seconds = retry_seconds
+        self._watch = watch
+        self._location: tuple[StorageUpload, str] | None = None
+        """Where to upload to, and the URL that said so."""
+
+    async def create(self) -> CreateCommandResponse:
+        """Create the command, or learn where it stands when it was created before.
+
+        Raises what the server refuses, or what went wrong until the patience ended.
+        """
+        url = self._connection.url("commands")
+        answer = await self._retried(
+            lambda: self._connection.call("POST", url, CreateCommandResponse, message=self._request)
+        )
+        if answer.storage_upload is not None:
+            self._location = answer.storage_upload, url
+        return answer
+
+    async def upload(self, created: CreateCommandResponse) -> CreateCommandResponse:
+        """Upload the params that a command waits for, and say so.
+
+        Before every further try the create is sent again: that gets a fresh URL, or the news that
+        the params are there already. Raises UploadFailed, and what `create` does.
+        """
+        answer: CreateCommandResponse | None = created
+
+        async def attempt() -> CreateCommandResponse:
+            nonlocal answer
+            latest, answer = answer or await self.create(), None
+            if latest.state is not State.PENDING_UPLOAD:
+                return latest
+            await self._put(latest.command_id)
+            return await self._complete(latest)
+
+        return await retried(
+            attempt,
+            clock=self._clock,
+            until=math.inf,
+            should_retry=_is_worth_another_upload,
+            tries=UPLOAD_TRIES,
+            on_retry=self._tell,
+        )
+
+    async def _put(self, command_id: str) -> None:
+        """PUT the params where the server wants them. Raises UploadFailed, InvalidParams."""
+        if self._location is None:
+            raise UploadFailed(
+                "the server does not say where to upload the params",
+                command_id=command_id,
+                is_final=True,
+            )
+        where, told_by = self._location
+        try:
+            await upload(self._connection, where.put_request, told_by, self._body, self._watch)
+        except InvalidParams:
+            raise
+        except ArcError as error:
+            raise _upload_failed(command_id, error) from error
+
+    async def _complete(self, latest: CreateCommandResponse) -> CreateCommandResponse:
+        """Say that the params are there. Raises UploadFailed when the server does not find them."""
+        url = self._connection.url("commands", latest.command_id, "upload-complete")
+        message = UploadCompleteRequest(size=self._body.size)
+        try:
+            answer = await self._retried(
+                lambda: self._connection.call("POST", url, UploadCompleteResponse, message=message)
+            )
+        except InvalidStateTransition:  # said before, and the answer got lost; or it has ended
+            return await self.create()
+        except InvalidCommand as error:
+            raise _upload_failed(latest.command_id, error) from error
+        return CreateCommandResponse(
+            command_id=latest.command_id,
+            state=answer.state,
+            inline_allowed_up_to=latest.inline_allowed_up_to,
+            next="poll",
+        )
+
+    async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a request of ours for as long as the patience lasts."""
+        return await retried(
+            work,
+            clock=self._clock,
+            until=self._clock.monotonic() + self._retry_seconds,
+            on_retry=self._tell,
+        )
+
+    def _tell(self, error: BaseException) -> None:
+        """Pass on that something is about to be tried again."""
+        if isinstance(error, ArcError):
+            self._watch.retrying(error)
+
+
+def _upload_failed(command_id: str, error: ArcError) -> UploadFailed:
+    """The same, as a matter of this command's params."""
+    return UploadFailed(
+        f"the params cannot be uploaded: {error.message}",
+        command_id=command_id,
+        is_final=isinstance(error, PayloadTooLarge),
+        retry_after=error.context.get("retry_after"),
+    )
+
+
+def _is_worth_another_upload(error: BaseException) -> bool:
+    """Whether a fresh URL, or just another try, may help."""
+    return isinstance(error, UploadFailed) and not error.context.get("is_final", False)

@@ -1,0 +1,235 @@
+"""Bodies to and from blob storage: presigned PUT and GET, streamed, without a token."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, NamedTuple
+
+import aiohttp
+import msgspec
+
+from arc_client.connection import CONNECT_SECONDS, Connection, answered, translated
+from arc_client.errors import InvalidParams, ResultUnreadable, ServerUnreachable, UnexpectedAnswer
+from arc_client.pace import Clock, is_transient, retried
+from arc_client.params import CHUNK_BYTES, Body
+from arc_client.watch import Watch
+from arc_protocol.errors import ArcError, InvalidEnvelope
+from arc_protocol.types import HttpBackend, LocalBackend, PresignedRequest
+from arc_protocol.urls import resolve
+
+STALL_SECONDS: Final = 60.0
+"""A transfer that moves nothing for so long is given up and tried again."""
+TRIES: Final = 6
+"""How often a transfer is tried without getting any further; the window of time applies too."""
+REFUSALS: Final = 2
+"""How often a fresh URL may be refused before we believe it."""
+
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-")
+
+
+class Location(NamedTuple):
+    """Where a body is to be fetched: the request, the URL it was told by, and the body's size."""
+
+    request: PresignedRequest
+    told_by: str
+    size: int | None
+
+
+async def upload(
+    connection: Connection, request: PresignedRequest, told_by: str, body: Body, watch: Watch
+) -> None:
+    """PUT a body to a presigned URL, once.
+
+    Raises ServerUnreachable, what the storage answered, InvalidParams when the body cannot be
+    read, and UnexpectedAnswer when the request is not for us.
+    """
+    backend = backend_of(request, told_by)
+    unreadable: InvalidParams | None = None
+    loop = asyncio.get_running_loop()
+
+    async def chunks(stall: asyncio.Timeout) -> AsyncIterator[bytes]:
+        nonlocal unreadable
+        sent = 0
+        watch.uploading(sent, body.size)
+        try:
+            async for chunk in body.chunks():
+                yield chunk
+                sent += len(chunk)
+                stall.reschedule(loop.time() + STALL_SECONDS)
+                watch.uploading(sent, body.size)
+        except InvalidParams as error:
+            unreadable = error
+            raise
+
+    try:
+        with translated(backend.url):
+            async with (
+                asyncio.timeout(STALL_SECONDS) as stall,
+                connection.request(
+                    backend.method,
+                    backend.url,
+                    headers={**backend.headers, "Content-Length": str(body.size)},
+                    data=chunks(stall),
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                ) as response,
+            ):
+                data = await response.read()
+    except ServerUnreachable:
+        if unreadable is not None:  # to aiohttp it is a connection that broke
+            raise unreadable from None
+        raise
+    if not 200 <= response.status < 300:
+        raise answered(response, data)
+
+
+class Download:
+    """The bytes of a body, each once and in order, whatever happens to the connection.
+
+    After a break it goes on from where it was (a Range request, or by skipping what it has), with
+    a fresh presigned URL each time: the old one may have expired. Iterate it, and close it.
+    Raises ResultUnreadable when it cannot be had whole.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        locate: Callable[[], Awaitable[Location]],
+        *,
+        command_id: str,
+        clock: Clock,
+        retry_seconds: float,
+        watch: Watch,
+    ) -> None:
+        """`locate` reads the status anew; called before the first byte and after each break."""
+        self._connection = connection
+        self._locate = locate
+        self._command_id = command_id
+        self._clock = clock
+        self._retry_seconds = retry_seconds
+        self._watch = watch
+        self._response: aiohttp.ClientResponse | None = None
+        self._received = 0
+        self._size: int | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        refusals = 0
+
+        def should_retry(error: BaseException) -> bool:
+            nonlocal refusals
+            if isinstance(error, ResultUnreadable) or not isinstance(error, ArcError):
+                return False
+            refusals += not is_transient(error)
+            return refusals < REFUSALS
+
+        try:
+            chunk = await retried(
+                self._next,
+                clock=self._clock,
+                until=self._clock.monotonic() + self._retry_seconds,
+                should_retry=should_retry,
+                tries=TRIES,
+                on_retry=self._tell,
+            )
+        except ResultUnreadable:
+            raise
+        except ArcError as error:
+            raise self._unreadable(f"cannot be fetched: {error.message}") from error
+        if chunk:
+            return chunk
+        await self.aclose()
+        if self._size is not None and self._received != self._size:
+            raise self._unreadable(f"has {self._received} bytes instead of {self._size}")
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Give up the connection."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
+
+    async def _next(self) -> bytes:
+        """The next chunk, of a new connection if need be; empty at the end."""
+        try:
+            if self._response is None:
+                self._response = await self._connect()
+            with translated(str(self._response.url)):
+                chunk = await self._response.content.read(CHUNK_BYTES)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._received += len(chunk)
+        if self._size is not None and self._received > self._size:
+            raise self._unreadable(f"has more than the {self._size} bytes it was said to have")
+        if chunk:
+            self._watch.downloading(self._received, self._size)
+        return chunk
+
+    async def _connect(self) -> aiohttp.ClientResponse:
+        """Ask for what is still missing, and stand at its beginning."""
+        location = await self._locate()
+        self._size = location.size
+        backend = backend_of(location.request, location.told_by)
+        headers = {"Accept-Encoding": "identity", **backend.headers}
+        if self._received:
+            headers["Range"] = f"bytes={self._received}-"
+        with translated(backend.url):
+            response = await self._connection.request(
+                backend.method,
+                backend.url,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS
+                ),
+            ).__aenter__()
+            try:
+                await self._stand_at(response, self._received)
+            except BaseException:
+                response.close()
+                raise
+        return response
+
+    async def _stand_at(self, response: aiohttp.ClientResponse, position: int) -> None:
+        """Skip what an answer repeats. Raises what it says when it is no success."""
+        if response.status == 206:
+            begin = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+            if begin is None or int(begin[1]) != position:
+                raise UnexpectedAnswer("the storage answered another range than it was asked for")
+            return
+        if response.status != 200:
+            raise answered(response, await response.read())
+        if self._size is None:
+            self._size = response.content_length
+        while position:
+            skipped = len(await response.content.read(min(position, CHUNK_BYTES)))
+            if not skipped:
+                raise UnexpectedAnswer("the storage answered with less than it did before")
+            position -= skipped
+
+    def _tell(self, error: BaseException) -> None:
+        """Pass on that something is about to be tried again."""
+        if isinstance(error, ArcError):
+            self._watch.retrying(error)
+
+    def _unreadable(self, why: str) -> ResultUnreadable:
+        """The result cannot be had."""
+        return ResultUnreadable(f"the result {why}", command_id=self._command_id)
+
+
+def backend_of(request: PresignedRequest, told_by: str) -> HttpBackend:
+    """The HTTP request of a presigned one, its URL absolute.
+
+    `told_by` is the URL whose answer it came with; a relative one is resolved against it. Raises
+    UnexpectedAnswer for a file path and for what is not http(s).
+    """
+    if isinstance(request.backend, LocalBackend):
+        raise UnexpectedAnswer("the server hands out a path on its own disk, which only it can use")
+    try:
+        url = resolve(told_by, request.backend.url)
+    except InvalidEnvelope as error:
+        raise UnexpectedAnswer(f"the server hands out a URL that is none: {error}") from error
+    return msgspec.structs.replace(request.backend, url=url)

@@ -1,0 +1,110 @@
+"""Waiting for a command to end: by long poll, or by looking now and then."""
+
+# ruff: noqa: ASYNC109  # this time-out ends a wait and nothing else: the command goes on
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from arc_client.connection import Connection
+from arc_client.errors import CommandTimeout
+from arc_client.pace import Clock, Intervals, is_transient, pause_after
+from arc_client.watch import Watch
+from arc_protocol.errors import ArcError
+from arc_protocol.lifecycle import TERMINAL
+from arc_protocol.types import CommandStatus, State
+from arc_runtime.durations import format_duration
+
+POLL_SECONDS: Final = 30
+"""How long one status request asks the server to hold it: below what proxies cut off at."""
+ANSWER_SECONDS: Final = 10.0
+"""How much longer the answer to it may take."""
+
+_HELD: Final = 0.8
+"""A server that keeps a request for this part of what it was asked does wait for us; one that
+answers sooner is asked again after a pause."""
+_OVERTIME_SECONDS: Final = 1.0
+"""How long the last request of a wait may take past its end."""
+
+
+async def look(
+    connection: Connection, command_id: str, *, wait_seconds: int, limit_seconds: float
+) -> CommandStatus:
+    """One status request, held by the server for up to `wait_seconds` while nothing is decided."""
+    url = connection.url(
+        "commands", command_id, query={"waitSeconds": wait_seconds} if wait_seconds else None
+    )
+    return await connection.call("GET", url, CommandStatus, limit_seconds=limit_seconds)
+
+
+async def until_end(
+    connection: Connection,
+    command_id: str,
+    *,
+    timeout: float | None,
+    clock: Clock,
+    watch: Watch,
+) -> CommandStatus:
+    """The status of a command once it is terminal.
+
+    A request that fails in passing ends nothing while there is time left, and the last look is
+    taken when the time is over. Raises CommandTimeout, and what the server refuses for good.
+    """
+    ends_at = math.inf if timeout is None else clock.monotonic() + timeout
+    intervals = Intervals()
+    state: State | None = None
+    while True:
+        asked_at = clock.monotonic()
+        left = max(0.0, ends_at - asked_at)
+        wait_seconds = int(min(POLL_SECONDS, left))
+        problem: ArcError | None = None
+        try:
+            status = await look(
+                connection,
+                command_id,
+                wait_seconds=wait_seconds,
+                limit_seconds=min(wait_seconds + ANSWER_SECONDS, left + _OVERTIME_SECONDS),
+            )
+        except ArcError as error:
+            if not _may_pass(error):
+                raise
+            problem = error
+            watch.retrying(error)
+            pause = max(intervals.next(), pause_after(error))
+        else:
+            watch.looked(status)
+            state = status.state
+            if state in TERMINAL:
+                return status
+            is_held = wait_seconds and clock.monotonic() - asked_at >= _HELD * wait_seconds
+            if is_held:
+                intervals.reset()
+            pause = 0.0 if is_held else intervals.next()
+        left = ends_at - clock.monotonic()
+        if left <= 0:
+            raise _timed_out(command_id, timeout, state, problem) from problem
+        if pause:
+            await clock.sleep(min(pause, left))
+
+
+def _may_pass(error: ArcError) -> bool:
+    """Whether a failure need not be the server's last word on this command.
+
+    What has no error body of ours comes from something in front of the server, which answers so
+    while the server is being replaced.
+    """
+    return is_transient(error) or not error.context.get("is_ours", False)
+
+
+def _timed_out(
+    command_id: str, timeout: float | None, state: State | None, problem: ArcError | None
+) -> CommandTimeout:
+    """Say what is known at the end of a wait."""
+    stands = f"is still {state}" if state else "is not done as far as is known"
+    asked = f"; the server could not be asked at the end: {problem.message}" if problem else ""
+    return CommandTimeout(
+        f"command {command_id} {stands} after {format_duration(timeout or 0)}{asked}",
+        command_id=command_id,
+        state=state,
+    )

@@ -1,0 +1,25 @@
+"""What a caller may want to see while a command is on its way."""
+
+from __future__ import annotations
+
+from arc_protocol.errors import ArcError
+from arc_protocol.types import CommandStatus, CreateCommandResponse
+
+
+class Watch:
+    """Told of everything that happens; does nothing. Override what you need, and return quickly."""
+
+    def created(self, answer: CreateCommandResponse) -> None:
+        """The server has the command (not yet its params, when `next` is `upload`)."""
+
+    def uploading(self, sent: int, total: int) -> None:
+        """So many bytes of the params went out. Begins again at 0 when the upload does."""
+
+    def looked(self, status: CommandStatus) -> None:
+        """A status was read while waiting."""
+
+    def downloading(self, received: int, total: int | None) -> None:
+        """So many bytes of the result came in; None when the server does not say how many."""
+
+    def retrying(self, error: ArcError) -> None:
+        """Something failed in passing and is about to be tried again."""

@@ -1,0 +1,18 @@
+"""A fake server for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from .fake_server import FakeServer, echo, fail
+
+
+@pytest.fixture(params=[True, False], ids=["parts 1 and 2", "part 1 only"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[FakeServer]:
+    """A server with an `echo` and a `fail` handler, of both kinds in turn."""
+    fake = FakeServer(knows_part_2=request.param, handlers={"echo": echo, "fail": fail})
+    await fake.start()
+    yield fake
+    await fake.stop()
