@@ -34,7 +34,7 @@
     ├── TransportDispatchFailed       502 TRANSPORT_DISPATCH_FAILED           retryable
     │   └── TransportDispatchRejected     TRANSPORT_DISPATCH_REJECTED
     └── Unavailable                   503 UNAVAILABLE                         retryable
-        └── StoreUnavailable              UNAVAILABLE
+        └── StoreUnavailable              UNAVAILABLE                         retryable
 
 Source: protocol.md 1.2; NOT_FOUND, METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, RANGE_NOT_SATISFIABLE and
 HEADERS_TOO_LARGE are ours, for the framework's own answers.

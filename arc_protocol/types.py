@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64encode
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -23,11 +24,16 @@ DEFAULT_LEASE_SECONDS: Final = 60
 MAX_WAIT_SECONDS: Final = 60
 MAX_NAME_LENGTH: Final = 256
 
-_NO_CONTROLS: Final = r"\A[^\x00-\x1f\x7f-\x9f]+\Z"
+MAX_SCHEMA_DEPTH: Final = 100
+"""Of a handler's `paramsSchema`: what was read must be writable too, at any depth of the stack."""
 
+_NO_CONTROLS: Final = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
+
+Label = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH, pattern=_NO_CONTROLS)]
+"""Up to 256 characters, no control characters; may be empty."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=_NO_CONTROLS)]
 """A deployment, command, target or agent name: 1 to 256 characters, no control characters."""
-IdempotencyKey = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH)]
+IdempotencyKey = Label
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 """RFC 3339 with any offset on input, always UTC with `Z` on output. Never without an offset."""
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -158,7 +164,8 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     params: BodySpec
     deadline: Timestamp | None = None
     idempotency_key: IdempotencyKey | None = None
-    target_resource_id: str | None = None
+    target_resource_id: Label | None = None
+    """Empty is a target that does not exist, not the default."""
     max_attempts: int | None = None
 
 
@@ -327,19 +334,27 @@ class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class HandlerInfo(Message, frozen=True, kw_only=True):
-    """A handler that an agent offers."""
+    """A handler that an agent offers. Raises ValueError for a schema nested too deeply."""
 
-    name: str
+    name: Name
     description: str | None = None
     params_schema: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        level: list[Any] = [self.params_schema]
+        for _ in range(MAX_SCHEMA_DEPTH):
+            level = [inner for value in level for inner in _inner(value)]
+            if not level:
+                return
+        raise ValueError(f"paramsSchema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
 
 
 class AgentRegistration(Message, frozen=True, kw_only=True):
     """PUT /agents/{agentId}. The id is of one process start, never a host name."""
 
     deployment_id: Name
-    version: str
-    hostname: str
+    version: Label
+    hostname: Label
     handlers: Annotated[list[HandlerInfo], msgspec.Meta(max_length=1_000)]
     target: CommandTarget | None = None
 
@@ -387,6 +402,9 @@ class ErrorBody(Message, frozen=True, kw_only=True):
 
 T = TypeVar("T")
 
+_MAX_ECHO: Final = 200
+"""How much of what msgspec says is passed on: it quotes values of any length."""
+_MISSING_FIELD: Final = "Object missing required field `"
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 _FINAL_QUADS: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}
@@ -407,6 +425,7 @@ def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
     if decoder is None:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
     try:
+        _refuse_other_than_utf8(data)
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         message, field = split_path(str(error))
@@ -423,8 +442,29 @@ def split_path(text: str) -> tuple[str, str | None]:
     """Split what msgspec says into the message and the path of the field, `params.size`."""
     message, found, path = text.rpartition(" - at `")
     if not found:
-        return text, None
-    return message, path.rstrip("`").removeprefix("$").removeprefix(".") or None
+        message, path = text, ""
+    field = path.rstrip("`").removeprefix("$").removeprefix(".")
+    if message.startswith(_MISSING_FIELD):
+        missing = message.removeprefix(_MISSING_FIELD).removesuffix("`")
+        return message, f"{field}.{missing}" if field else missing
+    if message.endswith(f"matching regex {_NO_CONTROLS!r}"):
+        message = "must not contain control characters"
+    if len(message) > _MAX_ECHO:
+        message = f"{message[:_MAX_ECHO]}…"
+    return message, field or None
+
+
+def _refuse_other_than_utf8(data: bytes | bytearray | memoryview) -> None:
+    """msgspec looks at the text that it keeps only. Raises UnicodeDecodeError."""
+    if isinstance(data, memoryview) or not data.isascii():
+        str(data, "utf-8")
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    """What a JSON value holds directly."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 def decode_base64(text: str) -> bytes:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from arc_protocol.errors import InvalidEnvelope
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REDACTED: Final = "***"
+_AMBIGUOUS: Final = re.compile(r"[\x00-\x20\x7f\\]")
+"""Characters that no URL has; parsers trim or drop them, and see another host then."""
+_QUERY_NAME: Final = re.compile(r"[\w.~%\[\]+-]{0,64}", re.ASCII)
 
 
 def resolve(lease_url: str, reference: str) -> str:
@@ -18,6 +22,8 @@ def resolve(lease_url: str, reference: str) -> str:
     InvalidEnvelope for anything that is not http(s) with a host, `//host/path` included: a
     reference must never silently leave the origin it came from.
     """
+    if not reference or _AMBIGUOUS.search(reference):
+        raise InvalidEnvelope("url: empty, or with characters that no URL has")
     if reference.startswith("//"):
         raise InvalidEnvelope("url: has no scheme", url=redact(reference))
     try:
@@ -37,7 +43,8 @@ def origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     if parts.hostname is None or parts.scheme not in _DEFAULT_PORTS:
         raise ValueError("not an http(s) URL")
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS[parts.scheme]
+    port = _DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    return parts.scheme, parts.hostname, port
 
 
 def same_origin(one: str, other: str) -> bool:
@@ -55,14 +62,15 @@ def redact(url: str) -> str:
         netloc = parts.netloc.rpartition("@")[2]
         if "@" in parts.netloc:
             netloc = f"{_REDACTED}@{netloc}"
-        query = "&".join(
-            f"{quote(name)}={_REDACTED}"
-            for name, _ in parse_qsl(parts.query, keep_blank_values=True)
-        )
-        if parts.query and not query:
-            query = _REDACTED
+        query = "&".join(map(_redact_pair, parts.query.split("&"))) if parts.query else ""
         return urlunsplit(
             (parts.scheme, netloc, parts.path, query, _REDACTED if parts.fragment else "")
         )
     except ValueError:
         return "(a URL that cannot be parsed)"
+
+
+def _redact_pair(pair: str) -> str:
+    """`name=value` without its value; without the name too where it may be the secret."""
+    name, has_value, _ = pair.partition("=")
+    return f"{name}={_REDACTED}" if has_value and _QUERY_NAME.fullmatch(name) else _REDACTED
