@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any, Final
 
 import structlog
@@ -28,6 +29,8 @@ WATCH_SECONDS: Final = 1.0
 """How often connections are looked at for clients that are too slow."""
 LINGER_SECONDS: Final = 5.0
 """For how long the rest of a refused body is read, so that the client sees why."""
+BACKLOG: Final = 1024
+"""Connections that the kernel holds until they are accepted."""
 READ_BUFFER_BYTES: Final = 1 << 17
 MAX_REFUSALS: Final = 200
 """Connections past the limit that are told so at a time; more are cut off."""
@@ -189,14 +192,10 @@ class HttpServer(web.Server):
         """The same, or a refusal when there are too many."""
         return self() if len(self._open) < self.limits.max_connections else Refusal(self)
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Begin to serve. The address it serves on: port 0 picks one. Raises OSError."""
-        self._listener = await self._loop.create_server(
-            self.accept, host, port, backlog=1024, reuse_address=True
-        )
+    async def listen(self, listener: socket.socket) -> None:
+        """Begin to serve on a bound socket. Raises OSError."""
+        self._listener = await self._loop.create_server(self.accept, sock=listener, backlog=BACKLOG)
         self._watching = self._loop.create_task(self._watch())
-        address = self._listener.sockets[0].getsockname()
-        return address[0], address[1]
 
     def stop_listening(self) -> None:
         """Take no new connection, close the idle ones, and the others after their next answer."""
@@ -207,11 +206,11 @@ class HttpServer(web.Server):
             if connection.is_idle:
                 connection.force_close()
 
-    async def close(self) -> None:
-        """Let requests in progress end within the drain time, then cut off what is left."""
+    async def close(self, drain_seconds: float) -> None:
+        """Let requests in progress end within that time, then cut off what is left."""
         self.stop_listening()
         try:
-            async with asyncio.timeout(self.limits.drain_seconds):
+            async with asyncio.timeout(drain_seconds):
                 while self._open:
                     self._all_closed.clear()
                     await self._all_closed.wait()

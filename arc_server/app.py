@@ -1,0 +1,258 @@
+"""The composition root: a configuration in, a running server out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from arc_server.auth.callers import Authenticator
+from arc_server.blobs.keys import KeysUnusable, Signer
+from arc_server.blobs.local import LocalBlobStore
+from arc_server.clock import SystemClock
+from arc_server.commands import CommandService
+from arc_server.config import ServerConfig, listen_address
+from arc_server.configured import command_limits, deployments, push_limits, sweep_limits
+from arc_server.dispatch.http import HttpDispatcher
+from arc_server.dispatch.outbox import Outbox
+from arc_server.http import agents, blobs, commands, health, leases
+from arc_server.http.application import Application
+from arc_server.http.base_urls import BaseUrls, with_prefix
+from arc_server.http.routing import Route
+from arc_server.http.server import HttpServer
+from arc_server.ports import Clock, CommandStore
+from arc_server.store.refusals import StoreRefused
+from arc_server.store.sqlite import SqliteStore
+from arc_server.sweeper import Sweeper
+from arc_server.wakeups import Wakeups
+
+log = structlog.get_logger(__name__)
+
+DATABASE: Final = "arc.db"
+KEYS: Final = "keys"
+BLOBS: Final = "blobs"
+"""What the data directory holds."""
+PUSH_STOP_SECONDS: Final = 1.0
+"""How long sends in progress may take when the server stops; they are owed still, and go out again
+after the restart."""
+
+
+class CannotStart(Exception):
+    """Why the server does not start, in one line for the terminal. Nothing was changed."""
+
+
+class StoreFailed(Exception):
+    """The database can be relied on no longer; only opening it anew tells what it holds."""
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server is made of, as its routes need it."""
+
+    store: CommandStore
+    blobs: LocalBlobStore
+    signer: Signer
+    clock: Clock
+    wakeups: Wakeups
+    service: CommandService
+
+
+def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
+    """Every route of the server."""
+    return (
+        *commands.routes(parts.service),
+        *leases.routes(parts.service, parts.signer, parts.clock),
+        *agents.routes(parts.service),
+        *blobs.routes(parts.blobs, parts.signer, parts.clock, config.commands.max_blob_bytes),
+        *health.routes(parts.store, lambda: parts.wakeups.is_closed),
+    )
+
+
+class RunningServer:
+    """A server that serves. `failure` is done when it can go on no longer."""
+
+    def __init__(self, url: str, parts: Parts) -> None:
+        self.url = url
+        """Scheme, host and port that it listens on."""
+        self.parts = parts
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Never a result, only an exception."""
+
+    def reload(self) -> None:
+        """Read the signing keys again."""
+        self.parts.signer.reload()
+
+    def fail(self, error: BaseException) -> None:
+        """It can go on no longer."""
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+
+@asynccontextmanager
+async def serving(
+    config: ServerConfig, clock: Clock | None = None
+) -> AsyncGenerator[RunningServer]:
+    """A server for as long as the context lasts; it is drained and closed at its end.
+
+    Raises CannotStart before anything was touched, SettingsError for a bad token file.
+    """
+    clock = clock or SystemClock()
+    known = deployments(config)
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(contextlib.closing(bind(config)))
+        url = _url(listener)
+        store = await open_store(config.data_dir, exclusive=True)
+        stack.push_async_callback(store.close)
+        signer, blob_store = _open_files(config.data_dir)
+        stack.push_async_callback(blob_store.close)
+        for deployment in known:
+            await store.put_deployment(deployment, clock.now())
+        wakeups = Wakeups()
+        service = CommandService(
+            store=store,
+            blobs=blob_store,
+            links=signer,
+            clock=clock,
+            wakeups=wakeups,
+            limits=command_limits(config),
+        )
+        stack.push_async_callback(service.finish)
+        parts = Parts(
+            store=store,
+            blobs=blob_store,
+            signer=signer,
+            clock=clock,
+            wakeups=wakeups,
+            service=service,
+        )
+        application = Application(
+            all_routes(parts, config),
+            authenticator=Authenticator(
+                store,
+                clock,
+                cache_seconds=config.auth.token_cache_seconds,
+                no_auth=config.auth.disabled,
+            ),
+            limits=config.http,
+            base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
+        )
+        server = RunningServer(url, parts)
+        dispatcher = HttpDispatcher(config.push.timeout_seconds)
+        stack.push_async_callback(dispatcher.close)
+        outbox = Outbox(
+            store=store,
+            service=service,
+            dispatcher=dispatcher,
+            clock=clock,
+            wakeups=wakeups,
+            limits=push_limits(config),
+            base_url=with_prefix(config.public_url or url),
+        )
+        sweeper = Sweeper(store=store, service=service, clock=clock, limits=sweep_limits(config))
+        _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
+        _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
+        _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
+        http = HttpServer(application, config.http)
+        await http.listen(listener)
+        stack.push_async_callback(_close, http, server)
+        stack.callback(wakeups.close)
+        stack.callback(http.stop_listening)
+        yield server
+    log.info("server.stopped")
+
+
+def bind(config: ServerConfig) -> socket.socket:
+    """The socket to serve on: before anything else, so that a taken port leaves all untouched.
+
+    Raises CannotStart.
+    """
+    host, port = listen_address(config)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise CannotStart(f"listen: {config.listen}: {error.strerror}") from None
+    return listener
+
+
+async def open_store(data_dir: Path, *, exclusive: bool) -> SqliteStore:
+    """The database of a data directory, made if it is not there. Raises CannotStart."""
+    _make_data_dir(data_dir)
+    try:
+        return await SqliteStore.open(data_dir / DATABASE, exclusive=exclusive)
+    except StoreRefused as error:
+        raise CannotStart(f"data_dir: {error}") from None
+    except OSError as error:
+        raise CannotStart(f"data_dir: {data_dir}: {error.strerror}") from None
+
+
+def _make_data_dir(data_dir: Path) -> None:
+    """Make it, for this user alone. Raises CannotStart when it cannot be made or written."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotStart(f"data_dir: {data_dir}: {error.strerror}") from None
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise CannotStart(f"data_dir: {data_dir}: not writable")
+
+
+def _open_files(data_dir: Path) -> tuple[Signer, LocalBlobStore]:
+    """Keys and blobs. Raises CannotStart."""
+    try:
+        signer = Signer(data_dir / KEYS)
+        return signer, LocalBlobStore(data_dir / BLOBS, signer)
+    except KeysUnusable as error:
+        raise CannotStart(f"data_dir: {error}") from None
+    except OSError as error:
+        raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
+
+
+async def _until_failed(store: SqliteStore) -> None:
+    """Raise as soon as the store has failed for good: the process stops then, and is restarted."""
+    raise StoreFailed(await store.wait_failed())
+
+
+async def _close(http: HttpServer, server: RunningServer) -> None:
+    """End the requests in progress; at once when nothing good can come of them."""
+    await http.close(0 if server.failure.done() else http.limits.drain_seconds)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _in_background(
+    stack: AsyncExitStack,
+    server: RunningServer,
+    name: str,
+    loop: Coroutine[Any, Any, None],
+    *,
+    patience_seconds: float,
+) -> None:
+    """Run a loop until the stack is unwound; should it end with an error, the server does."""
+    task = asyncio.get_running_loop().create_task(loop, name=name)
+
+    def ended(done: asyncio.Task[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            log.error("server.loop_failed", loop=name, exc_info=error)
+            server.fail(error)
+
+    async def end() -> None:
+        await asyncio.wait((task,), timeout=patience_seconds)
+        task.cancel()
+        await asyncio.wait((task,))
+
+    task.add_done_callback(ended)
+    stack.push_async_callback(end)

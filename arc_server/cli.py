@@ -1,0 +1,292 @@
+"""`arc-server`: serve, tokens, keys, check-config.
+
+Exit codes: 0 done; 1 it failed while it ran, or there is no such thing; 2 usage or configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from arc_protocol.errors import ArcError
+from arc_protocol.types import Name
+from arc_runtime import logs
+from arc_runtime.settings import SettingsError
+from arc_server.app import DATABASE, KEYS, CannotStart, RunningServer, open_store, serving
+from arc_server.auth.tokens import Scope, new_token
+from arc_server.blobs.keys import KeysUnusable, read_keys, rotate
+from arc_server.config import ServerConfig, load_config
+from arc_server.configured import deployments, max_url_seconds
+from arc_server.ports import CommandStore, Token
+
+log = structlog.get_logger(__name__)
+
+R = TypeVar("R")
+
+FAILED: Final = 1
+UNUSABLE: Final = 2
+KEY_SLACK_SECONDS: Final = 3600
+"""Kept on top of the life of a retired key's URLs: a server may sign with it until it notices."""
+
+cli = typer.Typer(
+    name="arc-server",
+    help="The server of ARC: takes commands, hands them to agents, keeps their results.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens. Also while it runs.")
+keys = typer.Typer(
+    no_args_is_help=True, help="The keys that sign URLs. Also while the server runs."
+)
+cli.add_typer(tokens, name="token")
+cli.add_typer(keys, name="keys")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="A configuration in YAML.")]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Overrides data_dir of the configuration.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+def main() -> None:
+    """The entry point: what cannot be used ends with one line and exit code 2."""
+    try:
+        cli()
+    except (SettingsError, CannotStart, KeysUnusable) as error:
+        sys.stderr.write(f"arc-server: {error}\n")
+        raise SystemExit(UNUSABLE) from None
+    except ArcError as error:
+        sys.stderr.write(f"arc-server: {error.message}\n")
+        raise SystemExit(FAILED) from None
+
+
+@cli.command()
+def serve(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    listen: Annotated[str | None, typer.Option(help="HOST:PORT; port 0 picks a free one.")] = None,
+    no_auth: Annotated[
+        bool, typer.Option("--no-auth", help="Every caller is an admin. On loopback only.")
+    ] = False,
+) -> None:
+    """Serve until SIGTERM. Prints READY and the URL once it does."""
+
+    def load() -> ServerConfig:
+        overrides = {
+            "data_dir": data_dir,
+            "listen": listen,
+            "auth.disabled": True if no_auth else None,
+        }
+        return load_config(config, overrides)
+
+    raise typer.Exit(_run(_serve(load)))
+
+
+@cli.command("check-config")
+def check_config(file: Annotated[Path, typer.Argument(help="A configuration in YAML.")]) -> None:
+    """Say whether a configuration can be used; exit code 2 if not."""
+    deployments(load_config(file))
+    sys.stdout.write(f"{file}: good\n")
+
+
+@tokens.command("create")
+def create_token(
+    scope: Annotated[Scope, typer.Option(help="What it is for.")],
+    deployment: Annotated[
+        str | None, typer.Option(help="Bind it to one deployment: no other exists for it.")
+    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a token and print it: this is the only time that it can be seen."""
+    if deployment is not None and scope is Scope.ADMIN:
+        raise typer.BadParameter("an admin token is bound to no deployment")
+    if deployment is not None:
+        try:
+            msgspec.convert(deployment, Name)
+        except msgspec.ValidationError as error:
+            raise typer.BadParameter(f"--deployment: {error}") from None
+    made = new_token(scope, deployment, datetime.now(UTC))
+
+    async def put(store: CommandStore) -> None:
+        await store.put_token(made.stored)
+
+    _with_store(config, data_dir, put)
+    sys.stdout.write(f"{made.text}\n")
+    sys.stderr.write(f"{made.stored.token_id}\n")
+
+
+@tokens.command("list")
+def list_tokens(
+    config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False
+) -> None:
+    """List tokens; never their text, which is not stored."""
+
+    async def read(store: CommandStore) -> list[Token]:
+        return list(await store.list_tokens())
+
+    found = _with_store(config, data_dir, read, must_exist=True)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode([_shown(token) for token in found]).decode() + "\n")
+        return
+    table = Table("id", "scope", "deployment", "created", "revoked")
+    for token in found:
+        table.add_row(*(str(value or "") for value in _shown(token).values()))
+    Console().print(table)
+
+
+@tokens.command("revoke")
+def revoke_token(
+    token_id: Annotated[str, typer.Argument(help="Its id, as `token list` shows it.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Revoke a token. A running server refuses it within seconds."""
+
+    async def revoke(store: CommandStore) -> bool:
+        return await store.revoke_token(token_id, datetime.now(UTC))
+
+    if not _with_store(config, data_dir, revoke, must_exist=True):
+        sys.stderr.write(f"arc-server: no such token: {token_id}\n")
+        raise typer.Exit(FAILED)
+
+
+@keys.command("rotate")
+def rotate_keys(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    forget_older: Annotated[
+        bool, typer.Option("--forget-older", help="Make every URL that is out useless.")
+    ] = False,
+) -> None:
+    """Sign with a new key from now on. URLs that are out stay good. Prints the key's id."""
+    loaded = load_config(config, {"data_dir": data_dir})
+    keep = timedelta(seconds=max_url_seconds(loaded) + KEY_SLACK_SECONDS)
+    try:
+        now_in_use = rotate(
+            loaded.data_dir / KEYS, datetime.now(UTC), keep, forget_older=forget_older
+        )
+    except OSError as error:
+        raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
+    sys.stdout.write(f"{now_in_use[0].id}\n")
+
+
+@keys.command("list")
+def list_keys(
+    config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False
+) -> None:
+    """List the keys, the one that signs first; never their secrets."""
+    loaded = load_config(config, {"data_dir": data_dir})
+    try:
+        found = read_keys(loaded.data_dir / KEYS)
+    except OSError as error:
+        raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
+    rows = [{"id": key.id, "created": key.created_at, "retired": key.retired_at} for key in found]
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
+        return
+    table = Table("id", "created", "retired")
+    for row in rows:
+        table.add_row(*(str(value or "") for value in row.values()))
+    Console().print(table)
+
+
+async def _serve(load: Callable[[], ServerConfig]) -> int:
+    """The whole life of a server; its exit code."""
+    config = load()
+    logs.configure(config.log.format, config.log.level)
+    async with serving(config) as server:
+        stopping = _on_signals(server, load)
+        sys.stdout.write(f"READY {server.url}\n")
+        sys.stdout.flush()
+        log.info("server.ready", url=server.url, data_dir=str(config.data_dir))
+        await asyncio.wait((stopping, server.failure), return_when=asyncio.FIRST_COMPLETED)
+        if server.failure.done():
+            log.error("server.failed", reason=str(server.failure.exception()))
+            return FAILED
+        log.info("server.stopping", signal=stopping.result().name)
+    return 0
+
+
+def _on_signals(
+    server: RunningServer, load: Callable[[], ServerConfig]
+) -> asyncio.Future[signal.Signals]:
+    """SIGTERM and SIGINT stop the server, the second one at once; SIGHUP reloads what can be."""
+    loop = asyncio.get_running_loop()
+    stopping: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def stop(number: signal.Signals) -> None:
+        if stopping.done():
+            os._exit(128 + number)  # what is acknowledged is durable
+        stopping.set_result(number)
+
+    def reload() -> None:
+        server.reload()
+        try:
+            config = load()
+        except SettingsError as error:
+            log.warning("server.reload_failed", reason=str(error))
+            return
+        logs.configure(config.log.format, config.log.level)
+        log.info("server.reloaded", log_level=config.log.level)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    return stopping
+
+
+def _with_store(
+    config: Path | None,
+    data_dir: Path | None,
+    use: Callable[[CommandStore], Coroutine[Any, Any, R]],
+    *,
+    must_exist: bool = False,
+) -> R:
+    """Do something with the database, also while a server uses it. Raises CannotStart."""
+    loaded = load_config(config, {"data_dir": data_dir})
+    if must_exist and not (loaded.data_dir / DATABASE).exists():
+        raise CannotStart(f"data_dir: {loaded.data_dir}: no database there")
+
+    async def run() -> R:
+        store = await open_store(loaded.data_dir, exclusive=False)
+        try:
+            return await use(store)
+        finally:
+            await store.close()
+
+    return _run(run())
+
+
+def _run(main: Coroutine[Any, Any, R]) -> R:
+    """Run on uvloop where it is installed: half of what the event loop costs."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _shown(token: Token) -> dict[str, Any]:
+    """What may be shown of a token."""
+    return {
+        "id": token.token_id,
+        "scope": token.scope,
+        "deployment": token.deployment_id,
+        "created": token.created_at,
+        "revoked": token.revoked_at,
+    }

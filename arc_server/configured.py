@@ -1,0 +1,87 @@
+"""What each part of the server is given of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from arc_protocol.types import CommandTarget
+from arc_server.config import DeploymentEntry, ServerConfig, bad_value
+from arc_server.dispatch.outbox import PushLimits
+from arc_server.limits import CommandLimits
+from arc_server.ports import Deployment
+from arc_server.sweeper import SweepLimits
+
+
+def command_limits(config: ServerConfig) -> CommandLimits:
+    """What CommandService takes."""
+    return CommandLimits(
+        inline_bytes=config.commands.inline_bytes,
+        max_blob_bytes=config.commands.max_blob_bytes,
+        default_max_attempts=config.commands.default_max_attempts,
+        max_attempts=config.commands.max_attempts,
+        max_leases=config.leases.max_per_request,
+        max_lease_seconds=config.leases.max_seconds,
+        response_url_seconds=config.urls.response_seconds,
+        upload_url_seconds=config.urls.upload_seconds,
+        download_url_seconds=config.urls.download_seconds,
+        list_page=config.commands.list_page,
+        max_list_page=config.commands.max_list_page,
+        agents_seen_within_seconds=config.agents.listed_seconds,
+        max_agents_listed=config.agents.max_listed,
+        auto_register=config.targets.auto_register,
+    )
+
+
+def sweep_limits(config: ServerConfig) -> SweepLimits:
+    """What the sweeper takes."""
+    return SweepLimits(
+        interval_seconds=config.sweeper.interval_seconds,
+        batch=config.sweeper.batch,
+        outage_seconds=config.sweeper.outage_seconds,
+        outage_grace_seconds=config.leases.outage_grace_seconds,
+        idempotency_key_seconds=config.commands.idempotency_key_seconds,
+    )
+
+
+def push_limits(config: ServerConfig) -> PushLimits:
+    """What the outbox takes."""
+    return PushLimits(
+        timeout_seconds=config.push.timeout_seconds,
+        response_seconds=config.push.response_seconds,
+        backoff_base_seconds=config.push.backoff_base_seconds,
+        backoff_cap_seconds=config.push.backoff_cap_seconds,
+        concurrency=config.push.concurrency,
+    )
+
+
+def deployments(config: ServerConfig) -> Sequence[Deployment]:
+    """What the store takes. Raises SettingsError for a token file that cannot be read."""
+    return [
+        Deployment(
+            deployment_id=entry.id,
+            targets=[
+                CommandTarget(resource_id=target.resource_id, resource_type=target.resource_type)
+                for target in entry.targets
+            ],
+            default_target_id=entry.default_target,
+            push_url=entry.push_url,
+            push_token=_push_token(f"deployments[{index}]", entry),
+        )
+        for index, entry in enumerate(config.deployments)
+    ]
+
+
+def max_url_seconds(config: ServerConfig) -> float:
+    """The longest that a URL signed today is good for."""
+    urls = config.urls
+    return max(urls.response_seconds, urls.upload_seconds, urls.download_seconds)
+
+
+def _push_token(key: str, entry: DeploymentEntry) -> str | None:
+    if entry.push_token_file is None:
+        return entry.push_token
+    try:
+        return entry.push_token_file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII text"
+        raise bad_value(f"{key}.push_token_file", f"cannot be read: {reason}") from None
