@@ -1,0 +1,1 @@
+"""The registry of commands and all operational data, in one SQLite database."""

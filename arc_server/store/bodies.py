@@ -1,0 +1,116 @@
+"""Bodies as rows of `params` and `responses`: what `form` says of `data`, and the checksum.
+
+All columns are integers and blobs, so that a damaged row can always be read, and is then told by
+its checksum.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from arc_server.ports import (
+    AwaitedBlob,
+    DamagedBody,
+    ReadResponse,
+    StoredBlob,
+    StoredError,
+    StoredInline,
+    StoredParams,
+    StoredResponse,
+    StoredSuccess,
+)
+
+INLINE: Final = 1
+"""`data` is the body."""
+BLOB: Final = 2
+"""`data` is the path of a blob of `size` bytes."""
+AWAITED: Final = 3
+"""`data` is the path that the sender is to upload to; `size` is what it announced, or NULL."""
+ERROR: Final = 4
+"""`data` is (code, message, details) in MessagePack."""
+
+_INLINE_SEED: Final = crc32(f"{INLINE}:None:".encode())
+"""The beginning of the commonest checksum."""
+_ERROR_PARTS: Final = msgspec.msgpack.Decoder(tuple[str, str, str | None])
+
+
+class BodyRow(NamedTuple):
+    """The columns of a body, but for the command that it belongs to."""
+
+    form: int
+    data: bytes
+    size: int | None
+    checksum: int
+
+
+def _row(form: int, data: bytes, size: int | None = None) -> BodyRow:
+    return BodyRow(form, data, size, checksum(form, data, size))
+
+
+def checksum(form: int, data: bytes, size: int | None) -> int:
+    """A CRC-32 over a row: against damage, not against forgery."""
+    if form == INLINE and size is None:
+        return crc32(data, _INLINE_SEED)
+    return crc32(data, crc32(f"{form}:{size}:".encode()))
+
+
+def of_params(params: StoredInline | StoredBlob | AwaitedBlob) -> BodyRow:
+    """Params as a row."""
+    match params:
+        case StoredInline(data=data):
+            return _row(INLINE, data)
+        case StoredBlob(path=path, size=size):
+            return _row(BLOB, path.encode(), size)
+        case AwaitedBlob(path=path, size=size):
+            return _row(AWAITED, path.encode(), size)
+
+
+def of_response(response: StoredResponse) -> BodyRow:
+    """A response as a row."""
+    match response:
+        case StoredSuccess(body=body):
+            return of_params(body)
+        case StoredError(code=code, message=message, details=details):
+            return _row(ERROR, msgspec.msgpack.encode((code, message, details)))
+
+
+def _damage(form: Any, data: Any, size: Any, stored: Any) -> str | None:
+    if form is None:
+        return "no body is stored"
+    if not (isinstance(form, int) and isinstance(data, bytes) and isinstance(stored, int)):
+        return "the stored body has another type"
+    if checksum(form, data, size) != stored:
+        return "the checksum of the stored body is wrong"
+    return None
+
+
+def to_params(form: Any, data: Any, size: Any, stored: Any) -> StoredParams:
+    """A row as params; DamagedBody when the row is not there, its checksum or its form is wrong."""
+    if reason := _damage(form, data, size, stored):
+        return DamagedBody(reason=reason)
+    if form == INLINE:
+        return StoredInline(data=data)
+    if form == BLOB:
+        return StoredBlob(path=data.decode(), size=size)
+    if form == AWAITED:
+        return AwaitedBlob(path=data.decode(), size=size)
+    return DamagedBody(reason=f"params of the unknown form {form}")
+
+
+def to_response(form: Any, data: Any, size: Any, stored: Any) -> ReadResponse | None:
+    """A row as a response; None when there is none (all columns NULL)."""
+    if form is None:
+        return None
+    if reason := _damage(form, data, size, stored):
+        return DamagedBody(reason=reason)
+    if form == INLINE:
+        return StoredSuccess(body=StoredInline(data=data))
+    if form == BLOB:
+        return StoredSuccess(body=StoredBlob(path=data.decode(), size=size))
+    if form == ERROR:
+        code, message, details = _ERROR_PARTS.decode(data)
+        return StoredError(code=code, message=message, details=details)
+    return DamagedBody(reason=f"a response of the unknown form {form}")

@@ -1,0 +1,237 @@
+"""Handing out commands under leases, renewing them, taking them back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arc_protocol import lifecycle
+from arc_protocol.errors import LeaseNotFound, SerializationFailed
+from arc_protocol.types import IMPLICIT_TARGET, CommandTarget, State
+from arc_server.ports import (
+    AwaitedBlob,
+    Command,
+    DamagedBody,
+    Grant,
+    Granted,
+    LeaseQuery,
+    Renewal,
+    StoredError,
+    StoredParams,
+)
+from arc_server.store import bodies, endings, targets
+from arc_server.store.rows import WIDTH, Row, command_of, micros
+from arc_server.store.session import Session
+
+ENDED_AT_ONCE: Final = 200
+"""How many overdue or damaged commands one look at a queue ends at most."""
+
+
+class Look(NamedTuple):
+    """One look at a queue. `is_cut`: it ended `ENDED_AT_ONCE` commands and saw no further."""
+
+    granted: Granted
+    is_cut: bool = False
+
+
+class _Target(NamedTuple):
+    target: CommandTarget | None
+    type_mismatch: bool = False
+    inherited: bool = False
+
+
+def lease(db: Session, query: LeaseQuery, now: datetime) -> Look:
+    """See CommandStore.lease; bounded work, so that it may have to be asked again."""
+    found = _leased_target(db, query, now)
+    if found.target is None:
+        return Look(Granted(grants=(), type_mismatch=found.type_mismatch))
+    look = _hand_out(
+        db,
+        "lease_candidates",
+        {"deployment_id": query.deployment_id, "target_id": found.target.resource_id},
+        query.lease_ids,
+        query.lease_seconds,
+        query.holder,
+        now,
+    )
+    if not found.inherited:
+        return look
+    return look._replace(granted=msgspec.structs.replace(look.granted, inherited=True))
+
+
+def lease_push(db: Session, lease_ids: Sequence[str], lease_seconds: float, now: datetime) -> Look:
+    """See CommandStore.lease_push."""
+    return _hand_out(
+        db, "push_candidates", {"now": micros(now)}, lease_ids, lease_seconds, None, now
+    )
+
+
+def _leased_target(db: Session, query: LeaseQuery, now: datetime) -> _Target:
+    """Whose commands a query gets, after registering what it may register."""
+    deployment = db.deployment(query.deployment_id)
+    if deployment is None:
+        if not query.auto_register:
+            return _Target(None)
+        deployment = targets.register_deployment(db, query.deployment_id, micros(now))
+    named = query.target
+    if named is None:
+        return _Target(deployment.default_target)
+    known = deployment.targets.get(named.resource_id)
+    if known is None and query.auto_register:
+        if not named.resource_id or ":" in named.resource_id:
+            return _Target(None)
+        inherited = targets.register_target(db, query.deployment_id, named, micros(now))
+        return _Target(named, inherited=inherited)
+    if known is None and not deployment.targets:
+        known = IMPLICIT_TARGET if named.resource_id == IMPLICIT_TARGET.resource_id else None
+    if known is None:
+        return _Target(None)
+    if known.resource_type is not named.resource_type:
+        return _Target(None, type_mismatch=True)
+    return _Target(known)
+
+
+def _hand_out(
+    db: Session,
+    candidates: str,
+    where: dict[str, Any],
+    lease_ids: Sequence[str],
+    lease_seconds: float,
+    holder: str | None,
+    now: datetime,
+) -> Look:
+    until = now + timedelta(seconds=lease_seconds)
+    grants: list[Grant] = []
+    ended: list[Command] = []
+    while len(grants) < len(lease_ids):
+        wanted = len(lease_ids) - len(grants)
+        seen = 0
+        for seq, command, params in _candidates(db, candidates, where, wanted):
+            seen += 1
+            if lifecycle.is_overdue(command.deadline, now):
+                ended.append(endings.expire(db, seq, command, now))
+            elif isinstance(params, AwaitedBlob | DamagedBody):
+                ended.append(endings.fail(db, seq, command, _damaged(params), now))
+            else:
+                lease_id = lease_ids[len(grants)]
+                leased = _dispatch(db, seq, command, lease_id, holder, now, until)
+                grants.append(Grant(command=leased, params=params))
+        if seen < wanted:
+            break
+        if len(ended) >= ENDED_AT_ONCE:
+            return Look(Granted(grants=grants, ended=ended), is_cut=True)
+    return Look(Granted(grants=grants, ended=ended))
+
+
+def _candidates(
+    db: Session, query: str, where: dict[str, Any], limit: int
+) -> Iterator[tuple[int, Command, StoredParams]]:
+    """The first ready commands of a queue with their params."""
+    try:
+        rows = db.rows(query, limit=limit, **where)
+    except sqlite3.DatabaseError:  # params of one cannot be read at all: find out which
+        rows = [
+            (*row, *_params_columns(db, row))
+            for row in db.rows(f"{query}_without_params", limit=limit, **where)
+        ]
+    for row in rows:
+        yield row[0], command_of(row), bodies.to_params(*row[WIDTH:])
+
+
+def _params_columns(db: Session, row: Row) -> Row:
+    try:
+        return db.row("params_of", seq=row[0]) or (None,) * 4
+    except sqlite3.DatabaseError:
+        return (None,) * 4
+
+
+def _damaged(params: AwaitedBlob | DamagedBody) -> StoredError:
+    reason = params.reason if isinstance(params, DamagedBody) else "they were never uploaded"
+    return StoredError(
+        code=SerializationFailed.code, message=f"the params cannot be read back: {reason}"
+    )
+
+
+def _dispatch(
+    db: Session,
+    seq: int,
+    command: Command,
+    lease_id: str,
+    holder: str | None,
+    now: datetime,
+    until: datetime,
+) -> Command:
+    """PENDING → DISPATCHED. A push is sent again under the lease that it was first sent with."""
+    lease_attempt = command.attempt
+    if command.is_push and command.lease_id is not None:
+        lease_id, lease_attempt = command.lease_id, command.lease_attempt or command.attempt
+    endings.hit_one(
+        db.change(
+            "dispatch",
+            seq=seq,
+            lease_id=lease_id,
+            lease_attempt=lease_attempt,
+            expires_at=micros(until),
+            holder=holder,
+            now=micros(now),
+        )
+    )
+    return msgspec.structs.replace(
+        command,
+        state=State.DISPATCHED,
+        dispatched_at=now,
+        lease_id=lease_id,
+        lease_attempt=lease_attempt,
+        lease_expires_at=until,
+        lease_holder=holder,
+    )
+
+
+def renew(
+    db: Session,
+    lease_ids: Sequence[str],
+    lease_seconds: float,
+    now: datetime,
+    deployment_id: str | None,
+) -> Renewal:
+    """See CommandStore.renew."""
+    until = now + timedelta(seconds=lease_seconds)
+    renewed: list[Command] = []
+    lost: list[str] = []
+    for lease_id in dict.fromkeys(lease_ids):
+        row = _live(db, lease_id, deployment_id)
+        if row is None:
+            lost.append(lease_id)
+            continue
+        endings.hit_one(db.change("renew", seq=row[0], lease_id=lease_id, expires_at=micros(until)))
+        renewed.append(msgspec.structs.replace(command_of(row), lease_expires_at=until))
+    return Renewal(renewed=renewed, lost=lost)
+
+
+def release(
+    db: Session,
+    lease_id: str,
+    now: datetime,
+    costs_attempt: bool,
+    deployment_id: str | None,
+    push_after: datetime | None,
+) -> Command:
+    """See CommandStore.release."""
+    row = _live(db, lease_id, deployment_id)
+    if row is None:
+        raise LeaseNotFound(f"no such lease, or it has ended: {lease_id}", lease_id=lease_id)
+    return endings.hand_back(
+        db, row[0], command_of(row), now, costs_attempt=costs_attempt, push_at=push_after
+    )
+
+
+def _live(db: Session, lease_id: str, deployment_id: str | None) -> Row | None:
+    """The command that is DISPATCHED under a lease, unless it is another deployment's."""
+    row = db.row("find_lease", lease_id=lease_id)
+    if row is None or (deployment_id is not None and row[2] != deployment_id):
+        return None
+    return row

@@ -1,0 +1,130 @@
+"""Opening a database: the looks before anything is touched, the settings, the migrations."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from arc_server.store import faults, queries, schema
+from arc_server.store.lock import DirectoryLock
+from arc_server.store.refusals import StoreCorrupt, StoreLocked, StoreRefused
+from arc_server.store.worker import DoomedConnection, Worker, worker
+
+_MAGIC: Final = b"SQLite format 3\0"
+_CHECKED_WHOLE_BYTES: Final = 64 << 20
+"""Up to this size every page is looked at when a database is opened: below half a second."""
+_SETTINGS: Final = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "temp_store = MEMORY",
+    "wal_autocheckpoint = 2000",  # pages: the WAL stays near 8 MB
+)
+_WRITER_SETTINGS: Final = (
+    "cache_size = -65536",  # KiB: never dropped, nobody else writes
+    "cache_spill = OFF",  # write at the commit, in the thread, and nowhere else
+    "busy_timeout = 0",  # waiting is done in the thread (GroupCommit)
+)
+_READER_SETTINGS: Final = ("query_only = ON", "cache_size = -8192")
+
+
+@contextmanager
+def refusing(path: Path) -> Generator[None]:
+    """Whatever goes wrong while opening `path` comes out as StoreRefused: one line, with it."""
+    try:
+        yield
+    except StoreLocked:
+        raise
+    except StoreRefused as refusal:
+        raise type(refusal)(f"{path}: {refusal}") from None
+    except sqlite3.Error as error:
+        if faults.is_damage(error):
+            raise StoreCorrupt(f"{path}: the database is damaged: {error}") from error
+        raise StoreRefused(f"{path}: cannot be opened: {faults.name_of(error)}") from error
+    except OSError as error:
+        raise StoreRefused(f"{path}: cannot be opened: {error.strerror or error}") from error
+
+
+def look(path: Path) -> None:
+    """Look at a database without touching it; make the file, for its owner only, if there is none.
+
+    Raises StoreCorrupt, StoreTooNew, OSError, sqlite3.Error.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        header = os.pread(descriptor, 100, 0)
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    if size == 0:
+        return
+    if not header.startswith(_MAGIC) or len(header) < 100:
+        raise StoreCorrupt("it is not a database")
+    wal = path.with_name(path.name + "-wal")
+    pages = int.from_bytes(header[28:32], "big")
+    page_bytes = int.from_bytes(header[16:18], "big")
+    page_bytes = 65_536 if page_bytes == 1 else page_bytes
+    if (not wal.exists() or wal.stat().st_size == 0) and size < pages * page_bytes:
+        raise StoreCorrupt(f"it is cut off: {size} bytes of {pages * page_bytes}")
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        if schema.version_of(connection) and size <= _CHECKED_WHOLE_BYTES:
+            [(verdict,)] = connection.execute("PRAGMA quick_check(1)").fetchall()
+            if verdict != "ok":
+                raise StoreCorrupt(f"the database is damaged: {verdict}")
+
+
+async def open_writer(path: Path, *, is_exclusive: bool, busy_timeout_seconds: float) -> Worker:
+    """The write connection of a database that is sound and up to date.
+
+    Raises StoreRefused and what `refusing` makes it of.
+    """
+    connection = worker(path, busy_timeout_seconds=busy_timeout_seconds, is_writer=True)
+    await connection
+    try:
+        await connection.run(_prepare, connection.raw, path, is_exclusive)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def open_reader(path: Path, *, busy_timeout_seconds: float) -> Worker:
+    """A connection that cannot write."""
+    connection = worker(path, busy_timeout_seconds=busy_timeout_seconds, is_writer=False)
+    await connection
+    try:
+        await connection.run(_apply, connection.raw, (*_SETTINGS, *_READER_SETTINGS))
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> None:
+    _apply(connection, _SETTINGS)
+    if 0 < schema.version_of(connection) < schema.newest() and not is_exclusive:
+        lock = DirectoryLock.take(lock_path(path))
+        try:
+            schema.migrate(connection)
+        finally:
+            lock.release()
+    else:
+        schema.migrate(connection)
+    schema.check(connection, queries.load())
+    _apply(connection, _WRITER_SETTINGS)
+    if isinstance(connection, DoomedConnection):
+        connection.start_counting()
+
+
+def lock_path(path: Path) -> Path:
+    """The file that a server locks."""
+    return path.with_name(path.name + ".lock")
+
+
+def _apply(connection: sqlite3.Connection, settings: tuple[str, ...]) -> None:
+    for setting in settings:
+        connection.execute(f"PRAGMA {setting}").fetchall()

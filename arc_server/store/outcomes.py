@@ -1,0 +1,138 @@
+"""What becomes of a command: a response, a cancel, a failure, and what time does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from arc_protocol import lifecycle
+from arc_protocol.errors import CommandNotFound, InvalidStateTransition, LeaseLost
+from arc_protocol.types import State
+from arc_server.ports import (
+    Command,
+    Completion,
+    StoredBody,
+    StoredError,
+    StoredResponse,
+    StoredSuccess,
+)
+from arc_server.store import bodies, endings
+from arc_server.store.rows import command_of, micros
+from arc_server.store.session import Session
+
+
+def complete(
+    db: Session,
+    command_id: str,
+    lease_id: str | None,
+    response: StoredResponse,
+    now: datetime,
+) -> Completion:
+    """See CommandStore.complete."""
+    seq, command = _find(db, command_id)
+    if command.state in lifecycle.TERMINAL:
+        return Completion(command=command, changed=False)
+    if lifecycle.is_overdue(command.deadline, now):
+        return Completion(command=endings.expire(db, seq, command, now), changed=True)
+    if lease_id is not None and lease_id != command.lease_id:
+        raise LeaseLost(
+            "the command has been leased again since, or never under this lease",
+            command_id=command_id,
+            lease_id=lease_id,
+        )
+    if command.state is not State.DISPATCHED:
+        if lease_id is None:
+            raise InvalidStateTransition(
+                f"the command is {command.state}, not dispatched",
+                **{"from": command.state, "to": _end_of(response)},
+            )
+        endings.hit_one(db.change("dispatch_again", seq=seq, lease_id=lease_id))
+        command = msgspec.structs.replace(command, state=State.DISPATCHED)
+    return Completion(command=endings.finish(db, seq, command, response, now), changed=True)
+
+
+def _end_of(response: StoredResponse) -> State:
+    return State.SUCCEEDED if isinstance(response, StoredSuccess) else State.FAILED
+
+
+def cancel(db: Session, command_id: str, now: datetime) -> Completion:
+    """See CommandStore.cancel."""
+    seq, command = _find(db, command_id)
+    if command.state in lifecycle.TERMINAL:
+        return Completion(command=command, changed=False)
+    if lifecycle.is_overdue(command.deadline, now):
+        return Completion(command=endings.expire(db, seq, command, now), changed=True)
+    if command.state is not State.DISPATCHED:
+        ended = endings.fail(db, seq, command, endings.CANCELLED, now)
+        return Completion(command=ended, changed=True)
+    endings.hit_one(db.change("request_cancel", seq=seq, lease_id=command.lease_id))
+    asked = msgspec.structs.replace(command, cancel_requested=True)
+    return Completion(command=asked, changed=True)
+
+
+def fail(db: Session, command_id: str, error: StoredError, now: datetime) -> Completion:
+    """See CommandStore.fail."""
+    seq, command = _find(db, command_id)
+    if command.state in lifecycle.TERMINAL:
+        return Completion(command=command, changed=False)
+    return Completion(command=endings.fail(db, seq, command, error, now), changed=True)
+
+
+def write_payload(
+    db: Session, command_id: str, params: StoredBody | None, response: StoredResponse | None
+) -> None:
+    """See CommandStore.write_payload."""
+    row = db.row("find_seq", command_id=command_id)
+    if row is None:
+        raise _not_found(command_id)
+    if params is not None:
+        db.change("replace_params", command=row[0], **bodies.of_params(params)._asdict())
+    if response is not None:
+        endings.put_response(db, row[0], response)
+
+
+def expire_due(db: Session, now: datetime, limit: int) -> Sequence[Command]:
+    """See CommandStore.expire_due."""
+    rows = db.rows("overdue", now=micros(now), limit=limit)
+    return [endings.expire(db, row[0], command_of(row), now) for row in rows]
+
+
+def requeue_lapsed(db: Session, now: datetime, limit: int) -> Sequence[Command]:
+    """See CommandStore.requeue_lapsed."""
+    rows = db.rows("lapsed", now=micros(now), limit=limit)
+    return [endings.hand_back(db, row[0], command_of(row), now, costs_attempt=True) for row in rows]
+
+
+def forget_keys(db: Session, before: datetime, limit: int) -> int:
+    """See CommandStore.forget_idempotency_keys."""
+    return db.change("forget_keys", before=micros(before), limit=limit)
+
+
+def shift_leases(db: Session, seconds: float) -> int:
+    """See CommandStore.shift_leases."""
+    return db.change("shift_leases", shift=round(seconds * 1_000_000))
+
+
+def grant_grace(db: Session, lapsed_since: datetime, now: datetime, until: datetime) -> int:
+    """See CommandStore.grant_grace."""
+    return db.change(
+        "grant_grace", lapsed_since=micros(lapsed_since), now=micros(now), until=micros(until)
+    )
+
+
+def sign_of_life(db: Session, now: datetime) -> None:
+    """See CommandStore.sign_of_life."""
+    db.change("put_sign_of_life", now=micros(now))
+
+
+def _find(db: Session, command_id: str) -> tuple[int, Command]:
+    row = db.row("find_command", command_id=command_id)
+    if row is None:
+        raise _not_found(command_id)
+    return row[0], command_of(row)
+
+
+def _not_found(command_id: str) -> CommandNotFound:
+    return CommandNotFound(f"no such command: {command_id}", command_id=command_id)

@@ -1,0 +1,150 @@
+"""Questions to the database. Nothing here writes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from datetime import datetime
+from heapq import merge
+from typing import Final
+
+from arc_protocol import lifecycle
+from arc_protocol.types import State
+from arc_server.ports import (
+    CommandFilter,
+    CommandPage,
+    CommandWithBodies,
+    CommandWithResponse,
+    DamagedBody,
+    ReadResponse,
+    StoredParams,
+)
+from arc_server.store import bodies, schema
+from arc_server.store.rows import WIDTH, Row, command_of, moment
+from arc_server.store.session import Session
+
+_AFTER_ALL: Final = 2**63 - 1
+"""Above every seq: where a list begins."""
+_UNREADABLE: Final = DamagedBody(reason="the page that holds it is damaged")
+
+
+def get(db: Session, command_id: str) -> CommandWithResponse | None:
+    """See CommandStore.get."""
+    try:
+        row = db.row("command_with_response", command_id=command_id)
+    except sqlite3.DatabaseError:
+        return _get_around_damage(db, command_id)
+    if row is None:
+        return None
+    command = command_of(row)
+    if command.state not in lifecycle.TERMINAL:
+        return CommandWithResponse(command=command)
+    return CommandWithResponse(command=command, response=bodies.to_response(*row[WIDTH:]))
+
+
+def _get_around_damage(db: Session, command_id: str) -> CommandWithResponse | None:
+    row = db.row("find_command", command_id=command_id)
+    if row is None:
+        return None
+    command = command_of(row)
+    if command.state not in lifecycle.TERMINAL:
+        return CommandWithResponse(command=command)
+    return CommandWithResponse(command=command, response=_response(db, row[0]))
+
+
+def get_with_bodies(db: Session, command_id: str) -> CommandWithBodies | None:
+    """See CommandStore.get_with_bodies."""
+    row = db.row("find_command", command_id=command_id)
+    if row is None:
+        return None
+    return CommandWithBodies(
+        command=command_of(row), params=_params(db, row[0]), response=_response(db, row[0])
+    )
+
+
+def _params(db: Session, seq: int) -> StoredParams:
+    try:
+        row = db.row("params_of", seq=seq)
+    except sqlite3.DatabaseError:
+        return _UNREADABLE
+    return bodies.to_params(*(row or (None,) * 4))
+
+
+def _response(db: Session, seq: int) -> ReadResponse | None:
+    try:
+        row = db.row("response_of", seq=seq)
+    except sqlite3.DatabaseError:
+        return _UNREADABLE
+    return None if row is None else bodies.to_response(*row)
+
+
+def next_push_at(db: Session) -> datetime | None:
+    """See CommandStore.next_push_at."""
+    row = db.row("next_push_at")
+    return None if row is None else moment(row[0])
+
+
+def last_sign_of_life(db: Session) -> datetime | None:
+    """See CommandStore.last_sign_of_life."""
+    row = db.row("last_sign_of_life")
+    return None if row is None else moment(row[0])
+
+
+def has_live_leases(db: Session) -> bool:
+    """See CommandStore.has_live_leases."""
+    return db.rows("has_live_leases") == [(1,)]
+
+
+def schema_version(db: Session) -> int:
+    """The number of the last migration."""
+    return schema.version_of(db.connection)
+
+
+def list_commands(db: Session, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
+    """See CommandStore.list."""
+    end = _AFTER_ALL if before is None else before
+    rows = _newest(db, which, end, limit + 1)
+    page = rows[:limit]
+    return CommandPage(
+        commands=[command_of(row) for row in page],
+        next_before=page[-1][0] if page and len(rows) > limit else None,
+    )
+
+
+def _newest(db: Session, which: CommandFilter, before: int, limit: int) -> list[Row]:
+    state = None if which.state is None else which.state.value
+    if which.command is not None and which.deployment_id is not None:
+        return db.rows(
+            "list_by_deployment_and_command",
+            deployment_id=which.deployment_id,
+            command=which.command,
+            state=state,
+            before=before,
+            limit=limit,
+        )
+    if which.command is not None:
+        return db.rows(
+            "list_by_command", command=which.command, state=state, before=before, limit=limit
+        )
+    if which.deployment_id is not None:
+        return _newest_of_states(
+            (
+                db.rows(
+                    "list_by_deployment_and_state",
+                    deployment_id=which.deployment_id,
+                    state=each.value,
+                    before=before,
+                    limit=limit,
+                )
+                for each in (State if which.state is None else (which.state,))
+            ),
+            limit,
+        )
+    if state is not None:
+        return db.rows("list_by_state", state=state, before=before, limit=limit)
+    return db.rows("list_all", before=before, limit=limit)
+
+
+def _newest_of_states(lists: Iterable[list[Row]], limit: int) -> list[Row]:
+    """One index serves a deployment's list with and without a state: merge the states' lists."""
+    return list(merge(*lists, key=lambda row: row[0], reverse=True))[:limit]

@@ -1,0 +1,127 @@
+"""What an operation works with: a connection inside its transaction, and what is known of it.
+
+An operation is a plain function of a session and its arguments. It looks first and writes then: an
+ArcError that it raises has changed nothing. It may run twice (its batch was rolled back), so it
+depends on nothing else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from arc_protocol.types import IMPLICIT_TARGET, CommandTarget
+from arc_server.store.rows import Row, target_of
+
+NUMBERS_PER_BLOCK: Final = 1_000
+"""How many numbers are reserved at once; what is left of a block at the end is not used."""
+_MAX_KNOWN_DEPLOYMENTS: Final = 10_000
+
+
+class KnownDeployment(msgspec.Struct, frozen=True):
+    """A deployment as operations need it: whom its commands are for, and how they get there."""
+
+    deployment_id: str
+    targets: Mapping[str, CommandTarget]
+    """By resource id, in order of registration."""
+    default_target_id: str | None
+    heir_target_id: str | None
+    """The first target that was registered: it took over from the implicit one."""
+    push_url: str | None
+    push_token: str | None
+
+    @property
+    def default_target(self) -> CommandTarget | None:
+        """Whom a command is for that names nobody; None when there are several and no default.
+
+        Source: protocol.md 1.3, "Targets".
+        """
+        if self.default_target_id is not None:
+            return self.targets[self.default_target_id]
+        if len(self.targets) > 1:
+            return None
+        return next(iter(self.targets.values()), IMPLICIT_TARGET)
+
+    def home_of(self, target: CommandTarget) -> CommandTarget:
+        """Where a command of `target` waits now: with the heir, if `target` was the implicit one
+        and is not registered."""
+        if self.heir_target_id is None or target.resource_id in self.targets:
+            return target
+        return self.targets[self.heir_target_id]
+
+    def key_scope(self, target: CommandTarget) -> str:
+        """The scope of idempotency keys: empty for the implicit target and its heir."""
+        is_implicit = not self.targets or target.resource_id == self.heir_target_id
+        return "" if is_implicit else target.resource_id
+
+
+class Session:
+    """A connection, the named queries on it, and what has been read through it before."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
+        self.connection: Final = connection
+        self._execute = connection.execute
+        self._queries = queries
+        self._deployments: dict[str, KnownDeployment] = {}
+        self._next_number = 0
+        self._numbers_end = 0
+        self._data_version = 0
+
+    def rows(self, query: str, /, **params: Any) -> list[Row]:
+        """All rows of a named query."""
+        return self._execute(self._queries[query], params).fetchall()
+
+    def row(self, query: str, /, **params: Any) -> Row | None:
+        """The only row of a named query, or None."""
+        found = self._execute(self._queries[query], params).fetchall()
+        return found[0] if found else None
+
+    def change(self, query: str, /, **params: Any) -> int:
+        """Run a named INSERT, UPDATE or DELETE; how many rows it hit."""
+        return self._execute(self._queries[query], params).rowcount
+
+    def next_number(self) -> int:
+        """A number above all that were given out before, on this database."""
+        if self._next_number == self._numbers_end:
+            self.change("reserve_numbers", count=NUMBERS_PER_BLOCK)
+            [(end,)] = self.rows("highest_number")
+            self._numbers_end = int(end)
+            self._next_number = self._numbers_end - NUMBERS_PER_BLOCK
+        self._next_number += 1
+        return self._next_number
+
+    def deployment(self, deployment_id: str) -> KnownDeployment | None:
+        """A registered deployment; remembered until something changes it."""
+        known = self._deployments.get(deployment_id)
+        if known is not None:
+            return known
+        row = self.row("find_deployment", deployment_id=deployment_id)
+        if row is None:
+            return None
+        targets = self.rows("targets_of", deployment_id=deployment_id)
+        known = KnownDeployment(
+            deployment_id, {target[0]: target_of(*target) for target in targets}, *row
+        )
+        if len(self._deployments) >= _MAX_KNOWN_DEPLOYMENTS:
+            self._deployments.clear()
+        self._deployments[deployment_id] = known
+        return known
+
+    def forget_deployment(self, deployment_id: str) -> None:
+        """Call after changing one."""
+        self._deployments.pop(deployment_id, None)
+
+    def forget(self) -> None:
+        """Nothing that was read or reserved before can be relied on: a transaction was undone."""
+        self._deployments.clear()
+        self._next_number = self._numbers_end = 0
+
+    def notice_others(self) -> None:
+        """Forget what was read if another process has written since. Call after BEGIN."""
+        [(version,)] = self._execute("PRAGMA data_version").fetchall()
+        if version != self._data_version:
+            self._data_version = version
+            self._deployments.clear()

@@ -1,0 +1,123 @@
+-- Creating, finding and ending commands. Every change of state names the states that it may come
+-- from (arc_protocol/lifecycle.py) and the one that was read; the caller checks the row count.
+
+-- name: command_columns
+c.seq, c.command_id, c.deployment_id, c.target_id, c.target_type, c.command, c.state, c.attempt,
+c.max_attempts, c.created_at, c.is_push, c.dispatched_at, c.completed_at, c.deadline,
+c.cancel_requested, c.lease_id, c.lease_attempt, c.lease_expires_at, c.lease_holder
+
+-- name: reserve_numbers
+UPDATE numbering SET high = high + :count WHERE id = 1;
+
+-- name: highest_number
+SELECT high FROM numbering WHERE id = 1;
+
+-- name: insert_command
+INSERT INTO commands (
+    seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
+    created_at, is_push, deadline, ready_order, push_at
+) VALUES (
+    :seq, :command_id, :deployment_id, :target_id, :target_type, :command, :state, 1, :max_attempts,
+    :created_at, :is_push, :deadline, :ready_order, :push_at
+);
+
+-- name: insert_params
+INSERT INTO params (command, form, data, size, checksum)
+VALUES (:command, :form, :data, :size, :checksum);
+
+-- name: replace_params
+INSERT INTO params (command, form, data, size, checksum)
+VALUES (:command, :form, :data, :size, :checksum)
+ON CONFLICT (command) DO UPDATE
+SET form = excluded.form, data = excluded.data, size = excluded.size, checksum = excluded.checksum;
+
+-- name: replace_response
+INSERT INTO responses (command, form, data, size, checksum)
+VALUES (:command, :form, :data, :size, :checksum)
+ON CONFLICT (command) DO UPDATE
+SET form = excluded.form, data = excluded.data, size = excluded.size, checksum = excluded.checksum;
+
+-- name: find_keys
+SELECT k.id, k.scope, k.names_target, k.params_digest, k.command_seq
+FROM idempotency_keys AS k
+WHERE k.deployment_id = :deployment_id AND k.command = :command AND k.key = :key;
+
+-- name: insert_key
+INSERT INTO idempotency_keys (
+    deployment_id, command, key, scope, names_target, params_digest, command_seq, created_at
+) VALUES (
+    :deployment_id, :command, :key, :scope, :names_target, :params_digest, :command_seq, :created_at
+);
+
+-- name: delete_key
+DELETE FROM idempotency_keys WHERE id = :id;
+
+-- name: find_command
+SELECT {command_columns} FROM commands AS c WHERE c.command_id = :command_id;
+
+-- name: find_seq
+SELECT c.seq FROM commands AS c WHERE c.command_id = :command_id;
+
+-- name: command_with_params
+SELECT {command_columns}, p.form, p.data, p.size, p.checksum
+FROM commands AS c LEFT JOIN params AS p ON p.command = c.seq
+WHERE c.seq = :seq;
+
+-- name: command_with_response
+SELECT {command_columns}, r.form, r.data, r.size, r.checksum
+FROM commands AS c LEFT JOIN responses AS r ON r.command = c.seq
+WHERE c.command_id = :command_id;
+
+-- name: params_of
+SELECT p.form, p.data, p.size, p.checksum FROM params AS p WHERE p.command = :seq;
+
+-- name: response_of
+SELECT r.form, r.data, r.size, r.checksum FROM responses AS r WHERE r.command = :seq;
+
+-- name: ready_after_upload
+UPDATE commands SET state = 'PENDING', ready_order = :ready_order, push_at = :push_at
+WHERE seq = :seq AND state IN ('PENDING_UPLOAD');
+
+-- name: succeed
+UPDATE commands SET state = 'SUCCEEDED', completed_at = :now
+WHERE seq = :seq AND state IN ('DISPATCHED') AND lease_id IS :lease_id;
+
+-- name: fail
+UPDATE commands SET state = 'FAILED', completed_at = :now
+WHERE seq = :seq AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state = :was
+  AND lease_id IS :lease_id;
+
+-- name: expire
+UPDATE commands SET state = 'EXPIRED', completed_at = :now
+WHERE seq = :seq AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state = :was
+  AND lease_id IS :lease_id AND deadline <= :now;
+
+-- name: request_cancel
+UPDATE commands SET cancel_requested = 1
+WHERE seq = :seq AND state = 'DISPATCHED' AND lease_id IS :lease_id;
+
+-- name: list_all
+SELECT {command_columns} FROM commands AS c
+WHERE c.seq < :before
+ORDER BY c.seq DESC LIMIT :limit;
+
+-- name: list_by_state
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_in_state
+WHERE c.state = :state AND c.seq < :before
+ORDER BY c.seq DESC LIMIT :limit;
+
+-- name: list_by_deployment_and_state
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_of_deployment
+WHERE c.deployment_id = :deployment_id AND c.state = :state AND c.seq < :before
+ORDER BY c.seq DESC LIMIT :limit;
+
+-- name: list_by_command
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_by_name
+WHERE c.command = :command AND (:state IS NULL OR c.state = :state) AND c.seq < :before
+ORDER BY c.seq DESC LIMIT :limit;
+
+-- name: list_by_deployment_and_command
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_of_deployment_by_name
+WHERE c.deployment_id = :deployment_id AND c.command = :command
+  AND (:state IS NULL OR c.state = :state) AND c.seq < :before
+ORDER BY c.seq DESC LIMIT :limit;

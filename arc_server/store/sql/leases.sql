@@ -1,0 +1,61 @@
+-- Handing out, renewing and taking back.
+
+-- name: lease_candidates
+SELECT {command_columns}, p.form, p.data, p.size, p.checksum
+FROM commands AS c INDEXED BY commands_ready LEFT JOIN params AS p ON p.command = c.seq
+WHERE c.deployment_id = :deployment_id AND c.target_id = :target_id
+  AND c.state = 'PENDING' AND c.is_push = 0
+ORDER BY c.ready_order LIMIT :limit;
+
+-- name: lease_candidates_without_params
+SELECT {command_columns}
+FROM commands AS c INDEXED BY commands_ready
+WHERE c.deployment_id = :deployment_id AND c.target_id = :target_id
+  AND c.state = 'PENDING' AND c.is_push = 0
+ORDER BY c.ready_order LIMIT :limit;
+
+-- name: push_candidates
+SELECT {command_columns}, p.form, p.data, p.size, p.checksum
+FROM commands AS c INDEXED BY commands_push_due LEFT JOIN params AS p ON p.command = c.seq
+WHERE c.state = 'PENDING' AND c.is_push = 1 AND c.push_at <= :now
+ORDER BY c.push_at, c.ready_order LIMIT :limit;
+
+-- name: push_candidates_without_params
+SELECT {command_columns}
+FROM commands AS c INDEXED BY commands_push_due
+WHERE c.state = 'PENDING' AND c.is_push = 1 AND c.push_at <= :now
+ORDER BY c.push_at, c.ready_order LIMIT :limit;
+
+-- name: next_push_at
+SELECT c.push_at FROM commands AS c INDEXED BY commands_push_due
+WHERE c.state = 'PENDING' AND c.is_push = 1 AND c.push_at IS NOT NULL
+ORDER BY c.push_at LIMIT 1;
+
+-- name: dispatch
+UPDATE commands
+SET state = 'DISPATCHED', dispatched_at = :now, lease_id = :lease_id, lease_attempt = :lease_attempt,
+    lease_expires_at = :expires_at, lease_holder = :holder
+WHERE seq = :seq AND state IN ('PENDING');
+
+-- name: dispatch_again
+-- A lapsed lease that nobody took since hands in its response after all.
+UPDATE commands SET state = 'DISPATCHED'
+WHERE seq = :seq AND state IN ('PENDING') AND lease_id = :lease_id;
+
+-- name: find_lease
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_lease
+WHERE c.state = 'DISPATCHED' AND c.lease_id = :lease_id;
+
+-- name: renew
+UPDATE commands SET lease_expires_at = :expires_at
+WHERE seq = :seq AND state = 'DISPATCHED' AND lease_id = :lease_id;
+
+-- name: hand_back
+UPDATE commands
+SET state = 'PENDING', attempt = :attempt, target_id = :target_id, target_type = :target_type,
+    push_at = coalesce(:push_at, push_at)
+WHERE seq = :seq AND state IN ('DISPATCHED') AND lease_id = :lease_id;
+
+-- name: held_by
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_holder
+WHERE c.state = 'DISPATCHED' AND c.lease_holder = :holder AND c.deployment_id = :deployment_id;

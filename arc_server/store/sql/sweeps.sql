@@ -1,0 +1,39 @@
+-- What time does with nobody asking.
+
+-- name: overdue
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_deadline
+WHERE c.deadline <= :now AND c.state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED')
+ORDER BY c.deadline LIMIT :limit;
+
+-- name: lapsed
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_lapse
+WHERE c.state = 'DISPATCHED' AND c.lease_expires_at <= :now
+ORDER BY c.lease_expires_at LIMIT :limit;
+
+-- name: shift_leases
+UPDATE commands SET lease_expires_at = lease_expires_at + :shift
+WHERE state = 'DISPATCHED' AND lease_expires_at IS NOT NULL;
+
+-- name: grant_grace
+UPDATE commands SET lease_expires_at = :until
+WHERE state = 'DISPATCHED' AND lease_expires_at >= :lapsed_since AND lease_expires_at <= :now;
+
+-- name: has_live_leases
+SELECT EXISTS (
+    SELECT 1 FROM commands AS c INDEXED BY commands_lapse
+    WHERE c.state = 'DISPATCHED' AND c.lease_expires_at IS NOT NULL
+);
+
+-- name: forget_keys
+DELETE FROM idempotency_keys WHERE id IN (
+    SELECT k.id FROM idempotency_keys AS k INDEXED BY idempotency_keys_orphaned
+    WHERE k.command_seq IS NULL AND k.created_at < :before
+    ORDER BY k.created_at LIMIT :limit
+);
+
+-- name: put_sign_of_life
+INSERT INTO signs_of_life (id, seen_at) VALUES (1, :now)
+ON CONFLICT (id) DO UPDATE SET seen_at = max(seen_at, excluded.seen_at);
+
+-- name: last_sign_of_life
+SELECT s.seen_at FROM signs_of_life AS s WHERE s.id = 1;

@@ -1,0 +1,326 @@
+"""The store in one SQLite file: WAL, synchronous=FULL, one writer with group commit.
+
+Every write is an operation of creating.py, leasing.py, outcomes.py or directory.py that waits in
+the queue of group_commit.py; reads have connections of their own. SQL is in sql/*.sql.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from arc_protocol.errors import ArcError, StoreUnavailable
+from arc_protocol.types import AgentRegistration
+from arc_server.ports import (
+    AgentPresence,
+    Command,
+    CommandFilter,
+    CommandPage,
+    CommandWithBodies,
+    CommandWithResponse,
+    Completion,
+    Created,
+    Deployment,
+    Granted,
+    LeaseQuery,
+    NewCommand,
+    Renewal,
+    StoredBody,
+    StoredError,
+    StoredResponse,
+    Token,
+)
+from arc_server.store import (
+    creating,
+    directory,
+    leasing,
+    opening,
+    outcomes,
+    queries,
+    reading,
+    schema,
+)
+from arc_server.store.group_commit import GroupCommit
+from arc_server.store.lock import DirectoryLock
+from arc_server.store.reads import Reads
+from arc_server.store.session import Session
+
+MAX_BATCH: Final = 512
+"""Operations in one commit. More only make the first wait for the last."""
+_LONG: Final = 32
+"""Rows from which an operation runs in the thread: below, it takes less than a millisecond."""
+
+
+class SqliteStore:
+    """CommandStore in one file. Made by `open`.
+
+    An operation whose caller is cancelled may be committed all the same.
+    """
+
+    def __init__(
+        self,
+        writer: GroupCommit,
+        points: Reads,
+        lists: Reads,
+        resources: AsyncExitStack,
+        task: asyncio.Task[None],
+    ) -> None:
+        self._writer = writer
+        self._points = points
+        self._lists = lists
+        self._resources = resources
+        self._task = task
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        exclusive: bool = True,
+        busy_timeout_seconds: float = 5.0,
+        max_batch: int = MAX_BATCH,
+    ) -> SqliteStore:
+        """Open a database, make it or bring its schema up to date.
+
+        `exclusive`: as the only server of the data directory; the command line's tools, which work
+        beside one, leave it off. Raises StoreRefused (StoreLocked, StoreCorrupt, StoreTooNew);
+        nothing was touched then.
+        """
+        async with AsyncExitStack() as resources:
+            with opening.refusing(path):
+                if exclusive:
+                    resources.callback(DirectoryLock.take(opening.lock_path(path)).release)
+                await asyncio.to_thread(opening.look, path)
+                worker = await opening.open_writer(
+                    path, is_exclusive=exclusive, busy_timeout_seconds=busy_timeout_seconds
+                )
+                resources.push_async_callback(worker.close)
+                reads: list[Reads] = []
+                for _ in range(2):
+                    reader = await opening.open_reader(
+                        path, busy_timeout_seconds=busy_timeout_seconds
+                    )
+                    reads.append(Reads(reader, Session(reader.raw, queries.load())))
+                    resources.push_async_callback(reads[-1].close)
+                writer = GroupCommit(
+                    worker,
+                    Session(worker.raw, queries.load()),
+                    max_batch=max_batch,
+                    busy_timeout_seconds=busy_timeout_seconds,
+                )
+                task = asyncio.create_task(writer.run(), name="store writer")
+                return cls(writer, reads[0], reads[1], resources.pop_all(), task)
+
+    async def wait_failed(self) -> str:
+        """Wait until the store has failed for good, and say why: the process is to stop then.
+
+        After an I/O error at a commit nobody knows what is on the disk; only opening it anew tells.
+        """
+        await self._writer.failed.wait()
+        return self._writer.reason
+
+    # commands
+
+    async def create(self, new: NewCommand) -> Created:
+        """See CommandStore."""
+        return await self._writer.submit(creating.create, new)
+
+    async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
+        """See CommandStore."""
+        outcome = await self._writer.submit(creating.mark_uploaded, command_id, params, now)
+        if isinstance(outcome, ArcError):
+            raise outcome
+        return outcome
+
+    async def get(self, command_id: str) -> CommandWithResponse | None:
+        """See CommandStore."""
+        return self._points.at_once(reading.get, command_id)
+
+    async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:
+        """See CommandStore."""
+        return self._points.at_once(reading.get_with_bodies, command_id)
+
+    async def write_payload(
+        self, command_id: str, params: StoredBody | None, response: StoredResponse | None
+    ) -> None:
+        """See CommandStore."""
+        await self._writer.submit(outcomes.write_payload, command_id, params, response)
+
+    async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
+        """See CommandStore. Looks on as long as it found only what has ended."""
+        is_long = len(query.lease_ids) > _LONG
+        return await self._look_on(
+            lambda: self._writer.submit(leasing.lease, query, now, is_long=is_long)
+        )
+
+    async def lease_push(
+        self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+    ) -> Granted:
+        """See CommandStore."""
+        is_long = len(lease_ids) > _LONG
+        return await self._look_on(
+            lambda: self._writer.submit(
+                leasing.lease_push, lease_ids, lease_seconds, now, is_long=is_long
+            )
+        )
+
+    async def _look_on(self, look: Callable[[], asyncio.Future[leasing.Look]]) -> Granted:
+        """Ask again while a look was cut short by what it had to end, and found nothing yet."""
+        ended: list[Command] = []
+        while True:
+            granted, is_cut = await look()
+            ended += granted.ended
+            if granted.grants or not is_cut:
+                return msgspec.structs.replace(granted, ended=ended)
+
+    async def next_push_at(self) -> datetime | None:
+        """See CommandStore."""
+        return self._points.at_once(reading.next_push_at)
+
+    async def renew(
+        self,
+        lease_ids: Sequence[str],
+        lease_seconds: float,
+        now: datetime,
+        deployment_id: str | None = None,
+    ) -> Renewal:
+        """See CommandStore."""
+        return await self._writer.submit(
+            leasing.renew,
+            lease_ids,
+            lease_seconds,
+            now,
+            deployment_id,
+            is_long=len(lease_ids) > _LONG,
+        )
+
+    async def release(
+        self,
+        lease_id: str,
+        now: datetime,
+        *,
+        costs_attempt: bool,
+        deployment_id: str | None = None,
+        push_after: datetime | None = None,
+    ) -> Command:
+        """See CommandStore."""
+        return await self._writer.submit(
+            leasing.release, lease_id, now, costs_attempt, deployment_id, push_after
+        )
+
+    async def complete(
+        self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
+    ) -> Completion:
+        """See CommandStore."""
+        return await self._writer.submit(outcomes.complete, command_id, lease_id, response, now)
+
+    async def cancel(self, command_id: str, now: datetime) -> Completion:
+        """See CommandStore."""
+        return await self._writer.submit(outcomes.cancel, command_id, now)
+
+    async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
+        """See CommandStore."""
+        return await self._writer.submit(outcomes.fail, command_id, error, now)
+
+    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
+        """See CommandStore."""
+        return await self._lists.aside(reading.list_commands, which, before, limit)
+
+    # time
+
+    async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
+        """See CommandStore."""
+        return await self._writer.submit(outcomes.expire_due, now, limit, is_long=True)
+
+    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
+        """See CommandStore."""
+        return await self._writer.submit(outcomes.requeue_lapsed, now, limit, is_long=True)
+
+    async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
+        """See CommandStore."""
+        return await self._writer.submit(outcomes.forget_keys, before, limit, is_long=True)
+
+    async def shift_leases(self, seconds: float) -> int:
+        """See CommandStore."""
+        return await self._writer.submit(outcomes.shift_leases, seconds, is_long=True)
+
+    async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
+        """See CommandStore."""
+        return await self._writer.submit(
+            outcomes.grant_grace, lapsed_since, now, until, is_long=True
+        )
+
+    async def sign_of_life(self, now: datetime) -> None:
+        """See CommandStore."""
+        await self._writer.submit(outcomes.sign_of_life, now)
+
+    async def last_sign_of_life(self) -> datetime | None:
+        """See CommandStore."""
+        return self._points.at_once(reading.last_sign_of_life)
+
+    async def has_live_leases(self) -> bool:
+        """See CommandStore."""
+        return self._points.at_once(reading.has_live_leases)
+
+    # deployments, agents, tokens
+
+    async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
+        """See CommandStore."""
+        await self._writer.submit(directory.put_deployment, deployment, now, is_long=True)
+
+    async def get_deployment(self, deployment_id: str) -> Deployment | None:
+        """See CommandStore."""
+        return self._points.at_once(directory.get_deployment, deployment_id)
+
+    async def put_agent(
+        self, agent_id: str, registration: AgentRegistration, now: datetime
+    ) -> AgentPresence:
+        """See CommandStore."""
+        return await self._writer.submit(directory.put_agent, agent_id, registration, now)
+
+    async def touch_agents(self, seen: dict[str, datetime]) -> None:
+        """See CommandStore."""
+        await self._writer.submit(directory.touch_agents, seen, is_long=len(seen) > _LONG)
+
+    async def list_agents(
+        self, deployment_id: str | None, seen_since: datetime, limit: int
+    ) -> Sequence[AgentPresence]:
+        """See CommandStore."""
+        return await self._lists.aside(directory.list_agents, deployment_id, seen_since, limit)
+
+    async def put_token(self, token: Token) -> None:
+        """See CommandStore."""
+        await self._writer.submit(directory.put_token, token)
+
+    async def find_token(self, token_hash: bytes) -> Token | None:
+        """See CommandStore."""
+        return self._points.at_once(directory.find_token, token_hash)
+
+    async def list_tokens(self) -> Sequence[Token]:
+        """See CommandStore."""
+        return await self._lists.aside(directory.list_tokens)
+
+    async def revoke_token(self, token_id: str, now: datetime) -> bool:
+        """See CommandStore."""
+        return await self._writer.submit(directory.revoke_token, token_id, now)
+
+    # the database itself
+
+    async def check(self) -> None:
+        """See CommandStore."""
+        if self._writer.failed.is_set():
+            raise StoreUnavailable(self._writer.reason)
+        if self._points.at_once(reading.schema_version) != schema.newest():
+            raise StoreUnavailable("the schema of the database is not this release's")
+
+    async def close(self) -> None:
+        """See CommandStore."""
+        self._writer.close()
+        await self._task
+        await self._resources.aclose()
