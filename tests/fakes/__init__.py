@@ -1,0 +1,1 @@
+"""Other people's servers, as small as tests need them."""
