@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -347,7 +348,7 @@ class Client:
                     deployment_id=deployment,
                     command=command,
                     params=(
-                        InlineBody.of(await body.read())
+                        InlineBody.of(await asyncio.to_thread(body.data))
                         if is_inline
                         else StorageBody(size=body.size)
                     ),

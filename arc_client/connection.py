@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 from collections.abc import Generator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -309,12 +310,18 @@ def _reason(error: Exception) -> str:
         case aiohttp.ClientConnectorDNSError():
             return "there is no such host"
         case aiohttp.ClientConnectorError():
-            return error.os_error.strerror or str(error.os_error)
+            return _of_system(error.os_error)
         case aiohttp.ServerDisconnectedError():
             return "it closed the connection"
         case aiohttp.ClientPayloadError():
             return "its answer broke off"
         case OSError():
-            return error.strerror or str(error) or type(error).__name__
+            return _of_system(error)
         case _:
             return str(error) or type(error).__name__
+
+
+def _of_system(error: OSError) -> str:
+    """What the system says; asyncio puts other words in its place."""
+    text = os.strerror(error.errno) if error.errno else str(error)
+    return text or type(error).__name__

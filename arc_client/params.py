@@ -39,9 +39,18 @@ class Body:
         self._start = start
         self.size: Final = size
 
-    async def read(self) -> bytes:
-        """All of it. Raises InvalidParams when the file has become shorter meanwhile."""
-        return b"".join([chunk async for chunk in self.chunks()])
+    def data(self) -> bytes:
+        """All of it, which blocks. Raises InvalidParams as `chunks` does."""
+        if isinstance(self._source, bytes):
+            return self._source
+        try:
+            self._source.seek(self._start)
+            data = self._source.read(self.size)
+        except OSError as error:
+            raise _unreadable(error) from error
+        if len(data) < self.size:
+            raise _shortened()
+        return data
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """From the beginning, in order, `size` bytes: what a file grew by meanwhile is left out.
@@ -58,11 +67,11 @@ class Body:
             while left:
                 chunk = await asyncio.to_thread(self._source.read, min(CHUNK_BYTES, left))
                 if not chunk:
-                    raise InvalidParams("the params became shorter while they were being sent")
+                    raise _shortened()
                 left -= len(chunk)
                 yield chunk
         except OSError as error:
-            raise InvalidParams(f"the params cannot be read: {error}") from error
+            raise _unreadable(error) from error
 
 
 @asynccontextmanager
@@ -75,6 +84,8 @@ async def body_of(params: Any) -> AsyncGenerator[Body]:
     is read from where it stands and left open. Raises InvalidParams.
     """
     match params:
+        case Body():
+            yield params
         case bytes() | bytearray() | memoryview():
             data = bytes(cast("bytes", params))
             yield Body(data, size=len(data))
@@ -120,7 +131,7 @@ def body_of_file(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
             return Body(file, start=file.tell(), size=size), None
         return _spooled(file)
     except (OSError, ValueError) as error:
-        raise InvalidParams(f"the params cannot be read: {error}") from error
+        raise _unreadable(error) from error
 
 
 def _spooled(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
@@ -173,6 +184,17 @@ def _json_body(params: Any) -> Body:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidParams(f"the params have no form in JSON: {error}") from error
     return Body(data, size=len(data))
+
+
+def _unreadable(error: Exception) -> InvalidParams:
+    """Params that the system does not let us read."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return InvalidParams(f"the params cannot be read: {why}")
+
+
+def _shortened() -> InvalidParams:
+    """Params that were cut off meanwhile."""
+    return InvalidParams("the params became shorter while they were being sent")
 
 
 async def _write(write: Callable[[bytes], int], chunk: bytes) -> None:

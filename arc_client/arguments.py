@@ -1,0 +1,156 @@
+"""What is typed after `arc`, turned into what the sender takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import typer
+
+from arc_client.errors import ConfigurationError, InvalidParams
+from arc_client.params import NO_PARAMS, Body, body_of_file, open_file
+from arc_protocol.types import DEFAULT_INLINE_BYTES
+from arc_runtime.durations import parse_duration
+
+CHECKED_BYTES: Final = DEFAULT_INLINE_BYTES
+"""Params up to here are checked to be JSON; what is larger is streamed, and not looked into."""
+
+_SHOWN: Final = 30
+"""How much of the text around a mistake is shown, on each side."""
+
+
+class Access(msgspec.Struct, frozen=True):
+    """How to get at the server; what is not given comes from the environment."""
+
+    server: str | None = None
+    token_file: Path | None = None
+    ca_file: Path | None = None
+
+    def over(self, other: Access | None) -> Access:
+        """This one where it says something, the other elsewhere."""
+        if other is None:
+            return self
+        return Access(
+            self.server or other.server,
+            self.token_file or other.token_file,
+            self.ca_file or other.ca_file,
+        )
+
+    def client_options(self, environ: Mapping[str, str]) -> dict[str, Any]:
+        """The arguments of Client that these are. Raises ConfigurationError without a server."""
+        server = self.server or environ.get("ARC_SERVER_URL")
+        if not server:
+            raise ConfigurationError("no server given: use --server URL or set ARC_SERVER_URL")
+        token_file = self.token_file or _path(environ.get("ARC_TOKEN_FILE"))
+        return {
+            "server_url": server,
+            "token_file": token_file,
+            "token": None if token_file else environ.get("ARC_TOKEN") or None,
+            "ca_file": self.ca_file or _path(environ.get("ARC_CA_FILE")),
+        }
+
+
+def duration(text: str | float) -> float:
+    """A duration, for typer."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@contextmanager
+def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
+    """The params that `--params` means: JSON, `@FILE`, `-` for stdin, nothing for `{}`.
+
+    A file that can be read again is not read here. Raises InvalidParams: unreadable, or small
+    enough to be checked and not JSON, unless it may be anything (`is_raw`).
+    """
+    with ExitStack() as files:
+        if text is None:
+            yield Body(NO_PARAMS, size=len(NO_PARAMS))
+            return
+        if text in ("-", "@-"):
+            name, file = "stdin", sys.stdin.buffer
+        elif text.startswith("@"):
+            name = text[1:]
+            file = files.enter_context(open_file(Path(name)))
+        else:
+            data = text.encode("utf-8", "surrogateescape")
+            if not is_raw:
+                check_json(data, "--params", is_shown=True)
+            yield Body(data, size=len(data))
+            return
+        body, spooled = body_of_file(file)
+        if spooled is not None:
+            files.enter_context(spooled)
+        if not is_raw and body.size <= CHECKED_BYTES:
+            check_json(body.data(), name)
+        yield body
+
+
+def check_json(data: bytes, where: str, *, is_shown: bool = False) -> None:
+    """Refuse what an agent could not decode. Raises InvalidParams with the position.
+
+    `is_shown`: repeat the text around it, which may be a secret unless it was just typed.
+    """
+    try:
+        msgspec.json.decode(data)
+    except UnicodeDecodeError as error:
+        raise InvalidParams(f"{where} is not UTF-8 at byte {error.start + 1}") from None
+    except RecursionError:
+        raise InvalidParams(f"{where} is nested too deeply") from None
+    except msgspec.DecodeError as problem:
+        raise InvalidParams(_not_json(data, where, str(problem), is_shown)) from None
+
+
+def _not_json(data: bytes, where: str, problem: str, is_shown: bool) -> str:
+    """Where JSON ends to be JSON. Python's own parser counts lines and columns, msgspec bytes."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"{where} is not UTF-8 at byte {error.start + 1}"
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        if not text.strip():
+            return f"{where} is empty; leave it out to send {{}}"
+        message = f"{where} is not JSON: line {error.lineno} column {error.colno}: {error.msg}"
+        return f"{message}\n{_around(text, error.pos)}" if is_shown else message
+    except RecursionError:
+        return f"{where} is nested too deeply"
+    return f"{where} is not JSON: {problem}"
+
+
+def _around(text: str, position: int) -> str:
+    """The line with the mistake, and a mark under it."""
+    begin = text.rfind("\n", 0, position) + 1
+    end = text.find("\n", position)
+    end = len(text) if end < 0 else end
+    begin, end = max(begin, position - _SHOWN), min(end, position + _SHOWN)
+    return f"  {text[begin:end]}\n  {' ' * (position - begin)}^"
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a result file that cannot be written, before anything is sent.
+
+    Raises ConfigurationError.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise ConfigurationError(f"cannot write to {path}: it is a directory")
+    place = target if target.exists() and not target.is_file() else target.parent
+    if not place.exists():
+        raise ConfigurationError(f"cannot write to {path}: there is no directory {place}")
+    if not os.access(place, os.W_OK):
+        raise ConfigurationError(f"cannot write to {path}: permission denied")
+
+
+def _path(text: str | None) -> Path | None:
+    """A path of the environment; empty is unset."""
+    return Path(text) if text else None

@@ -1,0 +1,205 @@
+"""Errors as a person reads them: what happened, to which command, and what to do next."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, Final
+
+import msgspec
+
+from arc_client import errors as client
+from arc_protocol import errors as server
+from arc_protocol.errors import ArcError
+from arc_protocol.types import AgentInfo
+from arc_runtime.durations import format_duration
+
+
+class ExitCode(IntEnum):
+    """What the process says to the script that called it (design.md, the command line)."""
+
+    DONE = 0
+    FAILED = 1
+    """The command failed, expired, was cancelled, or was not done when the time ran out."""
+    USAGE = 2
+    """Something to be put right on this side, or a command that is not there."""
+    UNREACHABLE = 3
+    """The server gives no answer, or none that is of use now."""
+    NOT_ALLOWED = 4
+    INTERRUPTED = 130
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """An error, told."""
+
+    what: str
+    exit_code: ExitCode
+    details: str | None = None
+    next_steps: tuple[str, ...] = ()
+
+
+ABSENT_SECONDS: Final = 90.0
+"""An agent that was not seen for so long is not there: three of its longest polls."""
+
+_UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CODE_HINTS: Final = {
+    "UNKNOWN_COMMAND": "The agent has no handler of that name; `arc agents` shows what it has.",
+    "HANDLER_TIMEOUT": "The handler took longer than it may; see the agent's configuration.",
+    "MAX_ATTEMPTS_EXCEEDED": "Every agent that took it was lost or gave it back; see their logs.",
+    "DELIVERY_FAILED": "The deployment's push URL refused it.",
+    "UNKNOWN": "See the agent's log.",
+}
+
+
+def explain(error: ArcError) -> Explanation:
+    """What an error means to the person who typed the command."""
+    match error:
+        case client.CommandError():
+            return _of_command(error)
+        case client.TokenRefused():
+            return Explanation(
+                f"the server does not accept this token: {error.message}",
+                ExitCode.NOT_ALLOWED,
+                next_steps=("Give one with --token-file, or in ARC_TOKEN_FILE.",),
+            )
+        case client.NotAllowed():
+            return Explanation(
+                f"this token does not allow it: {error.message}", ExitCode.NOT_ALLOWED
+            )
+        case client.ServerUnreachable():
+            return Explanation(
+                error.message,
+                ExitCode.UNREACHABLE,
+                next_steps=("Is the server running, and is --server right?", *_again(error)),
+            )
+        case client.UnexpectedAnswer():
+            return Explanation(error.message, _code_of_foreign(error), next_steps=_is_it_right())
+        case client.ConfigurationError() | client.InvalidParams():
+            return Explanation(error.message, ExitCode.USAGE)
+        case _:
+            return _of_server(error)
+
+
+def _of_command(error: client.CommandError) -> Explanation:
+    """There is a command, but no result."""
+    it = shlex.quote(error.command_id)
+    match error:
+        case client.CommandCancelled():
+            return Explanation(f"command {it} was cancelled", ExitCode.FAILED)
+        case client.CommandFailed():
+            hint = _CODE_HINTS.get(error.code)
+            return Explanation(
+                str(error),
+                ExitCode.FAILED,
+                details=error.details,
+                next_steps=(hint,) if hint else (),
+            )
+        case client.CommandTimeout():
+            return Explanation(
+                f"{error.message}; it goes on",
+                ExitCode.FAILED,
+                next_steps=(f"Wait on: arc wait {it}", f"Stop it: arc cancel {it}"),
+            )
+        case client.UploadFailed():
+            return Explanation(
+                f"command {it}: {error.message}; it will not run",
+                ExitCode.UNREACHABLE,
+                next_steps=_again(error),
+            )
+        case client.ResultUnreadable():
+            return Explanation(
+                f"command {it} is done, but {error.message}",
+                ExitCode.UNREACHABLE,
+                next_steps=(f"Read it again: arc wait {it}",),
+            )
+        case _:
+            return Explanation(error.message, ExitCode.FAILED)
+
+
+def _of_server(error: ArcError) -> Explanation:
+    """What the server said, with its code, and what it is to this program."""
+    if not error.context.get("is_ours", True):
+        return Explanation(error.message, _code_of_foreign(error), next_steps=_is_it_right())
+    what = f"{error.message} ({error.context.get('server_code') or error.code})"
+    match error:
+        case server.CommandNotFound():
+            steps = ("`arc list` shows the commands that are there.",)
+        case server.IdempotencyKeyReused():
+            steps = ("Give this one a --key of its own, or the same params as before.",)
+        case server.CommandTargetAmbiguous() | server.CommandTargetNotFound():
+            steps = ("Name one with --target; `arc agents` shows those that have agents.",)
+        case server.InvalidCommand() if "deadline" in error.message:
+            steps = ("A --deadline is counted from now by this machine's clock. Is that right?",)
+        case server.MethodNotAllowed() | server.NotFound() | server.OperationNotSupported():
+            steps = ("The server may know the base protocol only, which does not have this.",)
+        case _:
+            steps = ()
+    is_over = isinstance(error, server.RateLimited | server.InternalError) or (
+        error.http_status >= 500 and not isinstance(error, server.OperationNotSupported)
+    )
+    if is_over:
+        return Explanation(what, ExitCode.UNREACHABLE, next_steps=_again(error))
+    return Explanation(what, ExitCode.USAGE, next_steps=steps)
+
+
+def _code_of_foreign(error: ArcError) -> ExitCode:
+    """A page that no ARC server writes: a broken gateway, or the wrong address altogether."""
+    status = error.context.get("status")
+    is_gateway = isinstance(status, int) and (status >= 500 or status in (408, 429))
+    return ExitCode.UNREACHABLE if is_gateway else ExitCode.USAGE
+
+
+def _is_it_right() -> tuple[str, ...]:
+    return ("Is --server the address of an ARC server?",)
+
+
+def _again(error: ArcError) -> tuple[str, ...]:
+    """How to send a command again that may or may not have got there."""
+    key = error.context.get("idempotency_key")
+    if not isinstance(key, str):
+        return ()
+    return (f"To send it again without running it twice: the same with --key {shlex.quote(key)}",)
+
+
+def as_record(error: ArcError, explanation: Explanation) -> dict[str, Any]:
+    """The same for a program, one JSON object."""
+    record: dict[str, Any] = {
+        "code": error.context.get("server_code") or error.code,
+        "message": error.message,
+        "commandId": error.context.get("command_id"),
+        "state": error.context.get("state"),
+        "details": explanation.details,
+        "idempotencyKey": error.context.get("idempotency_key"),
+        "exitCode": int(explanation.exit_code),
+    }
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def printable(text: str) -> str:
+    """Text of a stranger, without what a terminal would obey; lines and tabs stay."""
+    return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def agent_hint(
+    agents: Sequence[AgentInfo], deployment: str, command: str, target: str | None, now: datetime
+) -> str | None:
+    """Why a command may be waiting, from who is there; None when nothing explains it."""
+    ours = [agent for agent in agents if agent.deployment_id == deployment]
+    if not ours:
+        return f"no agent of {deployment} has been seen yet"
+    if target is not None:
+        ours = [a for a in ours if a.target is not None and a.target.resource_id == target]
+        if not ours:
+            return f"no agent of {deployment} serves the target {target}"
+    latest = max(ours, key=lambda agent: agent.last_seen_at)
+    absent = (now - latest.last_seen_at).total_seconds()
+    if absent > ABSENT_SECONDS:
+        ago = format_duration(round(absent))
+        return f"the agent of {deployment} on {latest.hostname} was last seen {ago} ago"
+    present = [a for a in ours if (now - a.last_seen_at).total_seconds() <= ABSENT_SECONDS]
+    if not any(handler.name == command for agent in present for handler in agent.handlers):
+        return f"no agent of {deployment} that is there has a handler for {command}"
+    return None

@@ -1,0 +1,82 @@
+"""Ctrl-C while a command is on its way: an offer to cancel it, or a word on how to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
+
+T = TypeVar("T")
+
+_LINE_BYTES: Final = 1024
+
+
+class Interrupted(Exception):
+    """The person left. Whatever was sent goes on."""
+
+
+class Interrupts:
+    """What Ctrl-C does while some work is under way.
+
+    With `ask`, the first one puts a question while the work goes on, and the next line from
+    `answers_fd` goes to `answered`; a second one instead of an answer leaves. Without, or when
+    `ask` says that there is nothing to ask about yet, the first one leaves.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], bool] | None = None,
+        answered: Callable[[bytes], Awaitable[None]] | None = None,
+        *,
+        answers_fd: int = 0,
+    ) -> None:
+        self._ask = ask
+        self._answered = answered
+        self._answers_fd = answers_fd
+        self._is_asked = False
+        self._left = asyncio.Event()
+        self._answering: set[asyncio.Future[None]] = set()
+
+    async def around(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work. Raises Interrupted when the person left; the work is cancelled then."""
+        loop = asyncio.get_running_loop()
+        # A job in the background is not interrupted by a Ctrl-C meant for another.
+        is_ours = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        if is_ours:
+            loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        task = asyncio.ensure_future(work)
+        left = asyncio.ensure_future(self._left.wait())
+        try:
+            await asyncio.wait([task, left], return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise Interrupted
+            return task.result()
+        finally:
+            if is_ours:
+                loop.remove_signal_handler(signal.SIGINT)
+            self._stop_listening()
+            for unfinished in (task, left, *self._answering):
+                unfinished.cancel()
+            await asyncio.gather(task, left, *self._answering, return_exceptions=True)
+
+    def _interrupted(self) -> None:
+        """A Ctrl-C."""
+        if self._is_asked or self._ask is None or not self._ask():
+            self._left.set()
+            return
+        self._is_asked = True
+        asyncio.get_running_loop().add_reader(self._answers_fd, self._readable)
+
+    def _readable(self) -> None:
+        """A line, or the end of all lines, which is no answer and so a no."""
+        line = os.read(self._answers_fd, _LINE_BYTES)
+        self._stop_listening()
+        if self._answered is not None:
+            self._answering.add(asyncio.ensure_future(self._answered(line)))
+
+    def _stop_listening(self) -> None:
+        if self._is_asked:
+            asyncio.get_running_loop().remove_reader(self._answers_fd)
+        self._is_asked = False

@@ -1,0 +1,159 @@
+"""What is known of a command on its way, and how a person sees it: on a terminal only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from arc_client.explain import printable
+from arc_client.screen import say
+from arc_client.watch import Watch
+from arc_protocol.errors import ArcError
+from arc_protocol.lifecycle import TERMINAL
+from arc_protocol.types import CommandStatus, CreateCommandResponse, State
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+
+class Journey(Watch):
+    """Remembers where the command is; shows nothing."""
+
+    def __init__(self, command_id: str | None = None) -> None:
+        """`command_id`: when it is known beforehand."""
+        self.command_id = command_id
+        self.state: State | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the command has ended, as far as is known."""
+        return self.state in TERMINAL
+
+    def created(self, answer: CreateCommandResponse) -> None:
+        """The server has the command."""
+        self.command_id = answer.command_id
+        self.state = answer.state
+
+    def looked(self, status: CommandStatus) -> None:
+        """A status was read while waiting."""
+        self.state = status.state
+
+    def pause(self) -> None:
+        """Leave the terminal to a question."""
+
+    def resume(self) -> None:
+        """Go on showing."""
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        say(printable(text))
+
+    def close(self) -> None:
+        """Show nothing any more."""
+
+
+class LiveJourney(Journey):
+    """The same, shown on stderr: bars for what moves, a clock while nothing does."""
+
+    def __init__(self, command_id: str | None = None) -> None:
+        super().__init__(command_id)
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._shown: Progress | None = None
+        self._kind = ""
+        self._is_paused = False
+        self._is_told = False
+
+    def created(self, answer: CreateCommandResponse) -> None:
+        """The server has the command."""
+        super().created(answer)
+        self._is_told = False
+
+    def uploading(self, sent: int, total: int) -> None:
+        """So many bytes of the params went out."""
+        self._move("upload", sent, total)
+        if sent == total:
+            self.close()
+
+    def looked(self, status: CommandStatus) -> None:
+        """A status was read while waiting."""
+        super().looked(status)
+        self._is_told = False
+        self.waiting()
+
+    def waiting(self) -> None:
+        """Nothing moves; show the clock, and where the command stands."""
+        if self._is_paused or self.command_id is None:
+            return
+        text = f"{printable(self.command_id)} {self.state or ''}"
+        shown = self._show("wait")
+        shown.update(shown.task_ids[0], description=text)
+
+    def downloading(self, received: int, total: int | None) -> None:
+        """So many bytes of the result came in."""
+        self._move("download", received, total)
+
+    def retrying(self, error: ArcError) -> None:
+        """Say once what is wrong; until it works again."""
+        if not self._is_told:
+            self.note(f"{error.message}; trying again")
+        self._is_told = True
+
+    def pause(self) -> None:
+        """Leave the terminal to a question."""
+        self.close()
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Go on showing."""
+        self._is_paused = False
+        self.waiting()
+
+    def note(self, text: str) -> None:
+        """A line that stays, above what moves."""
+        (self._shown.console if self._shown else self._console).print(printable(text))
+
+    def close(self) -> None:
+        """Show nothing any more."""
+        shown, self._shown = self._shown, None
+        if shown is not None:
+            shown.stop()
+
+    def _move(self, kind: str, done: int, total: int | None) -> None:
+        if self._is_paused:
+            return
+        shown = self._show(kind)
+        shown.update(shown.task_ids[0], completed=done, total=total)
+
+    def _show(self, kind: str) -> Progress:
+        """The bar of a kind, in place of what is shown now."""
+        from rich.progress import Progress
+
+        if self._shown is not None and self._kind == kind:
+            return self._shown
+        self.close()
+        self._kind = kind
+        self._shown = Progress(
+            *_columns(kind), console=self._console, transient=True, redirect_stdout=False
+        )
+        self._shown.add_task(kind, total=None)
+        self._shown.start()
+        return self._shown
+
+
+def _columns(kind: str) -> list[ProgressColumn]:
+    """What a bar has."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    text = TextColumn("{task.description}", markup=False)
+    if kind == "wait":
+        return [SpinnerColumn(), text, TimeElapsedColumn()]
+    return [text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]

@@ -1,0 +1,103 @@
+"""One run of `arc`: a client of the server that was named, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from arc_client.arguments import Access
+from arc_client.explain import ExitCode, explain
+from arc_client.interrupts import Interrupted
+from arc_client.progress import Journey, LiveJourney
+from arc_client.screen import NotShown, say, tell_error
+from arc_protocol.errors import ArcError
+from arc_protocol.types import State
+
+if TYPE_CHECKING:
+    from arc_client.client import Client
+
+RETRY_SECONDS: Final = 10.0
+"""For how long a person waits for a server that gives no answer."""
+
+
+def with_client(
+    access: Access,
+    journey: Journey,
+    work: Callable[[Client], Awaitable[None]],
+    *,
+    patience: float = RETRY_SECONDS,
+) -> None:
+    """Do some work with a client. Raises what the work does, and ConfigurationError."""
+    options = access.client_options(os.environ)
+    retry_seconds = min(RETRY_SECONDS, patience)
+
+    async def connected() -> None:
+        from arc_client.client import Client
+
+        async with Client(**options, watch=journey, retry_seconds=retry_seconds) as client:
+            await work(client)
+
+    asyncio.run(connected())
+
+
+@contextmanager
+def reporting(
+    *, as_json: bool, key: str | None = None, command_id: str | None = None
+) -> Generator[Journey]:
+    """Tell on stderr what went wrong, and exit with the code for it.
+
+    `key`: what a command that may or may not have been sent can be sent again with.
+    """
+    is_watched = sys.stderr.isatty() and not as_json
+    journey = LiveJourney(command_id) if is_watched else Journey(command_id)
+    try:
+        try:
+            yield journey
+        finally:
+            journey.close()
+    except ArcError as error:
+        explanation = explain(error)
+        tell_error(error, explanation, as_json=as_json)
+        raise typer.Exit(explanation.exit_code) from None
+    except NotShown:
+        it = shlex.quote(str(journey.command_id))
+        say(f"error: command {it} is done, but its result is not fit for a terminal")
+        say(f"  Write it to a file: arc wait {it} --out FILE")
+        raise typer.Exit(ExitCode.USAGE) from None
+    except BrokenPipeError:
+        # Our reader has left. Nothing of what is still buffered may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(128 + signal.SIGPIPE) from None
+    except OSError as error:
+        say(f"error: the result cannot be written: {error.strerror or error}")
+        if journey.command_id is not None:
+            say(f"  Read it again: arc wait {shlex.quote(journey.command_id)}")
+        raise typer.Exit(ExitCode.USAGE) from None
+    except (Interrupted, KeyboardInterrupt):
+        say(f"interrupted; {how_to_go_on(journey, key)}")
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+
+
+def how_to_go_on(journey: Journey, key: str | None) -> str:
+    """What becomes of a command whose sender left, and what to do about it."""
+    if journey.command_id is None:
+        if key is None:
+            return "nothing was changed"
+        return (
+            "the command may or may not have been sent. "
+            f"The same with --key {shlex.quote(key)} will not run it twice."
+        )
+    it = shlex.quote(journey.command_id)
+    if journey.is_over:
+        return f"command {it} has ended. Its result: arc wait {it}"
+    if journey.state is State.PENDING_UPLOAD:
+        return f"command {it} waits for the rest of its params, and will not run without them"
+    return f"command {it} goes on. Wait on: arc wait {it}. Stop it: arc cancel {it}"
