@@ -1,12 +1,15 @@
 import errno
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from arc_runtime import failpoints
 
+ROOT = Path(__file__).parents[3]
 PASS_AND_SAY = "from arc_runtime.failpoints import hit; hit('store.after_commit'); print('alive')"
 
 
@@ -107,3 +110,17 @@ def test_a_wrong_failpoint_ends_the_process_with_code_2_and_says_what_is_wrong(a
     assert done.stderr.startswith("ARC_FAILPOINT: ")
     assert "store.after_com" in done.stderr
     assert done.stdout == ""
+
+
+def test_every_failpoint_is_passed_somewhere_and_there_are_no_fewer_than_before() -> None:
+    packages = ("arc_protocol", "arc_runtime", "arc_server", "arc_agent", "arc_client")
+    passed = {
+        name
+        for package in packages
+        for file in (ROOT / package).rglob("*.py")
+        for name in re.findall(r"\bhit\(\s*\"([^\"]+)\"\s*\)", file.read_text())
+    }
+
+    print(*sorted(passed), sep="\n")
+    assert passed == failpoints.NAMES
+    assert len(passed) >= 12
