@@ -5,8 +5,6 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from arc_protocol.errors import StoreUnavailable
-
 _PRIMARY: Final = 0xFF
 """The low byte of an extended result code."""
 _OF_THE_BATCH: Final = frozenset(
@@ -60,6 +58,6 @@ def is_damage(error: BaseException) -> bool:
     return code_of(error) & _PRIMARY in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def unavailable(error: BaseException) -> StoreUnavailable:
+def reason(error: BaseException) -> str:
     """What callers are told."""
-    return StoreUnavailable(f"the database failed: {name_of(error)}")
+    return f"the database failed: {name_of(error)}"

@@ -26,8 +26,7 @@ _SETTINGS: Final = (
 )
 _WRITER_SETTINGS: Final = (
     "cache_size = -65536",  # KiB: never dropped, nobody else writes
-    "cache_spill = OFF",  # write at the commit, in the thread, and nowhere else
-    "busy_timeout = 0",  # waiting is done in the thread (GroupCommit)
+    "cache_spill = OFF",  # write to the disk at the commit, and nowhere else
 )
 _READER_SETTINGS: Final = ("query_only = ON", "cache_size = -8192")
 

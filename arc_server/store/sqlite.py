@@ -46,15 +46,14 @@ from arc_server.store import (
     reading,
     schema,
 )
-from arc_server.store.group_commit import GroupCommit
+from arc_server.store.batching import Batches, Operation
 from arc_server.store.lock import DirectoryLock
-from arc_server.store.reads import Reads
 from arc_server.store.session import Session
+from arc_server.store.transactions import Reading, Writing
+from arc_server.store.worker import Worker
 
 MAX_BATCH: Final = 512
 """Operations in one commit. More only make the first wait for the last."""
-_LONG: Final = 32
-"""Rows from which an operation runs in the thread: below, it takes less than a millisecond."""
 
 
 class SqliteStore:
@@ -63,19 +62,14 @@ class SqliteStore:
     An operation whose caller is cancelled may be committed all the same.
     """
 
-    def __init__(
-        self,
-        writer: GroupCommit,
-        points: Reads,
-        lists: Reads,
-        resources: AsyncExitStack,
-        task: asyncio.Task[None],
-    ) -> None:
-        self._writer = writer
-        self._points = points
-        self._lists = lists
+    def __init__(self, resources: AsyncExitStack, max_batch: int) -> None:
         self._resources = resources
-        self._task = task
+        self._max_batch = max_batch
+        self._failed = asyncio.Event()
+        self._failure = ""
+        self._writes: Batches
+        self._reads: Batches
+        self._lists: Batches
 
     @classmethod
     async def open(
@@ -93,81 +87,90 @@ class SqliteStore:
         nothing was touched then.
         """
         async with AsyncExitStack() as resources:
+            store = cls(resources, max_batch)
             with opening.refusing(path):
                 if exclusive:
                     resources.callback(DirectoryLock.take(opening.lock_path(path)).release)
                 await asyncio.to_thread(opening.look, path)
-                worker = await opening.open_writer(
+                writer = await opening.open_writer(
                     path, is_exclusive=exclusive, busy_timeout_seconds=busy_timeout_seconds
                 )
-                resources.push_async_callback(worker.close)
-                reads: list[Reads] = []
-                for _ in range(2):
-                    reader = await opening.open_reader(
-                        path, busy_timeout_seconds=busy_timeout_seconds
-                    )
-                    reads.append(Reads(reader, Session(reader.raw, queries.load())))
-                    resources.push_async_callback(reads[-1].close)
-                writer = GroupCommit(
-                    worker,
-                    Session(worker.raw, queries.load()),
-                    max_batch=max_batch,
-                    busy_timeout_seconds=busy_timeout_seconds,
-                )
-                task = asyncio.create_task(writer.run(), name="store writer")
-                return cls(writer, reads[0], reads[1], resources.pop_all(), task)
+                store._writes = store._serve(writer, Writing(_session(writer), store._fail_soon()))
+                reader = await opening.open_reader(path, busy_timeout_seconds=busy_timeout_seconds)
+                store._reads = store._serve(reader, Reading(_session(reader)))
+                lister = await opening.open_reader(path, busy_timeout_seconds=busy_timeout_seconds)
+                store._lists = store._serve(lister, Reading(_session(lister)))
+            store._resources = resources.pop_all()
+            return store
+
+    def _serve(self, worker: Worker, perform: Callable[[Sequence[Operation]], None]) -> Batches:
+        """A connection's queue, at work; `close` ends it before the connection."""
+        self._resources.push_async_callback(worker.close)
+        batches = Batches(worker, perform, max_batch=self._max_batch)
+        task = asyncio.create_task(batches.run())
+
+        async def finish() -> None:
+            batches.close()
+            await task
+
+        self._resources.push_async_callback(finish)
+        return batches
+
+    def _fail_soon(self) -> Callable[[str], None]:
+        """What the writing thread calls when a commit has left doubt."""
+        loop = asyncio.get_running_loop()
+
+        def fail(reason: str) -> None:
+            self._failure = reason
+            loop.call_soon_threadsafe(self._failed.set)
+
+        return fail
 
     async def wait_failed(self) -> str:
         """Wait until the store has failed for good, and say why: the process is to stop then.
 
         After an I/O error at a commit nobody knows what is on the disk; only opening it anew tells.
         """
-        await self._writer.failed.wait()
-        return self._writer.reason
+        await self._failed.wait()
+        return self._failure
 
     # commands
 
     async def create(self, new: NewCommand) -> Created:
         """See CommandStore."""
-        return await self._writer.submit(creating.create, new)
+        return await self._writes.submit(creating.create, new)
 
     async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
         """See CommandStore."""
-        outcome = await self._writer.submit(creating.mark_uploaded, command_id, params, now)
+        outcome = await self._writes.submit(creating.mark_uploaded, command_id, params, now)
         if isinstance(outcome, ArcError):
             raise outcome
         return outcome
 
     async def get(self, command_id: str) -> CommandWithResponse | None:
         """See CommandStore."""
-        return self._points.at_once(reading.get, command_id)
+        return await self._reads.submit(reading.get, command_id)
 
     async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:
         """See CommandStore."""
-        return self._points.at_once(reading.get_with_bodies, command_id)
+        return await self._reads.submit(reading.get_with_bodies, command_id)
 
     async def write_payload(
         self, command_id: str, params: StoredBody | None, response: StoredResponse | None
     ) -> None:
         """See CommandStore."""
-        await self._writer.submit(outcomes.write_payload, command_id, params, response)
+        await self._writes.submit(outcomes.write_payload, command_id, params, response)
 
     async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
         """See CommandStore. Looks on as long as it found only what has ended."""
-        is_long = len(query.lease_ids) > _LONG
-        return await self._look_on(
-            lambda: self._writer.submit(leasing.lease, query, now, is_long=is_long)
-        )
+        return await self._look_on(lambda: self._writes.submit(leasing.lease, query, now))
 
     async def lease_push(
         self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
     ) -> Granted:
         """See CommandStore."""
-        is_long = len(lease_ids) > _LONG
         return await self._look_on(
-            lambda: self._writer.submit(
-                leasing.lease_push, lease_ids, lease_seconds, now, is_long=is_long
-            )
+            lambda: self._writes.submit(leasing.lease_push, lease_ids, lease_seconds, now)
         )
 
     async def _look_on(self, look: Callable[[], asyncio.Future[leasing.Look]]) -> Granted:
@@ -181,7 +184,7 @@ class SqliteStore:
 
     async def next_push_at(self) -> datetime | None:
         """See CommandStore."""
-        return self._points.at_once(reading.next_push_at)
+        return await self._reads.submit(reading.next_push_at)
 
     async def renew(
         self,
@@ -191,13 +194,8 @@ class SqliteStore:
         deployment_id: str | None = None,
     ) -> Renewal:
         """See CommandStore."""
-        return await self._writer.submit(
-            leasing.renew,
-            lease_ids,
-            lease_seconds,
-            now,
-            deployment_id,
-            is_long=len(lease_ids) > _LONG,
+        return await self._writes.submit(
+            leasing.renew, lease_ids, lease_seconds, now, deployment_id
         )
 
     async def release(
@@ -210,7 +208,7 @@ class SqliteStore:
         push_after: datetime | None = None,
     ) -> Command:
         """See CommandStore."""
-        return await self._writer.submit(
+        return await self._writes.submit(
             leasing.release, lease_id, now, costs_attempt, deployment_id, push_after
         )
 
@@ -218,109 +216,109 @@ class SqliteStore:
         self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
     ) -> Completion:
         """See CommandStore."""
-        return await self._writer.submit(outcomes.complete, command_id, lease_id, response, now)
+        return await self._writes.submit(outcomes.complete, command_id, lease_id, response, now)
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See CommandStore."""
-        return await self._writer.submit(outcomes.cancel, command_id, now)
+        return await self._writes.submit(outcomes.cancel, command_id, now)
 
     async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
         """See CommandStore."""
-        return await self._writer.submit(outcomes.fail, command_id, error, now)
+        return await self._writes.submit(outcomes.fail, command_id, error, now)
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
         """See CommandStore."""
-        return await self._lists.aside(reading.list_commands, which, before, limit)
+        return await self._lists.submit(reading.list_commands, which, before, limit)
 
     # time
 
     async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
         """See CommandStore."""
-        return await self._writer.submit(outcomes.expire_due, now, limit, is_long=True)
+        return await self._writes.submit(outcomes.expire_due, now, limit)
 
     async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
         """See CommandStore."""
-        return await self._writer.submit(outcomes.requeue_lapsed, now, limit, is_long=True)
+        return await self._writes.submit(outcomes.requeue_lapsed, now, limit)
 
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
         """See CommandStore."""
-        return await self._writer.submit(outcomes.forget_keys, before, limit, is_long=True)
+        return await self._writes.submit(outcomes.forget_keys, before, limit)
 
     async def shift_leases(self, seconds: float) -> int:
         """See CommandStore."""
-        return await self._writer.submit(outcomes.shift_leases, seconds, is_long=True)
+        return await self._writes.submit(outcomes.shift_leases, seconds)
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
         """See CommandStore."""
-        return await self._writer.submit(
-            outcomes.grant_grace, lapsed_since, now, until, is_long=True
-        )
+        return await self._writes.submit(outcomes.grant_grace, lapsed_since, now, until)
 
     async def sign_of_life(self, now: datetime) -> None:
         """See CommandStore."""
-        await self._writer.submit(outcomes.sign_of_life, now)
+        await self._writes.submit(outcomes.sign_of_life, now)
 
     async def last_sign_of_life(self) -> datetime | None:
         """See CommandStore."""
-        return self._points.at_once(reading.last_sign_of_life)
+        return await self._reads.submit(reading.last_sign_of_life)
 
     async def has_live_leases(self) -> bool:
         """See CommandStore."""
-        return self._points.at_once(reading.has_live_leases)
+        return await self._reads.submit(reading.has_live_leases)
 
     # deployments, agents, tokens
 
     async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
         """See CommandStore."""
-        await self._writer.submit(directory.put_deployment, deployment, now, is_long=True)
+        await self._writes.submit(directory.put_deployment, deployment, now)
 
     async def get_deployment(self, deployment_id: str) -> Deployment | None:
         """See CommandStore."""
-        return self._points.at_once(directory.get_deployment, deployment_id)
+        return await self._reads.submit(directory.get_deployment, deployment_id)
 
     async def put_agent(
         self, agent_id: str, registration: AgentRegistration, now: datetime
     ) -> AgentPresence:
         """See CommandStore."""
-        return await self._writer.submit(directory.put_agent, agent_id, registration, now)
+        return await self._writes.submit(directory.put_agent, agent_id, registration, now)
 
     async def touch_agents(self, seen: dict[str, datetime]) -> None:
         """See CommandStore."""
-        await self._writer.submit(directory.touch_agents, seen, is_long=len(seen) > _LONG)
+        await self._writes.submit(directory.touch_agents, seen)
 
     async def list_agents(
         self, deployment_id: str | None, seen_since: datetime, limit: int
     ) -> Sequence[AgentPresence]:
         """See CommandStore."""
-        return await self._lists.aside(directory.list_agents, deployment_id, seen_since, limit)
+        return await self._lists.submit(directory.list_agents, deployment_id, seen_since, limit)
 
     async def put_token(self, token: Token) -> None:
         """See CommandStore."""
-        await self._writer.submit(directory.put_token, token)
+        await self._writes.submit(directory.put_token, token)
 
     async def find_token(self, token_hash: bytes) -> Token | None:
         """See CommandStore."""
-        return self._points.at_once(directory.find_token, token_hash)
+        return await self._reads.submit(directory.find_token, token_hash)
 
     async def list_tokens(self) -> Sequence[Token]:
         """See CommandStore."""
-        return await self._lists.aside(directory.list_tokens)
+        return await self._lists.submit(directory.list_tokens)
 
     async def revoke_token(self, token_id: str, now: datetime) -> bool:
         """See CommandStore."""
-        return await self._writer.submit(directory.revoke_token, token_id, now)
+        return await self._writes.submit(directory.revoke_token, token_id, now)
 
     # the database itself
 
     async def check(self) -> None:
         """See CommandStore."""
-        if self._writer.failed.is_set():
-            raise StoreUnavailable(self._writer.reason)
-        if self._points.at_once(reading.schema_version) != schema.newest():
+        if self._failed.is_set():
+            raise StoreUnavailable(self._failure)
+        if await self._reads.submit(reading.schema_version) != schema.newest():
             raise StoreUnavailable("the schema of the database is not this release's")
 
     async def close(self) -> None:
         """See CommandStore."""
-        self._writer.close()
-        await self._task
         await self._resources.aclose()
+
+
+def _session(worker: Worker) -> Session:
+    return Session(worker.raw, queries.load())

@@ -1,0 +1,150 @@
+"""What happens to a batch in its thread: one transaction, or a few when something goes wrong.
+
+Group commit: all operations of a batch run in one transaction and share its commit. Each is all or
+nothing by itself all the same: when one fails in the middle, the batch is rolled back and its
+operations run again, each in a transaction of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from arc_protocol.errors import ArcError, StoreUnavailable
+from arc_runtime.failpoints import hit
+from arc_server.store import faults
+from arc_server.store.batching import Operation
+from arc_server.store.session import Session
+
+log = structlog.get_logger(__name__)
+
+
+class _Undone(Exception):
+    """An operation failed after it had written: the transaction must go. `args`: (its error,)."""
+
+
+class Writing:
+    """Commits batches on the write connection."""
+
+    def __init__(self, session: Session, on_failure: Callable[[str], None]) -> None:
+        """`on_failure` is called, in the thread, when a commit has left doubt."""
+        self._db = session
+        self._connection: Final = session.connection
+        self._on_failure = on_failure
+        self._failure = ""
+
+    def __call__(self, batch: Sequence[Operation]) -> None:
+        """Run and commit a batch; nothing is left open behind it."""
+        if self._failure:
+            _refuse(batch, self._failure)
+            return
+        try:
+            self._begin()
+            self._run(batch)
+        except _Undone as undone:
+            self._roll_back()
+            if len(batch) == 1:
+                batch[0].error = undone.args[0]
+                return
+            for operation in batch:
+                self((operation,))
+            return
+        except (sqlite3.Error, OSError) as error:
+            self._roll_back()
+            if faults.is_failed_fsync(error):
+                self._give_up(error)
+            self._refuse(batch, error)
+            return
+        try:
+            hit("store.before_commit")
+            self._connection.execute("COMMIT")
+            hit("store.after_commit")
+        except (sqlite3.Error, OSError) as error:
+            if faults.leaves_doubt(error):
+                self._give_up(error)
+            self._roll_back()
+            self._refuse(batch, error)
+
+    def _begin(self) -> None:
+        hit("store.before_begin")
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._db.notice_others()
+        hit("store.after_begin")
+
+    def _run(self, batch: Sequence[Operation]) -> None:
+        """Run the operations. Raises _Undone, and what `is_of_the_batch`."""
+        connection = self._connection
+        changes = connection.total_changes
+        for operation in batch:
+            operation.error = None
+            try:
+                operation.answer = operation.function(self._db, *operation.args)
+            except Exception as error:
+                if faults.is_of_the_batch(error):
+                    raise
+                operation.error = _told(error)
+                if connection.total_changes != changes or not connection.in_transaction:
+                    raise _Undone(operation.error) from error
+            changes = connection.total_changes
+            hit("store.after_operation")
+
+    def _roll_back(self) -> None:
+        self._db.forget()
+        if not self._connection.in_transaction:
+            return
+        try:
+            self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Nobody knows what is on the disk: commit nothing any more."""
+        if self._failure:
+            return
+        reason = f"the database must be opened anew: {faults.name_of(error)}"
+        log.critical("store.failed", reason=reason)
+        self._failure = reason
+        self._on_failure(reason)
+
+    def _refuse(self, batch: Sequence[Operation], error: Exception) -> None:
+        log.error("store.commit_failed", reason=faults.name_of(error), operations=len(batch))
+        _refuse(batch, faults.reason(error))
+
+
+class Reading:
+    """Answers batches on a reading connection, all from one snapshot."""
+
+    def __init__(self, session: Session) -> None:
+        self._db = session
+
+    def __call__(self, batch: Sequence[Operation]) -> None:
+        """Run a batch; an error concerns its own operation alone."""
+        connection = self._db.connection
+        try:
+            connection.execute("BEGIN")
+            for operation in batch:
+                try:
+                    operation.answer = operation.function(self._db, *operation.args)
+                except Exception as error:
+                    operation.error = _told(error)
+        except sqlite3.Error as error:
+            _refuse(batch, faults.reason(error))
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def _refuse(batch: Sequence[Operation], reason: str) -> None:
+    for operation in batch:
+        operation.error = StoreUnavailable(reason)
+
+
+def _told(error: Exception) -> Exception:
+    """What the caller of a failed operation hears."""
+    if isinstance(error, ArcError) or not isinstance(error, sqlite3.Error):
+        return error
+    log.error("store.operation_failed", reason=faults.name_of(error))
+    return StoreUnavailable(faults.reason(error))
