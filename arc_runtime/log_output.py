@@ -24,6 +24,9 @@ class LogOutput:
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._descriptor = _duplicate(stream)
+        self._poll = select.poll()
+        if self._descriptor is not None:
+            self._poll.register(self._descriptor, select.POLLOUT)
         self._dropped: Callable[[int], str] = "{} lines dropped".format
         self._lost = 0
         self._is_inside_line = False
@@ -73,12 +76,10 @@ class LogOutput:
     def _put_descriptor(self, data: bytes) -> bool:
         """In pieces that a writable pipe takes without blocking."""
         assert self._descriptor is not None
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLOUT)
         patience = 0.0 if self._lost else _PATIENCE_SECONDS
         rest = memoryview(data)
         while rest:
-            if not poll.poll(patience * 1000):
+            if not self._poll.poll(patience * 1000):
                 return False
             written = os.write(self._descriptor, rest[:_CHUNK_BYTES])
             rest = rest[written:]

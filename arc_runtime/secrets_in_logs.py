@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -52,9 +53,13 @@ def _redact(name: str, value: Any, depth: int) -> Any:
     """One value under its name."""
     if value is None or isinstance(value, bool):
         return value
-    if _SECRET_NAME.search(name):
-        return REDACTED
-    return _clean(value, depth)
+    return REDACTED if _is_secret(name) else _clean(value, depth)
+
+
+@lru_cache(maxsize=1024)
+def _is_secret(name: str) -> bool:
+    """Whether a name is a secret's. The same few names come again and again."""
+    return _SECRET_NAME.search(name) is not None
 
 
 def _clean(value: Any, depth: int) -> Any:
