@@ -101,11 +101,7 @@ def check_json(data: bytes, where: str, *, is_shown: bool = False) -> None:
     """
     try:
         msgspec.json.decode(data)
-    except UnicodeDecodeError as error:
-        raise InvalidParams(f"{where} is not UTF-8 at byte {error.start + 1}") from None
-    except RecursionError:
-        raise InvalidParams(f"{where} is nested too deeply") from None
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise InvalidParams(_not_json(data, where, str(problem), is_shown)) from None
 
 

@@ -210,6 +210,13 @@ class Client:
         status = await self.wait_for_end(command_id, timeout=timeout)
         return await self.result_of(status, returns)
 
+    async def wait_to_file(
+        self, path: str | Path, command_id: str, *, timeout: float | None = WAIT_SECONDS
+    ) -> int:
+        """Wait for a command and stream its result into a file, as `invoke_to_file` does."""
+        status = await self.wait_for_end(command_id, timeout=timeout)
+        return await self.result_to_file(path, status)
+
     async def wait_for_end(
         self, command_id: str, *, timeout: float | None = WAIT_SECONDS, is_known: bool = False
     ) -> CommandStatus:

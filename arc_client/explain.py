@@ -75,7 +75,7 @@ def explain(error: ArcError) -> Explanation:
                 ExitCode.UNREACHABLE,
                 next_steps=("Is the server running, and is --server right?", *_again(error)),
             )
-        case client.UnexpectedAnswer():
+        case client.UnexpectedAnswer() if not error.context.get("is_ours", False):
             return Explanation(error.message, _code_of_foreign(error), next_steps=_is_it_right())
         case client.ConfigurationError() | client.InvalidParams():
             return Explanation(error.message, ExitCode.USAGE)
@@ -137,9 +137,8 @@ def _of_server(error: ArcError) -> Explanation:
             steps = ("The server may know the base protocol only, which does not have this.",)
         case _:
             steps = ()
-    is_over = isinstance(error, server.RateLimited | server.InternalError) or (
-        error.http_status >= 500 and not isinstance(error, server.OperationNotSupported)
-    )
+    status = error.context.get("status", error.http_status)
+    is_over = status in (408, 429) or (status >= 500 and status != 501)
     if is_over:
         return Explanation(what, ExitCode.UNREACHABLE, next_steps=_again(error))
     return Explanation(what, ExitCode.USAGE, next_steps=steps)

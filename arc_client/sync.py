@@ -161,6 +161,12 @@ class SyncClient:
         """Wait for a command and return its result; see Client.wait."""
         return self._run(self._client.wait(command_id, timeout=timeout, returns=returns))
 
+    def wait_to_file(
+        self, path: str | Path, command_id: str, *, timeout: float | None = WAIT_SECONDS
+    ) -> int:
+        """Wait for a command and stream its result into a file; see Client.wait_to_file."""
+        return self._run(self._client.wait_to_file(path, command_id, timeout=timeout))
+
     def wait_for_end(
         self, command_id: str, *, timeout: float | None = WAIT_SECONDS, is_known: bool = False
     ) -> CommandStatus:

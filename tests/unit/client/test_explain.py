@@ -1,0 +1,142 @@
+"""What a person is told, and with which exit code."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from arc_client import errors
+from arc_client.errors import error_of, failure_of
+from arc_client.explain import agent_hint, as_record, explain, printable
+from arc_protocol.errors import ArcError
+from arc_protocol.types import AgentInfo, CommandTarget, ErrorResponse, HandlerInfo, ResourceType
+
+NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
+
+
+def answer(status: int, code: str | None, message: str = "m") -> ArcError:
+    """What the server, or something in front of it, answered."""
+    body = f'{{"code":"{code}","message":"{message}"}}' if code else "<html>"
+    return error_of(status, body.encode(), url="http://h/v1")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (failure_of("c1", ErrorResponse(code="E", message="m")), 1, "command c1 failed: E: m"),
+        (failure_of("c1", ErrorResponse(code="CANCELLED", message="m")), 1, "c1 was cancelled"),
+        (failure_of("c1", None), 1, "gives no reason"),
+        (errors.CommandExpired("command c1 expired", command_id="c1"), 1, "c1 expired"),
+        (errors.CommandTimeout("c1 is still P", command_id="c1", state=None), 1, "it goes on"),
+        (errors.ConfigurationError("no server given"), 2, "no server given"),
+        (errors.InvalidParams("not JSON"), 2, "not JSON"),
+        (answer(400, "INVALID_COMMAND"), 2, "m (INVALID_COMMAND)"),
+        (answer(404, "COMMAND_NOT_FOUND"), 2, "m (COMMAND_NOT_FOUND)"),
+        (answer(409, "IDEMPOTENCY_KEY_REUSED"), 2, "m (IDEMPOTENCY_KEY_REUSED)"),
+        (answer(413, "PAYLOAD_TOO_LARGE"), 2, "m (PAYLOAD_TOO_LARGE)"),
+        (answer(418, "TEAPOT"), 2, "m (TEAPOT)"),
+        (answer(404, None), 2, "HTTP 404"),
+        (answer(302, None), 2, "HTTP 302"),
+        (errors.ServerUnreachable("cannot reach http://h"), 3, "cannot reach"),
+        (answer(503, "UNAVAILABLE"), 3, "m (UNAVAILABLE)"),
+        (answer(500, "COMMANDS_ERROR"), 3, "m (COMMANDS_ERROR)"),
+        (answer(500, "GENERIC_ERROR"), 3, "m (GENERIC_ERROR)"),
+        (answer(429, "RATE_LIMITED"), 3, "m (RATE_LIMITED)"),
+        (answer(502, None), 3, "HTTP 502"),
+        (errors.UploadFailed("no", command_id="c1"), 3, "will not run"),
+        (errors.ResultUnreadable("no", command_id="c1"), 3, "c1 is done, but"),
+        (answer(401, "UNAUTHORIZED"), 4, "does not accept this token"),
+        (answer(403, "FORBIDDEN"), 4, "does not allow it"),
+        (answer(403, None), 4, "does not allow it"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
+)
+def test_every_error_has_its_exit_code_and_words(error: ArcError, code: int, said: str) -> None:
+    explanation = explain(error)
+
+    assert explanation.exit_code == code
+    assert said in explanation.what
+
+
+def test_a_command_that_goes_on_comes_with_what_to_type_next() -> None:
+    error = errors.CommandTimeout("it is still PENDING", command_id="cmd_1", state=None)
+
+    assert explain(error).next_steps == ("Wait on: arc wait cmd_1", "Stop it: arc cancel cmd_1")
+
+
+def test_an_id_that_a_shell_would_obey_is_quoted() -> None:
+    error = errors.CommandTimeout("it is still PENDING", command_id="a; rm -r", state=None)
+
+    assert "arc wait 'a; rm -r'" in explain(error).next_steps[0]
+
+
+def test_a_create_of_unknown_outcome_comes_with_the_key_to_repeat_it() -> None:
+    error = errors.ServerUnreachable("down", idempotency_key="k-1")
+
+    assert any("--key k-1" in step for step in explain(error).next_steps)
+
+
+def test_a_program_gets_the_same_as_a_record() -> None:
+    error = failure_of("c1", ErrorResponse(code="E", message="m", details="d"))
+
+    assert as_record(error, explain(error)) == {
+        "code": "E",
+        "message": "m",
+        "commandId": "c1",
+        "details": "d",
+        "exitCode": 1,
+    }
+
+
+def test_a_handlers_words_cannot_drive_the_terminal() -> None:
+    assert printable("a\x1b[31mb\x07\r\n\tc\x9b") == "a\\x1b[31mb\\x07\\x0d\n\tc\\x9b"
+
+
+def agent(**changes: Any) -> AgentInfo:
+    """An agent that was just seen."""
+    facts: dict[str, Any] = {
+        "agent_id": "a1",
+        "deployment_id": "dep",
+        "target": CommandTarget(resource_id="default", resource_type=ResourceType.DAEMON),
+        "version": "1",
+        "hostname": "host-1",
+        "handlers": [HandlerInfo(name="echo")],
+        "first_seen_at": NOW,
+        "last_seen_at": NOW,
+        "holding": [],
+    }
+    return AgentInfo(**(facts | changes))
+
+
+HOUR_AGO = NOW - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("agents", "command", "target", "hint"),
+    [
+        ([], "echo", None, "no agent of dep has been seen yet"),
+        ([agent(deployment_id="other")], "echo", None, "no agent of dep has been seen yet"),
+        ([agent()], "echo", "db", "no agent of dep serves the target db"),
+        (
+            [agent(last_seen_at=HOUR_AGO), agent(last_seen_at=HOUR_AGO - timedelta(1))],
+            "echo",
+            None,
+            "the agent of dep on host-1 was last seen 1h ago",
+        ),
+        ([agent()], "sync", None, "no agent of dep that is there has a handler for sync"),
+        (
+            [agent(), agent(last_seen_at=HOUR_AGO, handlers=[HandlerInfo(name="sync")])],
+            "sync",
+            None,
+            "no agent of dep that is there has a handler for sync",
+        ),
+        ([agent()], "echo", None, None),
+        ([agent()], "echo", "default", None),
+    ],
+)
+def test_why_nobody_takes_a_command(
+    agents: list[AgentInfo], command: str, target: str | None, hint: str | None
+) -> None:
+    assert agent_hint(agents, "dep", command, target, NOW) == hint

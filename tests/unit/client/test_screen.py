@@ -1,0 +1,129 @@
+"""What is written where, in a pipe; terminals have a test of their own."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from arc_client import screen
+from arc_client.errors import failure_of
+from arc_client.explain import explain
+from arc_protocol.types import CommandStatus, ErrorResponse, InlineBody, State, SuccessResponse
+
+CREATED = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
+
+
+def command(**changes: object) -> CommandStatus:
+    """A status as our server gives it."""
+    status = {
+        "command_id": "cmd_1",
+        "state": State.SUCCEEDED,
+        "attempt": 2,
+        "deployment_id": "dep",
+        "command": "echo",
+        "created_at": CREATED,
+        "completed_at": CREATED + timedelta(seconds=1.25),
+        "max_attempts": 5,
+    }
+    return CommandStatus(**(status | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("data", "written"),
+    [
+        (b'{"a":  1.10}', b'{"a":  1.10}\n'),
+        (b"[1]\n", b"[1]\n"),
+        (b"", b""),
+        (b"plain text", b"plain text"),
+        (b"\xff\x00", b"\xff\x00"),
+    ],
+)
+def test_a_result_in_a_pipe_is_as_it_came(
+    capfdbinary: pytest.CaptureFixture[bytes], data: bytes, written: bytes
+) -> None:
+    screen.write_result(data)
+
+    assert capfdbinary.readouterr() == (written, b"")
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"a\x00", b"\x1b[2J", b"a\rb\x9b".replace(b"\x9b", b"\xc2\x9b")]
+)
+def test_bytes_that_would_garble_a_terminal_are_not_shown_on_one(
+    monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    with pytest.raises(screen.NotShown):
+        screen.write_result(data)
+
+
+def test_a_table_in_a_pipe_is_plain_and_cuts_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    screen.show_commands([command(command="x" * 300), command(command_id="cmd_2")])
+
+    header, first, second = capfd.readouterr().out.splitlines()
+    assert header.split() == ["ID", "DEPLOYMENT", "COMMAND", "STATE", "ATTEMPT", "CREATED", "TOOK"]
+    assert "x" * 300 in first
+    assert second.startswith("cmd_2")
+    assert second.endswith("1.25s")
+
+
+def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:
+    response = SuccessResponse(response=InlineBody.of(b"12345"))
+    screen.show_status(command(response=response))
+    screen.show_status(CommandStatus(command_id="cmd_2", state=State.PENDING, attempt=1))
+
+    shown = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines()[:7])
+    assert shown["state"] == "SUCCEEDED"
+    assert shown["attempt"] == "2 of 5"
+    assert shown["completed"].endswith("(took 1.25s)")
+
+
+def test_the_size_of_a_result_is_that_of_its_bytes(capfd: pytest.CaptureFixture[str]) -> None:
+    for length in (0, 1, 2, 3, 4):
+        body = InlineBody.of(b"x" * length)
+        screen.show_status(command(response=SuccessResponse(response=body)))
+        assert f"result      {length} bytes\n" in capfd.readouterr().out
+
+
+def test_a_failure_shows_its_code_and_details(capfd: pytest.CaptureFixture[str]) -> None:
+    response = ErrorResponse(code="E", message="no\x1b[m", details="line 1\nline 2")
+    screen.show_status(command(state=State.FAILED, response=response))
+
+    out = capfd.readouterr().out
+    assert "error       E: no\\x1b[m\n" in out
+    assert "details     line 1\n            line 2\n" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"state": State.FAILED, "response": ErrorResponse(code="CANCELLED", message="")},
+            "cmd_1 is cancelled",
+        ),
+        ({"state": State.SUCCEEDED}, "cmd_1 had ended before: SUCCEEDED"),
+        ({"state": State.DISPATCHED}, "cmd_1 is being cancelled; its agent has yet to stop it"),
+    ],
+)
+def test_what_became_of_a_cancel(
+    capfd: pytest.CaptureFixture[str], changes: dict[str, object], said: str
+) -> None:
+    screen.show_cancel(command(**changes))
+
+    assert capfd.readouterr().out == f"{said}\n"
+
+
+def test_an_error_goes_to_stderr_as_text_or_as_json(capfd: pytest.CaptureFixture[str]) -> None:
+    error = failure_of("cmd_1", ErrorResponse(code="E", message="m\x07", details="d1\nd2"))
+
+    screen.tell_error(error, explain(error), as_json=False)
+    text = capfd.readouterr()
+    screen.tell_error(error, explain(error), as_json=True)
+    record = capfd.readouterr()
+
+    assert text == ("", "error: command cmd_1 failed: E: m\\x07\n  d1\n  d2\n")
+    assert record.out == ""
+    assert json.loads(record.err)["message"] == "m\x07"
