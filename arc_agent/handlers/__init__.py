@@ -1,0 +1,1 @@
+"""What an agent can do: finding handlers, running them, and those that come with it."""

@@ -1,0 +1,191 @@
+"""The composition root: a configuration in, a running agent out, and how it stops.
+
+data directory locked → spool open → heartbeat's thread starts
+  → delivery: hands in what is finished, the spool's remains first
+  → poller: asks for leases     → runner: a task for each
+SIGTERM: the poller stops → handlers get their time → the rest is released
+  → the spool is flushed → heartbeat and sessions end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from contextlib import AsyncExitStack
+from typing import Final
+
+import structlog
+
+from arc_agent import __version__, systemd
+from arc_agent.clock import Clock, boot_seconds
+from arc_agent.config import data_directory
+from arc_agent.connection import Connection
+from arc_agent.contact import Contact
+from arc_agent.data_dir import DataDir
+from arc_agent.delivery import Delivery
+from arc_agent.execution import call_in
+from arc_agent.handlers.exec import kill_all
+from arc_agent.heartbeat import Heartbeat
+from arc_agent.leases import HeldLease, LeaseTable
+from arc_agent.live import Live
+from arc_agent.poller import Poller
+from arc_agent.presence import Presence
+from arc_agent.runner import Runner
+from arc_agent.spool import Spool
+from arc_agent.transfer import Transfer
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_OK: Final = 0
+_BROKEN: Final = 1
+
+
+class Agent:
+    """One process start of an agent: its id is never used again."""
+
+    def __init__(self, live: Live, clock: Clock = boot_seconds) -> None:
+        self._live = live
+        self._clock = clock
+        self.agent_id = f"{live.config.agent_name}-{uuid.uuid4().hex[:16]}"
+        self._stop = asyncio.Event()
+        self._leases = LeaseTable()
+        self._contact = Contact(clock)
+        self.has_abandoned = False
+        """Whether code that ignores its cancellation is left: the process must be ended hard."""
+
+    def stop(self) -> None:
+        """Begin to stop; the second time, end at once."""
+        if self._stop.is_set():
+            log.warning("stop.at_once")
+            kill_all()
+            os._exit(_BROKEN)
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Live until stopped; the exit code. Raises DataDirError and SpoolError at the start."""
+        live, config = self._live, self._live.config
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            data_dir = stack.enter_context(DataDir(data_directory(config, os.environ)))
+            spool = await Spool.open(data_dir, config.spool)
+            stack.push_async_callback(spool.close)
+            connection = Connection(config.server, live.token)
+            await connection.open()
+            stack.push_async_callback(connection.close)
+            transfer = Transfer(config.transfer, config.server)
+            await transfer.open()
+            stack.push_async_callback(transfer.close)
+            self._hold_leases_of(spool)
+            delivery = Delivery(
+                spool=spool,
+                transfer=transfer,
+                connection=connection,
+                contact=self._contact,
+                leases=self._leases,
+                clock=self._clock,
+            )
+            runner = Runner(
+                config=lambda: live.config,
+                registry=lambda: live.registry,
+                leases=self._leases,
+                spool=spool,
+                transfer=transfer,
+                connection=connection,
+                contact=self._contact,
+                clock=self._clock,
+            )
+            presence = Presence(
+                agent_id=self.agent_id,
+                config=lambda: live.config,
+                registry=lambda: live.registry,
+                connection=connection,
+                contact=self._contact,
+            )
+            heartbeat = Heartbeat(
+                config=lambda: live.config,
+                agent_id=self.agent_id,
+                token=live.token,
+                leases=self._leases,
+                contact=self._contact,
+                clock=self._clock,
+                main_loop=loop,
+            )
+            poller = Poller(
+                config=lambda: live.config,
+                agent_id=self.agent_id,
+                connection=connection,
+                contact=self._contact,
+                presence=presence,
+                leases=self._leases,
+                spool=spool,
+                delivery=delivery,
+                runner=runner,
+                heartbeat=heartbeat,
+                clock=self._clock,
+                on_ready=self._ready,
+            )
+            heartbeat.start()
+            stack.callback(heartbeat.stop)
+            self._contact.on_back(lambda: call_in(loop, delivery.kick))
+            spool.on_change(lambda: self._stop.set() if spool.failure is not None else None)
+
+            def reload() -> None:
+                systemd.reloading()
+                if live.reload():
+                    transfer.configure(live.config.transfer)
+                    spool.configure(live.config.spool)
+                    presence.changed()
+                poller.wake()
+                systemd.ready()
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(signal.SIGHUP, reload)
+            await self._live_and_stop(poller, runner, delivery)
+            self.has_abandoned = runner.has_abandoned
+            return _OK if spool.failure is None else _BROKEN
+
+    async def _live_and_stop(self, poller: Poller, runner: Runner, delivery: Delivery) -> None:
+        """The loops, and their end in order."""
+        async with asyncio.TaskGroup() as loops:
+            delivering = loops.create_task(delivery.run(), name="delivery")
+            async with asyncio.TaskGroup() as work:
+                work.create_task(poller.run(work), name="poller")
+                await self._stop.wait()
+                systemd.stopping()
+                drain = self._live.config.drain
+                log.info("stopping", running=runner.running, drain_seconds=drain.seconds)
+                poller.stop()
+                await runner.drain(drain.seconds)
+            await delivery.flush(drain.flush_seconds)
+            delivering.cancel()
+        log.info("stopped", done=runner.done)
+
+    def _hold_leases_of(self, spool: Spool) -> None:
+        """Leases of an earlier process whose results wait: renewed until these are delivered."""
+        for entry in spool.entries():
+            held = HeldLease(
+                lease_id=entry.lease_id,
+                command_id=entry.command_id,
+                command=entry.command,
+                attempt=entry.attempt,
+                asked_at=self._clock(),
+                seconds=0.0,
+            )
+            held.finish()
+            self._leases.add(held)
+
+    def _ready(self) -> None:
+        """It polls."""
+        config = self._live.config
+        systemd.ready()
+        log.info(
+            "ready",
+            agent_id=self.agent_id,
+            version=__version__,
+            server=config.server.url,
+            deployment=config.deployment_id,
+            handlers=len(self._live.registry),
+        )

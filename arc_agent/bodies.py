@@ -1,0 +1,146 @@
+"""Large results on their way into the spool: files, durable before anything refers to them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+import msgspec
+
+from arc_agent.data_dir import DataDir, sync_directory
+from arc_agent.transfer import NoRoom
+
+_CHUNK_BYTES: Final = 1024 * 1024
+_ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
+
+
+class StoredBody(msgspec.Struct, frozen=True):
+    """A body in the directory `bodies`, fsynced."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class BodyWriter:
+    """Takes a result a part at a time; keeps it in memory as long as it fits inline.
+
+    Its methods block: call them in a thread. Raises NoRoom and OSError from `write` and `finish`;
+    then `discard` it.
+    """
+
+    def __init__(self, data_dir: DataDir, inline_bytes: int, has_room: Callable[[], bool]) -> None:
+        self._data_dir = data_dir
+        self._inline_bytes = inline_bytes
+        self._has_room = has_room
+        self._memory = bytearray()
+        self._file: BinaryIO | None = None
+        self._part: Path | None = None
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._unchecked = _ROOM_CHECK_BYTES
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Take the next part."""
+        self._size += len(chunk)
+        if self._file is None:
+            self._memory += chunk
+            if len(self._memory) <= self._inline_bytes:
+                return
+            self._part = self._data_dir.temporary / f"body-{secrets.token_hex(12)}"
+            self._file = self._part.open("xb")
+            chunk, self._memory = bytes(self._memory), bytearray()
+        self._unchecked += len(chunk)
+        if self._unchecked >= _ROOM_CHECK_BYTES:
+            self._unchecked = 0
+            if not self._has_room():
+                raise NoRoom("the agent has no room for the result")
+        self._digest.update(chunk)
+        self._file.write(chunk)
+
+    def finish(self) -> StoredBody | bytes:
+        """The whole: bytes when it is small, else a file that survives a power cut."""
+        if self._file is None or self._part is None:
+            return bytes(self._memory)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return settle(self._data_dir, self._part, self._size, self._digest.hexdigest())
+
+    def discard(self) -> None:
+        """Throw away what was taken, if it has not been finished."""
+        if self._file is not None:
+            self._file.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+
+def settle(data_dir: DataDir, part: Path, size: int, sha256: str) -> StoredBody:
+    """Move a synced file into `bodies`, durably."""
+    name = secrets.token_hex(16)
+    part.rename(data_dir.bodies / name)
+    sync_directory(data_dir.bodies)
+    return StoredBody(name, size, sha256)
+
+
+def store_file(
+    data_dir: DataDir, source: Path, inline_bytes: int, has_room: Callable[[], bool]
+) -> StoredBody | bytes:
+    """Take a copy of a file in. Blocks. Raises NoRoom, OSError."""
+    writer = BodyWriter(data_dir, inline_bytes, has_room)
+    try:
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                writer.write(chunk)
+        return writer.finish()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def store_bytes(
+    data_dir: DataDir, data: bytes, inline_bytes: int, has_room: Callable[[], bool]
+) -> StoredBody | bytes:
+    """Take bytes in. Blocks. Raises NoRoom, OSError."""
+    if len(data) <= inline_bytes:
+        return data
+    writer = BodyWriter(data_dir, inline_bytes, has_room)
+    try:
+        view = memoryview(data)
+        for start in range(0, len(data), _CHUNK_BYTES):
+            writer.write(view[start : start + _CHUNK_BYTES])
+        return writer.finish()
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def _bytes_of(chunk: object) -> bytes:
+    """A part of a result. Raises TypeError for anything but bytes."""
+    if isinstance(chunk, bytes):
+        return chunk
+    if isinstance(chunk, bytearray | memoryview):
+        return bytes(cast("bytearray", chunk))
+    raise TypeError(f"the iterator yields {type(chunk).__name__} instead of bytes")
+
+
+async def store_stream(
+    data_dir: DataDir,
+    chunks: AsyncIterator[object],
+    inline_bytes: int,
+    has_room: Callable[[], bool],
+) -> StoredBody | bytes:
+    """Take in what an async iterator yields. Raises NoRoom, OSError, TypeError, and its own."""
+    writer = BodyWriter(data_dir, inline_bytes, has_room)
+    try:
+        async for chunk in chunks:
+            await asyncio.to_thread(writer.write, _bytes_of(chunk))
+        return await asyncio.to_thread(writer.finish)
+    except BaseException:
+        writer.discard()
+        raise

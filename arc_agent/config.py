@@ -1,0 +1,441 @@
+"""The agent's configuration: every key with its default, and what other receivers' variables mean.
+
+YAML, then `ARC_AGENT_…` variables, then the command line. Where none of them speaks, the
+`ALIEN_COMMANDS_…` variables that public receivers read do (protocol.md 1.4).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from arc_protocol.types import CommandTarget, Name, ResourceType
+from arc_runtime.settings import SettingsError, load
+from arc_runtime.yaml_file import YamlError, read_yaml
+
+PREFIX: Final = "ARC_AGENT"
+
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+_MebiByte: Final = 1024 * 1024
+
+
+def _about(text: str, **bounds: Any) -> Any:
+    """The metadata of a key: what it is for, and its bounds."""
+    return msgspec.Meta(description=text, **bounds)
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of every section: frozen, and no key that is not known."""
+
+
+class ServerSection(Section, frozen=True, kw_only=True):
+    """Where the server is, and how this agent shows who it is."""
+
+    url: Annotated[
+        str | None, _about("The server, with or without `/v1` at the end. Required.")
+    ] = None
+    token_file: Annotated[
+        Path | None, _about("A file that holds the bearer token; read again when it is refused.")
+    ] = None
+    token: Annotated[
+        str | None,
+        _about("The bearer token itself. A file is better, and wins: it can be replaced."),
+    ] = None
+    ca_file: Annotated[Path | None, _about("Certificates (PEM) to trust besides the system's.")] = (
+        None
+    )
+    connect_timeout_seconds: Annotated[
+        float, _about("How long a connection may take to open, TLS included.", gt=0, le=300)
+    ] = 10.0
+    request_timeout_seconds: Annotated[
+        float, _about("How long a request may take, a long poll's wait not counted.", gt=0, le=600)
+    ] = 30.0
+
+
+class TargetSection(Section, frozen=True, kw_only=True):
+    """Which of the deployment's targets this agent is. Absent: the deployment's default target."""
+
+    resource_id: Annotated[str, _about("The target's id.", min_length=1, max_length=256)]
+    resource_type: Annotated[
+        Literal["daemon", "container", "worker"], _about("What kind of thing it is.")
+    ] = "daemon"
+
+
+class LeaseSection(Section, frozen=True, kw_only=True):
+    """How commands are held."""
+
+    seconds: Annotated[int, _about("How long a lease is, until renewed.", ge=1, le=3600)] = 60
+    run_on_seconds: Annotated[
+        float,
+        _about(
+            "How long a handler runs on past its lease while no renewal can reach the server,"
+            " in case the server is down and gives the command to nobody else; 0 stops it at once.",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 300.0
+
+
+class RenewSection(Section, frozen=True, kw_only=True):
+    """How held leases are renewed."""
+
+    at_most_seconds: Annotated[
+        float, _about("The longest time between two renewals.", gt=0, le=600)
+    ] = 10.0
+
+
+class PollSection(Section, frozen=True, kw_only=True):
+    """How work is asked for."""
+
+    wait_seconds: Annotated[
+        float, _about("How long the server may hold a request until work comes.", ge=0, le=60)
+    ] = 25.0
+    interval_seconds: Annotated[
+        float,
+        _about("Between two requests to a server that does not hold them.", gt=0, le=3600),
+    ] = 5.0
+    max_interval_seconds: Annotated[
+        float, _about("The same, when nothing has come for a while.", gt=0, le=3600)
+    ] = 30.0
+    jitter: Annotated[float, _about("By how much these two vary.", ge=0, le=1)] = 0.1
+
+
+class DrainSection(Section, frozen=True, kw_only=True):
+    """How the agent stops."""
+
+    seconds: Annotated[
+        float, _about("What running handlers get to finish after SIGTERM.", ge=0, le=86_400)
+    ] = 30.0
+    flush_seconds: Annotated[
+        float,
+        _about("What finished responses then get to be delivered; later: at the next start.", ge=0),
+    ] = 10.0
+
+
+class SpoolSection(Section, frozen=True, kw_only=True):
+    """Finished responses on disk. No lease is asked for when there is no room for its result."""
+
+    max_bytes: Annotated[int, _about("What undelivered responses may take.", ge=0)] = (
+        1024 * _MebiByte
+    )
+    min_free_bytes: Annotated[
+        int, _about("What must stay free on the disk of the data directory.", ge=0)
+    ] = 64 * _MebiByte
+
+
+class TransferSection(Section, frozen=True, kw_only=True):
+    """Bodies that travel by presigned URLs. Link-local and metadata addresses are never allowed."""
+
+    allow_hosts: Annotated[
+        list[str],
+        _about(
+            "Hosts (`blobs.corp`, `*.corp`) and networks (`10.2.0.0/16`) that bodies may go to"
+            " although they are private."
+        ),
+    ] = []
+    public_hosts: Annotated[
+        bool, _about("Whether any public host is allowed, as well as the server's own.")
+    ] = True
+    local_dir: Annotated[
+        Path | None,
+        _about("Where a server on the same host keeps bodies as files. Absent: files are refused."),
+    ] = None
+    max_bytes: Annotated[int, _about("The largest body that is fetched.", ge=0)] = 4096 * _MebiByte
+    stall_seconds: Annotated[
+        float, _about("How long a transfer may stand still before it is tried again.", gt=0, le=600)
+    ] = 30.0
+    give_up_seconds: Annotated[
+        float,
+        _about("How long params are tried before the command is handed back.", gt=0, le=86_400),
+    ] = 300.0
+
+
+class ExecSection(Section, frozen=True, kw_only=True):
+    """A command that runs a program. Params come by stdin or by file, never within an argument."""
+
+    argv: Annotated[
+        list[str],
+        _about(
+            "Program and arguments; the argument `{params_file}` becomes the path of a file"
+            " that holds the params.",
+            min_length=1,
+        ),
+    ]
+    description: Annotated[str | None, _about("What the command is for.")] = None
+    stdin: Annotated[
+        Literal["params", "none"] | None,
+        _about("What stands on its standard input. Default: params, none with `{params_file}`."),
+    ] = None
+    output: Annotated[
+        Literal["json", "text", "bytes"],
+        _about("What its standard output is: a JSON value, text, or raw bytes."),
+    ] = "json"
+    max_output_bytes: Annotated[
+        int, _about("What is kept of its output; the rest is cut, and said so.", ge=1)
+    ] = 16 * _MebiByte
+    timeout_seconds: Annotated[float, _about("When its process group is ended.", gt=0)] | None = (
+        None
+    )
+    kill_after_seconds: Annotated[float, _about("Between SIGTERM and SIGKILL.", ge=0, le=600)] = 5.0
+    cwd: Annotated[Path | None, _about("Where it runs. Default: a directory of its own.")] = None
+    env: Annotated[dict[str, str], _about("Variables to set.")] = {}
+    env_pass: Annotated[
+        tuple[str, ...],
+        _about("The agent's own variables to hand on. All others are kept from it."),
+    ] = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+    error_codes: Annotated[
+        dict[str, str],
+        _about('Error codes by exit status, `{"3": "NOT_READY"}`. Others are HANDLER_ERROR.'),
+    ] = {}
+
+
+class HandlersSection(Section, frozen=True, kw_only=True):
+    """What the agent can do."""
+
+    modules: Annotated[
+        list[str], _about("Python modules, or paths of .py files, that hold handlers.")
+    ] = []
+    path: Annotated[list[Path], _about("Directories to look for these modules in, first.")] = []
+    entry_points: Annotated[
+        bool, _about("Whether installed packages may add handlers (`arc_agent.handlers`).")
+    ] = True
+    strict: Annotated[
+        bool, _about("Whether an entry point that fails to import stops the agent.")
+    ] = False
+    exec: Annotated[dict[str, ExecSection], _about("Commands that run programs, by name.")] = {}
+    timeout_seconds: (
+        Annotated[float, _about("The longest that any handler may run.", gt=0)] | None
+    ) = None
+    grace_seconds: Annotated[
+        float, _about("What a cancelled handler gets before it is abandoned.", ge=0, le=600)
+    ] = 5.0
+    send_tracebacks: Annotated[
+        bool, _about("Whether senders see the traceback of a handler that failed.")
+    ] = False
+
+
+class WatchdogSection(Section, frozen=True, kw_only=True):
+    """What is watched besides leases."""
+
+    blocked_seconds: Annotated[
+        float, _about("How long a handler may block the event loop unnoticed.", gt=0, le=3600)
+    ] = 5.0
+
+
+class LogSection(Section, frozen=True, kw_only=True):
+    """What is logged, to standard error."""
+
+    format: Annotated[
+        Literal["auto", "json", "text"], _about("`auto` is text on a terminal, else JSON lines.")
+    ] = "auto"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], _about("What is left out below.")
+    ] = "info"
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole of it."""
+
+    server: ServerSection = ServerSection()
+    deployment: (
+        Annotated[
+            str, _about("The deployment whose commands are run here. Required.", max_length=256)
+        ]
+        | None
+    ) = None
+    target: TargetSection | None = None
+    name: (
+        Annotated[
+            str,
+            _about("What the agent is called in lists. Default: the host's name.", max_length=200),
+        ]
+        | None
+    ) = None
+    data_dir: Annotated[
+        Path | None,
+        _about(
+            "Spool and temporary files; one agent each. Default: $STATE_DIRECTORY, else"
+            " ~/.local/state/arc-agent."
+        ),
+    ] = None
+    max_concurrent: Annotated[
+        int, _about("How many commands run at the same time.", ge=1, le=1000)
+    ] = 4
+    lease: LeaseSection = LeaseSection()
+    renew: RenewSection = RenewSection()
+    poll: PollSection = PollSection()
+    drain: DrainSection = DrainSection()
+    spool: SpoolSection = SpoolSection()
+    transfer: TransferSection = TransferSection()
+    handlers: HandlersSection = HandlersSection()
+    watchdog: WatchdogSection = WatchdogSection()
+    log: LogSection = LogSection()
+
+    @property
+    def deployment_id(self) -> str:
+        """The deployment of a checked configuration."""
+        return self.deployment or ""
+
+    @property
+    def command_target(self) -> CommandTarget | None:
+        """The target as the wire wants it."""
+        if self.target is None:
+            return None
+        return CommandTarget(
+            resource_id=self.target.resource_id,
+            resource_type=ResourceType(self.target.resource_type),
+        )
+
+    @property
+    def agent_name(self) -> str:
+        """What the agent is called: no identity, a host may be cloned."""
+        return self.name or socket.gethostname() or "agent"
+
+
+NEEDS_RESTART: Final = ("server", "deployment", "target", "name", "data_dir")
+"""Sections that a reload cannot change, and of `handlers` the modules, path and entry points."""
+
+
+def read(
+    file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """The checked configuration. Raises SettingsError, naming the key."""
+
+    def is_set(key: str) -> bool:
+        return (
+            _variable(key) in environ
+            or (overrides or {}).get(key) is not None
+            or _is_in_file(file, key)
+        )
+
+    has_token = is_set("server.token") or is_set("server.token_file")
+    given = dict(environ)
+    for key, value in _from_receivers(environ):
+        if not is_set(key) and not (has_token and key.startswith("server.token")):
+            given[_variable(key)] = value
+    config = load(Config, prefix=PREFIX, file=file, environ=given, overrides=overrides)
+    _check(config)
+    return config
+
+
+def data_directory(config: Config, environ: Mapping[str, str]) -> Path:
+    """Where spool and temporary files go."""
+    if config.data_dir is not None:
+        return config.data_dir.expanduser().absolute()
+    from_systemd = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if from_systemd:
+        return Path(from_systemd)
+    base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "arc-agent"
+
+
+def base_url(url: str) -> tuple[str, str]:
+    """The server's URL without `/v1` and slashes at its end, and its query (with `?`) or nothing.
+
+    Raises ValueError when it is not an http(s) URL, or carries a user or password.
+    """
+    parts = urlsplit(url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("Expected an http(s) URL such as https://arc.example.com")
+    if "@" in parts.netloc:
+        raise ValueError("a user or password does not belong in the URL")
+    path = "/".join(part for part in parts.path.split("/") if part)
+    path = path.removesuffix("v1").rstrip("/") if path == "v1" or path.endswith("/v1") else path
+    base = f"{parts.scheme}://{parts.netloc}" + (f"/{path}" if path else "")
+    return base, f"?{parts.query}" if parts.query else ""
+
+
+def _variable(key: str) -> str:
+    """The environment variable of a key."""
+    return f"{PREFIX}_{key.upper().replace('.', '_')}"
+
+
+def _check(config: Config) -> None:
+    """What types cannot say. Raises SettingsError."""
+    if not config.server.url or not config.server.url.strip():
+        raise SettingsError("is required: the server's URL", key="server.url", source=None)
+    try:
+        base_url(config.server.url)
+    except ValueError as error:
+        raise SettingsError(str(error), key="server.url", source=None) from None
+    _check_name(config.deployment, "deployment", "is required: the deployment's id")
+    if config.name is not None:
+        _check_name(config.name, "name", "must not be empty")
+    if config.target is not None:
+        _check_name(config.target.resource_id, "target.resource_id", "must not be empty")
+        if ":" in config.target.resource_id:
+            raise SettingsError("must not contain `:`", key="target.resource_id", source=None)
+    if config.poll.max_interval_seconds < config.poll.interval_seconds:
+        raise SettingsError(
+            "must not be below poll.interval_seconds", key="poll.max_interval_seconds", source=None
+        )
+    for name in config.handlers.exec:
+        _check_name(name, f"handlers.exec.{name}", "a command needs a name")
+
+
+def _check_name(value: str | None, key: str, otherwise: str) -> None:
+    """Names as the wire allows them."""
+    if value is None or not value.strip():
+        raise SettingsError(otherwise, key=key, source=None)
+    try:
+        msgspec.convert(value, Name)
+    except msgspec.ValidationError:
+        raise SettingsError(
+            "1 to 256 characters without control characters", key=key, source=None
+        ) from None
+
+
+# What public receivers are configured with
+
+_RECEIVERS: Final[Mapping[str, str]] = {
+    "ALIEN_COMMANDS_URL": "server.url",
+    "ALIEN_COMMANDS_TOKEN": "server.token",
+    "ALIEN_COMMANDS_TOKEN_FILE": "server.token_file",
+    "ALIEN_DEPLOYMENT_ID": "deployment",
+    "ALIEN_COMMANDS_TARGET_RESOURCE_ID": "target.resource_id",
+    "ALIEN_COMMANDS_TARGET_RESOURCE_TYPE": "target.resource_type",
+    "ALIEN_COMMANDS_POLL_INTERVAL_MS": "poll.interval_seconds",
+    "ALIEN_COMMANDS_POLL_MAX_INTERVAL_MS": "poll.max_interval_seconds",
+    "ALIEN_COMMANDS_POLL_JITTER": "poll.jitter",
+    "ALIEN_COMMANDS_LEASE_SECONDS": "lease.seconds",
+    "ALIEN_COMMANDS_MAX_LEASES": "max_concurrent",
+    "ALIEN_COMMANDS_DRAIN_TIMEOUT_MS": "drain.seconds",
+}
+
+
+def _from_receivers(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Our key and its value for each of the receivers' variables that is set."""
+    for variable, key in _RECEIVERS.items():
+        value = environ.get(variable, "").strip()
+        if not value:
+            continue
+        if variable == "ALIEN_COMMANDS_TOKEN_FILE" and environ.get("ALIEN_COMMANDS_TOKEN"):
+            continue  # the literal token wins
+        if variable.endswith("_MS"):
+            if not value.isdecimal():
+                raise SettingsError(
+                    "Expected milliseconds", key=key, source=f"the environment variable {variable}"
+                )
+            value = str(int(value) / 1000)
+        yield key, value
+
+
+def _is_in_file(file: Path | None, key: str) -> bool:
+    """Whether the file sets the key. A file that cannot be read is somebody else's error."""
+    if file is None:
+        return False
+    try:
+        node: Any = read_yaml(file)
+    except YamlError:
+        return False
+    for name in key.split("."):
+        if not isinstance(node, dict):
+            return False
+        node = cast("dict[str, Any]", node).get(name)
+    return node is not None

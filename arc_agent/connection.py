@@ -1,0 +1,323 @@
+"""The HTTP client for the server's own routes: token, proxy, CA, time-outs, retry policy.
+
+The bearer token goes to the configured origin and nowhere else: every URL is built from it here,
+and no redirect is followed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import msgspec
+import tenacity
+from yarl import URL
+
+from arc_agent import __version__
+from arc_agent.config import ServerSection, base_url
+from arc_agent.tokens import Token
+from arc_protocol.lifecycle import full_jitter
+
+T = TypeVar("T")
+
+USER_AGENT: Final = f"arc-agent/{__version__}"
+"""Never `alien-agent…`: servers take that for a 1.x agent, which cannot renew."""
+CAP_SECONDS: Final = 30.0
+"""The longest back-off (design.md, rules of the agent)."""
+
+_BASE_SECONDS: Final = 0.5
+_MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
+"""A lease answer may embed 1,000 envelopes of 150 kB; nothing sane is larger."""
+_LATE_SECONDS: Final = 1.0
+"""What a request gets past its time-out, so that an answer that arrived while a handler blocked
+the event loop is still read: a lease in it would be lost for its whole length."""
+_IDLE_SECONDS: Final = 15.0
+"""Connections are dropped before servers and proxies usually drop them."""
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+class NoContact(Exception):
+    """No usable answer: a transport error, a time-out, 408, 429, 5xx, or not our server speaking.
+
+    `retry_after` is what the server asked for, in seconds.
+    """
+
+    def __init__(
+        self, reason: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Refused(NoContact):
+    """401 or 403: the server does not accept the token, or not for this."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer of the server, with any status that is neither refusal nor in passing."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def is_page(self) -> bool:
+        """Whether it is a web page: a proxy's or portal's word more likely than the server's."""
+        return self.headers.get("Content-Type", "").lower().startswith("text/html")
+
+    def server_now(self) -> float | None:
+        """The server's clock, as POSIX time, None when it does not tell."""
+        try:
+            return parsedate_to_datetime(self.headers["Date"]).timestamp()
+        except (KeyError, ValueError, TypeError):
+            return None
+
+
+class Connection:
+    """The session with the server. One per event loop: the heartbeat has its own."""
+
+    def __init__(self, settings: ServerSection, token: Token) -> None:
+        self._settings = settings
+        self._token = token
+        self._base, self._query = base_url(settings.url or "")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make the session, in the running loop."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                ssl=trust(self._settings.ca_file),
+                limit=0,
+                keepalive_timeout=_IDLE_SECONDS,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=_timeouts(self._settings),
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            raise_for_status=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def url(self, *path: str, query: Mapping[str, str] | None = None) -> str:
+        """A route of the server: `url("commands", "leases")`. Segments are escaped."""
+        joined = "/".join(quote(segment, safe="") for segment in path)
+        own = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in (query or {}).items())
+        tail = self._query
+        if own:
+            tail = f"{tail}&{own}" if tail else f"?{own}"
+        return f"{self._base}/v1/{joined}{tail}"
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        message: msgspec.Struct | bytes | None = None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Answer:
+        """One request, with one more try when a token file has changed since.
+
+        Raises Refused on 401 and 403, NoContact when there is no usable answer.
+        """
+        body = message if isinstance(message, bytes) else b""
+        if isinstance(message, msgspec.Struct):
+            body = msgspec.json.encode(message)
+        seconds = timeout_seconds or self._settings.request_timeout_seconds
+        try:
+            return await self._send(method, url, body, seconds)
+        except Refused:
+            if not await asyncio.to_thread(self._token.reread):
+                raise
+        return await self._send(method, url, body, seconds)
+
+    async def answers(self) -> bool:
+        """Whether anything at all speaks HTTP where the server should be."""
+        try:
+            await self._send("GET", f"{self._base}/healthz", b"", 5.0)
+        except NoContact as error:
+            return error.status is not None and error.status < 500
+        return True
+
+    async def _send(self, method: str, url: str, body: bytes, seconds: float) -> Answer:
+        """One request, one answer."""
+        answer = await within(seconds, self._exchange(method, url, body))
+        return judged(answer)
+
+    async def _exchange(self, method: str, url: str, body: bytes) -> Answer:
+        """Send and read, without a time-out of its own."""
+        if self._session is None:
+            raise NoContact("the session is closed")
+        headers = {"Content-Type": "application/json"} if body else {}
+        if self._token.value is not None:
+            headers["Authorization"] = f"Bearer {self._token.value}"
+        try:
+            async with self._session.request(
+                method,
+                URL(url, encoded=True),
+                data=body or None,
+                headers=headers,
+                allow_redirects=False,
+                proxy=proxy_for(url),
+            ) as response:
+                return Answer(response.status, await read_bounded(response), response.headers)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NoContact(transport_reason(error)) from error
+
+
+def judged(answer: Answer) -> Answer:
+    """The answer, if it is one. Raises Refused or NoContact."""
+    status = answer.status
+    if status in (401, 403):
+        raise Refused(f"the server answered {status}{_said(answer)}", status=status)
+    if status in (408, 429) or status >= 500:
+        raise NoContact(
+            f"the server answered {status}{_said(answer)}",
+            status=status,
+            retry_after=_retry_after(answer.headers),
+        )
+    if 300 <= status < 400:
+        raise NoContact(f"a redirect ({status}), which is not followed", status=status)
+    if status < 300 and answer.is_page:
+        raise NoContact(f"a web page ({status}) instead of the server: a portal or proxy?")
+    return answer
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, given up after `seconds`; an answer that has arrived is still taken.
+
+    Raises NoContact when the time is up.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if not done:
+            done, _ = await asyncio.wait({task}, timeout=_LATE_SECONDS)
+        if done:
+            return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if not task.cancelled() and task.exception() is None:
+        return task.result()  # it ended in the very moment
+    raise NoContact(f"no answer within {seconds:g} s")
+
+
+async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    """The body, refused when it is larger than any answer may be. Raises ValueError."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > _MAX_ANSWER_BYTES:
+            raise ValueError("the answer has no end")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def transport_reason(error: Exception) -> str:
+    """Why there was no answer, for a log line: no URL, no header."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"TLS: {error.certificate_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {error.os_error or type(error).__name__}"
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+    """What certificates are checked against: the system's, and those of a file besides.
+
+    Raises OSError or ssl.SSLError when the file cannot be used.
+    """
+    if ca_file is None:
+        return True
+    context = ssl.create_default_context()
+    context.load_verify_locations(ca_file)
+    return context
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY …); none to loopback.
+
+    Asked explicitly, because aiohttp's `trust_env` would also send what ~/.netrc holds.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if host in _LOOPBACK or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def retrying(
+    sleep: Callable[[float], Awaitable[None]], source: random.Random
+) -> tenacity.AsyncRetrying:
+    """Try again for ever on NoContact: full jitter, 30 s at most, what the server asks at least."""
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        return back_off(state.attempt_number, error, source)
+
+    return tenacity.AsyncRetrying(
+        sleep=sleep,
+        wait=wait,
+        stop=tenacity.stop_never,
+        retry=tenacity.retry_if_exception_type(NoContact),
+        reraise=True,
+    )
+
+
+def back_off(failures: int, error: BaseException | None, source: random.Random) -> float:
+    """How long to wait after the n-th failure in a row, in seconds."""
+    if isinstance(error, Refused):
+        failures = 32  # a token is not mended within a second: straight to the longest wait
+    seconds = full_jitter(
+        failures, base_seconds=_BASE_SECONDS, cap_seconds=CAP_SECONDS, source=source
+    )
+    asked = error.retry_after if isinstance(error, NoContact) else None
+    return max(seconds, asked + source.uniform(0, 1)) if asked is not None else seconds
+
+
+def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
+    """Connecting is bounded here, the rest of a request by `within`."""
+    return aiohttp.ClientTimeout(
+        total=None,
+        connect=settings.connect_timeout_seconds,
+        sock_connect=settings.connect_timeout_seconds,
+        sock_read=None,
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds of `Retry-After`, capped; a date in it is not worth a comparison of clocks."""
+    value = headers.get("Retry-After", "").strip()
+    return min(float(value), 10 * CAP_SECONDS) if value.isascii() and value.isdecimal() else None
+
+
+def _said(answer: Answer) -> str:
+    """`: the code` of a JSON error body, if there is one."""
+    try:
+        code = msgspec.json.decode(answer.body, type=_Code).code
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return ""
+    return f" {code[:64]}" if code.isprintable() else ""
+
+
+class _Code(msgspec.Struct):
+    """What is read of an error body."""
+
+    code: str = ""

@@ -1,0 +1,368 @@
+"""Handing finished responses in, until the server has said its last word on each.
+
+In order, as long as the server takes them; a response that alone fails does not hold up the rest.
+Uploads of large bodies go on beside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+import structlog
+
+from arc_agent.clock import Clock
+from arc_agent.connection import Answer, Connection, NoContact, Refused, back_off
+from arc_agent.contact import Contact
+from arc_agent.hosts import HostRefused
+from arc_agent.leases import LeaseTable
+from arc_agent.spool import Entry, Spool
+from arc_agent.transfer import Transfer, TransferRefused
+from arc_protocol.types import (
+    ErrorResponse,
+    InlineBody,
+    StorageBody,
+    SuccessResponse,
+    encode,
+)
+from arc_protocol.urls import same_origin
+from arc_runtime.failpoints import hit
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_FIRST_SECONDS: Final = 0.1
+_QUICK_SECONDS: Final = 1.0
+"""While the lease lasts: 100 ms doubling to 1 s (protocol.md 1.4). Later: connection.back_off."""
+_DONE: Final = (404, 409, 410)
+_SUBMITS: Final = 8
+"""How many are on their way at once while all is well; one at a time after a failure."""
+_UPLOADS: Final = 2
+_INLINE_FALLBACK_BYTES: Final = 20 * 1024 * 1024
+"""What is sent inline when its upload URL is no longer accepted: fits a request of 32 MiB."""
+
+
+class _Progress:
+    """What is known of one entry's delivery in this process."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.due_at = 0.0
+        self.is_busy = False
+        self.needs_token = False
+        """Its pre-authorised URL is refused or missing: the bearer token's way is taken."""
+        self.is_unstorable = False
+        """Its upload URL is not accepted."""
+        self.was_uploaded_again = False
+
+
+class Delivery:
+    """Empties the spool. `run` is a loop of the agent's task group."""
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        transfer: Transfer,
+        connection: Connection,
+        contact: Contact,
+        leases: LeaseTable,
+        clock: Clock,
+    ) -> None:
+        self._spool = spool
+        self._transfer = transfer
+        self._connection = connection
+        self._contact = contact
+        self._leases = leases
+        self._clock = clock
+        self._random = random.SystemRandom()
+        self._progress: dict[int, _Progress] = {}
+        self._submits = 0
+        self._uploads = 0
+        self._paused_until = 0.0
+        self._pauses = 0
+        """Failures in a row that were about the server, not about one entry."""
+        self._changed = asyncio.Event()
+        self._moved = asyncio.Condition()
+        spool.on_change(self._changed.set)
+
+    def kick(self) -> None:
+        """Try everything now: the server is back, or time is short."""
+        self._paused_until = 0.0
+        for progress in self._progress.values():
+            progress.due_at = 0.0
+        self._changed.set()
+
+    async def settle(self) -> None:
+        """Wait until each entry that waits now was tried once, or the server is seen not to answer.
+
+        What is finished goes before new work: the poller asks for this.
+        """
+        waiting = {entry.seq: self._of(entry).failures for entry in self._spool.entries()}
+        pauses = self._pauses
+        self.kick()
+
+        def is_settled() -> bool:
+            left = {entry.seq for entry in self._spool.entries()}
+            return self._pauses > pauses or not any(
+                seq in left and self._progress[seq].failures == failures
+                for seq, failures in waiting.items()
+                if seq in self._progress
+            )
+
+        async with self._moved:
+            await self._moved.wait_for(is_settled)
+
+    async def flush(self, seconds: float) -> bool:
+        """Wait until the spool is empty, for so long at most. Whether it is."""
+        self.kick()
+        try:
+            async with asyncio.timeout(seconds), self._moved:
+                await self._moved.wait_for(lambda: not len(self._spool))
+        except TimeoutError:
+            log.warning("spool.left", responses=len(self._spool))
+        return not len(self._spool)
+
+    async def run(self) -> None:
+        """Deliver for ever; ends when cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._changed.clear()
+                seconds = self._start_due(group)
+                try:
+                    async with asyncio.timeout(seconds):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+
+    def _start_due(self, group: asyncio.TaskGroup) -> float | None:
+        """Start what can be started; the seconds until the next may be, None when none waits."""
+        now = self._clock()
+        nexts: list[float] = []
+        window = 1 if self._pauses else _SUBMITS
+        is_first = True
+        for entry in self._spool.entries():
+            progress = self._of(entry)
+            if progress.is_busy:
+                continue
+            if progress.due_at > now:
+                nexts.append(progress.due_at)
+                continue
+            if self._must_upload(entry, progress):
+                if self._uploads < _UPLOADS:
+                    self._uploads += 1
+                    progress.is_busy = True
+                    group.create_task(self._upload(entry, progress))
+                continue
+            if self._paused_until > now:
+                if is_first:
+                    nexts.append(self._paused_until)
+                is_first = False
+                continue
+            if self._submits < window:
+                self._submits += 1
+                progress.is_busy = True
+                group.create_task(self._submit(entry, progress))
+        return max(0.0, min(nexts) - now) if nexts else None
+
+    def _of(self, entry: Entry) -> _Progress:
+        """The progress of an entry."""
+        progress = self._progress.get(entry.seq)
+        if progress is None:
+            progress = self._progress[entry.seq] = _Progress()
+            progress.needs_token = entry.submit_url is None
+        return progress
+
+    def _must_upload(self, entry: Entry, progress: _Progress) -> bool:
+        """Whether the body has to go to the store first."""
+        return entry.body is not None and not entry.is_uploaded and not progress.is_unstorable
+
+    # Bodies
+
+    async def _upload(self, entry: Entry, progress: _Progress) -> None:
+        """Upload a body, once."""
+        try:
+            await self._store(entry, progress)
+        except NoContact as error:
+            self._later(entry, progress, error)
+            log.debug("upload.failed", command_id=entry.command_id, reason=error.reason)
+        except Exception as error:  # nothing about one body may end the delivery of the others
+            log.exception("upload.failed", command_id=entry.command_id)
+            self._later(entry, progress, error)
+        finally:
+            self._uploads -= 1
+            await self._note(progress)
+
+    async def _store(self, entry: Entry, progress: _Progress) -> None:
+        """The upload. Raises NoContact."""
+        body = entry.body
+        if body is None:
+            return
+        if entry.upload is None:  # the envelope has nowhere to upload to
+            progress.is_unstorable = True
+            return
+        try:
+            path = self._spool.body_path(entry)
+            await self._transfer.upload(entry.upload, path, body.size, body.sha256)
+        except (TransferRefused, HostRefused, OSError) as error:
+            log.error("upload.refused", command_id=entry.command_id, reason=str(error))
+            progress.is_unstorable = True
+            return
+        await self._spool.mark_uploaded(entry)
+        progress.failures = 0
+
+    # Messages
+
+    async def _submit(self, entry: Entry, progress: _Progress) -> None:
+        """Hand one response in, once."""
+        try:
+            await self._hand_in(entry, progress)
+        except NoContact as error:
+            await self._failed(entry, progress, error)
+        except Exception as error:  # as above
+            log.exception("submit.failed", command_id=entry.command_id)
+            self._later(entry, progress, error)
+        finally:
+            self._submits -= 1
+            await self._note(progress)
+
+    async def _hand_in(self, entry: Entry, progress: _Progress) -> None:
+        """Send the response and act on the answer. Raises NoContact to try again later."""
+        message = await self._message(entry, progress)
+        answer = await self._put(entry, progress, message)
+        if answer is None:
+            return  # tried again at once, the other way
+        if progress.needs_token or self._is_ours(entry):
+            self._contact.succeeded("submit")
+        self._pauses = 0
+        if answer.is_page:
+            raise NoContact(f"a web page ({answer.status}) instead of the server")
+        if answer.status < 300 or answer.status in _DONE:
+            await self._delivered(entry, answer.status)
+        elif answer.status == 400 and entry.is_uploaded and not progress.was_uploaded_again:
+            progress.was_uploaded_again = True
+            log.warning("upload.missing", command_id=entry.command_id)
+            await self._spool.mark_uploaded(entry, False)
+        else:
+            await self._refused(entry, f"the server answered {answer.status}")
+
+    async def _put(self, entry: Entry, progress: _Progress, message: bytes) -> Answer | None:
+        """PUT the message; None when the other way is to be tried. Raises NoContact."""
+        if entry.submit_url is not None and not progress.needs_token:
+            try:
+                return await self._transfer.put_message(entry.submit_url, message)
+            except (Refused, HostRefused) as error:
+                # The signature has run out, as after a long outage, or leads astray.
+                log.info("submit.by_token", command_id=entry.command_id, reason=str(error))
+                progress.needs_token = True
+                return None
+        url = self._connection.url(
+            "commands", entry.command_id, "response", query={"lease": entry.lease_id}
+        )
+        try:
+            return await self._connection.call("PUT", url, message)
+        except Refused as error:
+            if error.status == 403:
+                return Answer(403, b"", {})
+            raise
+
+    async def _message(self, entry: Entry, progress: _Progress) -> bytes:
+        """The response as it is sent now."""
+        body = entry.body
+        if body is None:
+            return await self._spool.message(entry) or _lost()
+        if not progress.is_unstorable:
+            return encode(
+                SuccessResponse(response=StorageBody(size=body.size, storage_put_used=True))
+            )
+        progress.needs_token = True
+        if body.size > _INLINE_FALLBACK_BYTES:
+            return encode(
+                ErrorResponse(
+                    code="STORAGE_OPERATION_FAILED",
+                    message=f"the result ({body.size} bytes) could not be uploaded",
+                )
+            )
+        try:
+            data = await asyncio.to_thread(self._spool.body_path(entry).read_bytes)
+        except OSError:
+            return _lost()
+        return encode(SuccessResponse(response=InlineBody.of(data)))
+
+    async def _delivered(self, entry: Entry, status: int) -> None:
+        """The server has it, or wants it no more."""
+        current = self._spool.get(entry.seq)
+        if status >= 300 and current is not None and current.lease_id != entry.lease_id:
+            return  # leased to us again meanwhile: it goes out under that lease
+        hit("agent.after_submit")
+        await self._forget(entry)
+        if status < 300:
+            log.info("response.delivered", command_id=entry.command_id, attempt=entry.attempt)
+        else:
+            log.warning(
+                "response.too_late",
+                command_id=entry.command_id,
+                attempt=entry.attempt,
+                status=status,
+            )
+        await self._spool.remove(entry)
+
+    async def _refused(self, entry: Entry, reason: str) -> None:
+        """The server will never take it."""
+        log.error("response.refused", command_id=entry.command_id, reason=reason)
+        await self._forget(entry)
+        await self._spool.bury(entry, reason)
+
+    async def _forget(self, entry: Entry) -> None:
+        """Nothing more is done for the entry."""
+        self._leases.remove(entry.lease_id)
+        self._progress.pop(entry.seq, None)
+
+    # Failures
+
+    async def _failed(self, entry: Entry, progress: _Progress, error: NoContact) -> None:
+        """Decide whether it is the server that fails, and all wait, or this entry alone."""
+        is_ours = progress.needs_token or self._is_ours(entry)
+        if is_ours:
+            self._contact.failed("submit", error.reason, is_refusal=isinstance(error, Refused))
+        is_general = is_ours and (
+            self._contact.fails_beyond("submit")
+            or (error.status is None and not await self._connection.answers())
+        )
+        seconds = self._later(entry, progress, error)
+        if is_general:
+            self._pauses += 1
+            self._paused_until = self._clock() + seconds
+            progress.due_at = 0.0  # it stays the first
+
+    def _later(self, entry: Entry, progress: _Progress, error: Exception) -> float:
+        """Put an entry off; by how many seconds."""
+        progress.failures += 1
+        now = self._clock()
+        lease = self._leases.get(entry.lease_id)
+        if lease is not None and lease.ends_at > now and not isinstance(error, Refused):
+            seconds = min(_QUICK_SECONDS, _FIRST_SECONDS * 2.0 ** min(progress.failures - 1, 10))
+        else:
+            seconds = back_off(progress.failures, error, self._random)
+        progress.due_at = now + seconds
+        return seconds
+
+    async def _note(self, progress: _Progress) -> None:
+        """An entry was tried: look for the next, and tell who waits."""
+        progress.is_busy = False
+        self._changed.set()
+        async with self._moved:
+            self._moved.notify_all()
+
+    def _is_ours(self, entry: Entry) -> bool:
+        """Whether the response goes to the configured server itself."""
+        return same_origin(entry.submit_url or "", self._connection.url())
+
+
+def _lost() -> bytes:
+    """What is handed in for a result that can no longer be read."""
+    return encode(
+        ErrorResponse(
+            code="STORAGE_OPERATION_FAILED", message="the result was lost on the agent's disk"
+        )
+    )

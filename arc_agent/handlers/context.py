@@ -1,0 +1,149 @@
+"""What a handler gets besides its params, and how it says that it failed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import structlog
+
+from arc_protocol.types import CommandTarget, TraceContext
+
+_CHUNK_BYTES: Final = 256 * 1024
+
+
+class CommandFailed(Exception):
+    """Raise it to end a command with an error of your own: code and message reach the sender.
+
+    `details` is more text for whoever looks into it, and reaches the sender too.
+    """
+
+    def __init__(self, code: str, message: str, details: str | None = None) -> None:
+        if not code:
+            raise ValueError("an error needs a code")
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details
+
+
+class ParamsSource:
+    """The params as they came: in memory when they are small, in a file when they are not."""
+
+    def __init__(self, *, data: bytes | None = None, file: Path | None = None, size: int) -> None:
+        self.size = size
+        self.file = file
+        self._data = data
+
+    def open(self) -> BinaryIO:
+        """The params as a file to read, for code in threads."""
+        return self.file.open("rb") if self.file is not None else BytesIO(self._data or b"")
+
+    def read(self) -> bytes:
+        """All of them, in memory."""
+        return self.file.read_bytes() if self.file is not None else self._data or b""
+
+
+class ParamsStream:
+    """The params as bytes, a part at a time: `async for chunk in ctx.open_params()`.
+
+    In a plain function: `with ctx.open_params().file() as f:`.
+    """
+
+    def __init__(self, source: ParamsSource) -> None:
+        self._source = source
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are."""
+        return self._source.size
+
+    def file(self) -> BinaryIO:
+        """A file object, for plain functions. Close it."""
+        return self._source.open()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The bytes, in parts of 256 KiB at most."""
+        file = await asyncio.to_thread(self._source.open)
+        try:
+            while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+                yield chunk
+        finally:
+            file.close()
+
+    async def read(self) -> bytes:
+        """All of them at once: they have to fit into memory."""
+        return await asyncio.to_thread(self._source.read)
+
+
+class Context:
+    """One run of one command. Its methods may be called from async functions and from threads."""
+
+    def __init__(
+        self,
+        *,
+        command_id: str,
+        command: str,
+        attempt: int,
+        deployment_id: str,
+        target: CommandTarget | None,
+        trace_context: TraceContext | None,
+        deadline: datetime | None,
+        params: ParamsSource,
+        remaining: Callable[[], float],
+        stopped: threading.Event,
+        make_directory: Callable[[], Path],
+    ) -> None:
+        self.command_id: Final = command_id
+        self.command: Final = command
+        self.attempt: Final = attempt
+        """1 at first; more when an earlier run was lost or handed back."""
+        self.deployment_id: Final = deployment_id
+        self.target: Final = target
+        self.trace_context: Final = trace_context
+        """The sender's W3C trace context, if it sent one."""
+        self.deadline: Final = deadline
+        """The sender's, on the server's clock. `remaining()` is what to go by."""
+        self.cancelled: Final = asyncio.Event()
+        """Set when the run should end. For async functions; threads look at `is_cancelled`."""
+        self.log: Any = structlog.get_logger().bind(
+            command_id=command_id, command=command, attempt=attempt
+        )
+        """A logger whose lines carry the command's id. Params do not belong in logs."""
+        self._params = params
+        self._remaining = remaining
+        self._stopped = stopped
+        self._make_directory = make_directory
+        self._directory: Path | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the run should end: cancelled, out of time, lease lost, or the agent stops."""
+        return self._stopped.is_set()
+
+    def remaining(self) -> float:
+        """Seconds of the budget that are left; infinite when nothing bounds it."""
+        return self._remaining()
+
+    def open_params(self) -> ParamsStream:
+        """The params as they came, undecoded, without holding them in memory."""
+        return ParamsStream(self._params)
+
+    @property
+    def directory(self) -> Path:
+        """A directory of this run, made at first use; gone after it, result files included."""
+        with self._lock:
+            if self._directory is None:
+                self._directory = self._make_directory()
+            return self._directory
+
+    @property
+    def params_source(self) -> ParamsSource:
+        """Where the params are; for handlers that come with the agent."""
+        return self._params

@@ -1,0 +1,281 @@
+"""Handlers that run a program: an argv list, a process group of its own, a bounded output.
+
+Params come by standard input or in a file, never within an argument, so that nothing that a sender
+writes can become an option or a shell's word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections import deque
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from arc_agent.config import ExecSection
+from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
+
+PARAMS_FILE: Final = "{params_file}"
+_CHUNK_BYTES: Final = 64 * 1024
+_STDERR_BYTES: Final = 8 * 1024
+"""How much of the end of standard error goes into the error's details."""
+_LEFTOVERS_SECONDS: Final = 1.0
+"""How long the pipes may stay open after the group was killed."""
+
+_groups: Final[set[int]] = set()
+"""Process groups that run now: who ends the agent at once ends them too."""
+
+
+def exec_handler(name: str, section: ExecSection) -> Handler:
+    """The handler that a section of `handlers.exec` declares. Raises HandlerError."""
+    for argument in section.argv:
+        if PARAMS_FILE in argument and argument != PARAMS_FILE:
+            raise HandlerError(f"{name}: {PARAMS_FILE} must be an argument of its own")
+        if "\0" in argument:
+            raise HandlerError(f"{name}: an argument with a NUL in it")
+    if not section.argv[0] or section.argv[0] == PARAMS_FILE:
+        raise HandlerError(f"{name}: argv starts with the program")
+    for status, code in section.error_codes.items():
+        if not (status.isascii() and status.isdecimal() and 0 < int(status) < 256 and code):
+            raise HandlerError(f"{name}: error_codes: {status!r} is not an exit status with a code")
+
+    async def run(ctx: Context) -> Any:
+        return await _run(section, ctx)
+
+    return Handler(
+        name=name,
+        call=run,
+        description=section.description,
+        timeout_seconds=section.timeout_seconds,
+        params_type=UNTYPED,
+        params_name=None,
+        context_name="ctx",
+        is_async=True,
+        origin="handlers.exec",
+        grace_seconds=section.kill_after_seconds + 2 * _LEFTOVERS_SECONDS,
+    )
+
+
+def kill_all() -> None:
+    """End every program that runs, at once. For an agent that has no time left."""
+    for group in list(_groups):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+
+
+async def _run(section: ExecSection, ctx: Context) -> Any:
+    """Run the program to its end, or end it. Raises CommandFailed."""
+    directory = ctx.directory
+    argv = [str(_params_file(ctx)) if part == PARAMS_FILE else part for part in section.argv]
+    feeds = section.stdin == "params" or (section.stdin is None and PARAMS_FILE not in section.argv)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE if feeds else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=section.cwd or directory,
+            env=_environment(section, ctx),
+            start_new_session=True,
+            limit=_CHUNK_BYTES,
+        )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CommandFailed("HANDLER_ERROR", f"{argv[0]} cannot be started: {reason}") from error
+    _groups.add(process.pid)
+    output = _Output(directory / "stdout", section.max_output_bytes)
+    errors = _Tail(_STDERR_BYTES)
+    pipes = [
+        asyncio.ensure_future(_drain(process.stdout, output.write)),
+        asyncio.ensure_future(_drain(process.stderr, errors.write)),
+        asyncio.ensure_future(_feed(process.stdin, ctx)),
+    ]
+    try:
+        status = await process.wait()
+    except asyncio.CancelledError:
+        await _end(process, section.kill_after_seconds)
+        raise
+    finally:
+        _kill_group(process.pid)  # what it left behind would hold the pipes open
+        await asyncio.wait(pipes, timeout=_LEFTOVERS_SECONDS)
+        for pipe in pipes:
+            pipe.cancel()
+        await asyncio.gather(*pipes, return_exceptions=True)
+        _groups.discard(process.pid)
+        await asyncio.to_thread(output.close)
+    if output.error is not None:
+        raise output.error
+    if status != 0:
+        raise _failure(section, status, errors.text())
+    return await asyncio.to_thread(_result, section, output)
+
+
+def _result(section: ExecSection, output: _Output) -> Any:
+    """What the program wrote, as the section says what it is."""
+    if section.output == "bytes":
+        output.mark_cut()
+        return output.path
+    data = output.path.read_bytes()
+    if section.output == "text":
+        text = data.decode("utf-8", "replace")
+        return text + output.cut_mark()
+    if output.cut_bytes:
+        raise CommandFailed(
+            "HANDLER_ERROR",
+            f"the output is {output.cut_bytes} bytes over the limit of {section.max_output_bytes}",
+        )
+    if not data.strip():
+        return None
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise CommandFailed("HANDLER_ERROR", f"the output is not JSON: {error}") from None
+
+
+def _failure(section: ExecSection, status: int, stderr: str) -> CommandFailed:
+    """The error for an exit status that is not 0."""
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return CommandFailed("HANDLER_ERROR", f"the program was ended by {name}", stderr or None)
+    code = section.error_codes.get(str(status), "HANDLER_ERROR")
+    return CommandFailed(code, f"the program exited with status {status}", stderr or None)
+
+
+async def _drain(stream: asyncio.StreamReader | None, write: Any) -> None:
+    """Read a pipe to its end, whatever becomes of the bytes: a full pipe would stop the program."""
+    while stream is not None and (chunk := await stream.read(_CHUNK_BYTES)):
+        await write(chunk)
+
+
+async def _feed(stream: asyncio.StreamWriter | None, ctx: Context) -> None:
+    """Write the params to the program's standard input, as far as it reads them."""
+    if stream is None:
+        return
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        async for chunk in ctx.open_params():
+            stream.write(chunk)
+            await stream.drain()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        stream.close()
+        await stream.wait_closed()
+
+
+async def _end(process: asyncio.subprocess.Process, kill_after_seconds: float) -> None:
+    """SIGTERM to the group, then SIGKILL."""
+    _signal_group(process.pid, signal.SIGTERM)
+    waiting = asyncio.ensure_future(process.wait())
+    try:
+        await asyncio.wait({waiting}, timeout=kill_after_seconds)
+    finally:
+        _kill_group(process.pid)
+        waiting.cancel()
+
+
+def _kill_group(group: int) -> None:
+    """End a process group for good."""
+    _signal_group(group, signal.SIGKILL)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    """A signal to all of a group that are left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _params_file(ctx: Context) -> Path:
+    """The params as a file that only this user can read."""
+    if ctx.params_source.file is not None:
+        return ctx.params_source.file
+    path = ctx.directory / "params"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(ctx.params_source.read())
+    return path
+
+
+def _environment(section: ExecSection, ctx: Context) -> dict[str, str]:
+    """The allow-listed variables, those of the section, and what the command is."""
+    passed = {name: os.environ[name] for name in section.env_pass if name in os.environ}
+    return {
+        **passed,
+        **section.env,
+        "ARC_COMMAND": ctx.command,
+        "ARC_COMMAND_ID": ctx.command_id,
+        "ARC_ATTEMPT": str(ctx.attempt),
+        "ARC_DEPLOYMENT": ctx.deployment_id,
+    }
+
+
+class _Output:
+    """Standard output in a file, up to a limit; what is over it is counted, not kept."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self.path = path
+        self.cut_bytes = 0
+        self.error: OSError | None = None
+        self._limit = limit
+        self._size = 0
+        self._file: BinaryIO | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        """Keep what fits. A disk that is full is told at the end: the pipe must go on."""
+        kept = chunk[: max(0, self._limit - self._size)]
+        self.cut_bytes += len(chunk) - len(kept)
+        self._size += len(kept)
+        if kept and self.error is None:
+            try:
+                await asyncio.to_thread(self._append, kept)
+            except OSError as error:
+                self.error = error
+
+    def _append(self, chunk: bytes) -> None:
+        """Write, opening the file first."""
+        if self._file is None:
+            self._file = self.path.open("wb")
+        self._file.write(chunk)
+
+    def close(self) -> None:
+        """All of it is in the file then, which exists."""
+        try:
+            if self._file is None:
+                self._file = self.path.open("wb")
+            self._file.close()
+        except OSError as error:
+            self.error = self.error or error
+
+    def mark_cut(self) -> None:
+        """Say at the end of the file how much is missing."""
+        if self.cut_bytes:
+            with self.path.open("ab") as file:
+                file.write(self.cut_mark().encode())
+
+    def cut_mark(self) -> str:
+        """What stands where the output was cut; nothing when it was not."""
+        return f"\n[arc-agent: {self.cut_bytes} bytes cut]\n" if self.cut_bytes else ""
+
+
+class _Tail:
+    """The last bytes of standard error."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._parts: deque[bytes] = deque()
+        self._size = 0
+
+    async def write(self, chunk: bytes) -> None:
+        """Add, and forget what is too long ago."""
+        self._parts.append(chunk[-self._limit :])
+        self._size += len(self._parts[-1])
+        while self._size - len(self._parts[0]) >= self._limit:
+            self._size -= len(self._parts.popleft())
+
+    def text(self) -> str:
+        """As text."""
+        return b"".join(self._parts)[-self._limit :].decode("utf-8", "replace").strip()

@@ -1,0 +1,106 @@
+"""Finding handlers: those that come with the agent, modules, entry points, and YAML."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import structlog
+
+from arc_agent.config import HandlersSection
+from arc_agent.handlers import builtin
+from arc_agent.handlers.exec import exec_handler
+from arc_agent.handlers.registry import HandlerError, Registry, handlers_of
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+GROUP: Final = "arc_agent.handlers"
+"""The entry point group by which installed packages add handlers."""
+
+
+class ImportFailed(HandlerError):
+    """A module that cannot be imported. `report` is the traceback."""
+
+    def __init__(self, origin: str, report: str) -> None:
+        super().__init__(f"{origin} cannot be imported")
+        self.report = report
+
+
+def load_handlers(settings: HandlersSection) -> Registry:
+    """Every handler that the configuration and the installed packages name.
+
+    An entry point that fails is left out with an error in the log, unless `strict`. Raises
+    HandlerError (ImportFailed with the traceback) for anything else that cannot be used.
+    """
+    registry = Registry()
+    for each in handlers_of(builtin, builtin.__name__):
+        registry.add(each)
+    for directory in reversed(settings.path):
+        entry = str(directory.expanduser().absolute())
+        if entry not in sys.path:
+            sys.path.insert(0, entry)
+    for name in settings.modules:
+        _add_module(registry, name)
+    if settings.entry_points:
+        _add_entry_points(registry, strict=settings.strict)
+    add_declared(registry, settings)
+    return registry
+
+
+def add_declared(registry: Registry, settings: HandlersSection) -> None:
+    """Add the handlers that YAML declares. Raises HandlerError."""
+    for name, section in settings.exec.items():
+        registry.add(exec_handler(name, section))
+
+
+def _add_module(registry: Registry, name: str) -> None:
+    """Add the handlers of one module. Raises HandlerError."""
+    try:
+        module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a module may do anything while it is imported, exit included
+        raise ImportFailed(f"the handler module {name}", traceback.format_exc()) from None
+    found = list(handlers_of(module, name))
+    if not found:
+        raise HandlerError(f"the handler module {name} has no handlers: is @handler missing?")
+    for each in found:
+        registry.add(each)
+
+
+def _from_file(path: Path) -> ModuleType:
+    """Import a file by its path."""
+    path = path.expanduser().absolute()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _add_entry_points(registry: Registry, *, strict: bool) -> None:
+    """Add what installed packages offer. Raises HandlerError when strict, or for duplicates."""
+    from importlib.metadata import entry_points  # heavy, and not needed when switched off
+
+    for point in entry_points(group=GROUP):
+        origin = f"the entry point {point.name} ({point.value})"
+        try:
+            found = list(handlers_of(point.load(), origin))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # as above
+            if strict:
+                raise ImportFailed(origin, traceback.format_exc()) from None
+            log.error(
+                "handlers.left_out", entry_point=point.name, value=point.value, exc_info=error
+            )
+            continue
+        for each in found:
+            registry.add(each)

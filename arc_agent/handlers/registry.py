@@ -1,0 +1,175 @@
+"""Handlers by name: the decorator that makes them, and the table that holds them."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from arc_agent.handlers.context import Context
+from arc_protocol.types import HandlerInfo, Name
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK: Final = "__arc_handlers__"
+UNTYPED: Final = inspect.Parameter.empty
+"""The params' type of a handler that takes whatever comes."""
+
+
+class HandlerError(Exception):
+    """Handlers that cannot be used; the message says which and why."""
+
+
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that can be run here."""
+
+    name: str
+    call: Callable[..., Any]
+    description: str | None
+    timeout_seconds: float | None
+    params_type: Any
+    """What params are turned into; UNTYPED for whatever comes."""
+    params_name: str | None
+    """The parameter that takes the params, None when it takes none."""
+    context_name: str | None
+    """The parameter that takes the context, None when it takes none."""
+    is_async: bool
+    origin: str
+    """Where it was found, for messages."""
+    grace_seconds: float = 0.0
+    """What it needs at least to end tidily once it is cancelled."""
+
+    @property
+    def info(self) -> HandlerInfo:
+        """What the server is told."""
+        return HandlerInfo(name=self.name, description=self.description)
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    """What the decorator leaves on a function."""
+
+    name: str
+    description: str | None
+    timeout_seconds: float | None
+
+
+def handler(
+    name: str, *, description: str | None = None, timeout_seconds: float | None = None
+) -> Callable[[F], F]:
+    """Mark a function as the handler of a command. The function itself stays as it is.
+
+    It takes params, a Context, both or neither. `async def` runs in the event loop, a plain `def`
+    in a thread. `timeout_seconds` bounds one run. Raises HandlerError for a name that no command
+    can have.
+    """
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        raise HandlerError(f"{name!r} cannot be the name of a command") from None
+    if timeout_seconds is not None and not timeout_seconds > 0:
+        raise HandlerError(f"{name}: timeout_seconds must be positive")
+    mark = _Mark(name, description, timeout_seconds)
+
+    def decorate(function: F) -> F:
+        setattr(function, _MARK, [*getattr(function, _MARK, []), mark])
+        return function
+
+    return decorate
+
+
+def handlers_of(found: Any, origin: str) -> Iterator[Handler]:
+    """The marked functions in a module, or the marked function itself. Raises HandlerError."""
+    members: list[Any] = list(vars(found).values()) if isinstance(found, ModuleType) else [found]
+    for member in members:
+        marks: list[_Mark] = getattr(member, _MARK, []) if inspect.isfunction(member) else []
+        for mark in marks:
+            yield _handler(member, mark, origin)
+
+
+class Registry:
+    """All handlers. A name belongs to one function only."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    def add(self, added: Handler) -> None:
+        """Take a handler in; the same function twice is fine. Raises HandlerError."""
+        known = self._handlers.setdefault(added.name, added)
+        if known is not added and known.call is not added.call:
+            raise HandlerError(
+                f"two handlers for {added.name!r}: {known.origin} and {added.origin}"
+            )
+
+    def get(self, name: str) -> Handler | None:
+        """The handler of a command."""
+        return self._handlers.get(name)
+
+    def __iter__(self) -> Iterator[Handler]:
+        """All of them, by name."""
+        return iter(sorted(self._handlers.values(), key=lambda each: each.name))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._handlers)
+
+
+def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
+    """Look at a function's signature. Raises HandlerError when it cannot be called as one."""
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except Exception as error:  # annotations are the handler author's code: anything may be raised
+        raise HandlerError(f"{mark.name} ({origin}): its annotations: {error}") from error
+    params_name = context_name = None
+    params_type: Any = UNTYPED
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.get(parameter.name, UNTYPED)
+        if hint is Context or (hint is UNTYPED and parameter.name in ("ctx", "context")):
+            context_name = parameter.name
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        elif params_name is None:
+            params_name, params_type = parameter.name, hint
+        elif parameter.default is UNTYPED:
+            raise HandlerError(
+                f"{mark.name} ({origin}): takes more than params and a Context: {parameter.name}"
+            )
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise HandlerError(f"{mark.name} ({origin}): {parameter.name} is positional-only")
+    params_type = _checked(params_type, f"{mark.name} ({origin})")
+    return Handler(
+        name=mark.name,
+        call=function,
+        description=mark.description or _first_line(function.__doc__),
+        timeout_seconds=mark.timeout_seconds,
+        params_type=params_type,
+        params_name=params_name,
+        context_name=context_name,
+        is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+        origin=origin,
+    )
+
+
+def _checked(kind: Any, where: str) -> Any:
+    """A type that params can be turned into. Raises HandlerError for others."""
+    if kind is UNTYPED or kind is Any or kind is object:
+        return UNTYPED
+    try:
+        known = msgspec.inspect.type_info(kind)
+    except Exception as error:  # msgspec raises whatever a strange annotation provokes
+        raise HandlerError(f"{where}: params of type {kind!r}: {error}") from None
+    if isinstance(known, msgspec.inspect.CustomType):
+        raise HandlerError(
+            f"{where}: params of type {kind!r} cannot be read: use a msgspec struct, a dataclass,"
+            " a TypedDict or dict"
+        )
+    return kind
+
+
+def _first_line(text: str | None) -> str | None:
+    """What a docstring says first."""
+    lines = (text or "").strip().splitlines()
+    return lines[0] if lines else None

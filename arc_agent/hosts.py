@@ -1,0 +1,203 @@
+"""Which hosts a URL from the server may lead to, judged by the address really connected to.
+
+The server is trusted for commands, not for making this host talk to its neighbours: any public
+host and the server's own are allowed (design.md, rules of the agent), private and loopback
+addresses only where the configuration names them, link-local and metadata addresses never.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+Address = IPv4Address | IPv6Address
+
+_NEVER: Final = tuple(
+    ip_network(text)
+    for text in (
+        "0.0.0.0/8",
+        "169.254.0.0/16",  # link-local; the metadata services of most clouds
+        "100.100.100.200/32",  # Alibaba Cloud's metadata
+        "192.0.0.192/32",  # Oracle Cloud's metadata
+        "168.63.129.16/32",  # Azure's host agent
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/128",
+        "fe80::/10",
+        "fd00:ec2::254/128",  # Amazon's metadata
+        "fd20:ce::254/128",  # Google's metadata
+        "ff00::/8",
+    )
+)
+_NEVER_NAMES: Final = ("metadata.google.internal", "metadata", "instance-data")
+_NAT64: Final = ip_network("64:ff9b::/96")
+_COMPATIBLE: Final = ip_network("::/96")
+
+
+class HostRefused(Exception):
+    """A URL that leads where the configuration does not allow. The message names the host only."""
+
+
+class HostPolicy:
+    """What is allowed. Immutable; a reload makes another."""
+
+    def __init__(
+        self, server_url: str, allow_hosts: Iterable[str], *, allows_public: bool = True
+    ) -> None:
+        """Raises ValueError for an entry of `allow_hosts` that is neither name nor network."""
+        parts = urlsplit(server_url)
+        self._own_host = _plain(parts.hostname or "")
+        self._own_port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._allows_public = allows_public
+        self._names: set[str] = set()
+        self._suffixes: list[str] = []
+        self._networks: list[IPv4Network | IPv6Network] = []
+        for entry in allow_hosts:
+            self._allow(entry.strip())
+
+    def check(self, url: str) -> None:
+        """Judge what a URL says. A name is judged again by its addresses. Raises HostRefused."""
+        try:
+            parts = urlsplit(url)
+            host, port = _plain(parts.hostname or ""), parts.port
+        except ValueError:
+            raise HostRefused("a URL that cannot be parsed") from None
+        if parts.scheme not in ("http", "https") or not host:
+            raise HostRefused("not an http(s) URL")
+        if "@" in parts.netloc:
+            raise HostRefused(f"{host}: a URL with a user in it")
+        if host in _NEVER_NAMES:
+            raise HostRefused(f"{host} is a metadata service")
+        address = _literal(host)
+        if address is not None:
+            self._check_literal(host, address, port or (443 if parts.scheme == "https" else 80))
+        elif not (self._allows_public or self._is_named(host)):
+            raise HostRefused(f"{host} is not among the allowed hosts")
+
+    def check_address(self, host: str, address: str) -> None:
+        """Judge an address that `host` stands for. Raises HostRefused."""
+        self._check_address(_plain(host), ip_address(address.partition("%")[0]))
+
+    def _check_literal(self, host: str, address: Address, port: int) -> None:
+        """A host that is an address. This machine may be called by another of its names."""
+        is_own_machine = (
+            address.is_loopback and port == self._own_port and self._is_own_host_loopback()
+        )
+        if not is_own_machine:
+            self._check_address(host, address)
+
+    def _check_address(self, host: str, address: Address) -> None:
+        """The rules, in order."""
+        real = _embedded(address)
+        if any(real in network for network in _NEVER if network.version == real.version):
+            raise HostRefused(f"{host} is a link-local, metadata or multicast address")
+        if self._is_named(host) or any(
+            real in network for network in self._networks if network.version == real.version
+        ):
+            return
+        if not real.is_global:
+            raise HostRefused(f"{host} has a private address; see transfer.allow_hosts")
+        if not self._allows_public:
+            raise HostRefused(f"{host} is not among the allowed hosts")
+
+    def _is_named(self, host: str) -> bool:
+        """Whether it is the server's own host, or one that the configuration names."""
+        return (
+            host == self._own_host
+            or host in self._names
+            or any(host.endswith(suffix) for suffix in self._suffixes)
+        )
+
+    def _is_own_host_loopback(self) -> bool:
+        """Whether the server runs on this machine."""
+        address = _literal(self._own_host)
+        return self._own_host == "localhost" or (address is not None and address.is_loopback)
+
+    def _allow(self, entry: str) -> None:
+        """Take in one entry of the list."""
+        if not entry or entry == "*":
+            raise ValueError("a host such as blobs.corp, *.corp, or a network such as 10.2.0.0/16")
+        try:
+            self._networks.append(ip_network(entry, strict=False))
+        except ValueError:
+            if "/" in entry or ":" in entry:
+                raise ValueError(f"{entry} is neither a host name nor a network") from None
+            if entry.startswith("*."):
+                self._suffixes.append(_plain(entry[1:]))
+            else:
+                self._names.add(_plain(entry))
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves names to allowed addresses only, so that what is judged is what is connected to."""
+
+    def __init__(self, policy: HostPolicy) -> None:
+        self.policy = policy
+        self._resolver = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses of `host` that may be connected to. Raises HostRefused when none may."""
+        found = await self._resolver.resolve(host, port, family)
+        allowed: list[ResolveResult] = []
+        refusal: HostRefused | None = None
+        for entry in found:
+            try:
+                self.policy.check_address(host, entry["host"])
+            except HostRefused as error:
+                refusal = error
+            else:
+                allowed.append(entry)
+        if not allowed and refusal is not None:
+            raise refusal
+        return allowed
+
+    async def close(self) -> None:
+        """Nothing is held."""
+        await self._resolver.close()
+
+
+def _plain(host: str) -> str:
+    """A host as it is compared: lower case, without the root's dot and brackets."""
+    return host.strip("[]").rstrip(".").lower()
+
+
+def _literal(host: str) -> Address | None:
+    """The address that a host is, in any of the spellings that a resolver would take."""
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        pass
+    try:  # 127.1, 0x7f000001, 2130706433: numbers to the C library, names to nobody
+        return IPv4Address(socket.inet_aton(host)) if host[:1].isdigit() else None
+    except OSError:
+        return None
+
+
+def _embedded(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address only wraps, else the address itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    if address in _COMPATIBLE and int(address) > 1:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address

@@ -1,0 +1,151 @@
+"""The leases that this process holds, shared by the main loop and the heartbeat's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class End(StrEnum):
+    """Why a handler must stop before it is done."""
+
+    CANCELLED = "cancelled"
+    """The sender wants it; CANCELLED is submitted."""
+    TIMEOUT = "timeout"
+    """Its budget is used up; HANDLER_TIMEOUT is submitted."""
+    LOST = "lost"
+    """The server has given the command to another holder; nothing is submitted."""
+    LAPSED = "lapsed"
+    """The lease ran out and could not be renewed; nothing is submitted."""
+    DRAIN = "drain"
+    """The agent stops; the lease is released."""
+
+
+class HeldLease:
+    """One lease. Its fields may be read from any thread; only the table's methods move its times.
+
+    A lease ends `seconds` after `asked_at`, which is on the agent's clock and from before the
+    request that the server answered.
+    """
+
+    def __init__(
+        self,
+        *,
+        lease_id: str,
+        command_id: str,
+        command: str,
+        attempt: int,
+        asked_at: float,
+        seconds: float,
+    ) -> None:
+        self.lease_id = lease_id
+        self.command_id = command_id
+        self.command = command
+        self.attempt = attempt
+        self.asked_at = asked_at
+        self.seconds = seconds
+        self.ends_at = asked_at + seconds
+        self.has_result = False
+        """Its handler is done; it is only renewed until the response is delivered."""
+        self.stopped = threading.Event()
+        """Set when the handler is to stop, whatever for. Handlers in threads look at it."""
+        self.end: End | None = None
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
+
+    def stop(self, reason: End) -> bool:
+        """Tell the handler to stop. The first reason stands; True when this was it.
+
+        A lease whose handler is done is left alone: finished work is still submitted.
+        """
+        with self._lock:
+            if self.end is not None or self.has_result:
+                return False
+            self.end = reason
+            self.stopped.set()
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+        return True
+
+    def finish(self) -> End | None:
+        """Note that the handler is done; from here on nothing stops it. Returns an earlier end."""
+        with self._lock:
+            if self.end is None:
+                self.has_result = True
+            return self.end
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, from any thread, when the handler is to stop or its bounds changed."""
+        with self._lock:
+            self._listeners.append(listener)
+            is_over = self.end is not None
+        if is_over:
+            listener()
+
+    def changed(self) -> None:
+        """Tell the listeners to look again."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+
+class LeaseTable:
+    """All held leases by id. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, HeldLease] = {}
+        self._commands: dict[str, str] = {}
+        self._waker: Callable[[], None] = lambda: None
+
+    def wake_with(self, waker: Callable[[], None]) -> None:
+        """Call `waker` whenever a lease is added: somebody may have to renew it soon."""
+        self._waker = waker
+
+    def add(self, lease: HeldLease) -> None:
+        """Take a lease in."""
+        with self._lock:
+            self._held[lease.lease_id] = lease
+            self._commands[lease.command_id] = lease.lease_id
+        self._waker()
+
+    def remove(self, lease_id: str) -> None:
+        """Let go of a lease, if it is there."""
+        with self._lock:
+            lease = self._held.pop(lease_id, None)
+            if lease is not None and self._commands.get(lease.command_id) == lease_id:
+                del self._commands[lease.command_id]
+
+    def get(self, lease_id: str) -> HeldLease | None:
+        """One lease."""
+        with self._lock:
+            return self._held.get(lease_id)
+
+    def of_command(self, command_id: str) -> HeldLease | None:
+        """The lease under which a command is held here."""
+        with self._lock:
+            return self._held.get(self._commands.get(command_id, ""))
+
+    def all(self) -> list[HeldLease]:
+        """A copy of what is held now."""
+        with self._lock:
+            return list(self._held.values())
+
+    def extend(self, lease_id: str, asked_at: float, seconds: float) -> None:
+        """A renewal was granted. It never shortens a lease."""
+        with self._lock:
+            lease = self._held.get(lease_id)
+            if lease is None:
+                return
+            lease.asked_at, lease.seconds = asked_at, seconds
+            lease.ends_at = max(lease.ends_at, asked_at + seconds)
+
+    def asked(self, lease_id: str, asked_at: float) -> None:
+        """A renewal was answered without a word about this lease: it is not asked at once again."""
+        with self._lock:
+            lease = self._held.get(lease_id)
+            if lease is not None:
+                lease.asked_at = max(lease.asked_at, asked_at)

@@ -1,0 +1,99 @@
+"""What a running agent goes by: its configuration and handlers, replaced whole by a reload."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from arc_agent.config import NEEDS_RESTART, Config, read
+from arc_agent.connection import trust
+from arc_agent.handlers.loading import add_declared, load_handlers
+from arc_agent.handlers.registry import HandlerError, Registry
+from arc_agent.hosts import HostPolicy
+from arc_agent.tokens import Token, TokenError
+from arc_runtime import logs
+from arc_runtime.settings import SettingsError
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the configuration comes from, so that it can be read again."""
+
+    file: Path | None
+    environ: Mapping[str, str]
+    overrides: Mapping[str, Any]
+
+    def read(self) -> Config:
+        """The configuration, checked as far as it can be without the network.
+
+        Raises SettingsError.
+        """
+        config = read(self.file, self.environ, self.overrides)
+        try:
+            HostPolicy(config.server.url or "", config.transfer.allow_hosts)
+        except ValueError as error:
+            raise SettingsError(str(error), key="transfer.allow_hosts", source=None) from None
+        try:
+            trust(config.server.ca_file)
+        except (OSError, ssl.SSLError) as error:
+            reason = error.strerror or type(error).__name__
+            raise SettingsError(
+                f"cannot be used: {reason}", key="server.ca_file", source=None
+            ) from None
+        return config
+
+
+class Live:
+    """The configuration in force."""
+
+    def __init__(self, source: Source) -> None:
+        """Read it all. Raises SettingsError, TokenError, HandlerError."""
+        self._source = source
+        self.config = source.read()
+        self.token = Token(self.config.server.token, self.config.server.token_file)
+        self.registry = load_handlers(self.config.handlers)
+
+    def reload(self) -> bool:
+        """Read it again. What is wrong is refused whole, and the old stays; True when taken.
+
+        The token file, the log, limits, times, allowed hosts and the commands of `handlers.exec`
+        change at once. The server, the identity, the data directory and imported modules need a
+        restart, which is said.
+        """
+        self.token.reread()
+        try:
+            fresh = self._source.read()
+            registry = self._with_modules_of(self.config, fresh)
+        except (SettingsError, HandlerError, TokenError) as error:
+            log.error("reload.refused", reason=str(error))
+            return False
+        kept = {key: getattr(self.config, key) for key in NEEDS_RESTART}
+        ignored = [key for key, value in kept.items() if getattr(fresh, key) != value]
+        old = self.config.handlers
+        ignored += [
+            f"handlers.{key}"
+            for key in ("modules", "path", "entry_points", "strict")
+            if getattr(fresh.handlers, key) != getattr(old, key)
+        ]
+        if ignored:
+            log.warning("reload.needs_restart", keys=ignored)
+        logs.configure(fresh.log.format, fresh.log.level)
+        self.config = msgspec.structs.replace(fresh, **kept)
+        self.registry = registry
+        log.info("reload.done")
+        return True
+
+    def _with_modules_of(self, old: Config, fresh: Config) -> Registry:
+        """The imported handlers as they are, and the declared ones of the new configuration."""
+        registry = Registry()
+        for each in self.registry:
+            if each.name not in old.handlers.exec:
+                registry.add(each)
+        add_declared(registry, fresh.handlers)
+        return registry

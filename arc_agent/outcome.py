@@ -1,0 +1,36 @@
+"""What may become of one run of a handler."""
+
+from __future__ import annotations
+
+import msgspec
+
+from arc_agent.bodies import StoredBody
+
+
+class Succeeded(msgspec.Struct, frozen=True):
+    """The handler returned: bytes small enough to go inline, or a file in the spool's directory."""
+
+    body: bytes | StoredBody
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """An error for the sender."""
+
+    code: str
+    message: str
+    details: str | None = None
+
+
+class GivenBack(msgspec.Struct, frozen=True):
+    """Nothing to say: the lease is released, for another try."""
+
+    reason: str
+
+
+class Dropped(msgspec.Struct, frozen=True):
+    """The command is no longer ours: nothing is said at all."""
+
+    reason: str
+
+
+Outcome = Succeeded | Failed | GivenBack | Dropped

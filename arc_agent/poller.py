@@ -1,0 +1,317 @@
+"""Asking for work: by long poll, or as public receivers do from a server that knows none."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from arc_agent.clock import Clock
+from arc_agent.config import Config
+from arc_agent.connection import Connection, NoContact, Refused, retrying
+from arc_agent.contact import Contact
+from arc_agent.delivery import Delivery
+from arc_agent.envelopes import Job
+from arc_agent.heartbeat import Heartbeat
+from arc_agent.leases import LeaseTable
+from arc_agent.leasing import LeaseAnswer, ask, release
+from arc_agent.presence import Presence
+from arc_agent.runner import Runner
+from arc_agent.spool import Spool
+from arc_protocol.types import LeaseInfo, LeaseRequest
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_MAX_LEASES: Final = 1_000
+_SETTLE_SECONDS: Final = 30.0
+"""How long new work waits for finished work to be handed in first."""
+_SHORT_POLL_SECONDS: Final = 2.0
+"""How long a request to a server without long poll may go on when the agent stops: a lease in an
+answer that nobody reads is lost for its whole length."""
+_PAUSE_SECONDS: Final = 1.0
+"""After the first early answer of a server that has been seen to wait: it may be restarting."""
+
+
+class Pace:
+    """How long to wait after an answer: not at all when the server does the waiting.
+
+    A server that answers empty much earlier than asked does not know `waitSeconds`: it is polled
+    like public receivers do, 5 s doubling to 30 s, until it is seen to wait.
+    """
+
+    def __init__(self, source: random.Random) -> None:
+        self._random = source
+        self._interval = 0.0
+        self._is_known_to_wait = False
+        self._early = 0
+        self.is_long_poll = True
+
+    def after(
+        self, config: Config, answer: LeaseAnswer, *, asked_seconds: float, took_seconds: float
+    ) -> float:
+        """The seconds until the next request."""
+        if answer.leases or answer.broken or answer.cancelled:
+            self._interval = 0.0
+            if answer.shows_additions and not self.is_long_poll:
+                self._waits()
+            return 0.0
+        if asked_seconds > 0 and took_seconds >= asked_seconds / 2:
+            self._waits()
+            return 0.0
+        self._early += 1
+        if self._is_known_to_wait and self._early == 1:
+            return self._random.uniform(0, _PAUSE_SECONDS)
+        return self._falls_back(config)
+
+    def _waits(self) -> None:
+        """The server holds a request until work comes."""
+        if not self.is_long_poll:
+            log.info("poll.waits")
+        self.is_long_poll = self._is_known_to_wait = True
+        self._interval, self._early = 0.0, 0
+
+    def _falls_back(self, config: Config) -> float:
+        """The server does not: ask in intervals."""
+        if self.is_long_poll:
+            log.info("poll.in_intervals", seconds=config.poll.interval_seconds)
+        self.is_long_poll = False
+        poll = config.poll
+        self._interval = min(self._interval * 2 or poll.interval_seconds, poll.max_interval_seconds)
+        return self._interval * self._random.uniform(1 - poll.jitter, 1 + poll.jitter)
+
+
+class Poller:
+    """The loop that asks for leases and hands them to the runner."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], Config],
+        agent_id: str,
+        connection: Connection,
+        contact: Contact,
+        presence: Presence,
+        leases: LeaseTable,
+        spool: Spool,
+        delivery: Delivery,
+        runner: Runner,
+        heartbeat: Heartbeat,
+        clock: Clock,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._agent_id = agent_id
+        self._connection = connection
+        self._contact = contact
+        self._presence = presence
+        self._leases = leases
+        self._spool = spool
+        self._delivery = delivery
+        self._runner = runner
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._on_ready = on_ready
+        self._random = random.SystemRandom()
+        self._pace = Pace(self._random)
+        self._draining = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._is_full = False
+        self._sequence = 0
+
+    def stop(self) -> None:
+        """Ask for nothing more."""
+        self._draining.set()
+        self._woken.set()
+
+    def wake(self) -> None:
+        """End a wait: something has changed that makes another try worth it."""
+        self._woken.set()
+
+    async def run(self, group: asyncio.TaskGroup) -> None:
+        """Poll until stopped. Leases that come in are run in `group`."""
+        await self._settle()
+        self._on_ready()
+        while not self._draining.is_set():
+            await self._wait_for_capacity()
+            if self._draining.is_set():
+                return
+            seconds = await self._poll(group)
+            if seconds:
+                await self._sleep(seconds)
+
+    async def _poll(self, group: asyncio.TaskGroup) -> float:
+        """One answered request; the seconds until the next."""
+        async for attempt in retrying(self._sleep, self._random):
+            with attempt:
+                if self._draining.is_set() or not self._spool.has_room():
+                    return 0.0
+                if self._contact.is_lost:
+                    await self._settle()
+                await self._presence.announce()
+                return await self._ask(group)
+        return 0.0
+
+    async def _ask(self, group: asyncio.TaskGroup) -> float:
+        """One request. Raises NoContact."""
+        config = self._config()
+        wait_seconds = config.poll.wait_seconds
+        free = min(self._runner.free, _MAX_LEASES)
+        if free < 1:
+            return 0.0
+        request = LeaseRequest(
+            deployment_id=config.deployment_id,
+            target=config.command_target,
+            max_leases=free,
+            lease_seconds=config.lease.seconds,
+            wait_seconds=wait_seconds if wait_seconds > 0 else None,
+            agent_id=self._agent_id,
+        )
+        asked_at = self._clock()
+        answer = await self._until_drained(request, wait_seconds)
+        if answer is None:
+            return 0.0
+        self._contact.succeeded("lease")
+        await self._take(group, answer, asked_at)
+        return self._pace.after(
+            config,
+            answer,
+            asked_seconds=wait_seconds,
+            took_seconds=self._clock() - asked_at,
+        )
+
+    async def _until_drained(
+        self, request: LeaseRequest, wait_seconds: float
+    ) -> LeaseAnswer | None:
+        """The answer; None when the agent stops first. Raises NoContact."""
+        url = self._connection.url("commands", "leases")
+        timeout = wait_seconds + self._config().server.request_timeout_seconds
+        asking = asyncio.create_task(
+            ask(self._connection, url, request, timeout_seconds=timeout), name="poll"
+        )
+        stopping = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() and not self._pace.is_long_poll:
+                await asyncio.wait({asking}, timeout=_SHORT_POLL_SECONDS)
+            if not asking.done():
+                return None
+            return asking.result()
+        except Refused as error:
+            self._contact.failed("lease", error.reason, is_refusal=True)
+            raise
+        except NoContact as error:
+            self._contact.failed("lease", error.reason)
+            raise
+        finally:
+            stopping.cancel()
+            if not asking.done():
+                asking.cancel()
+            await asyncio.wait({asking, stopping})
+
+    async def _take(self, group: asyncio.TaskGroup, answer: LeaseAnswer, asked_at: float) -> None:
+        """Do what the answer says, each lease for itself."""
+        if answer.leases or answer.cancelled:
+            self._contact.knows_additions = answer.shows_additions
+        for lease_id in answer.cancelled:
+            self._heartbeat.cancel(lease_id)
+        url = self._connection.url("commands", "leases")
+        for broken in answer.broken:
+            log.error("lease.unreadable", command_id=broken.command_id, reason=broken.reason)
+            if not await self._runner.refuse(broken, url) and broken.lease_id is not None:
+                await release(self._connection, broken.lease_id, "unreadable")
+        for lease in answer.leases:
+            await self._take_one(group, lease, answer, asked_at, url)
+
+    async def _take_one(
+        self,
+        group: asyncio.TaskGroup,
+        lease: LeaseInfo,
+        answer: LeaseAnswer,
+        asked_at: float,
+        url: str,
+    ) -> None:
+        """Run a lease, or give it back when it cannot be run here now."""
+        self._sequence += 1
+        job = Job(
+            lease=lease,
+            lease_url=url,
+            asked_at=asked_at,
+            seconds=lease.lease_seconds or float(self._config().lease.seconds),
+            deadline_at=self._deadline(lease.envelope.deadline, answer.server_now),
+            directory=self._spool.data_dir.temporary / f"run-{self._sequence}",
+        )
+        if self._draining.is_set():
+            await release(self._connection, lease.lease_id, "drain")
+        elif await self._runner.redeliver(job):
+            return
+        elif self._leases.of_command(lease.command_id) is not None or self._leases.get(
+            lease.lease_id
+        ):
+            log.warning("lease.duplicate", command_id=lease.command_id, attempt=lease.attempt)
+            await release(self._connection, lease.lease_id, "already_running")
+        elif self._runner.free < 1:
+            await release(self._connection, lease.lease_id, "no_capacity")
+        else:
+            self._runner.start(group, job)
+
+    def _deadline(self, deadline: datetime | None, server_now: float | None) -> float | None:
+        """A deadline on the agent's clock: by the server's own time where it tells it."""
+        if deadline is None:
+            return None
+        now = server_now if server_now is not None else datetime.now(tz=deadline.tzinfo).timestamp()
+        return self._clock() + (deadline.timestamp() - now)
+
+    # Waiting
+
+    async def _wait_for_capacity(self) -> None:
+        """Until a slot is free and there is room for a result."""
+        while not self._draining.is_set():
+            if not self._spool.has_room():
+                if not self._is_full:
+                    self._is_full = True
+                    log.error("spool.full", responses=len(self._spool))
+                await self._sleep(self._config().poll.interval_seconds)
+                continue
+            if self._is_full:
+                self._is_full = False
+                log.info("spool.has_room")
+            if self._runner.free > 0:
+                return
+            stopping = asyncio.create_task(self._draining.wait())
+            freed = asyncio.create_task(self._slot())
+            try:
+                await asyncio.wait({stopping, freed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stopping.cancel()
+                freed.cancel()
+                await asyncio.wait({stopping, freed})
+
+    async def _slot(self) -> None:
+        """Until a slot is free."""
+        async with self._runner.changed:
+            await self._runner.changed.wait_for(lambda: self._runner.free > 0)
+
+    async def _settle(self) -> None:
+        """Finished work goes before new work."""
+        if not len(self._spool):
+            return
+        try:
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._delivery.settle()
+        except TimeoutError:
+            pass
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, unless woken."""
+        self._woken.clear()
+        if self._draining.is_set():
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        except TimeoutError:
+            pass

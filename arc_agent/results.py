@@ -1,0 +1,122 @@
+"""From what a handler came back with to what is handed in."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, cast
+
+import structlog
+
+from arc_agent.bodies import StoredBody, store_bytes, store_file
+from arc_agent.data_dir import DataDir
+from arc_agent.envelopes import Job
+from arc_agent.handlers.context import CommandFailed
+from arc_agent.leases import End
+from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.params import encode_result
+from arc_agent.transfer import NoRoom
+from arc_protocol.types import ErrorResponse, InlineBody, SuccessResponse, encode
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+STORAGE_FAILED: Final = "STORAGE_OPERATION_FAILED"
+_MAX_CODE_CHARS: Final = 256
+_MAX_MESSAGE_CHARS: Final = 4_000
+_MAX_DETAILS_CHARS: Final = 16_000
+"""An error response stays below what public servers can store (20 kB)."""
+
+
+async def stored(
+    job: Job, value: Any, data_dir: DataDir, has_room: Callable[[], bool]
+) -> Succeeded | Failed:
+    """Make a result ready for the spool: bytes, a file, or a JSON value."""
+    if isinstance(value, Succeeded):
+        return value  # an iterator, stored while it ran
+    try:
+        return Succeeded(await asyncio.to_thread(_store, job, value, data_dir, has_room))
+    except (TypeError, ValueError, RecursionError) as error:
+        return Failed("HANDLER_ERROR", f"the result cannot be written as JSON: {error}")
+    except NoRoom as error:
+        return Failed(STORAGE_FAILED, str(error))
+    except OSError as error:
+        if isinstance(value, Path) and error.errno in (errno.ENOENT, errno.EISDIR, errno.EACCES):
+            return Failed("HANDLER_ERROR", "the result file cannot be read")
+        log.error("result.not_stored", command_id=job.lease.command_id, reason=str(error))
+        return Failed(STORAGE_FAILED, f"the result could not be stored: {error.strerror}")
+
+
+def _store(
+    job: Job, value: Any, data_dir: DataDir, has_room: Callable[[], bool]
+) -> StoredBody | bytes:
+    """In a thread."""
+    if isinstance(value, Path):
+        return store_file(data_dir, value, job.inline_bytes, has_room)
+    if isinstance(value, bytes | bytearray | memoryview):
+        data = bytes(cast("bytes", value))
+    else:
+        data = encode_result(value)
+    return store_bytes(data_dir, data, job.inline_bytes, has_room)
+
+
+def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed:
+    """What a sender learns of an exception; the host's log learns all of it."""
+    bound = log.bind(command_id=job.lease.command_id, command=job.lease.envelope.command)
+    if isinstance(error, CommandFailed):
+        bound.info("handler.failed", code=error.code)
+        return Failed(error.code, error.message, error.details)
+    if isinstance(error, NoRoom):
+        return Failed(STORAGE_FAILED, str(error))
+    bound.warning("handler.raised", exc_info=error)
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if not sends_tracebacks:
+        return Failed("HANDLER_ERROR", text)
+    lines = "".join(traceback.format_exception(error))
+    return Failed("HANDLER_ERROR", text, lines[-_MAX_DETAILS_CHARS:])
+
+
+def what_counts(end: End | None, outcome: Outcome) -> Outcome:
+    """When a handler was told to stop: the reason, not what it still came back with."""
+    match end:
+        case None:
+            return outcome
+        case End.CANCELLED:
+            return Failed("CANCELLED", "the command was cancelled")
+        case End.TIMEOUT:
+            if isinstance(outcome, GivenBack):
+                return outcome
+            return Failed("HANDLER_TIMEOUT", "the handler did not end within its time")
+        case End.DRAIN:
+            return GivenBack("drain")
+        case End.LOST | End.LAPSED:
+            return Dropped(end.value)
+
+
+def message_of(outcome: Succeeded | Failed) -> bytes | None:
+    """The response as it is handed in; None when the body goes to the store first."""
+    if isinstance(outcome, Failed):
+        return encode(
+            ErrorResponse(
+                code=_clean(outcome.code)[:_MAX_CODE_CHARS],
+                message=_clean(outcome.message)[:_MAX_MESSAGE_CHARS],
+                details=None
+                if outcome.details is None
+                else _clean(outcome.details)[-_MAX_DETAILS_CHARS:],
+            )
+        )
+    if isinstance(outcome.body, StoredBody):
+        return None
+    return encode(SuccessResponse(response=InlineBody.of(outcome.body)))
+
+
+def name_of(outcome: Outcome) -> str:
+    """An outcome for the log."""
+    return outcome.code if isinstance(outcome, Failed) else type(outcome).__name__.lower()
+
+
+def _clean(text: str) -> str:
+    """Text that UTF-8 can carry: lone surrogates, as of file names, are replaced."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")

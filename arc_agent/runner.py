@@ -1,0 +1,469 @@
+"""One lease from start to end: params in, the handler under its budget, the response out."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from arc_agent.bodies import StoredBody, store_stream
+from arc_agent.clock import Clock
+from arc_agent.config import Config
+from arc_agent.connection import Connection
+from arc_agent.contact import Contact
+from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
+from arc_agent.execution import Raised, Returned, call_handler, call_in
+from arc_agent.handlers.context import CommandFailed, Context, ParamsSource
+from arc_agent.handlers.registry import Handler, Registry
+from arc_agent.hosts import HostRefused
+from arc_agent.leases import End, HeldLease, LeaseTable
+from arc_agent.leasing import BrokenLease, release
+from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.params import convert_params
+from arc_agent.results import (
+    STORAGE_FAILED,
+    failure,
+    message_of,
+    name_of,
+    stored,
+    what_counts,
+)
+from arc_agent.spool import Spool
+from arc_agent.transfer import NoRoom, Transfer, TransferRefused
+from arc_protocol.errors import InvalidEnvelope
+from arc_protocol.lifecycle import budget_seconds
+from arc_protocol.types import InlineBody, StorageBody
+from arc_runtime.failpoints import hit
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+T = TypeVar("T")
+
+_SMALL_BYTES: Final = 64 * 1024
+"""Decoded at once in the event loop; more goes to a thread."""
+
+
+class Runner:
+    """Runs leases, up to `max_concurrent` at once."""
+
+    def __init__(
+        self,
+        *,
+        config: Callable[[], Config],
+        registry: Callable[[], Registry],
+        leases: LeaseTable,
+        spool: Spool,
+        transfer: Transfer,
+        connection: Connection,
+        contact: Contact,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._registry = registry
+        self._leases = leases
+        self._spool = spool
+        self._transfer = transfer
+        self._connection = connection
+        self._contact = contact
+        self._clock = clock
+        self._jobs: dict[str, HeldLease] = {}
+        self._abandoned: set[asyncio.Task[Any]] = set()
+        self.done = 0
+        """How many commands have been run to an end of any kind."""
+        self.changed = asyncio.Condition()
+        """Notified when a slot may have become free."""
+
+    @property
+    def free(self) -> int:
+        """How many more may be run now.
+
+        An abandoned handler keeps its slot until it really ends: it still uses what the limit is
+        there to protect.
+        """
+        return max(0, self._config().max_concurrent - len(self._jobs) - len(self._abandoned))
+
+    @property
+    def running(self) -> int:
+        """How many run now."""
+        return len(self._jobs)
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether code that ignored its cancellation still runs."""
+        return bool(self._abandoned)
+
+    def start(self, group: asyncio.TaskGroup, job: Job) -> None:
+        """Take a lease on: it is held, renewed and run from here."""
+        lease = job.lease
+        held = HeldLease(
+            lease_id=lease.lease_id,
+            command_id=lease.command_id,
+            command=lease.envelope.command,
+            attempt=lease.attempt,
+            asked_at=job.asked_at,
+            seconds=job.seconds,
+        )
+        self._jobs[lease.lease_id] = held
+        self._leases.add(held)
+        group.create_task(self._run(job, held), name=f"run:{lease.lease_id}")
+
+    async def refuse(self, broken: BrokenLease, lease_url: str) -> bool:
+        """Answer a lease that cannot be read with INVALID_ENVELOPE; False when there is no way."""
+        if broken.submit_url is None or broken.command_id is None or broken.lease_id is None:
+            return False
+        try:
+            submit_url = allowed(lease_url, broken.submit_url, self._transfer.check)
+        except (InvalidEnvelope, HostRefused):
+            return False
+        await self._spool.put(
+            command_id=broken.command_id,
+            lease_id=broken.lease_id,
+            command=broken.command or "",
+            attempt=1,
+            submit_url=submit_url,
+            upload=None,
+            message=message_of(Failed("INVALID_ENVELOPE", broken.reason)),
+            body=None,
+        )
+        return True
+
+    async def redeliver(self, job: Job) -> bool:
+        """Hand a finished result that waits here in under a new lease of its command, if any."""
+        entry = self._spool.of_command(job.lease.command_id)
+        if entry is None:
+            return False
+        where, _ = self._addresses(job)
+        held = HeldLease(
+            lease_id=job.lease.lease_id,
+            command_id=job.lease.command_id,
+            command=entry.command,
+            attempt=job.lease.attempt,
+            asked_at=job.asked_at,
+            seconds=job.seconds,
+        )
+        held.finish()
+        self._leases.remove(entry.lease_id)
+        self._leases.add(held)
+        await self._spool.rebind(
+            entry,
+            lease_id=job.lease.lease_id,
+            attempt=job.lease.attempt,
+            submit_url=where.submit_url,
+            upload=where.upload,
+        )
+        log.info("response.rebound", command_id=job.lease.command_id, attempt=job.lease.attempt)
+        return True
+
+    async def drain(self, seconds: float) -> None:
+        """Let running handlers finish for so long, then stop the rest."""
+        async with self.changed:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.changed.wait_for(lambda: not self._jobs)
+            except TimeoutError:
+                log.warning("drain.stopping", commands=[h.command for h in self._jobs.values()])
+        for held in list(self._jobs.values()):
+            held.stop(End.DRAIN)
+        async with self.changed:
+            await self.changed.wait_for(lambda: not self._jobs)
+
+    # One run
+
+    async def _run(self, job: Job, held: HeldLease) -> None:
+        """The whole of it. Never raises but when cancelled."""
+        lease = job.lease
+        bound = log.bind(command_id=lease.command_id, attempt=lease.attempt)
+        bound.info("command.started", command=held.command, lease_id=lease.lease_id)
+        started_at = self._clock()
+        try:
+            where, problem = self._addresses(job)
+            outcome = problem or await self._outcome(job, held)
+            outcome = what_counts(held.finish(), outcome)
+            await self._hand_in(job, held, where, outcome)
+            bound.info(
+                "command.ended",
+                command=held.command,
+                outcome=name_of(outcome),
+                seconds=round(self._clock() - started_at, 3),
+            )
+        except Exception:  # whatever it was, it must not end the agent: the lease lapses
+            bound.exception("command.broken", command=held.command)
+            self._leases.remove(lease.lease_id)
+        finally:
+            del self._jobs[lease.lease_id]
+            self.done += 1
+            await asyncio.shield(self._tidy(job))
+
+    async def _tidy(self, job: Job) -> None:
+        """Temporary files never outlive their command."""
+        if not self._is_abandoned(job):
+            await asyncio.to_thread(shutil.rmtree, job.directory, ignore_errors=True)
+        async with self.changed:
+            self.changed.notify_all()
+
+    def _is_abandoned(self, job: Job) -> bool:
+        """Whether the run's handler is still at it."""
+        return any(task.get_name() == job.task_name for task in self._abandoned)
+
+    def _addresses(self, job: Job) -> tuple[Addresses, Failed | None]:
+        """Where the response goes, and what is wrong with the envelope if something is."""
+        return addresses(job, self._config().deployment_id, self._transfer.check)
+
+    async def _outcome(self, job: Job, held: HeldLease) -> Outcome:
+        """Fetch params, call the handler, store what it returns."""
+        handler = self._registry().get(job.lease.envelope.command)
+        if handler is None:
+            return Failed("UNKNOWN_COMMAND", f"no handler for {job.lease.envelope.command!r}")
+        source = await self._params(job, held)
+        if not isinstance(source, ParamsSource):
+            return source
+        context = self._context(job, held, handler, source)
+        hit("agent.before_handler")
+        work = self._call(job, handler, source, context)
+        result = await self._bounded(job, held, work, self._timeout(handler), handler, context)
+        if result is None or held.finish() is not None:
+            return Dropped("stopped")  # the reason is in `held`
+        hit("agent.after_handler")
+        if isinstance(result, Raised):
+            return failure(
+                job,
+                result.error,
+                sends_tracebacks=self._config().handlers.send_tracebacks,
+            )
+        return await stored(job, result.value, self._spool.data_dir, self._spool.has_room)
+
+    async def _call(
+        self, job: Job, handler: Handler, source: ParamsSource, context: Context
+    ) -> Returned | Raised:
+        """Convert params and call."""
+        inline_bytes = job.inline_bytes
+
+        async def consume(chunks: AsyncIterator[Any]) -> Succeeded:
+            return Succeeded(
+                await store_stream(self._spool.data_dir, chunks, inline_bytes, self._spool.has_room)
+            )
+
+        params = None
+        if handler.params_name is not None:
+            try:
+                data = await asyncio.to_thread(source.read)
+                if len(data) < _SMALL_BYTES:
+                    params = convert_params(data, handler)
+                else:
+                    params = await asyncio.to_thread(convert_params, data, handler)
+            except CommandFailed as error:
+                return Raised(error)
+        return await call_handler(handler, params, context, consume)
+
+    def _context(
+        self, job: Job, held: HeldLease, handler: Handler, source: ParamsSource
+    ) -> Context:
+        """What the handler gets."""
+        envelope = job.lease.envelope
+        timeout_seconds = self._timeout(handler)
+        started_at = self._clock()
+
+        def remaining() -> float:
+            return self._budget(job, held, timeout_seconds, started_at)
+
+        def make_directory() -> Path:
+            job.directory.mkdir(mode=0o700, exist_ok=True)
+            return job.directory
+
+        return Context(
+            command_id=envelope.command_id,
+            command=envelope.command,
+            attempt=job.lease.attempt,
+            deployment_id=envelope.deployment_id,
+            target=envelope.target,
+            trace_context=envelope.trace_context,
+            deadline=envelope.deadline,
+            params=source,
+            remaining=remaining,
+            stopped=held.stopped,
+            make_directory=make_directory,
+        )
+
+    # Params
+
+    async def _params(self, job: Job, held: HeldLease) -> ParamsSource | Outcome:
+        """The params of a command, or why there are none."""
+        params = job.lease.envelope.params
+        if isinstance(params, InlineBody):
+            try:
+                data = params.data()
+            except ValueError as error:
+                return Failed("INVALID_ENVELOPE", f"params.inlineBase64: {error}")
+            return ParamsSource(data=data, size=len(data))
+        fetched = await self._bounded(
+            job, held, self._fetch(job, params), self._config().transfer.give_up_seconds
+        )
+        if fetched is not None:
+            return fetched
+        if held.end is End.TIMEOUT and not self._is_overdue(job):
+            # Trouble in passing is no answer to the sender: somebody else may have more luck.
+            return GivenBack("params_unavailable")
+        return Dropped("stopped")
+
+    async def _fetch(self, job: Job, params: StorageBody) -> ParamsSource | Outcome:
+        """Fetch params from the store."""
+        if params.storage_get_request is None:
+            return Failed("INVALID_ENVELOPE", "params.storageGetRequest: missing")
+        path = job.directory / "params"
+        try:
+            request = resolved(job.lease_url, params.storage_get_request)
+            await asyncio.to_thread(job.directory.mkdir, mode=0o700, exist_ok=True)
+            fetched = await self._transfer.fetch(
+                request, path, expected=params.size, has_room=self._spool.has_room
+            )
+        except (InvalidEnvelope, HostRefused) as error:
+            return Failed("INVALID_ENVELOPE", f"params: {error}")
+        except TransferRefused as error:
+            return Failed(STORAGE_FAILED, f"params: {error.reason}")
+        except (NoRoom, OSError) as error:
+            log.error("params.no_room", command_id=job.lease.command_id, reason=str(error))
+            return GivenBack("no_room")
+        return ParamsSource(file=path, size=fetched.size)
+
+    # Time
+
+    def _timeout(self, handler: Handler) -> float | None:
+        """The shorter of the handler's own time and the configuration's."""
+        limits = [handler.timeout_seconds, self._config().handlers.timeout_seconds]
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _is_overdue(self, job: Job) -> bool:
+        """Whether the deadline has passed."""
+        return job.deadline_at is not None and self._clock() >= job.deadline_at
+
+    def _budget(
+        self, job: Job, held: HeldLease, timeout_seconds: float | None, started_at: float
+    ) -> float:
+        """Seconds that are left."""
+        now = self._clock()
+        return budget_seconds(
+            lease_seconds_left=held.ends_at - now,
+            deadline_seconds_left=None if job.deadline_at is None else job.deadline_at - now,
+            timeout_seconds=None if timeout_seconds is None else timeout_seconds + started_at - now,
+            is_renewed=self._contact.supports("renewal"),
+        )
+
+    async def _bounded(
+        self,
+        job: Job,
+        held: HeldLease,
+        work: Coroutine[Any, Any, T],
+        timeout_seconds: float | None,
+        handler: Handler | None = None,
+        context: Context | None = None,
+    ) -> T | None:
+        """The result of `work` within its budget, None when it was stopped: `held.end` says why."""
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        held.on_change(lambda: call_in(loop, changed.set))
+        started_at = self._clock()
+        if self._budget(job, held, timeout_seconds, started_at) <= 0:
+            work.close()
+            held.stop(End.TIMEOUT)
+            return None
+        task = asyncio.create_task(work, name=job.task_name)
+        task.add_done_callback(lambda _: changed.set())
+        try:
+            while not task.done() and held.end is None:
+                left = self._budget(job, held, timeout_seconds, started_at)
+                if left <= 0:
+                    held.stop(End.TIMEOUT)
+                    break
+                changed.clear()
+                if task.done():
+                    break
+                await _wait(changed, min(left, 3600.0))
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if held.end is None or (task.done() and not task.cancelled()):
+            return await task
+        await self._stop(task, held, handler, context)
+        return None
+
+    async def _stop(
+        self,
+        task: asyncio.Task[Any],
+        held: HeldLease,
+        handler: Handler | None,
+        context: Context | None,
+    ) -> None:
+        """Cancel a handler, wait a little, and leave it alone if it does not end."""
+        if context is not None:
+            context.cancelled.set()
+        task.cancel()
+        grace = self._config().handlers.grace_seconds
+        if handler is not None:
+            grace = max(grace, handler.grace_seconds)
+        await asyncio.wait({task}, timeout=grace)
+        if task.done():
+            if not task.cancelled():
+                task.exception()  # looked at, so that asyncio does not complain
+            return
+        log.error(
+            "handler.abandoned",
+            command=held.command,
+            command_id=held.command_id,
+            reason=held.end,
+            hint="it ignores its cancellation, and keeps its slot until it ends",
+        )
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned_ended)
+
+    def _abandoned_ended(self, task: asyncio.Task[Any]) -> None:
+        """Code that had been given up has ended after all: its slot is free."""
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()
+        log.info("handler.abandoned_ended", task=task.get_name())
+        task.get_loop().create_task(self._notify())
+
+    async def _notify(self) -> None:
+        """Tell who waits for a slot."""
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def _hand_in(self, job: Job, held: HeldLease, where: Addresses, outcome: Outcome) -> None:
+        """Put the response into the spool; from there it is delivered whatever happens."""
+        lease = job.lease
+        if isinstance(outcome, Dropped):
+            log.warning("command.dropped", command_id=lease.command_id, reason=outcome.reason)
+            self._leases.remove(lease.lease_id)
+            return
+        if isinstance(outcome, GivenBack):
+            self._leases.remove(lease.lease_id)
+            await release(self._connection, lease.lease_id, outcome.reason)
+            return
+        held.has_result = True
+        body = outcome.body if isinstance(outcome, Succeeded) else None
+        await asyncio.shield(
+            self._spool.put(
+                command_id=lease.command_id,
+                lease_id=lease.lease_id,
+                command=held.command,
+                attempt=lease.attempt,
+                submit_url=where.submit_url,
+                upload=where.upload,
+                message=message_of(outcome),
+                body=body if isinstance(body, StoredBody) else None,
+            )
+        )
+        hit("agent.after_spool")
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Until the event is set or the time is up."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

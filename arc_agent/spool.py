@@ -1,0 +1,416 @@
+"""Finished responses on disk until the server has them.
+
+A SQLite file (WAL, synchronous=FULL), large bodies as files beside it. What `put` has returned for
+survives a power cut; it leaves when the server has said its last word on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+import msgspec
+import structlog
+
+from arc_agent.bodies import StoredBody
+from arc_agent.config import SpoolSection
+from arc_agent.data_dir import DataDir, sync_directory
+from arc_protocol.types import PresignedRequest
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+VERSION: Final = 1
+DEAD_KEPT: Final = 100
+"""How many responses that were refused for good are remembered, without their bodies."""
+_PASSING: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+"""What rolls back cleanly and may work later. All else is an I/O error."""
+
+_SCHEMA: Final = """
+BEGIN IMMEDIATE;
+CREATE TABLE responses (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  command_id TEXT NOT NULL,
+  lease_id TEXT NOT NULL,
+  command TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  submit_url TEXT,
+  upload BLOB,
+  message BLOB,
+  body TEXT,
+  body_bytes INTEGER NOT NULL DEFAULT 0,
+  body_sha256 TEXT,
+  uploaded INTEGER NOT NULL DEFAULT 0,
+  queued_at REAL NOT NULL
+) STRICT;
+CREATE TABLE dead (
+  seq INTEGER PRIMARY KEY,
+  command_id TEXT NOT NULL,
+  lease_id TEXT NOT NULL,
+  command TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  queued_at REAL NOT NULL,
+  died_at REAL NOT NULL
+) STRICT;
+PRAGMA user_version = 1;
+COMMIT;
+"""
+
+
+class SpoolError(Exception):
+    """A spool that cannot be opened; the message is one clear line."""
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished response. Either `message` is stored with it, or `body` is to be uploaded."""
+
+    seq: int
+    """The order of delivery. Negative: not durable, because the disk did not take it."""
+    command_id: str
+    lease_id: str
+    command: str
+    attempt: int
+    submit_url: str | None
+    """Pre-authorised; None when the envelope had none that may be used."""
+    upload: PresignedRequest | None
+    """Where the body goes."""
+    body: StoredBody | None
+    message_bytes: int
+    is_uploaded: bool = False
+
+    @property
+    def size(self) -> int:
+        """What it takes on disk, about."""
+        return self.message_bytes + (self.body.size if self.body is not None else 0)
+
+
+class Spool:
+    """The spool, open. Lives in the main loop; its statements run in a thread of their own."""
+
+    def __init__(self, data_dir: DataDir, settings: SpoolSection, db: aiosqlite.Connection) -> None:
+        """Use `open`."""
+        self._data_dir = data_dir
+        self._db = db
+        self._settings = settings
+        self._entries: dict[int, Entry] = {}
+        self._volatile: dict[int, bytes | None] = {}
+        self._lowest = 0
+        self._listeners: list[Callable[[], None]] = []
+        self.failure: str | None = None
+        """Why the spool cannot be trusted any more (an I/O error, no full disk). The agent ends."""
+
+    @classmethod
+    async def open(cls, data_dir: DataDir, settings: SpoolSection) -> Spool:
+        """Open or make it, and clear bodies that nothing refers to. Raises SpoolError."""
+        path = data_dir.path / "spool.db"
+        try:
+            db = await _connect(path)
+        except (sqlite3.Error, OSError) as error:
+            raise SpoolError(f"the spool {path} cannot be used: {error}") from None
+        spool = cls(data_dir, settings, db)
+        try:
+            await spool._load()
+        except BaseException:
+            await db.close()
+            raise
+        return spool
+
+    async def close(self) -> None:
+        """Close the database."""
+        await self._db.close()
+
+    def configure(self, settings: SpoolSection) -> None:
+        """Take other limits."""
+        self._settings = settings
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when an entry came or went."""
+        self._listeners.append(listener)
+
+    @property
+    def data_dir(self) -> DataDir:
+        """Where it is."""
+        return self._data_dir
+
+    def entries(self) -> list[Entry]:
+        """What is to be delivered, in order."""
+        return [self._entries[seq] for seq in sorted(self._entries, key=_order)]
+
+    def get(self, seq: int) -> Entry | None:
+        """One entry as it stands now, None when it has left."""
+        return self._entries.get(seq)
+
+    def of_command(self, command_id: str) -> Entry | None:
+        """The response of a command, if it waits here."""
+        return next((e for e in self._entries.values() if e.command_id == command_id), None)
+
+    def __len__(self) -> int:
+        """How many responses wait."""
+        return len(self._entries)
+
+    def has_room(self) -> bool:
+        """Whether another result may be taken on: limits of the spool and of the disk."""
+        if self.failure is not None:
+            return False
+        used = sum(entry.size for entry in self._entries.values())
+        return used < self._settings.max_bytes and (
+            self._data_dir.free_bytes() >= self._settings.min_free_bytes
+        )
+
+    async def put(
+        self,
+        *,
+        command_id: str,
+        lease_id: str,
+        command: str,
+        attempt: int,
+        submit_url: str | None,
+        upload: PresignedRequest | None,
+        message: bytes | None,
+        body: StoredBody | None,
+    ) -> Entry:
+        """Take a response in. Durable when it returns, unless the disk refuses: then it is kept in
+        memory, which is said in the log, and delivered from there.
+        """
+        upload_json = msgspec.json.encode(upload) if upload is not None else None
+        try:
+            seq = await self._write(
+                "INSERT INTO responses (command_id, lease_id, command, attempt, submit_url, upload,"
+                " message, body, body_bytes, body_sha256, queued_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    command_id,
+                    lease_id,
+                    command,
+                    attempt,
+                    submit_url,
+                    upload_json,
+                    message,
+                    body.name if body is not None else None,
+                    body.size if body is not None else 0,
+                    body.sha256 if body is not None else None,
+                    time.time(),
+                ),
+            )
+        except sqlite3.Error as error:
+            self._lowest = seq = self._lowest - 1
+            self._volatile[seq] = message
+            log.error("spool.not_durable", command_id=command_id, reason=str(error))
+        entry = Entry(
+            seq=seq,
+            command_id=command_id,
+            lease_id=lease_id,
+            command=command,
+            attempt=attempt,
+            submit_url=submit_url,
+            upload=upload,
+            body=body,
+            message_bytes=len(message or b""),
+        )
+        self._entries[seq] = entry
+        self._tell()
+        return entry
+
+    async def message(self, entry: Entry) -> bytes | None:
+        """The stored message of an entry, None when its body is to be uploaded."""
+        if entry.seq < 0:
+            return self._volatile.get(entry.seq)
+        async with self._db.execute(
+            "SELECT message FROM responses WHERE seq = ?", (entry.seq,)
+        ) as cursor:
+            row = await cursor.fetchone()
+        return row[0] if row is not None else None
+
+    def body_path(self, entry: Entry) -> Path:
+        """The file of an entry's body."""
+        return self._data_dir.bodies / (entry.body.name if entry.body is not None else "")
+
+    async def mark_uploaded(self, entry: Entry, is_uploaded: bool = True) -> Entry:
+        """Note that the body is where it belongs, or is not there after all."""
+        changed = msgspec.structs.replace(entry, is_uploaded=is_uploaded)
+        await self._change(
+            changed,
+            "UPDATE responses SET uploaded = ? WHERE seq = ?",
+            (int(is_uploaded), entry.seq),
+        )
+        return changed
+
+    async def rebind(
+        self,
+        entry: Entry,
+        *,
+        lease_id: str,
+        attempt: int,
+        submit_url: str | None,
+        upload: PresignedRequest | None,
+    ) -> Entry:
+        """Deliver under another lease: the server has given the command to us again."""
+        changed = msgspec.structs.replace(
+            entry, lease_id=lease_id, attempt=attempt, submit_url=submit_url, upload=upload,
+            is_uploaded=False,
+        )  # fmt: skip
+        await self._change(
+            changed,
+            "UPDATE responses SET lease_id = ?, attempt = ?, submit_url = ?, upload = ?,"
+            " uploaded = 0 WHERE seq = ?",
+            (
+                lease_id,
+                attempt,
+                submit_url,
+                msgspec.json.encode(upload) if upload is not None else None,
+                entry.seq,
+            ),
+        )
+        return changed
+
+    async def remove(self, entry: Entry) -> None:
+        """Delivered, or of no more use."""
+        self._entries.pop(entry.seq, None)
+        self._volatile.pop(entry.seq, None)
+        try:
+            if entry.seq >= 0:
+                await self._write("DELETE FROM responses WHERE seq = ?", (entry.seq,))
+        except sqlite3.Error as error:
+            # It will be delivered again after a restart, and the server knows it then.
+            log.error("spool.not_removed", command_id=entry.command_id, reason=str(error))
+        else:
+            await self._unlink(entry)
+        self._tell()
+
+    async def bury(self, entry: Entry, reason: str) -> None:
+        """The server will never take it: remember that, and let go of the body."""
+        try:
+            await self._write(
+                "INSERT OR REPLACE INTO dead"
+                " (seq, command_id, lease_id, command, attempt, reason, queued_at, died_at)"
+                " SELECT seq, command_id, lease_id, command, attempt, ?, queued_at, ?"
+                " FROM responses WHERE seq = ?",
+                (reason[:1000], time.time(), entry.seq),
+            )
+            await self._write(
+                "DELETE FROM dead WHERE seq NOT IN"
+                " (SELECT seq FROM dead ORDER BY seq DESC LIMIT ?)",
+                (DEAD_KEPT,),
+            )
+        except sqlite3.Error as error:
+            log.error("spool.not_buried", command_id=entry.command_id, reason=str(error))
+        await self.remove(entry)
+
+    async def dead(self) -> list[tuple[str, str]]:
+        """Command id and reason of what was refused for good, newest first."""
+        async with self._db.execute(
+            "SELECT command_id, reason FROM dead ORDER BY seq DESC"
+        ) as cursor:
+            return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+    async def _change(self, entry: Entry, sql: str, values: tuple[Any, ...]) -> None:
+        """Replace an entry. If the disk refuses, memory still knows better than after a restart."""
+        if entry.seq in self._entries:
+            self._entries[entry.seq] = entry
+        try:
+            if entry.seq >= 0:
+                await self._write(sql, values)
+        except sqlite3.Error as error:
+            log.error("spool.not_durable", command_id=entry.command_id, reason=str(error))
+        self._tell()
+
+    async def _write(self, sql: str, values: tuple[Any, ...]) -> int:
+        """One statement, one transaction; the id of a new row. Raises sqlite3.Error."""
+        if self.failure is not None:
+            raise sqlite3.OperationalError(self.failure)
+        try:
+            async with self._db.execute(sql, values) as cursor:
+                return cursor.lastrowid or 0
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING:
+                # After a failed fsync nothing that this file says can be relied on.
+                self.failure = str(error)
+                log.critical("spool.failed", reason=str(error))
+                self._tell()
+            raise
+
+    async def _load(self) -> None:
+        """Read what waits, and clear bodies that belong to nothing."""
+        async with self._db.execute(
+            "SELECT seq, command_id, lease_id, command, attempt, submit_url, upload,"
+            " length(coalesce(message, x'')), body, body_bytes, body_sha256, uploaded"
+            " FROM responses ORDER BY seq"
+        ) as cursor:
+            rows = await cursor.fetchall()
+        for row in rows:
+            entry = Entry(
+                seq=row[0],
+                command_id=row[1],
+                lease_id=row[2],
+                command=row[3],
+                attempt=row[4],
+                submit_url=row[5],
+                upload=msgspec.json.decode(row[6], type=PresignedRequest) if row[6] else None,
+                message_bytes=row[7],
+                body=StoredBody(row[8], row[9], row[10]) if row[8] else None,
+                is_uploaded=bool(row[11]),
+            )
+            if entry.body is not None and not self.body_path(entry).is_file():
+                log.error("spool.body_missing", command_id=entry.command_id)
+                await self.bury(entry, "the body is gone from the disk")
+                continue
+            self._entries[entry.seq] = entry
+        await asyncio.to_thread(self._clear_bodies)
+
+    def _clear_bodies(self) -> None:
+        """Remove bodies whose process died before it could refer to them."""
+        known = {entry.body.name for entry in self._entries.values() if entry.body is not None}
+        for path in self._data_dir.bodies.iterdir():
+            if path.name not in known:
+                path.unlink(missing_ok=True)
+        sync_directory(self._data_dir.bodies)
+
+    async def _unlink(self, entry: Entry) -> None:
+        """Remove the body's file. A crash before it leaves a file that the next start clears."""
+        if entry.body is not None:
+            await asyncio.to_thread(self.body_path(entry).unlink, missing_ok=True)
+
+    def _tell(self) -> None:
+        """Something changed."""
+        for listener in self._listeners:
+            listener()
+
+
+def _order(seq: int) -> tuple[bool, int]:
+    """Durable ones in their order, then the others in theirs."""
+    return seq < 0, abs(seq)
+
+
+async def _connect(path: Path) -> aiosqlite.Connection:
+    """The database, checked and with its tables. Raises sqlite3.Error, SpoolError."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    db = await aiosqlite.connect(path, isolation_level=None)
+    try:
+        await db.execute("PRAGMA journal_mode = WAL")
+        await db.execute("PRAGMA synchronous = FULL")
+        await _check(db, path)
+    except BaseException:
+        await db.close()
+        raise
+    return db
+
+
+async def _check(db: aiosqlite.Connection, path: Path) -> None:
+    """Whether it is whole and ours; makes the tables of a new one. Raises SpoolError."""
+    async with db.execute("PRAGMA quick_check(1)") as cursor:
+        row = await cursor.fetchone()
+    if row is None or row[0] != "ok":
+        raise SpoolError(f"the spool {path} is damaged: move it away to start anew")
+    async with db.execute("PRAGMA user_version") as cursor:
+        row = await cursor.fetchone()
+    version = row[0] if row is not None else 0
+    if version > VERSION:
+        raise SpoolError(f"the spool {path} was made by a newer agent (version {version})")
+    if version == 0:
+        await db.executescript(_SCHEMA)

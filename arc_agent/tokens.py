@@ -1,0 +1,75 @@
+"""The bearer token: a literal, or a file that is read again when the token is refused."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_MAX_BYTES: Final = 64 * 1024
+
+
+class TokenError(Exception):
+    """A token that cannot be used. The message never quotes it."""
+
+
+class Token:
+    """The current token, None for a server without authentication. Safe from any thread."""
+
+    def __init__(self, literal: str | None, file: Path | None) -> None:
+        """Read the file, if one is given; it wins. Raises TokenError."""
+        self._file = file
+        self._lock = threading.Lock()
+        self._is_readable = True
+        if file is not None:
+            self.value = _read(file)
+        else:
+            self.value = _checked(literal, "the token") if literal else None
+
+    def reread(self) -> bool:
+        """Read the file again; whether there is another token now.
+
+        A file that cannot be read is told once, and the old token stays.
+        """
+        if self._file is None:
+            return False
+        try:
+            value = _read(self._file)
+        except TokenError as error:
+            with self._lock:
+                is_news, self._is_readable = self._is_readable, False
+            if is_news:
+                log.error("token.unreadable", reason=str(error))
+            return False
+        with self._lock:
+            is_other = value != self.value
+            self.value, self._is_readable = value, True
+        return is_other
+
+
+def _read(file: Path) -> str:
+    """The token in a file. Raises TokenError."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise TokenError(f"the token file {file} cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise TokenError(f"the token file {file} does not hold a token") from None
+    return _checked(text, f"the token file {file}")
+
+
+def _checked(text: str, where: str) -> str:
+    """A token that may stand in a header."""
+    value = text.strip()
+    if not value:
+        raise TokenError(f"{where} is empty")
+    if len(value) > _MAX_BYTES or not all("!" <= char <= "~" for char in value):
+        raise TokenError(f"{where} holds characters that no token has")
+    return value
