@@ -48,9 +48,9 @@ class KnownDeployment(msgspec.Struct, frozen=True):
     def home_of(self, target: CommandTarget) -> CommandTarget:
         """Where a command of `target` waits now: with the heir, if `target` was the implicit one
         and is not registered."""
-        if self.heir_target_id is None or target.resource_id in self.targets:
-            return target
-        return self.targets[self.heir_target_id]
+        if target.resource_id in self.targets:
+            return self.targets[target.resource_id]
+        return target if self.heir_target_id is None else self.targets[self.heir_target_id]
 
     def key_scope(self, target: CommandTarget) -> str:
         """The scope of idempotency keys: empty for the implicit target and its heir."""
