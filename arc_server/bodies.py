@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Final
 
-from arc_protocol.errors import InvalidCommand, NotFound, PayloadTooLarge
+import structlog
+
+from arc_protocol.errors import ArcError, InvalidCommand, NotFound, PayloadTooLarge
 from arc_protocol.types import (
     BodySpec,
     CommandResponse,
@@ -40,6 +42,8 @@ from arc_server.ports import (
     StoredResponse,
     StoredSuccess,
 )
+
+log = structlog.get_logger(__name__)
 
 OFF_LOOP_BYTES: Final = 1 << 20
 """Bodies from this size on are decoded and hashed in a thread: below, the hop costs more."""
@@ -113,13 +117,16 @@ class Bodies:
         await self.check_upload(path, size, "size")
         if size > self._limits.inline_bytes:
             return StoredBlob(path=path, size=size)
+        data = bytearray()
         try:
-            data = b"".join([chunk async for chunk in self._blobs.read(path)])
+            async for chunk in self._blobs.read(path):
+                if len(data) <= size:  # a larger one may have taken its place since
+                    data += chunk
         except NotFound:
-            data = b""
+            data.clear()
         if len(data) != size:
-            raise InvalidCommand(f"size: {size} announced, {len(data)} uploaded", field="size")
-        return StoredInline(data=data)
+            raise InvalidCommand(f"size: {size} announced, another was uploaded", field="size")
+        return StoredInline(data=bytes(data))
 
     async def keep(self, data: bytes, path: str) -> StoredInline | StoredBlob:
         """Bytes that came inline: above the limit they become a blob."""
@@ -152,9 +159,16 @@ class Bodies:
         return isinstance(body, InlineBody) and len(body.inline_base64) // 4 * 3 <= limit
 
     async def seal(self, body: StoredParams) -> None:
-        """Nobody may replace a body any more; called once the command refers to it."""
-        if isinstance(body, StoredBlob):
+        """Nobody may replace a body any more; called once the command refers to it.
+
+        A failure is logged, not raised: what the caller asked for is done.
+        """
+        if not isinstance(body, StoredBlob):
+            return
+        try:
             await self._blobs.seal(body.path)
+        except ArcError as error:
+            log.error("blob.not_sealed", path=body.path, reason=error.message)
 
     async def seal_response(self, response: StoredResponse) -> None:
         """The same for the body of a success."""
@@ -171,9 +185,13 @@ class Bodies:
             await self.discard(stored.body)
 
     async def discard(self, body: StoredParams) -> None:
-        """Remove the blob of a body that nothing refers to."""
-        if isinstance(body, StoredBlob):
+        """Remove the blob of a body that nothing refers to. A failure is logged, not raised."""
+        if not isinstance(body, StoredBlob):
+            return
+        try:
             await self._blobs.delete(body.path)
+        except ArcError as error:
+            log.warning("blob.not_removed", path=body.path, reason=error.message)
 
     # out
 

@@ -30,6 +30,7 @@ from arc_protocol.errors import (
     Forbidden,
     InvalidCommand,
     InvalidStateTransition,
+    LeaseLost,
     LeaseNotFound,
     NotFound,
 )
@@ -168,7 +169,7 @@ class CommandService:
         if created.is_replay:
             await self._bodies.discard(params)
         else:
-            self._announce_ready(command)
+            self._announce(command)
             await self._bodies.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
@@ -201,8 +202,12 @@ class CommandService:
             )
         path = stored.params.path
         params = await self._bodies.accept_upload(path, size)
-        command = await self._store.mark_uploaded(command_id, params, self._clock.now())
-        self._announce_ready(command)
+        try:
+            command = await self._store.mark_uploaded(command_id, params, self._clock.now())
+        except InvalidStateTransition:
+            self._wakeups.finished(command_id)  # it may just have expired
+            raise
+        self._announce(command)
         await self._bodies.seal(params)
         if isinstance(params, StoredInline):
             await self._bodies.discard(StoredBlob(path=path, size=size))
@@ -218,9 +223,10 @@ class CommandService:
     ) -> CommandStatus:
         """Where a command stands; with `wait_seconds`, as soon as it is terminal or time is up.
 
-        Raises CommandNotFound.
+        Raises CommandNotFound, InvalidCommand (a wait out of bounds).
         """
-        if wait_seconds <= 0 or self._wakeups.is_closed:
+        _check_wait(wait_seconds)
+        if wait_seconds == 0 or self._wakeups.is_closed:
             found = await self._find(command_id, within)
             return self._status(found, base_url)
         with self._wakeups.for_result(command_id) as waiter:
@@ -256,10 +262,12 @@ class CommandService:
         await self._find(command_id, within)
         outcome = await self._store.cancel(command_id, self._clock.now())
         command = outcome.command
-        if outcome.changed and command.state in lifecycle.TERMINAL:
-            await self._announce_end(command)
+        if command.state in lifecycle.TERMINAL:
+            self._announce(command)
         elif command.state is State.DISPATCHED and command.lease_holder and command.lease_id:
-            self._wakeups.cancel_requested(command.lease_holder, command.lease_id)
+            self._wakeups.cancel_requested(
+                command.deployment_id, command.lease_holder, command.lease_id
+            )
         return _describe(command, None)
 
     async def payload(self, command_id: str, *, base_url: str, within: str | None) -> Payload:
@@ -309,6 +317,7 @@ class CommandService:
             command = (await self._find(command_id, within)).command
             if command.state in lifecycle.TERMINAL:
                 return
+            _check_lease(command, lease_id)  # before the body: a stale holder's is not there
         stored = await self._bodies.accept_response(command, response, lease_id)
         try:
             outcome = await self._store.complete(command_id, lease_id, stored, self._clock.now())
@@ -318,7 +327,8 @@ class CommandService:
         is_kept = outcome.changed and outcome.command.state is not State.EXPIRED
         if outcome.changed:
             kept = stored if is_kept else None
-            self._wakeups.finished(CommandWithResponse(command=outcome.command, response=kept))
+            ended = CommandWithResponse(command=outcome.command, response=kept)
+            self._wakeups.finished(command_id, ended)
         if is_kept:
             await self._bodies.seal_response(stored)
         else:
@@ -352,24 +362,20 @@ class CommandService:
         count = 1 if is_legacy else count
         target_id = None if request.target is None else request.target.resource_id
         wait_seconds = request.wait_seconds or 0
-        if not 0 <= wait_seconds <= MAX_WAIT_SECONDS:
-            raise InvalidCommand(
-                f"waitSeconds: must be from 0 to {MAX_WAIT_SECONDS}", field="waitSeconds"
-            )
+        _check_wait(wait_seconds)
         until = self._clock.monotonic() + wait_seconds
-        holder = request.agent_id
-        with self._wakeups.for_work(request.deployment_id, target_id, holder) as waiter:
+        deployment_id, agent_id = request.deployment_id, request.agent_id
+        with self._wakeups.for_work(deployment_id, target_id, agent_id) as waiter:
             while True:
-                self._note_presence(holder)
+                self._note_presence(agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, base_url)
                 waiter.looked()
-                cancelled = self._wakeups.take_cancels(holder) if holder else []
+                cancelled = self._wakeups.take_cancels(deployment_id, agent_id) if agent_id else []
                 left = until - self._clock.monotonic()
                 if leases or cancelled or left <= 0 or self._wakeups.is_closed:
                     return LeaseResponse(leases=leases, cancelled=cancelled or None)
-                await waiter.sleep(left)
-                if self._wakeups.is_closed:
+                if not await waiter.sleep(left) or self._wakeups.is_closed:
                     return LeaseResponse(leases=[])
 
     @_to_the_end
@@ -406,12 +412,13 @@ class CommandService:
         command = await self._store.release(
             lease_id, self._clock.now(), costs_attempt=costs_attempt, deployment_id=within
         )
-        await self._announce(command)
+        self._announce(command)
 
     @_to_the_end
     async def return_undelivered(self, lease_ids: Sequence[str]) -> None:
         """Take back leases whose holder went away before it could hear of them."""
-        await self._return_all(lease_ids)
+        for lease_id in lease_ids:
+            await self._hand_back(lease_id, costs_attempt=False)
 
     # agents
 
@@ -448,6 +455,7 @@ class CommandService:
             ]
         )
 
+    @_to_the_end
     async def flush_presence(self) -> None:
         """Store when agents were last heard of; kept in memory until then."""
         seen, self._seen = self._seen, {}
@@ -487,10 +495,10 @@ class CommandService:
             ),
         )
 
-    async def announce(self, commands: Sequence[Command]) -> None:
+    def announce(self, commands: Sequence[Command]) -> None:
         """Wake who waits for these commands: agents for ready ones, senders for ended ones."""
         for command in commands:
-            await self._announce(command)
+            self._announce(command)
 
     def own(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """Run something to its end; `finish` waits for it."""
@@ -513,9 +521,13 @@ class CommandService:
         command = found.command
         now = self._clock.now()
         if command.state not in lifecycle.TERMINAL and lifecycle.is_overdue(command.deadline, now):
-            await self.announce(await self._store.expire_due(now, self._limits.max_list_page))
+            await self._expire(now)
             found = await self._store.get(command_id) or found
         return found
+
+    @_to_the_end
+    async def _expire(self, now: datetime) -> None:
+        self.announce(await self._store.expire_due(now, self._limits.max_list_page))
 
     async def _lease_now(
         self, request: LeaseRequest, count: int, seconds: float, base_url: str
@@ -540,13 +552,13 @@ class CommandService:
                 leases.append(self._lease_info(grant, seconds, base_url))
             except Exception:
                 log.exception("lease.unbuildable", command_id=grant.command.command_id)
-                self.own(self._return_all([grant.command.lease_id or ""]))
+                # It costs an attempt: or it would come back for ever.
+                self.own(self._hand_back(grant.command.lease_id or "", costs_attempt=True))
         return leases
 
     async def _look(self, query: LeaseQuery) -> Granted:
         granted = await self._store.lease(query, self._clock.now())
-        if granted.ended:
-            await self.announce(granted.ended)
+        self.announce(granted.ended)
         if granted.inherited and query.target is not None:
             self._wakeups.work_ready(query.deployment_id, query.target.resource_id)
         if granted.type_mismatch and query.target is not None:
@@ -560,22 +572,24 @@ class CommandService:
 
     async def _return_when_known(self, looking: asyncio.Task[Granted]) -> None:
         await asyncio.wait((looking,))
-        if looking.exception() is None:
-            await self._return_all([g.command.lease_id or "" for g in looking.result().grants])
+        if looking.cancelled() or looking.exception() is not None:
+            return
+        for grant in looking.result().grants:
+            await self._hand_back(grant.command.lease_id or "", costs_attempt=False)
 
-    async def _return_all(self, lease_ids: Sequence[str]) -> None:
-        for lease_id in lease_ids:
-            try:
-                command = await self._store.release(
-                    lease_id, self._clock.now(), costs_attempt=False
-                )
-            except LeaseNotFound:
-                continue
-            except ArcError as error:
-                log.warning("lease.not_returned", lease_id=lease_id, reason=error.message)
-                continue
-            log.info("lease.returned_undelivered", command_id=command.command_id)
-            await self._announce(command)
+    async def _hand_back(self, lease_id: str, *, costs_attempt: bool) -> None:
+        """End a lease that its holder never heard of. If that fails, it lapses."""
+        try:
+            command = await self._store.release(
+                lease_id, self._clock.now(), costs_attempt=costs_attempt
+            )
+        except LeaseNotFound:
+            return
+        except ArcError as error:
+            log.warning("lease.not_returned", reason=error.message)
+            return
+        log.info("lease.returned_undelivered", command_id=command.command_id)
+        self._announce(command)
 
     def _lease_info(self, grant: Grant, seconds: float, base_url: str) -> LeaseInfo:
         command = grant.command
@@ -589,20 +603,13 @@ class CommandService:
             lease_seconds=seconds,
         )
 
-    async def _announce(self, command: Command) -> None:
+    def _announce(self, command: Command) -> None:
+        """Never fails, and asks nobody: what a command ended with, its waiters look up."""
         if command.state in lifecycle.TERMINAL:
-            await self._announce_end(command)
-        else:
-            self._announce_ready(command)
-
-    async def _announce_end(self, command: Command) -> None:
-        found = await self._store.get(command.command_id)
-        self._wakeups.finished(found or CommandWithResponse(command=command))
-
-    def _announce_ready(self, command: Command) -> None:
-        if command.state is not State.PENDING:
+            self._wakeups.finished(command.command_id)
+        elif command.state is not State.PENDING:
             return
-        if command.is_push:
+        elif command.is_push:
             self._wakeups.push_ready()
         else:
             self._wakeups.work_ready(command.deployment_id, command.target.resource_id)
@@ -637,6 +644,19 @@ def new_command_id() -> str:
 def new_lease_id() -> str:
     """`lease_` and 128 bits of a CSPRNG: it is the fencing token."""
     return "lease_" + secrets.token_hex(16)
+
+
+def _check_wait(seconds: float) -> None:
+    if not 0 <= seconds <= MAX_WAIT_SECONDS:
+        raise InvalidCommand(
+            f"waitSeconds: must be from 0 to {MAX_WAIT_SECONDS}", field="waitSeconds"
+        )
+
+
+def _check_lease(command: Command, lease_id: str | None) -> None:
+    """Raise LeaseLost when the lease that is named is not the command's latest."""
+    if lease_id is not None and lease_id != command.lease_id:
+        raise LeaseLost("the command has been leased again", command_id=command.command_id)
 
 
 def _is_within(command: Command, within: str | None) -> bool:

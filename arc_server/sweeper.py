@@ -98,7 +98,7 @@ class Sweeper:
     async def _in_batches(self, sweep: Callable[[], Awaitable[Sequence[Command]]]) -> None:
         while True:
             changed = await sweep()
-            await self._service.announce(changed)
+            self._service.announce(changed)
             if len(changed) < self._limits.batch:
                 return
 

@@ -8,6 +8,7 @@ did not use passes it on.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -16,14 +17,17 @@ from arc_server.ports import CommandWithResponse
 WorkKey = tuple[str, str | None]
 """Deployment and target id; None for a waiter of whatever the default target is."""
 
+Holder = tuple[str, str]
+"""Deployment and agent id."""
+
 MAX_REMEMBERED_CANCELS: Final = 10_000
-"""Cancel requests kept for holders' next polls; older ones reach them by renewal."""
+"""Holders whose cancel requests are kept for their next poll; the rest hear of them by renewal."""
 
 
 class WorkWaiter:
     """One waiter for work. Use as a context manager around arm, look, sleep."""
 
-    def __init__(self, wakeups: Wakeups, key: WorkKey, holder: str | None) -> None:
+    def __init__(self, wakeups: Wakeups, key: WorkKey, holder: Holder | None) -> None:
         self._wakeups = wakeups
         self.key = key
         self.holder = holder
@@ -59,15 +63,12 @@ class WorkWaiter:
         self._event.set()
 
     async def sleep(self, seconds: float) -> bool:
-        """Until woken (True) or that much time has passed (False)."""
-        if self._event.is_set():
-            return True
-        try:
-            async with asyncio.timeout(seconds):
-                await self._event.wait()
-        except TimeoutError:
-            return False
-        return True
+        """Until woken (True) or that much time has passed (False): nothing to look for then."""
+        if not self._event.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._event.wait()
+        return self._event.is_set()
 
 
 class ResultWaiter:
@@ -94,7 +95,7 @@ class ResultWaiter:
         self.future.cancel()
 
     async def sleep(self, seconds: float) -> CommandWithResponse | None:
-        """The terminal command, or None when time is up or the server stops."""
+        """The terminal command; None to look again: it ended, time is up, or the server stops."""
         done, _ = await asyncio.wait((self.future,), timeout=seconds)
         return self.future.result() if done else None
 
@@ -104,27 +105,28 @@ class Wakeups:
 
     def __init__(self) -> None:
         self._work: dict[WorkKey, dict[WorkWaiter, None]] = {}
-        self._holders: dict[str, set[WorkWaiter]] = {}
+        self._holders: dict[Holder, set[WorkWaiter]] = {}
         self._results: dict[str, set[ResultWaiter]] = {}
-        self._cancels: dict[str, set[str]] = {}
+        self._cancels: dict[Holder, set[str]] = {}
         self._push = asyncio.Event()
         self.is_closed = False
 
     # waiting
 
     def for_work(
-        self, deployment_id: str, target_id: str | None, holder: str | None = None
+        self, deployment_id: str, target_id: str | None, agent_id: str | None = None
     ) -> WorkWaiter:
-        """A waiter for work; also woken when a lease of `holder` is to be cancelled."""
+        """A waiter for work; also woken when a lease of that agent is to be cancelled."""
+        holder = None if agent_id is None else (deployment_id, agent_id)
         return WorkWaiter(self, (deployment_id, target_id), holder)
 
     def for_result(self, command_id: str) -> ResultWaiter:
         """A waiter for the end of a command."""
         return ResultWaiter(self, command_id)
 
-    def take_cancels(self, holder: str) -> list[str]:
-        """The lease ids that `holder` is to cancel, each told once this way."""
-        return sorted(self._cancels.pop(holder, ()))
+    def take_cancels(self, deployment_id: str, agent_id: str) -> list[str]:
+        """The lease ids that an agent is to cancel, each told once this way."""
+        return sorted(self._cancels.pop((deployment_id, agent_id), ()))
 
     async def for_push(self, seconds: float | None) -> None:
         """Until a push is due or that much time has passed."""
@@ -147,16 +149,17 @@ class Wakeups:
         """Wake the dispatcher's loop."""
         self._push.set()
 
-    def finished(self, ended: CommandWithResponse) -> None:
-        """Tell everybody who waits for this command."""
-        for waiter in self._results.pop(ended.command.command_id, ()):
+    def finished(self, command_id: str, ended: CommandWithResponse | None = None) -> None:
+        """Tell everybody who waits for this command; without `ended`, to look for themselves."""
+        for waiter in self._results.pop(command_id, ()):
             if not waiter.future.done():
                 waiter.future.set_result(ended)
 
-    def cancel_requested(self, holder: str, lease_id: str) -> None:
+    def cancel_requested(self, deployment_id: str, agent_id: str, lease_id: str) -> None:
         """Tell a holder that one of its leases is to be cancelled."""
-        if len(self._cancels) >= MAX_REMEMBERED_CANCELS:
-            self._cancels.pop(next(iter(self._cancels)))
+        holder = (deployment_id, agent_id)
+        if holder not in self._cancels and len(self._cancels) >= MAX_REMEMBERED_CANCELS:
+            del self._cancels[next(iter(self._cancels))]
         self._cancels.setdefault(holder, set()).add(lease_id)
         for waiter in self._holders.get(holder, ()):
             waiter.wake(is_for_work=False)

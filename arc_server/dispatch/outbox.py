@@ -86,7 +86,7 @@ class Outbox:
                 self._limits.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS,
                 self._clock.now(),
             )
-            await self._service.announce(granted.ended)
+            self._service.announce(granted.ended)
             for grant in granted.grants:
                 self._free -= 1
                 sending.create_task(self._send(grant))
@@ -136,7 +136,7 @@ class Outbox:
             )
             ended = await self._store.complete(command.command_id, lease_id, error, now)
             if ended.changed:
-                await self._service.announce([ended.command])
+                self._service.announce([ended.command])
             return
         pause = lifecycle.full_jitter(
             command.attempt - 1,
@@ -148,4 +148,4 @@ class Outbox:
         released = await self._store.release(
             lease_id, now, costs_attempt=True, push_after=now + timedelta(seconds=pause)
         )
-        await self._service.announce([released])
+        self._service.announce([released])

@@ -1,0 +1,205 @@
+"""Fakes of time, of blob storage, of links and of failure; the rest of these tests is real."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from arc_protocol.errors import Conflict, NotFound, PayloadTooLarge, StoreUnavailable
+from arc_protocol.types import HttpBackend, PresignedRequest
+
+START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+CHUNK = 1 << 16
+
+
+async def settle(turns: int = 30) -> None:
+    """Let everything run that needs nothing but the event loop."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def until(is_so: Callable[[], Any], seconds: float = 10) -> None:
+    """Wait for a condition, by polling, up to a deadline."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not is_so():
+        assert asyncio.get_running_loop().time() < end, "it never came to that"
+        await asyncio.sleep(0.001)
+
+
+class FakeClock:
+    """Moves by hand: `advance` lets time pass, `jump_wall` sets the host's wall clock."""
+
+    def __init__(self, start: datetime = START) -> None:
+        self._origin = start
+        self._monotonic = 1_000.0
+        self._zero = self._monotonic
+        self._ahead = 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+
+    def now(self) -> datetime:
+        return self._origin + timedelta(seconds=self._monotonic - self._zero)
+
+    def drift(self) -> float:
+        return self._ahead
+
+    def adjust(self, seconds: float) -> None:
+        self._origin += timedelta(seconds=seconds)
+        self._ahead -= seconds
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._numbers), future))
+        await future
+
+    @property
+    def sleeping(self) -> int:
+        """How many sleep."""
+        return sum(not future.done() for _, _, future in self._sleepers)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; who slept until then wakes."""
+        self._monotonic += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._monotonic:
+            _, _, future = heapq.heappop(self._sleepers)
+            if not future.done():
+                future.set_result(None)
+
+    def jump_wall(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self._ahead += seconds
+
+
+class MemoryBlobs:
+    """A blob store in memory. `refuse` names operations that fail with an error, by name."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.sealed: set[str] = set()
+        self.refuse: dict[str, Exception] = {}
+
+    def _check(self, operation: str) -> None:
+        if operation in self.refuse:
+            raise self.refuse[operation]
+
+    async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
+        self._check("write")
+        data = b"".join([chunk async for chunk in chunks])
+        if len(data) > max_bytes:
+            raise PayloadTooLarge("too large")
+        if path in self.sealed:
+            raise Conflict("sealed")
+        self.blobs[path] = data
+        return len(data)
+
+    async def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        self._check("read")
+        if path not in self.blobs:
+            raise NotFound("no such blob")
+        data = self.blobs[path][start:end]
+        for offset in range(0, len(data), CHUNK):
+            yield data[offset : offset + CHUNK]
+
+    async def size(self, path: str) -> int | None:
+        self._check("size")
+        return len(self.blobs[path]) if path in self.blobs else None
+
+    async def seal(self, path: str) -> None:
+        self._check("seal")
+        if path not in self.blobs:
+            raise NotFound("no such blob")
+        self.sealed.add(path)
+
+    async def delete(self, path: str) -> None:
+        self._check("delete")
+        self.blobs.pop(path, None)
+        self.sealed.discard(path)
+
+    def presign(
+        self, operation: str, path: str, base_url: str, expires_at: datetime
+    ) -> PresignedRequest:
+        self._check("presign")
+        return PresignedRequest(
+            backend=HttpBackend(
+                url=f"{base_url}/blobs/{path}?until={expires_at.timestamp()}",
+                method=operation.upper(),
+                headers={},
+            ),
+            expiration=expires_at,
+            operation="put" if operation == "put" else "get",
+            path=path,
+        )
+
+
+class Links:
+    """Response URLs; for the commands in `broken` there are none to be had."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+
+    def response_url(
+        self, base_url: str, command_id: str, lease_id: str, expires_at: datetime
+    ) -> str:
+        if command_id in self.broken:
+            raise RuntimeError("no link for this one")
+        until = int(expires_at.timestamp())
+        return f"{base_url}/commands/{command_id}/response?expires={until}&lease={lease_id}"
+
+
+class Gate:
+    """Two doors around a call of a store method; `arrived` says that somebody is at the first."""
+
+    def __init__(self) -> None:
+        self.arrived = asyncio.Event()
+        self.enter = asyncio.Event()
+        self.done = asyncio.Event()
+        self.leave = asyncio.Event()
+
+    def open(self) -> None:
+        self.enter.set()
+        self.leave.set()
+
+
+class FlakyStore:
+    """A real store, away or held up when a test wants it.
+
+    `away`: methods that raise StoreUnavailable and do nothing. `fail_at`: the number of the call,
+    from 1, that does so. `gates`: methods that wait. `calls`: what was called, in order.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.away: set[str] = set()
+        self.is_away = False
+        self.fail_at: int | None = None
+        self.raises: dict[str, BaseException] = {}
+        self.gates: dict[str, Gate] = {}
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append(name)
+            if self.is_away or name in self.away or len(self.calls) == self.fail_at:
+                raise StoreUnavailable("the store is away")
+            if name in self.raises:
+                raise self.raises[name]
+            gate = self.gates.get(name)
+            if gate is None:
+                return await method(*args, **kwargs)
+            gate.arrived.set()
+            await gate.enter.wait()
+            answer = await method(*args, **kwargs)
+            gate.done.set()
+            await gate.leave.wait()
+            return answer
+
+        return call

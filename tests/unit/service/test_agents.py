@@ -1,0 +1,114 @@
+"""Agents: who they are, when they were heard of, what they hold."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from arc_protocol.errors import Forbidden, StoreUnavailable
+from arc_protocol.types import AgentRegistration, HandlerInfo, RenewRequest
+
+from .fakes import START, Gate, settle
+from .world import World, daemon
+
+
+def registration(deployment_id: str = "d1") -> AgentRegistration:
+    return AgentRegistration(
+        deployment_id=deployment_id,
+        target=daemon("t1"),
+        version="1.0",
+        hostname="host",
+        handlers=[HandlerInfo(name="run", params_schema={"type": "object"})],
+    )
+
+
+async def test_an_agent_is_listed_with_what_it_said_and_holds(world: World) -> None:
+    await world.service.register_agent("a1", registration())
+    created = await world.create(target="t1")
+    lease = await world.lease(target=daemon("t1"), agent="a1")
+
+    (agent,) = (await world.service.agents(None)).agents
+
+    assert agent.agent_id == "a1"
+    assert agent.deployment_id == "d1"
+    assert agent.target == daemon("t1")
+    assert agent.handlers == registration().handlers
+    assert [held.command_id for held in agent.holding] == [created.command_id]
+    assert agent.holding[0].lease_expires_at == lease.lease_expires_at
+    await world.respond(lease)
+    assert (await world.service.agents("d1")).agents[0].holding == []
+
+
+async def test_polls_and_renewals_are_signs_of_life(world: World) -> None:
+    await world.service.register_agent("a1", registration())
+    seen = []
+    for step in range(3):
+        world.clock.advance(10)
+        if step == 1:
+            await world.poll(agent="a1")
+        elif step == 2:
+            await world.service.renew(RenewRequest(lease_ids=[], agent_id="a1"))
+        (agent,) = (await world.service.agents(None)).agents
+        assert agent.first_seen_at == START
+        seen.append((agent.last_seen_at - START).total_seconds())
+
+    assert seen == [0, 20, 30]
+
+
+async def test_the_sweeper_stores_who_was_heard_of(world: World) -> None:
+    await world.service.register_agent("a1", registration())
+    await world.pass_time(1)
+    await world.poll(agent="a1")
+    await world.pass_time(world.sweep_limits.presence_seconds)
+
+    (agent,) = (await world.restarted().service.agents(None)).agents
+
+    assert agent.last_seen_at > START
+
+
+@pytest.mark.parametrize("how", ["away", "gone"])
+async def test_what_was_heard_is_not_forgotten_when_it_cannot_be_stored(
+    world: World, how: str
+) -> None:
+    await world.service.register_agent("a1", registration())
+    world.clock.advance(10)
+    await world.poll(agent="a1")
+
+    if how == "away":
+        world.store.away = {"touch_agents"}
+        with pytest.raises(StoreUnavailable):
+            await world.service.agents(None)
+        world.store.away = set()
+    else:
+        gate = world.store.gates["touch_agents"] = Gate()
+        listing = asyncio.ensure_future(world.service.agents(None))
+        await gate.arrived.wait()
+        listing.cancel()
+        await settle()
+        gate.open()
+        await world.service.finish()
+
+    (agent,) = (await world.service.agents(None)).agents
+    assert agent.last_seen_at == world.clock.now()
+
+
+async def test_agents_not_seen_for_long_are_left_out(world: World) -> None:
+    await world.service.register_agent("old", registration())
+    world.clock.advance(world.limits.agents_seen_within_seconds + 1)
+    await world.service.register_agent("new", registration())
+
+    assert [agent.agent_id for agent in (await world.service.agents(None)).agents] == ["new"]
+
+
+async def test_bound_callers_register_and_see_their_own_deployment(world: World) -> None:
+    await world.service.register_agent("a1", registration("d1"), within="d1")
+    await world.service.register_agent("a2", registration("d2"))
+
+    with pytest.raises(Forbidden):
+        await world.service.register_agent("a3", registration("d2"), within="d1")
+    with pytest.raises(Forbidden):
+        await world.service.agents("d2", within="d1")
+    listed = await world.service.agents(None, within="d1")
+
+    assert [agent.agent_id for agent in listed.agents] == ["a1"]
