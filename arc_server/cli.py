@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -26,7 +26,7 @@ from arc_runtime import logs
 from arc_runtime.settings import SettingsError
 from arc_server.app import DATABASE, KEYS, CannotStart, RunningServer, open_store, serving
 from arc_server.auth.tokens import Scope, new_token
-from arc_server.blobs.keys import KeysUnusable, read_keys, rotate
+from arc_server.blobs.keys import FILE_NAME, KeysUnusable, read_keys, rotate
 from arc_server.config import ServerConfig, load_config
 from arc_server.configured import deployments, max_url_seconds
 from arc_server.ports import CommandStore, Token
@@ -142,10 +142,8 @@ def list_tokens(
     if as_json:
         sys.stdout.write(msgspec.json.encode([_shown(token) for token in found]).decode() + "\n")
         return
-    table = Table("id", "scope", "deployment", "created", "revoked")
-    for token in found:
-        table.add_row(*(str(value or "") for value in _shown(token).values()))
-    Console().print(table)
+    rows = [_shown(token) for token in found]
+    _print_table(rows, "id", "scope", "deployment", "created", "revoked")
 
 
 @tokens.command("revoke")
@@ -191,17 +189,14 @@ def list_keys(
     """List the keys, the one that signs first; never their secrets."""
     loaded = load_config(config, {"data_dir": data_dir})
     try:
-        found = read_keys(loaded.data_dir / KEYS)
+        found = read_keys(loaded.data_dir / KEYS / FILE_NAME)
     except OSError as error:
         raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
     rows = [{"id": key.id, "created": key.created_at, "retired": key.retired_at} for key in found]
     if as_json:
         sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
         return
-    table = Table("id", "created", "retired")
-    for row in rows:
-        table.add_row(*(str(value or "") for value in row.values()))
-    Console().print(table)
+    _print_table(rows, "id", "created", "retired")
 
 
 async def _serve(load: Callable[[], ServerConfig]) -> int:
@@ -279,6 +274,20 @@ def _run(main: Coroutine[Any, Any, R]) -> R:
         return asyncio.run(main)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], *columns: str) -> None:
+    """Rows for people; instants to the second, in UTC."""
+    table = Table(*columns)
+    for row in rows:
+        values = (row[column] for column in columns)
+        table.add_row(
+            *(
+                f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, datetime) else str(value or "")
+                for value in values
+            )
+        )
+    Console().print(table)
 
 
 def _shown(token: Token) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class Signer:
 
     def __init__(self, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Load the keys, making the first one if there is none. Raises KeysUnusable, OSError."""
+        self.directory = directory
         self._path = directory / FILE_NAME
         self._monotonic = monotonic
         ensure_keys(directory)
