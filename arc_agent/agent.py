@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import uuid
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -21,7 +23,7 @@ import structlog
 from arc_agent import __version__, systemd
 from arc_agent.clock import Clock, boot_seconds
 from arc_agent.config import data_directory
-from arc_agent.connection import Connection
+from arc_agent.connection import BackOff, Connection
 from arc_agent.contact import Contact
 from arc_agent.data_dir import DataDir
 from arc_agent.delivery import Delivery
@@ -52,6 +54,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._leases = LeaseTable()
         self._contact = Contact(clock)
+        self._apply: Callable[[], None] = lambda: None
         self.has_abandoned = False
         """Whether code that ignores its cancellation is left: the process must be ended hard."""
 
@@ -63,7 +66,14 @@ class Agent:
             os._exit(_BROKEN)
         self._stop.set()
 
-    async def run(self) -> int:
+    def reload(self) -> None:
+        """Read the configuration again; what is wrong with it is logged, and the old stays."""
+        systemd.reloading()
+        if self._live.reload():
+            self._apply()
+        systemd.ready()
+
+    async def run(self, *, handles_signals: bool = True) -> int:
         """Live until stopped; the exit code. Raises DataDirError and SpoolError at the start."""
         live, config = self._live, self._live.config
         loop = asyncio.get_running_loop()
@@ -78,6 +88,7 @@ class Agent:
             await transfer.open()
             stack.push_async_callback(transfer.close)
             self._hold_leases_of(spool)
+            back_off = BackOff(random.SystemRandom(), config.server.max_back_off_seconds)
             delivery = Delivery(
                 spool=spool,
                 transfer=transfer,
@@ -85,6 +96,7 @@ class Agent:
                 contact=self._contact,
                 leases=self._leases,
                 clock=self._clock,
+                back_off=back_off,
             )
             runner = Runner(
                 config=lambda: live.config,
@@ -124,6 +136,7 @@ class Agent:
                 runner=runner,
                 heartbeat=heartbeat,
                 clock=self._clock,
+                back_off=back_off,
                 on_ready=self._ready,
             )
             heartbeat.start()
@@ -131,18 +144,17 @@ class Agent:
             self._contact.on_back(lambda: call_in(loop, delivery.kick))
             spool.on_change(lambda: self._stop.set() if spool.failure is not None else None)
 
-            def reload() -> None:
-                systemd.reloading()
-                if live.reload():
-                    transfer.configure(live.config.transfer)
-                    spool.configure(live.config.spool)
-                    presence.changed()
+            def apply() -> None:
+                transfer.configure(live.config.transfer)
+                spool.configure(live.config.spool)
+                presence.changed()
                 poller.wake()
-                systemd.ready()
 
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop)
-            loop.add_signal_handler(signal.SIGHUP, reload)
+            self._apply = apply
+            if handles_signals:
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(signal.SIGHUP, self.reload)
             await self._live_and_stop(poller, runner, delivery)
             self.has_abandoned = runner.has_abandoned
             return _OK if spool.failure is None else _BROKEN

@@ -76,13 +76,12 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """The agent's whole life; the exit code."""
     from arc_agent.agent import Agent
     from arc_agent.live import Live, Source
-    from arc_runtime import logs
 
     try:
         live = Live(Source(file=file, environ=os.environ, overrides=overrides))
     except Exception as error:
         _refuse(error)
-    logs.configure(live.config.log.format, live.config.log.level)
+    live.configure_logs()
 
     async def main() -> int:
         agent = Agent(live)

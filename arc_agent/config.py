@@ -56,6 +56,10 @@ class ServerSection(Section, frozen=True, kw_only=True):
     request_timeout_seconds: Annotated[
         float, _about("How long a request may take, a long poll's wait not counted.", gt=0, le=600)
     ] = 30.0
+    max_back_off_seconds: Annotated[
+        float,
+        _about("The longest pause between two tries while it cannot be reached.", gt=0, le=30),
+    ] = 30.0
 
 
 class TargetSection(Section, frozen=True, kw_only=True):

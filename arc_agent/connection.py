@@ -30,10 +30,7 @@ T = TypeVar("T")
 
 USER_AGENT: Final = f"arc-agent/{__version__}"
 """Never `alien-agent…`: servers take that for a 1.x agent, which cannot renew."""
-CAP_SECONDS: Final = 30.0
-"""The longest back-off (design.md, rules of the agent)."""
-
-_BASE_SECONDS: Final = 0.5
+_MAX_RETRY_AFTER_SECONDS: Final = 300.0
 _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """A lease answer may embed 1,000 envelopes of 150 kB; nothing sane is larger."""
 _LATE_SECONDS: Final = 1.0
@@ -263,14 +260,35 @@ def proxy_for(url: str) -> str | None:
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
+class BackOff(msgspec.Struct, frozen=True):
+    """How long to wait between tries: full jitter, so that a herd does not come back at once."""
+
+    source: random.Random
+    cap_seconds: float
+    base_seconds: float = 0.5
+
+    def seconds(self, failures: int, error: BaseException | None) -> float:
+        """The wait after the n-th failure in a row: what the server asks for at least."""
+        if isinstance(error, Refused):
+            failures = 32  # a token is not mended within a second: straight to the longest wait
+        seconds = full_jitter(
+            failures,
+            base_seconds=self.base_seconds,
+            cap_seconds=self.cap_seconds,
+            source=self.source,
+        )
+        asked = error.retry_after if isinstance(error, NoContact) else None
+        return seconds if asked is None else max(seconds, asked + self.source.uniform(0, 1))
+
+
 def retrying(
-    sleep: Callable[[float], Awaitable[None]], source: random.Random
+    sleep: Callable[[float], Awaitable[None]], back_off: BackOff
 ) -> tenacity.AsyncRetrying:
-    """Try again for ever on NoContact: full jitter, 30 s at most, what the server asks at least."""
+    """Try again for ever on NoContact."""
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
-        return back_off(state.attempt_number, error, source)
+        return back_off.seconds(state.attempt_number, error)
 
     return tenacity.AsyncRetrying(
         sleep=sleep,
@@ -279,17 +297,6 @@ def retrying(
         retry=tenacity.retry_if_exception_type(NoContact),
         reraise=True,
     )
-
-
-def back_off(failures: int, error: BaseException | None, source: random.Random) -> float:
-    """How long to wait after the n-th failure in a row, in seconds."""
-    if isinstance(error, Refused):
-        failures = 32  # a token is not mended within a second: straight to the longest wait
-    seconds = full_jitter(
-        failures, base_seconds=_BASE_SECONDS, cap_seconds=CAP_SECONDS, source=source
-    )
-    asked = error.retry_after if isinstance(error, NoContact) else None
-    return max(seconds, asked + source.uniform(0, 1)) if asked is not None else seconds
 
 
 def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
@@ -305,7 +312,11 @@ def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds of `Retry-After`, capped; a date in it is not worth a comparison of clocks."""
     value = headers.get("Retry-After", "").strip()
-    return min(float(value), 10 * CAP_SECONDS) if value.isascii() and value.isdecimal() else None
+    return (
+        min(float(value), _MAX_RETRY_AFTER_SECONDS)
+        if value.isascii() and value.isdecimal()
+        else None
+    )
 
 
 def _said(answer: Answer) -> str:

@@ -7,13 +7,12 @@ Uploads of large bodies go on beside.
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Final
 
 import structlog
 
 from arc_agent.clock import Clock
-from arc_agent.connection import Answer, Connection, NoContact, Refused, back_off
+from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.contact import Contact
 from arc_agent.hosts import HostRefused
 from arc_agent.leases import LeaseTable
@@ -33,7 +32,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _FIRST_SECONDS: Final = 0.1
 _QUICK_SECONDS: Final = 1.0
-"""While the lease lasts: 100 ms doubling to 1 s (protocol.md 1.4). Later: connection.back_off."""
+"""While the lease lasts: 100 ms doubling to 1 s (protocol.md 1.4). Later: BackOff."""
 _DONE: Final = (404, 409, 410)
 _SUBMITS: Final = 8
 """How many are on their way at once while all is well; one at a time after a failure."""
@@ -68,6 +67,7 @@ class Delivery:
         contact: Contact,
         leases: LeaseTable,
         clock: Clock,
+        back_off: BackOff,
     ) -> None:
         self._spool = spool
         self._transfer = transfer
@@ -75,7 +75,7 @@ class Delivery:
         self._contact = contact
         self._leases = leases
         self._clock = clock
-        self._random = random.SystemRandom()
+        self._back_off = back_off
         self._progress: dict[int, _Progress] = {}
         self._submits = 0
         self._uploads = 0
@@ -295,7 +295,6 @@ class Delivery:
         if status >= 300 and current is not None and current.lease_id != entry.lease_id:
             return  # leased to us again meanwhile: it goes out under that lease
         hit("agent.after_submit")
-        await self._forget(entry)
         if status < 300:
             log.info("response.delivered", command_id=entry.command_id, attempt=entry.attempt)
         else:
@@ -306,14 +305,15 @@ class Delivery:
                 status=status,
             )
         await self._spool.remove(entry)
+        self._forget(entry)
 
     async def _refused(self, entry: Entry, reason: str) -> None:
         """The server will never take it."""
         log.error("response.refused", command_id=entry.command_id, reason=reason)
-        await self._forget(entry)
         await self._spool.bury(entry, reason)
+        self._forget(entry)
 
-    async def _forget(self, entry: Entry) -> None:
+    def _forget(self, entry: Entry) -> None:
         """Nothing more is done for the entry."""
         self._leases.remove(entry.lease_id)
         self._progress.pop(entry.seq, None)
@@ -343,7 +343,7 @@ class Delivery:
         if lease is not None and lease.ends_at > now and not isinstance(error, Refused):
             seconds = min(_QUICK_SECONDS, _FIRST_SECONDS * 2.0 ** min(progress.failures - 1, 10))
         else:
-            seconds = back_off(progress.failures, error, self._random)
+            seconds = self._back_off.seconds(progress.failures, error)
         progress.due_at = now + seconds
         return seconds
 

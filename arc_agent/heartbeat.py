@@ -18,13 +18,13 @@ import structlog
 
 from arc_agent.clock import Clock
 from arc_agent.config import Config
-from arc_agent.connection import Answer, Connection, NoContact, Refused
+from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.contact import Contact
 from arc_agent.execution import call_in
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import renew
 from arc_agent.tokens import Token
-from arc_protocol.lifecycle import full_jitter, renew_after_seconds
+from arc_protocol.lifecycle import renew_after_seconds
 from arc_protocol.types import RenewRequest, RenewResponse
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -33,7 +33,9 @@ _AT_ONCE: Final = 1_000
 """Leases in one renewal request; servers bound it at 10,000."""
 _TICK_SECONDS: Final = 1.0
 """How often leases and the main loop are looked at, while any lease is held."""
-_RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 0.5
+_LONGEST_SECONDS: Final = 30.0
+"""Whatever a server asks for: after an outage it waits 35 s for renewals before it redelivers."""
 _SHORTEST_SECONDS: Final = 0.02
 """No sleep is shorter, whatever the clocks say."""
 _NEVER: Final = (End.LOST, End.LAPSED)
@@ -175,18 +177,18 @@ class Heartbeat:
             self._is_unreachable = False
 
     def _failed(self, error: NoContact) -> None:
-        """Try again soon: within the time that a third of a lease leaves."""
+        """Try again: soon while a lease can still be saved, later as everybody does."""
         is_refusal = isinstance(error, Refused)
         self._failures += 1
         self._is_unreachable = not is_refusal
         self._contact.failed("renew", error.reason, is_refusal=is_refusal)
-        pause = full_jitter(
-            self._failures,
-            base_seconds=_RETRY_SECONDS / 2,
-            cap_seconds=self._config().renew.at_most_seconds / 2,
-            source=self._random,
-        )
-        self._retry_at = self._clock() + max(pause, min(error.retry_after or 0.0, 10.0))
+        now = self._clock()
+        lasting = [lease.seconds for lease in self._leases.all() if lease.ends_at > now]
+        cap = self._config().server.max_back_off_seconds
+        if lasting:
+            cap = min(cap, self._config().renew.at_most_seconds / 2, min(lasting) / 6)
+        back_off = BackOff(self._random, cap, base_seconds=_RETRY_SECONDS)
+        self._retry_at = now + min(back_off.seconds(self._failures, error), _LONGEST_SECONDS)
 
     async def _renew(self, connection: Connection, leases: list[HeldLease]) -> None:
         """One request. Raises NoContact."""

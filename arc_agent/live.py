@@ -17,6 +17,7 @@ from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.hosts import HostPolicy
 from arc_agent.tokens import Token, TokenError
 from arc_runtime import logs
+from arc_runtime.log_output import LogOutput
 from arc_runtime.settings import SettingsError
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -58,6 +59,14 @@ class Live:
         self.config = source.read()
         self.token = Token(self.config.server.token, self.config.server.token_file)
         self.registry = load_handlers(self.config.handlers)
+        self._output: LogOutput | None = None
+
+    def configure_logs(self, config: Config | None = None) -> None:
+        """Log as the configuration says."""
+        chosen = (config or self.config).log
+        old, self._output = self._output, logs.configure(chosen.format, chosen.level)
+        if old is not None:
+            old.close()
 
     def reload(self) -> bool:
         """Read it again. What is wrong is refused whole, and the old stays; True when taken.
@@ -83,7 +92,7 @@ class Live:
         ]
         if ignored:
             log.warning("reload.needs_restart", keys=ignored)
-        logs.configure(fresh.log.format, fresh.log.level)
+        self.configure_logs(fresh)
         self.config = msgspec.structs.replace(fresh, **kept)
         self.registry = registry
         log.info("reload.done")

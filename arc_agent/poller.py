@@ -12,7 +12,7 @@ import structlog
 
 from arc_agent.clock import Clock
 from arc_agent.config import Config
-from arc_agent.connection import Connection, NoContact, Refused, retrying
+from arc_agent.connection import BackOff, Connection, NoContact, Refused, retrying
 from arc_agent.contact import Contact
 from arc_agent.delivery import Delivery
 from arc_agent.envelopes import Job
@@ -101,6 +101,7 @@ class Poller:
         runner: Runner,
         heartbeat: Heartbeat,
         clock: Clock,
+        back_off: BackOff,
         on_ready: Callable[[], None],
     ) -> None:
         self._config = config
@@ -115,8 +116,8 @@ class Poller:
         self._heartbeat = heartbeat
         self._clock = clock
         self._on_ready = on_ready
-        self._random = random.SystemRandom()
-        self._pace = Pace(self._random)
+        self._back_off = back_off
+        self._pace = Pace(back_off.source)
         self._draining = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_full = False
@@ -145,7 +146,7 @@ class Poller:
 
     async def _poll(self, group: asyncio.TaskGroup) -> float:
         """One answered request; the seconds until the next."""
-        async for attempt in retrying(self._sleep, self._random):
+        async for attempt in retrying(self._sleep, self._back_off):
             with attempt:
                 if self._draining.is_set() or not self._spool.has_room():
                     return 0.0

@@ -100,6 +100,7 @@ class Spool:
         self._settings = settings
         self._entries: dict[int, Entry] = {}
         self._volatile: dict[int, bytes | None] = {}
+        self._leaving: set[int] = set()
         self._lowest = 0
         self._listeners: list[Callable[[], None]] = []
         self.failure: str | None = None
@@ -148,7 +149,14 @@ class Spool:
 
     def of_command(self, command_id: str) -> Entry | None:
         """The response of a command, if it waits here."""
-        return next((e for e in self._entries.values() if e.command_id == command_id), None)
+        return next(
+            (
+                entry
+                for entry in self._entries.values()
+                if entry.command_id == command_id and entry.seq not in self._leaving
+            ),
+            None,
+        )
 
     def __len__(self) -> int:
         """How many responses wait."""
@@ -270,9 +278,8 @@ class Spool:
         return changed
 
     async def remove(self, entry: Entry) -> None:
-        """Delivered, or of no more use."""
-        self._entries.pop(entry.seq, None)
-        self._volatile.pop(entry.seq, None)
+        """Delivered, or of no more use. It counts as there until it is gone from the disk."""
+        self._leaving.add(entry.seq)
         try:
             if entry.seq >= 0:
                 await self._write("DELETE FROM responses WHERE seq = ?", (entry.seq,))
@@ -281,6 +288,10 @@ class Spool:
             log.error("spool.not_removed", command_id=entry.command_id, reason=str(error))
         else:
             await self._unlink(entry)
+        finally:
+            self._entries.pop(entry.seq, None)
+            self._volatile.pop(entry.seq, None)
+            self._leaving.discard(entry.seq)
         self._tell()
 
     async def bury(self, entry: Entry, reason: str) -> None:

@@ -25,6 +25,7 @@ from arc_agent.config import ServerSection, TransferSection
 from arc_agent.connection import (
     USER_AGENT,
     Answer,
+    BackOff,
     NoContact,
     judged,
     proxy_for,
@@ -41,6 +42,8 @@ from arc_protocol.types import HttpBackend, LocalBackend, PresignedRequest
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 CHUNK_BYTES: Final = 256 * 1024
+_RETRY_SECONDS: Final = 0.1
+"""The first try again of a transfer comes soon: mostly a connection broke off."""
 _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE | re.ASCII)
 _OURS: Final = frozenset(
@@ -87,7 +90,7 @@ class Transfer:
         self._resolver: GuardedResolver | None = None
         self._direct: aiohttp.ClientSession | None = None
         self._proxied: aiohttp.ClientSession | None = None
-        self._random = random.SystemRandom()
+        self._back_off = BackOff(random.SystemRandom(), server.max_back_off_seconds, _RETRY_SECONDS)
         self.configure(settings)
 
     def configure(self, settings: TransferSection) -> None:
@@ -168,7 +171,7 @@ class Transfer:
         _check_request(backend, "GET")
         with into.open("wb") as file:
             download = _Download(file, expected, self._settings.max_bytes, has_room)
-            async for attempt in retrying(sleep, self._random):
+            async for attempt in retrying(sleep, self._back_off):
                 with attempt:
                     await self._fetch_once(backend, download)
         log.info("transfer.fetched", bytes=download.size, sha256=download.sha256)

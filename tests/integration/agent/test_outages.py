@@ -1,0 +1,244 @@
+"""The server is away, slow, or not itself; results wait on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+from conftest import Start
+from scripted_server import ScriptedServer, inline
+
+from arc_agent import handler
+
+
+async def test_a_result_outlives_an_outage_and_arrives_once(
+    server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
+) -> None:
+    gate = asyncio.Event()
+
+    @handler("wait")
+    async def wait() -> str:
+        await gate.wait()
+        return "done"
+
+    agent = await start(server, wait)
+    server.send("wait")
+    await server.until(lambda: len(server.seen("leases")) >= 2)
+    await server.stop()
+    gate.set()
+    await _until(lambda: "contact.lost" in [e["event"] for e in logged])
+    await _until(lambda: "command.ended" in [e["event"] for e in logged])
+    await server.start()
+    response = await server.response()
+    await agent.stop()
+
+    assert inline(response) == b'"done"'
+    assert len(server.responses()) == 1
+    events = [event["event"] for event in logged]
+    assert events.count("contact.lost") == 1
+    assert events.count("contact.back") == 1
+
+
+async def test_results_of_an_outage_arrive_in_order(server: ScriptedServer, start: Start) -> None:
+    server.always["response"] = "drop"
+    server.always["unknown"] = "drop"  # not even a sign of life
+    await start(server, max_concurrent=1)
+    for _ in range(20):
+        server.send("arc.ping")
+    await server.until(lambda: len(server.seen("leases")) >= 21)
+    before = len(server.seen("response"))
+    del server.always["response"], server.always["unknown"]
+    await server.until(lambda: len(server.seen("response")) >= before + 20)
+
+    delivered = [request.path.split("/")[3] for request in server.seen("response")][before:]
+    assert delivered[:20] == [f"cmd_{number}" for number in range(1, 21)]
+
+
+async def test_a_response_that_alone_fails_does_not_hold_up_the_rest(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.faults["response"].extend([500])
+    await start(server)
+    server.send("arc.ping")
+    await server.until(lambda: len(server.seen("response")) == 1)
+    server.faults["response"].extend([200, 500, 500])
+    server.send("arc.ping")
+    await server.until(lambda: len(server.responses("cmd_2")) >= 1)
+    await server.until(lambda: len(server.responses("cmd_1")) >= 2)
+
+
+async def test_what_the_server_says_to_a_response_is_its_last_word(
+    server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
+) -> None:
+    agent = await start(server)
+    for status in (404, 409, 410, 400, 413, 422):
+        server.faults["response"].append(status)
+        server.send("arc.ping")
+        await server.until(lambda: not server.faults["response"])
+    await agent.stop()
+
+    assert len(server.responses()) == 6
+    assert [e["event"] for e in logged if e["event"].startswith("response.")] == [
+        *["response.too_late"] * 3,
+        *["response.refused"] * 3,
+    ]
+
+
+async def test_a_signature_that_ran_out_is_replaced_by_the_token(
+    server: ScriptedServer, start: Start, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("t0ken\n")
+    server.faults["response"].append(401)
+    agent = await start(server, server={"token_file": str(token)})
+    server.send("arc.ping")
+    await server.response(2)
+    await agent.stop()
+
+    first, second = server.seen("response")
+    assert "authorization" not in first.headers
+    assert second.path == "/v1/commands/cmd_1/response?lease=lease_1"
+    assert second.headers["authorization"] == "Bearer t0ken"
+
+
+async def test_a_body_that_is_missing_after_all_is_uploaded_again_once(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.faults["response"].append(400)
+    await start(server)
+    server.send("arc.echo", raw=bytes(4000))
+    await server.response(2)
+
+    assert len(server.seen("put_blob")) == 2
+
+
+async def test_an_upload_is_not_repeated_when_only_the_last_step_failed(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.faults["response"].extend([503, "drop", 429])
+    await start(server)
+    server.send("arc.echo", raw=bytes(4000))
+    await server.response(4)
+
+    assert len(server.seen("put_blob")) == 1
+
+
+async def test_an_upload_url_that_ran_out_sends_the_result_by_the_server(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.always["put_blob"] = 403
+    await start(server)
+    server.send("arc.echo", raw=bytes(4000))
+
+    assert inline(await server.response()) == bytes(4000)
+    assert server.seen("response")[0].path == "/v1/commands/cmd_1/response?lease=lease_1"
+
+
+async def test_a_web_page_is_no_answer(
+    server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
+) -> None:
+    server.faults["leases"].append("page")
+    server.faults["response"].append("page")
+    agent = await start(server)
+    server.send("arc.ping")
+    await server.response(2)
+    await agent.stop()
+
+    assert [e["event"] for e in logged].count("response.delivered") == 1
+
+
+async def test_a_lease_answer_that_is_garbage_is_no_end(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.faults["leases"].extend([400, 404, 500, 429, "drop"])
+    await start(server)
+    server.send("arc.ping")
+    await server.response()
+
+
+async def test_a_refused_agent_goes_on_trying_and_says_so_once(
+    server: ScriptedServer, start: Start, tmp_path: Path, logged: list[dict[str, Any]]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+    server.always["leases"] = 403
+    await start(server, server={"token_file": str(token)})
+    await server.until(lambda: len(server.seen("leases")) >= 4)
+    token.write_text("new")
+    await server.until(lambda: server.seen("leases")[-1].headers["authorization"] == "Bearer new")
+    del server.always["leases"]
+    server.send("arc.ping")
+    await server.response()
+
+    events = [event["event"] for event in logged]
+    assert events.count("contact.refused") == 1
+    assert events.count("contact.back") == 1
+
+
+async def test_a_token_that_was_replaced_is_used_at_once(
+    server: ScriptedServer, start: Start, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+    agent = await start(server, server={"token_file": str(token)})
+    server.send("arc.ping")
+    await server.response()
+    token.write_text("new")
+    server.faults["leases"].append(401)
+    server.send("arc.ping")
+    await server.response(2)
+    server.send("arc.ping")
+    await server.response(3)
+    await agent.stop()
+
+    used = [request.headers["authorization"] for request in server.seen("leases")]
+    assert used[0] == "Bearer old"
+    assert used[-1] == "Bearer new"
+
+
+async def test_no_room_no_lease(
+    server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
+) -> None:
+    agent = await start(server, spool={"max_bytes": 0})
+    await _until(lambda: "spool.full" in [e["event"] for e in logged])
+    assert server.seen("leases") == []
+
+    file = agent.directory.parent / "agent.yaml"
+    config = json.loads(file.read_text())
+    config["spool"]["max_bytes"] = 10_000
+    file.write_text(json.dumps(config))
+    agent.agent.reload()
+    server.send("arc.ping")
+    await server.response()
+
+
+async def test_a_finished_result_is_delivered_under_a_new_lease_instead_of_running_again(
+    server: ScriptedServer, start: Start
+) -> None:
+    runs: list[int] = []
+
+    @handler("once")
+    async def once() -> str:
+        runs.append(1)
+        return "done"
+
+    server.always["response"] = 503
+    await start(server, once)
+    server.send("once", command_id="cmd_x")
+    await server.until(lambda: bool(server.seen("response")))
+    server.send("once", command_id="cmd_x")
+    await server.until(lambda: "lease=lease_2" in server.seen("response")[-1].path)
+    del server.always["response"]
+    server.send("arc.ping")
+    await server.until(lambda: len(server.responses("cmd_3")) >= 1)
+
+    assert runs == [1]
+    assert server.seen("release") == []
+
+
+async def _until(holds: Any, seconds: float = 15) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.01)
