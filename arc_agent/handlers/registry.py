@@ -16,6 +16,8 @@ from arc_protocol.types import HandlerInfo, Name
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "__arc_handlers__"
+_CONTEXT_NAMES: Final = ("ctx", "context")
+"""A parameter without a type that is called so takes the context."""
 UNTYPED: Final = inspect.Parameter.empty
 """The params' type of a handler that takes whatever comes."""
 
@@ -127,7 +129,7 @@ def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
     params_type: Any = UNTYPED
     for parameter in inspect.signature(function).parameters.values():
         hint = hints.get(parameter.name, UNTYPED)
-        if hint is Context or (hint is UNTYPED and parameter.name in ("ctx", "context")):
+        if hint is Context or (hint in (UNTYPED, Any) and parameter.name in _CONTEXT_NAMES):
             context_name = parameter.name
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue

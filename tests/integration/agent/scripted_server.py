@@ -245,6 +245,8 @@ class ScriptedServer:
                     await self._changed.wait()
             except TimeoutError:
                 pass
+        if request.transport is None or request.transport.is_closing():
+            return web.Response()  # nobody is there any more
         leases = [self._queue.popleft() for _ in range(min(len(self._queue), asked["maxLeases"]))]
         return web.json_response({"leases": leases})
 

@@ -1,0 +1,232 @@
+"""The agent as a process: crashes, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import ScriptedServer, inline
+
+HANDLERS = """
+import asyncio, os, pathlib, subprocess, time
+from arc_agent import handler
+
+RUNS = pathlib.Path(os.environ["RUNS"])
+
+@handler("once")
+async def once() -> str:
+    with RUNS.open("a") as file:
+        file.write("run\\n")
+    return "done"
+
+@handler("stubborn")
+async def stubborn() -> None:
+    RUNS.write_text("running")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+@handler("thread")
+def thread() -> None:
+    RUNS.write_text("running")
+    time.sleep(60)
+"""
+
+
+class Process:
+    """An agent's process and what it logs."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    def events(self) -> list[dict[str, Any]]:
+        """The log lines so far."""
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    async def until_logged(self, event: str, seconds: float = 15) -> dict[str, Any]:
+        """Wait for an event."""
+        async with asyncio.timeout(seconds):
+            while True:
+                for line in self.events():
+                    if line["event"] == event:
+                        return line
+                await asyncio.sleep(0.02)
+
+    async def ended(self, seconds: float = 15) -> int:
+        """Its exit status."""
+        async with asyncio.timeout(seconds):
+            return await self.process.wait()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@asynccontextmanager
+async def agent(
+    server: ScriptedServer | None, tmp_path: Path, *arguments: str, **environ: str
+) -> AsyncIterator[Process]:
+    """A process; killed at the end if it is still there."""
+    (tmp_path / "my_handlers.py").write_text(HANDLERS)
+    log = tmp_path / f"log-{len(list(tmp_path.glob('log-*')))}"
+    given = ["--server", server.url, "--deployment", "dep-1"] if server is not None else []
+    with log.open("w") as file:
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).parent / "arc-agent",
+            *("run", *given, *arguments),
+            cwd=tmp_path,
+            env={
+                "PATH": os.environ["PATH"],
+                "RUNS": str(tmp_path / "runs"),
+                "ARC_AGENT_DATA_DIR": str(tmp_path / "agent"),
+                "ARC_AGENT_DRAIN_SECONDS": "0.1",
+                "ARC_AGENT_HANDLERS_GRACE_SECONDS": "0.1",
+                "ARC_AGENT_SERVER_MAX_BACK_OFF_SECONDS": "0.2",
+                **environ,
+            },
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        yield Process(process, log)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize("point", ["agent.after_spool", "agent.after_submit"])
+async def test_an_agent_that_dies_after_its_handler_delivers_at_its_next_start(
+    server: ScriptedServer, tmp_path: Path, runs: Path, point: str
+) -> None:
+    server.send("once")
+    async with agent(
+        server, tmp_path, "--handlers", "my_handlers", ARC_FAILPOINT=f"{point}=kill"
+    ) as first:
+        assert await first.ended() == -signal.SIGKILL
+    before = len(server.responses())
+    polls = len(server.seen("leases"))
+    async with agent(server, tmp_path, "--handlers", "my_handlers") as second:
+        response = await server.response(before + 1)
+        await server.until(lambda: len(server.seen("leases")) > polls)
+        second.process.terminate()
+        assert await second.ended() == 0
+
+    assert inline(response) == b'"done"'
+    assert runs.read_text() == "run\n"
+    assert server.seen("response")[-1].at < server.seen("leases")[polls].at
+
+
+@pytest.mark.parametrize("point", ["agent.before_handler", "agent.after_handler"])
+async def test_an_agent_that_dies_before_the_spool_has_said_nothing(
+    server: ScriptedServer, tmp_path: Path, runs: Path, point: str
+) -> None:
+    server.send("once")
+    async with agent(
+        server, tmp_path, "--handlers", "my_handlers", ARC_FAILPOINT=f"{point}=kill"
+    ) as first:
+        assert await first.ended() == -signal.SIGKILL
+    server.send("once", command_id="cmd_1")
+    async with agent(server, tmp_path, "--handlers", "my_handlers"):
+        await server.response()
+
+    assert len(server.responses()) == 1
+    assert runs.read_text() == "run\n" * (2 if point == "agent.after_handler" else 1)
+    assert list((tmp_path / "agent" / "tmp").iterdir()) == []
+
+
+async def test_files_of_a_process_that_died_are_cleared(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    for name in ("tmp/run-1/params", "bodies/0123"):
+        path = tmp_path / "agent" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("left over")
+    async with agent(server, tmp_path) as process:
+        await process.until_logged("ready")
+
+        assert list((tmp_path / "agent" / "tmp").iterdir()) == []
+        assert list((tmp_path / "agent" / "bodies").iterdir()) == []
+
+
+async def test_a_second_agent_on_the_same_directory_is_turned_away(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    async with agent(server, tmp_path) as first:
+        await first.until_logged("ready")
+        async with agent(server, tmp_path) as second:
+            assert await second.ended() == 2
+            assert second.log.read_text() == (
+                f"arc-agent: the data directory {tmp_path / 'agent'} is used by another agent\n"
+            )
+
+
+@pytest.mark.parametrize("command", ["stubborn", "thread"])
+async def test_code_that_ignores_its_cancellation_does_not_keep_the_process(
+    server: ScriptedServer, tmp_path: Path, runs: Path, command: str
+) -> None:
+    server.send(command)
+    async with agent(server, tmp_path, "--handlers", "my_handlers") as process:
+        await server.until(lambda: len(server.seen("leases")) >= 2)
+        process.process.terminate()
+        assert await process.ended() == 0
+
+    assert server.seen("release")[0].json()["reason"] == "drain"
+
+
+async def test_a_second_signal_ends_it_at_once(server: ScriptedServer, tmp_path: Path) -> None:
+    server.send("stubborn")
+    async with agent(
+        server, tmp_path, "--handlers", "my_handlers", ARC_AGENT_DRAIN_SECONDS="60"
+    ) as process:
+        await server.until(lambda: len(server.seen("leases")) >= 2)
+        process.process.terminate()
+        await process.until_logged("stopping")
+        process.process.terminate()
+        assert await process.ended(3) == 1
+
+
+async def test_it_runs_without_a_server_and_notices_when_there_is_one(tmp_path: Path) -> None:
+    server = await ScriptedServer().start()
+    await server.stop()
+    async with agent(server, tmp_path) as process:
+        await process.until_logged("contact.lost")
+        await server.start()
+        server.send("arc.ping")
+        await server.response()
+        await process.until_logged("contact.back")
+        process.process.terminate()
+        assert await process.ended() == 0
+    await server.stop()
+
+
+async def test_systemd_is_told(server: ScriptedServer, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        async with (
+            asyncio.timeout(15),
+            agent(server, tmp_path, NOTIFY_SOCKET=str(tmp_path / "notify")) as process,
+        ):
+            assert await loop.sock_recv(listener, 200) == b"READY=1"
+            process.process.send_signal(signal.SIGHUP)
+            assert (await loop.sock_recv(listener, 200)).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert await loop.sock_recv(listener, 200) == b"READY=1"
+            process.process.terminate()
+            assert await loop.sock_recv(listener, 200) == b"STOPPING=1"
+            assert await process.ended() == 0
