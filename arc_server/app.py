@@ -78,10 +78,11 @@ def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
 class RunningServer:
     """A server that serves. `failure` is done when it can go on no longer."""
 
-    def __init__(self, url: str, parts: Parts) -> None:
+    def __init__(self, url: str, parts: Parts, http: HttpServer) -> None:
         self.url = url
         """Scheme, host and port that it listens on."""
         self.parts = parts
+        self.http = http
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Never a result, only an exception."""
 
@@ -143,7 +144,8 @@ async def serving(
             limits=config.http,
             base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
         )
-        server = RunningServer(url, parts)
+        http = HttpServer(application, config.http)
+        server = RunningServer(url, parts, http)
         dispatcher = HttpDispatcher(config.push.timeout_seconds)
         stack.push_async_callback(dispatcher.close)
         outbox = Outbox(
@@ -159,7 +161,6 @@ async def serving(
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
         _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
         _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
-        http = HttpServer(application, config.http)
         await http.listen(listener)
         stack.push_async_callback(_close, http, server)
         stack.callback(wakeups.close)

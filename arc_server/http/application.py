@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import structlog
 from aiohttp import hdrs, web
 
-from arc_protocol.errors import ArcError, CommandsError, Forbidden, Unauthorized
+from arc_protocol.errors import ArcError, BadRequest, CommandsError, Forbidden, Unauthorized
 from arc_server.auth.callers import Authenticator, Caller
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
@@ -58,6 +58,8 @@ class Application:
         return error_answer(error)
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
+        if http.version.major != 1:
+            raise BadRequest("only HTTP/1.0 and HTTP/1.1 are spoken here")
         target = http.raw_path
         if not target.startswith("/"):
             target = http.rel_url.raw_path_qs  # the absolute form of RFC 9112, 3.2.2

@@ -36,6 +36,8 @@ MAX_REFUSALS: Final = 200
 """Connections past the limit that are told so at a time; more are cut off."""
 REFUSAL_SECONDS: Final = 5.0
 
+_TOO_MANY: Final = "Too many"
+"""How aiohttp's parser begins what it says of a request with too many headers."""
 _TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
 _FULL: Final = raw_error(Unavailable("too many connections"))
 
@@ -221,6 +223,11 @@ class HttpServer(web.Server):
             self._watching.cancel()
             await asyncio.wait((self._watching,))
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are, refused ones not counted."""
+        return len(self._open)
+
     def opened(self, connection: Connection) -> None:
         """For connections: they are there."""
         self._open.add(connection)
@@ -243,6 +250,8 @@ def _error_for(error: BaseException | None) -> ArcError:
     """What to tell a client whose request could not be made out."""
     if isinstance(error, LineTooLong):
         return HeadersTooLarge("the request line or a header is too long")
+    if isinstance(error, HttpProcessingError) and error.message.startswith(_TOO_MANY):
+        return HeadersTooLarge("too many headers")
     if isinstance(error, HttpProcessingError):
         return BadRequest("not a well-formed HTTP request")
     return CommandsError("something went wrong; the server's log says what")

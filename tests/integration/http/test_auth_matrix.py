@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from running_server import OTHER, OWN, Answer, Client, Serve, inline, make_token, success
+from running_server import OTHER, OWN, Answer, Client, Serve, inline, make_token, success, until
 
 from arc_server.app import Parts, RunningServer, all_routes
 from arc_server.auth.tokens import Scope, new_token
@@ -404,12 +404,6 @@ async def test_a_revoked_token_stops_working_when_its_look_up_is_over(serve: Ser
 
 async def is_refused(client: Client, token: str) -> bool:
     return (await client.call("GET", "/v1/commands", token=token)).status == 401
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Poll a condition; the test's own time limit ends it."""
-    while not await condition():
-        pass
 
 
 async def test_a_token_works_from_the_moment_it_is_made(client: Client) -> None:
