@@ -13,8 +13,10 @@ import asyncio
 import os
 import random
 import signal
+import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -27,7 +29,7 @@ from arc_agent.connection import BackOff, Connection
 from arc_agent.contact import Contact
 from arc_agent.data_dir import DataDir
 from arc_agent.delivery import Delivery
-from arc_agent.execution import call_in
+from arc_agent.execution import call_in, in_thread
 from arc_agent.handlers.exec import kill_all
 from arc_agent.heartbeat import Heartbeat
 from arc_agent.leases import HeldLease, LeaseTable
@@ -40,6 +42,10 @@ from arc_agent.transfer import Transfer
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+_DISK_THREADS: Final = 16
+_THREADS_PER_RUN: Final = 8
+"""Handlers use the same threads as our own disk work (`asyncio.to_thread`): enough for both."""
+_LAST_WORK_SECONDS: Final = 1.0
 _OK: Final = 0
 _BROKEN: Final = 1
 
@@ -54,6 +60,9 @@ class Agent:
         self._stop = asyncio.Event()
         self._leases = LeaseTable()
         self._contact = Contact(clock)
+        self._work = ThreadPoolExecutor(
+            _DISK_THREADS + _THREADS_PER_RUN * live.config.max_concurrent, thread_name_prefix="work"
+        )
         self._apply: Callable[[], None] = lambda: None
         self.has_abandoned = False
         """Whether code that ignores its cancellation is left: the process must be ended hard."""
@@ -77,6 +86,7 @@ class Agent:
         """Live until stopped; the exit code. Raises DataDirError and SpoolError at the start."""
         live, config = self._live, self._live.config
         loop = asyncio.get_running_loop()
+        loop.set_default_executor(self._work)
         async with AsyncExitStack() as stack:
             data_dir = stack.enter_context(DataDir(data_directory(config, os.environ)))
             spool = await Spool.open(data_dir, config.spool)
@@ -156,7 +166,7 @@ class Agent:
                     loop.add_signal_handler(number, self.stop)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
             await self._live_and_stop(poller, runner, delivery)
-            self.has_abandoned = runner.has_abandoned
+            self.has_abandoned = runner.has_abandoned or not await self._work_ends()
             return _OK if spool.failure is None else _BROKEN
 
     async def _live_and_stop(self, poller: Poller, runner: Runner, delivery: Delivery) -> None:
@@ -174,6 +184,13 @@ class Agent:
             await delivery.flush(drain.flush_seconds)
             delivering.cancel()
         log.info("stopped", done=runner.done)
+
+    async def _work_ends(self) -> bool:
+        """Whether all threads of handlers (`asyncio.to_thread`) and of ours are done."""
+        threads = [each for each in threading.enumerate() if each.name.startswith("work_")]
+        ending = asyncio.ensure_future(in_thread(self._work.shutdown, "shutdown"))
+        await asyncio.wait({ending}, timeout=_LAST_WORK_SECONDS)
+        return not any(each.is_alive() for each in threads)
 
     def _hold_leases_of(self, spool: Spool) -> None:
         """Leases of an earlier process whose results wait: renewed until these are delivered."""

@@ -11,11 +11,14 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from collections import deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final
 
 from arc_agent.config import ExecSection
+from arc_agent.execution import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
 
@@ -70,38 +73,27 @@ def kill_all() -> None:
 async def _run(section: ExecSection, ctx: Context) -> Any:
     """Run the program to its end, or end it. Raises CommandFailed."""
     directory = ctx.directory
-    argv = [str(_params_file(ctx)) if part == PARAMS_FILE else part for part in section.argv]
-    feeds = section.stdin == "params" or (section.stdin is None and PARAMS_FILE not in section.argv)
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE if feeds else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=section.cwd or directory,
-            env=_environment(section, ctx),
-            start_new_session=True,
-            limit=_CHUNK_BYTES,
-        )
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CommandFailed("HANDLER_ERROR", f"{argv[0]} cannot be started: {reason}") from error
+    params = await asyncio.to_thread(_params_file, ctx)
+    argv = [str(params) if part == PARAMS_FILE else part for part in section.argv]
+    process = await _started(section, ctx, argv, params)
     _groups.add(process.pid)
     output = _Output(directory / "stdout", section.max_output_bytes)
     errors = _Tail(_STDERR_BYTES)
     pipes = [
         asyncio.ensure_future(_drain(process.stdout, output.write)),
         asyncio.ensure_future(_drain(process.stderr, errors.write)),
-        asyncio.ensure_future(_feed(process.stdin, ctx)),
     ]
+    # Not asyncio's own waiting, which goes on as long as anybody holds the pipes.
+    ending = asyncio.ensure_future(in_thread(process.wait, "wait"))
     try:
-        status = await process.wait()
+        await asyncio.wait({ending})
     except asyncio.CancelledError:
-        await _end(process, section.kill_after_seconds)
+        _signal_group(process.pid, signal.SIGTERM)
+        await asyncio.wait({ending}, timeout=section.kill_after_seconds)
         raise
     finally:
-        _kill_group(process.pid)  # what it left behind would hold the pipes open
-        await asyncio.wait(pipes, timeout=_LEFTOVERS_SECONDS)
+        _signal_group(process.pid, signal.SIGKILL)  # what it left behind holds the pipes open
+        await asyncio.wait({ending, *pipes}, timeout=_LEFTOVERS_SECONDS)
         for pipe in pipes:
             pipe.cancel()
         await asyncio.gather(*pipes, return_exceptions=True)
@@ -109,9 +101,45 @@ async def _run(section: ExecSection, ctx: Context) -> Any:
         await asyncio.to_thread(output.close)
     if output.error is not None:
         raise output.error
-    if status != 0:
-        raise _failure(section, status, errors.text())
+    if process.returncode != 0:
+        raise _failure(section, process.returncode, errors.text())
     return await asyncio.to_thread(_result, section, output)
+
+
+async def _started(
+    section: ExecSection, ctx: Context, argv: list[str], params: Path
+) -> subprocess.Popen[bytes]:
+    """Start the program; when that is cancelled, there is none. Raises CommandFailed."""
+    starting = asyncio.ensure_future(asyncio.to_thread(_start, section, ctx, argv, params))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        process = await starting
+        _signal_group(process.pid, signal.SIGKILL)
+        await in_thread(process.wait, "wait")
+        raise
+
+
+def _start(
+    section: ExecSection, ctx: Context, argv: list[str], params: Path
+) -> subprocess.Popen[bytes]:
+    """Start the program in a group of its own. Raises CommandFailed."""
+    feeds = section.stdin == "params" or (section.stdin is None and PARAMS_FILE not in section.argv)
+    try:
+        with open(params if feeds else os.devnull, "rb") as stdin:
+            return subprocess.Popen(  # noqa: S603  # argv is the host's own configuration
+                argv,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd=section.cwd or ctx.directory,
+                env=_environment(section, ctx),
+                start_new_session=True,
+            )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CommandFailed("HANDLER_ERROR", f"{argv[0]} cannot be started: {reason}") from error
 
 
 def _result(section: ExecSection, output: _Output) -> Any:
@@ -148,39 +176,19 @@ def _failure(section: ExecSection, status: int, stderr: str) -> CommandFailed:
     return CommandFailed(code, f"the program exited with status {status}", stderr or None)
 
 
-async def _drain(stream: asyncio.StreamReader | None, write: Any) -> None:
+async def _drain(pipe: IO[bytes] | None, write: Callable[[bytes], Awaitable[None]]) -> None:
     """Read a pipe to its end, whatever becomes of the bytes: a full pipe would stop the program."""
-    while stream is not None and (chunk := await stream.read(_CHUNK_BYTES)):
-        await write(chunk)
-
-
-async def _feed(stream: asyncio.StreamWriter | None, ctx: Context) -> None:
-    """Write the params to the program's standard input, as far as it reads them."""
-    if stream is None:
+    if pipe is None:
         return
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        async for chunk in ctx.open_params():
-            stream.write(chunk)
-            await stream.drain()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        stream.close()
-        await stream.wait_closed()
-
-
-async def _end(process: asyncio.subprocess.Process, kill_after_seconds: float) -> None:
-    """SIGTERM to the group, then SIGKILL."""
-    _signal_group(process.pid, signal.SIGTERM)
-    waiting = asyncio.ensure_future(process.wait())
+    reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
     try:
-        await asyncio.wait({waiting}, timeout=kill_after_seconds)
+        while chunk := await reader.read(_CHUNK_BYTES):
+            await write(chunk)
     finally:
-        _kill_group(process.pid)
-        waiting.cancel()
-
-
-def _kill_group(group: int) -> None:
-    """End a process group for good."""
-    _signal_group(group, signal.SIGKILL)
+        transport.close()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
