@@ -8,7 +8,6 @@ allowed; 130 interrupted.
 from __future__ import annotations
 
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -85,6 +84,8 @@ def main() -> None:
 def print_version(is_asked: bool) -> None:
     """Print the version and end, if that is what was asked for."""
     if is_asked:
+        from importlib.metadata import version
+
         print_line(f"arc {version('arc-commands')}")
         raise typer.Exit
 

@@ -20,7 +20,7 @@ from arc_client.params import NO_PARAMS, body_of
 from arc_client.results import body_of_result, decoded, inline_bytes, write_file
 from arc_client.sending import Sending
 from arc_client.transfer import Download, Location
-from arc_client.waiting import look, until_end
+from arc_client.waiting import POLL_SECONDS, look, until_end
 from arc_client.watch import Watch
 from arc_protocol.errors import ArcError
 from arc_protocol.types import (
@@ -113,6 +113,7 @@ class Client:
         ca_file: str | Path | None = None,
         retry_seconds: float = RETRY_SECONDS,
         inline_bytes: int = DEFAULT_INLINE_BYTES,
+        poll_seconds: int = POLL_SECONDS,
         watch: Watch | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -122,14 +123,16 @@ class Client:
         long a request that fails in passing is tried again before its error is raised.
         `inline_bytes`: params above it are uploaded. It is fixed and not learnt from the server's
         answers, because a key must be sent with the same body each time; a server moves an inline
-        body that is too large for it by itself. `watch` is told what happens; `clock` is for
-        tests.
+        body that is too large for it by itself. `poll_seconds`: how long one status request asks
+        the server to hold it; less than what a proxy on the way cuts off at. `watch` is told what
+        happens; `clock` is for tests.
         """
         self._connection = Connection(
             server_url, token=token, token_file=token_file, ca_file=ca_file
         )
         self._retry_seconds = retry_seconds
         self._inline_bytes = inline_bytes
+        self._poll_seconds = poll_seconds
         self._watch = watch or Watch()
         self._clock = clock or SystemClock()
 
@@ -229,7 +232,12 @@ class Client:
         if not is_known:
             await self._find(command_id, self._patience(timeout))
         return await until_end(
-            self._connection, command_id, timeout=timeout, clock=self._clock, watch=self._watch
+            self._connection,
+            command_id,
+            timeout=timeout,
+            poll_seconds=self._poll_seconds,
+            clock=self._clock,
+            watch=self._watch,
         )
 
     async def status(self, command_id: str) -> CommandStatus:
@@ -374,8 +382,9 @@ class Client:
                 )
                 created = await sending.create()
                 self._watch.created(created)
-                if not is_inline:
+                if not is_inline and created.state is State.PENDING_UPLOAD:
                     created = await sending.upload(created)
+                    self._watch.created(created)
         except ArcError as error:
             error.context = {**error.context, "idempotency_key": key}
             raise

@@ -45,6 +45,8 @@ ABSENT_SECONDS: Final = 90.0
 """An agent that was not seen for so long is not there: three of its longest polls."""
 
 _UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
+_BASE_ONLY: Final = "A server that knows the base protocol only does not have this."
 _CODE_HINTS: Final = {
     "UNKNOWN_COMMAND": "The agent has no handler of that name; `arc agents` shows what it has.",
     "HANDLER_TIMEOUT": "The handler took longer than it may; see the agent's configuration.",
@@ -122,7 +124,8 @@ def _of_command(error: client.CommandError) -> Explanation:
 def _of_server(error: ArcError) -> Explanation:
     """What the server said, with its code, and what it is to this program."""
     if not error.context.get("is_ours", True):
-        return Explanation(error.message, _code_of_foreign(error), next_steps=_is_it_right())
+        steps = (*_is_it_right(), _BASE_ONLY) if error.code in _NO_SUCH_ROUTE else _is_it_right()
+        return Explanation(error.message, _code_of_foreign(error), next_steps=steps)
     what = f"{error.message} ({error.context.get('server_code') or error.code})"
     match error:
         case server.CommandNotFound():
@@ -133,8 +136,8 @@ def _of_server(error: ArcError) -> Explanation:
             steps = ("Name one with --target; `arc agents` shows those that have agents.",)
         case server.InvalidCommand() if "deadline" in error.message:
             steps = ("A --deadline is counted from now by this machine's clock. Is that right?",)
-        case server.MethodNotAllowed() | server.NotFound() | server.OperationNotSupported():
-            steps = ("The server may know the base protocol only, which does not have this.",)
+        case _ if error.code in _NO_SUCH_ROUTE:
+            steps = (_BASE_ONLY,)
         case _:
             steps = ()
     status = error.context.get("status", error.http_status)

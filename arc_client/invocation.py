@@ -63,7 +63,7 @@ async def invoke(
     finally:
         hint.cancel()
         await asyncio.gather(hint, return_exceptions=True)
-    await show_result(client, status, out)
+    await show_result(client, journey, status, out)
 
 
 async def wait(
@@ -71,7 +71,7 @@ async def wait(
 ) -> None:
     """Wait for the end of a command, and show its result. Raises as `invoke` does."""
     status = await _attended(client, journey, client.wait_for_end(command_id, timeout=timeout))
-    await show_result(client, status, out)
+    await show_result(client, journey, status, out)
 
 
 async def send(
@@ -93,7 +93,9 @@ async def _attended(client: Client, journey: Journey, work: Coroutine[Any, Any, 
         journey.close()
 
 
-async def show_result(client: Client, status: CommandStatus, out: Path | None) -> None:
+async def show_result(
+    client: Client, journey: Journey, status: CommandStatus, out: Path | None
+) -> None:
     """Write the result of a command that has ended to a file or to stdout.
 
     Raises CommandFailed, CommandExpired, ResultUnreadable; NotShown for what is not fit for a
@@ -104,7 +106,9 @@ async def show_result(client: Client, status: CommandStatus, out: Path | None) -
     if out is not None:
         await client.result_to_file(out, status)
     elif size is not None and size <= SHOWN_BYTES:
-        write_result(await client.result_of(status, bytes))
+        data = await client.result_of(status, bytes)
+        journey.close()
+        write_result(data)
     elif sys.stdout.isatty():
         raise NotShown
     else:
@@ -148,18 +152,21 @@ async def hint_at_absence(
     client: Client,
     journey: Journey,
     addressee: Addressee,
-    after_seconds: float = HINT_SECONDS,
 ) -> None:
     """Say why nobody takes the command, if that can be known."""
-    await asyncio.sleep(after_seconds)
-    if journey.state not in (None, State.PENDING):
+    await asyncio.sleep(HINT_SECONDS)
+    command_id = journey.command_id
+    if command_id is None or journey.state is State.PENDING_UPLOAD:
         return
     try:
+        journey.looked(await client.status(command_id))
+        if journey.state is not State.PENDING:
+            return
         agents = await client.agents()
     except ArcError:  # a server without that route, or a token without that right
         return
     hint = agent_hint(
         agents, addressee.deployment, addressee.command, addressee.target, datetime.now(UTC)
     )
-    if hint is not None and journey.state in (None, State.PENDING):
+    if hint is not None:
         journey.note(f"still waiting: {hint}")

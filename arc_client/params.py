@@ -136,9 +136,11 @@ def body_of_file(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
 
 def _spooled(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
     """Read a stream to its end: into memory while it is small, else into a temporary file."""
+    # One read of the system at a time: between two of them an interrupt is heard.
+    read: Callable[[int], Any] = getattr(file, "read1", file.read)
     head = bytearray()
     while len(head) <= SPOOL_IN_MEMORY_BYTES:
-        chunk = _bytes_of(file.read(CHUNK_BYTES))
+        chunk = _bytes_of(read(CHUNK_BYTES))
         if not chunk:
             return Body(bytes(head), size=len(head)), None
         head += chunk
@@ -146,7 +148,7 @@ def _spooled(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
     try:
         size = spool.write(head)
         del head
-        while chunk := _bytes_of(file.read(CHUNK_BYTES)):
+        while chunk := _bytes_of(read(CHUNK_BYTES)):
             size += spool.write(chunk)
     except BaseException:
         spool.close()

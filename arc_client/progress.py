@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class Journey(Watch):
     """Remembers where the command is; shows nothing."""
 
+    is_shown = False
+    """Whether a person sees what is remembered."""
+
     def __init__(self, command_id: str | None = None) -> None:
         """`command_id`: when it is known beforehand."""
         self.command_id = command_id
@@ -54,6 +57,8 @@ class Journey(Watch):
 class LiveJourney(Journey):
     """The same, shown on stderr: bars for what moves, a clock while nothing does."""
 
+    is_shown = True
+
     def __init__(self, command_id: str | None = None) -> None:
         super().__init__(command_id)
         from rich.console import Console
@@ -68,18 +73,18 @@ class LiveJourney(Journey):
         """The server has the command."""
         super().created(answer)
         self._is_told = False
+        if answer.state is not State.PENDING_UPLOAD:
+            self.waiting()
 
     def uploading(self, sent: int, total: int) -> None:
         """So many bytes of the params went out."""
         self._move("upload", sent, total)
-        if sent == total:
-            self.close()
 
     def looked(self, status: CommandStatus) -> None:
         """A status was read while waiting."""
         super().looked(status)
         self._is_told = False
-        self.waiting()
+        self.close() if self.is_over else self.waiting()
 
     def waiting(self) -> None:
         """Nothing moves; show the clock, and where the command stands."""

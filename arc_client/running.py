@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS: Final = 10.0
 """For how long a person waits for a server that gives no answer."""
+SHOWN_POLL_SECONDS: Final = 2
+"""How old the state may be that a person is shown."""
 
 
 def with_client(
@@ -37,12 +39,14 @@ def with_client(
 ) -> None:
     """Do some work with a client. Raises what the work does, and ConfigurationError."""
     options = access.client_options(os.environ)
-    retry_seconds = min(RETRY_SECONDS, patience)
+    options["retry_seconds"] = min(RETRY_SECONDS, patience)
+    if journey.is_shown:
+        options["poll_seconds"] = SHOWN_POLL_SECONDS
 
     async def connected() -> None:
         from arc_client.client import Client
 
-        async with Client(**options, watch=journey, retry_seconds=retry_seconds) as client:
+        async with Client(**options, watch=journey) as client:
             await work(client)
 
     asyncio.run(connected())

@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 from arc_client.client import ANYTHING, RETRY_SECONDS, WAIT_SECONDS, Client, Command, SendOptions
 from arc_client.params import NO_PARAMS
+from arc_client.waiting import POLL_SECONDS
 from arc_client.watch import Watch
 from arc_protocol.types import DEFAULT_INLINE_BYTES, AgentInfo, CommandStatus, State
 
@@ -63,6 +64,7 @@ class SyncClient:
         ca_file: str | Path | None = None,
         retry_seconds: float = RETRY_SECONDS,
         inline_bytes: int = DEFAULT_INLINE_BYTES,
+        poll_seconds: int = POLL_SECONDS,
         watch: Watch | None = None,
     ) -> None:
         """Nothing is sent and no thread started yet; see Client. Raises ConfigurationError.
@@ -76,6 +78,7 @@ class SyncClient:
             ca_file=ca_file,
             retry_seconds=retry_seconds,
             inline_bytes=inline_bytes,
+            poll_seconds=poll_seconds,
             watch=watch,
         )
         self._loop: asyncio.AbstractEventLoop | None = None

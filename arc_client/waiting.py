@@ -17,7 +17,8 @@ from arc_protocol.types import CommandStatus, State
 from arc_runtime.durations import format_duration
 
 POLL_SECONDS: Final = 30
-"""How long one status request asks the server to hold it: below what proxies cut off at."""
+"""How long one status request asks the server to hold it, unless told otherwise: below the 60 s
+that proxies cut off at."""
 ANSWER_SECONDS: Final = 10.0
 """How much longer the answer to it may take."""
 
@@ -43,6 +44,7 @@ async def until_end(
     command_id: str,
     *,
     timeout: float | None,
+    poll_seconds: int,
     clock: Clock,
     watch: Watch,
 ) -> CommandStatus:
@@ -57,7 +59,7 @@ async def until_end(
     while True:
         asked_at = clock.monotonic()
         left = max(0.0, ends_at - asked_at)
-        wait_seconds = int(min(POLL_SECONDS, left))
+        wait_seconds = int(min(poll_seconds, left))
         problem: ArcError | None = None
         try:
             status = await look(

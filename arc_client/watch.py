@@ -10,7 +10,10 @@ class Watch:
     """Told of everything that happens; does nothing. Override what you need, and return quickly."""
 
     def created(self, answer: CreateCommandResponse) -> None:
-        """The server has the command (not yet its params, when `next` is `upload`)."""
+        """The server has the command, but not yet its params when the state is PENDING_UPLOAD.
+
+        Told once more when it has those too.
+        """
 
     def uploading(self, sent: int, total: int) -> None:
         """So many bytes of the params went out. Begins again at 0 when the upload does."""

@@ -72,6 +72,8 @@ class FakeServer:
     uploads: Counter[str] = field(default_factory=Counter)
     seen: asyncio.Condition = field(default_factory=asyncio.Condition)
     url: str = ""
+    progress_gate: asyncio.Event | None = None
+    """When set, the store answers uploads and goes on with downloads only once this is."""
     _runner: web.AppRunner | None = None
     _signature: int = 0
 
@@ -119,13 +121,17 @@ class FakeServer:
         async with asyncio.timeout(seconds), self.seen:
             await self.seen.wait_for(is_so)
 
+    def run(self, command_id: str) -> None:
+        """Let a handler that was put in place meanwhile have a command that waits for it."""
+        self._run(self.commands[command_id])
+
     def count(self, method: str, path: str) -> int:
         """How many requests of that method there were to paths that contain `path`."""
         return sum(m == method and path in p for m, p, _ in self.requests)
 
     @web.middleware
     async def _around(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        self.requests.append((request.method, request.path_qs, dict(request.headers)))
+        self.requests.append((request.method, request.raw_path, dict(request.headers)))
         await self._tell()
         route = request.match_info.route.name or ""
         if self.faults.get(route):
@@ -142,6 +148,8 @@ class FakeServer:
         try:
             return await handler(request)
         except web.HTTPException as failure:
+            if not self.knows_part_2:
+                return web.Response(status=failure.status)
             return error(failure.status, "NOT_FOUND", failure.reason)
 
     async def _tell(self) -> None:
@@ -203,6 +211,8 @@ class FakeServer:
             return error(403, "FORBIDDEN", "the signature has expired")
         body = await request.read()
         assert len(body) == int(request.headers["Content-Length"])
+        if self.progress_gate is not None:
+            await self.progress_gate.wait()
         command.params = body
         self.uploads[command.command_id] += 1
         return web.Response()
@@ -278,6 +288,10 @@ class FakeServer:
             assert request.transport is not None
             request.transport.close()
             return response
+        if self.progress_gate is not None:
+            await response.write(data[: len(data) // 2])
+            await self.progress_gate.wait()
+            data = data[len(data) // 2 :]
         await response.write(data)
         await response.write_eof()
         return response

@@ -387,10 +387,9 @@ async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: FakeClo
     async with Client("http://h", clock=clock, watch=Told()) as arc:
         await arc.send("dep", "c", LARGE)
 
-    unavailable, command_id, *progress = told
+    unavailable, *rest = told
     assert unavailable.code == "UNAVAILABLE"
-    assert command_id == "cmd_1"
-    assert progress == [(0, len(LARGE)), (len(LARGE), len(LARGE))]
+    assert rest == ["cmd_1", (0, len(LARGE)), (len(LARGE), len(LARGE)), "cmd_1"]
 
 
 async def test_a_client_that_is_not_open_says_so(clock: FakeClock) -> None:
