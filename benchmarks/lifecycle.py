@@ -55,11 +55,26 @@ class Measured:
     senders: int
     per_second: float
     latencies: list[float] = field(repr=False, default_factory=list)
+    cpu_seconds: float = 0.0
+    """Of the server, all its threads: steadier than the rate on a noisy machine."""
+
+    @property
+    def cpu_micros(self) -> float:
+        """Of the server, for one round."""
+        return self.cpu_seconds / max(1, len(self.latencies)) * 1e6
 
     def quantile(self, share: float) -> float:
         """Milliseconds."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[str]
 
 
 @contextmanager
@@ -79,16 +94,27 @@ def server(data_dir: Path, core: int, profile: str | None = None):
         line = process.stdout.readline().strip()
         if not line.startswith("READY "):
             raise SystemExit(f"the server did not start: {line!r}")
-        yield line.removeprefix("READY "), process
+        yield Server(line.removeprefix("READY "), process)
     finally:
         process.terminate()
         process.wait(30)
 
 
+def cpu_seconds(process: subprocess.Popen[str]) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def loops(
-    url: str, name: str, senders: int, seconds: float, step: Callable[[Connection], Awaitable[None]]
+    at: Server,
+    name: str,
+    senders: int,
+    seconds: float,
+    step: Callable[[Connection], Awaitable[None]],
 ) -> Measured:
     """`senders` connections, each running `step` over and over for that long."""
+    url = at.url
     latencies: list[float] = []
     connections = [await Connection.open(url) for _ in range(senders)]
     until = time.perf_counter() + seconds
@@ -98,12 +124,12 @@ async def loops(
             await step(connection)
             latencies.append(time.perf_counter() - begun)
 
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), cpu_seconds(at.process)
     await asyncio.gather(*map(loop, connections))
-    took = time.perf_counter() - begun
+    took, used = time.perf_counter() - begun, cpu_seconds(at.process) - used
     for connection in connections:
         connection.close()
-    return Measured(name, senders, len(latencies) / took, latencies)
+    return Measured(name, senders, len(latencies) / took, latencies, used)
 
 
 async def health(connection: Connection) -> None:
@@ -160,15 +186,23 @@ async def agents(url: str) -> None:
 
     async def agent(responses: asyncio.TaskGroup) -> None:
         connection = await Connection.open(url)
-        while True:
-            status, body = await connection.request("POST", "/v1/commands/leases", ask)
-            assert status == 200, body
-            for lease in _LEASED.decode(body).leases:
-                responses.create_task(respond(lease.envelope.response_handling.submit_response_url))
+        try:
+            while True:
+                status, body = await connection.request("POST", "/v1/commands/leases", ask)
+                assert status == 200, body
+                for lease in _LEASED.decode(body).leases:
+                    url_of_response = lease.envelope.response_handling.submit_response_url
+                    responses.create_task(respond(url_of_response))
+        finally:
+            connection.close()  # a poll left behind would go on taking leases
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AGENTS):
-            group.create_task(agent(group))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AGENTS):
+                group.create_task(agent(group))
+    finally:
+        while not free.empty():
+            free.get_nowait().close()
 
 
 async def fill(url: str, deployment: str, count: int) -> None:
@@ -191,12 +225,12 @@ async def fill(url: str, deployment: str, count: int) -> None:
         connection.close()
 
 
-async def measure(url: str, name: str, senders: int, seconds: float) -> Measured:
+async def measure(at: Server, name: str, senders: int, seconds: float) -> Measured:
     """Lifecycles with holders running beside."""
-    holding = asyncio.create_task(agents(url))
+    holding = asyncio.create_task(agents(at.url))
     try:
-        await loops(url, name, senders, 0.5, lifecycle)
-        return await loops(url, name, senders, seconds, lifecycle)
+        await loops(at, name, senders, 0.5, lifecycle)
+        return await loops(at, name, senders, seconds, lifecycle)
     finally:
         holding.cancel()
         await asyncio.wait((holding,))
@@ -209,36 +243,39 @@ async def run(options: argparse.Namespace) -> list[Measured]:
     os.sched_setaffinity(0, {options.driver_core})
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="arc-bench-") as scratch:
-        with server(Path(scratch) / "a", options.server_core, options.profile) as (url, _):
+        with server(Path(scratch) / "a", options.server_core, options.profile) as at:
             for senders in options.senders:
-                rows.append(await loops(url, "healthz", senders, options.seconds, health))
-                rows.append(await measure(url, "lifecycle", senders, options.seconds))
+                rows.append(await loops(at, "healthz", senders, options.seconds, health))
+                rows.append(await measure(at, "lifecycle", senders, options.seconds))
         if options.stored:
-            with server(Path(scratch) / "b", options.server_core) as (url, _):
+            with server(Path(scratch) / "b", options.server_core) as at:
                 senders = max(options.senders)
-                rows.append(await measure(url, "empty", senders, options.seconds))
-                rows.append(await measure(url, "empty, at rest", 1, options.seconds))
-                await fill(url, "bench", options.pending)
-                await fill(url, "other", options.stored - options.pending)
+                rows.append(await measure(at, "empty", senders, options.seconds))
+                rows.append(await measure(at, "empty, at rest", 1, options.seconds))
+                await fill(at.url, "bench", options.pending)
+                await fill(at.url, "other", options.stored - options.pending)
                 name = f"{options.stored} stored, {options.pending} pending"
-                rows.append(await measure(url, name, senders, options.seconds))
-                rows.append(await measure(url, f"{name}, at rest", 1, options.seconds))
+                rows.append(await measure(at, name, senders, options.seconds))
+                rows.append(await measure(at, f"{name}, at rest", 1, options.seconds))
     return rows
 
 
 def report(rows: list[Measured]) -> None:
     """A table, and the ratios that are asked for."""
-    print(f"{'what':40} {'senders':>7} {'per s':>9} {'p50 ms':>8} {'p99 ms':>8}")
+    print(f"{'what':40} {'senders':>7} {'per s':>7} {'p50 ms':>8} {'p99 ms':>8} {'CPU µs':>7}")
     for row in rows:
         print(
-            f"{row.name:40} {row.senders:7} {row.per_second:9.0f} "
-            f"{row.quantile(0.5):8.2f} {row.quantile(0.99):8.2f}"
+            f"{row.name:40} {row.senders:7} {row.per_second:7.0f} "
+            f"{row.quantile(0.5):8.2f} {row.quantile(0.99):8.2f} {row.cpu_micros:7.0f}"
         )
     by_name = {(row.name, row.senders): row for row in rows}
     for (name, senders), row in by_name.items():
         if name == "lifecycle" and (trivial := by_name.get(("healthz", senders))):
             ratio = row.per_second / trivial.per_second
-            print(f"lifecycle / healthz at {senders} senders: {ratio:.3f}")
+            print(
+                f"lifecycle / healthz at {senders} senders: {ratio:.3f}"
+                f" (by the server's CPU: {trivial.cpu_micros / row.cpu_micros:.3f})"
+            )
     empty = [row for row in rows if row.name.startswith("empty")]
     full = [row for row in rows if " stored" in row.name]
     for before, after in zip(empty, full, strict=True):
