@@ -63,7 +63,7 @@ class LocalBlobStore:
 
         Raises OSError when the directory cannot be made or written.
         """
-        self._root = root
+        self.root = root
         self._temporary = root / TEMPORARY
         self._signer = signer
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="blob")
@@ -163,7 +163,7 @@ class LocalBlobStore:
         """Where a blob lies. Raises NotFound for a path outside the grammar: nothing is there."""
         if _PATH.fullmatch(path) is None:
             raise NotFound("no such blob", path=path)
-        return _Place(self._root, path)
+        return _Place(self.root, path)
 
     async def _run(
         self, doing: str, path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -59,6 +59,7 @@ def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Ro
             answer = call.finished(json_answer(granted))
             await answer.prepare(call.http)
             await answer.write_eof()
+            await call.http.writer.drain()  # cancelled when the connection ends before
         except BaseException:
             await service.return_undelivered(lease_ids)
             raise

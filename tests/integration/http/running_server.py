@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from arc_server.app import RunningServer
@@ -27,7 +28,7 @@ class Answer:
     """What came back."""
 
     status: int
-    headers: dict[str, str]
+    headers: CIMultiDict[str]
     body: bytes
     json: Any = field(init=False, repr=False)
 
@@ -75,7 +76,7 @@ class Client:
         async with self.session.request(
             method, URL(url, encoded=True), data=data, headers=sent, allow_redirects=False
         ) as answer:
-            return Answer(answer.status, dict(answer.headers), await answer.read())
+            return Answer(answer.status, CIMultiDict(answer.headers), await answer.read())
 
     async def create(self, deployment: str = OWN, **fields: Any) -> str:
         """Make a command; its id."""
