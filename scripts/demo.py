@@ -149,7 +149,7 @@ def _set_up(this: Demo) -> None:
     say("2. An agent: outbound HTTP only, no open port")
     config = {
         "server": {"url": this.url, "token_file": str(this.scratch / "agent.token")},
-        "deployment_id": DEPLOYMENT,
+        "deployment": DEPLOYMENT,
         "data_dir": str(this.scratch / "agent"),
         "lease": {"seconds": LEASE_SECONDS},
         "handlers": {"modules": ["demo_handlers"]},
@@ -185,13 +185,13 @@ def _large(this: Demo) -> None:
     )
     out = this.scratch / "export.csv"
     sent = this.run(
-        "arc", "invoke", DEPLOYMENT, "demo.export", "--params", '{"rows": 700000}',
+        "arc", "invoke", DEPLOYMENT, "demo.export", "--params", '{"rows": 780000}',
         "--out", str(out),
     )  # fmt: skip
     if sent.returncode:
         note(sent.stderr.strip())
     demand(
-        sent.returncode == 0 and out.read_bytes().count(b"\n") == 700_001,
+        sent.returncode == 0 and out.read_bytes().count(b"\n") == 780_001,
         f"{out.stat().st_size / 1e6:.1f} MB of CSV came back whole",
     )
 
