@@ -1,0 +1,6 @@
+"""`python -m arc_agent` is `arc-agent`."""
+
+from arc_agent.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Writes docs/configuration.md from the configuration classes; `--check` only compares.
+
+python scripts/configuration_docs.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from arc_agent.config import Config
+from arc_runtime.settings import reference
+from arc_server.config import ServerConfig
+
+FILE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+
+HEAD = """\
+# Configuration
+
+<!-- Made by scripts/configuration_docs.py from arc_server/config.py and arc_agent/config.py. -->
+
+Server and agent read one YAML file each (`--config FILE`). Each key may also come from the environment; the command line
+goes before the environment, the environment before the file. An unknown key or a bad value is refused with its path:
+`arc-server check-config FILE`, `arc-agent check-config FILE`. Durations are in seconds, sizes in bytes.
+
+Commented examples: [config/server.yaml](../config/server.yaml), [config/agent.yaml](../config/agent.yaml).
+"""
+
+SENDER = """\
+## The sender
+
+`arc` and the Python library have no file. `arc` reads these variables; options on the command line go before them.
+
+| variable | what it is |
+|---|---|
+| `ARC_SERVER_URL` | the server, with or without `/v1` |
+| `ARC_TOKEN_FILE` | a file with the bearer token |
+| `ARC_TOKEN` | the token itself; a file is better |
+| `ARC_CA_FILE` | certificates to trust |
+"""
+
+
+def text() -> str:
+    """The page."""
+    return "\n".join(
+        (
+            HEAD,
+            "## The server\n",
+            reference(ServerConfig, "ARC_SERVER"),
+            "## The agent\n",
+            reference(Config, "ARC_AGENT"),
+            SENDER,
+        )
+    )
+
+
+def main() -> None:
+    """Write the page, or say that it is out of date."""
+    if "--check" not in sys.argv[1:]:
+        FILE.write_text(text())
+    elif FILE.read_text() != text():
+        raise SystemExit(
+            "docs/configuration.md is out of date: python scripts/configuration_docs.py"
+        )
+
+
+if __name__ == "__main__":
+    main()
