@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -143,4 +143,6 @@ async def store_stream(
         return await asyncio.to_thread(writer.finish)
     except BaseException:
         writer.discard()
+        if isinstance(chunks, AsyncGenerator):
+            await cast("AsyncGenerator[object, None]", chunks).aclose()
         raise

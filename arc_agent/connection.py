@@ -214,13 +214,13 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    """The body, refused when it is larger than any answer may be. Raises ValueError."""
+    """The body, refused when it is larger than any answer may be. Raises NoContact."""
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > _MAX_ANSWER_BYTES:
-            raise ValueError("the answer has no end")
+            raise NoContact("an answer without end")
         chunks.append(chunk)
     return b"".join(chunks)
 

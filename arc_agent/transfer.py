@@ -144,7 +144,9 @@ class Transfer:
         try:
             async with self._request("PUT", url, headers=headers, data=body) as response:
                 return Answer(response.status, await read_bounded(response), response.headers)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise HostRefused("a URL that cannot be used") from error
+        except (aiohttp.ClientError, OSError) as error:
             raise NoContact(transport_reason(error)) from error
 
     # Down
@@ -161,7 +163,7 @@ class Transfer:
         """Fetch a body into a file, trying for as long as the caller lets it.
 
         What breaks off goes on where it broke if the other side can, else from the start. Raises
-        TransferRefused, NoRoom, and OSError when the file cannot be written.
+        TransferRefused, HostRefused, NoRoom, and OSError when the file cannot be written.
         """
         if expected is not None and expected > self._settings.max_bytes:
             raise TransferRefused(f"a body of {expected} bytes is more than is taken here")
@@ -186,12 +188,12 @@ class Transfer:
                 await asyncio.to_thread(download.begin, response.status, response.headers)
                 async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                     await asyncio.to_thread(download.write, chunk)
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise TransferRefused("a presigned request that cannot be sent") from error
         except aiohttp.ClientError as error:
             raise NoContact(transport_reason(error)) from error
         except (TimeoutError, ConnectionError) as error:
             raise NoContact(transport_reason(error)) from error
-        except HostRefused as error:
-            raise TransferRefused(str(error)) from error
         download.check_complete()
 
     def _fetch_local(self, backend: LocalBackend, into: Path, expected: int | None) -> Fetched:
@@ -227,9 +229,9 @@ class Transfer:
             ) as response:
                 _check_status(response, False)
                 await read_bounded(response)
-        except HostRefused as error:
-            raise TransferRefused(str(error)) from error
-        except (aiohttp.ClientError, TimeoutError, ConnectionError, ValueError) as error:
+        except (aiohttp.InvalidURL, ValueError) as error:
+            raise TransferRefused("a presigned request that cannot be sent") from error
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise NoContact(transport_reason(error)) from error
 
     async def _watched(self, work: Awaitable[None], body: _FileBody) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ async def test_a_server_without_long_poll_is_asked_in_growing_intervals(
     await old_server.until(lambda: len(old_server.seen("leases")) >= 6)
 
     times = [request.at for request in old_server.seen("leases")]
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     assert gaps[0] >= 0.09
     assert gaps[1] >= 0.19
     assert gaps[2] >= 0.39

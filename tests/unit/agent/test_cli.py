@@ -107,7 +107,8 @@ def test_the_configuration_in_the_repository_is_good() -> None:
 
 def test_a_bad_configuration_is_refused_with_the_path_of_the_key(place: Path) -> None:
     (place / "bad.yaml").write_text(
-        "server: {url: 'https://x'}\ndeployment: d\nhandlers: {exec: {a: {argv: [x], outputs: 1}}}\n"
+        "server: {url: 'https://x'}\ndeployment: d\n"
+        "handlers: {exec: {a: {argv: [x], outputs: 1}}}\n"
     )
 
     result = CliRunner().invoke(app, ["check-config", "bad.yaml"])

@@ -1,0 +1,143 @@
+"""Where URLs from a server may lead."""
+
+from __future__ import annotations
+
+import pytest
+
+from arc_agent.hosts import HostPolicy, HostRefused
+
+PUBLIC_SERVER = "https://arc.example.com/v1"
+
+REFUSED = [
+    "http://169.254.169.254/latest/meta-data",
+    "http://[fe80::1]/",
+    "http://[fe80::1%25eth0]/",
+    "http://[fd00:ec2::254]/",
+    "http://[::ffff:169.254.169.254]/",
+    "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[2002:a9fe:a9fe::]/",
+    "http://100.100.100.200/",
+    "http://168.63.129.16/",
+    "http://metadata.google.internal/",
+    "http://METADATA.google.internal./",
+    "http://0.0.0.0/",
+    "http://[::]/",
+    "http://127.0.0.1/",
+    "http://127.1/",
+    "http://2130706433/",
+    "http://0x7f000001/",
+    "http://0177.0.0.1/",
+    "http://[::1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://[::7f00:1]/",
+    "http://10.0.0.1/",
+    "http://172.16.0.1/",
+    "http://192.168.1.1/",
+    "http://100.64.0.1/",
+    "http://[fc00::1]/",
+    "http://224.0.0.1/",
+    "http://255.255.255.255/",
+    "ftp://blobs.example.com/",
+    "file:///etc/passwd",
+    "gopher://blobs.example.com/",
+    "//blobs.example.com/",
+    "http:///path",
+    "http://user:pass@blobs.example.com/",
+    "http://blobs.example.com:99999/",
+    "http://[bad/",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_a_url_that_leads_astray_is_refused(url: str) -> None:
+    with pytest.raises(HostRefused):
+        HostPolicy(PUBLIC_SERVER, []).check(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://arc.example.com/v1/commands",
+        "https://bucket.s3.amazonaws.com/key?sig=1",
+        "http://93.184.216.34/",
+        "https://[2606:2800:220:1:248:1893:25c8:1946]/",
+    ],
+)
+def test_public_hosts_are_allowed(url: str) -> None:
+    HostPolicy(PUBLIC_SERVER, []).check(url)
+
+
+def test_a_name_is_judged_by_what_it_stands_for() -> None:
+    policy = HostPolicy(PUBLIC_SERVER, [])
+
+    policy.check_address("blobs.example.com", "93.184.216.34")
+    for address in ("127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1%eth0"):
+        with pytest.raises(HostRefused):
+            policy.check_address("blobs.example.com", address)
+
+
+def test_the_servers_own_host_may_be_private_but_never_link_local() -> None:
+    policy = HostPolicy("https://arc.corp:8443", [])
+
+    policy.check_address("arc.corp", "10.1.2.3")
+    policy.check_address("ARC.corp.", "127.0.0.1")
+    with pytest.raises(HostRefused):
+        policy.check_address("arc.corp", "169.254.169.254")
+
+
+def test_a_server_on_this_machine_may_be_called_by_its_other_names() -> None:
+    policy = HostPolicy("http://localhost:8700", [])
+
+    policy.check("http://127.0.0.1:8700/v1")
+    policy.check("http://[::1]:8700/v1")
+    with pytest.raises(HostRefused):
+        policy.check("http://127.0.0.1:5432/")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "url"),
+    [
+        ("10.2.0.0/16", "http://10.2.3.4/"),
+        ("10.2.3.4", "http://10.2.3.4/"),
+        ("fc00::/7", "http://[fc00::5]/"),
+        ("127.0.0.1", "http://127.0.0.1:9000/"),
+    ],
+)
+def test_private_hosts_are_allowed_where_they_are_named(allowed: str, url: str) -> None:
+    HostPolicy(PUBLIC_SERVER, [allowed]).check(url)
+
+
+def test_names_in_the_list_may_stand_for_private_addresses() -> None:
+    policy = HostPolicy(PUBLIC_SERVER, ["minio.corp", "*.blobs.corp"])
+
+    policy.check_address("minio.corp", "10.0.0.1")
+    policy.check_address("a.blobs.corp", "10.0.0.1")
+    with pytest.raises(HostRefused):
+        policy.check_address("blobs.corp", "10.0.0.1")
+    with pytest.raises(HostRefused):
+        policy.check_address("notminio.corp", "10.0.0.1")
+
+
+@pytest.mark.parametrize("listed", ["169.254.0.0/16", "0.0.0.0/0", "169.254.169.254"])
+def test_no_list_opens_the_metadata_services(listed: str) -> None:
+    with pytest.raises(HostRefused):
+        HostPolicy(PUBLIC_SERVER, [listed]).check("http://169.254.169.254/")
+
+
+def test_public_hosts_can_be_closed() -> None:
+    policy = HostPolicy(PUBLIC_SERVER, ["blobs.example.org"], allows_public=False)
+
+    policy.check("https://arc.example.com/")
+    policy.check("https://blobs.example.org/")
+    policy.check_address("blobs.example.org", "93.184.216.34")
+    with pytest.raises(HostRefused):
+        policy.check("https://elsewhere.example.org/")
+    with pytest.raises(HostRefused):
+        policy.check("http://93.184.216.34/")
+
+
+@pytest.mark.parametrize("entry", ["", "*", "10.0.0.0/99", "http://x", "a:b"])
+def test_an_entry_that_is_neither_name_nor_network_is_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        HostPolicy(PUBLIC_SERVER, [entry])

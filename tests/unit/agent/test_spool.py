@@ -1,0 +1,255 @@
+"""The spool: what it takes is there, and what is damaged does no harm."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arc_agent.bodies import BodyWriter, StoredBody, store_bytes, store_file, store_stream
+from arc_agent.config import SpoolSection
+from arc_agent.data_dir import DataDir, DataDirError
+from arc_agent.spool import DEAD_KEPT, Entry, Spool
+from arc_agent.transfer import NoRoom
+
+ROOMY = SpoolSection(min_free_bytes=0)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Any:
+    with DataDir(tmp_path / "data") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def spool(data_dir: DataDir) -> AsyncIterator[Spool]:
+    opened = await Spool.open(data_dir, ROOMY)
+    yield opened
+    await opened.close()
+
+
+async def put(spool: Spool, command_id: str = "cmd_1", **fields: Any) -> Entry:
+    """Put a response in."""
+    given: dict[str, Any] = {
+        "command_id": command_id,
+        "lease_id": f"lease_of_{command_id}",
+        "command": "x",
+        "attempt": 1,
+        "submit_url": "https://arc.example.com/submit",
+        "upload": None,
+        "message": b'{"status":"success"}',
+        "body": None,
+    }
+    return await spool.put(**{**given, **fields})
+
+
+async def test_what_is_put_is_there_after_a_restart_in_order(
+    spool: Spool, data_dir: DataDir
+) -> None:
+    for number in range(3):
+        await put(spool, f"cmd_{number}", message=b"%d" % number)
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert [entry.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
+    assert [await again.message(entry) for entry in again.entries()] == [b"0", b"1", b"2"]
+    await again.close()
+
+
+async def test_a_body_stays_until_its_response_leaves(spool: Spool, data_dir: DataDir) -> None:
+    body = store_bytes(data_dir, b"b" * 100, 10, spool.has_room)
+    assert isinstance(body, StoredBody)
+    entry = await put(spool, message=None, body=body)
+
+    assert spool.body_path(entry).read_bytes() == b"b" * 100
+    await spool.remove(entry)
+    assert list(data_dir.bodies.iterdir()) == []
+    assert spool.entries() == []
+
+
+async def test_a_body_that_nothing_refers_to_is_cleared_at_the_start(
+    spool: Spool, data_dir: DataDir
+) -> None:
+    store_bytes(data_dir, b"b" * 100, 10, spool.has_room)
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert list(data_dir.bodies.iterdir()) == []
+    await again.close()
+
+
+async def test_a_response_whose_body_is_gone_is_buried(spool: Spool, data_dir: DataDir) -> None:
+    body = store_bytes(data_dir, b"b" * 100, 10, spool.has_room)
+    assert isinstance(body, StoredBody)
+    entry = await put(spool, message=None, body=body)
+    spool.body_path(entry).unlink()
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert again.entries() == []
+    assert await again.dead() == [("cmd_1", "the body is gone from the disk")]
+    await again.close()
+
+
+async def test_an_upload_is_remembered_across_a_restart(spool: Spool, data_dir: DataDir) -> None:
+    body = store_bytes(data_dir, b"b" * 100, 10, spool.has_room)
+    assert isinstance(body, StoredBody)
+    await spool.mark_uploaded(await put(spool, message=None, body=body))
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert [entry.is_uploaded for entry in again.entries()] == [True]
+    await again.close()
+
+
+async def test_a_new_lease_takes_a_finished_response_over(spool: Spool, data_dir: DataDir) -> None:
+    entry = await put(spool)
+    await spool.rebind(entry, lease_id="lease_2", attempt=2, submit_url="https://new/", upload=None)
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    (rebound,) = again.entries()
+    assert (rebound.lease_id, rebound.attempt, rebound.submit_url) == ("lease_2", 2, "https://new/")
+    assert await again.message(rebound) == b'{"status":"success"}'
+    await again.close()
+
+
+async def test_the_dead_are_remembered_but_not_without_end(spool: Spool) -> None:
+    for number in range(DEAD_KEPT + 5):
+        await spool.bury(await put(spool, f"cmd_{number}"), "refused")
+
+    dead = await spool.dead()
+    assert len(dead) == DEAD_KEPT
+    assert dead[0] == (f"cmd_{DEAD_KEPT + 4}", "refused")
+
+
+async def test_a_full_disk_keeps_a_result_in_memory_and_the_spool_goes_on(spool: Spool) -> None:
+    db = spool._db
+    await put(spool, "cmd_1")
+    async with db.execute("PRAGMA page_count") as cursor:
+        pages = (await cursor.fetchone() or (0,))[0]
+    await db.execute(f"PRAGMA max_page_count = {pages}")
+    entry = await put(spool, "cmd_2", message=b"m" * 50_000)
+    await db.execute("PRAGMA max_page_count = 100000")
+    await put(spool, "cmd_3")
+
+    assert entry.seq < 0
+    assert await spool.message(entry) == b"m" * 50_000
+    assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_3", "cmd_2"]
+    assert spool.failure is None
+    await spool.remove(entry)
+    assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_3"]
+
+
+async def test_an_io_error_ends_the_trust_in_the_spool(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    spool.on_change(lambda: told.append(spool.failure is not None))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    monkeypatch.setattr(spool._db, "execute", fail)
+    entry = await put(spool)
+
+    assert await spool.message(entry) == b'{"status":"success"}'  # still delivered
+    assert spool.failure == "disk I/O error"
+    assert not spool.has_room()
+    assert True in told
+
+
+async def test_there_is_room_until_the_limits(data_dir: DataDir) -> None:
+    spool = await Spool.open(data_dir, SpoolSection(max_bytes=100, min_free_bytes=0))
+    assert spool.has_room()
+    await put(spool, message=b"x" * 100)
+    assert not spool.has_room()
+    spool.configure(SpoolSection(max_bytes=200, min_free_bytes=0))
+    assert spool.has_room()
+    spool.configure(SpoolSection(max_bytes=200, min_free_bytes=2**60))
+    assert not spool.has_room()
+    await spool.close()
+
+
+async def test_nobody_else_can_read_it(spool: Spool, data_dir: DataDir) -> None:
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in (data_dir.path, data_dir.path / "spool.db", data_dir.bodies)
+    }
+
+    assert modes == {"data": 0o700, "spool.db": 0o600, "bodies": 0o700}
+
+
+def test_one_agent_a_directory(tmp_path: Path) -> None:
+    with DataDir(tmp_path / "data"), pytest.raises(DataDirError, match="used by another agent"):
+        DataDir(tmp_path / "data")
+    DataDir(tmp_path / "data").close()
+
+
+# Bodies on their way
+
+
+def test_what_fits_stays_in_memory(data_dir: DataDir) -> None:
+    assert store_bytes(data_dir, b"abc", 3, lambda: True) == b"abc"
+    assert list(data_dir.temporary.iterdir()) == []
+
+
+def test_a_writer_moves_to_a_file_when_it_no_longer_fits(data_dir: DataDir) -> None:
+    writer = BodyWriter(data_dir, 5, lambda: True)
+    for part in (b"abc", b"def", b"ghi"):
+        writer.write(part)
+
+    body = writer.finish()
+
+    assert isinstance(body, StoredBody)
+    assert (data_dir.bodies / body.name).read_bytes() == b"abcdefghi"
+    assert body.size == 9
+    assert body.sha256 == "19cc02f26df43cc571bc9ed7b0c4d29224a3ec229529221725ef76d021c8326f"
+
+
+def test_no_room_leaves_no_file_behind(data_dir: DataDir, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100)
+
+    with pytest.raises(NoRoom):
+        store_file(data_dir, source, 10, lambda: False)
+
+    assert list(data_dir.temporary.iterdir()) == []
+    assert source.exists()
+
+
+async def test_a_stream_that_breaks_leaves_no_file_behind(data_dir: DataDir) -> None:
+    async def chunks() -> AsyncIterator[Any]:
+        yield b"x" * 100
+        yield "text"
+
+    with pytest.raises(TypeError, match="yields str instead of bytes"):
+        await store_stream(data_dir, chunks(), 10, lambda: True)
+
+    assert list(data_dir.temporary.iterdir()) == []
+
+
+async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> None:
+    closed = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            yield b"x" * 100
+            os.sched_yield()
+            yield b"x" * 100
+        finally:
+            closed.set()
+
+    with pytest.raises(NoRoom):
+        await store_stream(data_dir, chunks(), 10, lambda: False)
+    await asyncio.sleep(0)
+
+    assert closed.is_set()
