@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Final
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from arc_agent.handlers.context import CommandFailed, Context
+    from arc_agent.handlers.registry import handler
 
 __version__: Final = "0.1.0"
-
-from arc_agent.handlers.context import CommandFailed, Context
-from arc_agent.handlers.registry import handler
-
 __all__ = ["CommandFailed", "Context", "__version__", "handler"]
+
+_HOMES: Final = {
+    "CommandFailed": "arc_agent.handlers.context",
+    "Context": "arc_agent.handlers.context",
+    "handler": "arc_agent.handlers.registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: the command line starts with little."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

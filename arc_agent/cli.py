@@ -1,119 +1,149 @@
 """`arc-agent`: run it, check its configuration.
 
-Exit codes: 0 done; 1 it broke; 2 usage or configuration (design.md).
+Exit codes: 0 done; 1 it broke; 2 usage or configuration (design.md). argparse, because the parser
+stays in memory as long as the agent runs: typer (with pydantic and rich) takes 14 MB, this nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, Final
 
-import typer
+from arc_agent import __version__
 
-from arc_runtime.settings import SettingsError
-
-app = typer.Typer(
-    name="arc-agent",
-    help="Runs commands on a host that nobody can reach.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+_BAD: Final = 2
 
 
-@app.command()
-def run(
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The configuration (YAML).")
-    ] = None,
-    server: Annotated[str | None, typer.Option("--server", help="The server's URL.")] = None,
-    deployment: Annotated[
-        str | None, typer.Option("--deployment", help="The deployment whose commands are run.")
-    ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="A file that holds the bearer token.")
-    ] = None,
-    handlers: Annotated[
-        list[str] | None,
-        typer.Option("--handlers", help="A module, or a .py file, with handlers. Repeatable."),
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Spool and temporary files.")
-    ] = None,
-) -> None:
-    """Run the agent until it is told to stop (SIGTERM)."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script; the exit code."""
+    given = _parser().parse_args(arguments)
+    if given.command == "check-config":
+        return _check(given.file)
     overrides: dict[str, Any] = {
-        "server.url": server,
-        "deployment": deployment,
-        "server.token_file": token_file,
-        "handlers.modules": handlers or None,
-        "data_dir": data_dir,
+        "server.url": given.server,
+        "deployment": given.deployment,
+        "server.token_file": given.token_file,
+        "handlers.modules": given.handlers,
+        "data_dir": given.data_dir,
     }
-    if handlers:
+    if given.handlers:
         sys.path.insert(0, os.getcwd())  # who names a module by hand means the one here
-    raise typer.Exit(_run(config, overrides))
+    return _run(given.config, overrides)
 
 
-@app.command("check-config")
-def check_config(
-    file: Annotated[Path, typer.Argument(help="The configuration (YAML).")],
-) -> None:
-    """Check a configuration, handlers included, without running anything."""
+def _parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(
+        prog="arc-agent", description="Runs commands on a host that nobody can reach."
+    )
+    parser.add_argument("--version", action="version", version=f"arc-agent {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run", help="run until told to stop (SIGTERM)", description="Run until told to stop."
+    )
+    run.add_argument("-c", "--config", type=Path, metavar="F", help="the configuration (YAML)")
+    run.add_argument("--server", metavar="URL", help="the server")
+    run.add_argument("--deployment", metavar="ID", help="whose commands are run")
+    run.add_argument("--token-file", metavar="F", help="a file that holds the bearer token")
+    run.add_argument(
+        "--handlers",
+        action="extend",
+        nargs="+",
+        metavar="MODULE",
+        help="modules, or .py files, that hold handlers",
+    )
+    run.add_argument("--data-dir", metavar="D", help="spool and temporary files")
+    check = commands.add_parser(
+        "check-config",
+        help="check a configuration, handlers included",
+        description="Check a configuration, handlers included, without running anything.",
+    )
+    check.add_argument("file", type=Path, metavar="F", help="the configuration (YAML)")
+    return parser
+
+
+def _check(file: Path) -> int:
+    """Whether a configuration is good."""
     from arc_agent.live import Live, Source
 
     try:
         live = Live(Source(file=file, environ=os.environ, overrides={}))
     except Exception as error:
-        _refuse(error)
+        return _refused(error)
     names = ", ".join(handler.name for handler in live.registry)
-    typer.echo(f"{file}: ok; {len(live.registry)} handlers: {names}", err=True)
+    _say(f"{file}: ok; {len(live.registry)} handlers: {names}")
+    return 0
 
 
 def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """The agent's whole life; the exit code."""
+    with _without("rich"):
+        import_module("structlog")
     from arc_agent.agent import Agent
     from arc_agent.live import Live, Source
 
     try:
         live = Live(Source(file=file, environ=os.environ, overrides=overrides))
     except Exception as error:
-        _refuse(error)
+        return _refused(error)
     live.configure_logs()
 
-    async def main() -> int:
+    async def live_and_end() -> int:
         agent = Agent(live)
-        try:
-            code = await agent.run()
-        except Exception as error:
-            _refuse(error)
+        code = await agent.run()
         if agent.has_abandoned:
             sys.stderr.flush()
             os._exit(code)  # what ignores its cancellation would keep the process alive
         return code
 
-    return asyncio.run(main())
+    try:
+        return asyncio.run(live_and_end())
+    except Exception as error:
+        return _refused(error)
 
 
-def _refuse(error: Exception) -> NoReturn:
-    """Say in one line what is wrong and exit 2; anything unforeseen is raised on."""
+def _refused(error: Exception) -> int:
+    """Say in one line what is wrong; anything unforeseen is raised on."""
     from arc_agent.data_dir import DataDirError
     from arc_agent.handlers.loading import ImportFailed
     from arc_agent.handlers.registry import HandlerError
     from arc_agent.spool import SpoolError
     from arc_agent.tokens import TokenError
+    from arc_runtime.settings import SettingsError
 
     known = (SettingsError, TokenError, HandlerError, DataDirError, SpoolError)
     if not isinstance(error, known):
         raise error
     if isinstance(error, ImportFailed):
-        typer.echo(error.report, err=True)
-    typer.echo(f"arc-agent: {error}", err=True)
-    raise typer.Exit(2)
+        _say(error.report.rstrip())
+    _say(f"arc-agent: {error}")
+    return _BAD
 
 
-def main() -> None:
-    """The console script."""
-    app()
+def _say(text: str) -> None:
+    """A line for whoever started it."""
+    sys.stderr.write(f"{text}\n")
+
+
+@contextmanager
+def _without(module: str) -> Generator[None]:
+    """Let `import module` fail meanwhile, as if it were not installed.
+
+    structlog loads rich for tracebacks that nobody shows here: 4 MB that an agent would hold for
+    ever.
+    """
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]

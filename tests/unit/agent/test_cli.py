@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import structlog
-from typer.testing import CliRunner
 
-from arc_agent.cli import app
+from arc_agent.cli import main
 
 REFUSALS = {
     "no server": ([], "server.url: is required"),
@@ -63,56 +62,67 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=str)
-def test_what_is_wrong_at_the_start_is_one_clear_line_and_exit_2(place: Path, case: str) -> None:
+def test_what_is_wrong_at_the_start_is_one_clear_line_and_exit_2(
+    place: Path, case: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     arguments, expected = REFUSALS[case]
     if case != "no server":
         arguments = [*arguments, "--server", "http://127.0.0.1:9", "--deployment", "dep-1"]
 
-    result = CliRunner().invoke(app, ["run", *arguments])
+    code = main(["run", *arguments])
 
-    assert result.exit_code == 2
-    assert expected in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("arc-agent: ")
-    assert result.stdout == ""
+    out, err = capfd.readouterr()
+    assert code == 2
+    assert expected in err
+    assert err.splitlines()[-1].startswith("arc-agent: ")
+    assert out == ""
 
 
 def test_a_damaged_spool_is_left_as_it_is(place: Path) -> None:
     before = (place / "damaged" / "spool.db").read_bytes()
 
-    CliRunner().invoke(
-        app, ["run", "--server", "http://x", "--deployment", "d", "--data-dir", "damaged"]
-    )
+    main(["run", "--server", "http://x", "--deployment", "d", "--data-dir", "damaged"])
 
     assert (place / "damaged" / "spool.db").read_bytes() == before
 
 
-def test_a_good_configuration_is_checked_without_running_anything(place: Path) -> None:
+def test_a_good_configuration_is_checked_without_running_anything(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (place / "good.yaml").write_text(
         "server: {url: 'https://arc.example.com'}\ndeployment: dep-1\n"
         "handlers: {exec: {disk.usage: {argv: [df, -h]}}}\n"
     )
 
-    result = CliRunner().invoke(app, ["check-config", "good.yaml"])
-
-    assert result.exit_code == 0
-    assert "disk.usage" in result.stderr
+    assert main(["check-config", "good.yaml"]) == 0
+    assert "disk.usage" in capfd.readouterr().err
     assert not (place / "agent").exists()
 
 
 def test_the_configuration_in_the_repository_is_good() -> None:
     file = Path(__file__).parents[3] / "config" / "agent.yaml"
 
-    assert CliRunner().invoke(app, ["check-config", str(file)]).exit_code == 0
+    assert main(["check-config", str(file)]) == 0
 
 
-def test_a_bad_configuration_is_refused_with_the_path_of_the_key(place: Path) -> None:
+def test_a_bad_configuration_is_refused_with_the_path_of_the_key(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (place / "bad.yaml").write_text(
         "server: {url: 'https://x'}\ndeployment: d\n"
         "handlers: {exec: {a: {argv: [x], outputs: 1}}}\n"
     )
 
-    result = CliRunner().invoke(app, ["check-config", "bad.yaml"])
+    assert main(["check-config", "bad.yaml"]) == 2
+    err = capfd.readouterr().err
+    assert "handlers.exec" in err
+    assert "outputs" in err
 
-    assert result.exit_code == 2
-    assert "handlers.exec" in result.stderr
-    assert "outputs" in result.stderr
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["run", "--nonsense"], ["check-config"]])
+def test_wrong_usage_is_exit_2(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+    assert "usage: arc-agent" in capfd.readouterr().err
