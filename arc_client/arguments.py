@@ -18,6 +18,8 @@ from arc_client.params import NO_PARAMS, Body, body_of_file, open_file
 from arc_protocol.types import DEFAULT_INLINE_BYTES
 from arc_runtime.durations import parse_duration
 
+STDOUT: Final = Path("-")
+"""As a result's file: stdout, byte for byte."""
 CHECKED_BYTES: Final = DEFAULT_INLINE_BYTES
 """Params up to here are checked to be JSON; what is larger is streamed, and not looked into."""
 
@@ -137,6 +139,8 @@ def check_writable(path: Path) -> None:
 
     Raises ConfigurationError.
     """
+    if path == STDOUT:
+        return
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise ConfigurationError(f"cannot write to {path}: it is a directory")

@@ -71,7 +71,9 @@ TimeoutOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="Write the result there, byte for byte."),
+    typer.Option(
+        "--out", metavar="FILE", help="Write the result there, byte for byte; - is stdout."
+    ),
 ]
 CommandId = Annotated[str, typer.Argument(metavar="ID", help="The id of the command.")]
 

@@ -14,13 +14,14 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from arc_client.arguments import STDOUT
 from arc_client.client import Client, Command, SendOptions
 from arc_client.explain import agent_hint, explain
 from arc_client.interrupts import Interrupts
 from arc_client.params import Body
 from arc_client.progress import Journey
 from arc_client.results import body_of_result
-from arc_client.screen import SHOWN_BYTES, NotShown, prompt, write_bytes, write_result
+from arc_client.screen import SHOWN_BYTES, NotShown, is_shown_on, prompt, write_bytes, write_result
 from arc_protocol.errors import ArcError
 from arc_protocol.types import CommandStatus, InlineBody, State
 
@@ -85,7 +86,7 @@ async def send(
 async def _attended(client: Client, journey: Journey, work: Coroutine[Any, Any, T]) -> T:
     """Do it, with a person who may press Ctrl-C."""
     offer = CancelOffer(client, journey)
-    is_personal = sys.stdin.isatty() and sys.stderr.isatty()
+    is_personal = is_shown_on(sys.stdin) and is_shown_on(sys.stderr)
     interrupts = Interrupts(offer.ask, offer.answered) if is_personal else Interrupts()
     try:
         return await interrupts.around(work)
@@ -103,13 +104,13 @@ async def show_result(
     """
     body = body_of_result(status)
     size = 0 if isinstance(body, InlineBody) else body.size
-    if out is not None:
+    if out is not None and out != STDOUT:
         await client.result_to_file(out, status)
-    elif size is not None and size <= SHOWN_BYTES:
+    elif out is None and size is not None and size <= SHOWN_BYTES:
         data = await client.result_of(status, bytes)
         journey.close()
         write_result(data)
-    elif sys.stdout.isatty():
+    elif is_shown_on(sys.stdout) and out is None:
         raise NotShown
     else:
         async with aclosing(client.result_chunks(status)) as chunks:

@@ -17,7 +17,7 @@ from arc_client.arguments import Access
 from arc_client.explain import ExitCode, explain
 from arc_client.interrupts import Interrupted
 from arc_client.progress import Journey, LiveJourney
-from arc_client.screen import NotShown, say, tell_error
+from arc_client.screen import NotShown, is_shown_on, say, tell_error
 from arc_protocol.errors import ArcError
 from arc_protocol.types import State
 
@@ -60,7 +60,7 @@ def reporting(
 
     `key`: what a command that may or may not have been sent can be sent again with.
     """
-    is_watched = sys.stderr.isatty() and not as_json
+    is_watched = is_shown_on(sys.stderr) and not as_json
     journey = LiveJourney(command_id) if is_watched else Journey(command_id)
     try:
         try:

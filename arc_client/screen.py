@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -25,8 +27,9 @@ _NOT_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 def say(text: str) -> None:
     """A line for the person, on stderr."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # `arc … 2>&-`
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def prompt(text: str) -> None:
@@ -63,7 +66,7 @@ def write_result(data: bytes) -> None:
     JSON comes as it is, with a line feed after it; laid out on a terminal. Other bytes come
     exactly as they are. Raises NotShown for what would garble a terminal.
     """
-    is_terminal = sys.stdout.isatty()
+    is_terminal = is_shown_on(sys.stdout)
     try:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -79,8 +82,15 @@ def write_result(data: bytes) -> None:
     _print_json(msgspec.json.format(data, indent=2).decode())
 
 
+def is_shown_on(stream: IO[Any] | None) -> bool:
+    """Whether a standard stream is a terminal; it may be closed altogether."""
+    return stream is not None and stream.isatty()
+
+
 def write_bytes(data: bytes) -> None:
-    """Bytes on stdout, at once."""
+    """Bytes on stdout, at once. Raises OSError, also when there is no stdout."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # `arc … >&-`
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
@@ -193,7 +203,7 @@ def show_cancel(status: CommandStatus) -> None:
 def _show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on a terminal; in a pipe the same in plain columns, nothing cut off."""
     rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if is_shown_on(sys.stdout):
         from rich.console import Console
         from rich.table import Table
 

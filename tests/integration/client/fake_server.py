@@ -13,10 +13,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from aiohttp import web
+
+from arc_client.pace import SystemClock
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
 Handler = Callable[[bytes], Awaitable[bytes]]
+one_kind = pytest.mark.parametrize("server", [True], indirect=True, ids=[""])
+"""Where the server's kind makes no difference."""
 
 
 class HandlerFailed(Exception):
@@ -382,3 +387,25 @@ async def fail(params: bytes) -> bytes:
     """A handler that fails as its params say."""
     said = json.loads(params)
     raise HandlerFailed(said.get("code", "HANDLER_ERROR"), "it did not work", "line 3")
+
+
+def agent(agent_id: str, deployment: str) -> dict[str, object]:
+    """An agent as a server lists it."""
+    return {
+        "agentId": agent_id,
+        "deploymentId": deployment,
+        "version": "1.0",
+        "hostname": "host-1",
+        "handlers": [{"name": "echo"}],
+        "firstSeenAt": "2026-11-23T20:00:00Z",
+        "lastSeenAt": "2026-11-23T20:00:00Z",
+        "holding": [],
+    }
+
+
+class Hasty(SystemClock):
+    """A clock for people who do not like to wait between two tries."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait a little."""
+        await super().sleep(min(seconds, 0.01))

@@ -10,9 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
-from .fake_server import FakeServer, answer, echo
+from .fake_server import FakeServer, agent, answer, echo, one_kind
 from .shell import ARC, arc, environment
-from .test_client import agent, one_kind
 
 LARGE = b'"' + b"0123456789abcdef" * 100_000 + b'"'
 

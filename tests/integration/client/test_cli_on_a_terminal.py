@@ -7,9 +7,8 @@ import os
 
 import pytest
 
-from .fake_server import FakeServer
+from .fake_server import FakeServer, one_kind
 from .shell import terminal
-from .test_client import one_kind
 
 pytestmark = one_kind
 LARGE = 3_000_000

@@ -26,14 +26,11 @@ from arc_client import (
     SyncClient,
     TokenRefused,
 )
-from arc_client.pace import SystemClock
 from arc_protocol.errors import CommandNotFound, IdempotencyKeyReused, MethodNotAllowed, NotFound
 
-from .fake_server import FakeServer, answer, broken, echo
+from .fake_server import FakeServer, Hasty, agent, answer, broken, echo, one_kind
 
 LARGE = os.urandom(3_000_000)
-one_kind = pytest.mark.parametrize("server", [True], indirect=True, ids=[""])
-"""Where the server's kind makes no difference."""
 
 
 @pytest.fixture
@@ -42,14 +39,6 @@ async def arc(server: FakeServer) -> AsyncIterator[Client]:
     server.token = "right"
     async with Client(server.url, token="right", retry_seconds=5, clock=Hasty()) as client:
         yield client
-
-
-class Hasty(SystemClock):
-    """A clock for people who do not like to wait between two tries."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait a little."""
-        await super().sleep(min(seconds, 0.01))
 
 
 async def test_a_command_goes_out_and_its_result_comes_back(
@@ -422,17 +411,3 @@ asyncio.run(main())
     digest = hashlib.sha256(bytes(size)).hexdigest()
     with (tmp_path / "out").open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == digest
-
-
-def agent(agent_id: str, deployment: str) -> dict[str, object]:
-    """An agent as a server lists it."""
-    return {
-        "agentId": agent_id,
-        "deploymentId": deployment,
-        "version": "1.0",
-        "hostname": "host-1",
-        "handlers": [{"name": "echo"}],
-        "firstSeenAt": "2026-11-23T20:00:00Z",
-        "lastSeenAt": "2026-11-23T20:00:00Z",
-        "holding": [],
-    }

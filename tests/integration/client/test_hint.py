@@ -11,8 +11,7 @@ from arc_client import Client, invocation
 from arc_client.params import Body
 from arc_client.progress import Journey
 
-from .fake_server import FakeServer, echo
-from .test_client import agent
+from .fake_server import FakeServer, agent, echo
 
 
 class Noting(Journey):
