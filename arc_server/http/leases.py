@@ -58,8 +58,7 @@ def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Ro
         try:
             answer = call.finished(json_answer(granted))
             await answer.prepare(call.http)
-            await answer.write_eof()
-            await call.http.writer.drain()  # cancelled when the connection ends before
+            await answer.write_eof()  # waits for a slow reader; cancelled when it hangs up
         except BaseException:
             await service.return_undelivered(lease_ids)
             raise
