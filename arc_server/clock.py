@@ -1,18 +1,30 @@
-"""The real clock."""
+"""The real clock, made steady: the wall clock may be set, and no lease ends by that."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 
 class SystemClock:
-    """Wall time from the host, durations from its monotonic clock."""
+    """Wall time of the host as it was at the start, carried on by its monotonic clock."""
+
+    def __init__(self) -> None:
+        self._origin = datetime.now(UTC)
+        self._origin_monotonic = time.monotonic()
 
     def now(self) -> datetime:
-        """The wall clock, UTC."""
-        return datetime.now(UTC)
+        """UTC, going on evenly until `adjust`."""
+        return self._origin + timedelta(seconds=time.monotonic() - self._origin_monotonic)
+
+    def drift(self) -> float:
+        """Seconds by which the wall clock is ahead of `now`; negative when it is behind."""
+        return (datetime.now(UTC) - self.now()).total_seconds()
+
+    def adjust(self, seconds: float) -> None:
+        """Move `now` by that much."""
+        self._origin += timedelta(seconds=seconds)
 
     def monotonic(self) -> float:
         """Seconds that only go forward; they go on while the process is stopped."""

@@ -395,7 +395,8 @@ class CommandStore(Protocol):
         ...
 
     async def shift_leases(self, seconds: float) -> int:
-        """Move the end of every live lease: the wall clock has jumped by that much. How many."""
+        """Move the end of every live lease, with it the due times of pushes and the last sign of
+        life: the wall clock has jumped by that much. How many leases."""
         ...
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
@@ -523,10 +524,22 @@ class Dispatcher(Protocol):
 
 
 class Clock(Protocol):
-    """The only source of time. Wall time for deadlines, monotonic time for durations."""
+    """The only source of time. `now` for what is stored, monotonic time for durations here."""
 
     def now(self) -> datetime:
-        """The wall clock, UTC. May jump."""
+        """UTC, going on evenly whatever is done to the host's wall clock; it moves by `adjust`.
+
+        Who moves it moves what is stored with it, or leases granted between a jump of the wall
+        clock and its discovery would end early or late.
+        """
+        ...
+
+    def drift(self) -> float:
+        """Seconds by which the wall clock is ahead of `now`; negative when it is behind."""
+        ...
+
+    def adjust(self, seconds: float) -> None:
+        """Move `now` by that much."""
         ...
 
     def monotonic(self) -> float:

@@ -9,7 +9,7 @@ lease. Source: design.md, "Rules of the lifecycle".
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 CLOCK_JUMP_SECONDS: Final = 1.0
 """Wall and monotonic time that part by more than this in one tick: the wall clock was set."""
+_BEFORE_ALL: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class SweepLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +34,8 @@ class SweepLimits(msgspec.Struct, frozen=True, kw_only=True):
     outage_seconds: float = 5
     """A silence longer than this was an outage."""
     outage_grace_seconds: float = 35
-    """For how long leases that ran out in an outage stay renewable after it."""
+    """For how long after an outage no lease that was live at its beginning lapses: agents have to
+    find out that the server is back."""
     sign_of_life_seconds: float = 2
     presence_seconds: float = 5
     """How often the agents' presence is stored."""
@@ -57,8 +59,7 @@ class Sweeper:
         self._service = service
         self._clock = clock
         self._limits = limits
-        self._last_now: datetime | None = None
-        self._last_monotonic = clock.monotonic()
+        self._last_sweep: float | None = None
         self._last_sign = float("-inf")
         self._last_presence = clock.monotonic()
         self._last_key_sweep = float("-inf")
@@ -73,6 +74,10 @@ class Sweeper:
                 if not self._is_failing:
                     log.error("sweep.failing", reason=error.message)
                 self._is_failing = True
+            except Exception:
+                if not self._is_failing:
+                    log.exception("sweep.failing")
+                self._is_failing = True
             else:
                 if self._is_failing:
                     log.info("sweep.recovered")
@@ -80,20 +85,24 @@ class Sweeper:
             await self._clock.sleep(self._limits.interval_seconds)
 
     async def tick(self) -> None:
-        """One sweep of everything. Raises StoreUnavailable; what was done until then stands."""
+        """One sweep of everything. The first belongs before anything is leased.
+
+        Raises StoreUnavailable; what was done until then stands.
+        """
+        await self._follow_the_wall_clock()
         now = self._clock.now()
         monotonic = self._clock.monotonic()
         await self._mind_the_gap(now, monotonic)
         await self._in_batches(lambda: self._store.expire_due(now, self._limits.batch))
         await self._in_batches(lambda: self._store.requeue_lapsed(now, self._limits.batch))
+        self._last_sweep = monotonic
+        await self._leave_sign(now, monotonic)
         if monotonic - self._last_presence >= self._limits.presence_seconds:
             await self._service.flush_presence()
             self._last_presence = monotonic
         if monotonic - self._last_key_sweep >= self._limits.idempotency_sweep_seconds:
             await self._sweep_keys(now)
             self._last_key_sweep = monotonic
-        await self._leave_sign(now, monotonic)
-        self._last_now, self._last_monotonic = now, monotonic
 
     async def _in_batches(self, sweep: Callable[[], Awaitable[Sequence[Command]]]) -> None:
         while True:
@@ -117,36 +126,46 @@ class Sweeper:
             await self._store.sign_of_life(now)
         self._last_sign = monotonic
 
+    async def _follow_the_wall_clock(self) -> None:
+        """Take the wall clock's time over; when it was set, all that is stored moves with it.
+
+        The clock moves first: what is granted from now on comes after the move of what was granted
+        before, in the time that it was granted in.
+        """
+        drift = self._clock.drift()
+        self._clock.adjust(drift)
+        if abs(drift) <= CLOCK_JUMP_SECONDS:
+            return
+        try:
+            moved = await self._store.shift_leases(drift)
+        except BaseException:
+            self._clock.adjust(-drift)
+            raise
+        log.warning("clock.jumped", seconds=round(drift, 3), leases=moved)
+
     async def _mind_the_gap(self, now: datetime, monotonic: float) -> None:
-        if self._last_now is None:
+        """See whether time has passed in which nobody could renew a lease."""
+        if self._last_sweep is None:
             await self._after_restart(now)
             return
-        passed = monotonic - self._last_monotonic
-        jump = (now - self._last_now).total_seconds() - passed
-        if abs(jump) > CLOCK_JUMP_SECONDS:
-            moved = await self._store.shift_leases(jump)
-            log.warning("clock.jumped", seconds=round(jump, 3), leases=moved)
-            self._last_now += timedelta(seconds=jump)
+        passed = monotonic - self._last_sweep
         if passed > self._limits.outage_seconds:
             await self._grant_grace(now - timedelta(seconds=passed), now)
+            self._last_sweep = monotonic
 
     async def _after_restart(self, now: datetime) -> None:
         last = await self._store.last_sign_of_life()
-        if last is None:
-            return
-        if last > now:
+        if last is not None and last > now:
             jump = (now - last).total_seconds()
             moved = await self._store.shift_leases(jump)
             log.warning("clock.behind_last_run", seconds=round(jump, 3), leases=moved)
-            last = now
-        if (now - last).total_seconds() > self._limits.outage_seconds:
-            await self._grant_grace(last, now)
+            return
+        if last is None or (now - last).total_seconds() > self._limits.outage_seconds:
+            await self._grant_grace(last or _BEFORE_ALL, now)
 
-    async def _grant_grace(self, lapsed_since: datetime, now: datetime) -> None:
+    async def _grant_grace(self, since: datetime, now: datetime) -> None:
         until = now + timedelta(seconds=self._limits.outage_grace_seconds)
-        granted = await self._store.grant_grace(lapsed_since, now, until)
-        log.warning(
-            "outage.ended",
-            seconds=round((now - lapsed_since).total_seconds(), 3),
-            leases_kept=granted,
-        )
+        kept = await self._store.grant_grace(since, until, until)
+        if since is not _BEFORE_ALL:
+            seconds = round((now - since).total_seconds(), 3)
+            log.warning("outage.ended", seconds=seconds, leases_kept=kept)

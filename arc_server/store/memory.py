@@ -503,6 +503,10 @@ class MemoryStore:
         for stored in live:
             until = stored.command.lease_expires_at
             self._set(stored, lease_expires_at=None if until is None else until + shift)
+        for stored in self._live(lambda command: command.is_push):
+            stored.push_at = None if stored.push_at is None else stored.push_at + shift
+        if self._sign_of_life is not None:
+            self._sign_of_life += shift
         return len(live)
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:

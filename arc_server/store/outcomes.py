@@ -112,7 +112,10 @@ def forget_keys(db: Session, before: datetime, limit: int) -> int:
 
 def shift_leases(db: Session, seconds: float) -> int:
     """See CommandStore.shift_leases."""
-    return db.change("shift_leases", shift=round(seconds * 1_000_000))
+    shift = round(seconds * 1_000_000)
+    db.change("shift_pushes", shift=shift)
+    db.change("shift_sign_of_life", shift=shift)
+    return db.change("shift_leases", shift=shift)
 
 
 def grant_grace(db: Session, lapsed_since: datetime, now: datetime, until: datetime) -> int:
