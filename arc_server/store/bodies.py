@@ -16,6 +16,7 @@ from arc_server.ports import (
     DamagedBody,
     ReadResponse,
     StoredBlob,
+    StoredBody,
     StoredError,
     StoredInline,
     StoredParams,
@@ -91,13 +92,12 @@ def to_params(form: Any, data: Any, size: Any, stored: Any) -> StoredParams:
     """A row as params; DamagedBody when the row is not there, its checksum or its form is wrong."""
     if reason := _damage(form, data, size, stored):
         return DamagedBody(reason=reason)
-    if form == INLINE:
-        return StoredInline(data=data)
-    if form == BLOB:
-        return StoredBlob(path=data.decode(), size=size)
-    if form == AWAITED:
-        return AwaitedBlob(path=data.decode(), size=size)
-    return DamagedBody(reason=f"params of the unknown form {form}")
+    try:
+        if form == AWAITED:
+            return AwaitedBlob(path=data.decode(), size=size)
+        return _body(form, data, size)
+    except ValueError:
+        return DamagedBody(reason=f"the stored params have not their form {form}")
 
 
 def to_response(form: Any, data: Any, size: Any, stored: Any) -> ReadResponse | None:
@@ -106,11 +106,19 @@ def to_response(form: Any, data: Any, size: Any, stored: Any) -> ReadResponse | 
         return None
     if reason := _damage(form, data, size, stored):
         return DamagedBody(reason=reason)
-    if form == INLINE:
-        return StoredSuccess(body=StoredInline(data=data))
-    if form == BLOB:
-        return StoredSuccess(body=StoredBlob(path=data.decode(), size=size))
-    if form == ERROR:
-        code, message, details = _ERROR_PARTS.decode(data)
-        return StoredError(code=code, message=message, details=details)
-    return DamagedBody(reason=f"a response of the unknown form {form}")
+    try:
+        if form == ERROR:
+            code, message, details = _ERROR_PARTS.decode(data)
+            return StoredError(code=code, message=message, details=details)
+        return StoredSuccess(body=_body(form, data, size))
+    except ValueError:
+        return DamagedBody(reason=f"the stored response has not its form {form}")
+
+
+def _body(form: int, data: bytes, size: int | None) -> StoredBody:
+    """Raises ValueError when the form is another, or these are not its columns."""
+    if form == INLINE and size is None:
+        return StoredInline(data=data)
+    if form == BLOB and size is not None:
+        return StoredBlob(path=data.decode(), size=size)
+    raise ValueError(form)

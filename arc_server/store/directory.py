@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
-from arc_protocol.types import AgentRegistration, encode
+from arc_protocol.types import AgentRegistration, CommandTarget, encode
 from arc_server.ports import AgentPresence, Deployment, Token
 from arc_server.store import targets
 from arc_server.store.rows import Row, command_of, micros, micros_or_none, moment, moment_or_none
@@ -24,21 +24,10 @@ def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
     _check_targets(db, deployment)
     deployment_id = deployment.deployment_id
     known = targets.register_deployment(db, deployment_id, micros(now))
-    ordered = sorted(
-        deployment.targets, key=lambda target: target.resource_id != deployment.default_target_id
-    )
-    for target in ordered:
-        old = known.targets.get(target.resource_id)
-        if old is None:
-            targets.register_target(db, deployment_id, target, micros(now))
-        elif old != target:
-            db.change(
-                "retype_target",
-                deployment_id=deployment_id,
-                resource_id=target.resource_id,
-                resource_type=target.resource_type.value,
-            )
-            targets.move_waiting(db, deployment_id, target.resource_id, target)
+    for target in deployment.targets:
+        _put_target(db, deployment_id, target, micros(now))
+    if deployment.targets and not known.targets:
+        targets.inherit(db, deployment_id, _heir(deployment))
     db.change(
         "configure_deployment",
         deployment_id=deployment_id,
@@ -52,6 +41,32 @@ def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
         else:
             db.change("start_pushing", deployment_id=deployment_id, now=micros(now))
     db.forget_deployment(deployment_id)
+
+
+def _put_target(db: Session, deployment_id: str, target: CommandTarget, now: int) -> None:
+    known = targets.register_deployment(db, deployment_id, now)
+    old = known.targets.get(target.resource_id)
+    if old is None:
+        targets.insert_target(db, known, target, now)
+        return
+    if old == target:
+        return
+    db.change(
+        "retype_target",
+        deployment_id=deployment_id,
+        resource_id=target.resource_id,
+        resource_type=target.resource_type.value,
+    )
+    db.forget_deployment(deployment_id)
+    targets.move_waiting(db, deployment_id, target.resource_id, target)
+
+
+def _heir(deployment: Deployment) -> CommandTarget:
+    """Of several first targets the default one takes over."""
+    for target in deployment.targets:
+        if target.resource_id == deployment.default_target_id:
+            return target
+    return deployment.targets[0]
 
 
 def _check_targets(db: Session, deployment: Deployment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from arc_server.ports import (
 )
 from arc_server.store import bodies, endings, targets
 from arc_server.store.rows import WIDTH, Row, command_of, micros
-from arc_server.store.session import Session
+from arc_server.store.session import Again, Session
 
 ENDED_AT_ONCE: Final = 200
 """How many overdue or damaged commands one look at a queue ends at most."""
@@ -130,23 +131,36 @@ def _hand_out(
 def _candidates(
     db: Session, query: str, where: dict[str, Any], limit: int
 ) -> Iterator[tuple[int, Command, StoredParams]]:
-    """The first ready commands of a queue with their params."""
-    try:
-        rows = db.rows(query, limit=limit, **where)
-    except sqlite3.DatabaseError:  # params of one cannot be read at all: find out which
-        rows = [
-            (*row, *_params_columns(db, row))
-            for row in db.rows(f"{query}_without_params", limit=limit, **where)
-        ]
+    """The first ready commands of a queue with their params.
+
+    Raises Again when params turn out to stand on damaged pages: SQLite lets nothing be written in
+    that transaction any more. In the next one it is known which.
+    """
+    rows: list[Row] | None = None
+    if not db.unreadable:
+        with contextlib.suppress(sqlite3.DatabaseError):
+            rows = db.rows(query, limit=limit, **where)
+    if rows is None:
+        known = len(db.unreadable)
+        rows = _one_by_one(db, query, where, limit)
+        if len(db.unreadable) > known:
+            raise Again
     for row in rows:
         yield row[0], command_of(row), bodies.to_params(*row[WIDTH:])
 
 
-def _params_columns(db: Session, row: Row) -> Row:
-    try:
-        return db.row("params_of", seq=row[0]) or (None,) * 4
-    except sqlite3.DatabaseError:
-        return (None,) * 4
+def _one_by_one(db: Session, query: str, where: dict[str, Any], limit: int) -> list[Row]:
+    """The candidates, their params read apart from each other; notes which cannot be read."""
+    rows: list[Row] = []
+    for row in db.rows(f"{query}_without_params", limit=limit, **where):
+        params: Row = (None,) * 4
+        if row[0] not in db.unreadable:
+            try:
+                params = db.row("params_of", seq=row[0]) or params
+            except sqlite3.DatabaseError:
+                db.unreadable.add(row[0])
+        rows.append((*row, *params))
+    return rows
 
 
 def _damaged(params: AwaitedBlob | DamagedBody) -> StoredError:

@@ -194,9 +194,10 @@ class MemoryStore:
         place = self._places.setdefault(deployment_id, _Place())
         is_first = not place.targets
         place.targets[target.resource_id] = target
-        if not is_first:
-            return False
-        place.heir = target.resource_id
+        return is_first and self._inherit(deployment_id, target)
+
+    def _inherit(self, deployment_id: str, target: CommandTarget) -> bool:
+        self._places[deployment_id].heir = target.resource_id
         return self._move(deployment_id, IMPLICIT_TARGET.resource_id, target)
 
     def _move(self, deployment_id: str, from_id: str, target: CommandTarget) -> bool:
@@ -544,12 +545,14 @@ class MemoryStore:
         if default is not None and default not in named:
             raise CommandTargetNotFound(f"the default target {default!r} is not registered")
         place = self._places.setdefault(deployment_id, known)
-        for target in sorted(deployment.targets, key=lambda each: each.resource_id != default):
-            if target.resource_id in place.targets:
-                place.targets[target.resource_id] = target
+        is_first = not place.targets
+        for target in deployment.targets:
+            is_new = target.resource_id not in place.targets
+            place.targets[target.resource_id] = target
+            if not is_new:
                 self._move(deployment_id, target.resource_id, target)
-            else:
-                self._register(deployment_id, target)
+        if is_first and deployment.targets:
+            self._inherit(deployment_id, place.targets[default or next(iter(place.targets))])
         place.default = default
         had_push = place.push_url is not None
         place.push_url, place.push_token = deployment.push_url, deployment.push_token

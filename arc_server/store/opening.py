@@ -39,13 +39,17 @@ def refusing(path: Path) -> Generator[None]:
     except StoreLocked:
         raise
     except StoreRefused as refusal:
-        raise type(refusal)(f"{path}: {refusal}") from None
+        raise type(refusal)(f"{path}: {_one_line(refusal)}") from None
     except sqlite3.Error as error:
         if faults.is_damage(error):
-            raise StoreCorrupt(f"{path}: the database is damaged: {error}") from error
+            raise StoreCorrupt(f"{path}: the database is damaged: {_one_line(error)}") from error
         raise StoreRefused(f"{path}: cannot be opened: {faults.name_of(error)}") from error
     except OSError as error:
         raise StoreRefused(f"{path}: cannot be opened: {error.strerror or error}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def look(path: Path) -> None:

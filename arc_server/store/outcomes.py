@@ -89,6 +89,7 @@ def write_payload(
         raise _not_found(command_id)
     if params is not None:
         db.change("replace_params", command=row[0], **bodies.of_params(params)._asdict())
+        db.unreadable.discard(row[0])
     if response is not None:
         endings.put_response(db, row[0], response)
 

@@ -21,6 +21,10 @@ NUMBERS_PER_BLOCK: Final = 1_000
 _MAX_KNOWN_DEPLOYMENTS: Final = 10_000
 
 
+class Again(Exception):
+    """The transaction must be rolled back and the operation run again: it will know more then."""
+
+
 class KnownDeployment(msgspec.Struct, frozen=True):
     """A deployment as operations need it: whom its commands are for, and how they get there."""
 
@@ -66,6 +70,8 @@ class Session:
         self._execute = connection.execute
         self._queries = queries
         self._deployments: dict[str, KnownDeployment] = {}
+        self.unreadable: set[int] = set()
+        """Commands (by seq) whose params stand on damaged pages."""
         self._next_number = 0
         self._numbers_end = 0
         self._data_version = 0

@@ -78,25 +78,33 @@ def register_deployment(db: Session, deployment_id: str, now: int) -> KnownDeplo
 
 
 def register_target(db: Session, deployment_id: str, target: CommandTarget, now: int) -> bool:
-    """Register a target (and its deployment). True when it took over waiting commands.
-
-    The first target of a deployment is the heir of the implicit one.
-    """
+    """Register a target (and its deployment). True when it took over waiting commands."""
     deployment = register_deployment(db, deployment_id, now)
+    insert_target(db, deployment, target, now)
+    return not deployment.targets and inherit(db, deployment_id, target)
+
+
+def insert_target(
+    db: Session, deployment: KnownDeployment, target: CommandTarget, now: int
+) -> None:
+    """Add a target behind the others."""
     db.change(
         "insert_target",
-        deployment_id=deployment_id,
+        deployment_id=deployment.deployment_id,
         position=len(deployment.targets),
         resource_id=target.resource_id,
-        resource_type=str(target.resource_type),
+        resource_type=target.resource_type.value,
         now=now,
     )
-    moved = 0
-    if not deployment.targets:
-        db.change("name_heir", deployment_id=deployment_id, target_id=target.resource_id)
-        moved = move_waiting(db, deployment_id, IMPLICIT_TARGET.resource_id, target)
+    db.forget_deployment(deployment.deployment_id)
+
+
+def inherit(db: Session, deployment_id: str, target: CommandTarget) -> bool:
+    """Make a deployment's first target the heir of the implicit one: it takes over the commands
+    that wait, and the idempotency keys (`KnownDeployment.key_scope`). True when any waited."""
+    db.change("name_heir", deployment_id=deployment_id, target_id=target.resource_id)
     db.forget_deployment(deployment_id)
-    return moved > 0
+    return move_waiting(db, deployment_id, IMPLICIT_TARGET.resource_id, target) > 0
 
 
 def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandTarget) -> int:
@@ -106,5 +114,5 @@ def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandT
         deployment_id=deployment_id,
         from_id=from_id,
         to_id=target.resource_id,
-        to_type=str(target.resource_type),
+        to_type=target.resource_type.value,
     )

@@ -17,13 +17,14 @@ from arc_protocol.errors import ArcError, StoreUnavailable
 from arc_runtime.failpoints import hit
 from arc_server.store import faults
 from arc_server.store.batching import Operation
-from arc_server.store.session import Session
+from arc_server.store.session import Again, Session
 
 log = structlog.get_logger(__name__)
 
 
 class _Undone(Exception):
-    """An operation failed after it had written: the transaction must go. `args`: (its error,)."""
+    """An operation failed so that the transaction must go: after it had written, or because of
+    damage (SQLite lets nothing be written after that). `args`: (its error,)."""
 
 
 class Writing:
@@ -46,11 +47,11 @@ class Writing:
             self._run(batch)
         except _Undone as undone:
             self._roll_back()
-            if len(batch) == 1:
+            if len(batch) > 1 or isinstance(undone.args[0], Again):
+                for operation in batch:
+                    self((operation,))
+            else:
                 batch[0].error = undone.args[0]
-                return
-            for operation in batch:
-                self((operation,))
             return
         except (sqlite3.Error, OSError) as error:
             self._roll_back()
@@ -86,7 +87,8 @@ class Writing:
                 if faults.is_of_the_batch(error):
                     raise
                 operation.error = _told(error)
-                if connection.total_changes != changes or not connection.in_transaction:
+                is_whole = connection.total_changes == changes and connection.in_transaction
+                if not is_whole or isinstance(error, Again) or faults.is_damage(error):
                     raise _Undone(operation.error) from error
             changes = connection.total_changes
             hit("store.after_operation")

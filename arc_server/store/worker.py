@@ -24,6 +24,10 @@ _CACHED_STATEMENTS: Final = 256
 class Worker(aiosqlite.Connection):
     """aiosqlite's connection, with a hop for a callable instead of one for each statement."""
 
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connect, iter_chunk_size=64)
+        self._thread.daemon = True  # a store that was never closed must not keep the process alive
+
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` in the connection's thread."""
         return await self._execute(function, *args)  # type: ignore[no-any-return]
@@ -47,7 +51,7 @@ def worker(path: Path, *, busy_timeout_seconds: float, is_writer: bool) -> Worke
             factory=_factory() if is_writer else sqlite3.Connection,
         )
 
-    return Worker(connect, iter_chunk_size=64)
+    return Worker(connect)
 
 
 def _factory() -> type[sqlite3.Connection]:

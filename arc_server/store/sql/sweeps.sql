@@ -11,18 +11,19 @@ WHERE c.state = 'DISPATCHED' AND c.lease_expires_at <= :now
 ORDER BY c.lease_expires_at LIMIT :limit;
 
 -- name: shift_leases
-UPDATE commands SET lease_expires_at = lease_expires_at + :shift, push_at = push_at + :shift
+UPDATE commands INDEXED BY commands_lapse
+SET lease_expires_at = lease_expires_at + :shift, push_at = push_at + :shift
 WHERE state = 'DISPATCHED' AND lease_expires_at IS NOT NULL;
 
 -- name: shift_pushes
-UPDATE commands SET push_at = push_at + :shift
+UPDATE commands INDEXED BY commands_push_due SET push_at = push_at + :shift
 WHERE state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL;
 
 -- name: shift_sign_of_life
 UPDATE signs_of_life SET seen_at = seen_at + :shift WHERE id = 1;
 
 -- name: grant_grace
-UPDATE commands SET lease_expires_at = :until
+UPDATE commands INDEXED BY commands_lapse SET lease_expires_at = :until
 WHERE state = 'DISPATCHED' AND lease_expires_at >= :lapsed_since AND lease_expires_at <= :now;
 
 -- name: has_live_leases

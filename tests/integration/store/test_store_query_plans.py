@@ -1,0 +1,87 @@
+"""No query walks a table, and none sorts: cost does not grow with what is stored."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from arc_server.store import queries, schema
+
+WHOLE_TABLES = {"list_tokens"}
+"""Asked by an administrator, of a table that is short."""
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[sqlite3.Connection]:
+    """An empty database of the newest schema."""
+    opened = sqlite3.connect(":memory:", isolation_level=None)
+    schema.migrate(opened)
+    yield opened
+    opened.close()
+
+
+class _Anything(dict[str, Any]):
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+def plan_of(connection: sqlite3.Connection, query: str) -> list[str]:
+    rows = connection.execute(f"EXPLAIN QUERY PLAN {query}", _Anything()).fetchall()
+    return [row[3] for row in rows]
+
+
+@pytest.mark.parametrize("name", sorted(queries.load()))
+def test_the_query_is_served_by_an_index_and_needs_no_sorting(
+    connection: sqlite3.Connection, name: str
+) -> None:
+    plan = plan_of(connection, queries.load()[name])
+
+    scans = [step for step in plan if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"]
+    assert bool(scans) == (name in WHOLE_TABLES), plan
+    assert not [step for step in plan if "TEMP B-TREE" in step], plan
+
+
+def test_a_scan_and_a_sort_would_be_found(connection: sqlite3.Connection) -> None:
+    assert "SCAN commands" in plan_of(connection, "SELECT * FROM commands WHERE attempt = 2")
+    plan = plan_of(
+        connection, "SELECT * FROM commands WHERE deployment_id = 'd' ORDER BY created_at"
+    )
+    assert any("TEMP B-TREE" in step for step in plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("lease_candidates", "commands_ready"),
+        ("push_candidates", "commands_push_due"),
+        ("find_lease", "commands_lease"),
+        ("lapsed", "commands_lapse"),
+        ("grant_grace", "commands_lapse"),
+        ("overdue", "commands_deadline"),
+        ("held_by", "commands_holder"),
+        ("list_by_deployment_and_state", "commands_of_deployment"),
+        ("forget_keys", "idempotency_keys_orphaned"),
+    ],
+)
+def test_hot_queries_use_the_index_that_holds_only_what_they_may_find(
+    connection: sqlite3.Connection, name: str, index: str
+) -> None:
+    assert f"INDEX {index} " in " ".join(plan_of(connection, queries.load()[name]))
+
+
+def test_every_query_is_used() -> None:
+    import arc_server.store as package
+
+    [folder] = package.__path__
+    source = "".join(
+        file.read_text() for file in sorted(__import__("pathlib").Path(folder).glob("*.py"))
+    )
+    unused = [
+        name
+        for name in queries.load()
+        if f'"{name}"' not in source and not name.endswith("_without_params")
+    ]
+    assert not unused
