@@ -58,6 +58,7 @@ class Agent:
         self._clock = clock
         self.agent_id = f"{live.config.agent_name}-{uuid.uuid4().hex[:16]}"
         self._stop = asyncio.Event()
+        self._is_broken = False
         self._leases = LeaseTable()
         self._contact = Contact(clock)
         self._work = ThreadPoolExecutor(
@@ -68,11 +69,20 @@ class Agent:
         """Whether code that ignores its cancellation is left: the process must be ended hard."""
 
     def stop(self) -> None:
+        """Begin to stop."""
+        self._stop.set()
+
+    def _signalled(self) -> None:
         """Begin to stop; the second time, end at once."""
         if self._stop.is_set():
             log.warning("stop.at_once")
             kill_all()
             os._exit(_BROKEN)
+        self._stop.set()
+
+    def _fail(self) -> None:
+        """Stop, because a part is broken that nothing works without: a restart may mend it."""
+        self._is_broken = True
         self._stop.set()
 
     def reload(self) -> None:
@@ -133,6 +143,7 @@ class Agent:
                 contact=self._contact,
                 clock=self._clock,
                 main_loop=loop,
+                on_death=self._fail,
             )
             poller = Poller(
                 config=lambda: live.config,
@@ -152,22 +163,23 @@ class Agent:
             heartbeat.start()
             stack.callback(heartbeat.stop)
             self._contact.on_back(lambda: call_in(loop, delivery.kick))
-            spool.on_change(lambda: self._stop.set() if spool.failure is not None else None)
+            spool.on_change(lambda: self._fail() if spool.failure is not None else None)
 
             def apply() -> None:
                 transfer.configure(live.config.transfer)
                 spool.configure(live.config.spool)
                 presence.changed()
                 poller.wake()
+                runner.notify()
 
             self._apply = apply
             if handles_signals:
                 for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, self.stop)
+                    loop.add_signal_handler(number, self._signalled)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
             await self._live_and_stop(poller, runner, delivery)
             self.has_abandoned = runner.has_abandoned or not await self._work_ends()
-            return _OK if spool.failure is None else _BROKEN
+            return _BROKEN if self._is_broken else _OK
 
     async def _live_and_stop(self, poller: Poller, runner: Runner, delivery: Delivery) -> None:
         """The loops, and their end in order."""

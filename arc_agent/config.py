@@ -83,7 +83,7 @@ class LeaseSection(Section, frozen=True, kw_only=True):
             ge=0,
             le=86_400,
         ),
-    ] = 300.0
+    ] = 3600.0
 
 
 class RenewSection(Section, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -75,7 +76,8 @@ class Answer(msgspec.Struct, frozen=True):
     def server_now(self) -> float | None:
         """The server's clock, as POSIX time, None when it does not tell."""
         try:
-            return parsedate_to_datetime(self.headers["Date"]).timestamp()
+            moment = parsedate_to_datetime(self.headers["Date"])
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (KeyError, ValueError, TypeError):
             return None
 

@@ -54,7 +54,10 @@ class Heartbeat:
         contact: Contact,
         clock: Clock,
         main_loop: asyncio.AbstractEventLoop,
+        on_death: Callable[[], None],
     ) -> None:
+        self._main_loop = main_loop
+        self._on_death = on_death
         self._config = config
         self._agent_id = agent_id
         self._token = token
@@ -96,8 +99,9 @@ class Heartbeat:
         """The thread's life."""
         try:
             asyncio.run(self._live())
-        except Exception:  # without renewals the agent must not go on quietly
+        except Exception:  # without renewals the agent must not go on
             log.critical("heartbeat.died", exc_info=True)
+            call_in(self._main_loop, self._on_death)
         finally:
             self._is_ready.set()
 

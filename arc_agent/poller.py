@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -152,7 +152,9 @@ class Poller:
                     return 0.0
                 if self._contact.is_lost:
                     await self._settle()
-                await self._presence.announce()
+                await self._unless_stopping(self._presence.announce())
+                if self._draining.is_set():
+                    return 0.0
                 return await self._ask(group)
         return 0.0
 
@@ -193,25 +195,40 @@ class Poller:
         asking = asyncio.create_task(
             ask(self._connection, url, request, timeout_seconds=timeout), name="poll"
         )
-        stopping = asyncio.create_task(self._draining.wait())
         try:
-            await asyncio.wait({asking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await self._first(asking)
             if not asking.done() and not self._pace.is_long_poll:
                 await asyncio.wait({asking}, timeout=_SHORT_POLL_SECONDS)
-            if not asking.done():
-                return None
+        finally:
+            asking.cancel()
+            await asyncio.wait({asking})
+        if asking.cancelled():
+            return None
+        try:
             return asking.result()
-        except Refused as error:
-            self._contact.failed("lease", error.reason, is_refusal=True)
-            raise
         except NoContact as error:
-            self._contact.failed("lease", error.reason)
+            is_refusal = isinstance(error, Refused)
+            self._contact.failed("lease", error.reason, is_refusal=is_refusal)
             raise
+
+    async def _first(self, task: asyncio.Task[Any]) -> None:
+        """Until the task is done or the agent stops. The task is left as it is."""
+        stopping = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
-            if not asking.done():
-                asking.cancel()
-            await asyncio.wait({asking, stopping})
+
+    async def _unless_stopping(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something, and leave it when the agent stops."""
+        task = asyncio.create_task(work)
+        try:
+            await self._first(task)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
 
     async def _take(self, group: asyncio.TaskGroup, answer: LeaseAnswer, asked_at: float) -> None:
         """Do what the answer says, each lease for itself."""
@@ -282,24 +299,15 @@ class Poller:
                 log.info("spool.has_room")
             if self._runner.free > 0:
                 return
-            stopping = asyncio.create_task(self._draining.wait())
-            freed = asyncio.create_task(self._slot())
-            try:
-                await asyncio.wait({stopping, freed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                stopping.cancel()
-                freed.cancel()
-                await asyncio.wait({stopping, freed})
-
-    async def _slot(self) -> None:
-        """Until a slot is free."""
-        async with self._runner.changed:
-            await self._runner.changed.wait_for(lambda: self._runner.free > 0)
+            await self._unless_stopping(self._runner.slot())
 
     async def _settle(self) -> None:
         """Finished work goes before new work."""
-        if not len(self._spool):
-            return
+        if len(self._spool):
+            await self._unless_stopping(self._delivered())
+
+    async def _delivered(self) -> None:
+        """Until everything was tried once, for so long at most."""
         try:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await self._delivery.settle()

@@ -74,8 +74,7 @@ class Runner:
         self._abandoned: set[asyncio.Task[Any]] = set()
         self.done = 0
         """How many commands have been run to an end of any kind."""
-        self.changed = asyncio.Condition()
-        """Notified when a slot may have become free."""
+        self._changed = asyncio.Event()
 
     @property
     def free(self) -> int:
@@ -160,16 +159,14 @@ class Runner:
 
     async def drain(self, seconds: float) -> None:
         """Let running handlers finish for so long, then stop the rest."""
-        async with self.changed:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self.changed.wait_for(lambda: not self._jobs)
-            except TimeoutError:
-                log.warning("drain.stopping", commands=[h.command for h in self._jobs.values()])
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until(lambda: not self._jobs)
+        except TimeoutError:
+            log.warning("drain.stopping", commands=[h.command for h in self._jobs.values()])
         for held in list(self._jobs.values()):
             held.stop(End.DRAIN)
-        async with self.changed:
-            await self.changed.wait_for(lambda: not self._jobs)
+        await self._until(lambda: not self._jobs)
 
     # One run
 
@@ -196,14 +193,10 @@ class Runner:
         finally:
             del self._jobs[lease.lease_id]
             self.done += 1
-            await asyncio.shield(self._tidy(job))
-
-    async def _tidy(self, job: Job) -> None:
-        """Temporary files never outlive their command."""
-        if not self._is_abandoned(job):
-            await asyncio.to_thread(shutil.rmtree, job.directory, ignore_errors=True)
-        async with self.changed:
-            self.changed.notify_all()
+            if not self._is_abandoned(job) and job.directory.exists():
+                removing = asyncio.to_thread(shutil.rmtree, job.directory, ignore_errors=True)
+                await asyncio.shield(removing)  # temporary files never outlive their command
+            self.notify()
 
     def _is_abandoned(self, job: Job) -> bool:
         """Whether the run's handler is still at it."""
@@ -226,6 +219,7 @@ class Runner:
         work = self._call(job, handler, source, context)
         result = await self._bounded(job, held, work, self._timeout(handler), handler, context)
         if result is None or held.finish() is not None:
+            self._discard(result)
             return Dropped("stopped")  # the reason is in `held`
         hit("agent.after_handler")
         if isinstance(result, Raised):
@@ -406,8 +400,7 @@ class Runner:
             grace = max(grace, handler.grace_seconds)
         await asyncio.wait({task}, timeout=grace)
         if task.done():
-            if not task.cancelled():
-                task.exception()  # looked at, so that asyncio does not complain
+            self._discard(_result_of(task))
             return
         log.error(
             "handler.abandoned",
@@ -422,15 +415,30 @@ class Runner:
     def _abandoned_ended(self, task: asyncio.Task[Any]) -> None:
         """Code that had been given up has ended after all: its slot is free."""
         self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()
         log.info("handler.abandoned_ended", task=task.get_name())
-        task.get_loop().create_task(self._notify())
+        self._discard(_result_of(task))
+        self.notify()
 
-    async def _notify(self) -> None:
-        """Tell who waits for a slot."""
-        async with self.changed:
-            self.changed.notify_all()
+    def _discard(self, result: Any) -> None:
+        """Remove the file of a result that nobody will hand in."""
+        value = result.value if isinstance(result, Returned) else None
+        if isinstance(value, Succeeded) and isinstance(value.body, StoredBody):
+            path = self._spool.data_dir.bodies / value.body.name
+            path.unlink(missing_ok=True)
+
+    def notify(self) -> None:
+        """Tell who waits for a slot: one is free, or there are more."""
+        self._changed.set()
+
+    async def slot(self) -> None:
+        """Until a command may be taken on."""
+        await self._until(lambda: self.free > 0)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Until something holds; looked at whenever a command ends."""
+        while not holds():
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _hand_in(self, job: Job, held: HeldLease, where: Addresses, outcome: Outcome) -> None:
         """Put the response into the spool; from there it is delivered whatever happens."""
@@ -467,3 +475,8 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         pass
+
+
+def _result_of(task: asyncio.Task[Any]) -> Any:
+    """What a task came back with; None when it was cancelled or raised."""
+    return None if task.cancelled() or task.exception() is not None else task.result()

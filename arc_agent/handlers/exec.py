@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
+import msgspec
+
 from arc_agent.config import ExecSection
 from arc_agent.execution import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
@@ -156,11 +158,13 @@ def _result(section: ExecSection, output: _Output) -> Any:
             "HANDLER_ERROR",
             f"the output is {output.cut_bytes} bytes over the limit of {section.max_output_bytes}",
         )
-    if not data.strip():
+    data = data.strip()
+    if not data:
         return None
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        msgspec.json.decode(data, type=msgspec.Raw)  # looks at it all, and builds nothing
+        return data if data.isascii() else json.loads(data)
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise CommandFailed("HANDLER_ERROR", f"the output is not JSON: {error}") from None
 
 
