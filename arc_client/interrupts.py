@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -42,8 +43,12 @@ class Interrupts:
     async def around(self, work: Coroutine[Any, Any, T]) -> T:
         """Do the work. Raises Interrupted when the person left; the work is cancelled then."""
         loop = asyncio.get_running_loop()
-        # A job in the background is not interrupted by a Ctrl-C meant for another.
-        is_ours = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        # A job in the background is not interrupted by a Ctrl-C meant for another, and only the
+        # main thread of a process hears any.
+        is_ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        )
         if is_ours:
             loop.add_signal_handler(signal.SIGINT, self._interrupted)
         task = asyncio.ensure_future(work)

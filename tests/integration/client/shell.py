@@ -1,4 +1,4 @@
-"""`arc` as a process: in pipes, and on a terminal of its own."""
+"""`arc`: called, as a process in pipes, and on a terminal of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import pty
 import re
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from arc_client.cli import app
+
+_ONE_AT_A_TIME = threading.Lock()
 ARC = [sys.executable, "-m", "arc_client.cli"]
 LIMIT_SECONDS = 30
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -44,7 +50,25 @@ def environment(url: str | None, **more: str) -> dict[str, str]:
 async def arc(
     *arguments: str | Path, url: str | None = None, stdin: bytes = b"", **environ: str
 ) -> Ended:
-    """Run `arc` in pipes."""
+    """Run `arc` in this process, one at a time: all but its start, its signals and its end."""
+    return await asyncio.to_thread(
+        _call, [str(argument) for argument in arguments], url, stdin, environ
+    )
+
+
+def _call(arguments: list[str], url: str | None, stdin: bytes, environ: dict[str, str]) -> Ended:
+    kept = {name: None for name in os.environ if name.startswith("ARC_")}
+    given = {"ARC_SERVER_URL": url} if url is not None else {}
+    with _ONE_AT_A_TIME:  # standard streams and environment are the whole process's
+        ended = CliRunner().invoke(app, arguments, input=stdin, env=kept | given | environ)
+    assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exception
+    return Ended(ended.exit_code, ended.stdout_bytes, ended.stderr)
+
+
+async def arc_process(
+    *arguments: str | Path, url: str | None = None, stdin: bytes = b"", **environ: str
+) -> Ended:
+    """Run `arc` as a process of its own, in pipes."""
     process = await asyncio.create_subprocess_exec(
         *ARC,
         *map(str, arguments),

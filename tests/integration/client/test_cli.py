@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 from .fake_server import FakeServer, agent, answer, echo, one_kind
-from .shell import ARC, arc, environment
+from .shell import ARC, arc, arc_process, environment
 
 LARGE = b'"' + b"0123456789abcdef" * 100_000 + b'"'
 
 
 async def test_a_result_is_printed_and_nothing_else(server: FakeServer) -> None:
-    ended = await arc("invoke", "dep", "echo", "--params", '{"a":  1.10}', url=server.url)
+    ended = await arc_process("invoke", "dep", "echo", "--params", '{"a":  1.10}', url=server.url)
 
     assert (ended.code, ended.out, ended.err) == (0, b'{"a":  1.10}\n', "")
 
@@ -30,8 +30,10 @@ async def test_large_params_and_results_pass_byte_for_byte_and_without_a_bar(
     out = tmp_path / "out"
 
     from_file, from_stdin = await asyncio.gather(
-        arc("invoke", "dep", "echo", "--params", f"@{tmp_path / 'in'}", url=server.url),
-        arc("invoke", "dep", "echo", "--params", "-", "--out", out, url=server.url, stdin=LARGE),
+        arc_process("invoke", "dep", "echo", "--params", f"@{tmp_path / 'in'}", url=server.url),
+        arc_process(
+            "invoke", "dep", "echo", "--params", "-", "--out", out, url=server.url, stdin=LARGE
+        ),
     )
 
     assert (from_file.code, from_file.out, from_file.err) == (0, LARGE, "")
@@ -52,8 +54,8 @@ async def test_bytes_that_are_not_json_pass_too(server: FakeServer) -> None:
 @one_kind
 async def test_a_failure_ends_with_1_its_code_and_its_details(server: FakeServer) -> None:
     for_people, for_programs = await asyncio.gather(
-        arc("invoke", "dep", "fail", "--params", '{"code":"E_DISK"}', url=server.url),
-        arc("invoke", "dep", "fail", "--json", url=server.url),
+        arc_process("invoke", "dep", "fail", "--params", '{"code":"E_DISK"}', url=server.url),
+        arc_process("invoke", "dep", "fail", "--json", url=server.url),
     )
 
     assert (for_people.code, for_people.out) == (1, b"")
@@ -150,7 +152,9 @@ async def test_a_server_that_is_not_there_ends_with_3_and_the_key(server: FakeSe
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        ended = await arc("invoke", "dep", "echo", "--timeout", "200ms", "--key", "k", url=url)
+        ended = await arc_process(
+            "invoke", "dep", "echo", "--timeout", "200ms", "--key", "k", url=url
+        )
 
     assert ended.code == 3
     assert f"cannot reach {url}: Connection refused" in ended.err
@@ -167,9 +171,9 @@ async def test_a_token_is_asked_for_and_taken_from_where_it_is(
     run = ("invoke", "dep", "echo")
 
     wrong, right, in_file = await asyncio.gather(
-        arc(*run, url=server.url, ARC_TOKEN="wrong"),
-        arc(*run, url=server.url, ARC_TOKEN="right"),
-        arc(*run, "--token-file", file, url=server.url, ARC_TOKEN="wrong"),
+        arc_process(*run, url=server.url, ARC_TOKEN="wrong"),
+        arc_process(*run, url=server.url, ARC_TOKEN="right"),
+        arc_process(*run, "--token-file", file, url=server.url, ARC_TOKEN="wrong"),
     )
 
     assert [wrong.code, right.code, in_file.code] == [4, 0, 0]
@@ -201,7 +205,7 @@ async def test_commands_are_shown_as_tables_or_as_json(server: FakeServer) -> No
 
 
 async def test_a_command_that_is_cancelled_is_so_for_who_waits_for_it(server: FakeServer) -> None:
-    waiting = asyncio.ensure_future(arc("invoke", "dep", "nobody", url=server.url))
+    waiting = asyncio.ensure_future(arc_process("invoke", "dep", "nobody", url=server.url))
     await server.until(lambda: server.count("GET", "/v1/commands/cmd_1") > 0)
     cancelled = await arc("cancel", "cmd_1", url=server.url)
 
@@ -339,6 +343,6 @@ async def test_help_loads_neither_the_http_client_nor_the_tables() -> None:
     out, _ = await process.communicate()
 
     assert out == b"set()\n"
-    ended = await arc("--help")
+    ended = await arc_process("--help")
     assert ended.code == 0
     assert b"invoke" in ended.out
