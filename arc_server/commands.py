@@ -375,7 +375,8 @@ class CommandService:
                 left = until - self._clock.monotonic()
                 if leases or cancelled or left <= 0 or self._wakeups.is_closed:
                     return LeaseResponse(leases=leases, cancelled=cancelled or None)
-                if not await waiter.sleep(left) or self._wakeups.is_closed:
+                is_woken = await waiter.sleep(left)
+                if not is_woken or waiter.is_dismissed or self._wakeups.is_closed:
                     return LeaseResponse(leases=[])
 
     @_to_the_end
@@ -496,8 +497,14 @@ class CommandService:
         )
 
     def announce(self, commands: Sequence[Command]) -> None:
-        """Wake who waits for these commands: agents for ready ones, senders for ended ones."""
+        """Wake who waits for these commands: agents for ready ones, senders for ended ones.
+
+        The holder of a lease that ran out did not renew, so a poll of its that still waits may be
+        a connection with nobody behind it: it is ended, or the command went straight back there.
+        """
         for command in commands:
+            if command.state is State.PENDING and command.lease_holder is not None:
+                self._wakeups.dismiss(command.deployment_id, command.lease_holder)
             self._announce(command)
 
     def own(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:

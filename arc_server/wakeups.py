@@ -31,6 +31,8 @@ class WorkWaiter:
         self._wakeups = wakeups
         self.key = key
         self.holder = holder
+        self.is_dismissed = False
+        """Nobody may be there any more: nothing is leased for it, its wait ends empty."""
         self._event = asyncio.Event()
         self._is_owed_a_look = False
 
@@ -162,6 +164,13 @@ class Wakeups:
             del self._cancels[next(iter(self._cancels))]
         self._cancels.setdefault(holder, set()).add(lease_id)
         for waiter in self._holders.get(holder, ()):
+            waiter.wake(is_for_work=False)
+
+    def dismiss(self, deployment_id: str, agent_id: str) -> None:
+        """End the waits of an agent that is not heard of: it asks again if it is there."""
+        for waiter in tuple(self._holders.get((deployment_id, agent_id), ())):
+            self.remove_waiter(waiter)
+            waiter.is_dismissed = True
             waiter.wake(is_for_work=False)
 
     def close(self) -> None:
