@@ -27,7 +27,9 @@ class HttpDispatcher:
         if deployment.push_url is None:
             return PushOutcome(accepted=False, is_definite=True, reason="no push URL configured")
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout)
+            self._session = aiohttp.ClientSession(
+                timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+            )
         headers = {"Content-Type": "application/json"}
         if deployment.push_token is not None:
             headers["Authorization"] = f"Bearer {deployment.push_token}"
@@ -36,11 +38,12 @@ class HttpDispatcher:
                 deployment.push_url, data=encode(envelope), headers=headers, allow_redirects=False
             ) as answer:
                 status = answer.status
-        except aiohttp.InvalidURL:
-            where = redact(deployment.push_url)
-            return PushOutcome(accepted=False, is_definite=True, reason=f"bad push URL {where}")
         except TimeoutError:
             return PushOutcome(accepted=False, reason="no answer in time")
+        except (ValueError, aiohttp.NonHttpUrlClientError):
+            where = redact(deployment.push_url)
+            reason = f"bad push URL or token for {where}"
+            return PushOutcome(accepted=False, is_definite=True, reason=reason)
         except (aiohttp.ClientError, OSError) as error:
             return PushOutcome(accepted=False, reason=type(error).__name__)
         if status == ACCEPTED:

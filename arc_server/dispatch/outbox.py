@@ -77,6 +77,9 @@ class Outbox:
                 except Unavailable as error:
                     log.warning("push.store_away", reason=error.message)
                     await self._clock.sleep(self._limits.retry_store_seconds)
+                except Exception:
+                    log.exception("push.failing")
+                    await self._clock.sleep(self._limits.retry_store_seconds)
 
     async def _push_due(self, sending: asyncio.TaskGroup) -> float | None:
         """Begin every send that is due. Seconds until the next one, None if none waits."""
