@@ -33,27 +33,34 @@ _SHORT_POLL_SECONDS: Final = 2.0
 """How long a request to a server without long poll may go on when the agent stops: a lease in an
 answer that nobody reads is lost for its whole length."""
 _PAUSE_SECONDS: Final = 1.0
-"""After the first early answer of a server that has been seen to wait: it may be restarting."""
+_PATIENCE: Final = 3
+"""How many early answers in a row, each followed by such a pause, a server of ours may give."""
 
 
 class Pace:
     """How long to wait after an answer: not at all when the server does the waiting.
 
     A server that answers empty much earlier than asked does not know `waitSeconds`: it is polled
-    like public receivers do, 5 s doubling to 30 s, until it is seen to wait.
+    like public receivers do, 5 s doubling to 30 s, until it is seen to wait. One that is known to
+    have our additions may do so a few times: it restarts, or something came and was gone.
     """
 
     def __init__(self, source: random.Random) -> None:
         self._random = source
         self._interval = 0.0
-        self._is_known_to_wait = False
         self._early = 0
         self.is_long_poll = True
 
     def after(
-        self, config: Config, answer: LeaseAnswer, *, asked_seconds: float, took_seconds: float
+        self,
+        config: Config,
+        answer: LeaseAnswer,
+        *,
+        asked_seconds: float,
+        took_seconds: float,
+        has_additions: bool,
     ) -> float:
-        """The seconds until the next request."""
+        """The seconds until the next request. `has_additions`: whether the server shows any."""
         if answer.leases or answer.broken or answer.cancelled:
             self._interval = 0.0
             if answer.shows_additions and not self.is_long_poll:
@@ -63,7 +70,7 @@ class Pace:
             self._waits()
             return 0.0
         self._early += 1
-        if self._is_known_to_wait and self._early == 1:
+        if self.is_long_poll and has_additions and asked_seconds > 0 and self._early <= _PATIENCE:
             return self._random.uniform(0, _PAUSE_SECONDS)
         return self._falls_back(config)
 
@@ -71,7 +78,7 @@ class Pace:
         """The server holds a request until work comes."""
         if not self.is_long_poll:
             log.info("poll.waits")
-        self.is_long_poll = self._is_known_to_wait = True
+        self.is_long_poll = True
         self._interval, self._early = 0.0, 0
 
     def _falls_back(self, config: Config) -> float:
@@ -184,6 +191,7 @@ class Poller:
             answer,
             asked_seconds=wait_seconds,
             took_seconds=self._clock() - asked_at,
+            has_additions=self._contact.knows_additions,
         )
 
     async def _until_drained(

@@ -73,3 +73,5 @@ class Presence:
             self._contact.lacks("agents")
         elif answer.status >= 300:
             log.warning("presence.refused", status=answer.status)
+        else:
+            self._contact.knows_additions = True
