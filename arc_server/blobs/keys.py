@@ -245,5 +245,4 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _message(purpose: str, parts: Sequence[str], expires: int) -> bytes:
     """Unambiguous bytes to sign: each part stands behind its length."""
     texts = (purpose, *parts, str(expires))
-    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
-    return b"".join(b"%d:%s" % (len(part), part) for part in encoded)
+    return "".join([f"{len(text)}:{text}" for text in texts]).encode("utf-8", "surrogatepass")

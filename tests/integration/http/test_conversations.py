@@ -1,0 +1,178 @@
+"""Long polls, public URLs and clients of both generations, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from running_server import OWN, Client, Serve, inline, success, until
+
+
+async def test_a_waiting_agent_gets_a_command_the_moment_it_is_created(client: Client) -> None:
+    waiting = asyncio.create_task(client.lease(waitSeconds=60))
+    await until(lambda: client.server.parts.wakeups.waiting_for_work == 1)
+
+    command_id = await client.create()
+
+    (lease,) = await waiting
+    assert lease["commandId"] == command_id
+
+
+async def test_a_waiting_sender_gets_the_result_the_moment_it_is_there(client: Client) -> None:
+    command_id = await client.create()
+    (lease,) = await client.lease()
+    path = f"/v1/commands/{command_id}?waitSeconds=60"
+    waiting = asyncio.create_task(client.call("GET", path))
+    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+
+    url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
+    assert (await client.call("PUT", url, success(), token="")).status == 200
+
+    assert (await waiting).json["state"] == "SUCCEEDED"
+
+
+async def test_a_poll_ends_empty_when_its_time_is_up(client: Client) -> None:
+    assert await client.lease(waitSeconds=0.05) == []
+    command_id = await client.create()
+
+    answer = await client.call("GET", f"/v1/commands/{command_id}?waitSeconds=0.05")
+
+    assert (answer.status, answer.json["state"]) == (200, "PENDING")
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "", "/v1/", "//v1//"])
+async def test_every_spelling_of_the_base_works_to_the_end(client: Client, prefix: str) -> None:
+    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
+
+    created = await client.call("POST", f"{prefix}/commands", body)
+    leased = await client.call("POST", f"{prefix}/commands/leases", {"deploymentId": OWN})
+    command_id = created.json["commandId"]
+    answered = await client.call("PUT", f"{prefix}/commands/{command_id}/response", success())
+    seen = await client.call("GET", f"{prefix}/commands/{command_id}")
+
+    assert [x.status for x in (created, leased, answered, seen)] == [200] * 4
+    assert seen.json["state"] == "SUCCEEDED"
+    url = leased.json["leases"][0]["envelope"]["responseHandling"]["submitResponseUrl"]
+    assert url.startswith(f"{client.server.url}/v1/commands/{command_id}/response?")
+
+
+def urls(document: Any) -> list[str]:
+    """Every URL in an answer."""
+    if isinstance(document, dict):
+        return [url for value in document.values() for url in urls(value)]
+    if isinstance(document, list):
+        return [url for value in document for url in urls(value)]
+    is_url = isinstance(document, str) and document.startswith(("http:", "https:"))
+    return [document] if is_url else []
+
+
+async def test_urls_begin_with_the_public_url_when_there_is_one(serve: Serve) -> None:
+    async with serve(public_url="https://arc.example/base") as client:
+        await client.create(params=inline(b"x" * 200_000))
+        leases = await client.lease()
+
+        found = urls(leases)
+        assert len(found) == 3
+        assert all(url.startswith("https://arc.example/base/v1/") for url in found)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "base"), [(True, "https://outer.example/v1/"), (False, "http://arc.internal/v1/")]
+)
+async def test_forwarded_headers_count_only_where_they_are_trusted(
+    serve: Serve, trusted: bool, base: str
+) -> None:
+    async with serve(http={"trust_forwarded": trusted}) as client:
+        await client.create()
+        headers = {
+            "Host": "arc.internal",
+            "X-Forwarded-Host": "outer.example",
+            "X-Forwarded-Proto": "https",
+        }
+        answer = await client.call(
+            "POST", "/v1/commands/leases", {"deploymentId": OWN}, headers=headers
+        )
+
+        found = urls(answer.json)
+        assert len(found) == 2
+        assert all(url.startswith(base) for url in found)
+
+
+async def test_the_agent_of_the_first_generation_gets_one_long_lease(client: Client) -> None:
+    for _ in range(3):
+        await client.create()
+    body = {"deploymentId": OWN, "maxLeases": 10, "leaseSeconds": 60}
+
+    answer = await client.call(
+        "POST", "/v1/commands/leases", body, headers={"User-Agent": "alien-agent/1.3.1"}
+    )
+
+    (lease,) = answer.json["leases"]
+    assert lease["leaseSeconds"] == 330
+
+
+async def test_an_agent_that_registers_is_listed_with_what_it_holds(client: Client) -> None:
+    registration = {
+        "deploymentId": OWN,
+        "version": "1.0",
+        "hostname": "press-7",
+        "handlers": [{"name": "report", "description": "Monthly", "paramsSchema": {"x": 1}}],
+    }
+    assert (await client.call("PUT", "/v1/agents/boot-1", registration)).body == b""
+    command_id = await client.create()
+    await client.lease(agentId="boot-1")
+
+    (agent,) = (await client.call("GET", "/v1/agents")).json["agents"]
+
+    assert (agent["agentId"], agent["hostname"]) == ("boot-1", "press-7")
+    assert agent["handlers"] == registration["handlers"]
+    assert [held["commandId"] for held in agent["holding"]] == [command_id]
+
+
+async def test_a_cancelled_command_is_failed_at_once_or_told_to_its_holder(client: Client) -> None:
+    waiting = await client.create()
+    cancelled = await client.call("POST", f"/v1/commands/{waiting}/cancel")
+    assert cancelled.json["state"] == "FAILED"
+    assert (await client.status(waiting))["response"]["code"] == "CANCELLED"
+
+    running = await client.create()
+    (lease,) = await client.lease(agentId="boot-1")
+    asked = await client.call("POST", f"/v1/commands/{running}/cancel")
+    assert (asked.json["state"], asked.json["cancelRequested"]) == ("DISPATCHED", True)
+    body = {"leaseIds": [lease["leaseId"]], "agentId": "boot-1"}
+    renewed = await client.call("POST", "/v1/commands/leases/renew", body)
+    assert renewed.json["cancelled"] == [lease["leaseId"]]
+
+
+async def test_a_list_is_read_page_by_page_newest_first(client: Client) -> None:
+    ids = [await client.create() for _ in range(5)]
+
+    pages: list[list[str]] = []
+    cursor = ""
+    while True:
+        answer = await client.call("GET", f"/v1/commands?deploymentId={OWN}&limit=2{cursor}")
+        pages.append([command["commandId"] for command in answer.json["commands"]])
+        if "cursor" not in answer.json:
+            break
+        cursor = f"&cursor={answer.json['cursor']}"
+
+    assert pages == [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]]]
+
+
+async def test_a_stale_lease_is_told_that_it_is_lost(client: Client) -> None:
+    command_id = await client.create()
+    (first,) = await client.lease()
+    await client.call("POST", f"/v1/commands/leases/{first['leaseId']}/release")
+    (second,) = await client.lease()
+    old, new = (
+        lease["envelope"]["responseHandling"]["submitResponseUrl"] for lease in (first, second)
+    )
+
+    stale = await client.call("PUT", old, success(b"stale"), token="")
+    fresh = await client.call("PUT", new, success(b"fresh"), token="")
+
+    assert (stale.status, stale.code) == (409, "LEASE_LOST")
+    assert fresh.status == 200
+    status = await client.status(command_id)
+    assert status["response"]["response"] == inline(b"fresh")
