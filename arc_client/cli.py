@@ -304,7 +304,3 @@ def agents(
             show_json(found) if as_json else show_agents(found)
 
         with_client(access, journey, work)
-
-
-if __name__ == "__main__":
-    main()

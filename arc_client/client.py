@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
 from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import InvalidParams, ResultUnreadable
 from arc_client.pace import Clock, SystemClock, retried
-from arc_client.params import NO_PARAMS, body_of
+from arc_client.params import NO_PARAMS, Body, body_of
 from arc_client.results import body_of_result, decoded, inline_bytes, write_file
 from arc_client.sending import Sending
 from arc_client.transfer import Download, Location
@@ -363,7 +363,7 @@ class Client:
                     deployment_id=deployment,
                     command=command,
                     params=(
-                        InlineBody.of(await asyncio.to_thread(body.data))
+                        InlineBody.of(await _data_of(body))
                         if is_inline
                         else StorageBody(size=body.size)
                     ),
@@ -422,6 +422,11 @@ class Client:
     def _patience(self, timeout: float | None) -> float:
         """For how long to try again when the caller does not want to wait longer than that."""
         return self._retry_seconds if timeout is None else min(self._retry_seconds, timeout)
+
+
+async def _data_of(body: Body) -> bytes:
+    """All of a body. Raises InvalidParams."""
+    return body.data() if body.is_in_memory else await asyncio.to_thread(body.data)
 
 
 def _instant(deadline: float | timedelta | datetime | None) -> datetime | None:

@@ -186,8 +186,9 @@ def translated(url: str) -> Generator[None]:
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
+        why = getattr(error.certificate_error, "verify_message", error.certificate_error)
         raise ConfigurationError(
-            f"the certificate of {host_of(url)} is not trusted: {error.certificate_error}"
+            f"the certificate of {host_of(url)} is not trusted: {why}"
         ) from error
     except TimeoutError as error:
         raise ServerUnreachable(f"{host_of(url)} gave no answer in time") from error
@@ -323,5 +324,7 @@ def _reason(error: Exception) -> str:
 
 def _of_system(error: OSError) -> str:
     """What the system says; asyncio puts other words in its place."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS fails: {error.reason or error}"
     text = os.strerror(error.errno) if error.errno else str(error)
     return text or type(error).__name__

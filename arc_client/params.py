@@ -38,9 +38,11 @@ class Body:
         self._source = source
         self._start = start
         self.size: Final = size
+        self.is_in_memory: Final = isinstance(source, bytes)
+        """Whether `data` does not block."""
 
     def data(self) -> bytes:
-        """All of it, which blocks. Raises InvalidParams as `chunks` does."""
+        """All of it; blocks unless it is in memory. Raises InvalidParams as `chunks` does."""
         if isinstance(self._source, bytes):
             return self._source
         try:

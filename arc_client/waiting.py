@@ -9,7 +9,7 @@ from typing import Final
 
 from arc_client.connection import Connection
 from arc_client.errors import CommandTimeout
-from arc_client.pace import Clock, Intervals, is_transient, pause_after
+from arc_client.pace import INTERVAL_CAP_SECONDS, Clock, Intervals, is_transient, pause_after
 from arc_client.watch import Watch
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
@@ -73,21 +73,20 @@ async def until_end(
                 raise
             problem = error
             watch.retrying(error)
-            pause = max(intervals.next(), pause_after(error))
         else:
             watch.looked(status)
             state = status.state
             if state in TERMINAL:
                 return status
-            is_held = wait_seconds and clock.monotonic() - asked_at >= _HELD * wait_seconds
-            if is_held:
-                intervals.reset()
-            pause = 0.0 if is_held else intervals.next()
+        took = clock.monotonic() - asked_at
         left = ends_at - clock.monotonic()
         if left <= 0:
             raise _timed_out(command_id, timeout, state, problem) from problem
-        if pause:
-            await clock.sleep(min(pause, left))
+        is_held = wait_seconds > 0 and took >= _HELD * wait_seconds
+        if is_held or took >= INTERVAL_CAP_SECONDS:  # cut off on the way, after a good while
+            intervals.reset()
+        if problem is not None or not is_held:
+            await clock.sleep(min(max(intervals.next(), pause_after(problem)), left))
 
 
 def _may_pass(error: ArcError) -> bool:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from arc_client.cli import app
 
 _ONE_AT_A_TIME = threading.Lock()
-ARC = [sys.executable, "-m", "arc_client.cli"]
+ARC = [sys.executable, "-m", "arc_client"]
 LIMIT_SECONDS = 30
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -68,19 +68,26 @@ def _call(arguments: list[str], url: str | None, stdin: bytes, environ: dict[str
 async def arc_process(
     *arguments: str | Path, url: str | None = None, stdin: bytes = b"", **environ: str
 ) -> Ended:
-    """Run `arc` as a process of its own, in pipes."""
-    process = await asyncio.create_subprocess_exec(
-        *ARC,
-        *map(str, arguments),
-        env=environment(url, **environ),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    """Run `arc` as a process of its own, in pipes, to its end."""
+    process = await start(*arguments, url=url, **environ)
     async with asyncio.timeout(LIMIT_SECONDS):
         out, err = await process.communicate(stdin)
     assert process.returncode is not None
     return Ended(process.returncode, out, err.decode())
+
+
+async def start(
+    *arguments: str | Path, url: str | None, stdout: int = asyncio.subprocess.PIPE, **environ: str
+) -> asyncio.subprocess.Process:
+    """Start `arc` as a process of its own, in pipes."""
+    return await asyncio.create_subprocess_exec(
+        *ARC,
+        *map(str, arguments),
+        env=environment(url, **environ),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=stdout,
+        stderr=asyncio.subprocess.PIPE,
+    )
 
 
 class Terminal:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from .fake_server import FakeServer, agent, answer, echo, one_kind
-from .shell import ARC, arc, arc_process, environment
+from .shell import arc, arc_process, start
 
 LARGE = b'"' + b"0123456789abcdef" * 100_000 + b'"'
 
@@ -235,16 +235,7 @@ async def test_an_id_that_is_not_there_ends_with_2(server: FakeServer) -> None:
 
 @one_kind
 async def test_ctrl_c_in_a_pipe_leaves_at_once_and_says_how_to_go_on(server: FakeServer) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *ARC,
-        "invoke",
-        "dep",
-        "nobody",
-        env=environment(server.url),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("invoke", "dep", "nobody", url=server.url)
     await server.until(lambda: server.count("GET", "/v1/commands/cmd_1") > 0)
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
@@ -262,17 +253,7 @@ async def test_ctrl_c_before_the_server_answered_says_how_not_to_run_twice(
     server: FakeServer,
 ) -> None:
     server.faults["create"] = [answer(503)] * 1000
-    process = await asyncio.create_subprocess_exec(
-        *ARC,
-        "invoke",
-        "dep",
-        "echo",
-        "--key",
-        "k",
-        env=environment(server.url),
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("invoke", "dep", "echo", "--key", "k", url=server.url)
     await server.until(lambda: server.count("POST", "/v1/commands") > 0)
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
@@ -285,17 +266,7 @@ async def test_ctrl_c_before_the_server_answered_says_how_not_to_run_twice(
 
 @one_kind
 async def test_ctrl_c_while_stdin_is_read_leaves_with_nothing_sent(server: FakeServer) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *ARC,
-        "invoke",
-        "dep",
-        "echo",
-        "--params",
-        "-",
-        env=environment(server.url),
-        stdin=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("invoke", "dep", "echo", "--params", "-", url=server.url)
     assert process.stdin is not None
     # More than a pipe holds: once it is drained, somebody reads at the other end.
     process.stdin.write(b" " * 1_000_000)
@@ -317,16 +288,7 @@ async def test_a_reader_that_leaves_ends_it_quietly(server: FakeServer) -> None:
 
     server.handlers["export"] = export
     reading, writing = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        *ARC,
-        "invoke",
-        "dep",
-        "export",
-        env=environment(server.url),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=writing,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("invoke", "dep", "export", url=server.url, stdout=writing)
     os.close(writing)
     assert await asyncio.to_thread(os.read, reading, 1) == b'"'
     os.close(reading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 
@@ -37,11 +38,11 @@ async def test_json_is_laid_out_and_coloured(server: FakeServer) -> None:
         assert "\x1b[" in tty.raw
 
 
-async def test_bars_move_while_bodies_do(server: FakeServer, tmp_path: object) -> None:
+async def test_bars_move_while_bodies_do(server: FakeServer, tmp_path: Path) -> None:
     server.progress_gate = asyncio.Event()
-    params = tmp_path / "params"  # type: ignore[operator]
+    params = tmp_path / "params"
     params.write_bytes(b'"' + b"x" * LARGE + b'"')
-    out = tmp_path / "out"  # type: ignore[operator]
+    out = tmp_path / "out"
 
     async with terminal(
         "invoke", "dep", "echo", "--params", f"@{params}", "--out", out, url=server.url
@@ -124,6 +125,25 @@ async def test_with_stdout_in_a_pipe_the_result_is_as_it_came_and_bars_are_on_th
 
     with os.fdopen(reading, "rb") as pipe:
         assert pipe.read() == b'{"a":  1}\n'
+
+
+async def test_ctrl_c_while_the_result_comes_in_leaves_no_half_of_it(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    async def export(params: bytes) -> bytes:
+        return bytes(LARGE)
+
+    server.handlers["export"] = export
+    server.progress_gate = asyncio.Event()
+    out = tmp_path / "out"
+    async with terminal("invoke", "dep", "export", "--out", out, url=server.url) as tty:
+        await tty.until("download")
+        tty.press(CTRL_C)
+        assert await tty.end() == 130
+        await tty.until("command cmd_1 has ended. Its result: arc wait cmd_1")
+    server.progress_gate.set()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_bytes_are_kept_off_the_terminal(server: FakeServer) -> None:

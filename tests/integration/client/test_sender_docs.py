@@ -53,7 +53,7 @@ def here(example: str, server: FakeServer, place: Path) -> str:
 
 
 async def test_what_is_typed_in_a_shell_works(documented: FakeServer, tmp_path: Path) -> None:
-    shim = f'arc() {{ "{sys.executable}" -m arc_client.cli "$@"; }}\nset -eu\n'
+    shim = f'arc() {{ "{sys.executable}" -m arc_client "$@"; }}\nset -eu\n'
     script = shim + "\n".join(here(example, documented, tmp_path) for example in SHELL)
     root = str(Path(__file__).parents[3])
 

@@ -147,6 +147,17 @@ async def test_a_poll_that_fails_in_passing_ends_nothing_while_there_is_time(
     assert clock.slept == [0.5, 0.75]
 
 
+async def test_a_proxy_that_cuts_long_polls_off_slows_nothing_down(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.get(STATUS, status=504, repeat=8, callback=lambda *_, **__: clock.advance(20))
+    http.get(STATUS, payload=status("SUCCEEDED", b"1"))
+
+    await end_of(clock, timeout=600)
+
+    assert clock.slept == [0.5] * 8
+
+
 async def test_a_busy_server_is_left_alone_for_as_long_as_it_says(
     http: aioresponses, clock: FakeClock
 ) -> None:
