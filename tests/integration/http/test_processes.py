@@ -339,9 +339,10 @@ def test_a_server_whose_disk_fails_at_a_commit_stops_at_once_and_says_why(
     env = {"ARC_FAILPOINT": "store.before_commit=raise"}
 
     with server(data, "--no-auth", env=env) as running:
-        assert running.call("POST", "/v1/commands", CREATE)[0] == 503
+        with contextlib.suppress(OSError):  # a sweep may have met the fault before the request
+            assert running.call("POST", "/v1/commands", CREATE)[0] == 503
 
-        assert running.process.wait(10) == 1
+        assert running.process.wait(30) == 1
         assert "server.failed" in running.log.read_text()
 
 
