@@ -6,7 +6,7 @@ its checksum.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from zlib import crc32
 
 import msgspec
@@ -33,22 +33,20 @@ AWAITED: Final = 3
 ERROR: Final = 4
 """`data` is (code, message, details) in MessagePack."""
 
+UNREADABLE: Final = DamagedBody(reason="the page that holds it is damaged")
+"""Read instead of a body that SQLite cannot read."""
+
 _INLINE_SEED: Final = crc32(f"{INLINE}:None:".encode())
 """The beginning of the commonest checksum."""
 _ERROR_PARTS: Final = msgspec.msgpack.Decoder(tuple[str, str, str | None])
 
 
-class BodyRow(NamedTuple):
-    """The columns of a body, but for the command that it belongs to."""
-
-    form: int
-    data: bytes
-    size: int | None
-    checksum: int
+BodyRow = tuple[int, bytes, int | None, int]
+"""form, data, size and checksum of a row, in this order."""
 
 
 def _row(form: int, data: bytes, size: int | None = None) -> BodyRow:
-    return BodyRow(form, data, size, checksum(form, data, size))
+    return form, data, size, checksum(form, data, size)
 
 
 def checksum(form: int, data: bytes, size: int | None) -> int:
@@ -60,22 +58,18 @@ def checksum(form: int, data: bytes, size: int | None) -> int:
 
 def of_params(params: StoredInline | StoredBlob | AwaitedBlob) -> BodyRow:
     """Params as a row."""
-    match params:
-        case StoredInline(data=data):
-            return _row(INLINE, data)
-        case StoredBlob(path=path, size=size):
-            return _row(BLOB, path.encode(), size)
-        case AwaitedBlob(path=path, size=size):
-            return _row(AWAITED, path.encode(), size)
+    if isinstance(params, StoredInline):
+        return _row(INLINE, params.data)
+    form = BLOB if isinstance(params, StoredBlob) else AWAITED
+    return _row(form, params.path.encode(), params.size)
 
 
 def of_response(response: StoredResponse) -> BodyRow:
     """A response as a row."""
-    match response:
-        case StoredSuccess(body=body):
-            return of_params(body)
-        case StoredError(code=code, message=message, details=details):
-            return _row(ERROR, msgspec.msgpack.encode((code, message, details)))
+    if isinstance(response, StoredSuccess):
+        return of_params(response.body)
+    parts = (response.code, response.message, response.details)
+    return _row(ERROR, msgspec.msgpack.encode(parts))
 
 
 def _damage(form: Any, data: Any, size: Any, stored: Any) -> str | None:

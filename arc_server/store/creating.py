@@ -15,8 +15,16 @@ from arc_protocol.errors import (
     InvalidCommand,
     InvalidStateTransition,
 )
-from arc_protocol.types import CommandTarget, State
-from arc_server.ports import AwaitedBlob, Command, Created, NewCommand, StoredBody
+from arc_protocol.types import State
+from arc_server.ports import (
+    AwaitedBlob,
+    Command,
+    Created,
+    NewCommand,
+    StoredBlob,
+    StoredBody,
+    StoredInline,
+)
 from arc_server.store import bodies, endings, targets
 from arc_server.store.rows import WIDTH, command_of, micros, micros_or_none
 from arc_server.store.session import KnownDeployment, Session
@@ -47,7 +55,19 @@ def create(db: Session, new: NewCommand) -> Created:
     if resolved.is_new:
         targets.register_target(db, new.deployment_id, resolved.target, now)
     deployment = targets.register_deployment(db, new.deployment_id, now)
-    seq = _insert(db, new, resolved.target, deployment, now)
+    command = Command(
+        command_id=new.command_id,
+        deployment_id=new.deployment_id,
+        target=resolved.target,
+        command=new.command,
+        state=State.PENDING_UPLOAD if isinstance(new.params, AwaitedBlob) else State.PENDING,
+        attempt=1,
+        max_attempts=new.max_attempts,
+        created_at=new.created_at,
+        is_push=deployment.push_url is not None,
+        deadline=new.deadline,
+    )
+    seq = _insert(db, command, new.params, now)
     if new.idempotency_key is not None:
         if key is not None:
             db.change("delete_key", id=key.key_id)
@@ -62,18 +82,6 @@ def create(db: Session, new: NewCommand) -> Created:
             command_seq=seq,
             created_at=now,
         )
-    command = Command(
-        command_id=new.command_id,
-        deployment_id=new.deployment_id,
-        target=resolved.target,
-        command=new.command,
-        state=_first_state(new),
-        attempt=1,
-        max_attempts=new.max_attempts,
-        created_at=new.created_at,
-        is_push=deployment.push_url is not None,
-        deadline=new.deadline,
-    )
     return Created(command=command, is_replay=False, params=new.params)
 
 
@@ -102,8 +110,7 @@ def _find_key(
                 return key
     if isinstance(resolved, ArcError):
         return None
-    is_first = resolved.is_new and not deployment.targets
-    scope = "" if is_first else deployment.key_scope(resolved.target)
+    scope = deployment.key_scope(resolved.target)
     return next((key for key in keys if key.scope == scope), None)
 
 
@@ -119,35 +126,29 @@ def _replay(db: Session, new: NewCommand, params_digest: bytes, seq: int) -> Cre
     return Created(command=command_of(row), is_replay=True, params=bodies.to_params(*row[WIDTH:]))
 
 
-def _first_state(new: NewCommand) -> State:
-    return State.PENDING_UPLOAD if isinstance(new.params, AwaitedBlob) else State.PENDING
-
-
 def _insert(
-    db: Session, new: NewCommand, target: CommandTarget, deployment: KnownDeployment, now: int
+    db: Session, command: Command, params: StoredInline | StoredBlob | AwaitedBlob, now: int
 ) -> int:
     seq = db.next_number()
-    state = _first_state(new)
-    is_ready = state is State.PENDING
-    is_push = deployment.push_url is not None
     db.change(
         "insert_command",
         seq=seq,
-        command_id=new.command_id,
-        deployment_id=new.deployment_id,
-        target_id=target.resource_id,
-        target_type=target.resource_type.value,
-        command=new.command,
-        state=state.value,
-        max_attempts=new.max_attempts,
+        command_id=command.command_id,
+        deployment_id=command.deployment_id,
+        target_id=command.target.resource_id,
+        target_type=command.target.resource_type.value,
+        command=command.command,
+        state=command.state.value,
+        max_attempts=command.max_attempts,
         created_at=now,
-        is_push=is_push,
-        deadline=micros_or_none(new.deadline),
-        ready_order=seq if is_ready else None,
-        push_at=now if is_push else None,
+        is_push=command.is_push,
+        deadline=micros_or_none(command.deadline),
+        ready_order=seq if command.state is State.PENDING else None,
+        push_at=now if command.is_push else None,
     )
-    form, data, size, checksum = bodies.of_params(new.params)
+    form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
+    db.remember(seq, command, params)
     return seq
 
 
@@ -163,7 +164,8 @@ def mark_uploaded(
         raise _not_awaited(command)
     if lifecycle.is_overdue(command.deadline, now):
         return _not_awaited(endings.expire(db, seq, command, now))
-    db.change("replace_params", command=seq, **bodies.of_params(params)._asdict())
+    form, data, size, checksum = bodies.of_params(params)
+    db.change("replace_params", command=seq, form=form, data=data, size=size, checksum=checksum)
     endings.hit_one(
         db.change(
             "ready_after_upload",
@@ -172,6 +174,7 @@ def mark_uploaded(
             push_at=micros(now) if command.is_push else None,
         )
     )
+    db.forget_command(seq)
     return msgspec.structs.replace(command, state=State.PENDING)
 
 

@@ -36,6 +36,7 @@ def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
         push_token=deployment.push_token,
     )
     if (known.push_url is None) != (deployment.push_url is None):
+        db.forget_commands()
         if deployment.push_url is None:
             db.change("stop_pushing", deployment_id=deployment_id)
         else:

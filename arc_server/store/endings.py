@@ -28,7 +28,8 @@ def hit_one(count: int) -> None:
 
 def put_response(db: Session, seq: int, response: StoredResponse) -> None:
     """Store a response, in the place of an older one if there is any."""
-    db.change("replace_response", command=seq, **bodies.of_response(response)._asdict())
+    form, data, size, checksum = bodies.of_response(response)
+    db.change("replace_response", command=seq, form=form, data=data, size=size, checksum=checksum)
 
 
 def expire(db: Session, seq: int, command: Command, now: datetime) -> Command:
@@ -38,6 +39,7 @@ def expire(db: Session, seq: int, command: Command, now: datetime) -> Command:
             "expire", seq=seq, was=command.state.value, lease_id=command.lease_id, now=micros(now)
         )
     )
+    db.forget_command(seq)
     return msgspec.structs.replace(command, state=State.EXPIRED, completed_at=now)
 
 
@@ -49,6 +51,7 @@ def fail(db: Session, seq: int, command: Command, error: StoredError, now: datet
         )
     )
     put_response(db, seq, error)
+    db.forget_command(seq)
     return msgspec.structs.replace(command, state=State.FAILED, completed_at=now)
 
 
@@ -60,6 +63,7 @@ def finish(
         return fail(db, seq, command, response, now)
     hit_one(db.change("succeed", seq=seq, lease_id=command.lease_id, now=micros(now)))
     put_response(db, seq, response)
+    db.forget_command(seq)
     return msgspec.structs.replace(command, state=State.SUCCEEDED, completed_at=now)
 
 
@@ -98,9 +102,11 @@ def hand_back(
             push_at=None if push_at is None else micros(push_at),
         )
     )
-    return msgspec.structs.replace(
+    redelivered = msgspec.structs.replace(
         command, state=State.PENDING, attempt=verdict.attempt, target=home
     )
+    db.remember(seq, redelivered)
+    return redelivered
 
 
 def _used_up(code: str, command: Command) -> StoredError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -52,7 +51,7 @@ def lease(db: Session, query: LeaseQuery, now: datetime) -> Look:
         return Look(Granted(grants=(), type_mismatch=found.type_mismatch))
     look = _hand_out(
         db,
-        "lease_candidates",
+        "ready_commands",
         {"deployment_id": query.deployment_id, "target_id": found.target.resource_id},
         query.lease_ids,
         query.lease_seconds,
@@ -66,9 +65,7 @@ def lease(db: Session, query: LeaseQuery, now: datetime) -> Look:
 
 def lease_push(db: Session, lease_ids: Sequence[str], lease_seconds: float, now: datetime) -> Look:
     """See CommandStore.lease_push."""
-    return _hand_out(
-        db, "push_candidates", {"now": micros(now)}, lease_ids, lease_seconds, None, now
-    )
+    return _hand_out(db, "due_pushes", {"now": micros(now)}, lease_ids, lease_seconds, None, now)
 
 
 def _leased_target(db: Session, query: LeaseQuery, now: datetime) -> _Target:
@@ -136,31 +133,25 @@ def _candidates(
     Raises Again when params turn out to stand on damaged pages: SQLite lets nothing be written in
     that transaction any more. In the next one it is known which.
     """
-    rows: list[Row] | None = None
-    if not db.unreadable:
-        with contextlib.suppress(sqlite3.DatabaseError):
-            rows = db.rows(query, limit=limit, **where)
-    if rows is None:
-        known = len(db.unreadable)
-        rows = _one_by_one(db, query, where, limit)
-        if len(db.unreadable) > known:
-            raise Again
-    for row in rows:
-        yield row[0], command_of(row), bodies.to_params(*row[WIDTH:])
+    unreadable = len(db.unreadable)
+    found = [_with_params(db, seq) for (seq,) in db.rows(query, limit=limit, **where)]
+    if len(db.unreadable) > unreadable:
+        raise Again
+    yield from found
 
 
-def _one_by_one(db: Session, query: str, where: dict[str, Any], limit: int) -> list[Row]:
-    """The candidates, their params read apart from each other; notes which cannot be read."""
-    rows: list[Row] = []
-    for row in db.rows(f"{query}_without_params", limit=limit, **where):
-        params: Row = (None,) * 4
-        if row[0] not in db.unreadable:
-            try:
-                params = db.row("params_of", seq=row[0]) or params
-            except sqlite3.DatabaseError:
-                db.unreadable.add(row[0])
-        rows.append((*row, *params))
-    return rows
+def _with_params(db: Session, seq: int) -> tuple[int, Command, StoredParams]:
+    command, params = db.recall(seq)
+    if command is not None and params is not None:
+        return seq, command, params
+    if seq not in db.unreadable:
+        try:
+            [row] = db.rows("command_with_params", seq=seq)
+            return seq, command_of(row), bodies.to_params(*row[WIDTH:])
+        except sqlite3.DatabaseError:
+            db.unreadable.add(seq)
+    [row] = db.rows("command_alone", seq=seq)
+    return seq, command_of(row), bodies.UNREADABLE
 
 
 def _damaged(params: AwaitedBlob | DamagedBody) -> StoredError:
@@ -194,7 +185,7 @@ def _dispatch(
             now=micros(now),
         )
     )
-    return msgspec.structs.replace(
+    leased = msgspec.structs.replace(
         command,
         state=State.DISPATCHED,
         dispatched_at=now,
@@ -203,6 +194,8 @@ def _dispatch(
         lease_expires_at=until,
         lease_holder=holder,
     )
+    db.remember(seq, leased)
+    return leased
 
 
 def renew(
@@ -223,6 +216,7 @@ def renew(
             continue
         endings.hit_one(db.change("renew", seq=row[0], lease_id=lease_id, expires_at=micros(until)))
         renewed.append(msgspec.structs.replace(command_of(row), lease_expires_at=until))
+        db.remember(row[0], renewed[-1])
     return Renewal(renewed=renewed, lost=lost)
 
 

@@ -69,6 +69,7 @@ def cancel(db: Session, command_id: str, now: datetime) -> Completion:
         return Completion(command=ended, changed=True)
     endings.hit_one(db.change("request_cancel", seq=seq, lease_id=command.lease_id))
     asked = msgspec.structs.replace(command, cancel_requested=True)
+    db.remember(seq, asked)
     return Completion(command=asked, changed=True)
 
 
@@ -88,8 +89,12 @@ def write_payload(
     if row is None:
         raise _not_found(command_id)
     if params is not None:
-        db.change("replace_params", command=row[0], **bodies.of_params(params)._asdict())
+        form, data, size, checksum = bodies.of_params(params)
+        db.change(
+            "replace_params", command=row[0], form=form, data=data, size=size, checksum=checksum
+        )
         db.unreadable.discard(row[0])
+        db.forget_command(row[0])
     if response is not None:
         endings.put_response(db, row[0], response)
 
@@ -113,6 +118,7 @@ def forget_keys(db: Session, before: datetime, limit: int) -> int:
 
 def shift_leases(db: Session, seconds: float) -> int:
     """See CommandStore.shift_leases."""
+    db.forget_commands()
     shift = round(seconds * 1_000_000)
     db.change("shift_pushes", shift=shift)
     db.change("shift_sign_of_life", shift=shift)
@@ -121,6 +127,7 @@ def shift_leases(db: Session, seconds: float) -> int:
 
 def grant_grace(db: Session, lapsed_since: datetime, now: datetime, until: datetime) -> int:
     """See CommandStore.grant_grace."""
+    db.forget_commands()
     return db.change(
         "grant_grace", lapsed_since=micros(lapsed_since), now=micros(now), until=micros(until)
     )
@@ -132,6 +139,9 @@ def sign_of_life(db: Session, now: datetime) -> None:
 
 
 def _find(db: Session, command_id: str) -> tuple[int, Command]:
+    known = db.recall_by_id(command_id)
+    if known is not None:
+        return known
     row = db.row("find_command", command_id=command_id)
     if row is None:
         raise _not_found(command_id)

@@ -15,17 +15,16 @@ from arc_server.ports import (
     CommandPage,
     CommandWithBodies,
     CommandWithResponse,
-    DamagedBody,
     ReadResponse,
     StoredParams,
 )
 from arc_server.store import bodies, schema
+from arc_server.store.bodies import UNREADABLE
 from arc_server.store.rows import WIDTH, Row, command_of, moment
 from arc_server.store.session import Session
 
 _AFTER_ALL: Final = 2**63 - 1
 """Above every seq: where a list begins."""
-_UNREADABLE: Final = DamagedBody(reason="the page that holds it is damaged")
 
 
 def get(db: Session, command_id: str) -> CommandWithResponse | None:
@@ -66,7 +65,7 @@ def _params(db: Session, seq: int) -> StoredParams:
     try:
         row = db.row("params_of", seq=seq)
     except sqlite3.DatabaseError:
-        return _UNREADABLE
+        return UNREADABLE
     return bodies.to_params(*(row or (None,) * 4))
 
 
@@ -74,7 +73,7 @@ def _response(db: Session, seq: int) -> ReadResponse | None:
     try:
         row = db.row("response_of", seq=seq)
     except sqlite3.DatabaseError:
-        return _UNREADABLE
+        return UNREADABLE
     return None if row is None else bodies.to_response(*row)
 
 

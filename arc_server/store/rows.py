@@ -45,23 +45,26 @@ def target_of(resource_id: str, resource_type: str) -> CommandTarget:
 
 
 def command_of(row: Row) -> Command:
-    """A row that begins with `command_columns`."""
+    """A row that begins with `command_columns`. In one piece: it is done for every row read."""
+    dispatched_at, completed_at, deadline, lease_expires_at = row[11], row[12], row[13], row[17]
     return Command(
         command_id=row[1],
         deployment_id=row[2],
-        target=target_of(row[3], row[4]),
+        target=CommandTarget(resource_id=row[3], resource_type=_TYPES[row[4]]),
         command=row[5],
         state=_STATES[row[6]],
         attempt=row[7],
         max_attempts=row[8],
-        created_at=moment(row[9]),
+        created_at=_EPOCH + timedelta(0, 0, row[9]),
         is_push=row[10] == 1,
-        dispatched_at=moment_or_none(row[11]),
-        completed_at=moment_or_none(row[12]),
-        deadline=moment_or_none(row[13]),
+        dispatched_at=None if dispatched_at is None else _EPOCH + timedelta(0, 0, dispatched_at),
+        completed_at=None if completed_at is None else _EPOCH + timedelta(0, 0, completed_at),
+        deadline=None if deadline is None else _EPOCH + timedelta(0, 0, deadline),
         cancel_requested=row[14] == 1,
         lease_id=row[15],
         lease_attempt=row[16],
-        lease_expires_at=moment_or_none(row[17]),
+        lease_expires_at=(
+            None if lease_expires_at is None else _EPOCH + timedelta(0, 0, lease_expires_at)
+        ),
         lease_holder=row[18],
     )

@@ -14,11 +14,15 @@ from typing import Any, Final
 import msgspec
 
 from arc_protocol.types import IMPLICIT_TARGET, CommandTarget
+from arc_server.ports import Command, StoredInline, StoredParams
 from arc_server.store.rows import Row, target_of
 
 NUMBERS_PER_BLOCK: Final = 1_000
 """How many numbers are reserved at once; what is left of a block at the end is not used."""
 _MAX_KNOWN_DEPLOYMENTS: Final = 10_000
+_MAX_KNOWN_COMMANDS: Final = 10_000
+_MAX_KNOWN_BODY_BYTES: Final = 4_096
+"""All that is remembered stays below 50 MB, however it is used; ordinarily it is below 10."""
 
 
 class Again(Exception):
@@ -63,13 +67,22 @@ class KnownDeployment(msgspec.Struct, frozen=True):
 
 
 class Session:
-    """A connection, the named queries on it, and what has been read through it before."""
+    """A connection, the named queries on it, and what is known of the rows behind it.
+
+    Deployments and live commands are remembered, as last read or written: a command that was
+    created a moment ago is leased and completed without being read again. All is forgotten when a
+    transaction is undone or somebody else has written; and what a guarded update hits is decided by
+    the row, not by the memory of it.
+    """
 
     def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
         self.connection: Final = connection
         self._execute = connection.execute
         self._queries = queries
         self._deployments: dict[str, KnownDeployment] = {}
+        self._commands: dict[int, Command] = {}
+        self._params: dict[int, StoredParams] = {}
+        self._seqs: dict[str, int] = {}
         self.unreadable: set[int] = set()
         """Commands (by seq) whose params stand on damaged pages."""
         self._next_number = 0
@@ -120,9 +133,45 @@ class Session:
         """Call after changing one."""
         self._deployments.pop(deployment_id, None)
 
+    def recall(self, seq: int) -> tuple[Command | None, StoredParams | None]:
+        """A live command and its params, if they are remembered."""
+        return self._commands.get(seq), self._params.get(seq)
+
+    def recall_by_id(self, command_id: str) -> tuple[int, Command] | None:
+        """A live command, if it is remembered."""
+        seq = self._seqs.get(command_id)
+        return None if seq is None else (seq, self._commands[seq])
+
+    def remember(self, seq: int, command: Command, params: StoredParams | None = None) -> None:
+        """How a live command stands now; params that are not given are as before."""
+        if seq not in self._commands:
+            if len(self._commands) >= _MAX_KNOWN_COMMANDS:
+                self.forget_commands()
+            self._seqs[command.command_id] = seq
+        self._commands[seq] = command
+        if params is None:
+            return
+        if isinstance(params, StoredInline) and len(params.data) > _MAX_KNOWN_BODY_BYTES:
+            return
+        self._params[seq] = params
+
+    def forget_command(self, seq: int) -> None:
+        """It has ended, or its params have changed."""
+        command = self._commands.pop(seq, None)
+        if command is not None:
+            del self._seqs[command.command_id]
+            self._params.pop(seq, None)
+
+    def forget_commands(self) -> None:
+        """Call after changing many at once."""
+        self._commands.clear()
+        self._params.clear()
+        self._seqs.clear()
+
     def forget(self) -> None:
         """Nothing that was read or reserved before can be relied on: a transaction was undone."""
         self._deployments.clear()
+        self.forget_commands()
         self._next_number = self._numbers_end = 0
 
     def notice_others(self) -> None:
@@ -131,3 +180,4 @@ class Session:
         if version != self._data_version:
             self._data_version = version
             self._deployments.clear()
+            self.forget_commands()

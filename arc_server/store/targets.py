@@ -109,6 +109,7 @@ def inherit(db: Session, deployment_id: str, target: CommandTarget) -> bool:
 
 def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandTarget) -> int:
     """Give the waiting commands of one target to another, or to its new type. How many."""
+    db.forget_commands()
     return db.change(
         "move_waiting",
         deployment_id=deployment_id,

@@ -58,6 +58,9 @@ SELECT {command_columns} FROM commands AS c WHERE c.command_id = :command_id;
 -- name: find_seq
 SELECT c.seq FROM commands AS c WHERE c.command_id = :command_id;
 
+-- name: command_alone
+SELECT {command_columns} FROM commands AS c WHERE c.seq = :seq;
+
 -- name: command_with_params
 SELECT {command_columns}, p.form, p.data, p.size, p.checksum
 FROM commands AS c LEFT JOIN params AS p ON p.command = c.seq

@@ -1,28 +1,13 @@
 -- Handing out, renewing and taking back.
 
--- name: lease_candidates
-SELECT {command_columns}, p.form, p.data, p.size, p.checksum
-FROM commands AS c INDEXED BY commands_ready LEFT JOIN params AS p ON p.command = c.seq
+-- name: ready_commands
+SELECT c.seq FROM commands AS c INDEXED BY commands_ready
 WHERE c.deployment_id = :deployment_id AND c.target_id = :target_id
   AND c.state = 'PENDING' AND c.is_push = 0
 ORDER BY c.ready_order LIMIT :limit;
 
--- name: lease_candidates_without_params
-SELECT {command_columns}
-FROM commands AS c INDEXED BY commands_ready
-WHERE c.deployment_id = :deployment_id AND c.target_id = :target_id
-  AND c.state = 'PENDING' AND c.is_push = 0
-ORDER BY c.ready_order LIMIT :limit;
-
--- name: push_candidates
-SELECT {command_columns}, p.form, p.data, p.size, p.checksum
-FROM commands AS c INDEXED BY commands_push_due LEFT JOIN params AS p ON p.command = c.seq
-WHERE c.state = 'PENDING' AND c.is_push = 1 AND c.push_at <= :now
-ORDER BY c.push_at, c.ready_order LIMIT :limit;
-
--- name: push_candidates_without_params
-SELECT {command_columns}
-FROM commands AS c INDEXED BY commands_push_due
+-- name: due_pushes
+SELECT c.seq FROM commands AS c INDEXED BY commands_push_due
 WHERE c.state = 'PENDING' AND c.is_push = 1 AND c.push_at <= :now
 ORDER BY c.push_at, c.ready_order LIMIT :limit;
 

@@ -55,8 +55,8 @@ def test_a_scan_and_a_sort_would_be_found(connection: sqlite3.Connection) -> Non
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        ("lease_candidates", "commands_ready"),
-        ("push_candidates", "commands_push_due"),
+        ("ready_commands", "commands_ready"),
+        ("due_pushes", "commands_push_due"),
         ("find_lease", "commands_lease"),
         ("lapsed", "commands_lapse"),
         ("grant_grace", "commands_lapse"),
@@ -79,9 +79,5 @@ def test_every_query_is_used() -> None:
     source = "".join(
         file.read_text() for file in sorted(__import__("pathlib").Path(folder).glob("*.py"))
     )
-    unused = [
-        name
-        for name in queries.load()
-        if f'"{name}"' not in source and not name.endswith("_without_params")
-    ]
+    unused = [name for name in queries.load() if f'"{name}"' not in source]
     assert not unused
