@@ -363,21 +363,23 @@ class CommandService:
         target_id = None if request.target is None else request.target.resource_id
         wait_seconds = request.wait_seconds or 0
         _check_wait(wait_seconds)
-        until = self._clock.monotonic() + wait_seconds
+        began = self._clock.monotonic()
+        waited = 0.0
         deployment_id, agent_id = request.deployment_id, request.agent_id
         with self._wakeups.for_work(deployment_id, target_id, agent_id) as waiter:
             while True:
                 self._note_presence(agent_id)
                 waiter.arm()
-                leases = await self._lease_now(request, count, seconds, base_url)
+                leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked()
                 cancelled = self._wakeups.take_cancels(deployment_id, agent_id) if agent_id else []
-                left = until - self._clock.monotonic()
+                left = wait_seconds - (self._clock.monotonic() - began)
                 if leases or cancelled or left <= 0 or self._wakeups.is_closed:
                     return LeaseResponse(leases=leases, cancelled=cancelled or None)
                 is_woken = await waiter.sleep(left)
                 if not is_woken or waiter.is_dismissed or self._wakeups.is_closed:
                     return LeaseResponse(leases=[])
+                waited = self._clock.monotonic() - began
 
     @_to_the_end
     async def renew(self, request: RenewRequest, *, within: str | None = None) -> RenewResponse:
@@ -537,7 +539,7 @@ class CommandService:
         self.announce(await self._store.expire_due(now, self._limits.max_list_page))
 
     async def _lease_now(
-        self, request: LeaseRequest, count: int, seconds: float, base_url: str
+        self, request: LeaseRequest, count: int, seconds: float, waited: float, base_url: str
     ) -> list[LeaseInfo]:
         query = LeaseQuery(
             deployment_id=request.deployment_id,
@@ -556,7 +558,7 @@ class CommandService:
         leases: list[LeaseInfo] = []
         for grant in granted.grants:
             try:
-                leases.append(self._lease_info(grant, seconds, base_url))
+                leases.append(self._lease_info(grant, seconds + waited, base_url))
             except Exception:
                 log.exception("lease.unbuildable", command_id=grant.command.command_id)
                 # It costs an attempt: or it would come back for ever.
@@ -599,6 +601,7 @@ class CommandService:
         self._announce(command)
 
     def _lease_info(self, grant: Grant, seconds: float, base_url: str) -> LeaseInfo:
+        """`seconds` is how long the lease lasts, counted from before the request that waited."""
         command = grant.command
         envelope = self.envelope(grant, base_url)
         return LeaseInfo(

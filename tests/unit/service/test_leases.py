@@ -241,6 +241,18 @@ async def test_a_waiting_poll_gets_a_command_as_soon_as_there_is_one(world: Worl
     assert lease.command_id == command.command_id
 
 
+async def test_a_lease_is_counted_from_before_the_poll_that_waited_for_it(world: World) -> None:
+    polling = asyncio.ensure_future(world.poll(wait=60, seconds=10))
+    await settle()
+    await world.pass_time(40)
+
+    await world.create()
+
+    (lease,) = (await asyncio.wait_for(polling, 5)).leases
+    assert lease.lease_seconds == 50
+    assert lease.lease_expires_at == world.clock.now() + timedelta(seconds=10)
+
+
 @pytest.mark.parametrize("target", [None, daemon("t1")])
 async def test_as_many_waiting_polls_are_answered_as_commands_are_created(
     world: World, target: CommandTarget | None
