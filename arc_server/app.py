@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from arc_runtime.directories import make_directory
 from arc_server.auth.callers import Authenticator
 from arc_server.blobs.keys import KeysUnusable, Signer
 from arc_server.blobs.local import LocalBlobStore
@@ -200,7 +201,7 @@ async def open_store(data_dir: Path, *, exclusive: bool) -> SqliteStore:
 def _make_data_dir(data_dir: Path) -> None:
     """Make it, for this user alone. Raises CannotStart when it cannot be made or written."""
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(data_dir)
     except OSError as error:
         raise CannotStart(f"data_dir: {data_dir}: {error.strerror}") from None
     if not os.access(data_dir, os.W_OK | os.X_OK):

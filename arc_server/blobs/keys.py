@@ -23,6 +23,8 @@ from typing import Annotated, Final
 import msgspec
 import structlog
 
+from arc_runtime.directories import make_directory, sync_directory
+
 log = structlog.get_logger(__name__)
 
 FILE_NAME: Final = "signing.json"
@@ -151,8 +153,9 @@ class Signer:
 
 def ensure_keys(directory: Path) -> None:
     """Make the directory (0700) and the first key, unless they are there. Safe to race."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = directory / FILE_NAME
+    if not path.exists():
+        make_directory(directory)
     with _locked(directory):
         if not path.exists():
             _write(path, [_new_key(datetime.now(UTC))])
@@ -218,11 +221,7 @@ def _write(path: Path, keys: Sequence[SigningKey]) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from arc_protocol.errors import (
 )
 from arc_protocol.types import HttpBackend, PresignedRequest
 from arc_runtime import failpoints
+from arc_runtime.directories import make_directory, sync_directory
 from arc_server.blobs.keys import BLOB, Signer
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,7 @@ DEFAULT_THREADS: Final = 4
 _PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,128}(?:/[A-Za-z0-9_-]{1,128}){0,7}")
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 """Passing shortages: worth another try later, and nothing is broken."""
+_MAX_KNOWN_DIRECTORIES: Final = 10_000
 _RENAME_TRIES: Final = 10
 """A delete may remove the empty directory that a write has just made."""
 _METHODS: Final = {"get": "GET", "put": "PUT"}
@@ -64,10 +66,11 @@ class LocalBlobStore:
         Raises OSError when the directory cannot be made or written.
         """
         self.root = root
+        self._directories = _Directories(root)
         self._temporary = root / TEMPORARY
         self._signer = signer
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="blob")
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(root)
         self._temporary.mkdir(mode=0o700, exist_ok=True)
         for leftover in self._temporary.iterdir():
             leftover.unlink()
@@ -163,7 +166,7 @@ class LocalBlobStore:
         """Where a blob lies. Raises NotFound for a path outside the grammar: nothing is there."""
         if _PATH.fullmatch(path) is None:
             raise NotFound("no such blob", path=path)
-        return _Place(self.root, path)
+        return _Place(self._directories, path)
 
     async def _run(
         self, doing: str, path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -214,10 +217,10 @@ class OpenBlob:
 class _Place:
     """The files of one path. Blocking; for the threads."""
 
-    def __init__(self, root: Path, path: str) -> None:
-        self._root = root
-        self.blob = root / f"{path}.blob"
-        self.sealed = root / f"{path}.sealed"
+    def __init__(self, directories: _Directories, path: str) -> None:
+        self._directories = directories
+        self.blob = directories.root / f"{path}.blob"
+        self.sealed = directories.root / f"{path}.sealed"
 
     def open(self) -> int | None:
         """A file handle, None when there is no blob. The sealed file counts first."""
@@ -243,42 +246,69 @@ class _Place:
                 self.blob.rename(self.sealed)
             except FileNotFoundError:
                 return self.sealed.exists()
-        _fsync_directory(self.sealed.parent)
+        sync_directory(self.sealed.parent)
         return True
 
     def delete(self) -> None:
         """Remove the files, and every directory up to the root that is empty then."""
         self.sealed.unlink(missing_ok=True)
         self.blob.unlink(missing_ok=True)
-        for directory in self.blob.parents:
-            if directory == self._root:
-                break
-            try:
-                directory.rmdir()
-            except OSError:
-                break
+        self._directories.remove_empty(self.blob.parent)
 
     def take(self, temporary: Path) -> None:
         """Put a finished file in its place, durably. Raises Conflict when that is sealed."""
         for is_last in (False,) * (_RENAME_TRIES - 1) + (True,):
-            self._make_directories(self.blob.parent)
             if self.sealed.exists():
                 raise Conflict("the blob is complete and cannot be replaced")
             try:
+                self._directories.make(self.blob.parent)
                 temporary.rename(self.blob)
                 break
             except FileNotFoundError:
+                self._directories.forget(self.blob.parent)
                 if is_last:
                     raise
-        _fsync_directory(self.blob.parent)
+        sync_directory(self.blob.parent)
 
-    def _make_directories(self, directory: Path) -> None:
-        """Make a directory and those above it; each is durable in the one above."""
-        if directory.is_dir():
+
+class _Directories:
+    """The directories below the root. Blocking; for the threads.
+
+    That one is there does not tell that it is durable: another thread, or a process that died, may
+    have made it and not come to the fsync. Only what was synced here is relied on.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._durable: set[Path] = set()
+
+    def make(self, directory: Path) -> None:
+        """Make a directory and those above it, each durable in the one above.
+
+        Raises FileNotFoundError when one is removed meanwhile; `forget` it then, and try again.
+        """
+        if directory == self.root or directory in self._durable:
             return
-        self._make_directories(directory.parent)
+        self.make(directory.parent)
         directory.mkdir(mode=0o700, exist_ok=True)
-        _fsync_directory(directory.parent)
+        sync_directory(directory.parent)
+        if len(self._durable) >= _MAX_KNOWN_DIRECTORIES:
+            self._durable.clear()
+        self._durable.add(directory)
+
+    def forget(self, directory: Path) -> None:
+        """It, or one above it, may be gone."""
+        while directory != self.root:
+            self._durable.discard(directory)
+            directory = directory.parent
+
+    def remove_empty(self, directory: Path) -> None:
+        """Remove a directory and those above it as far as they are empty."""
+        with suppress(OSError):
+            while directory != self.root:
+                self._durable.discard(directory)
+                directory.rmdir()
+                directory = directory.parent
 
 
 class _Held:
@@ -339,15 +369,6 @@ class _Upload:
             with suppress(OSError):
                 os.close(handle)
         self._temporary.unlink(missing_ok=True)
-
-
-def _fsync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _failure(doing: str, path: str, error: OSError) -> ArcError:

@@ -434,3 +434,69 @@ async def test_a_presigned_request_is_absolute_signed_and_without_headers(
 async def test_nothing_but_get_and_put_is_presigned(store: LocalBlobStore) -> None:
     with pytest.raises(ValueError, match="delete"):
         store.presign("delete", PATH, "https://arc.example/v1", datetime.now(UTC))
+
+
+def synced_directories(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Directories that are fsynced from now on, in order."""
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def note(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        if path.is_dir():
+            synced.append(path)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return synced
+
+
+async def test_a_fresh_store_is_durable_in_the_directory_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = synced_directories(monkeypatch)
+
+    store = LocalBlobStore(tmp_path / "data" / "blobs", Signer(tmp_path / "data" / "keys"))
+    await store.close()
+
+    assert {tmp_path, tmp_path / "data"} <= set(synced)
+
+
+async def test_a_directory_that_somebody_else_made_is_not_taken_to_be_durable(
+    store: LocalBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blobs" / PATH).parent.mkdir(parents=True)  # and died, or is not there yet
+    synced = synced_directories(monkeypatch)
+
+    await put(store, b"data")
+
+    blobs = tmp_path / "blobs"
+    assert synced == [blobs, blobs / "arc", blobs / "arc/commands", blobs / "arc/commands/cmd_1"]
+
+
+async def test_what_was_synced_once_is_not_synced_again_for_every_blob(
+    store: LocalBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(store, b"data")
+    synced = synced_directories(monkeypatch)
+
+    await put(store, b"data", "arc/commands/cmd_2/params")
+
+    commands = tmp_path / "blobs" / "arc/commands"
+    assert synced == [commands, commands / "cmd_2"]
+
+
+async def test_a_directory_that_was_removed_meanwhile_is_made_again(
+    store: LocalBlobStore, tmp_path: Path
+) -> None:
+    await put(store, b"old")
+    await store.delete(PATH)
+    await put(store, b"old", "arc/commands/cmd_2/params")
+    (tmp_path / "blobs/arc/commands/cmd_2/params.blob").unlink()
+    (tmp_path / "blobs/arc/commands/cmd_2").rmdir()
+
+    await put(store, b"new")
+    await put(store, b"new", "arc/commands/cmd_2/params")
+
+    assert await get(store) == b"new"
+    assert await get(store, "arc/commands/cmd_2/params") == b"new"

@@ -1,0 +1,28 @@
+"""Directories that survive a power cut: a name is durable only when the directory it is in is."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory, and what is missing above it, for its owner only; durable on return.
+
+    One that is there is made durable too: who made it may have died before it was. Raises OSError.
+    """
+    if not directory.parent.exists():
+        make_directory(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    with suppress(PermissionError):  # nothing of ours was made there then
+        sync_directory(directory.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
