@@ -10,6 +10,7 @@ from store_samples import (
     NOW,
     PARAMS,
     RESULT,
+    UPLOAD,
     after,
     create,
     granted_ids,
@@ -273,6 +274,30 @@ async def test_a_push_is_sent_again_when_it_is_due_and_under_the_same_lease(
     due = await store.lease_push(["lease_4"], 30, after(9))
     command = due.grants[0].command
     assert (command.attempt, command.lease_attempt, command.lease_id) == (2, 1, "lease_1")
+
+
+async def test_a_push_whose_params_have_arrived_is_due_at_once(store: CommandStore) -> None:
+    await store.put_deployment(pushed(), NOW)
+    await create(store, command_id="cmd_1", params=UPLOAD)
+    assert await store.next_push_at() is None
+
+    await store.mark_uploaded("cmd_1", PARAMS, after(30))
+
+    assert await store.next_push_at() == after(30)
+    assert granted_ids(await store.lease_push(["lease_1"], 30, after(30))) == ["cmd_1"]
+
+
+async def test_the_due_times_of_pushes_move_with_the_clock(store: CommandStore) -> None:
+    await store.put_deployment(pushed(), NOW)
+    await create(store, command_id="cmd_waiting")
+    await store.lease_push(["lease_1"], 30, NOW)
+    await create(store, command_id="cmd_other", created_at=after(9))
+
+    assert await store.shift_leases(-3600) == 1
+
+    assert await store.next_push_at() == after(9 - 3600)
+    held = await read(store, "cmd_waiting")
+    assert held.lease_expires_at == after(30 - 3600)
 
 
 async def test_an_overdue_push_expires_on_the_way(store: CommandStore) -> None:

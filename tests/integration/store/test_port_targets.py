@@ -210,6 +210,18 @@ async def test_a_held_command_goes_to_the_heir_when_it_is_handed_back(store: Com
     assert granted.grants[0].command.target == worker("web")
 
 
+async def test_a_redelivered_command_stays_with_its_target(store: CommandStore) -> None:
+    await store.put_deployment(deployment(daemon("one"), daemon("two")), NOW)
+    command = await create(store, target_resource_id="two")
+    [grant] = (await lease(store, target=daemon("two"))).grants
+    await store.put_deployment(deployment(worker("two")), NOW)
+
+    released = await store.release(grant.command.lease_id or "", NOW, costs_attempt=True)
+
+    assert released.target == worker("two")
+    assert granted_ids(await lease(store, target=worker("two"))) == [command.command_id]
+
+
 async def test_a_target_gets_its_own_commands_only(store: CommandStore) -> None:
     await create(store, command_id="cmd_one", target_resource_id="one")
     await create(store, command_id="cmd_two", target_resource_id="two")

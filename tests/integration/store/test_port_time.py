@@ -143,6 +143,14 @@ async def test_a_sign_of_life_never_moves_back(store: CommandStore) -> None:
     assert await store.last_sign_of_life() == after(6)
 
 
+async def test_the_sign_of_life_moves_with_the_clock(store: CommandStore) -> None:
+    await store.sign_of_life(after(5))
+
+    await store.shift_leases(-3600)
+
+    assert await store.last_sign_of_life() == after(5 - 3600)
+
+
 async def test_whether_anything_is_held_is_known(store: CommandStore) -> None:
     assert not await store.has_live_leases()
     held = await leased(store)
