@@ -206,7 +206,7 @@ def _failing(this: Demo) -> None:
 def _killed(this: Demo, agent: subprocess.Popen[str]) -> subprocess.Popen[str]:
     say("6. kill -9 the agent in the middle of a command")
     sent = this.run(
-        "arc", "invoke", DEPLOYMENT, "demo.slow-report", "--params", '{"seconds": 2}',
+        "arc", "invoke", DEPLOYMENT, "demo.slow-report", "--params", '{"seconds": 4}',
         "--no-wait", "--json",
     )  # fmt: skip
     if sent.returncode:
