@@ -15,14 +15,15 @@ from arc_server.store.refusals import StoreCorrupt, StoreLocked, StoreRefused
 from arc_server.store.worker import DoomedConnection, Worker, worker
 
 _MAGIC: Final = b"SQLite format 3\0"
+_HEADER_BYTES: Final = 100
 _CHECKED_WHOLE_BYTES: Final = 64 << 20
 """Up to this size every page is looked at when a database is opened: below half a second."""
 _SETTINGS: Final = (
-    "journal_mode = WAL",
     "synchronous = FULL",
     "foreign_keys = ON",
     "temp_store = MEMORY",
     "wal_autocheckpoint = 2000",  # pages: the WAL stays near 8 MB
+    "journal_size_limit = 67108864",  # and shrinks again when it could not
 )
 _WRITER_SETTINGS: Final = (
     "cache_size = -65536",  # KiB: never dropped, nobody else writes
@@ -59,13 +60,13 @@ def look(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        header = os.pread(descriptor, 100, 0)
+        header = os.pread(descriptor, _HEADER_BYTES, 0)
         size = os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
     if size == 0:
         return
-    if not header.startswith(_MAGIC) or len(header) < 100:
+    if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
         raise StoreCorrupt("it is not a database")
     wal = path.with_name(path.name + "-wal")
     pages = int.from_bytes(header[28:32], "big")
@@ -108,7 +109,7 @@ async def open_reader(path: Path, *, busy_timeout_seconds: float) -> Worker:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> None:
-    _apply(connection, _SETTINGS)
+    _apply(connection, (*_SETTINGS, *_WRITER_SETTINGS))
     if 0 < schema.version_of(connection) < schema.newest() and not is_exclusive:
         lock = DirectoryLock.take(lock_path(path))
         try:
@@ -118,7 +119,6 @@ def _prepare(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> 
     else:
         schema.migrate(connection)
     schema.check(connection, queries.load())
-    _apply(connection, _WRITER_SETTINGS)
     if isinstance(connection, DoomedConnection):
         connection.start_counting()
 
@@ -129,5 +129,8 @@ def lock_path(path: Path) -> Path:
 
 
 def _apply(connection: sqlite3.Connection, settings: tuple[str, ...]) -> None:
+    [(mode,)] = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    if mode != "wal":
+        raise StoreRefused("its file system cannot hold a write-ahead log")
     for setting in settings:
         connection.execute(f"PRAGMA {setting}").fetchall()

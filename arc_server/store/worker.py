@@ -14,8 +14,9 @@ import aiosqlite
 T = TypeVar("T")
 
 KILL_VARIABLE: Final = "ARC_STATEMENT_KILL"
-"""`N:before` or `N:after` in the environment of a test's process: SIGKILL at the N-th statement
-of the write connection, counted from when the store is open (`open:N:before`: from the first)."""
+"""`N`, `N:before` or `N:after` in the environment of a test's process: SIGKILL before or after the
+N-th statement of the write connection, counted from when the store is open (`open:N:before`: from
+its first statement on). A process that lives to its end had fewer."""
 
 _CACHED_STATEMENTS: Final = 256
 """More than there are named queries: each is prepared once."""
@@ -64,10 +65,11 @@ class DoomedConnection(sqlite3.Connection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        *start, number, when = os.environ[KILL_VARIABLE].split(":")
-        self._is_counting = start == ["open"]
+        spec = os.environ[KILL_VARIABLE]
+        self._is_counting = spec.startswith("open:")
+        number, _, when = spec.removeprefix("open:").partition(":")
         self._fatal = int(number)
-        self._dies_before = when == "before"
+        self._dies_before = when != "after"
         self._count = 0
 
     def start_counting(self) -> None:

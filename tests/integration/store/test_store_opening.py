@@ -120,11 +120,11 @@ async def test_the_database_is_durable_and_its_owners_alone(path: Path) -> None:
     settings = await store._writes.submit(
         lambda db: [
             db.connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("journal_mode", "synchronous", "foreign_keys")
+            for name in ("journal_mode", "synchronous", "foreign_keys", "cache_spill")
         ]
     )
 
-    assert settings == ["wal", 2, 1]
+    assert settings == ["wal", 2, 1, 0]
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
     await store.close()
@@ -247,6 +247,28 @@ async def test_a_damaged_page_is_found_and_the_file_left_alone(path: Path) -> No
 
     assert "\n" not in str(refusal.value)
     assert path.read_bytes() == damaged
+
+
+async def test_a_damaged_database_with_work_in_its_log_is_left_alone_too(
+    path: Path, tmp_path: Path
+) -> None:
+    await _filled(path)
+    store = await SqliteStore.open(path)
+    await create(store)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    content = bytearray(path.read_bytes())
+    content[20 * 4096 : 40 * 4096] = os.urandom(20 * 4096)
+    (copy / "arc.db").write_bytes(content)
+    shutil.copy(f"{path}-wal", copy / "arc.db-wal")
+    await store.close()
+    before = {file.name: digest(file) for file in copy.iterdir()}
+
+    with pytest.raises(StoreCorrupt):
+        await SqliteStore.open(copy / "arc.db")
+
+    after_ = {file.name: digest(file) for file in copy.iterdir() if file.name in before}
+    assert after_ == before
 
 
 async def test_a_file_that_was_cut_off_is_refused_untouched(path: Path) -> None:
