@@ -102,13 +102,15 @@ class Router:
         segments = [segment for segment in path.split("/") if segment]
         if segments and segments[0] == PREFIX:
             del segments[0]
-        node, arguments = self._root, list[str]()
+        node = self._root
+        arguments: list[str] = []
         for position, segment in enumerate(segments):
-            following = node.below.get(segment)
+            below = node.below
+            following = below.get(segment)
             if following is None:
-                following = node.below.get(ANY)
+                following = below.get(ANY)
                 if following is None:
-                    following = node.below.get(REST)
+                    following = below.get(REST)
                     if following is None:
                         raise NotFound("no such route")
                     return following, ["/".join(segments[position:])]
