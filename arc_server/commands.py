@@ -5,7 +5,9 @@ bound to, None for one that is bound to none: commands and leases of other deplo
 they did not exist. `base_url` is what URLs in answers begin with; it ends in /v1.
 
 Every operation that writes runs to its end even when its caller goes away in the middle: what is
-committed is also announced.
+committed is also announced. The two that every command needs, `create` and `submit_response`, leave
+that to their caller, who must not cancel them (a task of their own would cost each a tenth of its
+time): the HTTP server cancels only who waits.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from base64 import b32encode
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, overload
 
 import msgspec
 import structlog
@@ -83,6 +84,8 @@ from arc_server.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
 
+_LETTERS: Final = bytes(b"abcdefghijklmnopqrstuvwxyz234567"[byte % 32] for byte in range(256))
+"""Five bits of a byte as a letter of base 32."""
 LEGACY_USER_AGENT: Final = "alien-agent"
 """How the `User-Agent` of the 1.x agent begins (protocol.md 1.3)."""
 
@@ -127,7 +130,6 @@ class CommandService:
 
     # sender side
 
-    @_to_the_end
     async def create(
         self, request: CreateCommandRequest, *, base_url: str, within: str | None = None
     ) -> CreateCommandResponse:
@@ -146,6 +148,7 @@ class CommandService:
         deadline = None if request.deadline is None else utc(request.deadline)
         command_id = new_command_id()
         params, digest = await self._bodies.accept_params(command_id, request.params)
+        self._wakeups.began(command_id, request.deployment_id, deadline)
         try:
             created = await self._store.create(
                 NewCommand(
@@ -162,11 +165,14 @@ class CommandService:
                     auto_register=self._limits.auto_register,
                 )
             )
-        except (BadRequest, NotFound, Conflict):
-            await self._bodies.discard(params)
+        except ArcError as error:
+            self._wakeups.finished(command_id)
+            if isinstance(error, BadRequest | NotFound | Conflict):
+                await self._bodies.discard(params)
             raise
         command = created.command
         if created.is_replay:
+            self._wakeups.finished(command_id)  # it was not stored
             await self._bodies.discard(params)
         else:
             self._announce(command)
@@ -230,8 +236,10 @@ class CommandService:
             found = await self._find(command_id, within)
             return self._status(found, base_url)
         with self._wakeups.for_result(command_id) as waiter:
-            found = await self._find(command_id, within)
-            if found.command.state not in lifecycle.TERMINAL:
+            found = None
+            if not self._has_no_result(command_id, within):
+                found = await self._find(command_id, within)
+            if found is None or found.command.state not in lifecycle.TERMINAL:
                 ended = await waiter.sleep(wait_seconds)
                 found = ended or await self._find(command_id, within)
         return self._status(found, base_url)
@@ -298,7 +306,6 @@ class CommandService:
 
     # holder side
 
-    @_to_the_end
     async def submit_response(
         self,
         command_id: str,
@@ -534,6 +541,13 @@ class CommandService:
             found = await self._store.get(command_id) or found
         return found
 
+    def _has_no_result(self, command_id: str, within: str | None) -> bool:
+        """Whether that is known for sure, without a look into the database."""
+        live = self._wakeups.live(command_id)
+        if live is None or (within is not None and live.deployment_id != within):
+            return False
+        return live.deadline is None or not lifecycle.is_overdue(live.deadline, self._clock.now())
+
     @_to_the_end
     async def _expire(self, now: datetime) -> None:
         self.announce(await self._store.expire_due(now, self._limits.max_list_page))
@@ -544,7 +558,7 @@ class CommandService:
         query = LeaseQuery(
             deployment_id=request.deployment_id,
             target=request.target,
-            lease_ids=[new_lease_id() for _ in range(count)],
+            lease_ids=FreshLeaseIds(count),
             lease_seconds=seconds,
             holder=request.agent_id,
             auto_register=self._limits.auto_register,
@@ -648,12 +662,37 @@ class CommandService:
 
 def new_command_id() -> str:
     """`cmd_` and 28 characters of a CSPRNG: 140 bits."""
-    return "cmd_" + b32encode(secrets.token_bytes(18)).decode("ascii")[:28].lower()
+    return "cmd_" + secrets.token_bytes(28).translate(_LETTERS).decode("ascii")
 
 
 def new_lease_id() -> str:
     """`lease_` and 128 bits of a CSPRNG: it is the fencing token."""
     return "lease_" + secrets.token_hex(16)
+
+
+class FreshLeaseIds(Sequence[str]):
+    """As many lease ids as may be asked for, each made when it is: most looks grant few."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._made: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(self._count)[index]]
+        place = range(self._count)[index]
+        if place not in self._made:
+            self._made[place] = new_lease_id()
+        return self._made[place]
 
 
 def _check_wait(seconds: float) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 from arc_server.ports import CommandWithResponse
 
@@ -22,6 +23,17 @@ Holder = tuple[str, str]
 
 MAX_REMEMBERED_CANCELS: Final = 10_000
 """Holders whose cancel requests are kept for their next poll; the rest hear of them by renewal."""
+
+
+MAX_REMEMBERED_LIVE: Final = 10_000
+"""Commands that are known to have no result yet; of the rest the database is asked."""
+
+
+class Live(NamedTuple):
+    """What is remembered of a command that has not ended."""
+
+    deployment_id: str
+    deadline: datetime | None
 
 
 class WorkWaiter:
@@ -98,8 +110,11 @@ class ResultWaiter:
 
     async def sleep(self, seconds: float) -> CommandWithResponse | None:
         """The terminal command; None to look again: it ended, time is up, or the server stops."""
-        done, _ = await asyncio.wait((self.future,), timeout=seconds)
-        return self.future.result() if done else None
+        timer = self.future.get_loop().call_later(seconds, _end, self.future)
+        try:
+            return await self.future
+        finally:
+            timer.cancel()
 
 
 class Wakeups:
@@ -111,6 +126,7 @@ class Wakeups:
         self._results: dict[str, set[ResultWaiter]] = {}
         self._cancels: dict[Holder, set[str]] = {}
         self._push = asyncio.Event()
+        self._live: dict[str, Live] = {}
         self.is_closed = False
 
     # waiting
@@ -125,6 +141,19 @@ class Wakeups:
     def for_result(self, command_id: str) -> ResultWaiter:
         """A waiter for the end of a command."""
         return ResultWaiter(self, command_id)
+
+    def began(self, command_id: str, deployment_id: str, deadline: datetime | None) -> None:
+        """Call before a command is stored: until `finished` it is known to have no result."""
+        if len(self._live) >= MAX_REMEMBERED_LIVE:
+            del self._live[next(iter(self._live))]
+        self._live[command_id] = Live(deployment_id, deadline)
+
+    def live(self, command_id: str) -> Live | None:
+        """A command that was stored here and has not ended; None when that is not known.
+
+        Right for who waits already (`for_result`): the end that comes from now on wakes it.
+        """
+        return self._live.get(command_id)
 
     def take_cancels(self, deployment_id: str, agent_id: str) -> list[str]:
         """The lease ids that an agent is to cancel, each told once this way."""
@@ -153,9 +182,9 @@ class Wakeups:
 
     def finished(self, command_id: str, ended: CommandWithResponse | None = None) -> None:
         """Tell everybody who waits for this command; without `ended`, to look for themselves."""
+        self._live.pop(command_id, None)
         for waiter in self._results.pop(command_id, ()):
-            if not waiter.future.done():
-                waiter.future.set_result(ended)
+            _end(waiter.future, ended)
 
     def cancel_requested(self, deployment_id: str, agent_id: str, lease_id: str) -> None:
         """Tell a holder that one of its leases is to be cancelled."""
@@ -182,8 +211,7 @@ class Wakeups:
                 waiter.wake(is_for_work=False)
         for results in self._results.values():
             for result in results:
-                if not result.future.done():
-                    result.future.set_result(None)
+                _end(result.future)
 
     @property
     def waiting_for_work(self) -> int:
@@ -238,3 +266,11 @@ class Wakeups:
             count -= 1
         if queue is not None and not queue:
             del self._work[key]
+
+
+def _end(
+    future: asyncio.Future[CommandWithResponse | None], ended: CommandWithResponse | None = None
+) -> None:
+    """End the sleep of a waiter for a result, unless it has ended."""
+    if not future.done():
+        future.set_result(ended)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Final, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -23,6 +24,12 @@ T = TypeVar("T")
 MAX_QUERY_FIELDS: Final = 50
 _HUNG_UP: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Cancelling(Protocol):
+    """A connection that cancels its handler when the client goes, but only one that waits."""
+
+    is_waiting: bool
 
 
 class Call:
@@ -85,6 +92,21 @@ class Call:
         poll = select.poll()
         poll.register(handle, _HUNG_UP)
         return bool(poll.poll(0))
+
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        """While in it, the handler is cancelled when the client goes; else it runs to its end.
+
+        Raises ConnectionResetError when the client has gone already.
+        """
+        if self.http.transport is None:
+            raise ConnectionResetError("gone before its wait began")
+        connection = cast("Cancelling", self.http.protocol)
+        connection.is_waiting = True
+        try:
+            yield
+        finally:
+            connection.is_waiting = False
 
     def finished(self, answer: A) -> A:
         """An answer as it goes out: the last one of its connection when the server stops."""
@@ -177,13 +199,28 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"body: more than {limit} bytes", limit=limit)
 
 
+def _plain_pairs(text: str) -> list[tuple[str, str]] | None:
+    """What parse_qsl makes of a query that needs no decoding, at a fifth of the time."""
+    if "%" in text or "+" in text or not text.isascii():
+        return None
+    fields = text.split("&")
+    if len(fields) > MAX_QUERY_FIELDS:
+        return None
+    pairs: list[tuple[str, str]] = []
+    for field in fields:
+        if field:
+            name, _, value = field.partition("=")
+            pairs.append((name, value))
+    return pairs
+
+
 def _parse_query(text: str) -> dict[str, str]:
     """The fields of a query. Each may be there once: of two that differ, which one is meant?"""
     if "%" not in text and "+" not in text and text.count("&") < MAX_QUERY_FIELDS:
         parts = (pair.partition("=") for pair in text.split("&") if pair)
         return _each_once([(name, value) for name, _, value in parts])
     try:
-        pairs = parse_qsl(
+        pairs = _plain_pairs(text) or parse_qsl(
             text, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS
         )
     except UnicodeDecodeError:

@@ -36,12 +36,13 @@ def routes(service: CommandService) -> Sequence[Route]:
 
     async def status(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
-        answer = await service.status(
-            command_id,
-            base_url=call.base_url,
-            wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
-            within=call.within,
-        )
+        with call.waiting():
+            answer = await service.status(
+                command_id,
+                base_url=call.base_url,
+                wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
+                within=call.within,
+            )
         return json_answer(answer)
 
     async def list_commands(call: Call) -> web.StreamResponse:

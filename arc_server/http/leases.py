@@ -39,15 +39,16 @@ def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Ro
 
     async def lease(call: Call) -> web.StreamResponse:
         request = await call.message(LeaseRequest)
-        answer = await service.lease(
-            request,
-            base_url=call.base_url,
-            user_agent=call.http.headers.get(hdrs.USER_AGENT, ""),
-            within=call.within,
-        )
-        if not answer.leases:
-            return json_answer(answer)
-        return await deliver(call, answer)
+        with call.waiting():
+            answer = await service.lease(
+                request,
+                base_url=call.base_url,
+                user_agent=call.http.headers.get(hdrs.USER_AGENT, ""),
+                within=call.within,
+            )
+            if not answer.leases:
+                return json_answer(answer)
+            return await deliver(call, answer)
 
     async def deliver(call: Call, granted: LeaseResponse) -> web.StreamResponse:
         """Write the answer here and now: leases that do not reach their holder go back."""

@@ -52,6 +52,7 @@ class Connection(RequestHandler):
         "_server",
         "_stalled_bytes",
         "_stalled_since",
+        "is_waiting",
     )
 
     def __init__(self, server: HttpServer, **options: Any) -> None:
@@ -64,6 +65,8 @@ class Connection(RequestHandler):
         """Whether some of those headers have arrived."""
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
+        self.is_waiting = False
+        """Whether its handler only waits: it is cancelled when the client goes, no other is."""
 
     @property
     def is_idle(self) -> bool:
@@ -77,8 +80,11 @@ class Connection(RequestHandler):
         self._server.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        handling = self._task_handler
         super().connection_lost(exc)
-        self._server.closed(self)
+        self._server.closed(self, handling)
+        if self.is_waiting and handling is not None:
+            handling.cancel()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -167,7 +173,7 @@ class HttpServer(web.Server):
     def __init__(self, application: Application, limits: HttpLimits) -> None:
         super().__init__(
             application.handle,  # pyright: ignore[reportArgumentType]  # aiohttp's own alias
-            handler_cancellation=True,
+            handler_cancellation=False,  # Connection does it, and only to those that wait
             keepalive_timeout=limits.keep_alive_seconds,
             max_line_size=limits.max_line_bytes,
             max_field_size=limits.max_header_bytes,
@@ -182,6 +188,8 @@ class HttpServer(web.Server):
         """How many connections past the limit are still open."""
         self._application = application
         self._open: set[Connection] = set()
+        self._left: set[asyncio.Task[None]] = set()
+        """Handlers whose clients have gone: they run to their end."""
         self._all_closed = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -213,7 +221,7 @@ class HttpServer(web.Server):
         self.stop_listening()
         try:
             async with asyncio.timeout(drain_seconds):
-                while self._open:
+                while self._open or self._left:
                     self._all_closed.clear()
                     await self._all_closed.wait()
         except TimeoutError:
@@ -232,10 +240,18 @@ class HttpServer(web.Server):
         """For connections: they are there."""
         self._open.add(connection)
 
-    def closed(self, connection: Connection) -> None:
-        """For connections: they are gone."""
+    def closed(self, connection: Connection, handling: asyncio.Task[None] | None) -> None:
+        """For connections: they are gone; what they leave behind goes on."""
         self._open.discard(connection)
-        if not self._open:
+        if handling is not None and not handling.done():
+            self._left.add(handling)
+            handling.add_done_callback(self._ended)
+        elif not self._open:
+            self._all_closed.set()
+
+    def _ended(self, handling: asyncio.Task[None]) -> None:
+        self._left.discard(handling)
+        if not self._open and not self._left:
             self._all_closed.set()
 
     async def _watch(self) -> None:

@@ -177,3 +177,31 @@ async def test_a_create_whose_sender_hangs_up_is_stored_and_announced_all_the_sa
 
     (lease,) = await waiting
     assert (await client.status(lease["commandId"]))["state"] == "DISPATCHED"
+
+
+async def test_a_response_whose_holder_hangs_up_is_stored_and_announced_all_the_same(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = client.server.parts.store
+    real, begun, go_on = store.complete, asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        begun.set()
+        await go_on.wait()
+        return await real(*args)
+
+    monkeypatch.setattr(store, "complete", slow)
+    command_id = await client.create()
+    await client.lease()
+    path = f"/v1/commands/{command_id}"
+    waiting = asyncio.create_task(client.call("GET", f"{path}?waitSeconds=60"))
+    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+    body = {"status": "success", "response": inline(b"1")}
+    caller = Caller(client).ask("PUT", f"{path}/response", body)
+    await begun.wait()
+
+    caller.hang_up()
+    await until(lambda: client.server.http.open_connections == 1)
+    go_on.set()
+
+    assert (await waiting).json["state"] == "SUCCEEDED"

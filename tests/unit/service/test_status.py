@@ -232,6 +232,7 @@ async def test_every_end_is_told_at_once_to_all_who_wait_for_it(world: World, en
 async def test_an_end_between_look_and_sleep_is_not_missed(world: World) -> None:
     created = await world.create()
     lease = await world.lease()
+    world.wakeups.finished(created.command_id)  # nothing is remembered: the database is asked
     gate = world.store.gates["get"] = Gate()
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
     gate.enter.set()
