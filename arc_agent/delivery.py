@@ -140,8 +140,13 @@ class Delivery:
         now = self._clock()
         nexts: list[float] = []
         window = 1 if self._pauses else _SUBMITS
-        is_first = True
+        is_paused = self._paused_until > now
+        if is_paused:
+            nexts.append(self._paused_until)
         for entry in self._spool.entries():
+            may_upload = self._uploads < _UPLOADS and self._spool.has_uploads
+            if not may_upload and (is_paused or self._submits >= window):
+                break  # nothing further can be started: a long spool is not walked each time
             progress = self._of(entry)
             if progress.is_busy:
                 continue
@@ -154,12 +159,7 @@ class Delivery:
                     progress.is_busy = True
                     group.create_task(self._upload(entry, progress))
                 continue
-            if self._paused_until > now:
-                if is_first:
-                    nexts.append(self._paused_until)
-                is_first = False
-                continue
-            if self._submits < window:
+            if not is_paused and self._submits < window:
                 self._submits += 1
                 progress.is_busy = True
                 group.create_task(self._submit(entry, progress))

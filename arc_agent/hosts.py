@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -176,6 +177,7 @@ def _plain(host: str) -> str:
     return host.strip("[]").rstrip(".").lower()
 
 
+@lru_cache(maxsize=64)
 def _literal(host: str) -> Address | None:
     """The address that a host is, in any of the spellings that a resolver would take."""
     try:

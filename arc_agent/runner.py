@@ -244,7 +244,9 @@ class Runner:
         params = None
         if handler.params_name is not None:
             try:
-                data = await asyncio.to_thread(source.read)
+                data = (
+                    source.read() if source.file is None else await asyncio.to_thread(source.read)
+                )
                 if len(data) < _SMALL_BYTES:
                     params = convert_params(data, handler)
                 else:

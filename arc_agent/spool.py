@@ -10,7 +10,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 VERSION: Final = 1
 DEAD_KEPT: Final = 100
 """How many responses that were refused for good are remembered, without their bodies."""
+_FRESH_BYTES: Final = 16 * 1024
+_FRESH_KEPT: Final = 64
+"""How many small messages are kept in memory as well: a MiB at most."""
 _PASSING: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 """What rolls back cleanly and may work later. All else is an I/O error."""
 
@@ -71,7 +74,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One finished response. Either `message` is stored with it, or `body` is to be uploaded."""
 
     seq: int
-    """The order of delivery. Negative: not durable, because the disk did not take it."""
+    """Its row. Negative: not durable, because the disk did not take it."""
     command_id: str
     lease_id: str
     command: str
@@ -99,7 +102,11 @@ class Spool:
         self._db = db
         self._settings = settings
         self._entries: dict[int, Entry] = {}
+        """In the order in which they came; a change keeps the place."""
+        self._used = 0
+        self._bodies: set[int] = set()
         self._volatile: dict[int, bytes | None] = {}
+        self._fresh: dict[int, bytes] = {}
         self._leaving: set[int] = set()
         self._lowest = 0
         self._listeners: list[Callable[[], None]] = []
@@ -139,9 +146,14 @@ class Spool:
         """Where it is."""
         return self._data_dir
 
-    def entries(self) -> list[Entry]:
-        """What is to be delivered, in order."""
-        return [self._entries[seq] for seq in sorted(self._entries, key=_order)]
+    def entries(self) -> Iterator[Entry]:
+        """What is to be delivered, in order. Not to be changed meanwhile."""
+        return iter(self._entries.values())
+
+    @property
+    def has_uploads(self) -> bool:
+        """Whether any body is still to be uploaded."""
+        return bool(self._bodies)
 
     def get(self, seq: int) -> Entry | None:
         """One entry as it stands now, None when it has left."""
@@ -166,8 +178,7 @@ class Spool:
         """Whether another result may be taken on: limits of the spool and of the disk."""
         if self.failure is not None:
             return False
-        used = sum(entry.size for entry in self._entries.values())
-        return used < self._settings.max_bytes and (
+        return self._used < self._settings.max_bytes and (
             self._data_dir.free_bytes() >= self._settings.min_free_bytes
         )
 
@@ -221,19 +232,21 @@ class Spool:
             body=body,
             message_bytes=len(message or b""),
         )
-        self._entries[seq] = entry
+        self._take(entry)
+        if message is not None and len(message) <= _FRESH_BYTES and len(self._fresh) < _FRESH_KEPT:
+            self._fresh[seq] = message  # mostly it is delivered at once
         self._tell()
         return entry
 
     async def message(self, entry: Entry) -> bytes | None:
         """The stored message of an entry, None when its body is to be uploaded."""
-        if entry.seq < 0:
-            return self._volatile.get(entry.seq)
-        async with self._db.execute(
+        kept = self._volatile.get(entry.seq) or self._fresh.get(entry.seq)
+        if kept is not None or entry.seq < 0:
+            return kept
+        rows = await self._db.execute_fetchall(
             "SELECT message FROM responses WHERE seq = ?", (entry.seq,)
-        ) as cursor:
-            row = await cursor.fetchone()
-        return row[0] if row is not None else None
+        )
+        return next((row[0] for row in rows), None)
 
     def body_path(self, entry: Entry) -> Path:
         """The file of an entry's body."""
@@ -289,8 +302,11 @@ class Spool:
         else:
             await self._unlink(entry)
         finally:
-            self._entries.pop(entry.seq, None)
+            if self._entries.pop(entry.seq, None) is not None:
+                self._used -= entry.size
+            self._bodies.discard(entry.seq)
             self._volatile.pop(entry.seq, None)
+            self._fresh.pop(entry.seq, None)
             self._leaving.discard(entry.seq)
         self._tell()
 
@@ -315,15 +331,25 @@ class Spool:
 
     async def dead(self) -> list[tuple[str, str]]:
         """Command id and reason of what was refused for good, newest first."""
-        async with self._db.execute(
+        rows = await self._db.execute_fetchall(
             "SELECT command_id, reason FROM dead ORDER BY seq DESC"
-        ) as cursor:
-            return [(row[0], row[1]) for row in await cursor.fetchall()]
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def _take(self, entry: Entry) -> None:
+        """Keep an entry, new or changed."""
+        if entry.seq not in self._entries:
+            self._used += entry.size
+        self._entries[entry.seq] = entry
+        if entry.body is not None and not entry.is_uploaded:
+            self._bodies.add(entry.seq)
+        else:
+            self._bodies.discard(entry.seq)
 
     async def _change(self, entry: Entry, sql: str, values: tuple[Any, ...]) -> None:
         """Replace an entry. If the disk refuses, memory still knows better than after a restart."""
         if entry.seq in self._entries:
-            self._entries[entry.seq] = entry
+            self._take(entry)
         try:
             if entry.seq >= 0:
                 await self._write(sql, values)
@@ -336,8 +362,7 @@ class Spool:
         if self.failure is not None:
             raise sqlite3.OperationalError(self.failure)
         try:
-            async with self._db.execute(sql, values) as cursor:
-                return cursor.lastrowid or 0
+            row = await self._db.execute_insert(sql, values)  # one hop to its thread, for any write
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING:
                 # After a failed fsync nothing that this file says can be relied on.
@@ -345,6 +370,7 @@ class Spool:
                 log.critical("spool.failed", reason=str(error))
                 self._tell()
             raise
+        return int(row[0]) if row is not None else 0
 
     async def _load(self) -> None:
         """Read what waits, and clear bodies that belong to nothing."""
@@ -371,7 +397,7 @@ class Spool:
                 log.error("spool.body_missing", command_id=entry.command_id)
                 await self.bury(entry, "the body is gone from the disk")
                 continue
-            self._entries[entry.seq] = entry
+            self._take(entry)
         await asyncio.to_thread(self._clear_bodies)
 
     def _clear_bodies(self) -> None:
@@ -391,11 +417,6 @@ class Spool:
         """Something changed."""
         for listener in self._listeners:
             listener()
-
-
-def _order(seq: int) -> tuple[bool, int]:
-    """Durable ones in their order, then the others in theirs."""
-    return seq < 0, abs(seq)
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:

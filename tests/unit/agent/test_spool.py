@@ -70,7 +70,7 @@ async def test_a_body_stays_until_its_response_leaves(spool: Spool, data_dir: Da
     assert spool.body_path(entry).read_bytes() == b"b" * 100
     await spool.remove(entry)
     assert list(data_dir.bodies.iterdir()) == []
-    assert spool.entries() == []
+    assert list(spool.entries()) == []
 
 
 async def test_a_body_that_nothing_refers_to_is_cleared_at_the_start(
@@ -92,7 +92,7 @@ async def test_a_response_whose_body_is_gone_is_buried(spool: Spool, data_dir: D
     await spool.close()
     again = await Spool.open(data_dir, ROOMY)
 
-    assert again.entries() == []
+    assert list(again.entries()) == []
     assert await again.dead() == [("cmd_1", "the body is gone from the disk")]
     await again.close()
 
@@ -141,7 +141,7 @@ async def test_a_full_disk_keeps_a_result_in_memory_and_the_spool_goes_on(spool:
 
     assert entry.seq < 0
     assert await spool.message(entry) == b"m" * 50_000
-    assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_3", "cmd_2"]
+    assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_2", "cmd_3"]
     assert spool.failure is None
     await spool.remove(entry)
     assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_3"]
@@ -158,7 +158,7 @@ async def test_an_io_error_ends_the_trust_in_the_spool(
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
         raise error
 
-    monkeypatch.setattr(spool._db, "execute", fail)
+    monkeypatch.setattr(spool._db, "execute_insert", fail)
     entry = await put(spool)
 
     assert await spool.message(entry) == b'{"status":"success"}'  # still delivered
