@@ -68,7 +68,12 @@ class Bodies:
         """
         path = f"{directory(command_id)}/params"
         if isinstance(params, InlineBody):
-            data = await _decode(params, "params.inlineBase64")
+            field = "params.inlineBase64"
+            data = _decode_short(params, field)
+            if data is None:
+                data = await _decode_long(params, field)
+            elif len(data) <= self._limits.inline_bytes:
+                return StoredInline(data=data), hashlib.sha256(b"inline:" + data).digest()
             digest = await _sha256(b"inline:", data)
             return await self.keep(data, path), digest
         if params.storage_get_request is not None:
@@ -104,7 +109,11 @@ class Bodies:
         A large inline one gets a path that nobody else writes to: a second try finds it free.
         """
         if isinstance(body, InlineBody):
-            data = await _decode(body, f"{field}.inlineBase64")
+            data = _decode_short(body, f"{field}.inlineBase64")
+            if data is None:
+                data = await _decode_long(body, f"{field}.inlineBase64")
+            elif len(data) <= self._limits.inline_bytes:
+                return StoredInline(data=data)
             return await self.keep(data, f"{path}-inline-{secrets.token_hex(8)}")
         size = await self.check_upload(path, body.size, f"{field}.size")
         return StoredBlob(path=path, size=size)
@@ -274,10 +283,21 @@ def _clip(text: str, limit: int) -> str:
     return f"{text[:limit]}… ({len(text) - limit} characters more)"
 
 
-async def _decode(body: InlineBody, field: str) -> bytes:
+def _decode_short(body: InlineBody, field: str) -> bytes | None:
+    """What a short body holds, None for a long one. Nearly all are short: no coroutine for those.
+
+    Raises InvalidCommand.
+    """
+    if len(body.inline_base64) >= OFF_LOOP_BYTES:
+        return None
     try:
-        if len(body.inline_base64) < OFF_LOOP_BYTES:
-            return body.data()
+        return body.data()
+    except ValueError as error:
+        raise InvalidCommand(f"{field}: {error}", field=field) from None
+
+
+async def _decode_long(body: InlineBody, field: str) -> bytes:
+    try:
         return await asyncio.to_thread(body.data)
     except ValueError as error:
         raise InvalidCommand(f"{field}: {error}", field=field) from None
