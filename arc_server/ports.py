@@ -94,7 +94,7 @@ class Command(Record, frozen=True, kw_only=True):
     is_push: bool = False
     """Delivered by the dispatcher, never leased by an agent."""
     dispatched_at: datetime | None = None
-    """When it was first handed out in its current attempt."""
+    """When it was last handed out."""
     completed_at: datetime | None = None
     """When it became terminal."""
     deadline: datetime | None = None
@@ -201,7 +201,8 @@ class Granted(Record, frozen=True, kw_only=True):
     """The outcome of a lease or push query.
 
     `ended` are commands that turned terminal on the way: overdue ones, and ones whose params are
-    damaged (FAILED with SERIALIZATION_FAILED). Their waiters are to be told.
+    damaged (FAILED with SERIALIZATION_FAILED). Their waiters are to be told. No grants: nothing is
+    ready, however many had to be ended first.
     """
 
     grants: Sequence[Grant]
@@ -418,7 +419,12 @@ class CommandStore(Protocol):
     # deployments, agents, tokens
 
     async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
-        """Register or replace a deployment as configured; targets are added, never removed."""
+        """Register or replace a deployment as configured; targets are added, never removed.
+
+        Commands that are not terminal follow: to the first target, from a target's old type to its
+        new one, from being leased to being pushed and back. Raises CommandTargetIdInvalid, and
+        CommandTargetNotFound when the default is none of the targets.
+        """
         ...
 
     async def get_deployment(self, deployment_id: str) -> Deployment | None: ...

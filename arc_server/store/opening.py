@@ -26,7 +26,7 @@ _SETTINGS: Final = (
     "journal_size_limit = 67108864",  # and shrinks again when it could not
 )
 _WRITER_SETTINGS: Final = (
-    "cache_size = -65536",  # KiB: never dropped, nobody else writes
+    "cache_size = -32768",  # KiB: never dropped, nobody else writes
     "cache_spill = OFF",  # write to the disk at the commit, and nowhere else
 )
 _READER_SETTINGS: Final = ("query_only = ON", "cache_size = -8192")

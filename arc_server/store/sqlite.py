@@ -111,7 +111,7 @@ class SqliteStore:
 
         async def finish() -> None:
             batches.close()
-            await task
+            await asyncio.wait({task})
 
         self._resources.push_async_callback(finish)
         return batches

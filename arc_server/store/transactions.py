@@ -38,7 +38,14 @@ class Writing:
         self._failure = ""
 
     def __call__(self, batch: Sequence[Operation]) -> None:
-        """Run and commit a batch; nothing is left open behind it."""
+        """Run and commit a batch; nothing is left open behind it, whatever happens."""
+        try:
+            self._commit(batch)
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _commit(self, batch: Sequence[Operation]) -> None:
         if self._failure:
             _refuse(batch, self._failure)
             return
@@ -49,7 +56,7 @@ class Writing:
             self._roll_back()
             if len(batch) > 1 or isinstance(undone.args[0], Again):
                 for operation in batch:
-                    self((operation,))
+                    self._commit((operation,))
             else:
                 batch[0].error = undone.args[0]
             return

@@ -251,3 +251,21 @@ async def test_what_another_process_has_registered_is_noticed(
     await tool.close()
 
     assert (await create(sqlite)).target.resource_id == "vault"
+
+
+async def test_a_batch_that_breaks_off_leaves_no_transaction_open(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [KeyError("a bug")]
+
+    def hit(name: str) -> None:
+        if name == "store.after_operation" and left:
+            raise left.pop()
+
+    monkeypatch.setattr(transactions, "hit", hit)
+
+    with pytest.raises(StoreUnavailable, match="a bug"):
+        await create(sqlite, command_id="cmd_a")
+
+    assert await sqlite.get("cmd_a") is None
+    await create(sqlite, command_id="cmd_a")
