@@ -81,6 +81,7 @@ class Proxy:
         link = asyncio.create_task(self._link(reader, writer))
         self._links.add(link)
         link.add_done_callback(self._links.discard)
+        link.add_done_callback(lambda _: writer.transport.abort())  # also if it never began
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
@@ -98,14 +99,15 @@ class Proxy:
                 asyncio.create_task(self._replies(behind, writer, losing)),
             ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            if not losing:
+                await _close(writers)  # what was passed on still goes out
         finally:
             for pump in pumps:
                 pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
             for each in writers:
                 each.transport.abort()
-                with suppress(OSError):
-                    await each.wait_closed()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            await _close(writers)
 
     async def _requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: list[Loss]
@@ -140,3 +142,12 @@ class Proxy:
                     return
                 writer.write(data)
                 await writer.drain()
+
+
+async def _close(writers: list[asyncio.StreamWriter]) -> None:
+    """Close both sides and wait until they are."""
+    for each in writers:
+        each.close()
+    for each in writers:
+        with suppress(OSError):
+            await each.wait_closed()

@@ -64,6 +64,27 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_the_othe
         assert [run["agent"] for run in world.runs(command_id)] == ["busy"]
 
 
+async def test_handlers_that_starve_the_interpreter_keep_their_leases_and_the_others_theirs(
+    world: World,
+):
+    await world.server()
+    await world.agent("busy", lease_seconds=LEASE_SECONDS, config={"max_concurrent": 8})
+    beside = await world.sender.create("hold", {"gate": "beside"})
+    await world.noted(beside)
+    starving = [await world.sender.create("spin", {"seconds": 2 * LEASE_SECONDS}) for _ in range(6)]
+    for command_id in starving:
+        await world.noted(command_id)
+    await world.agent("idle", lease_seconds=LEASE_SECONDS)
+
+    ended = [await world.sender.result(command_id) for command_id in starving]
+    world.open_gate("beside")
+    ended.append(await world.sender.result(beside))
+
+    for status in ended:
+        assert (status["state"], status["attempt"]) == ("SUCCEEDED", 1)
+        assert [run["agent"] for run in world.runs(status["commandId"])] == ["busy"]
+
+
 async def test_a_command_that_kills_its_agent_each_time_ends_after_its_last_attempt(world: World):
     await world.server()
     command_id = await world.sender.create("die", {"code": 3}, maxAttempts=2)

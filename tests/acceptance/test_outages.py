@@ -9,22 +9,23 @@ from .world import World
 
 LEASE_SECONDS = 2
 OUTAGES = [
-    pytest.param(7, id="7-seconds"),
-    pytest.param(30, id="30-seconds", marks=pytest.mark.chaos),
+    pytest.param(6, 2, id="6-seconds"),
+    pytest.param(30, 30, id="30-seconds", marks=pytest.mark.chaos),
 ]
+"""How long the server is away, and the agents' longest back-off (30 s unless configured)."""
 UNTIL_BACK_SECONDS = 60
-"""An agent may be in its longest back-off (30 s) when the server comes back."""
 
 
-@pytest.mark.parametrize("outage_seconds", OUTAGES)
+@pytest.mark.parametrize(("outage_seconds", "back_off_seconds"), OUTAGES)
 async def test_a_result_that_is_ready_while_the_server_is_down_arrives_once(
-    world: World, outage_seconds: int
+    world: World, outage_seconds: int, back_off_seconds: int
 ):
+    patience = {"server": {"max_back_off_seconds": back_off_seconds}}
     server = await world.server()
-    await world.agent("holder", lease_seconds=LEASE_SECONDS)
+    await world.agent("holder", lease_seconds=LEASE_SECONDS, config=patience)
     command_id = await world.sender.create("hold", {"gate": "in the outage"})
     await world.noted(command_id)
-    await world.agent("idle", lease_seconds=LEASE_SECONDS)
+    await world.agent("idle", lease_seconds=LEASE_SECONDS, config=patience)
 
     server.kill()
     await server.ended()
@@ -38,12 +39,13 @@ async def test_a_result_that_is_ready_while_the_server_is_down_arrives_once(
     assert [run["agent"] for run in world.runs(command_id)] == ["holder"]
 
 
-@pytest.mark.parametrize("outage_seconds", OUTAGES)
+@pytest.mark.parametrize(("outage_seconds", "back_off_seconds"), OUTAGES)
 async def test_a_handler_that_runs_on_through_an_outage_is_given_to_nobody_else(
-    world: World, outage_seconds: int
+    world: World, outage_seconds: int, back_off_seconds: int
 ):
+    patience = {"server": {"max_back_off_seconds": back_off_seconds}}
     server = await world.server()
-    holder = await world.agent("holder", lease_seconds=LEASE_SECONDS)
+    holder = await world.agent("holder", lease_seconds=LEASE_SECONDS, config=patience)
     command_id = await world.sender.create("hold", {"gate": "after the outage"})
     await world.noted(command_id)
 
@@ -51,7 +53,7 @@ async def test_a_handler_that_runs_on_through_an_outage_is_given_to_nobody_else(
     await server.ended()
     await let_real_time_pass(outage_seconds)
     await world.server()
-    await world.agent("eager", lease_seconds=LEASE_SECONDS)
+    await world.agent("eager", lease_seconds=LEASE_SECONDS, config=patience)
     await holder.logged("contact.back", UNTIL_BACK_SECONDS)
     await let_real_time_pass(2 * LEASE_SECONDS)
     world.open_gate("after the outage")
@@ -61,17 +63,18 @@ async def test_a_handler_that_runs_on_through_an_outage_is_given_to_nobody_else(
     assert [run["agent"] for run in world.runs(command_id)] == ["holder"]
 
 
-@pytest.mark.parametrize("outage_seconds", OUTAGES)
+@pytest.mark.parametrize(("outage_seconds", "back_off_seconds"), OUTAGES)
 async def test_a_server_that_was_stopped_longer_than_the_leases_gives_nothing_to_anybody_else(
-    world: World, outage_seconds: int
+    world: World, outage_seconds: int, back_off_seconds: int
 ):
+    patience = {"server": {"max_back_off_seconds": back_off_seconds}}
     server = await world.server()
-    await world.agent("holder", lease_seconds=LEASE_SECONDS)
+    await world.agent("holder", lease_seconds=LEASE_SECONDS, config=patience)
     during = await world.sender.create("hold", {"gate": "during"})
     after = await world.sender.create("hold", {"gate": "after"})
     await world.noted(during)
     await world.noted(after)
-    await world.agent("idle", lease_seconds=LEASE_SECONDS)
+    await world.agent("idle", lease_seconds=LEASE_SECONDS, config=patience)
 
     server.pause()
     await let_real_time_pass(outage_seconds)

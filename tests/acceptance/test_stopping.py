@@ -45,6 +45,21 @@ async def test_an_agent_told_to_stop_submits_what_is_finished_and_releases_the_r
         assert [run["agent"] for run in world.runs(command_id)] == agents
 
 
+async def test_an_agent_whose_handler_ignores_its_cancellation_stops_all_the_same(world: World):
+    await world.server()
+    patience = {"drain": {"seconds": 0.5}, "handlers": {"grace_seconds": 0.5}}
+    agent = await world.agent("agent", lease_seconds=LEASE_SECONDS, config=patience)
+    command_id = await world.sender.create("stubborn", {"seconds": 600})
+    await world.noted(command_id)
+
+    agent.terminate()
+    assert await agent.ended(20) == 0
+
+    released = await world.sender.status(command_id)
+    assert (released["state"], released["attempt"]) == ("PENDING", 1)
+    assert len(world.runs(command_id, what="cancelled")) >= 1
+
+
 async def test_a_second_signal_ends_an_agent_at_once(world: World):
     await world.server()
     agent = await world.agent("agent", config={"drain": {"seconds": 600}})

@@ -102,15 +102,17 @@ class World:
         is_awaited: bool = True,
     ) -> Process:
         """Start an agent, or start it again under its name (same spool). It polls by then."""
-        settings = {
+        settings: dict[str, Any] = {
             "server": {"url": url or self.url, "token_file": str(self.tokens["agent"])},
             "deployment": DEPLOYMENT,
             "name": name,
             "data_dir": str(self.directory / name),
             "lease": {"seconds": lease_seconds},
             "handlers": {"modules": [HANDLERS.stem], "path": [str(HANDLERS.parent)]},
-            **(config or {}),
         }
+        for section, value in (config or {}).items():
+            known = settings.get(section)
+            settings[section] = {**known, **value} if isinstance(known, dict) else value
         file = self.directory / f"{name}.yaml"
         file.write_text(yaml.safe_dump(settings))
         process = await self._start(
