@@ -182,6 +182,10 @@ class FlakyStore:
         self.raises: dict[str, BaseException] = {}
         self.gates: dict[str, Gate] = {}
         self.calls: list[str] = []
+        self.answered: list[str] = []
+        """What was called and has been done."""
+        self.busy = 0
+        """Calls that are on their way; those that are held up do not count."""
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
@@ -193,13 +197,18 @@ class FlakyStore:
             if name in self.raises:
                 raise self.raises[name]
             gate = self.gates.get(name)
-            if gate is None:
-                return await method(*args, **kwargs)
-            gate.arrived.set()
-            await gate.enter.wait()
-            answer = await method(*args, **kwargs)
-            gate.done.set()
-            await gate.leave.wait()
+            if gate is not None:
+                gate.arrived.set()
+                await gate.enter.wait()
+            self.busy += 1
+            try:
+                answer = await method(*args, **kwargs)
+                self.answered.append(name)
+            finally:
+                self.busy -= 1
+            if gate is not None:
+                gate.done.set()
+                await gate.leave.wait()
             return answer
 
         return call

@@ -9,7 +9,7 @@ import pytest
 from arc_protocol.errors import Forbidden, StoreUnavailable
 from arc_protocol.types import AgentRegistration, HandlerInfo, RenewRequest
 
-from .fakes import START, Gate, settle
+from .fakes import START, Gate
 from .world import World, daemon
 
 
@@ -85,7 +85,7 @@ async def test_what_was_heard_is_not_forgotten_when_it_cannot_be_stored(
         listing = asyncio.ensure_future(world.service.agents(None))
         await gate.arrived.wait()
         listing.cancel()
-        await settle()
+        await world.quiet()
         gate.open()
         await world.service.finish()
 

@@ -35,7 +35,7 @@ from arc_protocol.types import (
 )
 from arc_server.limits import CommandLimits
 
-from .fakes import Gate, settle, until
+from .fakes import Gate, until
 from .world import BASE, SMALL_LIMITS, World, daemon, error, inline_of, path_of, success
 
 LEGACY = "alien-agent/1.2.6"
@@ -232,7 +232,7 @@ async def test_one_that_can_never_be_built_ends_by_its_attempts(world: World) ->
 
 async def test_a_waiting_poll_gets_a_command_as_soon_as_there_is_one(world: World) -> None:
     polling = asyncio.ensure_future(world.poll(wait=60))
-    await settle()
+    await world.quiet()
     assert not polling.done()
 
     command = await world.create()
@@ -243,7 +243,7 @@ async def test_a_waiting_poll_gets_a_command_as_soon_as_there_is_one(world: Worl
 
 async def test_a_lease_is_counted_from_before_the_poll_that_waited_for_it(world: World) -> None:
     polling = asyncio.ensure_future(world.poll(wait=60, seconds=10))
-    await settle()
+    await world.quiet()
     await world.pass_time(40)
 
     await world.create()
@@ -263,7 +263,7 @@ async def test_as_many_waiting_polls_are_answered_as_commands_are_created(
 
     ids = await asyncio.gather(*(world.create() for _ in range(5)))
     await until(lambda: sum(poll.done() for poll in polls) >= 5)
-    await settle()
+    await world.quiet()
 
     answered = [poll.result().leases for poll in polls if poll.done()]
     assert len(answered) == 5
@@ -282,7 +282,7 @@ async def test_a_waiting_poll_ends_empty_with_its_time_after_one_look(world: Wor
 
 async def test_a_server_that_stops_answers_waiting_polls_empty(world: World) -> None:
     polls = [asyncio.ensure_future(world.poll(wait=60)) for _ in range(3)]
-    await settle()
+    await world.quiet()
 
     world.wakeups.close()
 
@@ -305,7 +305,7 @@ async def test_release_lapse_and_return_wake_a_waiting_poll(world: World) -> Non
     for how in ("release", "return", "lapse"):
         lease = await world.lease()
         polling = asyncio.ensure_future(world.poll(wait=60))
-        await settle()
+        await world.quiet()
         await give_back(lease, how)
         (again,) = (await asyncio.wait_for(polling, 5)).leases
         assert again.command_id == one
@@ -368,9 +368,9 @@ async def test_a_waiter_gone_between_look_and_answer_returns_its_lease(world: Wo
 
 async def test_a_woken_waiter_that_leaves_passes_its_wakeup_on(world: World) -> None:
     leaver = asyncio.ensure_future(world.poll(wait=60))
-    await settle()
+    await world.quiet()
     stayer = asyncio.ensure_future(world.poll(wait=60))
-    await settle()
+    await world.quiet()
     creating = asyncio.ensure_future(world.create())
     while world.wakeups.waiting_for_work == 2:
         await asyncio.sleep(0)
@@ -384,9 +384,9 @@ async def test_a_woken_waiter_that_leaves_passes_its_wakeup_on(world: World) -> 
 
 async def test_a_look_that_fails_passes_its_wakeup_on(world: World) -> None:
     first = asyncio.ensure_future(world.poll(wait=60))
-    await settle()
+    await world.quiet()
     second = asyncio.ensure_future(world.poll(wait=60))
-    await settle()
+    await world.quiet()
     world.store.away = {"lease"}
     creating = asyncio.ensure_future(world.create())
     await asyncio.gather(first, return_exceptions=True)
@@ -407,7 +407,7 @@ async def test_what_a_look_ended_and_granted_stands_though_nothing_can_be_read(
     overdue = await world.create(deadline_in=10)
     good = await world.create()
     waiting = asyncio.ensure_future(world.status(overdue.command_id, wait=60))
-    await settle()
+    await world.quiet()
     world.clock.advance(11)
     world.store.away = {"get"}
 
@@ -450,14 +450,14 @@ async def test_a_cancel_reaches_a_waiting_holder_at_once(world: World) -> None:
     lease = await world.lease(agent="a1")
     mine = asyncio.ensure_future(world.poll(wait=60, agent="a1"))
     other = asyncio.ensure_future(world.poll(wait=60, agent="a2"))
-    await settle()
+    await world.quiet()
 
     await world.service.cancel(one)
 
     answer = await asyncio.wait_for(mine, 5)
     assert answer.leases == []
     assert answer.cancelled == [lease.lease_id]
-    await settle()
+    await world.quiet()
     assert not other.done()
     renewed = await world.renew(lease.lease_id)
     assert renewed.cancelled == [lease.lease_id]
@@ -779,6 +779,17 @@ async def test_a_result_after_the_deadline_is_dropped_without_a_trace(
     assert late.state in {State.EXPIRED, State.SUCCEEDED}
     assert (late.response is None) == (late.state is State.EXPIRED)
     assert bool(world.blobs.blobs) == (size > 1_000 and late.state is State.SUCCEEDED)
+
+
+async def test_a_repeat_is_answered_though_its_body_is_nowhere(world: World) -> None:
+    await created(world, 1)
+    lease = await world.lease()
+    await world.respond(lease)
+
+    await world.respond(lease, SuccessResponse(response=StorageBody(size=5)))
+    await world.respond(lease, SuccessResponse(response=InlineBody(inline_base64="A" * 9_999)))
+
+    assert (await world.status(lease.command_id)).state is State.SUCCEEDED
 
 
 async def test_huge_error_texts_are_clipped(world: World) -> None:

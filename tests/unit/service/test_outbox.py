@@ -18,7 +18,7 @@ from arc_server.dispatch.null import NullDispatcher
 from arc_server.dispatch.outbox import PushLimits
 from arc_server.ports import Deployment, Dispatcher, PushOutcome
 
-from .fakes import Gate, settle, until
+from .fakes import Gate, until
 from .push_worker import PushWorker, push_worker, silent_listener
 from .world import BASE, World, inline_of, path_of, success
 
@@ -127,8 +127,8 @@ async def test_once_taken_it_has_the_time_that_a_response_may_take(
 ) -> None:
     async with outbox_of(pushing):
         created = await pushing.create()
-        await until(lambda: "renew" in pushing.store.calls)
-        await settle()
+        await until(lambda: "renew" in pushing.store.answered)
+        await pushing.quiet()
 
         found = await pushing.raw_store.get(created.command_id)
         left = (found.command.lease_expires_at - pushing.clock.now()).total_seconds()
@@ -176,7 +176,7 @@ async def test_a_response_before_the_202_counts(pushing: World, worker: PushWork
         created = await pushing.create()
 
         assert await end_of(pushing, created.command_id) is State.SUCCEEDED
-        await until(lambda: "renew" in pushing.store.calls)
+        await until(lambda: "renew" in pushing.store.answered)
         assert (await pushing.status(created.command_id)).state is State.SUCCEEDED
 
 
@@ -211,7 +211,7 @@ async def test_a_rejection_after_the_response_changes_nothing(
     async with outbox_of(pushing):
         created = await pushing.create()
         assert await end_of(pushing, created.command_id) is State.SUCCEEDED
-        await until(lambda: "complete" in pushing.store.calls[-3:])
+        await until(lambda: "complete" in pushing.store.answered[-3:])
 
     assert (await pushing.status(created.command_id)).state is State.SUCCEEDED
 
@@ -273,10 +273,11 @@ async def test_anything_else_is_sent_again_under_the_same_lease_with_the_next_at
     pushing: World, worker: PushWorker, status: int
 ) -> None:
     worker.answers = [status, status, 202]
+    await pushing.push_to(worker.url.replace("127.0.0.1", "localhost"))  # where cookies stick
     async with outbox_of(pushing):
         created = await pushing.create()
         await until(lambda: len(worker.received) == 3)
-        await until(lambda: "renew" in pushing.store.calls)
+        await until(lambda: "renew" in pushing.store.answered)
 
     assert {envelope.command_id for envelope in worker.received} == {created.command_id}
     assert [envelope.attempt for envelope in worker.received] == [1, 2, 3]
@@ -311,7 +312,7 @@ async def test_the_deadline_ends_it(pushing: World, worker: PushWorker) -> None:
         await until(lambda: not worker.busy)
         sent = len(worker.received)
         pushing.wakeups.push_ready()
-        await settle()
+        await pushing.quiet()
         assert len(worker.received) == sent
         sweeping.cancel()
         await asyncio.gather(sweeping, return_exceptions=True)
@@ -339,6 +340,20 @@ async def test_a_target_that_never_answers_is_tried_again(pushing: World) -> Non
             assert await end_of(pushing, created.command_id) is State.FAILED
 
     assert (await pushing.status(created.command_id)).attempt == 2
+
+
+async def test_how_long_a_target_may_take_to_answer_is_bounded(world: World) -> None:
+    await world.create()
+    envelope = (await world.lease()).envelope
+    dispatcher = HttpDispatcher(0.02)
+
+    async with silent_listener() as url:
+        outcome = await dispatcher.push(
+            Deployment(deployment_id="d1", targets=[], push_url=url), envelope
+        )
+
+    assert outcome == PushOutcome(accepted=False, reason="no answer in time")
+    await dispatcher.close()
 
 
 async def test_a_target_that_hangs_up_is_tried_again(pushing: World, worker: PushWorker) -> None:
@@ -377,8 +392,8 @@ async def test_a_response_during_the_back_off_counts_and_nothing_is_sent_again(
     slow = PushLimits(backoff_base_seconds=1_000, backoff_cap_seconds=1_000)
     async with outbox_of(pushing, slow):
         created = await pushing.create()
-        await until(lambda: "release" in pushing.store.calls)
-        await settle()
+        await until(lambda: "release" in pushing.store.answered)
+        await pushing.quiet()
         await pushing.service.submit_response(
             created.command_id, success(), lease_id=lease_in(worker.received[0])
         )
@@ -394,13 +409,13 @@ async def test_the_back_off_is_waited_for(world: World, worker: PushWorker) -> N
     slow = PushLimits(backoff_base_seconds=1_000, backoff_cap_seconds=1_000)
     async with outbox_of(world, slow):
         await world.create()
-        await until(lambda: "release" in world.store.calls)
+        await until(lambda: "release" in world.store.answered)
         due = await world.raw_store.next_push_at()
         assert due is not None
         pause = (due - world.clock.now()).total_seconds()
         assert 0 <= pause <= 1_000
         world.wakeups.push_ready()
-        await until(lambda: world.store.calls[-1] == "next_push_at")
+        await until(lambda: world.store.answered[-1] == "next_push_at")
         assert len(worker.received) == (1 if pause else 2)
 
         world.clock.advance(pause)
@@ -415,7 +430,7 @@ async def test_an_accepted_command_without_a_response_in_time_is_sent_again(
     await world.push_to(worker.url)
     async with outbox_of(world):
         await world.create()
-        await until(lambda: "renew" in world.store.calls)
+        await until(lambda: "renew" in world.store.answered)
         await world.pass_time(QUICK.response_seconds)
         await until(lambda: len(worker.received) == 2)
 
@@ -432,13 +447,13 @@ async def test_a_wall_clock_that_is_set_puts_no_push_off(
     slow = PushLimits(backoff_base_seconds=100, backoff_cap_seconds=100)
     async with outbox_of(world, slow):
         await world.create()
-        await until(lambda: "release" in world.store.calls)
+        await until(lambda: "release" in world.store.answered)
         world.clock.jump_wall(jump)
         await world.pass_time(4)
         world.clock.advance(100)
         world.wakeups.push_ready()
         await until(lambda: len(worker.received) == 2)
-        await until(lambda: "renew" in world.store.calls)
+        await until(lambda: "renew" in world.store.answered)
         world.clock.jump_wall(jump)
         await world.sweeper.tick()
         await world.pass_time(slow.response_seconds + 50)
@@ -453,8 +468,8 @@ async def test_a_cancel_during_the_back_off_ends_it(pushing: World, worker: Push
     slow = PushLimits(backoff_base_seconds=1_000, backoff_cap_seconds=1_000)
     async with outbox_of(pushing, slow):
         created = await pushing.create()
-        await until(lambda: "release" in pushing.store.calls)
-        await settle()
+        await until(lambda: "release" in pushing.store.answered)
+        await pushing.quiet()
 
         status = await pushing.service.cancel(created.command_id)
 
@@ -507,8 +522,8 @@ async def test_what_was_in_back_off_at_a_restart_is_sent_when_it_is_due(
     slow = PushLimits(backoff_base_seconds=1_000, backoff_cap_seconds=1_000)
     async with outbox_of(world, slow):
         await world.create()
-        await until(lambda: "release" in world.store.calls)
-        await settle()
+        await until(lambda: "release" in world.store.answered)
+        await world.quiet()
     world.clock.advance(1_000)
 
     restarted = world.restarted()
@@ -538,7 +553,7 @@ async def test_what_was_being_sent_when_the_server_died_is_sent_again_after_the_
     restarted = world.restarted()
     await restarted.sweeper.tick()
     async with outbox_of(restarted):
-        await settle()
+        await world.quiet()
         assert len(worker.received) == 1
         await restarted.pass_time(restarted.sweep_limits.outage_grace_seconds)
         await until(lambda: len(worker.received) == 2)
@@ -558,12 +573,12 @@ async def test_no_more_are_sent_at_a_time_than_may_be(pushing: World, worker: Pu
     async with outbox_of(pushing, limits):
         ids = {(await pushing.create()).command_id for _ in range(30)}
         await until(lambda: worker.busy == 4)
-        await settle()
+        await pushing.quiet()
         assert worker.busy == 4
         for _ in range(30):
             letting.release()
         await until(lambda: len(worker.received) == 30)
-        await until(lambda: pushing.store.calls.count("renew") == 30)
+        await until(lambda: pushing.store.answered.count("renew") == 30)
 
     assert worker.most_busy == 4
     assert {envelope.command_id for envelope in worker.received} == ids
@@ -632,7 +647,7 @@ async def test_what_could_not_be_noted_is_sent_again_when_its_lease_has_lapsed(
     async with outbox_of(world, dispatcher=dispatcher):
         created = await world.create()
         await until(lambda: method in world.store.calls)
-        await settle()
+        await world.quiet()
         world.store.away = set()
         sent = len(dispatcher.pushed)
         await world.pass_time(QUICK.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS)
@@ -660,7 +675,7 @@ async def test_nobody_is_sent_what_expired_before_it_was_due(world: World) -> No
     await world.push_to("http://worker.test/")
     created = await world.create(deadline_in=10)
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await settle()
+    await world.quiet()
     world.clock.advance(11)
     dispatcher = Scripted(ACCEPTED)
     async with outbox_of(world, dispatcher=dispatcher):
@@ -683,12 +698,12 @@ async def test_a_server_that_stops_ends_the_loop_after_the_sends_in_progress(
         await pushing.create()
         await until(lambda: worker.received)
         pushing.wakeups.close()
-        await settle()
+        await pushing.quiet()
         assert not loop.done()
         answering.set()
         await asyncio.wait_for(loop, 5)
 
-    assert "renew" in pushing.store.calls
+    assert "renew" in pushing.store.answered
 
 
 async def test_a_deployment_that_is_no_longer_pushed_to_gives_its_commands_to_agents(
@@ -721,6 +736,6 @@ async def test_a_server_that_pushes_nothing_accepts_everything(world: World) -> 
     await world.push_to("http://worker.test/")
     async with outbox_of(world, dispatcher=NullDispatcher()):
         created = await world.create()
-        await until(lambda: "renew" in world.store.calls)
+        await until(lambda: "renew" in world.store.answered)
 
     assert (await world.status(created.command_id)).state is State.DISPATCHED

@@ -11,7 +11,7 @@ from arc_protocol.errors import IdempotencyKeyReused, LeaseLost
 from arc_protocol.types import ErrorResponse, State, StorageBody, SuccessResponse
 from arc_server.ports import CommandFilter
 
-from .fakes import Gate, settle
+from .fakes import Gate
 from .world import World, error, inline_of, path_of, success
 
 
@@ -61,7 +61,7 @@ async def test_forty_concurrent_opposite_responses_have_one_outcome(
     created = await world.create()
     lease = await world.lease()
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await settle()
+    await world.quiet()
 
     await asyncio.gather(
         *(
@@ -92,6 +92,22 @@ async def test_forty_concurrent_opposite_responses_have_one_outcome(
         assert status.state is State.FAILED
         assert isinstance(status.response, ErrorResponse)
         assert not world.blobs.blobs
+
+
+async def test_of_forty_concurrent_large_results_one_stands_and_no_other_is_left(
+    world: World,
+) -> None:
+    created = await world.create()
+    lease = await world.lease()
+
+    await asyncio.gather(*(world.respond(lease, success(bytes([n]) * 5_000)) for n in range(40)))
+
+    response = (await world.status(created.command_id)).response
+    assert isinstance(response, SuccessResponse)
+    path = path_of(response.response)
+    assert list(world.blobs.blobs) == [path]
+    assert world.blobs.sealed == {path}
+    assert len(set(world.blobs.blobs[path])) == 1
 
 
 async def test_a_hundred_polls_for_ten_commands_lease_each_once(world: World) -> None:
@@ -139,7 +155,7 @@ async def test_what_is_committed_is_announced_though_its_caller_has_gone(
         waiting = asyncio.ensure_future(world.poll(wait=60))
     else:
         waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await settle()
+    await world.quiet()
     gate = world.store.gates[method] = Gate()
     calling = asyncio.ensure_future(call())
     await gate.arrived.wait()
@@ -165,7 +181,7 @@ async def test_finish_waits_for_operations_whose_callers_have_gone(
     releasing.cancel()
 
     finishing = asyncio.ensure_future(world.service.finish())
-    await settle()
+    await world.quiet()
     assert not finishing.done()
     gate.open()
 

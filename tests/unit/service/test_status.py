@@ -26,7 +26,7 @@ from arc_protocol.types import (
 )
 from arc_server.ports import CommandFilter
 
-from .fakes import START, Gate, settle
+from .fakes import START, Gate
 from .world import BASE, World, daemon, error, inline_of, path_of, success
 
 
@@ -213,7 +213,7 @@ async def test_every_end_is_told_at_once_to_all_who_wait_for_it(world: World, en
     state, code = ENDINGS[end]
     created = await world.create(deadline_in=100, max_attempts=2)
     waits = [asyncio.ensure_future(world.status(created.command_id, wait=60)) for _ in range(3)]
-    await settle()
+    await world.quiet()
 
     await end(world, created.command_id)
 
@@ -255,7 +255,7 @@ async def test_an_end_that_nobody_waits_for_costs_no_read(world: World) -> None:
 async def test_a_server_that_stops_answers_all_who_wait(world: World) -> None:
     created = await world.create()
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await settle()
+    await world.quiet()
 
     world.wakeups.close()
 
@@ -267,7 +267,7 @@ async def test_a_server_that_stops_answers_all_who_wait(world: World) -> None:
 async def test_a_waiter_that_hangs_up_leaves_nothing_behind(world: World) -> None:
     created = await world.create()
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await settle()
+    await world.quiet()
 
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
@@ -280,14 +280,14 @@ async def test_a_reader_that_hangs_up_while_it_expires_a_command_leaves_no_waite
 ) -> None:
     created = await world.create(deadline_in=10)
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await settle()
+    await world.quiet()
     world.clock.advance(11)
     gate = world.store.gates["expire_due"] = Gate()
     reading = asyncio.ensure_future(world.status(created.command_id))
     await gate.arrived.wait()
 
     reading.cancel()
-    await settle()
+    await world.quiet()
     gate.open()
 
     assert (await asyncio.wait_for(waiting, 5)).state is State.EXPIRED
@@ -297,7 +297,7 @@ async def test_a_store_that_is_away_for_the_second_look_is_told(world: World) ->
     created = await world.create()
     lease = await world.lease()
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=0.02))
-    await settle()
+    await world.quiet()
 
     world.store.away = {"get"}
     with pytest.raises(StoreUnavailable):

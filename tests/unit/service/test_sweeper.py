@@ -13,7 +13,7 @@ from arc_protocol.errors import StorageOperationFailed, StoreUnavailable
 from arc_protocol.types import ErrorResponse, LeaseInfo, State
 from arc_server.sweeper import CLOCK_JUMP_SECONDS, Sweeper, SweepLimits
 
-from .fakes import Gate, settle, until
+from .fakes import Gate, until
 from .world import World
 
 HOUR = 3_600.0
@@ -94,7 +94,7 @@ async def test_every_live_state_expires(world: World, state: State) -> None:
 async def test_a_lapsed_lease_is_redelivered_with_the_next_attempt(world: World) -> None:
     lease = await leased(world, seconds=10)
     polling = asyncio.ensure_future(world.poll(wait=60))
-    await settle()
+    await world.quiet()
 
     await world.pass_time(9.9)
     assert not polling.done()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,7 +19,7 @@ from arc_protocol.errors import (
 )
 from arc_protocol.types import CreateCommandResponse, PresignedRequest, State
 
-from .fakes import Gate, settle
+from .fakes import Gate
 from .world import World, inline_of, path_of
 
 SIZES = (0, 5, 1_000, 1_001, 5_000)
@@ -128,6 +130,34 @@ async def test_concurrent_upload_completes_make_the_command_ready_once(world: Wo
     assert len((await world.poll(count=10)).leases) == 1
 
 
+async def test_a_large_body_in_the_place_of_a_small_one_is_not_held_in_memory(
+    world: World,
+) -> None:
+    command_id = await uploaded(world, b"12345")
+    megabyte = bytes(1 << 20)
+
+    async def read(path: str) -> AsyncIterator[bytes]:
+        for _ in range(64):
+            yield megabyte
+
+    world.blobs.read = read  # type: ignore[method-assign]
+    tracemalloc.start()
+    with pytest.raises(InvalidCommand):
+        await world.service.upload_complete(command_id, 5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 8 << 20
+
+
+async def test_what_has_ended_awaits_no_upload(world: World) -> None:
+    created = await world.upload(5)
+    await world.service.cancel(created.command_id)
+
+    with pytest.raises(InvalidStateTransition):
+        await world.service.upload_complete(created.command_id, 5)
+
+
 async def test_unknown_and_foreign_commands_are_not_found(world: World) -> None:
     command_id = await uploaded(world, b"12345")
 
@@ -152,7 +182,7 @@ async def test_an_upload_after_the_deadline_is_too_late_and_its_waiter_hears_of_
     created = await world.upload(5, deadline_in=10)
     await world.put(put_of(created), b"12345")
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=30))
-    await settle()
+    await world.quiet()
     world.clock.advance(11)
     if swept:
         await world.sweeper.tick()
@@ -176,7 +206,7 @@ async def test_it_becomes_ready_behind_what_was_ready_before(world: World) -> No
 async def test_a_waiting_agent_gets_it_at_once(world: World) -> None:
     command_id = await uploaded(world, b"12345")
     polling = asyncio.ensure_future(world.poll(wait=30))
-    await settle()
+    await world.quiet()
 
     await world.service.upload_complete(command_id, 5)
 
@@ -246,10 +276,10 @@ async def test_a_sender_that_hangs_up_in_the_middle_gets_its_command_announced(
     completing = asyncio.ensure_future(world.service.upload_complete(command_id, 5))
     await gate.arrived.wait()
     polling = asyncio.ensure_future(world.poll(wait=30))
-    await settle()
+    await world.quiet()
 
     completing.cancel()
-    await settle()
+    await world.quiet()
     gate.open()
 
     (lease,) = (await asyncio.wait_for(polling, 5)).leases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +30,7 @@ from arc_server.ports import Deployment, Dispatcher
 from arc_server.sweeper import Sweeper, SweepLimits
 from arc_server.wakeups import Wakeups
 
-from .fakes import FakeClock, FlakyStore, Links, MemoryBlobs
+from .fakes import FakeClock, FlakyStore, Links, MemoryBlobs, settle
 
 BASE = "https://arc.test/v1"
 SMALL_LIMITS = CommandLimits(inline_bytes=1_000, max_blob_bytes=1_000_000)
@@ -121,6 +122,13 @@ class World:
         while (left := end - self.clock.monotonic()) > 0:
             self.clock.advance(min(step, left))
             await self.sweeper.tick()
+
+    async def quiet(self) -> None:
+        """Until everybody who is here waits for something that a test brings about."""
+        await settle()
+        while self.store.busy:
+            await asyncio.sleep(0.001)
+            await settle()
 
     async def close(self) -> None:
         self.wakeups.close()
