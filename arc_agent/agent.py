@@ -46,6 +46,8 @@ _DISK_THREADS: Final = 16
 _THREADS_PER_RUN: Final = 8
 """Handlers use the same threads as our own disk work (`asyncio.to_thread`): enough for both."""
 _LAST_WORK_SECONDS: Final = 1.0
+_STOP_SLACK_SECONDS: Final = 30.0
+"""What releasing, killing and closing take at worst when the agent stops."""
 _OK: Final = 0
 _BROKEN: Final = 1
 
@@ -177,25 +179,45 @@ class Agent:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._signalled)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
-            await self._live_and_stop(poller, runner, delivery)
+            await self._live_and_stop(poller, runner, delivery, spool)
             self.has_abandoned = runner.has_abandoned or not await self._work_ends()
             return _BROKEN if self._is_broken else _OK
 
-    async def _live_and_stop(self, poller: Poller, runner: Runner, delivery: Delivery) -> None:
+    async def _live_and_stop(
+        self, poller: Poller, runner: Runner, delivery: Delivery, spool: Spool
+    ) -> None:
         """The loops, and their end in order."""
         async with asyncio.TaskGroup() as loops:
             delivering = loops.create_task(delivery.run(), name="delivery")
+            pulses = {"poller": poller.pulse, "delivery": delivery.pulse}
+            watching = loops.create_task(
+                systemd.watch(pulses, lambda: self._status(runner, spool)), name="watch"
+            )
             async with asyncio.TaskGroup() as work:
                 work.create_task(poller.run(work), name="poller")
                 await self._stop.wait()
-                systemd.stopping()
                 drain = self._live.config.drain
+                grace = self._live.config.handlers.grace_seconds
+                systemd.stopping(drain.seconds + grace + drain.flush_seconds + _STOP_SLACK_SECONDS)
                 log.info("stopping", running=runner.running, drain_seconds=drain.seconds)
                 poller.stop()
                 await runner.drain(drain.seconds)
             await delivery.flush(drain.flush_seconds)
             delivering.cancel()
+            watching.cancel()
         log.info("stopped", done=runner.done)
+
+    def _status(self, runner: Runner, spool: Spool) -> str:
+        """What `systemctl status` shows."""
+        contact = self._contact
+        answered_at = contact.answered_at
+        return systemd.status_text(
+            running=runner.running,
+            done=runner.done,
+            waiting=len(spool),
+            answered_seconds_ago=None if answered_at is None else self._clock() - answered_at,
+            is_lost=contact.is_lost,
+        )
 
     async def _work_ends(self) -> bool:
         """Whether all threads of handlers (`asyncio.to_thread`) and of ours are done."""

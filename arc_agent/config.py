@@ -17,6 +17,7 @@ import msgspec
 
 from arc_protocol.types import CommandTarget, Name, ResourceType
 from arc_runtime.settings import SettingsError, load
+from arc_runtime.systemd import credential
 from arc_runtime.yaml_file import YamlError, read_yaml
 
 PREFIX: Final = "ARC_AGENT"
@@ -41,7 +42,11 @@ class ServerSection(Section, frozen=True, kw_only=True):
         str | None, _about("The server, with or without `/v1` at the end. Required.")
     ] = None
     token_file: Annotated[
-        Path | None, _about("A file that holds the bearer token; read again when it is refused.")
+        Path | None,
+        _about(
+            "A file that holds the bearer token; read again when it is refused. Default: the"
+            " credential `token` of the systemd unit, if it has one."
+        ),
     ] = None
     token: Annotated[
         str | None,
@@ -323,6 +328,10 @@ def read(
     for key, value in _from_receivers(environ):
         if not is_set(key) and not (has_token and key.startswith("server.token")):
             given[_variable(key)] = value
+            has_token = has_token or key.startswith("server.token")
+    token_of_unit = credential("token", environ)
+    if token_of_unit is not None and not has_token:
+        given[_variable("server.token_file")] = token_of_unit
     config = load(Config, prefix=PREFIX, file=file, environ=given, overrides=overrides)
     _check(config)
     return config

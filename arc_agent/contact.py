@@ -24,6 +24,8 @@ class Contact:
         self._lock = threading.Lock()
         self._failing: dict[str, str] = {}
         self._lost_at = 0.0
+        self.answered_at: float | None = None
+        """When the server last answered, on the agent's clock."""
         self._listeners: list[Callable[[], None]] = []
         self.epoch = 0
         """How often contact was regained. What a server cannot do is asked again in each."""
@@ -66,6 +68,7 @@ class Contact:
     def succeeded(self, channel: str) -> None:
         """A request was answered."""
         with self._lock:
+            self.answered_at = self._clock()
             if channel not in self._failing:
                 return
             self._failing.clear()

@@ -7,6 +7,7 @@ Uploads of large bodies go on beside.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Final
 
 import structlog
@@ -16,6 +17,7 @@ from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.contact import Contact
 from arc_agent.hosts import HostRefused
 from arc_agent.leases import LeaseTable
+from arc_agent.pulse import Pulse
 from arc_agent.spool import Entry, Spool
 from arc_agent.transfer import Transfer, TransferRefused
 from arc_protocol.types import (
@@ -82,6 +84,8 @@ class Delivery:
         self._paused_until = 0.0
         self._pauses = 0
         """Failures in a row that were about the server, not about one entry."""
+        self.pulse = Pulse(clock)
+        """Whether it moves: the watchdog looks."""
         self._changed = asyncio.Event()
         self._moved = asyncio.Condition()
         spool.on_change(self._changed.set)
@@ -129,6 +133,7 @@ class Delivery:
             while True:
                 self._changed.clear()
                 seconds = self._start_due(group)
+                self.pulse.within(math.inf if seconds is None else seconds)
                 try:
                     async with asyncio.timeout(seconds):
                         await self._changed.wait()

@@ -20,6 +20,7 @@ from arc_agent.heartbeat import Heartbeat
 from arc_agent.leases import LeaseTable
 from arc_agent.leasing import LeaseAnswer, ask, release
 from arc_agent.presence import Presence
+from arc_agent.pulse import Pulse
 from arc_agent.runner import Runner
 from arc_agent.spool import Spool
 from arc_protocol.types import LeaseInfo, LeaseRequest
@@ -129,9 +130,12 @@ class Poller:
         self._woken = asyncio.Event()
         self._is_full = False
         self._sequence = 0
+        self.pulse = Pulse(clock)
+        """Whether it moves: the watchdog looks."""
 
     def stop(self) -> None:
         """Ask for nothing more."""
+        self.pulse.ends()
         self._draining.set()
         self._woken.set()
 
@@ -141,6 +145,7 @@ class Poller:
 
     async def run(self, group: asyncio.TaskGroup) -> None:
         """Poll until stopped. Leases that come in are run in `group`."""
+        self.pulse.within(_SETTLE_SECONDS)
         await self._settle()
         self._on_ready()
         while not self._draining.is_set():
@@ -157,6 +162,7 @@ class Poller:
             with attempt:
                 if self._draining.is_set() or not self._spool.has_room():
                     return 0.0
+                self.pulse.within(_SETTLE_SECONDS + self._config().server.request_timeout_seconds)
                 if self._contact.is_lost:
                     await self._settle()
                 await self._unless_stopping(self._presence.announce())
@@ -200,6 +206,7 @@ class Poller:
         """The answer; None when the agent stops first. Raises NoContact."""
         url = self._connection.url("commands", "leases")
         timeout = wait_seconds + self._config().server.request_timeout_seconds
+        self.pulse.within(timeout)
         asking = asyncio.create_task(
             ask(self._connection, url, request, timeout_seconds=timeout), name="poll"
         )
@@ -250,6 +257,7 @@ class Poller:
             if not await self._runner.refuse(broken, url) and broken.lease_id is not None:
                 await release(self._connection, broken.lease_id, "unreadable")
         for lease in answer.leases:
+            self.pulse.within(self._config().server.request_timeout_seconds)
             await self._take_one(group, lease, answer, asked_at, url)
 
     async def _take_one(
@@ -307,7 +315,8 @@ class Poller:
                 log.info("spool.has_room")
             if self._runner.free > 0:
                 return
-            await self._unless_stopping(self._runner.slot())
+            with self.pulse.resting(lambda: self._runner.free < 1):
+                await self._unless_stopping(self._runner.slot())
 
     async def _settle(self) -> None:
         """Finished work goes before new work."""
@@ -327,6 +336,7 @@ class Poller:
         self._woken.clear()
         if self._draining.is_set():
             return
+        self.pulse.within(seconds)
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()

@@ -1,38 +1,51 @@
-"""Telling systemd how we are: sd_notify(3), without its library."""
+"""What systemd is told of the agent: its status line, and whether its loops move."""
 
 from __future__ import annotations
 
-import os
-import socket
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from arc_agent.pulse import Pulse
+from arc_runtime.systemd import keep_told, ready, reloading, stopping
+
+__all__ = ["ready", "reloading", "status_text", "stopping", "watch"]
 
 
-def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Send one state, such as `READY=1`. False when nobody asked for it or nobody listens."""
-    path = environ.get("NOTIFY_SOCKET", "")
-    if not path.startswith(("/", "@")):
-        return False
-    address = "\0" + path[1:] if path.startswith("@") else path
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as opened:
-            opened.sendto(state.encode(), address)
-    except OSError:
-        return False
-    return True
+async def watch(loops: Mapping[str, Pulse], status: Callable[[], str]) -> None:
+    """Feed the watchdog while every loop moves, and tell the status, until cancelled.
+
+    It runs in the same event loop as they do: when that is blocked, nobody feeds either.
+    """
+
+    async def trouble() -> str | None:
+        stuck = [name for name, pulse in loops.items() if pulse.is_stuck()]
+        return f"stuck: {', '.join(stuck)}" if stuck else None
+
+    await keep_told(trouble, status)
 
 
-def ready() -> bool:
-    """It runs; also the end of a reload."""
-    return notify("READY=1")
+def status_text(
+    *, running: int, done: int, waiting: int, answered_seconds_ago: float | None, is_lost: bool
+) -> str:
+    """`3 running, 120 done, last contact 2 s ago`, as `systemctl status` shows it.
+
+    `waiting` is how many results the server has not taken yet: told when there are any.
+    """
+    parts = [f"{running} running", f"{done} done"]
+    if waiting:
+        parts.append(f"{waiting} to deliver")
+    if answered_seconds_ago is None:
+        parts.append("no contact yet")
+    else:
+        kind = "no contact for" if is_lost else "last contact"
+        ago = "" if is_lost else " ago"
+        parts.append(f"{kind} {_span(answered_seconds_ago)}{ago}")
+    return ", ".join(parts)
 
 
-def reloading() -> bool:
-    """It reads its configuration again; `ready` ends it."""
-    microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    return notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
-
-
-def stopping() -> bool:
-    """It is about to end."""
-    return notify("STOPPING=1")
+def _span(seconds: float) -> str:
+    """A length of time, as exact as anybody wants it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"

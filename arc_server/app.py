@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -86,6 +86,8 @@ class RunningServer:
         self.http = http
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Never a result, only an exception."""
+        self.steps: Callable[[], int] = lambda: 0
+        """Of the sweeper: it stands still when the database takes no writes."""
 
     def reload(self) -> None:
         """Read the signing keys again."""
@@ -159,6 +161,7 @@ async def serving(
             base_url=with_prefix(config.public_url or url),
         )
         sweeper = Sweeper(store=store, service=service, clock=clock, limits=sweep_limits(config))
+        server.steps = lambda: sweeper.steps
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
         _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
         _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)

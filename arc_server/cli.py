@@ -10,7 +10,9 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -23,7 +25,7 @@ from rich.table import Table
 
 from arc_protocol.errors import ArcError
 from arc_protocol.types import Name
-from arc_runtime import logs
+from arc_runtime import logs, systemd
 from arc_runtime.settings import SettingsError
 from arc_server.app import DATABASE, KEYS, CannotStart, RunningServer, open_store, serving
 from arc_server.auth.tokens import Scope, new_token
@@ -38,6 +40,10 @@ R = TypeVar("R")
 
 FAILED: Final = 1
 UNUSABLE: Final = 2
+STILL_SECONDS: Final = 30.0
+"""The sweeper's longest batch, on a slow disk under load."""
+STOP_SLACK_SECONDS: Final = 25.0
+"""What closing the database takes at worst, on top of the requests in progress."""
 KEY_SLACK_SECONDS: Final = 3600
 """Kept on top of the life of a retired key's URLs: a server may sign with it until it notices."""
 
@@ -213,8 +219,14 @@ async def _serve(load: Callable[[], ServerConfig]) -> int:
         _spare_collections()
         sys.stdout.write(f"READY {server.url}\n")
         sys.stdout.flush()
+        systemd.ready()
         log.info("server.ready", url=server.url, data_dir=str(config.data_dir))
+        watching = asyncio.create_task(
+            _watch(server, STILL_SECONDS + config.sweeper.interval_seconds), name="watch"
+        )
         await asyncio.wait((stopping, server.failure), return_when=asyncio.FIRST_COMPLETED)
+        watching.cancel()
+        systemd.stopping(config.http.drain_seconds + STOP_SLACK_SECONDS)
         if server.failure.done():
             log.error("server.failed", reason=str(server.failure.exception()))
             return FAILED
@@ -227,6 +239,22 @@ def _spare_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECTED_AFTER)
+
+
+async def _watch(server: RunningServer, patience_seconds: float) -> None:
+    """Tell systemd how it is; feed its watchdog while the database reads and writes."""
+    steps, stepped_at = -1, time.monotonic()
+
+    async def trouble() -> str | None:
+        nonlocal steps, stepped_at
+        with suppress(ArcError):  # an answer, if a sad one; no answer at all starves the watchdog
+            await server.parts.store.check()
+        if server.steps() != steps:
+            steps, stepped_at = server.steps(), time.monotonic()
+        is_still = time.monotonic() - stepped_at > patience_seconds
+        return "the sweeper stands still: the database takes no writes" if is_still else None
+
+    await systemd.keep_told(trouble, lambda: f"serving on {server.url}")
 
 
 def _on_signals(
@@ -242,14 +270,16 @@ def _on_signals(
         stopping.set_result(number)
 
     def reload() -> None:
-        server.reload()
+        systemd.reloading()
         try:
+            server.reload()
             config = load()
+            logs.configure(config.log.format, config.log.level)
+            log.info("server.reloaded", log_level=config.log.level)
         except SettingsError as error:
             log.warning("server.reload_failed", reason=str(error))
-            return
-        logs.configure(config.log.format, config.log.level)
-        log.info("server.reloaded", log_level=config.log.level)
+        finally:
+            systemd.ready()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)

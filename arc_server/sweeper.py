@@ -64,6 +64,8 @@ class Sweeper:
         self._last_presence = clock.monotonic()
         self._last_key_sweep = float("-inf")
         self._is_failing = False
+        self.steps = 0
+        """How many batches and ticks it has done: while this grows, the database takes writes."""
 
     async def run(self) -> None:
         """Tick until cancelled. A store that is away is waited for, with one line in the log."""
@@ -82,6 +84,7 @@ class Sweeper:
                 if self._is_failing:
                     log.info("sweep.recovered")
                 self._is_failing = False
+            self.steps += 1
             await self._clock.sleep(self._limits.interval_seconds)
 
     async def tick(self) -> None:
@@ -107,6 +110,7 @@ class Sweeper:
     async def _in_batches(self, sweep: Callable[[], Awaitable[Sequence[Command]]]) -> None:
         while True:
             changed = await sweep()
+            self.steps += 1
             self._service.announce(changed)
             if len(changed) < self._limits.batch:
                 return

@@ -133,3 +133,18 @@ def test_the_data_directory_is_where_systemd_says() -> None:
     assert data_directory(config, {"XDG_STATE_HOME": "/state"}) == Path("/state/arc-agent")
     configured = read(None, {}, {**NEEDED, "data_dir": "/data"})
     assert data_directory(configured, {"STATE_DIRECTORY": "/x"}) == Path("/data")
+
+
+def test_the_token_is_the_credential_of_the_unit_unless_another_is_given(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("of the unit")
+    of_unit = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    assert read(None, of_unit, NEEDED).server.token_file == tmp_path / "token"
+    for given in (
+        {"ARC_AGENT_SERVER_TOKEN": "t"},
+        {"ARC_AGENT_SERVER_TOKEN_FILE": "/other"},
+        {"ALIEN_COMMANDS_TOKEN": "t"},
+        {"ALIEN_COMMANDS_TOKEN_FILE": "/other"},
+        {"CREDENTIALS_DIRECTORY": str(tmp_path / "missing")},
+    ):
+        assert read(None, of_unit | given, NEEDED).server.token_file != tmp_path / "token"

@@ -1,0 +1,98 @@
+"""What systemd wants to hear of a service: sd_notify(3), without its library."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import structlog
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+STATUS_SECONDS: Final = 5.0
+"""How often the status line may change: who reads `systemctl status` needs no more."""
+_FEEDS_PER_WATCHDOG: Final = 4
+"""One may come late, and the next is still in time."""
+
+
+def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Send one state, such as `READY=1`. False when nobody asked for it or nobody listens."""
+    path = environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return False
+    address = "\0" + path[1:] if path.startswith("@") else path
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as opened:
+            opened.setblocking(False)  # a full queue costs a message, never the event loop's time
+            opened.sendto(state.encode(), address)
+    except OSError:
+        return False
+    return True
+
+
+def ready() -> bool:
+    """It runs; also the end of a reload."""
+    return notify("READY=1")
+
+
+def reloading() -> bool:
+    """It reads its configuration again; `ready` ends it."""
+    microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    return notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+
+
+def stopping(within_seconds: float) -> bool:
+    """It is about to end, and may take so long: the unit's TimeoutStopSec needs not know."""
+    return notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_seconds * 1_000_000)}")
+
+
+def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Within which time the watchdog must be fed; None when there is none, or not for us."""
+    text = environ.get("WATCHDOG_USEC", "")
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(text) / 1_000_000 if text.isdecimal() and int(text) > 0 else None
+
+
+def credential(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The path of a credential of this unit (`LoadCredential=`), None when it has none."""
+    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+    path = os.path.join(directory, name)
+    return path if directory and os.path.isfile(path) else None
+
+
+async def keep_told(
+    trouble: Callable[[], Awaitable[str | None]],
+    status: Callable[[], str],
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Feed the watchdog while all is well, and tell the status, until cancelled.
+
+    `trouble` says what stands still, None when all moves; while it says anything, or does not
+    come to an end itself, the watchdog starves and systemd restarts the service. Ends at once when
+    nobody listens.
+    """
+    watchdog = watchdog_seconds(environ)
+    if not environ.get("NOTIFY_SOCKET"):
+        return
+    pause = min(STATUS_SECONDS, (watchdog or STATUS_SECONDS) / _FEEDS_PER_WATCHDOG)
+    told, told_at, is_starving = "", -STATUS_SECONDS, False
+    while True:
+        reason = await trouble()
+        if watchdog is not None and reason is None:
+            notify("WATCHDOG=1", environ)
+        if (reason is not None) != is_starving:
+            is_starving = reason is not None
+            if is_starving:
+                log.error("watchdog.starves", reason=reason)
+            else:
+                log.info("watchdog.fed")
+        text = status()
+        if text != told and time.monotonic() - told_at >= STATUS_SECONDS:
+            told, told_at = text, time.monotonic()
+            notify(f"STATUS={text}", environ)
+        await asyncio.sleep(pause)
