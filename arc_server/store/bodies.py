@@ -25,41 +25,39 @@ from arc_server.ports import (
 )
 
 INLINE: Final = 1
-"""`data` is the body."""
+"""`data` is the body, `size` its length."""
 BLOB: Final = 2
 """`data` is the path of a blob of `size` bytes."""
 AWAITED: Final = 3
 """`data` is the path that the sender is to upload to; `size` is what it announced, or NULL."""
 ERROR: Final = 4
-"""`data` is (code, message, details) in MessagePack."""
+"""`data` is (code, message, details) in MessagePack, `size` its length."""
 
 UNREADABLE: Final = DamagedBody(reason="the page that holds it is damaged")
 """Read instead of a body that SQLite cannot read."""
 
-_INLINE_SEED: Final = crc32(f"{INLINE}:None:".encode())
-"""The beginning of the commonest checksum."""
 _ERROR_PARTS: Final = msgspec.msgpack.Decoder(tuple[str, str, str | None])
 
 
-BodyRow = tuple[int, bytes, int | None, int]
-"""form, data, size and checksum of a row, in this order."""
+BodyRow = tuple[int, bytearray, int | None, int]
+"""form, data, size and checksum of a row. The sqlite3 module binds a bytearray as it is; for bytes,
+bool and None it looks for an adapter, each time, and that costs as much as a short query."""
 
 
-def _row(form: int, data: bytes, size: int | None = None) -> BodyRow:
-    return form, data, size, checksum(form, data, size)
-
-
-def checksum(form: int, data: bytes, size: int | None) -> int:
+def checksum(form: int, data: bytes | bytearray, size: int | None) -> int:
     """A CRC-32 over a row: against damage, not against forgery."""
-    if form == INLINE and size is None:
-        return crc32(data, _INLINE_SEED)
-    return crc32(data, crc32(f"{form}:{size}:".encode()))
+    start = form if size is None else form + 8 * (size + 1)
+    return crc32(data, start & 0xFFFF_FFFF)
+
+
+def _row(form: int, data: bytes, size: int | None) -> BodyRow:
+    return form, bytearray(data), size, checksum(form, data, size)
 
 
 def of_params(params: StoredInline | StoredBlob | AwaitedBlob) -> BodyRow:
     """Params as a row."""
     if isinstance(params, StoredInline):
-        return _row(INLINE, params.data)
+        return _row(INLINE, params.data, len(params.data))
     form = BLOB if isinstance(params, StoredBlob) else AWAITED
     return _row(form, params.path.encode(), params.size)
 
@@ -68,8 +66,8 @@ def of_response(response: StoredResponse) -> BodyRow:
     """A response as a row."""
     if isinstance(response, StoredSuccess):
         return of_params(response.body)
-    parts = (response.code, response.message, response.details)
-    return _row(ERROR, msgspec.msgpack.encode(parts))
+    parts = msgspec.msgpack.encode((response.code, response.message, response.details))
+    return _row(ERROR, parts, len(parts))
 
 
 def _damage(form: Any, data: Any, size: Any, stored: Any) -> str | None:
@@ -111,7 +109,7 @@ def to_response(form: Any, data: Any, size: Any, stored: Any) -> ReadResponse | 
 
 def _body(form: int, data: bytes, size: int | None) -> StoredBody:
     """Raises ValueError when the form is another, or these are not its columns."""
-    if form == INLINE and size is None:
+    if form == INLINE and size == len(data):
         return StoredInline(data=data)
     if form == BLOB and size is not None:
         return StoredBlob(path=data.decode(), size=size)

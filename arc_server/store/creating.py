@@ -26,7 +26,7 @@ from arc_server.ports import (
     StoredInline,
 )
 from arc_server.store import bodies, endings, targets
-from arc_server.store.rows import WIDTH, command_of, micros, micros_or_none
+from arc_server.store.rows import NONE, WIDTH, command_of, micros
 from arc_server.store.session import KnownDeployment, Session
 
 
@@ -77,8 +77,8 @@ def create(db: Session, new: NewCommand) -> Created:
             command=new.command,
             key=new.idempotency_key,
             scope=deployment.key_scope(resolved.target),
-            names_target=new.target_resource_id is not None,
-            params_digest=new.params_digest,
+            names_target=0 if new.target_resource_id is None else 1,
+            params_digest=bytearray(new.params_digest),
             command_seq=seq,
             created_at=now,
         )
@@ -95,15 +95,15 @@ def _find_key(
 
     A repeat that names no target is the same request whatever the default target has become since.
     """
-    keys = [
-        _Key(*row)
-        for row in db.rows(
-            "find_keys",
-            deployment_id=new.deployment_id,
-            command=new.command,
-            key=new.idempotency_key,
-        )
-    ]
+    rows = db.rows(
+        "find_keys",
+        deployment_id=new.deployment_id,
+        command=new.command,
+        key=new.idempotency_key,
+    )
+    if not rows:
+        return None
+    keys = [_Key(*row) for row in rows]
     if new.target_resource_id is None:
         for key in keys:
             if not key.names_target:
@@ -141,10 +141,10 @@ def _insert(
         state=command.state.value,
         max_attempts=command.max_attempts,
         created_at=now,
-        is_push=command.is_push,
-        deadline=micros_or_none(command.deadline),
-        ready_order=seq if command.state is State.PENDING else None,
-        push_at=now if command.is_push else None,
+        is_push=1 if command.is_push else 0,
+        deadline=NONE if command.deadline is None else micros(command.deadline),
+        ready_order=seq if command.state is State.PENDING else NONE,
+        push_at=now if command.is_push else NONE,
     )
     form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)

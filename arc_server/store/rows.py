@@ -14,6 +14,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATES: Final = {state.value: state for state in State}
 _TYPES: Final = {kind.value: kind for kind in ResourceType}
 
+NONE: Final = 0
+"""Bound for an instant or a place that there is not, where the query turns it into NULL."""
+
 WIDTH: Final = 19
 """How many columns `command_columns` (sql/commands.sql) has; what is joined comes after."""
 

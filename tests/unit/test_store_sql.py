@@ -44,6 +44,16 @@ def test_every_change_of_state_is_for_one_command_that_was_read() -> None:
             assert "SET state = :" not in query, name
 
 
+def test_every_write_for_a_holder_and_every_sweep_carries_the_lease() -> None:
+    for name in (
+        *("succeed", "fail", "expire", "request_cancel"),
+        *("renew", "hand_back", "dispatch_again"),
+    ):
+        _, _, guard = queries.load()[name].partition(" WHERE ")
+        assert "state" in guard, name
+        assert "lease_id = :lease_id" in guard or "lease_id IS :lease_id" in guard, name
+
+
 def test_only_known_states_are_spelled_in_sql() -> None:
     statements = [text for each in schema.migrations() for text in each.statements]
     spelled = {

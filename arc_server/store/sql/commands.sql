@@ -18,7 +18,7 @@ INSERT INTO commands (
     created_at, is_push, deadline, ready_order, push_at
 ) VALUES (
     :seq, :command_id, :deployment_id, :target_id, :target_type, :command, :state, 1, :max_attempts,
-    :created_at, :is_push, :deadline, :ready_order, :push_at
+    :created_at, :is_push, nullif(:deadline, 0), nullif(:ready_order, 0), nullif(:push_at, 0)
 );
 
 -- name: insert_params
