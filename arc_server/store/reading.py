@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from datetime import datetime
-from heapq import merge
 from typing import Final
 
 from arc_protocol import lifecycle
@@ -25,6 +23,7 @@ from arc_server.store.session import Session
 
 _AFTER_ALL: Final = 2**63 - 1
 """Above every seq: where a list begins."""
+_ENDED_BADLY: Final = (State.FAILED, State.EXPIRED)
 
 
 def get(db: Session, command_id: str) -> CommandWithResponse | None:
@@ -111,39 +110,38 @@ def list_commands(db: Session, which: CommandFilter, before: int | None, limit: 
 
 
 def _newest(db: Session, which: CommandFilter, before: int, limit: int) -> list[Row]:
+    """The index that finds what is asked for, or nearly: see the end of commands in migrations/."""
+    deployment_id, command = which.deployment_id, which.command
     state = None if which.state is None else which.state.value
-    if which.command is not None and which.deployment_id is not None:
+    if command is not None and deployment_id is not None:
         return db.rows(
             "list_by_deployment_and_command",
-            deployment_id=which.deployment_id,
-            command=which.command,
+            deployment_id=deployment_id,
+            command=command,
             state=state,
             before=before,
             limit=limit,
         )
-    if which.command is not None:
+    if command is not None:
+        return db.rows("list_by_command", command=command, state=state, before=before, limit=limit)
+    if deployment_id is not None and which.state in _ENDED_BADLY:
         return db.rows(
-            "list_by_command", command=which.command, state=state, before=before, limit=limit
+            "list_ended_badly",
+            deployment_id=deployment_id,
+            state=state,
+            before=before,
+            limit=limit,
         )
-    if which.deployment_id is not None:
-        return _newest_of_states(
-            (
-                db.rows(
-                    "list_by_deployment_and_state",
-                    deployment_id=which.deployment_id,
-                    state=each.value,
-                    before=before,
-                    limit=limit,
-                )
-                for each in (State if which.state is None else (which.state,))
-            ),
-            limit,
+    if which.state is not None and which.state is not State.SUCCEEDED:
+        return db.rows(
+            "list_by_state", state=state, deployment_id=deployment_id, before=before, limit=limit
         )
-    if state is not None:
-        return db.rows("list_by_state", state=state, before=before, limit=limit)
-    return db.rows("list_all", before=before, limit=limit)
-
-
-def _newest_of_states(lists: Iterable[list[Row]], limit: int) -> list[Row]:
-    """One index serves a deployment's list with and without a state: merge the states' lists."""
-    return list(merge(*lists, key=lambda row: row[0], reverse=True))[:limit]
+    if deployment_id is not None:
+        return db.rows(
+            "list_by_deployment",
+            deployment_id=deployment_id,
+            state=state,
+            before=before,
+            limit=limit,
+        )
+    return db.rows("list_all", state=state, before=before, limit=limit)

@@ -110,10 +110,13 @@ def inherit(db: Session, deployment_id: str, target: CommandTarget) -> bool:
 def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandTarget) -> int:
     """Give the waiting commands of one target to another, or to its new type. How many."""
     db.forget_commands()
-    return db.change(
-        "move_waiting",
-        deployment_id=deployment_id,
-        from_id=from_id,
-        to_id=target.resource_id,
-        to_type=target.resource_type.value,
+    return sum(
+        db.change(
+            query,
+            deployment_id=deployment_id,
+            from_id=from_id,
+            to_id=target.resource_id,
+            to_type=target.resource_type.value,
+        )
+        for query in ("move_ready", "move_pushes", "move_awaited")
     )

@@ -54,11 +54,15 @@ CREATE INDEX commands_holder ON commands (lease_holder)
 CREATE INDEX commands_deadline ON commands (deadline)
     WHERE deadline IS NOT NULL AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED');
 
--- Lists, newest first: SQLite ends every index with the seq.
-CREATE INDEX commands_of_deployment ON commands (deployment_id, state);
-CREATE INDEX commands_in_state ON commands (state);
+-- Lists, newest first: SQLite ends every index with the seq. What succeeded, as most commands do, is
+-- found among all of its deployment; so that no index over all commands follows their states.
+CREATE INDEX commands_of_deployment ON commands (deployment_id);
 CREATE INDEX commands_by_name ON commands (command);
 CREATE INDEX commands_of_deployment_by_name ON commands (deployment_id, command);
+CREATE INDEX commands_in_state ON commands (state)
+    WHERE state <> 'SUCCEEDED';
+CREATE INDEX commands_of_deployment_ended_badly ON commands (deployment_id, state)
+    WHERE state IN ('FAILED', 'EXPIRED');
 
 -- Bodies stand apart, so that the hot rows stay small. `form` tells what `data` is
 -- (store/bodies.py); `checksum` is a CRC-32 over all of the row.

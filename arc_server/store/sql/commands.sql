@@ -101,17 +101,25 @@ WHERE seq = :seq AND state = 'DISPATCHED' AND lease_id IS :lease_id;
 
 -- name: list_all
 SELECT {command_columns} FROM commands AS c
-WHERE c.seq < :before
+WHERE c.seq < :before AND (:state IS NULL OR c.state = :state)
 ORDER BY c.seq DESC LIMIT :limit;
 
 -- name: list_by_state
 SELECT {command_columns} FROM commands AS c INDEXED BY commands_in_state
-WHERE c.state = :state AND c.seq < :before
+WHERE c.state = :state AND c.state <> 'SUCCEEDED' AND c.seq < :before
+  AND (:deployment_id IS NULL OR c.deployment_id = :deployment_id)
 ORDER BY c.seq DESC LIMIT :limit;
 
--- name: list_by_deployment_and_state
+-- name: list_ended_badly
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_of_deployment_ended_badly
+WHERE c.deployment_id = :deployment_id AND c.state = :state AND c.state IN ('FAILED', 'EXPIRED')
+  AND c.seq < :before
+ORDER BY c.seq DESC LIMIT :limit;
+
+-- name: list_by_deployment
 SELECT {command_columns} FROM commands AS c INDEXED BY commands_of_deployment
-WHERE c.deployment_id = :deployment_id AND c.state = :state AND c.seq < :before
+WHERE c.deployment_id = :deployment_id AND (:state IS NULL OR c.state = :state)
+  AND c.seq < :before
 ORDER BY c.seq DESC LIMIT :limit;
 
 -- name: list_by_command

@@ -28,21 +28,33 @@ VALUES (:deployment_id, :position, :resource_id, :resource_type, :now);
 UPDATE targets SET resource_type = :resource_type
 WHERE deployment_id = :deployment_id AND resource_id = :resource_id;
 
--- name: move_waiting
--- Waiting commands of one target to another (or to its new type).
-UPDATE commands SET target_id = :to_id, target_type = :to_type
-WHERE deployment_id = :deployment_id AND state IN ('PENDING_UPLOAD', 'PENDING')
-  AND target_id = :from_id AND (target_id <> :to_id OR target_type <> :to_type);
+-- name: move_ready
+-- What waits for agents of one target goes to another, or follows it to its new type.
+UPDATE commands INDEXED BY commands_ready SET target_id = :to_id, target_type = :to_type
+WHERE deployment_id = :deployment_id AND target_id = :from_id AND state = 'PENDING' AND is_push = 0
+  AND (target_id <> :to_id OR target_type <> :to_type);
+
+-- name: move_pushes
+UPDATE commands INDEXED BY commands_push_due SET target_id = :to_id, target_type = :to_type
+WHERE state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL
+  AND deployment_id = :deployment_id AND target_id = :from_id
+  AND (target_id <> :to_id OR target_type <> :to_type);
+
+-- name: move_awaited
+UPDATE commands INDEXED BY commands_in_state SET target_id = :to_id, target_type = :to_type
+WHERE state = 'PENDING_UPLOAD' AND state <> 'SUCCEEDED'
+  AND deployment_id = :deployment_id AND target_id = :from_id
+  AND (target_id <> :to_id OR target_type <> :to_type);
 
 -- name: start_pushing
-UPDATE commands SET is_push = 1, push_at = :now
-WHERE deployment_id = :deployment_id AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED')
-  AND is_push = 0;
+UPDATE commands INDEXED BY commands_in_state SET is_push = 1, push_at = :now
+WHERE state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state <> 'SUCCEEDED'
+  AND deployment_id = :deployment_id AND is_push = 0;
 
 -- name: stop_pushing
-UPDATE commands SET is_push = 0, push_at = NULL
-WHERE deployment_id = :deployment_id AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED')
-  AND is_push = 1;
+UPDATE commands INDEXED BY commands_in_state SET is_push = 0, push_at = NULL
+WHERE state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state <> 'SUCCEEDED'
+  AND deployment_id = :deployment_id AND is_push = 1;
 
 -- name: put_agent
 INSERT INTO agents (agent_id, deployment_id, registration, first_seen_at, last_seen_at)

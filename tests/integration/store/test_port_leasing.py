@@ -274,6 +274,7 @@ async def test_a_push_is_sent_again_when_it_is_due_and_under_the_same_lease(
     due = await store.lease_push(["lease_4"], 30, after(9))
     command = due.grants[0].command
     assert (command.attempt, command.lease_attempt, command.lease_id) == (2, 1, "lease_1")
+    assert await read(store, "cmd_1") == command
 
 
 async def test_a_push_whose_params_have_arrived_is_due_at_once(store: CommandStore) -> None:

@@ -62,7 +62,10 @@ def test_a_scan_and_a_sort_would_be_found(connection: sqlite3.Connection) -> Non
         ("grant_grace", "commands_lapse"),
         ("overdue", "commands_deadline"),
         ("held_by", "commands_holder"),
-        ("list_by_deployment_and_state", "commands_of_deployment"),
+        ("list_by_deployment", "commands_of_deployment"),
+        ("list_by_state", "commands_in_state"),
+        ("list_ended_badly", "commands_of_deployment_ended_badly"),
+        ("move_ready", "commands_ready"),
         ("forget_keys", "idempotency_keys_orphaned"),
     ],
 )
