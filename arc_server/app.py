@@ -163,6 +163,7 @@ async def serving(
         sweeper = Sweeper(store=store, service=service, clock=clock, limits=sweep_limits(config))
         server.steps = lambda: sweeper.steps
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
+        await sweeper.begin()
         _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
         _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
         await http.listen(listener)

@@ -67,6 +67,20 @@ class Sweeper:
         self.steps = 0
         """How many batches and ticks it has done: while this grows, the database takes writes."""
 
+    async def begin(self) -> None:
+        """Judge the time since the last run; to be awaited before anything is leased.
+
+        A lease granted before that would be taken for one of the last run, and moved with those
+        when the wall clock has been set back since. A store that is away is left to `run`.
+        """
+        try:
+            await self._after_restart(self._clock.now())
+        except Unavailable as error:
+            log.error("sweep.failing", reason=error.message)
+            self._is_failing = True
+        else:
+            self._last_sweep = self._clock.monotonic()
+
     async def run(self) -> None:
         """Tick until cancelled. A store that is away is waited for, with one line in the log."""
         while True:
@@ -88,10 +102,7 @@ class Sweeper:
             await self._clock.sleep(self._limits.interval_seconds)
 
     async def tick(self) -> None:
-        """One sweep of everything. The first belongs before anything is leased.
-
-        Raises StoreUnavailable; what was done until then stands.
-        """
+        """One sweep of everything. Raises StoreUnavailable; what was done until then stands."""
         await self._follow_the_wall_clock()
         now = self._clock.now()
         monotonic = self._clock.monotonic()

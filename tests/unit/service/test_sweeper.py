@@ -492,6 +492,32 @@ async def test_a_clock_set_back_while_the_server_was_down_ends_no_lease_early(
     assert not await is_held(restarted, lease)
 
 
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_a_lease_granted_before_the_first_sweep_is_none_of_the_last_run(
+    world: World, is_away: bool, logged: list[Any]
+) -> None:
+    old = await leased(world, seconds=60)
+    await world.pass_time(4)
+    restarted = world.restarted()
+    restarted.clock.jump_wall(-HOUR)
+    restarted.clock.adjust(-HOUR)
+    if is_away:
+        restarted.store.away = {"last_sign_of_life"}
+    await restarted.sweeper.begin()
+    restarted.store.away = set()
+    assert any(event["event"] == "sweep.failing" for event in logged) == is_away
+    new = None if is_away else await leased(restarted, seconds=60)
+
+    await restarted.sweeper.tick()
+    await restarted.pass_time(50)
+
+    assert await is_held(restarted, old)
+    assert new is None or await is_held(restarted, new)
+    await restarted.pass_time(10)
+    assert not await is_held(restarted, old)
+    assert new is None or not await is_held(restarted, new)
+
+
 @pytest.mark.parametrize("jump", JUMPS)
 async def test_a_clock_set_in_one_run_ends_no_lease_in_the_next(world: World, jump: float) -> None:
     first = await leased(world, seconds=60)
