@@ -42,6 +42,8 @@ from benchmarks.connection import Connection
 
 PARAMS = InlineBody.of(json.dumps({"report": "x" * 285}).encode())
 RESPONSE = encode(SuccessResponse(response=InlineBody.of(json.dumps({"rows": "y" * 286}).encode())))
+TARGET = "host"
+"""Named by senders and holders, so that what `fill` stores for another target stays pending."""
 LEASES_PER_POLL = 64
 AGENTS = 2
 RESPONDERS = 32
@@ -146,7 +148,11 @@ _STATUS = msgspec.json.Decoder(CommandStatus)
 async def lifecycle(connection: Connection) -> None:
     """The sender's half: create, then wait for the result."""
     request = CreateCommandRequest(
-        deployment_id="bench", command="report", params=PARAMS, idempotency_key=os.urandom(16).hex()
+        deployment_id="bench",
+        target_resource_id=TARGET,
+        command="report",
+        params=PARAMS,
+        idempotency_key=os.urandom(16).hex(),
     )
     status, body = await connection.request("POST", "/v1/commands", encode(request))
     assert status == 200, body
@@ -169,6 +175,7 @@ async def agents(url: str) -> None:
     ask = json.dumps(
         {
             "deploymentId": "bench",
+            "target": {"resourceId": TARGET, "resourceType": "daemon"},
             "maxLeases": LEASES_PER_POLL,
             "leaseSeconds": 60,
             "waitSeconds": 30,
