@@ -23,17 +23,23 @@ from typing import Final
 import structlog
 
 from arc_agent import __version__, systemd
+from arc_agent.audit import Audit
+from arc_agent.brake import Brake
 from arc_agent.clock import Clock, boot_seconds
-from arc_agent.config import data_directory
+from arc_agent.config import audit_directory, control_socket, data_directory
 from arc_agent.connection import BackOff, Connection
 from arc_agent.contact import Contact
+from arc_agent.control import Control
 from arc_agent.data_dir import DataDir
 from arc_agent.delivery import Delivery
 from arc_agent.execution import call_in, in_thread
+from arc_agent.gate import Gate
 from arc_agent.handlers.exec import kill_all
 from arc_agent.heartbeat import Heartbeat
 from arc_agent.leases import HeldLease, LeaseTable
+from arc_agent.line import Line
 from arc_agent.live import Live
+from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
 from arc_agent.runner import Runner
@@ -103,6 +109,10 @@ class Agent:
             data_dir = stack.enter_context(DataDir(data_directory(config, os.environ)))
             spool = await Spool.open(data_dir, config.spool)
             stack.push_async_callback(spool.close)
+            brake = Brake(data_dir.path)
+            audit = await self._open_audit(brake)
+            if audit is not None:
+                stack.push_async_callback(audit.close)
             connection = Connection(config.server, live.token)
             await connection.open()
             stack.push_async_callback(connection.close)
@@ -120,6 +130,16 @@ class Agent:
                 clock=self._clock,
                 back_off=back_off,
             )
+            slots = Line(
+                lambda: live.config.max_concurrent - runner.abandoned, lambda: runner.notify()
+            )
+            gate = Gate(
+                policy=lambda: live.policy,
+                settings=lambda: live.config.policy,
+                audit=audit,
+                slots=slots,
+                clock=self._clock,
+            )
             runner = Runner(
                 config=lambda: live.config,
                 registry=lambda: live.registry,
@@ -128,6 +148,8 @@ class Agent:
                 transfer=transfer,
                 connection=connection,
                 contact=self._contact,
+                gate=gate,
+                slots=slots,
                 clock=self._clock,
             )
             presence = Presence(
@@ -136,6 +158,7 @@ class Agent:
                 registry=lambda: live.registry,
                 connection=connection,
                 contact=self._contact,
+                status=brake.status,
             )
             heartbeat = Heartbeat(
                 config=lambda: live.config,
@@ -153,6 +176,7 @@ class Agent:
                 connection=connection,
                 contact=self._contact,
                 presence=presence,
+                brake=brake,
                 leases=self._leases,
                 spool=spool,
                 delivery=delivery,
@@ -162,6 +186,13 @@ class Agent:
                 back_off=back_off,
                 on_ready=self._ready,
             )
+            control = Control(control_socket(config, os.environ))
+            register(control, gate=gate, brake=brake, audit=audit, halt=runner.halt)
+            await control.open()
+            stack.push_async_callback(control.close)
+            brake.on_change(presence.changed)
+            brake.on_change(poller.wake)
+            self._say_policy()
             heartbeat.start()
             stack.callback(heartbeat.stop)
             self._contact.on_back(lambda: call_in(loop, delivery.kick))
@@ -172,7 +203,9 @@ class Agent:
                 spool.configure(live.config.spool)
                 presence.changed()
                 poller.wake()
-                runner.notify()
+                slots.look()
+                gate.changed()
+                self._say_policy()
 
             self._apply = apply
             if handles_signals:
@@ -225,6 +258,30 @@ class Agent:
         ending = asyncio.ensure_future(in_thread(self._work.shutdown, "shutdown"))
         await asyncio.wait({ending}, timeout=_LAST_WORK_SECONDS)
         return not any(each.is_alive() for each in threads)
+
+    async def _open_audit(self, brake: Brake) -> Audit | None:
+        """The audit log; while it cannot write, no work is taken on. Raises AuditError."""
+        config = self._live.config
+        if not config.audit.enabled:
+            return None
+        audit = Audit(
+            audit_directory(config, os.environ),
+            config.audit,
+            logs_lines="JOURNAL_STREAM" in os.environ,
+        )
+        await audit.open(
+            on_trouble=lambda reason: brake.trouble("audit", reason),
+            on_failure=self._fail,
+            agent_id=self.agent_id,
+            version=__version__,
+        )
+        return audit
+
+    def _say_policy(self) -> None:
+        """Which rules are in force."""
+        policy = self._live.policy
+        if policy is not None:
+            log.info("policy.in_force", file=policy.source, rules=len(policy.rules))
 
     def _hold_leases_of(self, spool: Spool) -> None:
         """Leases of an earlier process whose results wait: renewed until these are delivered."""

@@ -16,16 +16,32 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent import __version__
+from arc_agent import __version__, host_cli
 
 _BAD: Final = 2
+_ADMINISTRATION: Final = {
+    "install": "install the agent on this host, as a unit of systemd",
+    "uninstall": "take that back",
+    "upgrade": "go to another version of the program, and back when it does not come up",
+}
+"""Commands with a parser of their own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; the exit code."""
-    given = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in _ADMINISTRATION:
+        from arc_agent import install  # what a running agent never needs
+
+        return install.front().main(words)
+    given = _parser().parse_args(words)
     if given.command == "check-config":
         return _check(given.file)
+    if given.command in host_cli.COMMANDS:
+        try:
+            return host_cli.run(given)
+        except Exception as error:
+            return _refused(error)
     overrides: dict[str, Any] = {
         "server.url": given.server,
         "deployment": given.deployment,
@@ -66,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Check a configuration, handlers included, without running anything.",
     )
     check.add_argument("file", type=Path, metavar="F", help="the configuration (YAML)")
+    for name, text in _ADMINISTRATION.items():
+        commands.add_parser(name, help=text)
+    host_cli.add_to(commands)
     return parser
 
 
@@ -111,6 +130,8 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
 
 def _refused(error: Exception) -> int:
     """Say in one line what is wrong; anything unforeseen is raised on."""
+    from arc_agent.audit import AuditError
+    from arc_agent.control import ControlError
     from arc_agent.data_dir import DataDirError
     from arc_agent.handlers.loading import ImportFailed
     from arc_agent.handlers.registry import HandlerError
@@ -118,7 +139,15 @@ def _refused(error: Exception) -> int:
     from arc_agent.tokens import TokenError
     from arc_runtime.settings import SettingsError
 
-    known = (SettingsError, TokenError, HandlerError, DataDirError, SpoolError)
+    known = (
+        SettingsError,
+        TokenError,
+        HandlerError,
+        DataDirError,
+        SpoolError,
+        AuditError,
+        ControlError,
+    )
     if not isinstance(error, known):
         raise error
     if isinstance(error, ImportFailed):

@@ -229,6 +229,62 @@ class HandlersSection(Section, frozen=True, kw_only=True):
     ] = False
 
 
+class PolicySection(Section, frozen=True, kw_only=True):
+    """What this host lets senders do: docs/policy.md."""
+
+    file: Annotated[
+        Path | None,
+        _about("The host's rules (YAML). Absent: everything that has a handler is allowed."),
+    ] = None
+    approval_seconds: Annotated[
+        float,
+        _about(
+            "How long a command waits for `arc-agent approve` before it is denied.",
+            gt=0,
+            le=7 * 86_400,
+        ),
+    ] = 3600.0
+    queue_seconds: Annotated[
+        float,
+        _about(
+            "How long a command waits for others of its rule (`at_once`) before it is denied.",
+            gt=0,
+            le=86_400,
+        ),
+    ] = 300.0
+    max_waiting: Annotated[
+        int, _about("How many commands may wait like this; more are denied.", ge=1, le=1000)
+    ] = 50
+
+
+class AuditSection(Section, frozen=True, kw_only=True):
+    """The log of every decision about a command: docs/audit.md."""
+
+    enabled: Annotated[bool, _about("Whether it is kept. No line, no command.")] = True
+    directory: Annotated[
+        Path | None,
+        _about("Where its files are; one agent each. Default: `audit` in the data directory."),
+    ] = None
+    max_bytes: Annotated[
+        int, _about("How large a file may grow before the next is begun.", ge=4096)
+    ] = 16 * _MebiByte
+    keep: Annotated[
+        int, _about("How many files are kept, the current one included.", ge=1, le=10_000)
+    ] = 10
+
+
+class ControlSection(Section, frozen=True, kw_only=True):
+    """How an operator on the host speaks to the agent: `arc-agent approve`, `pause` and so on."""
+
+    socket: Annotated[
+        Path | None,
+        _about(
+            "A Unix socket (mode 0660). Default: `control.sock` in $RUNTIME_DIRECTORY, else in"
+            " the data directory."
+        ),
+    ] = None
+
+
 class WatchdogSection(Section, frozen=True, kw_only=True):
     """What is watched besides leases."""
 
@@ -283,6 +339,9 @@ class Config(Section, frozen=True, kw_only=True):
     spool: SpoolSection = SpoolSection()
     transfer: TransferSection = TransferSection()
     handlers: HandlersSection = HandlersSection()
+    policy: PolicySection = PolicySection()
+    audit: AuditSection = AuditSection()
+    control: ControlSection = ControlSection()
     watchdog: WatchdogSection = WatchdogSection()
     log: LogSection = LogSection()
 
@@ -307,7 +366,7 @@ class Config(Section, frozen=True, kw_only=True):
         return self.name or socket.gethostname() or "agent"
 
 
-NEEDS_RESTART: Final = ("server", "deployment", "target", "name", "data_dir")
+NEEDS_RESTART: Final = ("server", "deployment", "target", "name", "data_dir", "audit", "control")
 """Sections that a reload cannot change, and of `handlers` the modules, path and entry points."""
 
 
@@ -346,6 +405,22 @@ def data_directory(config: Config, environ: Mapping[str, str]) -> Path:
         return Path(from_systemd)
     base = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "arc-agent"
+
+
+def audit_directory(config: Config, environ: Mapping[str, str]) -> Path:
+    """Where the audit log is."""
+    if config.audit.directory is not None:
+        return config.audit.directory.expanduser().absolute()
+    return data_directory(config, environ) / "audit"
+
+
+def control_socket(config: Config, environ: Mapping[str, str]) -> Path:
+    """Where the agent listens for its operator."""
+    if config.control.socket is not None:
+        return config.control.socket.expanduser().absolute()
+    from_systemd = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    directory = Path(from_systemd) if from_systemd else data_directory(config, environ)
+    return directory / "control.sock"
 
 
 def base_url(url: str) -> tuple[str, str]:

@@ -20,6 +20,8 @@ class End(StrEnum):
     """The lease ran out and could not be renewed; nothing is submitted."""
     DRAIN = "drain"
     """The agent stops; the lease is released."""
+    HALTED = "halted"
+    """A person on the host ended all that ran; STOPPED_BY_HOST is submitted."""
 
 
 class HeldLease:

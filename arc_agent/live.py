@@ -15,6 +15,7 @@ from arc_agent.connection import trust
 from arc_agent.handlers.loading import add_declared, load_handlers
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.hosts import HostPolicy
+from arc_agent.policy import Policy
 from arc_agent.tokens import Token, TokenError
 from arc_runtime import logs
 from arc_runtime.log_output import LogOutput
@@ -59,6 +60,7 @@ class Live:
         self.config = source.read()
         self.token = Token(self.config.server.token, self.config.server.token_file)
         self.registry = load_handlers(self.config.handlers)
+        self.policy = _policy(self.config)
         self._output: LogOutput | None = None
 
     def configure_logs(self, config: Config | None = None) -> None:
@@ -79,6 +81,7 @@ class Live:
         try:
             fresh = self._source.read()
             registry = self._with_modules_of(self.config, fresh)
+            policy = _policy(fresh)
         except (SettingsError, HandlerError, TokenError) as error:
             log.error("reload.refused", reason=str(error))
             return False
@@ -95,6 +98,7 @@ class Live:
         self.configure_logs(fresh)
         self.config = msgspec.structs.replace(fresh, **kept)
         self.registry = registry
+        self.policy = policy
         log.info("reload.done")
         return True
 
@@ -106,3 +110,12 @@ class Live:
                 registry.add(each)
         add_declared(registry, fresh.handlers)
         return registry
+
+
+def _policy(config: Config) -> Policy | None:
+    """The rules of this host, None when it has none. Raises SettingsError."""
+    if config.policy.file is None:
+        return None
+    from arc_agent.policy_file import read_policy  # costs nothing where there is no policy
+
+    return read_policy(config.policy.file.expanduser())

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 
+from arc_agent.brake import Brake
 from arc_agent.clock import Clock
 from arc_agent.config import Config
 from arc_agent.connection import BackOff, Connection, NoContact, Refused, retrying
@@ -103,6 +104,7 @@ class Poller:
         connection: Connection,
         contact: Contact,
         presence: Presence,
+        brake: Brake,
         leases: LeaseTable,
         spool: Spool,
         delivery: Delivery,
@@ -117,6 +119,7 @@ class Poller:
         self._connection = connection
         self._contact = contact
         self._presence = presence
+        self._brake = brake
         self._leases = leases
         self._spool = spool
         self._delivery = delivery
@@ -160,13 +163,13 @@ class Poller:
         """One answered request; the seconds until the next."""
         async for attempt in retrying(self._sleep, self._back_off):
             with attempt:
-                if self._draining.is_set() or not self._spool.has_room():
+                if self._draining.is_set() or self._brake.is_on or not self._spool.has_room():
                     return 0.0
                 self.pulse.within(_SETTLE_SECONDS + self._config().server.request_timeout_seconds)
                 if self._contact.is_lost:
                     await self._settle()
                 await self._unless_stopping(self._presence.announce())
-                if self._draining.is_set():
+                if self._draining.is_set() or self._brake.is_on:
                     return 0.0
                 return await self._ask(group)
         return 0.0
@@ -186,6 +189,7 @@ class Poller:
             wait_seconds=wait_seconds if wait_seconds > 0 else None,
             agent_id=self._agent_id,
         )
+        self._runner.promised = free
         asked_at = self._clock()
         answer = await self._until_drained(request, wait_seconds)
         if answer is None:
@@ -278,7 +282,7 @@ class Poller:
             deadline_at=self._deadline(lease.envelope.deadline, answer.server_now),
             directory=self._spool.data_dir.temporary / f"run-{self._sequence}",
         )
-        if self._draining.is_set():
+        if self._draining.is_set() or self._brake.is_on:
             await release(self._connection, lease.lease_id, "drain")
         elif await self._runner.redeliver(job):
             return
@@ -287,7 +291,7 @@ class Poller:
         ):
             log.warning("lease.duplicate", command_id=lease.command_id, attempt=lease.attempt)
             await release(self._connection, lease.lease_id, "already_running")
-        elif self._runner.free < 1:
+        elif self._runner.free < 1 and self._runner.promised < 1:
             await release(self._connection, lease.lease_id, "no_capacity")
         else:
             self._runner.start(group, job)
@@ -302,8 +306,11 @@ class Poller:
     # Waiting
 
     async def _wait_for_capacity(self) -> None:
-        """Until a slot is free and there is room for a result."""
+        """Until work is welcome, a slot is free and there is room for a result."""
         while not self._draining.is_set():
+            if self._brake.is_on:
+                await self._rest()
+                continue
             if not self._spool.has_room():
                 if not self._is_full:
                     self._is_full = True
@@ -317,6 +324,15 @@ class Poller:
                 return
             with self.pulse.resting(lambda: self._runner.free < 1):
                 await self._unless_stopping(self._runner.slot())
+
+    async def _rest(self) -> None:
+        """Ask for nothing for a while; the server is told why, and that this host is still here."""
+        self.pulse.within(self._config().server.request_timeout_seconds)
+        self._presence.changed()
+        await self._unless_stopping(self._presence.announce())
+        seconds = self._brake.wait_seconds()
+        if seconds is not None:
+            await self._sleep(seconds)
 
     async def _settle(self) -> None:
         """Finished work goes before new work."""

@@ -13,7 +13,7 @@ from arc_agent.config import Config
 from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
 from arc_agent.handlers.registry import Registry
-from arc_protocol.types import AgentRegistration
+from arc_protocol.types import AgentRegistration, AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -32,17 +32,19 @@ class Presence:
         registry: Callable[[], Registry],
         connection: Connection,
         contact: Contact,
+        status: Callable[[], AgentStatus | None],
     ) -> None:
         self._agent_id = agent_id
         self._config = config
         self._registry = registry
         self._connection = connection
         self._contact = contact
+        self._status = status
         self._announced: tuple[int, int] | None = None
         self._changes = 0
 
     def changed(self) -> None:
-        """There are other handlers now: the server is told again."""
+        """There are other handlers now, or another status: the server is told again."""
         self._changes += 1
 
     async def announce(self) -> None:
@@ -57,6 +59,7 @@ class Presence:
             version=__version__,
             hostname=socket.gethostname()[:256] or "unknown",
             handlers=[handler.info for handler in self._registry()][:1000],
+            status=self._status(),
         )
         try:
             answer = await self._connection.call(

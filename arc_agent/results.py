@@ -91,6 +91,8 @@ def what_counts(end: End | None, outcome: Outcome) -> Outcome:
             return Failed("HANDLER_TIMEOUT", "the handler did not end within its time")
         case End.DRAIN:
             return GivenBack("drain")
+        case End.HALTED:
+            return Failed("STOPPED_BY_HOST", "a person on the host ended all that ran there")
         case End.LOST | End.LAPSED:
             return Dropped(end.value)
 

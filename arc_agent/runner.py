@@ -17,11 +17,13 @@ from arc_agent.connection import Connection
 from arc_agent.contact import Contact
 from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
 from arc_agent.execution import Raised, Returned, call_handler, call_in
+from arc_agent.gate import Gate
 from arc_agent.handlers.context import CommandFailed, Context, ParamsSource
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.hosts import HostRefused
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import BrokenLease, release
+from arc_agent.line import Line
 from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.params import convert_params
 from arc_agent.results import (
@@ -60,8 +62,11 @@ class Runner:
         transfer: Transfer,
         connection: Connection,
         contact: Contact,
+        gate: Gate,
+        slots: Line,
         clock: Clock,
     ) -> None:
+        """`slots` are as many as `max_concurrent` says, less `abandoned`."""
         self._config = config
         self._registry = registry
         self._leases = leases
@@ -69,6 +74,11 @@ class Runner:
         self._transfer = transfer
         self._connection = connection
         self._contact = contact
+        self._gate = gate
+        self._slots = slots
+        self.promised = 0
+        """How many more leases may come of the request that was sent last: they are taken on, if
+        need be without a slot, though a command that had to wait has taken one since."""
         self._clock = clock
         self._jobs: dict[str, HeldLease] = {}
         self._abandoned: set[asyncio.Task[Any]] = set()
@@ -83,7 +93,12 @@ class Runner:
         An abandoned handler keeps its slot until it really ends: it still uses what the limit is
         there to protect.
         """
-        return max(0, self._config().max_concurrent - len(self._jobs) - len(self._abandoned))
+        return self._slots.free
+
+    @property
+    def abandoned(self) -> int:
+        """How many handlers ignored their cancellation and still run."""
+        return len(self._abandoned)
 
     @property
     def running(self) -> int:
@@ -108,6 +123,8 @@ class Runner:
         )
         self._jobs[lease.lease_id] = held
         self._leases.add(held)
+        self._slots.try_enter(lease.lease_id)
+        self.promised = max(0, self.promised - 1)
         group.create_task(self._run(job, held), name=f"run:{lease.lease_id}")
 
     async def refuse(self, broken: BrokenLease, lease_url: str) -> bool:
@@ -158,7 +175,10 @@ class Runner:
         return True
 
     async def drain(self, seconds: float) -> None:
-        """Let running handlers finish for so long, then stop the rest."""
+        """Let running handlers finish for so long, then stop the rest. Who waits has not begun."""
+        for lease_id, held in list(self._jobs.items()):
+            if self._gate.is_waiting(lease_id):
+                held.stop(End.DRAIN)
         try:
             async with asyncio.timeout(seconds):
                 await self._until(lambda: not self._jobs)
@@ -168,6 +188,14 @@ class Runner:
             held.stop(End.DRAIN)
         await self._until(lambda: not self._jobs)
 
+    def halt(self) -> int:
+        """End all that runs, now; how many that were. What has not begun is given back."""
+        halted = 0
+        for lease_id, held in list(self._jobs.items()):
+            has_started = self._gate.has_started(lease_id)
+            halted += held.stop(End.HALTED if has_started else End.DRAIN) and has_started
+        return halted
+
     # One run
 
     async def _run(self, job: Job, held: HeldLease) -> None:
@@ -176,10 +204,12 @@ class Runner:
         bound = log.bind(command_id=lease.command_id, attempt=lease.attempt)
         bound.info("command.started", command=held.command, lease_id=lease.lease_id)
         started_at = self._clock()
+        self._gate.leased(job)
         try:
             where, problem = self._addresses(job)
             outcome = problem or await self._outcome(job, held)
             outcome = what_counts(held.finish(), outcome)
+            self._gate.ended(job, outcome)
             await self._hand_in(job, held, where, outcome)
             bound.info(
                 "command.ended",
@@ -189,9 +219,11 @@ class Runner:
             )
         except Exception:  # whatever it was, it must not end the agent: the lease lapses
             bound.exception("command.broken", command=held.command)
+            self._gate.ended(job, Dropped("broken"))
             self._leases.remove(lease.lease_id)
         finally:
             del self._jobs[lease.lease_id]
+            self._gate.left(job)
             self.done += 1
             if not self._is_abandoned(job) and job.directory.exists():
                 removing = asyncio.to_thread(shutil.rmtree, job.directory, ignore_errors=True)
@@ -207,13 +239,19 @@ class Runner:
         return addresses(job, self._config().deployment_id, self._transfer.check)
 
     async def _outcome(self, job: Job, held: HeldLease) -> Outcome:
-        """Fetch params, call the handler, store what it returns."""
+        """Ask the policy, fetch params, call the handler, store what it returns."""
+        denied = self._gate.by_name(job)
+        if denied is not None:
+            return denied
         handler = self._registry().get(job.lease.envelope.command)
         if handler is None:
             return Failed("UNKNOWN_COMMAND", f"no handler for {job.lease.envelope.command!r}")
         source = await self._params(job, held)
         if not isinstance(source, ParamsSource):
             return source
+        refused = await self._admitted(job, held, source)
+        if refused is not None:
+            return refused
         context = self._context(job, held, handler, source)
         hit("agent.before_handler")
         work = self._call(job, handler, source, context)
@@ -229,6 +267,16 @@ class Runner:
                 sends_tracebacks=self._config().handlers.send_tracebacks,
             )
         return await stored(job, result.value, self._spool.data_dir, self._spool.has_room)
+
+    async def _admitted(self, job: Job, held: HeldLease, source: ParamsSource) -> Outcome | None:
+        """Until the handler may start: None. Else what becomes of the command."""
+        admitting = self._gate.admit(job, source)
+        if self._gate.is_quick(job.lease.lease_id):
+            return await admitting
+        refused = await self._bounded(job, held, admitting, None)
+        if held.end is End.TIMEOUT and not self._is_overdue(job):
+            return GivenBack("still_waiting")  # a server that renews no lease takes it back
+        return Dropped("stopped") if held.end is not None else refused
 
     async def _call(
         self, job: Job, handler: Handler, source: ParamsSource, context: Context
@@ -419,7 +467,7 @@ class Runner:
         self._abandoned.discard(task)
         log.info("handler.abandoned_ended", task=task.get_name())
         self._discard(_result_of(task))
-        self.notify()
+        self._slots.look()
 
     def _discard(self, result: Any) -> None:
         """Remove the file of a result that nobody will hand in."""

@@ -15,7 +15,7 @@ import msgspec
 from arc_client.explain import Explanation, as_record, printable
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import CANCELLED, TERMINAL
-from arc_protocol.types import AgentInfo, CommandStatus, ErrorResponse, InlineBody
+from arc_protocol.types import AgentInfo, AgentStatus, CommandStatus, ErrorResponse, InlineBody
 from arc_runtime.durations import format_duration
 
 SHOWN_BYTES: Final = 1024 * 1024
@@ -143,7 +143,17 @@ def show_commands(commands: Sequence[CommandStatus]) -> None:
 def show_agents(agents: Sequence[AgentInfo]) -> None:
     """Agents as a table."""
     _show_table(
-        ["DEPLOYMENT", "TARGET", "HOST", "VERSION", "LAST SEEN", "RUNNING", "HANDLERS", "AGENT"],
+        [
+            "DEPLOYMENT",
+            "TARGET",
+            "HOST",
+            "VERSION",
+            "LAST SEEN",
+            "STATUS",
+            "RUNNING",
+            "HANDLERS",
+            "AGENT",
+        ],
         [
             [
                 agent.deployment_id,
@@ -151,6 +161,7 @@ def show_agents(agents: Sequence[AgentInfo]) -> None:
                 agent.hostname,
                 agent.version,
                 _moment(agent.last_seen_at),
+                _standing(agent.status),
                 str(len(agent.holding)),
                 " ".join(handler.name for handler in agent.handlers),
                 agent.agent_id,
@@ -158,6 +169,15 @@ def show_agents(agents: Sequence[AgentInfo]) -> None:
             for agent in agents
         ],
     )
+
+
+def _standing(status: AgentStatus | None) -> str:
+    """`ok`, or what keeps an agent from its work: `paused until 2026-…: disk is replaced`."""
+    if status is None:
+        return "ok"
+    until = f" until {_moment(status.until)}" if status.until is not None else ""
+    note = f": {status.note}" if status.note else ""
+    return f"{status.state}{until}{note}"
 
 
 def show_status(status: CommandStatus) -> None:

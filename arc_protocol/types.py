@@ -349,6 +349,16 @@ class HandlerInfo(Message, frozen=True, kw_only=True):
         raise ValueError(f"paramsSchema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
 
 
+class AgentStatus(Message, frozen=True, kw_only=True):
+    """Why an agent takes on no work, or not all that it could; absent when all is well."""
+
+    state: Name
+    """`paused` and `stopped` by a person on its host, `degraded` by trouble of its own."""
+    note: Label | None = None
+    until: Timestamp | None = None
+    """When it ends by itself."""
+
+
 class AgentRegistration(Message, frozen=True, kw_only=True):
     """PUT /agents/{agentId}. The id is of one process start, never a host name."""
 
@@ -357,6 +367,7 @@ class AgentRegistration(Message, frozen=True, kw_only=True):
     hostname: Label
     handlers: Annotated[list[HandlerInfo], msgspec.Meta(max_length=1_000)]
     target: CommandTarget | None = None
+    status: AgentStatus | None = None
 
 
 class HeldLease(Message, frozen=True, kw_only=True):
@@ -377,6 +388,7 @@ class AgentInfo(Message, frozen=True, kw_only=True):
     version: str
     hostname: str
     handlers: list[HandlerInfo]
+    status: AgentStatus | None = None
     first_seen_at: Timestamp
     last_seen_at: Timestamp
     holding: list[HeldLease]

@@ -457,6 +457,7 @@ class CommandService:
                     version=agent.registration.version,
                     hostname=agent.registration.hostname,
                     handlers=agent.registration.handlers,
+                    status=agent.registration.status,
                     first_seen_at=agent.first_seen_at,
                     last_seen_at=agent.last_seen_at,
                     holding=[_held(command) for command in agent.holding],

@@ -166,7 +166,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
         types.CommandTarget, types.HttpBackend, types.LocalBackend, types.PresignedRequest,
         types.InlineBody, types.StorageBody, types.StorageUpload, types.TraceContext,
         types.ResponseHandling, types.LeaseInfo, types.RenewedLease, types.HandlerInfo,
-        types.HeldLease, types.AgentInfo,
+        types.HeldLease, types.AgentInfo, types.AgentStatus,
     }  # fmt: skip
 
     assert files == VECTORS.keys() | rewritten

@@ -1,0 +1,115 @@
+"""Reading an audit log back: whether its chain holds, and what is in it.
+
+A chain without a key shows changes to who knows its end: whoever may write all files can also make
+them anew. So its hashes go to journald as well, and `expect` takes one that was kept elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from arc_agent.audit import FILE_EVENT, GENESIS, audit_files, number_of
+
+
+class Broken(Exception):
+    """A log that is not as it was written; the message says where and how."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a log that holds consists of."""
+
+    files: int
+    lines: int
+    first_seq: int
+    last_sha256: str
+    is_unfinished: bool
+    """Whether a part of a line stands at the end: it is being written, or a crash cut it."""
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
+    """What every line has."""
+
+    seq: int
+    event: str
+    prev: str
+    file: int | None = None
+    oldest: int | None = None
+
+
+def verify(directory: Path, expect: str | None = None) -> Report:
+    """Follow the chain through all files. Raises Broken, OSError.
+
+    `expect` is the SHA-256 of a line that must be in it: whatever was cut off after it shows only
+    like this.
+    """
+    files = sorted(audit_files(directory))
+    if not files:
+        raise Broken(f"{directory}: no audit log")
+    prev, seq, lines, first_seq, oldest = "", 0, 0, 0, 0
+    is_unfinished = is_expected = False
+    for position, path in enumerate(files):
+        if position and number_of(path) != number_of(files[position - 1]) + 1:
+            raise Broken(f"{path.name}: the file before it is missing")
+        data = path.read_bytes()
+        *whole, rest = data.split(b"\n")
+        is_last = path == files[-1]
+        is_unfinished = bool(rest) or not whole
+        if is_unfinished and not is_last:
+            raise Broken(f"{path.name}: it ends in the middle of a line")
+        for number, text in enumerate(whole, start=1):
+            where = f"{path.name}:{number}"
+            line = _read(text, where)
+            if not lines:
+                first_seq, seq = line.seq, line.seq - 1
+                prev = GENESIS if number_of(path) == 1 else line.prev
+            if line.prev != prev:
+                raise Broken(f"{where}: it does not follow from the line before it")
+            if line.seq != seq + 1:
+                raise Broken(f"{where}: its number is {line.seq}, not {seq + 1}")
+            if (line.event == FILE_EVENT) != (number == 1):
+                raise Broken(f"{where}: a file begins, and only begins, with its own number")
+            if number == 1:
+                if line.file != number_of(path):
+                    raise Broken(f"{where}: it was the file {line.file}")
+                oldest = line.oldest or 0
+            prev, seq, lines = sha256(text).hexdigest(), line.seq, lines + 1
+            is_expected = is_expected or prev == expect
+    if number_of(files[0]) > max(1, oldest):
+        raise Broken(f"{files[0].name}: files before it are missing, from number {oldest} on")
+    if number_of(files[0]) == 1 and first_seq != 1:
+        raise Broken(f"{files[0].name}: its first line has the number {first_seq}")
+    if expect is not None and not is_expected:
+        raise Broken(f"no line has the SHA-256 {expect}: the end was cut off, or all was rewritten")
+    return Report(
+        files=len(files),
+        lines=lines,
+        first_seq=first_seq,
+        last_sha256=prev,
+        is_unfinished=is_unfinished,
+    )
+
+
+def entries(directory: Path) -> Iterator[dict[str, Any]]:
+    """Every line that can be read, oldest first. Raises OSError."""
+    for path in sorted(audit_files(directory)):
+        with path.open("rb") as file:
+            for text in file:
+                try:
+                    found: Any = msgspec.json.decode(text)
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                    continue
+                if isinstance(found, dict):
+                    yield cast("dict[str, Any]", found)
+
+
+def _read(text: bytes, where: str) -> _Line:
+    """A line as such. Raises Broken."""
+    try:
+        return msgspec.json.decode(text, type=_Line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Broken(f"{where}: this is no line of an audit log") from None

@@ -1,0 +1,148 @@
+"""Whether this agent takes on work: a person on the host may say no, for a while or until further
+notice, and so may a part of it that cannot do its duty. What a person said survives a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from arc_agent.data_dir import sync_directory
+from arc_protocol.types import AgentStatus
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_FILE: Final = "brake.json"
+_LOOK_SECONDS: Final = 25.0
+"""How often who waits looks again: the wall clock may be set. As often as a long poll ends."""
+MAX_NOTE_CHARS: Final = 256
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person has said."""
+
+    state: Literal["paused", "stopped"]
+    note: str | None = None
+    until: float | None = None
+    """Seconds since 1970: it must mean the same after a restart. None: until told otherwise."""
+
+
+class Brake:
+    """The orders in force. Lives in the main loop."""
+
+    def __init__(self, directory: Path, now: Callable[[], float] = time.time) -> None:
+        """Read what was said before. A file that cannot be read means: take on nothing."""
+        self._path = directory / _FILE
+        self._now = now
+        self._listeners: list[Callable[[], None]] = []
+        self._troubles: dict[str, str] = {}
+        self._order = self._read()
+        if self._order is not None:
+            log.warning("brake.on", state=self._order.state, note=self._order.note)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when something was said."""
+        self._listeners.append(listener)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether nothing must be taken on now."""
+        return self.wait_seconds() is not None
+
+    def wait_seconds(self) -> float | None:
+        """How long to take on nothing before looking again; None when work is welcome.
+
+        A pause that is over ends here.
+        """
+        order = self._order
+        left = _LOOK_SECONDS
+        if order is not None and order.until is not None:
+            left = order.until - self._now()
+            if left <= 0:
+                log.info("brake.over", note=order.note)
+                self._order = order = None
+                with suppress(OSError):  # read again, it would be over as well
+                    self.release()
+                self._tell()
+        if order is None and not self._troubles:
+            return None
+        return min(max(left, 0.0) if order is not None else _LOOK_SECONDS, _LOOK_SECONDS)
+
+    def status(self) -> AgentStatus | None:
+        """What the server is told; None when work is welcome."""
+        if not self.is_on:
+            return None
+        if self._order is None:
+            return AgentStatus(state="degraded", note=", ".join(sorted(self._troubles)))
+        until = self._order.until
+        return AgentStatus(
+            state=self._order.state,
+            note=self._order.note,
+            until=datetime.fromtimestamp(until, UTC) if until is not None else None,
+        )
+
+    def apply(self, order: Order) -> str | None:
+        """Take on nothing from now on. Returns why this will not survive a restart, if so."""
+        self._order = order
+        log.warning("brake.on", state=order.state, note=order.note)
+        self._tell()
+        try:
+            self._write(order)
+        except OSError as error:
+            log.error("brake.not_kept", reason=str(error))
+            return error.strerror or str(error)
+        return None
+
+    def release(self) -> bool:
+        """Work is welcome again; whether it was not. Raises OSError when the disk forbids it."""
+        self._path.unlink(missing_ok=True)
+        sync_directory(self._path.parent)
+        was_on, self._order = self._order is not None, None
+        if was_on:
+            log.info("brake.off")
+            self._tell()
+        return was_on
+
+    def trouble(self, part: str, reason: str | None) -> None:
+        """A part of the agent cannot do its duty; with None it can again."""
+        before = bool(self._troubles)
+        if reason is None:
+            self._troubles.pop(part, None)
+        else:
+            self._troubles[part] = reason
+        if before != bool(self._troubles):
+            self._tell()
+
+    def _read(self) -> Order | None:
+        """The order in the file."""
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=Order)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            log.error("brake.unreadable", file=str(self._path), reason=str(error))
+            return Order(state="stopped", note=f"{_FILE} cannot be read; `arc-agent resume`")
+
+    def _write(self, order: Order) -> None:
+        """Make an order durable. Raises OSError."""
+        part = self._path.with_suffix(".part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(order))
+            file.flush()
+            os.fsync(descriptor)
+        part.replace(self._path)
+        sync_directory(self._path.parent)
+
+    def _tell(self) -> None:
+        """Something was said."""
+        for listener in self._listeners:
+            listener()

@@ -1,0 +1,87 @@
+"""What an operator on the host can tell a running agent, as verbs of the control socket."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from arc_agent.audit import Audit
+from arc_agent.brake import MAX_NOTE_CHARS, Brake, Order
+from arc_agent.control import Control, ControlRefused, Peer, Request, text_of
+from arc_agent.gate import Gate
+
+
+def register(
+    control: Control, *, gate: Gate, brake: Brake, audit: Audit | None, halt: Callable[[], int]
+) -> None:
+    """Add the verbs. `halt` ends what runs, and says how many that were."""
+
+    def note(event: str, peer: Peer, **fields: Any) -> None:
+        if audit is not None:
+            audit.note(event, by_uid=peer.uid, **fields)
+
+    async def approvals(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+        return {"approvals": gate.approvals.shown()}
+
+    async def approve(request: Request, peer: Peer) -> Mapping[str, Any]:
+        asked = gate.decide(text_of(request, "id"), True, _note(request), peer)
+        return {"id": asked.command_id, "command": asked.command}
+
+    async def deny(request: Request, peer: Peer) -> Mapping[str, Any]:
+        asked = gate.decide(text_of(request, "id"), False, _note(request), peer)
+        return {"id": asked.command_id, "command": asked.command}
+
+    async def pause(request: Request, peer: Peer) -> Mapping[str, Any]:
+        seconds = _seconds(request)
+        until = None if seconds is None else time.time() + seconds
+        order = Order(state="paused", note=_note(request), until=until)
+        not_kept = brake.apply(order)
+        note("paused", peer, note=order.note, seconds=seconds)
+        return {"not_kept": not_kept}
+
+    async def resume(_request: Request, peer: Peer) -> Mapping[str, Any]:
+        try:
+            was_on = brake.release()
+        except OSError as error:
+            raise ControlRefused(f"it would stop again at its next start: {error}") from None
+        note("resumed", peer)
+        return {"was_on": was_on}
+
+    async def stop_all(request: Request, peer: Peer) -> Mapping[str, Any]:
+        order = Order(state="stopped", note=_note(request))
+        not_kept = brake.apply(order)
+        stopped = halt()
+        note("stopped_all", peer, note=order.note, commands=stopped)
+        return {"stopped": stopped, "not_kept": not_kept}
+
+    for name, call in {
+        "approvals": approvals,
+        "approve": approve,
+        "deny": deny,
+        "pause": pause,
+        "resume": resume,
+        "stop-all": stop_all,
+    }.items():
+        control.verb(name, call)
+
+
+def _note(request: Request) -> str | None:
+    """A note, if there is one. Raises ControlRefused."""
+    if request.get("note") is None:
+        return None
+    text = text_of(request, "note", max_chars=MAX_NOTE_CHARS)
+    if not text.isprintable():
+        raise ControlRefused("note: one line without control characters")
+    return text
+
+
+def _seconds(request: Request) -> float | None:
+    """For how long, if it is said. Raises ControlRefused."""
+    seconds = request.get("seconds")
+    if seconds is None:
+        return None
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds <= 366 * 86_400:
+        raise ControlRefused("seconds: more than nothing, and a year at most")
+    return float(seconds)

@@ -1,0 +1,259 @@
+"""The control socket, and what it orders: pause, stop-all, resume."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arc_agent.brake import Brake, Order
+from arc_agent.control import (
+    AgentNotThere,
+    Control,
+    ControlError,
+    ControlRefused,
+    Peer,
+    Request,
+    ask,
+)
+
+Told = list[tuple[dict[str, Any], Peer]]
+
+
+@pytest.fixture
+def told() -> Told:
+    """What was asked, and by whom."""
+    return []
+
+
+@pytest.fixture
+async def control(tmp_path: Path, told: Told) -> AsyncIterator[Control]:
+    async def echo(request: Request, peer: Peer) -> Mapping[str, Any]:
+        told.append((dict(request), peer))
+        return {"said": request.get("text")}
+
+    async def refuse(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+        raise ControlRefused("not today")
+
+    async def break_(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+        raise RuntimeError("a bug")
+
+    opened = Control(tmp_path / "control.sock")
+    for name, verb in {"echo": echo, "refuse": refuse, "break": break_}.items():
+        opened.verb(name, verb)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def asked(control: Control, **request: Any) -> dict[str, Any]:
+    return await asyncio.to_thread(ask, control.path, request)
+
+
+async def test_a_verb_answers_and_knows_who_asks(control: Control, told: Told) -> None:
+    answer = await asked(control, do="echo", text="hä")
+
+    assert answer == {"said": "hä"}
+    assert told[0][1] == Peer(os.getpid(), os.getuid())
+
+
+async def test_a_refusal_comes_with_its_reason(control: Control) -> None:
+    with pytest.raises(ControlRefused, match="not today"):
+        await asked(control, do="refuse")
+
+
+async def test_a_verb_that_breaks_ends_nothing(control: Control) -> None:
+    with pytest.raises(ControlRefused, match="it broke"):
+        await asked(control, do="break")
+    assert await asked(control, do="echo", text="still there") == {"said": "still there"}
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (b"\xff\n", "not JSON"),
+        (b"[" * 10_000 + b"\n", "not JSON"),
+        (b"[]\n", "it can do break, echo, refuse"),
+        (b'{"do": ["echo"]}\n', "it can do"),
+        (b'{"do": "reboot"}\n', "it can do"),
+        (b"x" * 70_000 + b"\n", "a line of more than"),
+    ],
+)
+async def test_what_makes_no_sense_is_answered(control: Control, line: bytes, error: str) -> None:
+    reader, writer = await asyncio.open_unix_connection(control.path)
+    writer.write(line)
+
+    answer = json.loads(await reader.readline())
+
+    assert answer["ok"] is False
+    assert error in answer["error"]
+    writer.close()
+
+
+async def test_several_requests_go_over_one_connection(control: Control) -> None:
+    reader, writer = await asyncio.open_unix_connection(control.path)
+
+    for text in ("one", "two"):
+        writer.write(json.dumps({"do": "echo", "text": text}).encode() + b"\n")
+        assert json.loads(await reader.readline()) == {"ok": True, "said": text}
+    writer.close()
+
+
+async def test_half_a_line_and_gone_does_no_harm(control: Control, told: Told) -> None:
+    _, writer = await asyncio.open_unix_connection(control.path)
+    writer.write(b'{"do": "echo"')
+    writer.close()
+    await writer.wait_closed()
+
+    assert await asked(control, do="echo", text="next") == {"said": "next"}
+    assert len(told) == 1
+
+
+async def test_more_connections_than_enough_are_turned_away(control: Control) -> None:
+    held = [await asyncio.open_unix_connection(control.path) for _ in range(16)]
+    for reader, writer in held:
+        writer.write(b'{"do": "echo"}\n')
+        assert await reader.readline()
+
+    with pytest.raises((AgentNotThere, ConnectionError)):
+        await asked(control, do="echo")
+    for _, writer in held:
+        writer.close()
+
+
+async def test_the_socket_is_for_its_owner_and_group(control: Control) -> None:
+    found = control.path.stat()
+
+    assert stat.S_ISSOCK(found.st_mode)
+    assert stat.S_IMODE(found.st_mode) == 0o660
+
+
+async def test_the_socket_goes_with_the_agent(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control.sock")
+    await control.open()
+    await control.close()
+
+    assert not control.path.exists()
+    with pytest.raises(AgentNotThere):
+        ask(control.path, {"do": "echo"})
+
+
+async def test_a_socket_that_a_dead_agent_left_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "control.sock"))
+    control = Control(tmp_path / "control.sock")
+
+    await control.open()
+
+    with pytest.raises(ControlRefused, match="it can do"):
+        await asked(control, do="anything")
+    await control.close()
+
+
+async def test_the_socket_of_a_living_agent_is_left_alone(control: Control) -> None:
+    with pytest.raises(ControlError, match="another agent listens"):
+        await Control(control.path).open()
+
+    assert await asked(control, do="echo", text="mine") == {"said": "mine"}
+
+
+async def test_a_path_may_be_longer_than_the_kernel_takes(tmp_path: Path) -> None:
+    control = Control(tmp_path / ("d" * 120) / "control.sock")
+    await control.open()
+
+    with pytest.raises(ControlRefused, match="it can do"):
+        await asked(control, do="anything")
+    await control.close()
+    assert list(control.path.parent.iterdir()) == []
+
+
+# The brake
+
+NOW = 1_800_000_000.0
+
+
+class Wall:
+    """A clock on the wall."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_work_is_welcome_unless_somebody_says_otherwise(tmp_path: Path) -> None:
+    brake = Brake(tmp_path)
+
+    assert not brake.is_on
+    assert brake.status() is None
+
+
+def test_a_pause_ends_by_itself_also_after_a_restart(tmp_path: Path) -> None:
+    wall = Wall()
+    Brake(tmp_path, wall).apply(Order(state="paused", note="new disk", until=NOW + 60))
+
+    brake = Brake(tmp_path, wall)
+    changes: list[bool] = []
+    brake.on_change(lambda: changes.append(brake.is_on))
+    status = brake.status()
+    assert status is not None
+    assert (status.state, status.note) == ("paused", "new disk")
+    assert status.until is not None
+    assert status.until.timestamp() == NOW + 60
+    wall.now = NOW + 59.5
+    assert brake.wait_seconds() == pytest.approx(0.5)
+    wall.now = NOW + 60
+
+    assert not brake.is_on
+    assert brake.status() is None
+    assert changes == [False]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stop_all_survives_a_restart_until_resume(tmp_path: Path) -> None:
+    Brake(tmp_path).apply(Order(state="stopped", note="incident"))
+
+    brake = Brake(tmp_path)
+    assert brake.is_on
+    assert brake.release()
+
+    assert not brake.is_on
+    assert not Brake(tmp_path).is_on
+
+
+def test_an_order_that_cannot_be_read_means_stop(tmp_path: Path) -> None:
+    (tmp_path / "brake.json").write_text("{")
+
+    status = Brake(tmp_path).status()
+
+    assert status is not None
+    assert status.state == "stopped"
+
+
+def test_an_order_that_cannot_be_kept_counts_all_the_same(tmp_path: Path) -> None:
+    brake = Brake(tmp_path / "gone")
+
+    assert brake.apply(Order(state="stopped")) == "No such file or directory"
+    assert brake.is_on
+
+
+def test_trouble_of_a_part_stops_work_and_ends_with_it(tmp_path: Path) -> None:
+    brake = Brake(tmp_path)
+    changes: list[bool] = []
+    brake.on_change(lambda: changes.append(brake.is_on))
+
+    brake.trouble("audit", "No space left on device")
+    status = brake.status()
+    brake.trouble("audit", None)
+
+    assert status is not None
+    assert (status.state, status.note) == ("degraded", "audit")
+    assert changes == [True, False]
