@@ -12,11 +12,11 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._origin = datetime.now(UTC)
-        self._origin_monotonic = time.monotonic()
+        self._origin_monotonic = self.monotonic()
 
     def now(self) -> datetime:
         """UTC, going on evenly until `adjust`."""
-        return self._origin + timedelta(seconds=time.monotonic() - self._origin_monotonic)
+        return self._origin + timedelta(seconds=self.monotonic() - self._origin_monotonic)
 
     def drift(self) -> float:
         """Seconds by which the wall clock is ahead of `now`; negative when it is behind."""
@@ -27,8 +27,9 @@ class SystemClock:
         self._origin += timedelta(seconds=seconds)
 
     def monotonic(self) -> float:
-        """Seconds that only go forward; they go on while the process is stopped."""
-        return time.monotonic()
+        """Seconds that only go forward, also while the process is stopped or the machine sleeps:
+        that is an outage to the agents, and no setting of the wall clock."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:
         """Let that much time pass."""

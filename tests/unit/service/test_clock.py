@@ -51,3 +51,9 @@ async def test_it_sleeps_for_as_long_as_it_says() -> None:
     await clock.sleep(0.01)
 
     assert clock.monotonic() - begun >= 0.009
+
+
+def test_the_time_that_the_machine_sleeps_counts() -> None:
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    assert before <= SystemClock().monotonic() <= time.clock_gettime(time.CLOCK_BOOTTIME)
