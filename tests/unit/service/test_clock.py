@@ -53,7 +53,13 @@ async def test_it_sleeps_for_as_long_as_it_says() -> None:
     assert clock.monotonic() - begun >= 0.009
 
 
-def test_the_time_that_the_machine_sleeps_counts() -> None:
-    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+def test_the_time_that_the_machine_sleeps_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SystemClock()
+    before = clock.now()
+    boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    asleep = {time.CLOCK_BOOTTIME: boot + 600, time.CLOCK_MONOTONIC: boot}
 
-    assert before <= SystemClock().monotonic() <= time.clock_gettime(time.CLOCK_BOOTTIME)
+    monkeypatch.setattr("time.clock_gettime", asleep.__getitem__)
+
+    assert clock.monotonic() == boot + 600
+    assert (clock.now() - before).total_seconds() == pytest.approx(600, abs=1)
