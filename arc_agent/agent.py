@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -140,6 +141,7 @@ class Agent:
                 slots=slots,
                 clock=self._clock,
             )
+            await self._remember(gate, audit)
             runner = Runner(
                 config=lambda: live.config,
                 registry=lambda: live.registry,
@@ -276,6 +278,16 @@ class Agent:
             version=__version__,
         )
         return audit
+
+    async def _remember(self, gate: Gate, audit: Audit | None) -> None:
+        """Let limits by the hour hold over a restart."""
+        policy = self._live.policy
+        if audit is None or policy is None or all(r.per_hour is None for r in policy.rules):
+            return
+        from arc_agent.audit_check import started_since  # only who limits pays for it
+
+        since = datetime.now(UTC) - timedelta(hours=1)
+        gate.remember(await asyncio.to_thread(list, started_since(audit.directory, since)))
 
     def _say_policy(self) -> None:
         """Which rules are in force."""

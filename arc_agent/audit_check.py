@@ -7,6 +7,7 @@ them anew. So its hashes go to journald as well, and `expect` takes one that was
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,13 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     prev: str
     file: int | None = None
     oldest: int | None = None
+
+
+class _Started(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `started` line says of limits."""
+
+    at: datetime
+    rule: str | None = None
 
 
 def verify(directory: Path, expect: str | None = None) -> Report:
@@ -105,6 +113,25 @@ def entries(directory: Path) -> Iterator[dict[str, Any]]:
                     continue
                 if isinstance(found, dict):
                     yield cast("dict[str, Any]", found)
+
+
+def started_since(directory: Path, since: datetime) -> Iterator[tuple[str, datetime]]:
+    """The rule and the time of what was started since an instant, as the newest files say.
+
+    Two files are looked at: an hour that fills more has more commands than any limit by the hour.
+    Raises OSError.
+    """
+    for path in sorted(audit_files(directory))[-2:]:
+        with path.open("rb") as file:
+            for text in file:
+                if b'"event":"started"' not in text:
+                    continue
+                try:
+                    found = msgspec.json.decode(text, type=_Started)
+                except (msgspec.MsgspecError, UnicodeDecodeError):
+                    continue
+                if found.rule is not None and found.at >= since:
+                    yield found.rule, found.at
 
 
 def _read(text: bytes, where: str) -> _Line:

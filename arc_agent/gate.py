@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -63,6 +63,13 @@ class Gate:
         self._started: set[str] = set()
         self._lines: dict[str, Line] = {}
         self._hourly: dict[str, deque[float]] = {}
+
+    def remember(self, started: Iterable[tuple[str, datetime]]) -> None:
+        """Count what an earlier process started, by rule: a restart is no way around `per_hour`."""
+        now, on_clock = self._now(), self._clock()
+        for rule, at in started:
+            seconds_ago = max(0.0, (now - at).total_seconds())
+            self._hourly.setdefault(rule, deque()).append(on_clock - seconds_ago)
 
     def is_waiting(self, lease_id: str) -> bool:
         """Whether a command waits, for a person or for another to end."""

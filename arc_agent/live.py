@@ -67,7 +67,7 @@ class Live:
         """Log as the configuration says."""
         chosen = (config or self.config).log
         old, self._output = self._output, logs.configure(chosen.format, chosen.level)
-        if old is not None:
+        if old is not None and old is not self._output:  # mostly it is the same, and stays
             old.close()
 
     def reload(self) -> bool:

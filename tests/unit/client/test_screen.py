@@ -10,7 +10,15 @@ import pytest
 from arc_client import screen
 from arc_client.errors import failure_of
 from arc_client.explain import explain
-from arc_protocol.types import CommandStatus, ErrorResponse, InlineBody, State, SuccessResponse
+from arc_protocol.types import (
+    AgentInfo,
+    AgentStatus,
+    CommandStatus,
+    ErrorResponse,
+    InlineBody,
+    State,
+    SuccessResponse,
+)
 
 CREATED = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 
@@ -127,3 +135,23 @@ def test_an_error_goes_to_stderr_as_text_or_as_json(capfd: pytest.CaptureFixture
     assert text == ("", "error: command cmd_1 failed: E: m\\x07\n  d1\n  d2\n")
     assert record.out == ""
     assert json.loads(record.err)["message"] == "m\x07"
+
+
+def test_a_paused_agent_shows_with_its_note(capsys: pytest.CaptureFixture[str]) -> None:
+    agent = AgentInfo(
+        agent_id="a1",
+        deployment_id="dep",
+        version="1",
+        hostname="host",
+        handlers=[],
+        status=AgentStatus(state="paused", note="new disk", until=CREATED),
+        first_seen_at=CREATED,
+        last_seen_at=CREATED,
+        holding=[],
+    )
+
+    screen.show_agents([agent])
+
+    out = capsys.readouterr().out
+    assert "paused until " in out
+    assert ": new disk" in out

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from arc_protocol.errors import Forbidden, StoreUnavailable
-from arc_protocol.types import AgentRegistration, HandlerInfo, RenewRequest
+from arc_protocol.types import AgentRegistration, AgentStatus, HandlerInfo, RenewRequest
 
 from .fakes import START, Gate
 from .world import World, daemon
@@ -38,6 +39,17 @@ async def test_an_agent_is_listed_with_what_it_said_and_holds(world: World) -> N
     assert agent.holding[0].lease_expires_at == lease.lease_expires_at
     await world.respond(lease)
     assert (await world.service.agents("d1")).agents[0].holding == []
+
+
+async def test_an_agent_that_is_paused_shows_as_such_until_it_says_otherwise(world: World) -> None:
+    paused = AgentStatus(state="paused", note="new disk", until=START)
+    await world.service.register_agent("a1", msgspec.structs.replace(registration(), status=paused))
+    (before,) = (await world.service.agents(None)).agents
+    await world.service.register_agent("a1", registration())
+    (after,) = (await world.service.agents(None)).agents
+
+    assert before.status == paused
+    assert after.status is None
 
 
 async def test_polls_and_renewals_are_signs_of_life(world: World) -> None:

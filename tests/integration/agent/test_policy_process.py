@@ -1,0 +1,187 @@
+"""docs/policy.md as it stands, and policies, signals and orders with a real agent process."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from scripted_server import ScriptedServer
+from test_process import agent
+
+from arc_agent.cli import main
+
+PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
+FILES = dict(re.findall(r"```yaml file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
+CONSOLE = "".join(re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL))
+EXAMPLES = re.findall(r"^\$ arc-agent (.*?)\n(.*?)(?=^\$ |\Z)", CONSOLE, re.DOTALL | re.MULTILINE)
+COMMAND = Path(sys.executable).parent / "arc-agent"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """What handlers write to."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The page's files, saved, in the working directory."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text.replace("/etc/arc", str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("line", "shown"), EXAMPLES, ids=[line for line, _ in EXAMPLES])
+def test_an_example_of_the_page_says_what_the_page_says(
+    place: Path, line: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(shlex.split(line))
+
+    out = capsys.readouterr().out + (f"[exit code {code}]\n" if code else "")
+    assert out == shown
+
+
+def test_the_page_has_examples_of_every_answer() -> None:
+    shown = "".join(answer for _, answer in EXAMPLES)
+
+    assert len(EXAMPLES) >= 5
+    assert all(f"\n{action}, by" in f"\n{shown}" for action in ("allow", "deny", "approve"))
+
+
+def test_the_configuration_of_the_page_is_good(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check-config", "agent.yaml"]) == 0
+
+    (place / "policy.yaml").write_text("rules: [{name: x, action: allow, hour: 3}]")
+
+    assert main(["check-config", "agent.yaml"]) == 2
+    assert "rules[0].hour: unknown key; did you mean hours?" in capsys.readouterr().err
+
+
+async def run(*arguments: str, cwd: Path) -> tuple[int, str, str]:
+    """`arc-agent` as a process: exit code and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        COMMAND,
+        *arguments,
+        cwd=cwd,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(20):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_bad_policy_ends_an_agent_at_its_start(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text("rules: {}")
+    async with agent(
+        server, tmp_path, ARC_AGENT_POLICY_FILE=str(tmp_path / "policy.yaml")
+    ) as process:
+        assert await process.ended() == 2
+        assert process.log.read_text().startswith("arc-agent: rules: Expected `array`")
+
+
+async def test_sighup_takes_a_changed_policy_and_refuses_a_bad_one(
+    server: ScriptedServer, tmp_path: Path, runs: Path
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text("rules: []")
+    async with agent(
+        server, tmp_path, "--handlers", "my_handlers", ARC_AGENT_POLICY_FILE=str(file)
+    ) as process:
+        await process.until_logged("ready")
+        server.send("once")
+        assert (await server.response())["code"] == "DENIED_BY_POLICY"
+        file.write_text("rules: [{name: x}]")
+        process.process.send_signal(signal.SIGHUP)
+        refusal = await process.until_logged("reload.refused")
+        assert "rules[0].action: is required" in refusal["reason"]
+        server.send("once")
+        assert (await server.response(2))["code"] == "DENIED_BY_POLICY"
+
+        file.write_text("rules: [{name: x, action: allow}]")
+        process.process.send_signal(signal.SIGHUP)
+        await process.until_logged("reload.done")
+        server.send("once")
+        assert (await server.response(3))["status"] == "success"
+    assert runs.read_text() == "run\n"
+
+
+async def test_an_operator_approves_pauses_and_stops_from_the_shell(
+    server: ScriptedServer, tmp_path: Path, runs: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text(
+        "rules: [{name: ask, commands: [once], action: approve}, {name: rest, action: allow}]"
+    )
+    place = ("--data-dir", str(tmp_path / "agent"))
+    environ = {"ARC_AGENT_POLICY_FILE": str(tmp_path / "policy.yaml")}
+    server.send("once", {"a": 1}, command_id="cmd_a")
+    async with agent(server, tmp_path, "--handlers", "my_handlers", **environ) as process:
+        await process.until_logged("approval.waiting")
+        code, out, _ = await run("approvals", *place, cwd=tmp_path)
+        assert code == 0
+        assert out.startswith("cmd_a  once  (rule 'ask')")
+        assert (await run("approve", "cmd_b", *place, cwd=tmp_path))[0] == 1
+        assert (await run("approve", "cmd_a", *place, cwd=tmp_path))[:2] == (
+            0,
+            "cmd_a (once) is let through\n",
+        )
+        await server.response()
+        assert runs.read_text() == "run\n"
+
+        code, out, _ = await run("pause", "--for", "1h", "--note", "disk", *place, cwd=tmp_path)
+        assert (code, out) == (0, "it takes on nothing for 1h\n")
+        assert (await run("resume", *place, cwd=tmp_path))[0] == 0
+
+        server.send("stubborn", command_id="cmd_c")
+        await server.until(lambda: len(server.seen("leases")) >= 2)
+        async with asyncio.timeout(15):
+            while runs.read_text() != "running":
+                await asyncio.sleep(0.02)
+        code, out, _ = await run("stop-all", *place, cwd=tmp_path)
+        assert (code, out.split(";")[0]) == (0, "1 commands are being ended")
+        assert (await server.response(2))["code"] == "STOPPED_BY_HOST"
+        assert await asyncio.to_thread(stopped_cleanly, tmp_path)
+
+    code, _, err = await run("approvals", *place, cwd=tmp_path)
+    assert code == 3
+    assert err.startswith("arc-agent: no agent answers at ")
+    code, out, _ = await run("audit", "verify", *place, cwd=tmp_path)
+    assert code == 0
+    assert "ok, " in out
+
+
+def stopped_cleanly(tmp_path: Path) -> bool:
+    """Whether the order is on the disk."""
+    return b'"stopped"' in (tmp_path / "agent" / "brake.json").read_bytes()
+
+
+async def test_after_a_kill_the_log_of_the_next_process_goes_on(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    server.send("once", command_id="cmd_a")
+    async with agent(
+        server, tmp_path, "--handlers", "my_handlers", ARC_FAILPOINT="agent.before_handler=kill"
+    ) as first:
+        assert await first.ended() == -signal.SIGKILL
+    code, out, _ = await run("audit", "show", "--data-dir", "agent", cwd=tmp_path)
+    assert code == 0
+    assert " started    command=once command_id=cmd_a" in out
+
+    server.send("once", command_id="cmd_a")
+    async with agent(server, tmp_path, "--handlers", "my_handlers") as second:
+        await server.response()
+        second.process.terminate()
+        assert await second.ended() == 0
+
+    assert (await run("audit", "verify", "--data-dir", "agent", cwd=tmp_path))[0] == 0
