@@ -194,7 +194,7 @@ class Agent:
             stack.push_async_callback(control.close)
             brake.on_change(presence.changed)
             brake.on_change(poller.wake)
-            self._say_policy()
+            self._say_policy(audit)
             heartbeat.start()
             stack.callback(heartbeat.stop)
             self._contact.on_back(lambda: call_in(loop, delivery.kick))
@@ -207,7 +207,7 @@ class Agent:
                 poller.wake()
                 slots.look()
                 gate.changed()
-                self._say_policy()
+                self._say_policy(audit)
 
             self._apply = apply
             if handles_signals:
@@ -289,11 +289,17 @@ class Agent:
         since = datetime.now(UTC) - timedelta(hours=1)
         gate.remember(await asyncio.to_thread(list, started_since(audit.directory, since)))
 
-    def _say_policy(self) -> None:
-        """Which rules are in force."""
+    def _say_policy(self, audit: Audit | None) -> None:
+        """Which rules are in force, here and in the audit log."""
         policy = self._live.policy
         if policy is not None:
             log.info("policy.in_force", file=policy.source, rules=len(policy.rules))
+        if audit is not None:
+            audit.note(
+                "policy",
+                rules=None if policy is None else len(policy.rules),
+                file_sha256=None if policy is None else policy.sha256,
+            )
 
     def _hold_leases_of(self, spool: Spool) -> None:
         """Leases of an earlier process whose results wait: renewed until these are delivered."""

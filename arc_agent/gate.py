@@ -135,13 +135,16 @@ class Gate:
             fields["reason"] = outcome.reason
         self._note("ended", job, **fields)
 
-    def left(self, job: Job) -> None:
-        """A run is over, whatever became of it: its places are free."""
-        lease_id = job.lease.lease_id
+    def left(self, lease_id: str, *, is_abandoned: bool = False) -> None:
+        """A run is over, whatever became of it: its places are free.
+
+        A handler that ignores its end still counts against its rule: say so again when it is over.
+        """
         self._waiting.discard(lease_id)
         self._started.discard(lease_id)
-        for line in self._lines.values():
-            line.leave(lease_id)
+        if not is_abandoned:
+            for line in self._lines.values():
+                line.leave(lease_id)
         self._slots.leave(lease_id)
 
     def decide(self, command_id: str, is_yes: bool, note: str | None, peer: Peer) -> Asked:

@@ -124,6 +124,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...]
     source: str
     """The file it came from."""
+    sha256: str
+    """Of the file, for the audit log."""
 
     def judge(self, question: Question) -> Verdict | None:
         """The first rule that matches. None: it depends on params, and they are not there yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Sequence
 from datetime import UTC, tzinfo
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -83,7 +84,8 @@ def read_policy(file: Path) -> Policy:
                 per_hour=rule.per_hour,
             )
         )
-    return Policy(rules=tuple(rules), source=str(file))
+    digest = sha256(file.read_bytes()).hexdigest()
+    return Policy(rules=tuple(rules), source=str(file), sha256=digest)
 
 
 def _check_mode(file: Path) -> None:

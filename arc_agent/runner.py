@@ -223,7 +223,7 @@ class Runner:
             self._leases.remove(lease.lease_id)
         finally:
             del self._jobs[lease.lease_id]
-            self._gate.left(job)
+            self._gate.left(lease.lease_id, is_abandoned=self._is_abandoned(job))
             self.done += 1
             if not self._is_abandoned(job) and job.directory.exists():
                 removing = asyncio.to_thread(shutil.rmtree, job.directory, ignore_errors=True)
@@ -467,6 +467,7 @@ class Runner:
         self._abandoned.discard(task)
         log.info("handler.abandoned_ended", task=task.get_name())
         self._discard(_result_of(task))
+        self._gate.left(task.get_name().removeprefix("handler:"))
         self._slots.look()
 
     def _discard(self, result: Any) -> None:

@@ -328,6 +328,40 @@ async def test_at_once_makes_the_others_of_the_rule_wait_in_order(
     assert order.index(("ended", "cmd_a")) < order.index(("started", "cmd_b"))
 
 
+async def test_a_handler_that_ignores_its_end_still_counts_against_its_rule(
+    server: ScriptedServer, start: Start, policy: Any
+) -> None:
+    may_end = asyncio.Event()
+
+    @handler("stubborn")
+    async def stubborn() -> None:
+        while not may_end.is_set():
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                ran.append("told to end")
+
+    rules = policy({"name": "one", "at_once": 1, "commands": ["stubborn", "quick"]})
+    lease = server.send("stubborn", command_id="cmd_a")
+    agent = await start(
+        server, stubborn, quick, max_concurrent=3, renew={"at_most_seconds": 0.1}, **rules
+    )
+    server.cancelled.add(lease)
+    await server.response()
+    server.send("quick", command_id="cmd_b")
+    server.send("arc.ping", command_id="cmd_c")
+    await server.response(2)  # arc.ping: denied, and it has come after cmd_b
+
+    assert ran == ["told to end"]
+    may_end.set()
+    await server.response(3)
+    await agent.stop()
+
+    assert ran == ["told to end", "quick"]
+    log = [(each["event"], each.get("rules")) for each in entries(agent.directory / "audit")]
+    assert ("policy", 1) in log
+
+
 async def test_a_queue_that_does_not_move_denies_at_last(
     server: ScriptedServer, start: Start, policy: Any, slow: Slow
 ) -> None:
