@@ -113,6 +113,26 @@ def check_config(file: Annotated[Path, typer.Argument(help="A configuration in Y
     sys.stdout.write(f"{file}: good\n")
 
 
+def _administration(verb: str, text: str) -> None:
+    """Add a command that has a parser of its own."""
+
+    @cli.command(
+        verb,
+        help=text,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        add_help_option=False,
+    )
+    def run(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFunction]
+        from arc_server.install import front
+
+        raise typer.Exit(front().main([verb, *context.args]))
+
+
+_administration("install", "Install the server on this host, as a unit of systemd.")
+_administration("uninstall", "Take that back.")
+_administration("upgrade", "Go to another version, and back when it does not come up.")
+
+
 @tokens.command("create")
 def create_token(
     scope: Annotated[Scope, typer.Option(help="What it is for.")],

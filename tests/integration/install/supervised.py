@@ -50,7 +50,8 @@ class Unit:
     ) -> None:
         self.root = root
         self.name = name
-        self.file = file or root / "etc/systemd/system" / name
+        template = f"{name.partition('@')[0]}@.service" if "@" in name else name
+        self.file = file or root / "etc/systemd/system" / template
         self.messages: list[tuple[float, str]] = []
         """What it has told, line by line, and when."""
         self.starts = 0
@@ -162,6 +163,9 @@ class Unit:
         argv = self._argv or [
             str(self.root / part[1:]) if part.startswith("/") else part for part in argv
         ]
+        if self._argv is None:  # scripts name the interpreter of the real root
+            program = Path(argv[0]).parent.parent.resolve() / "bin"
+            argv[0:1] = [str(program / "python"), str(program / Path(argv[0]).name)]
         state = says["StateDirectory"][0].replace("%i", instance)
         environ = {
             "PATH": os.environ["PATH"],

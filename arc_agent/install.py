@@ -1,0 +1,75 @@
+"""`arc-agent install`, `uninstall` and `upgrade`: what is the agent's own about them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from arc_agent.config import read
+from arc_agent.tokens import Token, TokenError
+from arc_runtime.installation_cli import Front
+from arc_runtime.installation_product import Product
+from arc_runtime.installation_services import Services
+from arc_runtime.settings import SettingsError
+
+PRODUCT: Final = Product(
+    name="arc-agent",
+    package="arc_agent",
+    home="/opt/arc",
+    config_directory="/etc/arc",
+    config_name="agent",
+    kept=("spool.db", "bodies", "audit"),
+)
+
+_CONFIG: Final = """\
+# Written by `arc-agent install`; the token is a credential of the unit.
+# All keys: docs/configuration.md.
+# After a change: arc-agent check-config {file}, then systemctl reload {unit}.
+server:
+  url: {url}
+deployment: {deployment}
+"""
+
+
+def front(services: Callable[[Path], Services] | None = None) -> Front:
+    """The command line. `services` says who runs the units of a root; default: systemd."""
+    return Front(
+        PRODUCT,
+        add_options=_add_options,
+        configure=_configure,
+        read_token=_read_token,
+        has_instances=True,
+        services=services,
+    )
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="URL", help="the server")
+    parser.add_argument("--deployment", metavar="ID", help="whose commands are run")
+
+
+def _configure(given: argparse.Namespace) -> bytes | None:
+    """A configuration of the options; None when there are none. Raises SettingsError."""
+    if given.server is None and given.deployment is None:
+        return None
+    read(None, {}, {"server.url": given.server, "deployment": given.deployment})
+    name = given.instance or PRODUCT.config_name
+    unit = f"{PRODUCT.name}@{given.instance}" if given.instance else PRODUCT.name
+    return _CONFIG.format(
+        file=f"{PRODUCT.config_directory}/{name}.yaml",
+        unit=unit,
+        url=json.dumps(given.server, ensure_ascii=False),
+        deployment=json.dumps(given.deployment, ensure_ascii=False),
+    ).encode()
+
+
+def _read_token(file: Path) -> bytes:
+    """The token. Raises SettingsError."""
+    try:
+        token = Token(None, file).value
+    except TokenError as error:
+        raise SettingsError(str(error), key=None, source=None) from None
+    return f"{token}\n".encode()

@@ -1,0 +1,389 @@
+"""Installing one of our services: its plan, from the program to the unit, and that taken back."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from arc_runtime.installation import (
+    AnyStep,
+    Directory,
+    Entry,
+    File,
+    Host,
+    InstallError,
+    Link,
+    Manifest,
+    Owned,
+    User,
+    below,
+    carry_out,
+    remove_directory,
+    shown,
+    shown_backwards,
+    take_back,
+)
+from arc_runtime.installation_program import Program, check_interpreter
+from arc_runtime.installation_services import Services, run_command, systemd_version
+from arc_runtime.installation_upgrade import go_to, upgrade
+
+_INSTANCE: Final = re.compile(r"[a-z][a-z0-9-]{0,19}")
+"""What fits a user name of 31 characters."""
+_WANTS: Final = "/etc/systemd/system/multi-user.target.wants"
+_GROWING_DELAY: Final = 254
+"""The first systemd that knows RestartSteps."""
+_DELAY: Final = b"""# Restarts come later and later, as long as it does not stay up.
+[Service]
+RestartSteps=8
+RestartMaxDelaySec=5min
+"""
+
+
+class Product(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to install."""
+
+    name: str
+    """`arc-agent`: of the unit, its user, its state and its program."""
+    package: str
+    """The Python package that holds `units/`."""
+    home: str
+    config_directory: str
+    config_name: str
+    """Of the configuration without `.yaml`, when there is one only."""
+    kept: tuple[str, ...]
+    """Names in the state directory that outlive an uninstall."""
+    extra: str = ""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for."""
+
+    config: bytes | None
+    """None: the one that is there."""
+    token: bytes | None = None
+    instance: str = ""
+    source: str | None = None
+    starts: bool = True
+    ready_seconds: float = 60.0
+
+
+class Names:
+    """What the parts of an installation are called."""
+
+    def __init__(self, product: Product, instance: str = "") -> None:
+        """Raises InstallError for an instance whose name no user can have."""
+        if instance and not _INSTANCE.fullmatch(instance):
+            raise InstallError("an instance's name is a to z, 0 to 9 and -, 20 at most")
+        self.user = f"{product.name}-{instance}" if instance else product.name
+        self.installation = f"{product.name}@{instance}" if instance else product.name
+        self.unit = f"{self.installation}.service"
+        self.unit_file = f"{product.name}@.service" if instance else self.unit
+        self.config = f"{product.config_directory}/{instance or product.config_name}.yaml"
+        self.state = f"/var/lib/{self.user}"
+        self.manifest = f"{product.home}/installed/{self.installation}.json"
+
+
+def plan(product: Product, request: Request) -> list[AnyStep]:
+    """All but the program and the start, in order, with the directories that they need."""
+    names = Names(product, request.instance)
+    units = files(product.package) / "units"
+    user = (units / f"{product.name}.sysusers.conf").read_text()
+    user = user.replace(f"u {product.name} ", f"u {names.user} ").replace(
+        f"/var/lib/{product.name}", names.state
+    )
+    sysusers = f"/etc/sysusers.d/{names.user}.conf"
+    unit = (units / names.unit_file).read_bytes()
+    steps: list[AnyStep] = [
+        File(path=sysusers, content=user.encode()),
+        User(path=sysusers, name=names.user),
+        Owned(path=names.state, kept=product.kept),
+        Directory(path=product.config_directory),
+    ]
+    if request.config is not None:
+        steps.append(File(path=names.config, content=request.config, is_edited=True))
+    if request.token is not None:
+        steps += [
+            Directory(path="/etc/credstore", mode=0o700),
+            File(
+                path=f"/etc/credstore/{names.user}.token",
+                content=request.token,
+                mode=0o600,
+                is_secret=True,
+            ),
+        ]
+    steps.append(File(path=f"/etc/systemd/system/{names.unit_file}", content=unit))
+    if systemd_version() >= _GROWING_DELAY:
+        steps.append(
+            File(path=f"/etc/systemd/system/{names.unit_file}.d/10-delay.conf", content=_DELAY)
+        )
+    steps += [
+        Link(
+            path=f"/usr/local/bin/{product.name}",
+            target=f"{product.home}/current/bin/{product.name}",
+        ),
+        Link(path=f"{_WANTS}/{names.unit}", target=f"/etc/systemd/system/{names.unit_file}"),
+    ]
+    return list(_with_parents(steps))
+
+
+def _with_parents(steps: Sequence[AnyStep]) -> Iterator[AnyStep]:
+    """Each step after the directories that it needs."""
+    seen: set[str] = {"/"}
+    for step in steps:
+        if not isinstance(step, User | Owned):
+            for parent in reversed(Path(step.path).parents):
+                if str(parent) not in seen:
+                    seen.add(str(parent))
+                    yield Directory(path=str(parent))
+        seen.add(step.path)
+        yield step
+
+
+# Installing
+
+
+def install(product: Product, request: Request, host: Host, services: Services) -> bool:
+    """Carry the plan out, and start the unit; whether anything was changed. Raises InstallError."""
+    names = Names(product, request.instance)
+    config = below(host.root, names.config)
+    if request.config is None and not config.exists():
+        raise InstallError(f"{config} is not there: say --server and --deployment, or --config")
+    check_interpreter(host.root)
+    manifest = _begin(product, names, host)
+    others = _others(product, names, host)
+    has_program = _install_program(product, request, host, manifest, others)
+    done = [carry_out(step, host, manifest, others) for step in plan(product, request)]
+    is_changed = has_program or any(each in ("made", "changed") for each in done)
+    version = Program(host, product.home).current()
+    if version is not None:
+        check_config(product, names, host, version)
+    if is_changed:
+        services.reload()
+    is_to_start = request.starts and (is_changed or not services.is_active(names.unit))
+    if is_to_start and not services.restart(names.unit, request.ready_seconds):
+        raise InstallError(
+            f"{names.unit} is installed, and was not ready within {request.ready_seconds:g} s;"
+            f" see: journalctl -u {names.unit}"
+        )
+    return is_changed
+
+
+def show_install(product: Product, request: Request, host: Host) -> list[str]:
+    """Every file and command that `install` would make or run; changes nothing."""
+    names = Names(product, request.instance)
+    lines: list[str] = []
+    if Program(host, product.home).current() is None:
+        place = below(host.root, f"{product.home}/versions/1")
+        lines.append(f"build  {place} from {request.source or sys.prefix}")
+        lines.append(f"link   {below(host.root, product.home)}/current -> versions/1")
+    lines += [
+        f"write  {below(host.root, names.manifest)} (0644 root): what was made, for uninstall"
+    ]
+    for step in plan(product, request):
+        lines += shown(step, host)
+    lines += [
+        f"run    {product.name} check-config {names.config}, as {names.user}",
+        "run    systemctl daemon-reload",
+    ]
+    return [*lines, f"run    systemctl restart {names.unit}"] if request.starts else lines
+
+
+def check_config(product: Product, names: Names, host: Host, version: Path) -> None:
+    """Let a version look at the configuration, as the user that it will run as.
+
+    Raises InstallError.
+    """
+    config = below(host.root, names.config)
+    argv = [str(version / "bin/python"), str(version / "bin" / product.name), "check-config"]
+    as_user = [
+        "setpriv", f"--reuid={names.user}", f"--regid={names.user}", "--clear-groups",
+    ]  # fmt: skip
+    may = os.geteuid() == 0 and not host.is_scratch
+    run_command([*(as_user if may else []), *argv, str(config)])
+
+
+def _begin(product: Product, names: Names, host: Host) -> Manifest:
+    """The manifest, and the directories that it stands in."""
+    made: list[str] = []
+    for path in (*reversed(Path(product.home).parents), Path(product.home)):
+        _make(below(host.root, str(path)), str(path), made)
+    _make(below(host.root, f"{product.home}/installed"), f"{product.home}/installed", made)
+    manifest = Manifest(host.root, names.manifest)
+    shared = {
+        entry.path
+        for other in _others(product, names, host)
+        for entry in other.entries
+        if entry.kind == "directory"
+    }
+    for path in (*(str(each) for each in Path(product.home).parents), product.home,
+                 f"{product.home}/installed"):  # fmt: skip
+        if path in made or path in shared:
+            manifest.note(Entry(kind="directory", path=path))
+    return manifest
+
+
+def _make(directory: Path, path: str, made: list[str]) -> None:
+    if not directory.is_dir():
+        directory.mkdir()
+        directory.chmod(0o755)
+        made.append(path)
+
+
+def _install_program(
+    product: Product,
+    request: Request,
+    host: Host,
+    manifest: Manifest,
+    others: Sequence[Manifest],
+) -> bool:
+    """The first version, if there is none; whether there was none."""
+    program = Program(host, product.home, product.extra)
+    versions = f"{product.home}/versions"
+    is_there = program.current() is not None
+    if not is_there or any(other.find(versions) for other in others):
+        manifest.note(Entry(kind="owned", path=versions))
+        manifest.note(Entry(kind="link", path=f"{product.home}/previous"))
+        manifest.note(Entry(kind="link", path=f"{product.home}/current"))
+    if is_there:
+        if request.source is not None:
+            host.say(f"a version is there: `{product.name} upgrade --from …` goes to another")
+        return False
+    program.versions.mkdir(exist_ok=True)
+    host.say(f"building {program.versions}")
+    program.switch(program.build(Path(sys.prefix), request.source))
+    return True
+
+
+def _others(product: Product, names: Names, host: Host) -> list[Manifest]:
+    """The manifests of other instances of the same program."""
+    directory = below(host.root, f"{product.home}/installed")
+    return [
+        Manifest(host.root, f"{product.home}/installed/{file.name}")
+        for file in sorted(directory.glob("*.json"))
+        if file.name != Path(names.manifest).name
+    ]
+
+
+# Uninstalling
+
+
+def uninstall(
+    product: Product, instance: str, host: Host, services: Services, *, purge: bool
+) -> None:
+    """Stop the unit and take everything back. Raises InstallError."""
+    names = Names(product, instance)
+    manifest = _installed(names, host)
+    others = _others(product, names, host)
+    services.stop(names.unit)
+    bootstrap = _bootstrap(product)
+    for entry in reversed([each for each in manifest.entries if each.path not in bootstrap]):
+        if any(other.find(entry.path) for other in others):
+            manifest.forget(entry)
+        else:
+            take_back(entry, host, manifest, purge=purge)
+    left = [entry for entry in manifest.entries if entry.path in bootstrap]
+    below(host.root, names.manifest).unlink(missing_ok=True)
+    for entry in sorted(left, key=lambda each: each.path, reverse=True):
+        if not any(other.find(entry.path) for other in others):
+            remove_directory(below(host.root, entry.path), host)
+    services.reload()
+
+
+def show_uninstall(product: Product, instance: str, host: Host, *, purge: bool) -> list[str]:
+    """Every file and command that `uninstall` would remove or run; changes nothing."""
+    names = Names(product, instance)
+    manifest = _installed(names, host)
+    others = _others(product, names, host)
+    lines = [f"run    systemctl stop {names.unit}"]
+    for entry in reversed(manifest.entries):
+        if not any(other.find(entry.path) for other in others):
+            lines += shown_backwards(entry, host, purge=purge)
+    return [*lines, f"remove {below(host.root, names.manifest)}", "run    systemctl daemon-reload"]
+
+
+def _installed(names: Names, host: Host) -> Manifest:
+    manifest = Manifest(host.root, names.manifest)
+    if not manifest.is_there:
+        raise InstallError(f"{names.installation} is not installed here")
+    return manifest
+
+
+def _bootstrap(product: Product) -> set[str]:
+    """The directories that the manifest stands in: they go last."""
+    parents = (str(parent) for parent in Path(product.home).parents)
+    return {f"{product.home}/installed", product.home, *parents}
+
+
+# Upgrading
+
+
+def upgrade_product(
+    product: Product, source: str, host: Host, services: Services, ready_seconds: float
+) -> Path:
+    """Go to the version that `source` makes, or stay where we are. Raises InstallError."""
+    every = _instances(product, host)
+    refuse_from_within([names.unit for names in every])
+
+    def check(version: Path) -> None:
+        for names in every:
+            check_config(product, names, host, version)
+
+    return upgrade(
+        Program(host, product.home, product.extra),
+        host,
+        services,
+        source=source,
+        units=[names.unit for names in every],
+        check=check,
+        within_seconds=ready_seconds,
+    )
+
+
+def go_back(product: Product, host: Host, services: Services, ready_seconds: float) -> Path:
+    """Go back to the version before. Raises InstallError."""
+    every = _instances(product, host)
+    program = Program(host, product.home, product.extra)
+    previous = program.previous()
+    if previous is None:
+        raise InstallError("there is no version before this one")
+    go_to(
+        program,
+        host,
+        services,
+        previous,
+        units=[names.unit for names in every],
+        within_seconds=ready_seconds,
+    )
+    return previous
+
+
+def _instances(product: Product, host: Host) -> list[Names]:
+    """What is installed of a product. Raises InstallError when nothing is."""
+    directory = below(host.root, f"{product.home}/installed")
+    found = [
+        Names(product, file.stem.partition("@")[2]) for file in sorted(directory.glob("*.json"))
+    ]
+    if not found:
+        raise InstallError(f"{product.name} is not installed here")
+    return found
+
+
+def refuse_from_within(units: Sequence[str], cgroup: Path = Path("/proc/self/cgroup")) -> None:
+    """Raise InstallError when we are part of a unit that is to be restarted: we would die of it."""
+    try:
+        place = cgroup.read_text()
+    except OSError:
+        return
+    for unit in units:
+        if f"/{unit}" in place:
+            raise InstallError(
+                f"this runs inside {unit} and would be ended with it:"
+                " systemd-run --collect arc-agent upgrade … does it from outside"
+            )

@@ -1,0 +1,246 @@
+"""The program itself: one virtual environment a version, and a link to the current one.
+
+<home>/versions/1, 2, …    <home>/current -> versions/2    <home>/previous -> versions/1
+
+A new version begins as a copy of what is there: packages that an operator has added (plug-ins) come
+along, and nothing is fetched that is there already. Then pip puts the new release into it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from arc_runtime.installation import Host, InstallError, below, write_link
+
+DISTRIBUTION: Final = "arc-commands"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108
+"""What a unit with ProtectHome and PrivateTmp does not see."""
+
+
+class _DirectoryInfo(msgspec.Struct):
+    editable: bool = False
+
+
+class _Origin(msgspec.Struct):
+    """Where pip had a package from: direct_url.json (PEP 610)."""
+
+    url: str = ""
+    dir_info: _DirectoryInfo = msgspec.field(default_factory=_DirectoryInfo)
+
+
+class Program:
+    """The versions of a program below its home, such as /opt/arc."""
+
+    def __init__(self, host: Host, home: str, extra: str = "") -> None:
+        self._host = host
+        self._home = home
+        self._extra = extra
+        self.versions = below(host.root, f"{home}/versions")
+
+    def current(self) -> Path | None:
+        """The environment of the current version."""
+        return self._linked("current")
+
+    def previous(self) -> Path | None:
+        """The environment of the version before."""
+        return self._linked("previous")
+
+    def switch(self, version: Path) -> None:
+        """Make a version the current one, at once; the current one becomes the previous."""
+        old = self.current()
+        os.sync()
+        if old is not None and old != version:
+            write_link(self._link("previous"), f"versions/{old.name}")
+        write_link(self._link("current"), f"versions/{version.name}")
+
+    def set_previous(self, version: Path | None) -> None:
+        """Say which version is the one before."""
+        if version is None:
+            self._link("previous").unlink(missing_ok=True)
+        else:
+            write_link(self._link("previous"), f"versions/{version.name}")
+
+    def forget(self, version: Path) -> None:
+        """Remove a version that came to nothing."""
+        shutil.rmtree(version, ignore_errors=True)
+
+    def prune(self) -> None:
+        """Remove all versions but the current one and the one before."""
+        kept = {self.current(), self.previous()}
+        for version in self.versions.iterdir():
+            if version not in kept:
+                shutil.rmtree(version)
+
+    def build(self, base: Path, source: str | None) -> Path:
+        """Make the next version: a copy of the environment `base`, then `source` by pip.
+
+        `source` is a wheel, a directory or a requirement; None takes what is in `base`. Raises
+        InstallError, and leaves nothing then.
+        """
+        numbers = [int(each.name) for each in self.versions.iterdir() if each.name.isdecimal()]
+        version = self.versions / str(max(numbers, default=0) + 1)
+        old_mask = os.umask(0o022)  # the unit's user must be able to read it
+        try:
+            self._host.run([sys.executable, "-m", "venv", "--without-pip", str(version)])
+            origin = _editable_origin(base)
+            _copy(base, version, only_needed=origin is not None)
+            wanted = source or origin
+            if wanted is not None:
+                is_ours = origin is not None and source is None
+                self._pip(version, base, wanted, has_backend=is_ours)
+            old = [base, version]
+            if base.parent == self.versions:
+                old.append(Path(self._final(base)))
+            _point_scripts(version, old, Path(self._final(version)))
+            for path in version.rglob("*"):
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
+        except BaseException:
+            self.forget(version)
+            raise
+        finally:
+            os.umask(old_mask)
+        return version
+
+    def _final(self, version: Path) -> str:
+        """Where a version is when the system runs: scripts name their interpreter by it."""
+        return f"{self._home}/versions/{version.name}"
+
+    def _pip(self, version: Path, base: Path, source: str, *, has_backend: bool) -> None:
+        """Install something. `has_backend`: build it with the tools of this environment."""
+        path = Path(source).absolute()
+        if has_backend:
+            wheels = version / "wheels"
+            self._host.run(
+                [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
+                 "--no-build-isolation", "--wheel-dir", str(wheels), source]
+            )  # fmt: skip
+            path = next(iter(wheels.glob("*.whl")))
+        pip = [str(version / "bin/python"), "-m", "pip", "install", "--quiet", "--no-input"]
+        if not has_backend:
+            extra = f"[{self._extra}]" if self._extra else ""
+            self._host.run([*pip, "--upgrade", f"{path}{extra}" if path.exists() else source])
+        is_same = _release(version) == _release(base)
+        if path.exists() and is_same:  # the same number is no reason to leave it out
+            self._host.run([*pip, "--force-reinstall", "--no-deps", str(path)])
+        shutil.rmtree(version / "wheels", ignore_errors=True)
+
+    def _linked(self, name: str) -> Path | None:
+        link = self._link(name)
+        return self.versions / Path(os.readlink(link)).name if link.is_symlink() else None
+
+    def _link(self, name: str) -> Path:
+        return below(self._host.root, f"{self._home}/{name}")
+
+
+def check_interpreter(root: Path) -> None:
+    """Raise InstallError when units could not see the interpreter that this is."""
+    binary = os.path.realpath(sys.executable)
+    if root == Path("/") and binary.startswith(_HIDDEN):
+        raise InstallError(
+            f"this runs with {binary}, which a sandboxed unit cannot see: use the system's"
+            " python3 (/usr/bin/python3 -m venv …), or one below /opt or /usr/local"
+        )
+
+
+def _site(prefix: Path) -> Path:
+    """The directory of packages of an environment."""
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(prefix)}))
+
+
+def _distributions(prefix: Path) -> dict[str, importlib.metadata.Distribution]:
+    """What is installed in an environment, by normal name."""
+    found = importlib.metadata.distributions(path=[str(_site(prefix))])
+    return {_normal(each.metadata["Name"]): each for each in found}
+
+
+def _release(prefix: Path) -> str:
+    """Which release of ours an environment holds."""
+    ours = _distributions(prefix).get(DISTRIBUTION)
+    return ours.version if ours is not None else ""
+
+
+def _editable_origin(prefix: Path) -> str | None:
+    """The directory that an environment has us from by reference (`pip install -e`)."""
+    ours = _distributions(prefix).get(DISTRIBUTION)
+    if ours is None:
+        raise InstallError(f"{prefix} holds no {DISTRIBUTION}: give --from")
+    origin = msgspec.json.decode(ours.read_text("direct_url.json") or "{}", type=_Origin)
+    return unquote(urlsplit(origin.url).path) if origin.dir_info.editable else None
+
+
+def _copy(base: Path, version: Path, *, only_needed: bool) -> None:
+    """Copy packages and scripts: all of them, or what we need where people develop."""
+    site, target = _site(base), _site(version)
+    if not only_needed:
+        shutil.copytree(site, target, dirs_exist_ok=True, symlinks=True)
+        files: Iterable[Path] = (base / "bin").iterdir()
+    else:
+        files = list(_files(_needed(base)))
+        for file in files:
+            if file.is_relative_to(site) and file.exists():
+                place = target / file.relative_to(site)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, place)
+    for file in files:
+        if file.parent == base / "bin" and _is_script(file) and not file.is_symlink():
+            shutil.copy2(file, version / "bin" / file.name)
+
+
+def _files(found: Iterable[importlib.metadata.Distribution]) -> Iterator[Path]:
+    """All files of distributions, where they really are."""
+    for each in found:
+        for file in each.files or ():
+            yield Path(os.path.normpath(str(file.locate())))
+
+
+def _needed(prefix: Path) -> list[importlib.metadata.Distribution]:
+    """Ours, all that it needs, and pip."""
+    there = _distributions(prefix)
+    wanted, needed = [DISTRIBUTION, "pip", "setuptools"], dict[str, bool]()
+    while wanted:
+        name = wanted.pop()
+        if name in needed or name not in there:
+            continue
+        needed[name] = True
+        for line in there[name].requires or ():
+            if name == DISTRIBUTION or "extra ==" not in line:
+                found = _NAME.match(line)
+                wanted += [_normal(found[0])] if found else []
+    return [there[name] for name in needed]
+
+
+def _point_scripts(version: Path, old: Iterable[Path], new: Path) -> None:
+    """Let scripts and pyvenv.cfg name the place where the version will be."""
+    for file in (*(version / "bin").iterdir(), version / "pyvenv.cfg"):
+        if file.is_symlink() or not (_is_script(file) or file.suffix == ".cfg"):
+            continue
+        content = file.read_bytes()
+        for place in old:
+            content = content.replace(f"{place}/".encode(), f"{new}/".encode())
+        file.write_bytes(content)
+
+
+def _is_script(file: Path) -> bool:
+    """Whether a file names its interpreter."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        return opened.read(2) == b"#!"
+
+
+def _normal(name: str) -> str:
+    """A distribution's name as all spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

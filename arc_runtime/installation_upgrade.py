@@ -1,0 +1,98 @@
+"""Going to another version of the program, and back again when it does not come up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from arc_runtime.installation import Host, InstallError
+from arc_runtime.installation_program import Program
+from arc_runtime.installation_services import Services
+
+
+def upgrade(
+    program: Program,
+    host: Host,
+    services: Services,
+    *,
+    source: str,
+    units: Sequence[str],
+    check: Callable[[Path], None],
+    within_seconds: float,
+) -> Path:
+    """Build a version from `source`, check it, switch to it and restart the units that run.
+
+    `check` tries the new version on the configuration and raises InstallError. A unit that is not
+    ready in time brings the old version back. Raises InstallError; then the old version is the
+    current one, as it was, and runs again where it ran.
+    """
+    old = _current(program)
+    new = program.build(old, source)
+    try:
+        check(new)
+    except BaseException:
+        program.forget(new)
+        raise
+    try:
+        go_to(program, host, services, new, units=units, within_seconds=within_seconds)
+    except InstallError:
+        program.forget(new)
+        raise
+    program.prune()
+    return new
+
+
+def go_to(
+    program: Program,
+    host: Host,
+    services: Services,
+    version: Path,
+    *,
+    units: Sequence[str],
+    within_seconds: float,
+) -> None:
+    """Switch to a version and restart the units that run, or go back to the current one.
+
+    A unit is told to stop as always: it drains. Raises InstallError.
+    """
+    old = _current(program)
+    running = [unit for unit in units if services.is_active(unit)]
+    before = program.previous()
+    program.switch(version)
+    for unit in running:
+        host.say(f"restarting {unit}, which finishes what it runs first")
+        if not services.restart(unit, within_seconds):
+            host.say(f"{unit} was not ready in time with version {version.name}: going back")
+            _go_back(program, services, old, before, running, within_seconds)
+            raise InstallError(
+                f"version {version.name} was not ready within {within_seconds:g} s;"
+                f" version {old.name} is back. See: journalctl -u {unit}"
+            )
+    for unit in units:
+        if unit not in running:
+            host.say(f"{unit} did not run, and was not started")
+
+
+def _go_back(
+    program: Program,
+    services: Services,
+    old: Path,
+    before: Path | None,
+    units: Sequence[str],
+    within_seconds: float,
+) -> None:
+    """The old version again. Raises InstallError when not even that comes up."""
+    program.switch(old)
+    program.set_previous(before)
+    silent = [unit for unit in units if not services.restart(unit, within_seconds)]
+    if silent:
+        raise InstallError(
+            f"went back to version {old.name}, and it is not ready either: {', '.join(silent)}"
+        )
+
+
+def _current(program: Program) -> Path:
+    current = program.current()
+    if current is None:
+        raise InstallError("nothing is installed here: install it first")
+    return current

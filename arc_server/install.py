@@ -1,0 +1,55 @@
+"""`arc-server install`, `uninstall` and `upgrade`: what is the server's own about them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from arc_runtime.installation_cli import Front
+from arc_runtime.installation_product import Product
+from arc_runtime.installation_services import Services
+from arc_server.config import load_config
+
+PRODUCT: Final = Product(
+    name="arc-server",
+    package="arc_server",
+    home="/opt/arc-server",
+    config_directory="/etc/arc-server",
+    config_name="server",
+    kept=("arc.db", "keys", "blobs"),
+    extra="server",
+)
+
+_DATA: Final = "/var/lib/arc-server"
+_CONFIG: Final = """\
+# Written by `arc-server install`. All keys: docs/configuration.md.
+# After a change: arc-server check-config FILE, then systemctl restart arc-server.
+listen: {listen}
+data_dir: {data_dir}
+public_url: {public_url}
+"""
+
+
+def front(services: Callable[[Path], Services] | None = None) -> Front:
+    """The command line. `services` says who runs the units of a root; default: systemd."""
+    return Front(PRODUCT, add_options=_add_options, configure=_configure, services=services)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", metavar="HOST:PORT", help="default: 127.0.0.1:8484")
+    parser.add_argument("--public-url", metavar="URL", help="what clients reach it by")
+
+
+def _configure(given: argparse.Namespace) -> bytes | None:
+    """A configuration of the options, None to keep the one that is there. Raises SettingsError."""
+    there = Path(given.root, f"{PRODUCT.config_directory[1:]}/{PRODUCT.config_name}.yaml")
+    if given.listen is None and given.public_url is None and there.exists():
+        return None
+    listen = given.listen or "127.0.0.1:8484"
+    load_config(None, {"listen": listen, "public_url": given.public_url}, {})
+    return _CONFIG.format(
+        listen=json.dumps(listen), data_dir=_DATA, public_url=json.dumps(given.public_url)
+    ).encode()
