@@ -1,0 +1,1 @@
+"""Kills, power cuts and bad disks, and the means to judge what is left afterwards."""

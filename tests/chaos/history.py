@@ -1,0 +1,79 @@
+"""What clients did and what they were told: the only thing that the checker looks at.
+
+One event is one request. `ok`: a 200 and its answer. `fail`: a definite refusal (4xx), with its
+code. `unknown`: nobody can say whether it happened (the connection broke, 5xx): it may have, or
+not, at any time since it was asked. Instants are of the clients' monotonic clock, in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TERMINAL = frozenset({"SUCCEEDED", "FAILED", "EXPIRED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One request. What `asked` and `answer` hold for each kind of it, the checker's rules tell."""
+
+    kind: str
+    asked: Mapping[str, Any]
+    invoked: float
+    returned: float = math.inf
+    """Infinite for an unknown outcome."""
+    outcome: str = "unknown"
+    answer: Mapping[str, Any] | None = None
+    code: str = ""
+    """Why it was refused."""
+    who: str = ""
+
+
+class History:
+    """Events, in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def begin(self, who: str, kind: str, **asked: Any) -> Open:
+        """A request goes out now."""
+        return Open(self, who, kind, asked)
+
+    def save(self, file: Path) -> None:
+        """One event a line, to read when the checker has found something."""
+        file.write_text("".join(json.dumps(asdict(event)) + "\n" for event in self.events))
+
+
+class Open:
+    """A request whose outcome is not known yet. Exactly one of its methods is to be called."""
+
+    def __init__(self, history: History, who: str, kind: str, asked: Mapping[str, Any]) -> None:
+        self._history = history
+        self._parts = (kind, asked, time.monotonic())
+        self._who = who
+
+    def ok(self, **answer: Any) -> None:
+        """It was done."""
+        self._add(Event(*self._parts, time.monotonic(), "ok", answer, who=self._who))
+
+    def fail(self, code: str) -> None:
+        """It was refused."""
+        self._add(Event(*self._parts, time.monotonic(), "fail", None, code, self._who))
+
+    def unknown(self) -> None:
+        """Nobody knows."""
+        self._add(Event(*self._parts, who=self._who))
+
+    def _add(self, event: Event) -> None:
+        self._history.events.append(event)
+
+
+def digest(data: bytes) -> str:
+    """A body as histories hold it."""
+    return hashlib.sha256(data).hexdigest()[:16]

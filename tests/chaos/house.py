@@ -1,0 +1,90 @@
+"""A service on real files, without its HTTP: quick to start, and it dies like the whole server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from arc_server.blobs.keys import Signer
+from arc_server.blobs.local import LocalBlobStore
+from arc_server.commands import CommandService
+from arc_server.limits import CommandLimits
+from arc_server.ports import Clock
+from arc_server.store.sqlite import SqliteStore
+from arc_server.wakeups import Wakeups
+
+BASE_URL = "http://server.test/v1"
+INLINE_BYTES = 500
+"""Small, so that bodies move to blob storage without being large."""
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+class SetClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def drift(self) -> float:
+        return 0.0
+
+    def adjust(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+    def monotonic(self) -> float:
+        return (self._now - START).total_seconds()
+
+    async def sleep(self, seconds: float) -> None:
+        self.adjust(seconds)
+
+
+class House:
+    """What an operation works with."""
+
+    def __init__(
+        self, store: SqliteStore, blobs: LocalBlobStore, clock: Clock, signer: Signer
+    ) -> None:
+        self.store = store
+        self.blobs = blobs
+        self.clock = clock
+        self.has_failed = False
+        """The store says that the process is to stop."""
+        self.service = CommandService(
+            store=store,
+            blobs=blobs,
+            links=signer,
+            clock=clock,
+            wakeups=Wakeups(),
+            limits=CommandLimits(inline_bytes=INLINE_BYTES),
+        )
+
+    async def watch(self) -> None:
+        """Notice when the store has failed for good."""
+        await self.store.wait_failed()
+        self.has_failed = True
+
+
+@asynccontextmanager
+async def open_house(data_dir: Path, clock: Clock) -> AsyncIterator[House]:
+    """A data directory, laid out as the server does it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    store = await SqliteStore.open(data_dir / "arc.db")
+    try:
+        signer = Signer(data_dir / "keys")
+        blobs = LocalBlobStore(data_dir / "blobs", signer)
+        house = House(store, blobs, clock, signer)
+        watching = asyncio.create_task(house.watch())
+        try:
+            yield house
+        finally:
+            watching.cancel()
+            await house.service.finish()
+            await blobs.close()
+    finally:
+        await store.close()

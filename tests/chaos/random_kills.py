@@ -1,0 +1,105 @@
+"""Kills at random moments under load, and the judgement on what clients have seen."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+from acceptance.processes import let_real_time_pass
+
+from .audit import audit
+from .checker import Violation, check
+from .history import History
+from .load import Load
+from .victim import Victim
+
+SENDERS, HOLDERS, READERS = 4, 4, 2
+
+
+class Verdict(NamedTuple):
+    """What a run came to."""
+
+    violations: list[Violation]
+    audit: list[str]
+    history: History
+    seed: int
+
+    @property
+    def is_good(self) -> bool:
+        """No promise was broken."""
+        return not self.violations and not self.audit
+
+    def complaint(self) -> str:
+        """What a failing test shows."""
+        return "\n".join([*map(str, self.violations), *self.audit, self.summary()])
+
+    def summary(self) -> str:
+        """Counts for people."""
+        events = self.history.events
+        commands = {
+            event.answer["id"] for event in events if event.kind == "create" and event.answer
+        }
+        unknown = sum(event.outcome == "unknown" for event in events)
+        return (
+            f"{len(events)} requests, {unknown} of them without an answer, {len(commands)} commands"
+            f" (CHAOS_SEED={self.seed})"
+        )
+
+
+async def kill_at_random(kills: int, directory: Path) -> Verdict:
+    """Kill a server under load that many times; then everything ends, and is looked at."""
+
+    async def kill(victim: Victim, load: Load, source: random.Random) -> None:
+        for _ in range(kills):
+            await victim.start()
+            await load.more_events(source.randint(5, 80))
+            await let_real_time_pass(source.uniform(0, 0.01))
+            await victim.kill()
+
+    return await under_load(kill, directory)
+
+
+async def kill_at_failpoint(name: str, directory: Path) -> Verdict:
+    """The same with one death, at the N-th passing of a failpoint."""
+
+    async def kill(victim: Victim, load: Load, source: random.Random) -> None:
+        await victim.start({"ARC_FAILPOINT": f"{name}=kill@{source.randint(5, 20)}"})
+        await victim.died()
+
+    return await under_load(kill, directory)
+
+
+async def under_load(
+    kill: Callable[[Victim, Load, random.Random], Awaitable[None]], directory: Path
+) -> Verdict:
+    """Load while `kill` does what it does to a server; it is down then, and started once more."""
+    seed = int(os.environ.get("CHAOS_SEED") or random.randrange(1 << 32))
+    source = random.Random(seed)
+    victim = Victim(directory)
+    timeout = aiohttp.ClientTimeout(total=60)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            load = Load(victim, session, source)
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(load.run(SENDERS, HOLDERS, READERS))
+                await kill(victim, load, source)
+                await victim.start()
+                await load.more_events(20)
+                load.is_ending.set()
+                await running
+            await load.look_at_everything()
+            await victim.stop()
+    finally:
+        await victim.put_away()
+    load.history.save(directory / "history.jsonl")
+    return Verdict(
+        violations=check(load.history.events),
+        audit=audit(victim.data_dir),
+        history=load.history,
+        seed=seed,
+    )
