@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos test-big lock clean
+.PHONY: help demo test check bench chaos test-big deb test-deb lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ chaos: $(VENV)/.dev  ## kills at every boundary and at random moments
 
 test-big: $(VENV)/.dev  ## 200 MB bodies each way
 	@$(BIN)/python -m pytest tests/acceptance -m big -p no:xdist
+
+deb: $(VENV)/.runtime  ## Debian packages of agent and server, into dist/
+	@$(BIN)/python scripts/build_deb.py
+
+test-deb: $(VENV)/.dev  ## build, install, run, remove and purge them, in a scratch root
+	@$(BIN)/python -m pytest tests/integration/install/test_deb.py -m big -p no:xdist
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock

@@ -152,6 +152,7 @@ def _with_parents(steps: Sequence[AnyStep]) -> Iterator[AnyStep]:
 def install(product: Product, request: Request, host: Host, services: Services) -> bool:
     """Carry the plan out, and start the unit; whether anything was changed. Raises InstallError."""
     names = Names(product, request.instance)
+    _refuse_packaged(product, host)
     config = below(host.root, names.config)
     if request.config is None and not config.exists():
         raise InstallError(f"{config} is not there: say --server and --deployment, or --config")
@@ -173,6 +174,12 @@ def install(product: Product, request: Request, host: Host, services: Services) 
             f" see: journalctl -u {names.unit}"
         )
     return is_changed
+
+
+def _refuse_packaged(product: Product, host: Host) -> None:
+    """Raise InstallError where the program is dpkg's."""
+    if below(host.root, f"/var/lib/dpkg/info/{product.name}.list").exists():
+        raise InstallError(f"{product.name} is installed as a package here: apt manages it")
 
 
 def show_install(product: Product, request: Request, host: Host) -> list[str]:
@@ -328,6 +335,7 @@ def upgrade_product(
     product: Product, source: str, host: Host, services: Services, ready_seconds: float
 ) -> Path:
     """Go to the version that `source` makes, or stay where we are. Raises InstallError."""
+    _refuse_packaged(product, host)
     every = _instances(product, host)
     refuse_from_within([names.unit for names in every])
 

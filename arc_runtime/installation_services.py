@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from arc_runtime.installation import InstallError, Say
 
 _STOP_SECONDS: Final = 24 * 3600.0
 """A drain may be as long as its configuration says; systemd bounds it."""
 _QUICK_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.2
 
 
 class Services(Protocol):
@@ -34,6 +36,16 @@ class Services(Protocol):
         ...
 
 
+class _State(NamedTuple):
+    """What systemd says of a unit."""
+
+    active: str
+    invocation: str
+    """Another one with every start."""
+    restarts: int
+    """How often systemd has started it again by itself since it was asked to."""
+
+
 class Systemctl:
     """The running system's systemd."""
 
@@ -43,36 +55,47 @@ class Systemctl:
 
     def is_active(self, unit: str) -> bool:
         """See Services. A unit that waits to be restarted counts."""
-        done = subprocess.run(  # noqa: S603
-            ["systemctl", "show", "--property=ActiveState", "--value", unit],  # noqa: S607
-            text=True,
-            capture_output=True,
-            timeout=_QUICK_SECONDS,
-            check=False,
-        )
-        return done.stdout.strip() in ("active", "activating", "reloading")
+        return self._state(unit).active in ("active", "activating", "reloading")
 
     def restart(self, unit: str, within_seconds: float) -> bool:
-        """See Services. One job of systemd's: it goes on should we die in the middle."""
-        subprocess.run(  # noqa: S603
-            ["systemctl", "reset-failed", unit],  # noqa: S607
-            capture_output=True,
-            timeout=_QUICK_SECONDS,
-            check=False,
-        )
-        try:
-            done = subprocess.run(  # noqa: S603
-                ["systemctl", "restart", unit],  # noqa: S607
-                timeout=within_seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
+        """See Services. One job of systemd's: it goes on should we die in the middle.
+
+        The time that the old process takes to stop does not count.
+        """
+        before = self._state(unit).invocation
+        _said(["systemctl", "reset-failed", unit])
+        run_command(["systemctl", "restart", "--no-block", unit])
+        asked_at = time.monotonic()
+        started_at = None
+        while True:
+            state, now = self._state(unit), time.monotonic()
+            if state.invocation == before or state.active == "deactivating":
+                is_going_on = state.active in ("deactivating", "active", "reloading")
+                if not is_going_on and now - asked_at > within_seconds:
+                    return False
+            else:
+                started_at = started_at or now
+                if state.active == "active":
+                    return True
+                if state.active == "failed" or state.restarts or now - started_at > within_seconds:
+                    return False
+            time.sleep(_LOOK_SECONDS)
 
     def stop(self, unit: str) -> None:
         """See Services."""
         run_command(["systemctl", "stop", unit], seconds=_STOP_SECONDS)
+
+    def _state(self, unit: str) -> _State:
+        """How a unit is now."""
+        names = "ActiveState,InvocationID,NRestarts"
+        lines = _said(["systemctl", "show", f"--property={names}", unit]).splitlines()
+        found = {key: value for key, _, value in (line.partition("=") for line in lines)}
+        restarts = found.get("NRestarts", "")
+        return _State(
+            active=found.get("ActiveState", ""),
+            invocation=found.get("InvocationID", ""),
+            restarts=int(restarts) if restarts.isdecimal() else 0,
+        )
 
 
 class NoServices:
@@ -106,17 +129,18 @@ def services_of(root: Path, say: Say) -> Services:
 def systemd_version() -> int:
     """Of the systemd that is installed, 0 when there is none."""
     try:
-        done = subprocess.run(
-            ["systemctl", "--version"],  # noqa: S607
-            text=True,
-            capture_output=True,
-            timeout=_QUICK_SECONDS,
-            check=False,
-        )
+        words = _said(["systemctl", "--version"]).split()
     except OSError:
         return 0
-    words = done.stdout.split()
     return int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
+
+
+def _said(argv: Sequence[str]) -> str:
+    """What a quick command prints, however it ends. Raises OSError when it cannot be run."""
+    done = subprocess.run(  # noqa: S603
+        argv, text=True, capture_output=True, timeout=_QUICK_SECONDS, check=False
+    )
+    return done.stdout
 
 
 def run_command(argv: Sequence[str], seconds: float = 600.0) -> None:

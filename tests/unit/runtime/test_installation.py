@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from arc_agent.install import PRODUCT
 from arc_runtime import installation
 from arc_runtime.installation import (
     AnyStep,
@@ -24,7 +25,7 @@ from arc_runtime.installation import (
     shown,
     take_back,
 )
-from arc_runtime.installation_product import refuse_from_within
+from arc_runtime.installation_product import Request, install, refuse_from_within, upgrade_product
 from arc_runtime.installation_program import Program, check_interpreter
 from arc_runtime.installation_upgrade import go_to, upgrade
 
@@ -353,3 +354,14 @@ def test_an_interpreter_that_the_sandbox_hides_is_refused(
     with pytest.raises(InstallError, match="sandboxed unit cannot see"):
         check_interpreter(Path("/"))
     check_interpreter(tmp_path)
+
+
+def test_what_dpkg_has_installed_is_left_to_it(scratch: Scratch) -> None:
+    (scratch.root / "var/lib/dpkg/info").mkdir(parents=True)
+    (scratch.root / "var/lib/dpkg/info/arc-agent.list").touch()
+    services = Services(Program(scratch.host, "/opt/arc"), lambda *_: True)
+
+    with pytest.raises(InstallError, match="apt manages it"):
+        install(PRODUCT, Request(config=b""), scratch.host, services)
+    with pytest.raises(InstallError, match="apt manages it"):
+        upgrade_product(PRODUCT, "x", scratch.host, services, 1)
