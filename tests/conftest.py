@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-LEFT_OUT = "not big and not chaos"
+LEFT_OUT = "not big and not chaos and not host"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`-m` on the command line decides alone; without one, `big` and `chaos` stay out.
+    """`-m` on the command line decides alone; without one, `big`, `chaos` and `host` stay out.
 
     Workers of xdist inherit the expression of the process that started them, not its arguments:
     an explicit empty one becomes one that is true of every test.

@@ -18,6 +18,7 @@ from .conftest import House, run
 from .supervised import Unit
 
 SOURCE = Path(__file__).parents[3]
+pytestmark = pytest.mark.host  # minutes: it builds virtual environments
 ACCOUNTS = ("passwd", "group", "shadow", "gshadow")
 
 

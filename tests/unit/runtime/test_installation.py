@@ -348,6 +348,7 @@ def test_nothing_restarts_the_unit_that_it_runs_in(tmp_path: Path) -> None:
 def test_an_interpreter_that_the_sandbox_hides_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     check_interpreter(Path("/"))
     monkeypatch.setattr(sys, "executable", "/home/ada/.pyenv/bin/python3")
 
