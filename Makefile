@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos test-big deb test-deb lock clean
+.PHONY: help demo test check bench chaos test-big deb test-deb test-host lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ deb: $(VENV)/.runtime  ## Debian packages of agent and server, into dist/
 
 test-deb: $(VENV)/.dev  ## build, install, run, remove and purge them, in a scratch root
 	@$(BIN)/python -m pytest tests/integration/install/test_deb.py -m big -p no:xdist
+
+test-host: $(VENV)/.dev  ## install, upgrade, roll back and uninstall in a scratch root
+	@$(BIN)/python -m pytest tests/integration/install -m host -p no:xdist
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock
