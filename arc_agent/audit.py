@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from arc_agent.config import AuditSection
-from arc_agent.data_dir import sync_directory
+from arc_agent.data_dir import is_passing, sync_directory
 from arc_agent.execution import call_in, in_thread
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -41,6 +41,11 @@ _TAIL_BYTES: Final = 64 * 1024
 
 class AuditError(Exception):
     """A log that cannot be opened; the message is one clear line."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+        """Whether another try may succeed with nobody doing anything here."""
 
 
 class AuditUnavailable(Exception):
@@ -108,7 +113,8 @@ class Audit:
             torn = await in_thread(self._continue, "audit")
         except OSError as error:
             raise AuditError(
-                f"the audit log {self.directory} cannot be used: {error.strerror}"
+                f"the audit log {self.directory} cannot be used: {error.strerror}",
+                may_pass=is_passing(error),
             ) from None
         self._thread = threading.Thread(target=self._write_all, name="audit", daemon=True)
         self._thread.start()

@@ -18,7 +18,10 @@ from typing import Any, Final
 
 from arc_agent import __version__, host_cli
 
+_BROKEN: Final = 1
+"""A full disk or a directory in use: the unit tries again, and it may have passed."""
 _BAD: Final = 2
+"""A configuration does not get right by trying again: the unit leaves it."""
 _ADMINISTRATION: Final = {
     "install": "install the agent on this host, as a unit of systemd",
     "uninstall": "take that back",
@@ -153,7 +156,7 @@ def _refused(error: Exception) -> int:
     if isinstance(error, ImportFailed):
         _say(error.report.rstrip())
     _say(f"arc-agent: {error}")
-    return _BAD
+    return _BROKEN if getattr(error, "may_pass", False) else _BAD
 
 
 def _say(text: str) -> None:

@@ -11,10 +11,16 @@ from types import TracebackType
 from typing import Final, Self
 
 _LOCK: Final = "lock"
+_PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class DataDirError(Exception):
     """A directory that cannot be used; the message is one clear line."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+        """Whether another try may succeed with nobody doing anything here."""
 
 
 class DataDir:
@@ -33,7 +39,8 @@ class DataDir:
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise DataDirError(
-                f"the data directory {path} cannot be used: {error.strerror}"
+                f"the data directory {path} cannot be used: {error.strerror}",
+                may_pass=is_passing(error),
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +52,9 @@ class DataDir:
             os.close(self._lock)
             is_taken = error.errno in (errno.EAGAIN, errno.EACCES) and error.filename is None
             reason = "is used by another agent" if is_taken else f"cannot be used: {error.strerror}"
-            raise DataDirError(f"the data directory {path} {reason}") from None
+            raise DataDirError(
+                f"the data directory {path} {reason}", may_pass=is_taken or is_passing(error)
+            ) from None
 
     def free_bytes(self) -> int:
         """What the disk has left for us; 0 when it cannot be asked."""
@@ -71,6 +80,11 @@ class DataDir:
     ) -> None:
         """Close it."""
         self.close()
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether an error may be gone at the next try: a full disk, above all."""
+    return error.errno in _PASSING
 
 
 def sync_directory(path: Path) -> None:

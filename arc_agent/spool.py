@@ -20,7 +20,7 @@ import structlog
 
 from arc_agent.bodies import StoredBody
 from arc_agent.config import SpoolSection
-from arc_agent.data_dir import DataDir, sync_directory
+from arc_agent.data_dir import DataDir, is_passing, sync_directory
 from arc_protocol.types import PresignedRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -68,6 +68,11 @@ COMMIT;
 
 class SpoolError(Exception):
     """A spool that cannot be opened; the message is one clear line."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+        """Whether another try may succeed with nobody doing anything here."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +125,11 @@ class Spool:
         try:
             db = await _connect(path)
         except (sqlite3.Error, OSError) as error:
-            raise SpoolError(f"the spool {path} cannot be used: {error}") from None
+            code = getattr(error, "sqlite_errorcode", None)
+            may_pass = code in _PASSING or (isinstance(error, OSError) and is_passing(error))
+            raise SpoolError(
+                f"the spool {path} cannot be used: {error}", may_pass=may_pass
+            ) from None
         spool = cls(data_dir, settings, db)
         try:
             await spool._load()
