@@ -79,6 +79,7 @@ from arc_server.ports import (
     ResponseLinks,
     StoredBlob,
     StoredInline,
+    StoredSuccess,
 )
 from arc_server.wakeups import Wakeups
 
@@ -202,6 +203,7 @@ class CommandService:
             raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
         state = stored.command.state
         if state is not State.PENDING_UPLOAD or not isinstance(stored.params, AwaitedBlob):
+            await self._bodies.seal(stored.params)  # a process that died may not have come to it
             raise InvalidStateTransition(
                 f"the command is {state}, not waiting for an upload",
                 **{"from": state, "to": State.PENDING},
@@ -321,8 +323,11 @@ class CommandService:
         """
         command: Command | None = None
         if within is not None or not self._bodies.is_small(response):
-            command = (await self._find(command_id, within)).command
+            found = await self._find(command_id, within)
+            command = found.command
             if command.state in lifecycle.TERMINAL:
+                if isinstance(found.response, StoredSuccess):  # see upload_complete
+                    await self._bodies.seal_response(found.response)
                 return
             _check_lease(command, lease_id)  # before the body: a stale holder's is not there
         stored = await self._bodies.accept_response(command, response, lease_id)

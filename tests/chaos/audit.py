@@ -66,16 +66,23 @@ def dump(data_dir: Path, scratch: Path) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def audit(data_dir: Path, *, is_thorough: bool = True) -> list[str]:
+def audit(data_dir: Path, *, are_sealed: bool = False) -> list[str]:
     """What is wrong in a data directory that nobody uses."""
     with closing(sqlite3.connect(data_dir / "arc.db")) as database:
-        return list(problems(database, data_dir / "blobs", is_thorough=is_thorough))
+        return list(problems(database, data_dir / "blobs", are_sealed=are_sealed))
 
 
 def problems(
-    database: sqlite3.Connection, blobs: Path, *, is_thorough: bool = True
+    database: sqlite3.Connection,
+    blobs: Path,
+    *,
+    is_thorough: bool = True,
+    are_sealed: bool = False,
 ) -> Iterator[str]:
-    """What is wrong in an open database, and with the blobs that it refers to."""
+    """What is wrong in an open database, and with the blobs that it refers to.
+
+    `are_sealed`: these were all handed in by requests that were answered.
+    """
     check = "integrity_check" if is_thorough else "quick_check"
     for (verdict,) in database.execute(f"PRAGMA {check}"):
         if verdict != "ok":
@@ -92,6 +99,8 @@ def problems(
             found = blob_file(blobs, path)
             if found is None:
                 yield f"{table}: there is no blob {path}"
+            elif are_sealed and found.suffix != ".sealed":
+                yield f"{table}: {path} may still be replaced"
             elif found.stat().st_size != size:
                 yield f"{table}: {path} has {found.stat().st_size} bytes of {size}"
 
