@@ -72,6 +72,7 @@ class Presence:
             log.debug("presence.failed", reason=error.reason)
             return
         self._announced = epoch
+        self._contact.succeeded("agents")
         if answer.status in (404, 405):
             self._contact.lacks("agents")
         elif answer.status >= 300:

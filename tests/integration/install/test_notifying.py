@@ -86,6 +86,7 @@ def test_an_agent_tells_its_whole_life(place: Path, house: House) -> None:
 def test_the_status_changes_every_few_seconds_at_most(place: Path, house: House) -> None:
     with agent(place, house, watchdog_seconds=4) as unit:
         assert unit.start(), unit.tail()
+        house.invoke("arc.ping")
         unit.until(lambda: len(unit.told("STATUS=")) >= 2)
 
         at = [when for when, text in unit.messages if text.startswith("STATUS=")]
