@@ -153,7 +153,8 @@ class World:
         file = self._notes / "runs"
         if not file.exists():
             return []
-        notes = [json.loads(line) for line in file.read_text().splitlines()]
+        whole, _, _ = file.read_text().rpartition("\n")  # the last line may still be on its way
+        notes = [json.loads(line) for line in whole.splitlines()]
         return [
             note
             for note in notes
