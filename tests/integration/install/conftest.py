@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,5 +75,8 @@ def server(root: Path, **options: float) -> Unit:
 @pytest.fixture
 def house(server_unit: Unit) -> House:
     """The server that runs, and its root."""
-    url = server_unit.told("STATUS=serving on ")
+    until = time.monotonic() + 10
+    while not (url := server_unit.told("STATUS=serving on ")):  # it comes after READY
+        assert time.monotonic() < until, server_unit.tail()
+        time.sleep(0.02)
     return House(server_unit.root, url[0].removeprefix("STATUS=serving on "))
