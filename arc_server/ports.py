@@ -330,6 +330,7 @@ class CommandStore(Protocol):
     ) -> Renewal:
         """Extend live leases (DISPATCHED, latest lease, lapsed or not) to `now + lease_seconds`.
 
+        Never back: a holder that does not hear the answer goes by what it was told before.
         With `deployment_id`, leases of other deployments are lost to the caller.
         """
         ...

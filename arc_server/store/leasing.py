@@ -214,8 +214,12 @@ def renew(
         if row is None:
             lost.append(lease_id)
             continue
-        endings.hit_one(db.change("renew", seq=row[0], lease_id=lease_id, expires_at=micros(until)))
-        renewed.append(msgspec.structs.replace(command_of(row), lease_expires_at=until))
+        command = command_of(row)
+        expires_at = max(until, command.lease_expires_at or until)
+        endings.hit_one(
+            db.change("renew", seq=row[0], lease_id=lease_id, expires_at=micros(expires_at))
+        )
+        renewed.append(msgspec.structs.replace(command, lease_expires_at=expires_at))
         db.remember(row[0], renewed[-1])
     return Renewal(renewed=renewed, lost=lost)
 

@@ -387,6 +387,7 @@ class MemoryStore:
                 lost.append(lease_id)
             else:
                 until = now + timedelta(seconds=lease_seconds)
+                until = max(until, stored.command.lease_expires_at or until)
                 renewed.append(self._set(stored, lease_expires_at=until))
         return Renewal(renewed=renewed, lost=lost)
 

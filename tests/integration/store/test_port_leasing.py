@@ -116,6 +116,18 @@ async def test_leases_are_extended_from_now_even_when_they_have_lapsed(store: Co
     assert not await store.requeue_lapsed(after(134), 10)
 
 
+async def test_a_renewal_never_shortens_a_lease(store: CommandStore) -> None:
+    held = await leased(store)
+    lease_id = held.lease_id or ""
+
+    renewal = await store.renew([lease_id], 1, after(10))
+
+    [renewed] = renewal.renewed
+    assert renewed.lease_expires_at == held.lease_expires_at
+    assert await read(store, held.command_id) == held
+    assert await store.requeue_lapsed(after(59), 10) == []
+
+
 async def test_each_lease_of_a_renewal_stands_alone(store: CommandStore) -> None:
     held, released, done = await leased(store), await leased(store), await leased(store)
     await store.release(released.lease_id or "", NOW, costs_attempt=True)
