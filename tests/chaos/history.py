@@ -46,8 +46,25 @@ class History:
         return Open(self, who, kind, asked)
 
     def save(self, file: Path) -> None:
-        """One event a line, to read when the checker has found something."""
+        """One event a line."""
         file.write_text("".join(json.dumps(asdict(event)) + "\n" for event in self.events))
+
+    def about(self, word: str) -> list[str]:
+        """For people: all that mentions a command (or a lease of it) or a key, in order."""
+        words = {word} | {
+            lease["lease"]
+            for event in self.events
+            if event.kind == "lease" and event.answer is not None
+            for lease in event.answer["leases"]
+            if lease["id"] == word
+        }
+        found = [event for event in self.events if any(word in str(event) for word in words)]
+        return [
+            f"{event.invoked:.3f}–{event.returned:.3f} {event.who} {event.kind} {dict(event.asked)}"
+            f" → {event.outcome} {event.code or _only(word, event.answer)}"
+            for event in sorted(found, key=lambda each: each.invoked)
+            if event.kind != "list"
+        ]
 
 
 class Open:
@@ -72,6 +89,13 @@ class Open:
 
     def _add(self, event: Event) -> None:
         self._history.events.append(event)
+
+
+def _only(word: str, answer: Mapping[str, Any] | None) -> Any:
+    """An answer, of leases only those of one command."""
+    if answer is None or "leases" not in answer:
+        return answer
+    return [lease for lease in answer["leases"] if word in str(lease)]
 
 
 def digest(data: bytes) -> str:

@@ -28,6 +28,8 @@ class Verdict(NamedTuple):
     audit: list[str]
     history: History
     seed: int
+    said: list[str]
+    """What the servers have logged."""
 
     @property
     def is_good(self) -> bool:
@@ -35,8 +37,11 @@ class Verdict(NamedTuple):
         return not self.violations and not self.audit
 
     def complaint(self) -> str:
-        """What a failing test shows."""
-        return "\n".join([*map(str, self.violations), *self.audit, self.summary()])
+        """What a failing test shows: what is wrong, the stories of these commands, the logs."""
+        about = {violation.about for violation in self.violations}
+        stories = [line for each in sorted(about) for line in self.history.about(each)]
+        problems = [*map(str, self.violations), *self.audit]
+        return "\n".join([*problems, *stories, *self.said, self.summary()])
 
     def summary(self) -> str:
         """Counts for people."""
@@ -102,4 +107,5 @@ async def under_load(
         audit=audit(victim.data_dir),
         history=load.history,
         seed=seed,
+        said=victim.said,
     )

@@ -27,6 +27,8 @@ class Victim:
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self.is_up = asyncio.Event()
         self.starts = 0
+        self.said: list[str] = []
+        """Everything that its processes have logged."""
         self._config = directory / "server.yaml"
         self._config.write_text(json.dumps(SETTINGS))  # JSON is YAML
         self._process: Process | None = None
@@ -73,7 +75,7 @@ class Victim:
     async def died(self, code: int = -9) -> None:
         """Wait until it is dead, by SIGKILL unless another exit code is expected."""
         assert self._process is not None
-        found = await self._process.ended()
+        found = await self._ended()
         self.is_up.clear()
         assert found == code, self._process.tail()
 
@@ -81,7 +83,16 @@ class Victim:
         """SIGTERM, and a good end."""
         assert self._process is not None
         self._process.terminate()
-        assert await self._process.ended() == 0, self._process.tail()
+        assert await self._ended() == 0, self._process.tail()
+
+    async def _ended(self) -> int:
+        """Wait for its end; its exit code, and its log for those who want to know."""
+        assert self._process is not None
+        code = await self._process.ended()
+        self.said += [
+            f"{event['seen_at']:.3f} {self._process.name}: {event}" for event in self._process.log
+        ]
+        return code
 
     async def put_away(self) -> None:
         """Whatever has become of it, it runs no more."""

@@ -42,12 +42,13 @@ class Wire:
             ) as answer:
                 text = await answer.read()
                 return answer.status, json.loads(text) if text else {}
-        except aiohttp.ClientConnectorError:
-            await asyncio.sleep(0)  # down: `is_up` will tell
-            return None
-        except (aiohttp.ClientError, ConnectionError):
-            if event is not None:
+        except (aiohttp.ClientError, ConnectionError) as error:
+            # aiohttp sends a PUT or GET again by itself: that the second try found nobody there
+            # does not tell that the first one came to nothing.
+            is_unsent = isinstance(error, aiohttp.ClientConnectorError) and method == "POST"
+            if event is not None and not is_unsent:
                 event.unknown()
+            await asyncio.sleep(0)
             return None
         finally:
             self.progress.set()
