@@ -77,9 +77,17 @@ class Story:
         leased = {"lease": lease, "id": "c", "attempt": attempt, "params": params}
         return self._add("lease", {"leases": [leased]}, "", seconds=seconds)
 
-    def renew(self, lease: str = "l1", *, lost: bool = False, seconds: int = 100) -> Story:
+    def renew(
+        self,
+        lease: str = "l1",
+        *,
+        lost: bool = False,
+        seconds: int = 100,
+        is_heard: bool = True,
+    ) -> Story:
         answer = {"renewed": [] if lost else [lease], "lost": [lease] if lost else []}
-        return self._add("renew", answer, "", leases=[lease], seconds=seconds)
+        heard = answer if is_heard else None
+        return self._add("renew", heard, "", leases=[lease], seconds=seconds)
 
     def release(self, lease: str = "l1", *, drain: bool = False, code: str = "") -> Story:
         answer = None if code else {}
@@ -268,6 +276,10 @@ BROKEN = {
     "two holders": (Story().create().lease().lease("l2", 2), "one_holder_at_a_time"),
     "two holders after a renewal": (
         Story().create().lease(seconds=2).renew().wait(10).lease("l2", 2),
+        "one_holder_at_a_time",
+    ),
+    "a renewal that nobody heard of shortens a lease": (
+        Story().create().lease().renew(seconds=1, is_heard=False).wait(5).lease("l2", 2),
         "one_holder_at_a_time",
     ),
     "the same lease twice": (
