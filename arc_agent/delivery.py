@@ -1,7 +1,8 @@
 """Handing finished responses in, until the server has said its last word on each.
 
 In order, as long as the server takes them; a response that alone fails does not hold up the rest.
-Uploads of large bodies go on beside.
+What is finished while others are on their way goes out together, in one request, to a server that
+knows how to take that. Uploads of large bodies go on beside.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import math
 from typing import Final
 
+import msgspec
 import structlog
 
 from arc_agent.clock import Clock
@@ -20,11 +22,16 @@ from arc_agent.leases import LeaseTable
 from arc_agent.pulse import Pulse
 from arc_agent.spool import Entry, Spool
 from arc_agent.transfer import Transfer, TransferRefused
+from arc_protocol.errors import InvalidCommand
 from arc_protocol.types import (
+    ErrorBody,
     ErrorResponse,
     InlineBody,
+    Message,
+    RespondResponse,
     StorageBody,
     SuccessResponse,
+    decode,
     encode,
 )
 from arc_protocol.urls import same_origin
@@ -36,8 +43,13 @@ _FIRST_SECONDS: Final = 0.1
 _QUICK_SECONDS: Final = 1.0
 """While the lease lasts: 100 ms doubling to 1 s (protocol.md 1.4). Later: BackOff."""
 _DONE: Final = (404, 409, 410)
-_SUBMITS: Final = 8
+_SUBMITS: Final = 4
 """How many are on their way at once while all is well; one at a time after a failure."""
+_SHARED: Final = 100
+_SHARED_BYTES: Final = 1024 * 1024
+"""How many responses share a request at most, and about how large it is."""
+_SHARING: Final = "responses"
+"""What the server is asked to know for that (POST /commands/leases/respond)."""
 _UPLOADS: Final = 2
 _INLINE_FALLBACK_BYTES: Final = 20 * 1024 * 1024
 """What is sent inline when its upload URL is no longer accepted: fits a request of 32 MiB."""
@@ -55,6 +67,22 @@ class _Progress:
         self.is_unstorable = False
         """Its upload URL is not accepted."""
         self.was_uploaded_again = False
+        self.is_alone = False
+        """It was handed in together with others, and the server did not take it so."""
+
+
+class _Submitted(Message, frozen=True, kw_only=True):
+    """SubmittedResponse, with a response that was encoded before."""
+
+    lease_id: str
+    command_id: str
+    response: msgspec.Raw
+
+
+class _Respond(Message, frozen=True, kw_only=True):
+    """RespondRequest, of those."""
+
+    responses: list[_Submitted]
 
 
 class Delivery:
@@ -144,13 +172,17 @@ class Delivery:
         """Start what can be started; the seconds until the next may be, None when none waits."""
         now = self._clock()
         nexts: list[float] = []
+        shared: list[tuple[Entry, _Progress]] = []
+        room = _SHARED_BYTES
         window = 1 if self._pauses else _SUBMITS
         is_paused = self._paused_until > now
         if is_paused:
             nexts.append(self._paused_until)
         for entry in self._spool.entries():
             may_upload = self._uploads < _UPLOADS and self._spool.has_uploads
-            if not may_upload and (is_paused or self._submits >= window):
+            may_submit = not is_paused and self._submits < window
+            is_full = len(shared) == _SHARED or room <= 0
+            if not may_upload and (is_full or not may_submit):
                 break  # nothing further can be started: a long spool is not walked each time
             progress = self._of(entry)
             if progress.is_busy:
@@ -164,10 +196,21 @@ class Delivery:
                     progress.is_busy = True
                     group.create_task(self._upload(entry, progress))
                 continue
-            if not is_paused and self._submits < window:
-                self._submits += 1
-                progress.is_busy = True
-                group.create_task(self._submit(entry, progress))
+            if not may_submit or is_full:
+                continue
+            progress.is_busy = True
+            if self._may_share(entry, progress):
+                shared.append((entry, progress))
+                room -= entry.message_bytes
+                continue
+            self._submits += 1
+            group.create_task(self._submit(entry, progress))
+        if len(shared) == 1:
+            self._submits += 1
+            group.create_task(self._submit(*shared[0]))
+        elif shared:
+            self._submits += 1
+            group.create_task(self._submit_all(shared))
         return max(0.0, min(nexts) - now) if nexts else None
 
     def _of(self, entry: Entry) -> _Progress:
@@ -177,6 +220,18 @@ class Delivery:
             progress = self._progress[entry.seq] = _Progress()
             progress.needs_token = entry.submit_url is None
         return progress
+
+    def _may_share(self, entry: Entry, progress: _Progress) -> bool:
+        """Whether a response may go out in one request with others: once, and while it is small."""
+        return (
+            entry.body is None
+            and entry.message_bytes < _SHARED_BYTES
+            and not progress.failures
+            and not progress.is_alone
+            and (progress.needs_token or self._is_ours(entry))
+            and self._contact.knows_additions
+            and self._contact.supports(_SHARING)
+        )
 
     def _must_upload(self, entry: Entry, progress: _Progress) -> bool:
         """Whether the body has to go to the store first."""
@@ -270,6 +325,71 @@ class Delivery:
             if error.status == 403:
                 return Answer(403, b"", {})
             raise
+
+    async def _submit_all(self, shared: list[tuple[Entry, _Progress]]) -> None:
+        """Hand several responses in by one request; what gets no answer of its own goes alone."""
+        try:
+            answers = await self._share(shared)
+        except NoContact as error:
+            if error.status is None:  # an outage is no fault of theirs, but somebody goes first
+                await self._failed(*shared[0], error)
+            else:
+                self._part(shared, error.reason)
+        except Exception as error:  # as above
+            log.exception("submit.failed", responses=len(shared))
+            self._part(shared, str(error))
+        else:
+            for (entry, progress), refusal in zip(shared, answers, strict=True):
+                if refusal is None:
+                    await self._delivered(entry, 200)
+                elif refusal.http_status_code in _DONE:
+                    await self._delivered(entry, refusal.http_status_code)
+                else:
+                    progress.is_alone = True
+        finally:
+            self._submits -= 1
+            for _, progress in shared:
+                await self._note(progress)
+
+    def _part(self, shared: list[tuple[Entry, _Progress]], reason: str) -> None:
+        """Nobody knows which of them the server does not like: each goes alone."""
+        log.debug("submit.apart", responses=len(shared), reason=reason)
+        for _, progress in shared:
+            progress.is_alone = True
+
+    async def _share(self, shared: list[tuple[Entry, _Progress]]) -> list[ErrorBody | None]:
+        """Send responses together: for each what it was refused for, None for what was taken.
+
+        Raises NoContact; with a status when the server answered, but not to each.
+        """
+        request = _Respond(
+            responses=[
+                _Submitted(
+                    lease_id=entry.lease_id,
+                    command_id=entry.command_id,
+                    response=msgspec.Raw(await self._message(entry, progress)),
+                )
+                for entry, progress in shared
+            ]
+        )
+        url = self._connection.url("commands", "leases", "respond")
+        try:
+            answer = await self._connection.call("POST", url, encode(request))
+        except Refused:  # a token that may not: the pre-authorised URLs may
+            self._contact.lacks(_SHARING)
+            raise
+        if answer.status in (404, 405):
+            self._contact.lacks(_SHARING)
+        if answer.status != 200:
+            raise NoContact(f"the server answered {answer.status}", status=answer.status)
+        try:
+            refused = decode(answer.body, RespondResponse).refused
+        except InvalidCommand as error:
+            raise NoContact(f"no such answer: {error.message}", status=200) from error
+        self._contact.succeeded("submit")
+        self._pauses = 0
+        errors = {refusal.lease_id: refusal.error for refusal in refused}
+        return [errors.get(entry.lease_id) for entry, _ in shared]
 
     async def _message(self, entry: Entry, progress: _Progress) -> bytes:
         """The response as it is sent now."""

@@ -23,6 +23,7 @@ from arc_client.transfer import Download, Location
 from arc_client.waiting import POLL_SECONDS, look, until_end
 from arc_client.watch import Watch
 from arc_protocol.errors import ArcError
+from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.types import (
     DEFAULT_INLINE_BYTES,
     AgentInfo,
@@ -44,6 +45,10 @@ WAIT_SECONDS: Final = 60.0
 """How long `invoke` and `wait` wait unless told otherwise, as every public sender does."""
 RETRY_SECONDS: Final = 30.0
 """For how long a request that fails in passing is tried again."""
+
+FIRST_WAIT_SECONDS: Final = 1.0
+"""How long `invoke` asks the server to hold the create for the result: most commands are quick, and
+those need no second request."""
 
 _PAGE: Final = 100
 """How many commands a page of a list has at most."""
@@ -67,19 +72,34 @@ class SendOptions(TypedDict, total=False):
 class Command:
     """A command that was sent, to ask about or to wait for."""
 
-    def __init__(self, client: Client, created: CreateCommandResponse, key: str) -> None:
+    def __init__(
+        self,
+        client: Client,
+        created: CreateCommandResponse,
+        key: str,
+        *,
+        waited_seconds: float = 0,
+    ) -> None:
         self._client = client
         self.id: Final = created.command_id
         self.state: Final = created.state
         """Where it stood when it was sent: further on, for a key that was used before."""
         self.idempotency_key: Final = key
+        self._status = created.status
+        self.waited_seconds: Final = waited_seconds if created.status is not None else 0
+        """How long the server was asked to wait for its end before it answered."""
 
     async def result(
         self, *, timeout: float | None = WAIT_SECONDS, returns: type[T] = ANYTHING
     ) -> T:
         """Wait for it; see Client.wait."""
-        status = await self._client.wait_for_end(self.id, timeout=timeout, is_known=True)
-        return await self._client.result_of(status, returns)
+        return await self._client.result_of(await self.end(timeout=timeout), returns)
+
+    async def end(self, *, timeout: float | None = WAIT_SECONDS) -> CommandStatus:
+        """Wait until it is SUCCEEDED, FAILED or EXPIRED; see Client.wait_for_end."""
+        if self._status is not None and self._status.state in TERMINAL:
+            return self._status
+        return await self._client.wait_for_end(self.id, timeout=timeout, is_known=True)
 
     async def status(self) -> CommandStatus:
         """Where it stands now; see Client.status."""
@@ -168,8 +188,8 @@ class Client:
         Raises CommandFailed, CommandExpired, CommandTimeout and the rest of arc_client.errors.
         Cancelling this call does not cancel the command.
         """
-        sent = await self._send(deployment, command, params, options, self._patience(timeout))
-        return await sent.result(timeout=timeout, returns=returns)
+        status = await self._invoke(deployment, command, params, options, timeout)
+        return await self.result_of(status, returns)
 
     async def invoke_to_file(
         self,
@@ -185,8 +205,7 @@ class Client:
 
         The file appears whole or not at all. Raises OSError too.
         """
-        sent = await self._send(deployment, command, params, options, self._patience(timeout))
-        status = await self.wait_for_end(sent.id, timeout=timeout, is_known=True)
+        status = await self._invoke(deployment, command, params, options, timeout)
         return await self.result_to_file(path, status)
 
     async def send(
@@ -350,8 +369,30 @@ class Client:
             async for chunk in download:
                 yield chunk
 
+    async def _invoke(
+        self,
+        deployment: str,
+        command: str,
+        params: Any,
+        options: SendOptions,
+        timeout: float | None,
+    ) -> CommandStatus:
+        """Create a command and wait for its end; a quick one ends within the first request."""
+        wait = FIRST_WAIT_SECONDS if timeout is None else min(FIRST_WAIT_SECONDS, timeout)
+        sent = await self._send(
+            deployment, command, params, options, self._patience(timeout), wait_seconds=wait
+        )
+        return await sent.end(timeout=None if timeout is None else timeout - sent.waited_seconds)
+
     async def _send(
-        self, deployment: str, command: str, params: Any, options: SendOptions, patience: float
+        self,
+        deployment: str,
+        command: str,
+        params: Any,
+        options: SendOptions,
+        patience: float,
+        *,
+        wait_seconds: float | None = None,
     ) -> Command:
         """Create a command and upload what is too large to go with it."""
         key = options.get("idempotency_key")
@@ -371,6 +412,7 @@ class Client:
                     idempotency_key=key,
                     target_resource_id=options.get("target"),
                     max_attempts=options.get("max_attempts"),
+                    wait_seconds=wait_seconds or None,
                 )
                 sending = Sending(
                     self._connection,
@@ -388,7 +430,7 @@ class Client:
         except ArcError as error:
             error.context = {**error.context, "idempotency_key": key}
             raise
-        return Command(self, created, key)
+        return Command(self, created, key, waited_seconds=wait_seconds or 0)
 
     async def _find(self, command_id: str, patience: float) -> CommandStatus:
         """The status of a command, at once."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from arc_client.connection import Connection
+from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import InvalidParams, UploadFailed
 from arc_client.pace import Clock, retried
 from arc_client.params import Body
@@ -57,7 +57,13 @@ class Sending:
         """
         url = self._connection.url("commands")
         answer = await self._retried(
-            lambda: self._connection.call("POST", url, CreateCommandResponse, message=self._request)
+            lambda: self._connection.call(
+                "POST",
+                url,
+                CreateCommandResponse,
+                message=self._request,
+                limit_seconds=ANSWER_SECONDS + (self._request.wait_seconds or 0),
+            )
         )
         if answer.storage_upload is not None:
             self._location = answer.storage_upload, url

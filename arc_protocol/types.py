@@ -167,6 +167,8 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     target_resource_id: Label | None = None
     """Empty is a target that does not exist, not the default."""
     max_attempts: int | None = None
+    wait_seconds: float | None = None
+    """Ours: answer when the command is terminal, or after so many seconds, 0 to 60."""
 
 
 class StorageUpload(Message, frozen=True, kw_only=True):
@@ -174,29 +176,6 @@ class StorageUpload(Message, frozen=True, kw_only=True):
 
     put_request: PresignedRequest
     expires_at: Timestamp
-
-
-class CreateCommandResponse(Message, frozen=True, kw_only=True):
-    """The answer of create; `next` is `upload` while the params are still to be uploaded."""
-
-    command_id: str
-    state: State
-    inline_allowed_up_to: int
-    next: Literal["poll", "upload"]
-    storage_upload: StorageUpload | None = None
-
-
-class UploadCompleteRequest(Message, frozen=True, kw_only=True):
-    """POST /commands/{id}/upload-complete."""
-
-    size: Size
-
-
-class UploadCompleteResponse(Message, frozen=True, kw_only=True):
-    """The answer of upload-complete."""
-
-    command_id: str
-    state: State
 
 
 class CommandStatus(Message, frozen=True, kw_only=True):
@@ -218,6 +197,31 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     cancel_requested: bool | None = None
 
 
+class CreateCommandResponse(Message, frozen=True, kw_only=True):
+    """The answer of create; `next` is `upload` while the params are still to be uploaded."""
+
+    command_id: str
+    state: State
+    inline_allowed_up_to: int
+    next: Literal["poll", "upload"]
+    storage_upload: StorageUpload | None = None
+    status: CommandStatus | None = None
+    """Where the command stands after `wait_seconds`; `state` is as it was stored."""
+
+
+class UploadCompleteRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/{id}/upload-complete."""
+
+    size: Size
+
+
+class UploadCompleteResponse(Message, frozen=True, kw_only=True):
+    """The answer of upload-complete."""
+
+    command_id: str
+    state: State
+
+
 class CommandList(Message, frozen=True, kw_only=True, omit_defaults=True):
     """GET /commands, newest first. `cursor` is for the next page, absent on the last."""
 
@@ -231,6 +235,16 @@ class Payload(Message, frozen=True, kw_only=True):
     command_id: str | None = None
     params: BodySpec | None = None
     response: CommandResponse | None = None
+
+
+class ErrorBody(Message, frozen=True, kw_only=True):
+    """The body of every error answer."""
+
+    code: str
+    message: str
+    retryable: bool
+    http_status_code: int
+    context: dict[str, Any] | None = None
 
 
 # Leases
@@ -330,6 +344,33 @@ class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
     cancelled: list[str]
 
 
+class SubmittedResponse(Message, frozen=True, kw_only=True):
+    """A response with the lease that it is handed in under."""
+
+    lease_id: Name
+    command_id: Name
+    response: CommandResponse
+
+
+class RespondRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases/respond: one call for all that is finished. Each stands alone."""
+
+    responses: Annotated[list[SubmittedResponse], msgspec.Meta(max_length=1_000)]
+
+
+class RefusedResponse(Message, frozen=True, kw_only=True):
+    """A response that PUT …/response would have refused with `error`."""
+
+    lease_id: str
+    error: ErrorBody
+
+
+class RespondResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """What was refused; all the rest was taken."""
+
+    refused: list[RefusedResponse]
+
+
 # Agents
 
 
@@ -398,16 +439,6 @@ class AgentList(Message, frozen=True, kw_only=True):
     """GET /agents."""
 
     agents: list[AgentInfo]
-
-
-class ErrorBody(Message, frozen=True, kw_only=True):
-    """The body of every error answer."""
-
-    code: str
-    message: str
-    retryable: bool
-    http_status_code: int
-    context: dict[str, Any] | None = None
 
 
 # Coding

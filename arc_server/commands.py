@@ -54,12 +54,16 @@ from arc_protocol.types import (
     LeaseRequest,
     LeaseResponse,
     Payload,
+    RefusedResponse,
     RenewedLease,
     RenewRequest,
     RenewResponse,
+    RespondRequest,
+    RespondResponse,
     ResponseHandling,
     State,
     UploadCompleteResponse,
+    error_body,
     utc,
 )
 from arc_server.bodies import Bodies, directory
@@ -72,6 +76,7 @@ from arc_server.ports import (
     CommandFilter,
     CommandStore,
     CommandWithResponse,
+    Completion,
     Grant,
     Granted,
     LeaseQuery,
@@ -79,7 +84,9 @@ from arc_server.ports import (
     ResponseLinks,
     StoredBlob,
     StoredInline,
+    StoredResponse,
     StoredSuccess,
+    Submission,
 )
 from arc_server.wakeups import Wakeups
 
@@ -233,7 +240,7 @@ class CommandService:
 
         Raises CommandNotFound, InvalidCommand (a wait out of bounds).
         """
-        _check_wait(wait_seconds)
+        check_wait(wait_seconds)
         if wait_seconds == 0 or self._wakeups.is_closed:
             found = await self._find(command_id, within)
             return self._status(found, base_url)
@@ -336,15 +343,40 @@ class CommandService:
         except (BadRequest, NotFound, Conflict):
             await self._bodies.withdraw(response, stored)
             raise
-        is_kept = outcome.changed and outcome.command.state is not State.EXPIRED
-        if outcome.changed:
-            kept = stored if is_kept else None
-            ended = CommandWithResponse(command=outcome.command, response=kept)
-            self._wakeups.finished(command_id, ended)
-        if is_kept:
+        if self._completed(outcome, stored):
             await self._bodies.seal_response(stored)
         else:
             await self._bodies.withdraw(response, stored)
+
+    async def submit_responses(
+        self, request: RespondRequest, *, within: str | None = None
+    ) -> RespondResponse:
+        """`submit_response` for each: what was refused, and why. The short ones share a write.
+
+        Raises StoreUnavailable when it is not known of any whether it was taken.
+        """
+        refused: list[RefusedResponse] = []
+        short: list[Submission] = []
+        for given in request.responses:
+            try:
+                if self._bodies.is_small(given.response):
+                    stored = await self._bodies.accept_response(None, given.response)
+                    short.append(Submission(given.command_id, given.lease_id, stored))
+                else:
+                    await self.submit_response(
+                        given.command_id, given.response, lease_id=given.lease_id, within=within
+                    )
+            except ArcError as error:
+                refused.append(_refusal(given.lease_id, error))
+        if not short:
+            return RespondResponse(refused=refused)
+        outcomes = await self._store.complete_all(short, self._clock.now(), within)
+        for given, outcome in zip(short, outcomes, strict=True):
+            if isinstance(outcome, ArcError):
+                refused.append(_refusal(given.lease_id, outcome))
+            else:
+                self._completed(outcome, given.response)
+        return RespondResponse(refused=refused)
 
     async def lease(
         self,
@@ -374,7 +406,7 @@ class CommandService:
         count = 1 if is_legacy else count
         target_id = None if request.target is None else request.target.resource_id
         wait_seconds = request.wait_seconds or 0
-        _check_wait(wait_seconds)
+        check_wait(wait_seconds)
         began = self._clock.monotonic()
         waited = 0.0
         deployment_id, agent_id = request.deployment_id, request.agent_id
@@ -633,6 +665,16 @@ class CommandService:
             lease_seconds=seconds,
         )
 
+    def _completed(self, outcome: Completion, response: StoredResponse) -> bool:
+        """Announce what came of a response; whether it is what the command ended with."""
+        is_kept = outcome.changed and outcome.command.state is not State.EXPIRED
+        if outcome.changed:
+            ended = CommandWithResponse(
+                command=outcome.command, response=response if is_kept else None
+            )
+            self._wakeups.finished(outcome.command.command_id, ended)
+        return is_kept
+
     def _announce(self, command: Command) -> None:
         """Never fails, and asks nobody: what a command ended with, its waiters look up."""
         if command.state in lifecycle.TERMINAL:
@@ -706,7 +748,8 @@ class FreshLeaseIds(Sequence[str]):
         return self._made[place]
 
 
-def _check_wait(seconds: float) -> None:
+def check_wait(seconds: float) -> None:
+    """Raise InvalidCommand for a wait out of bounds."""
     if not 0 <= seconds <= MAX_WAIT_SECONDS:
         raise InvalidCommand(
             f"waitSeconds: must be from 0 to {MAX_WAIT_SECONDS}", field="waitSeconds"
@@ -739,6 +782,10 @@ def _describe(command: Command, response: CommandResponse | None) -> CommandStat
         max_attempts=command.max_attempts,
         cancel_requested=command.cancel_requested or None,
     )
+
+
+def _refusal(lease_id: str, error: ArcError) -> RefusedResponse:
+    return RefusedResponse(lease_id=lease_id, error=error_body(error))
 
 
 def _held(command: Command) -> HeldLease:

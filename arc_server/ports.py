@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from arc_protocol.errors import ArcError
 from arc_protocol.types import (
     AgentRegistration,
     CommandTarget,
@@ -150,6 +151,14 @@ class CommandWithBodies(Record, frozen=True, kw_only=True):
     command: Command
     params: StoredParams
     response: ReadResponse | None = None
+
+
+class Submission(Record, frozen=True):
+    """A response and the lease that it is handed in under."""
+
+    command_id: str
+    lease_id: str
+    response: StoredResponse
 
 
 class Completion(Record, frozen=True, kw_only=True):
@@ -364,6 +373,15 @@ class CommandStore(Protocol):
 
         Raises CommandNotFound, LeaseLost (leased again since, or never that lease),
         InvalidStateTransition (no lease named and not DISPATCHED, or never dispatched).
+        """
+        ...
+
+    async def complete_all(
+        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+    ) -> Sequence[Completion | ArcError]:
+        """`complete` for each, in one transaction: what came of it, or the error it raised.
+
+        With `deployment_id`, commands of other deployments are as if they did not exist.
         """
         ...
 

@@ -1,8 +1,11 @@
 """The trivial route and full lifecycles of one real server, in one run.
 
 A lifecycle is: create (300 B of params, idempotency key) → lease → response → result seen by the
-sender's long poll; every step durable (SQLite, WAL, synchronous=FULL). The server has one core,
-this driver the other. Quote ratios from one run: the machines are noisy.
+sender; every step durable (SQLite, WAL, synchronous=FULL). It is measured as ARC's own sender and
+agent do it: a create that waits for the result, and responses that are ready at the same time
+handed in together. And step by step, one request for each but the shared lease poll, as clients do
+that know less. The server has one core, this driver the other. Quote ratios from one run: the
+machines are noisy.
 
     python benchmarks/lifecycle.py [--seconds 5] [--json] [--profile FILE]
 """
@@ -33,15 +36,18 @@ from arc_protocol.types import (
     CreateCommandRequest,
     CreateCommandResponse,
     InlineBody,
+    LeaseInfo,
     LeaseResponse,
+    RespondRequest,
     State,
+    SubmittedResponse,
     SuccessResponse,
     encode,
 )
 from benchmarks.connection import Connection
 
 PARAMS = InlineBody.of(json.dumps({"report": "x" * 285}).encode())
-RESPONSE = encode(SuccessResponse(response=InlineBody.of(json.dumps({"rows": "y" * 286}).encode())))
+RESPONSE = SuccessResponse(response=InlineBody.of(json.dumps({"rows": "y" * 286}).encode()))
 TARGET = "host"
 """Named by senders and holders, so that what `fill` stores for another target stays pending."""
 LEASES_PER_POLL = 64
@@ -140,35 +146,52 @@ async def health(connection: Connection) -> None:
     assert status == 200
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a lifecycle goes over the wire."""
+
+    name: str
+    wait_seconds: float | None
+    """How long the create is held for the result; without, the sender polls for it."""
+    is_together: bool
+    """Whether the agents hand in together what is ready together."""
+
+
+OURS = Manner("lifecycle", 30, True)
+"""As arc_client and arc_agent do it under load."""
+STEP_BY_STEP = Manner("lifecycle, step by step", None, False)
+"""As any client of the protocol may do it."""
+
 _CREATED = msgspec.json.Decoder(CreateCommandResponse)
 _LEASED = msgspec.json.Decoder(LeaseResponse)
 _STATUS = msgspec.json.Decoder(CommandStatus)
 
 
-async def lifecycle(connection: Connection) -> None:
-    """The sender's half: create, then wait for the result."""
+async def lifecycle(connection: Connection, manner: Manner) -> None:
+    """The sender's half: create, and wait for the result."""
     request = CreateCommandRequest(
         deployment_id="bench",
         target_resource_id=TARGET,
         command="report",
         params=PARAMS,
         idempotency_key=os.urandom(16).hex(),
+        wait_seconds=manner.wait_seconds,
     )
     status, body = await connection.request("POST", "/v1/commands", encode(request))
     assert status == 200, body
-    command_id = _CREATED.decode(body).command_id
-    while True:
-        status, body = await connection.request("GET", f"/v1/commands/{command_id}?waitSeconds=30")
+    created = _CREATED.decode(body)
+    seen = created.status
+    while seen is None or seen.state is not State.SUCCEEDED:
+        path = f"/v1/commands/{created.command_id}?waitSeconds=30"
+        status, body = await connection.request("GET", path)
         assert status == 200, body
         seen = _STATUS.decode(body)
-        if seen.state is State.SUCCEEDED:
-            assert seen.response is not None
-            return
-        assert seen.state in (State.PENDING, State.DISPATCHED), seen
+        assert seen.state in (State.PENDING, State.DISPATCHED, State.SUCCEEDED), seen
+    assert seen.response is not None
 
 
-async def agents(url: str) -> None:
-    """The holders' half, until cancelled: lease by long poll, hand in a response at once."""
+async def agents(url: str, manner: Manner) -> None:
+    """The holders' half, until cancelled: lease by long poll, hand in responses at once."""
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(RESPONDERS):
         free.put_nowait(await Connection.open(url))
@@ -181,15 +204,31 @@ async def agents(url: str) -> None:
             "waitSeconds": 30,
         }
     ).encode()
+    response = encode(RESPONSE)
 
-    async def respond(submit_url: str) -> None:
-        parts = urlsplit(submit_url)
+    async def send(method: str, path: str, message: bytes) -> None:
         connection = await free.get()
         try:
-            status, body = await connection.request("PUT", f"{parts.path}?{parts.query}", RESPONSE)
+            status, body = await connection.request(method, path, message)
             assert status == 200, body
+            assert b"error" not in body, body
         finally:
             free.put_nowait(connection)
+
+    def hand_in(leases: list[LeaseInfo], responses: asyncio.TaskGroup) -> None:
+        if manner.is_together:
+            submitted = [
+                SubmittedResponse(
+                    lease_id=lease.lease_id, command_id=lease.command_id, response=RESPONSE
+                )
+                for lease in leases
+            ]
+            message = encode(RespondRequest(responses=submitted))
+            responses.create_task(send("POST", "/v1/commands/leases/respond", message))
+            return
+        for lease in leases:
+            parts = urlsplit(lease.envelope.response_handling.submit_response_url)
+            responses.create_task(send("PUT", f"{parts.path}?{parts.query}", response))
 
     async def agent(responses: asyncio.TaskGroup) -> None:
         connection = await Connection.open(url)
@@ -197,9 +236,8 @@ async def agents(url: str) -> None:
             while True:
                 status, body = await connection.request("POST", "/v1/commands/leases", ask)
                 assert status == 200, body
-                for lease in _LEASED.decode(body).leases:
-                    url_of_response = lease.envelope.response_handling.submit_response_url
-                    responses.create_task(respond(url_of_response))
+                if leases := _LEASED.decode(body).leases:
+                    hand_in(leases, responses)
         finally:
             connection.close()  # a poll left behind would go on taking leases
 
@@ -232,12 +270,18 @@ async def fill(url: str, deployment: str, count: int) -> None:
         connection.close()
 
 
-async def measure(at: Server, name: str, senders: int, seconds: float) -> Measured:
+async def measure(
+    at: Server, senders: int, seconds: float, *, manner: Manner = OURS, name: str | None = None
+) -> Measured:
     """Lifecycles with holders running beside."""
-    holding = asyncio.create_task(agents(at.url))
+    holding = asyncio.create_task(agents(at.url, manner))
+
+    async def step(connection: Connection) -> None:
+        await lifecycle(connection, manner)
+
     try:
-        await loops(at, name, senders, 0.5, lifecycle)
-        return await loops(at, name, senders, seconds, lifecycle)
+        await loops(at, "", senders, 0.5, step)
+        return await loops(at, name or manner.name, senders, seconds, step)
     finally:
         holding.cancel()
         await asyncio.wait((holding,))
@@ -253,17 +297,20 @@ async def run(options: argparse.Namespace) -> list[Measured]:
         with server(Path(scratch) / "a", options.server_core, options.profile) as at:
             for senders in options.senders:
                 rows.append(await loops(at, "healthz", senders, options.seconds, health))
-                rows.append(await measure(at, "lifecycle", senders, options.seconds))
+                rows += [
+                    await measure(at, senders, options.seconds, manner=manner)
+                    for manner in (OURS, STEP_BY_STEP)
+                ]
         if options.stored:
             with server(Path(scratch) / "b", options.server_core) as at:
                 senders = max(options.senders)
-                rows.append(await measure(at, "empty", senders, options.seconds))
-                rows.append(await measure(at, "empty, at rest", 1, options.seconds))
+                rows.append(await measure(at, senders, options.seconds, name="empty"))
+                rows.append(await measure(at, 1, options.seconds, name="empty, at rest"))
                 await fill(at.url, "bench", options.pending)
                 await fill(at.url, "other", options.stored - options.pending)
                 name = f"{options.stored} stored, {options.pending} pending"
-                rows.append(await measure(at, name, senders, options.seconds))
-                rows.append(await measure(at, f"{name}, at rest", 1, options.seconds))
+                rows.append(await measure(at, senders, options.seconds, name=name))
+                rows.append(await measure(at, 1, options.seconds, name=f"{name}, at rest"))
     return rows
 
 
@@ -277,10 +324,10 @@ def report(rows: list[Measured]) -> None:
         )
     by_name = {(row.name, row.senders): row for row in rows}
     for (name, senders), row in by_name.items():
-        if name == "lifecycle" and (trivial := by_name.get(("healthz", senders))):
+        if name.startswith("lifecycle") and (trivial := by_name.get(("healthz", senders))):
             ratio = row.per_second / trivial.per_second
             print(
-                f"lifecycle / healthz at {senders} senders: {ratio:.3f}"
+                f"{name} / healthz at {senders} senders: {ratio:.3f}"
                 f" (by the server's CPU: {trivial.cpu_micros / row.cpu_micros:.3f})"
             )
     empty = [row for row in rows if row.name.startswith("empty")]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from arc_protocol.types import CreateCommandRequest, Payload, State, UploadCompleteRequest
 from arc_server.auth.tokens import Scope
-from arc_server.commands import CommandService
+from arc_server.commands import CommandService, check_wait
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
@@ -25,8 +26,19 @@ def routes(service: CommandService) -> Sequence[Route]:
 
     async def create(call: Call) -> web.StreamResponse:
         request = await call.message(CreateCommandRequest)
+        wait_seconds = request.wait_seconds or 0
+        check_wait(wait_seconds)
         answer = await service.create(request, base_url=call.base_url, within=call.within)
-        return json_answer(answer)
+        if not wait_seconds or answer.next == "upload":
+            return json_answer(answer)
+        with call.waiting():
+            status = await service.status(
+                answer.command_id,
+                base_url=call.base_url,
+                wait_seconds=wait_seconds,
+                within=call.within,
+            )
+        return json_answer(msgspec.structs.replace(answer, status=status))
 
     async def upload_complete(call: Call) -> web.StreamResponse:
         request = await call.message(UploadCompleteRequest)

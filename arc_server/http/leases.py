@@ -15,6 +15,7 @@ from arc_protocol.types import (
     LeaseResponse,
     ReleaseRequest,
     RenewRequest,
+    RespondRequest,
     decode,
 )
 from arc_server.auth.tokens import Scope
@@ -69,6 +70,10 @@ def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Ro
         request = await call.message(RenewRequest)
         return json_answer(await service.renew(request, within=call.within))
 
+    async def respond_to_all(call: Call) -> web.StreamResponse:
+        request = await call.message(RespondRequest)
+        return json_answer(await service.submit_responses(request, within=call.within))
+
     async def release(call: Call) -> web.StreamResponse:
         reason = _reason(await call.body())
         (lease_id,) = call.arguments
@@ -93,6 +98,7 @@ def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Ro
     return (
         Route(method="POST", path=path, handler=lease, scopes=HOLDERS),
         Route(method="POST", path=f"{path}/renew", handler=renew, scopes=HOLDERS),
+        Route(method="POST", path=f"{path}/respond", handler=respond_to_all, scopes=HOLDERS),
         Route(method="POST", path=f"{path}/*/release", handler=release, scopes=HOLDERS),
         Route(
             method="PUT",

@@ -15,6 +15,7 @@ import msgspec
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import (
+    ArcError,
     CommandNotFound,
     CommandTargetAmbiguous,
     CommandTargetIdInvalid,
@@ -57,6 +58,7 @@ from arc_server.ports import (
     StoredParams,
     StoredResponse,
     StoredSuccess,
+    Submission,
     Token,
 )
 
@@ -452,6 +454,23 @@ class MemoryStore:
             raise LeaseLost("the command has been leased again since, or never under this lease")
         state = State.SUCCEEDED if isinstance(response, StoredSuccess) else State.FAILED
         return Completion(command=self._end(stored, state, response, now), changed=True)
+
+    async def complete_all(
+        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+    ) -> Sequence[Completion | ArcError]:
+        """See CommandStore."""
+        answers: list[Completion | ArcError] = []
+        for given in submissions:
+            try:
+                command = self._find(given.command_id).command
+                if deployment_id is not None and command.deployment_id != deployment_id:
+                    raise CommandNotFound(f"no such command: {given.command_id}")
+                answers.append(
+                    await self.complete(given.command_id, given.lease_id, given.response, now)
+                )
+            except ArcError as error:
+                answers.append(error)
+        return answers
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See CommandStore."""

@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from arc_protocol import lifecycle
-from arc_protocol.errors import CommandNotFound, InvalidStateTransition, LeaseLost
+from arc_protocol.errors import ArcError, CommandNotFound, InvalidStateTransition, LeaseLost
 from arc_protocol.types import State
 from arc_server.ports import (
     Command,
@@ -17,6 +17,7 @@ from arc_server.ports import (
     StoredError,
     StoredResponse,
     StoredSuccess,
+    Submission,
 )
 from arc_server.store import bodies, endings
 from arc_server.store.rows import command_of, micros
@@ -51,6 +52,23 @@ def complete(
         endings.hit_one(db.change("dispatch_again", seq=seq, lease_id=lease_id))
         command = msgspec.structs.replace(command, state=State.DISPATCHED)
     return Completion(command=endings.finish(db, seq, command, response, now), changed=True)
+
+
+def complete_all(
+    db: Session, submissions: Sequence[Submission], now: datetime, deployment_id: str | None
+) -> Sequence[Completion | ArcError]:
+    """See CommandStore.complete_all. An error of one has changed nothing: it looked first."""
+    answers: list[Completion | ArcError] = []
+    for given in submissions:
+        try:
+            if deployment_id is not None:
+                _, command = _find(db, given.command_id)
+                if command.deployment_id != deployment_id:
+                    raise _not_found(given.command_id)
+            answers.append(complete(db, given.command_id, given.lease_id, given.response, now))
+        except ArcError as error:
+            answers.append(error)
+    return answers
 
 
 def _end_of(response: StoredResponse) -> State:

@@ -34,6 +34,7 @@ from arc_server.ports import (
     StoredBody,
     StoredError,
     StoredResponse,
+    Submission,
     Token,
 )
 from arc_server.store import (
@@ -217,6 +218,12 @@ class SqliteStore:
     ) -> Completion:
         """See CommandStore."""
         return await self._writes.submit(outcomes.complete, command_id, lease_id, response, now)
+
+    async def complete_all(
+        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+    ) -> Sequence[Completion | ArcError]:
+        """See CommandStore."""
+        return await self._writes.submit(outcomes.complete_all, submissions, now, deployment_id)
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See CommandStore."""

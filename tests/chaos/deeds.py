@@ -18,7 +18,9 @@ from arc_protocol.types import (
     LeaseRequest,
     RenewRequest,
     ResourceType,
+    RespondRequest,
     StorageBody,
+    SubmittedResponse,
 )
 from arc_server.ports import (
     Deployment,
@@ -114,6 +116,16 @@ async def respond(house: House, notes: Notes, response: Any) -> Answer:
         house.service.submit_response(notes["id"], response, lease_id=notes["lease"])
     )
     return answer or {"taken": True}
+
+
+async def respond_to_all(house: House, notes: Notes, response: Any) -> Answer:
+    submitted = [
+        SubmittedResponse(lease_id=lease, command_id=command_id, response=response)
+        for command_id, lease in zip(notes["ids"], notes["leases"], strict=True)
+    ]
+    unknown = SubmittedResponse(lease_id="lease_x", command_id="cmd_x", response=response)
+    answer = await house.service.submit_responses(RespondRequest(responses=[*submitted, unknown]))
+    return {"refused": [(each.lease_id, each.error.code) for each in answer.refused]}
 
 
 async def release(house: House, notes: Notes, costs_attempt: bool = True) -> Answer:

@@ -121,6 +121,11 @@ OPERATIONS = (
         lambda h, n: deeds.respond(h, n, GOOD),
     ),
     Operation("respond.lapsed", lambda h: deeds.lapsed(h), lambda h, n: deeds.respond(h, n, GOOD)),
+    Operation(
+        "respond.together",
+        lambda h: deeds.leased(h, 3),
+        lambda h, n: deeds.respond_to_all(h, n, GOOD),
+    ),
     Operation("release", deeds.leased, deeds.release, NO_LEASE),
     Operation("release.drain", deeds.leased, lambda h, n: deeds.release(h, n, False), NO_LEASE),
     Operation("release.last", lambda h: deeds.leased(h, max_attempts=1), deeds.release, NO_LEASE),

@@ -58,6 +58,10 @@ class ScriptedServer:
         self.cut_blob_after: deque[int] = deque()
         """The next GETs of a blob break off after so many bytes."""
         self.takes_ranges = True
+        self.takes_many = False
+        """Whether responses may be handed in together."""
+        self.refusals: dict[str, int] = {}
+        """What responses that are handed in together are answered, by command id, if not 200."""
         self._queue: deque[dict[str, Any]] = deque()
         self._changed = asyncio.Event()
         self._let_go = asyncio.Event()
@@ -227,6 +231,8 @@ class ScriptedServer:
         answer = getattr(self, f"_{route}", None)
         if answer is None or (route in ("renew", "agents") and not self.knows_additions):
             return web.Response(status=404)
+        if route == "respond" and not self.takes_many:
+            return web.Response(status=404)
         result: web.StreamResponse = await answer(request, body)
         self._tell()
         return result
@@ -272,6 +278,25 @@ class ScriptedServer:
     async def _response(self, _request: web.Request, _body: bytes) -> web.StreamResponse:
         return web.Response()
 
+    async def _respond(self, _request: web.Request, body: bytes) -> web.StreamResponse:
+        return web.json_response(
+            {
+                "refused": [
+                    {
+                        "leaseId": each["leaseId"],
+                        "error": {
+                            "code": "PLANNED",
+                            "message": "",
+                            "retryable": False,
+                            "httpStatusCode": self.refusals[each["commandId"]],
+                        },
+                    }
+                    for each in json.loads(body)["responses"]
+                    if each["commandId"] in self.refusals
+                ]
+            }
+        )
+
     async def _release(self, _request: web.Request, _body: bytes) -> web.StreamResponse:
         return web.Response()
 
@@ -314,6 +339,8 @@ def _route(request: web.Request) -> str:
         return "leases"
     if request.method == "POST" and path == "/commands/leases/renew":
         return "renew"
+    if request.method == "POST" and path == "/commands/leases/respond":
+        return "respond"
     if path.endswith("/release"):
         return "release"
     if path.endswith("/response"):

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import Start
 from scripted_server import ScriptedServer, inline
 
@@ -54,6 +55,92 @@ async def test_results_of_an_outage_arrive_in_order(server: ScriptedServer, star
 
     delivered = [request.path.split("/")[3] for request in server.seen("response")][before:]
     assert delivered[:20] == [f"cmd_{number}" for number in range(1, 21)]
+
+
+async def test_results_of_an_outage_are_handed_in_together(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.takes_many = True
+    server.always["response"] = server.always["respond"] = server.always["unknown"] = "drop"
+    agent = await start(server, max_concurrent=1)
+    for _ in range(20):
+        server.send("arc.ping")
+    await server.until(lambda: len(server.seen("leases")) >= 21)
+    tried = len(server.requests)
+    server.always.clear()
+    await server.until(lambda: len(delivered(server, tried)) >= 20)
+    await agent.stop()
+
+    assert delivered(server, tried) == [f"cmd_{number}" for number in range(1, 21)]
+    handed_in = [r for r in server.requests[tried:] if r.route in ("response", "respond")]
+    assert len(handed_in) <= 4
+
+
+def delivered(server: ScriptedServer, since: int) -> list[str]:
+    """The commands whose responses came, in order, alone or together."""
+    ids: list[str] = []
+    for request in server.requests[since:]:
+        if request.route == "response":
+            ids.append(request.path.split("/")[3])
+        elif request.route == "respond":
+            ids += [each["commandId"] for each in request.json()["responses"]]
+    return ids
+
+
+async def together(server: ScriptedServer, start: Start, count: int) -> None:
+    """An agent of which the results of `cmd_1` to `cmd_{count}` are ready at the same time."""
+    gate = asyncio.Event()
+    begun = 0
+
+    @handler("wait")
+    async def wait() -> str:
+        nonlocal begun
+        begun += 1
+        if begun == count:
+            gate.set()
+        await gate.wait()
+        return "done"
+
+    for _ in range(count):
+        server.send("wait")
+    await start(server, wait, max_concurrent=count)
+
+
+async def test_what_is_refused_of_results_handed_in_together_is_judged_alone(
+    server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
+) -> None:
+    server.takes_many = True
+    numbers = range(1, 41)
+    server.refusals = {f"cmd_{number}": (409, 400, 503)[number % 3] for number in numbers}
+    await together(server, start, len(numbers))
+    await _until(
+        lambda: len([e for e in logged if e["event"].startswith("response.")]) == len(numbers)
+    )
+
+    [first, *_] = server.seen("respond")
+    shared = {each["commandId"] for each in first.json()["responses"]}
+    assert len(shared) > 1
+    alone = {request.path.split("/")[3] for request in server.seen("response")}
+    for command_id in shared:
+        assert (command_id in alone) is (server.refusals[command_id] != 409)
+    late = {e["command_id"] for e in logged if e["event"] == "response.too_late"}
+    assert {each for each in shared if server.refusals[each] == 409} <= late
+
+
+@pytest.mark.parametrize("fault", [400, 403, 404, 405, 413, 500, "page"])
+async def test_results_that_the_server_does_not_take_together_go_alone(
+    server: ScriptedServer, start: Start, fault: Any
+) -> None:
+    server.takes_many = True
+    server.always["respond"] = fault
+    await together(server, start, 30)
+
+    await server.until(lambda: len(server.seen("response")) == 30)
+    assert {r.path.split("/")[3] for r in server.seen("response")} == {
+        f"cmd_{number}" for number in range(1, 31)
+    }
+    if fault in (403, 404, 405):
+        assert len(server.seen("respond")) <= 4  # as many as were on their way
 
 
 async def test_a_response_that_alone_fails_does_not_hold_up_the_rest(

@@ -129,6 +129,10 @@ ROWS: dict[tuple[str, str], Row] = {
     ("POST", "/commands/leases/renew"): Row(
         lambda s: ("/commands/leases/renew", {"leaseIds": [s.lease_id]}), HOLDERS, elsewhere=200
     ),
+    # nor here: each response that is refused is so in the answer
+    ("POST", "/commands/leases/respond"): Row(
+        lambda s: ("/commands/leases/respond", {"responses": []}), HOLDERS, elsewhere=200
+    ),
     ("POST", "/commands/leases/*/release"): Row(
         lambda s: (f"/commands/leases/{s.lease_id}/release", None), HOLDERS, elsewhere=404
     ),
@@ -385,6 +389,18 @@ async def test_an_agent_of_another_deployment_cannot_renew_a_lease(client: Clien
 
     assert stranger.json == {"renewed": [], "lost": [subject.lease_id], "cancelled": []}
     assert [lease["leaseId"] for lease in holder.json["renewed"]] == [subject.lease_id]
+
+
+async def test_an_agent_of_another_deployment_cannot_hand_in_a_response(client: Client) -> None:
+    subject = await Subject(client).prepare()
+    other = await make_token(client.server, Scope.AGENT, OTHER)
+    response = {"leaseId": subject.lease_id, "commandId": subject.leased, "response": success()}
+    body = {"responses": [response]}
+
+    stranger = await client.call("POST", "/v1/commands/leases/respond", body, token=other)
+    assert [each["error"]["code"] for each in stranger.json["refused"]] == ["COMMAND_NOT_FOUND"]
+    holder = await client.call("POST", "/v1/commands/leases/respond", body)
+    assert holder.json == {"refused": []}
 
 
 # time

@@ -32,6 +32,111 @@ async def test_a_waiting_sender_gets_the_result_the_moment_it_is_there(client: C
     assert (await waiting).json["state"] == "SUCCEEDED"
 
 
+async def test_a_sender_may_create_and_wait_in_one_request(client: Client) -> None:
+    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}"), "waitSeconds": 60}
+    waiting = asyncio.create_task(client.call("POST", "/v1/commands", body))
+    (lease,) = await client.lease(waitSeconds=60)
+    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+
+    url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
+    assert (await client.call("PUT", url, success(), token="")).status == 200
+
+    created = (await waiting).json
+    read = (await client.call("GET", f"/v1/commands/{created['commandId']}")).json
+    assert created["status"] == read
+    assert (created["state"], read["state"]) == ("PENDING", "SUCCEEDED")
+
+
+async def test_a_create_that_waits_is_answered_when_its_time_is_up(client: Client) -> None:
+    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}"), "waitSeconds": 0.05}
+
+    created = (await client.call("POST", "/v1/commands", body)).json
+
+    assert created["status"]["state"] == "PENDING"
+    assert created["status"]["commandId"] == created["commandId"]
+
+
+async def test_a_repeated_create_that_waits_gets_the_end_at_once(client: Client) -> None:
+    body = {
+        "deploymentId": OWN,
+        "command": "report",
+        "params": inline(b"{}"),
+        "idempotencyKey": "once",
+    }
+    first = (await client.call("POST", "/v1/commands", body)).json
+    (lease,) = await client.lease()
+    url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
+    await client.call("PUT", url, success(), token="")
+
+    again = (await client.call("POST", "/v1/commands", body | {"waitSeconds": 60})).json
+
+    assert again["commandId"] == first["commandId"]
+    assert again["status"]["state"] == again["state"] == "SUCCEEDED"
+
+
+async def test_a_create_waits_for_no_upload(client: Client) -> None:
+    body = {"deploymentId": OWN, "command": "report", "params": {"mode": "storage", "size": 9}}
+
+    created = (await client.call("POST", "/v1/commands", body | {"waitSeconds": 60})).json
+
+    assert created["next"] == "upload"
+    assert "status" not in created
+
+
+async def test_a_create_whose_wait_is_out_of_bounds_stores_nothing(client: Client) -> None:
+    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}"), "waitSeconds": 61}
+
+    answer = await client.call("POST", "/v1/commands", body)
+
+    assert (answer.status, answer.json["context"]["field"]) == (400, "waitSeconds")
+    assert (await client.call("GET", "/v1/commands")).json["commands"] == []
+
+
+async def test_responses_may_be_handed_in_together_and_each_stands_alone(client: Client) -> None:
+    ids = [await client.create() for _ in range(5)]
+    leases = {lease["commandId"]: lease["leaseId"] for lease in await client.lease(maxLeases=5)}
+    waiting = asyncio.create_task(client.call("GET", f"/v1/commands/{ids[0]}?waitSeconds=60"))
+    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+    await client.call("POST", f"/v1/commands/leases/{leases[ids[2]]}/release")
+    await client.lease()  # somebody else has it now
+    failure = {"status": "error", "code": "NO", "message": "not today"}
+    broken = {"status": "success", "response": {"mode": "inline", "inlineBase64": "="}}
+    large = {"status": "success", "response": inline(b"x" * 200_000)}
+    responses = [success(), failure, success(), broken, large]
+
+    answer = await client.call(
+        "POST",
+        "/v1/commands/leases/respond",
+        {
+            "responses": [
+                {"leaseId": leases[command_id], "commandId": command_id, "response": response}
+                for command_id, response in zip(ids, responses, strict=True)
+            ]
+            + [{"leaseId": "lease_x", "commandId": "cmd_unknown", "response": failure}]
+        },
+    )
+
+    refused = {each["leaseId"]: each["error"]["code"] for each in answer.json["refused"]}
+    assert refused == {
+        leases[ids[2]]: "LEASE_LOST",
+        leases[ids[3]]: "INVALID_COMMAND",
+        "lease_x": "COMMAND_NOT_FOUND",
+    }
+    states = [(await client.call("GET", f"/v1/commands/{each}")).json["state"] for each in ids]
+    assert states == ["SUCCEEDED", "FAILED", "DISPATCHED", "DISPATCHED", "SUCCEEDED"]
+    assert (await waiting).json["response"] == success()
+
+
+async def test_responses_handed_in_together_may_be_handed_in_again(client: Client) -> None:
+    command_id = await client.create()
+    (lease,) = await client.lease()
+    one = {"leaseId": lease["leaseId"], "commandId": command_id, "response": success()}
+
+    for responses in ([one, one], [one]):
+        answer = await client.call("POST", "/v1/commands/leases/respond", {"responses": responses})
+        assert answer.json == {"refused": []}
+
+
 async def test_a_poll_ends_empty_when_its_time_is_up(client: Client) -> None:
     assert await client.lease(waitSeconds=0.05) == []
     command_id = await client.create()

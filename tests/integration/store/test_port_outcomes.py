@@ -24,6 +24,7 @@ from store_samples import (
 )
 
 from arc_protocol.errors import (
+    ArcError,
     CommandNotFound,
     InvalidStateTransition,
     LeaseLost,
@@ -39,6 +40,7 @@ from arc_server.ports import (
     StoredInline,
     StoredResponse,
     StoredSuccess,
+    Submission,
 )
 
 
@@ -70,6 +72,56 @@ async def test_a_response_ends_the_command_and_reads_back(
     whole = await store.get_with_bodies(held.command_id)
     assert whole is not None
     assert (whole.params, whole.response) == (PARAMS, response)
+
+
+async def test_responses_handed_in_together_each_come_to_what_they_would_alone(
+    store: CommandStore,
+) -> None:
+    held = [await leased(store) for _ in range(4)]
+    await store.cancel(held[3].command_id, after(0))
+    late = await leased(store, deadline=after(2))
+    await store.complete(held[1].command_id, held[1].lease_id, HANDLER_ERROR, after(1))
+    given = [
+        Submission(held[0].command_id, held[0].lease_id or "", RESULT),
+        Submission(held[1].command_id, held[1].lease_id or "", RESULT),
+        Submission(held[2].command_id, "lease_other", RESULT),
+        Submission("cmd_unknown", "lease_x", RESULT),
+        Submission(held[3].command_id, held[3].lease_id or "", HANDLER_ERROR),
+        Submission(late.command_id, late.lease_id or "", RESULT),
+        Submission(held[0].command_id, held[0].lease_id or "", HANDLER_ERROR),
+    ]
+
+    outcomes = await store.complete_all(given, after(3))
+
+    assert [
+        (type(each) if isinstance(each, ArcError) else (each.command.state, each.changed))
+        for each in outcomes
+    ] == [
+        (State.SUCCEEDED, True),
+        (State.FAILED, False),
+        LeaseLost,
+        CommandNotFound,
+        (State.FAILED, True),
+        (State.EXPIRED, True),
+        (State.SUCCEEDED, False),
+    ]
+    found = await store.get(held[0].command_id)
+    assert found is not None
+    assert found.response == RESULT
+
+
+async def test_responses_of_another_deployment_are_as_if_there_was_no_such_command(
+    store: CommandStore,
+) -> None:
+    held = await leased(store)
+    given = [Submission(held.command_id, held.lease_id or "", RESULT)]
+
+    (refused,) = await store.complete_all(given, after(1), "another")
+    (taken,) = await store.complete_all(given, after(1), held.deployment_id)
+
+    assert isinstance(refused, CommandNotFound)
+    assert isinstance(taken, Completion)
+    assert taken.changed
 
 
 async def test_a_second_response_changes_nothing(store: CommandStore) -> None:

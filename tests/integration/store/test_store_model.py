@@ -29,6 +29,7 @@ from arc_server.ports import (
     StoredBlob,
     StoredError,
     StoredInline,
+    Submission,
 )
 from arc_server.store.memory import MemoryStore
 from arc_server.store.sqlite import SqliteStore
@@ -173,6 +174,22 @@ class TwoStores(RuleBasedStateMachine):
         self.both(
             lambda store: store.complete(command.command_id, command.lease_id, response, self.now)
         )
+
+    @rule(
+        given=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), RESPONSES), max_size=4),
+        deployment_id=st.none() | DEPLOYMENTS,
+    )
+    def complete_all(self, given: list[tuple[int, int, Any]], deployment_id: str | None) -> None:
+        submissions = [
+            Submission(self.command_id(command), self.lease_id(lease), response)
+            for command, lease, response in given
+        ]
+
+        async def complete(store: CommandStore) -> list[Any]:
+            outcomes = await store.complete_all(submissions, self.now, deployment_id)
+            return [type(each) if isinstance(each, ArcError) else each for each in outcomes]
+
+        self.both(complete)
 
     @rule(
         index=st.integers(0, 40),

@@ -414,3 +414,37 @@ async def test_cancelling_an_invoke_leaves_no_retry_behind(
         await asyncio.sleep(0)
 
     assert len(creates(http)) == before
+
+
+async def test_a_quick_command_is_one_request(http: aioresponses, clock: FakeClock) -> None:
+    http.post(CREATE, payload=created(status=status("SUCCEEDED", b"7")))
+
+    async with Client("http://h", clock=clock) as arc:
+        assert await arc.invoke("dep", "c") == 7
+
+    (sent,) = creates(http)
+    assert sent["waitSeconds"] == 1.0
+    assert sum(map(len, http.requests.values())) == 1
+
+
+@pytest.mark.parametrize("more", [{"status": status("DISPATCHED")}, {}], ids=["ours", "part 1"])
+async def test_what_is_not_done_within_the_create_is_waited_for(
+    http: aioresponses, clock: FakeClock, more: dict[str, Any]
+) -> None:
+    http.post(CREATE, payload=created(**more))
+    http.get(
+        f"http://h/v1/commands/cmd_1?waitSeconds={9 if more else 10}",
+        payload=status("SUCCEEDED", b"7"),
+    )
+
+    async with Client("http://h", clock=clock) as arc:
+        assert await arc.invoke("dep", "c", timeout=10) == 7
+
+
+async def test_a_send_waits_for_nothing(http: aioresponses, clock: FakeClock) -> None:
+    http.post(CREATE, payload=created())
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c")
+
+    assert "waitSeconds" not in creates(http)[0]
