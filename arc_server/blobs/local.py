@@ -13,9 +13,10 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -49,7 +50,7 @@ _PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,128}(?:/[A-Za-z0-9_-]{1,128}){0,7}")
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 """Passing shortages: worth another try later, and nothing is broken."""
 _MAX_KNOWN_DIRECTORIES: Final = 10_000
-_RENAME_TRIES: Final = 10
+_RENAME_TRIES: Final = 3
 """A delete may remove the empty directory that a write has just made."""
 _METHODS: Final = {"get": "GET", "put": "PUT"}
 
@@ -257,18 +258,28 @@ class _Place:
 
     def take(self, temporary: Path) -> None:
         """Put a finished file in its place, durably. Raises Conflict when that is sealed."""
-        for is_last in (False,) * (_RENAME_TRIES - 1) + (True,):
-            if self.sealed.exists():
-                raise Conflict("the blob is complete and cannot be replaced")
-            try:
-                self._directories.make(self.blob.parent)
-                temporary.rename(self.blob)
+        for _ in range(_RENAME_TRIES):
+            if self._try_to_take(temporary):
                 break
-            except FileNotFoundError:
-                self._directories.forget(self.blob.parent)
-                if is_last:
-                    raise
+        else:
+            with self._directories.kept():
+                if not self._try_to_take(temporary):
+                    raise FileNotFoundError(f"{self.blob.parent} was removed by somebody else")
         sync_directory(self.blob.parent)
+
+    def _try_to_take(self, temporary: Path) -> bool:
+        """Whether it is in its place: not when its directory was removed meanwhile."""
+        if self.sealed.exists():
+            raise Conflict("the blob is complete and cannot be replaced")
+        try:
+            self._directories.make(self.blob.parent)
+            temporary.rename(self.blob)
+        except (FileNotFoundError, FileExistsError):  # the latter is mkdir's, for one just removed
+            self._directories.forget(self.blob.parent)
+            if not temporary.exists():
+                raise
+            return False
+        return True
 
 
 class _Directories:
@@ -281,6 +292,13 @@ class _Directories:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._durable: set[Path] = set()
+        self._removing = threading.Lock()
+
+    @contextmanager
+    def kept(self) -> Generator[None]:
+        """While in it, no empty directory is removed."""
+        with self._removing:
+            yield
 
     def make(self, directory: Path) -> None:
         """Make a directory and those above it, each durable in the one above.
@@ -304,7 +322,7 @@ class _Directories:
 
     def remove_empty(self, directory: Path) -> None:
         """Remove a directory and those above it as far as they are empty."""
-        with suppress(OSError):
+        with suppress(OSError), self._removing:
             while directory != self.root:
                 self._durable.discard(directory)
                 directory.rmdir()
