@@ -224,6 +224,14 @@ class HandlersSection(Section, frozen=True, kw_only=True):
     grace_seconds: Annotated[
         float, _about("What a cancelled handler gets before it is abandoned.", ge=0, le=600)
     ] = 5.0
+    max_schema_bytes: Annotated[
+        int,
+        _about(
+            "How large a handler's schema may be that the server is told; 0: it is told none.",
+            ge=0,
+            le=256 * 1024,
+        ),
+    ] = 16 * 1024
     send_tracebacks: Annotated[
         bool, _about("Whether senders see the traceback of a handler that failed.")
     ] = False

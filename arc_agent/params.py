@@ -1,4 +1,4 @@
-"""Params from bytes to what a handler asks for, and results from what it returns to bytes."""
+"""Params from bytes to what a handler asks for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-import msgspec
-
+from arc_agent.handlers import shapes
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.registry import UNTYPED, Handler
-from arc_protocol.types import split_path
 
 INVALID_PARAMS: Final = "INVALID_PARAMS"
 _NOT_JSON: Final = object()
@@ -20,8 +18,8 @@ def convert_params(data: bytes, handler: Handler) -> Any:
     """What the handler gets for these bytes.
 
     Without a type: JSON from UTF-8, else from Latin-1 (a 1.x sender encodes so), else the bytes.
-    `bytes` and `str` get the bytes and the text; all other types are checked by msgspec. Raises
-    CommandFailed INVALID_PARAMS naming the field.
+    `bytes` and `str` get the bytes and the text; all other types are checked. Raises CommandFailed
+    INVALID_PARAMS naming the field, and what a model's own code raises besides.
     """
     kind = handler.params_type
     if kind is bytes:
@@ -35,21 +33,9 @@ def convert_params(data: bytes, handler: Handler) -> Any:
     if value is _NOT_JSON:
         raise CommandFailed(INVALID_PARAMS, "params: not JSON")
     try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        message, field = split_path(str(error))
-        raise CommandFailed(INVALID_PARAMS, f"{field or 'params'}: {message}") from None
-    except (RecursionError, ValueError, OverflowError) as error:
-        raise CommandFailed(INVALID_PARAMS, f"params: {error}") from None
-
-
-def encode_result(value: Any) -> bytes:
-    """A result as JSON, ASCII only: 1.x senders read answers as Latin-1.
-
-    Raises TypeError or ValueError for what JSON cannot say.
-    """
-    plain = msgspec.to_builtins(value, str_keys=True)
-    return json.dumps(plain, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return shapes.read(value, kind)
+    except shapes.Misfit as error:
+        raise CommandFailed(INVALID_PARAMS, error.under("params")) from None
 
 
 def _parsed(data: bytes) -> Any:

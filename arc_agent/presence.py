@@ -12,6 +12,7 @@ from arc_agent import __version__
 from arc_agent.config import Config
 from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
+from arc_agent.handlers.advertising import advertised
 from arc_agent.handlers.registry import Registry
 from arc_protocol.types import AgentRegistration, AgentStatus
 
@@ -58,7 +59,7 @@ class Presence:
             target=config.command_target,
             version=__version__,
             hostname=socket.gethostname()[:256] or "unknown",
-            handlers=[handler.info for handler in self._registry()][:1000],
+            handlers=advertised(self._registry(), config.handlers),
             status=self._status(),
         )
         try:

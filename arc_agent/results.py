@@ -14,15 +14,17 @@ import structlog
 from arc_agent.bodies import StoredBody, store_bytes, store_file
 from arc_agent.data_dir import DataDir
 from arc_agent.envelopes import Job
+from arc_agent.handlers import shapes
 from arc_agent.handlers.context import CommandFailed
+from arc_agent.handlers.shapes import UNTYPED, Misfit
 from arc_agent.leases import End
 from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.params import encode_result
 from arc_agent.transfer import NoRoom
 from arc_protocol.types import ErrorResponse, InlineBody, SuccessResponse, encode
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+INVALID_RESULT: Final = "INVALID_RESULT"
 STORAGE_FAILED: Final = "STORAGE_OPERATION_FAILED"
 _MAX_CODE_CHARS: Final = 256
 _MAX_MESSAGE_CHARS: Final = 4_000
@@ -31,15 +33,21 @@ _MAX_DETAILS_CHARS: Final = 16_000
 
 
 async def stored(
-    job: Job, value: Any, data_dir: DataDir, has_room: Callable[[], bool]
+    job: Job, value: Any, kind: Any, data_dir: DataDir, has_room: Callable[[], bool]
 ) -> Succeeded | Failed:
-    """Make a result ready for the spool: bytes, a file, or a JSON value."""
+    """Make a result ready for the spool: bytes, a file, or a JSON value of the handler's `kind`."""
     if isinstance(value, Succeeded):
         return value  # an iterator, stored while it ran
     try:
-        return Succeeded(await asyncio.to_thread(_store, job, value, data_dir, has_room))
-    except (TypeError, ValueError, RecursionError) as error:
-        return Failed("HANDLER_ERROR", f"the result cannot be written as JSON: {error}")
+        return Succeeded(await asyncio.to_thread(_store, job, value, kind, data_dir, has_room))
+    except Misfit as error:
+        log.warning(
+            "result.invalid",
+            command_id=job.lease.command_id,
+            command=job.lease.envelope.command,
+            path=error.path,
+        )
+        return Failed(INVALID_RESULT, error.under("result"))
     except NoRoom as error:
         return Failed(STORAGE_FAILED, str(error))
     except OSError as error:
@@ -50,15 +58,19 @@ async def stored(
 
 
 def _store(
-    job: Job, value: Any, data_dir: DataDir, has_room: Callable[[], bool]
+    job: Job, value: Any, kind: Any, data_dir: DataDir, has_room: Callable[[], bool]
 ) -> StoredBody | bytes:
-    """In a thread."""
+    """In a thread. Raises Misfit for what is not of the kind, or cannot be sent at all."""
+    is_sent_raw = isinstance(value, Path | bytes | bytearray | memoryview)
+    if kind is not UNTYPED and is_sent_raw != shapes.is_raw(kind):
+        name = getattr(kind, "__name__", str(kind))
+        raise Misfit(f"Expected `{name}`, got `{type(value).__name__}`")
     if isinstance(value, Path):
         return store_file(data_dir, value, job.inline_bytes, has_room)
     if isinstance(value, bytes | bytearray | memoryview):
         data = bytes(cast("bytes", value))
     else:
-        data = encode_result(value)
+        data = shapes.write(value, kind)
     return store_bytes(data_dir, data, job.inline_bytes, has_room)
 
 

@@ -18,7 +18,7 @@ from arc_agent.contact import Contact
 from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
 from arc_agent.execution import Raised, Returned, call_handler, call_in
 from arc_agent.gate import Gate
-from arc_agent.handlers.context import CommandFailed, Context, ParamsSource
+from arc_agent.handlers.context import Context, ParamsSource
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.hosts import HostRefused
 from arc_agent.leases import End, HeldLease, LeaseTable
@@ -266,7 +266,9 @@ class Runner:
                 result.error,
                 sends_tracebacks=self._config().handlers.send_tracebacks,
             )
-        return await stored(job, result.value, self._spool.data_dir, self._spool.has_room)
+        return await stored(
+            job, result.value, handler.result_type, self._spool.data_dir, self._spool.has_room
+        )
 
     async def _admitted(self, job: Job, held: HeldLease, source: ParamsSource) -> Outcome | None:
         """Until the handler may start: None. Else what becomes of the command."""
@@ -299,7 +301,7 @@ class Runner:
                     params = convert_params(data, handler)
                 else:
                     params = await asyncio.to_thread(convert_params, data, handler)
-            except CommandFailed as error:
+            except Exception as error:  # models have code of their own
                 return Raised(error)
         return await call_handler(handler, params, context, consume)
 

@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from arc_client.arguments import Access, check_writable, duration, params_body
+from arc_client.catalogue import offers
 from arc_client.running import reporting, with_client
 from arc_client.screen import (
+    describe_offer,
     print_line,
+    say,
     show_agents,
     show_cancel,
     show_commands,
     show_json,
+    show_offers,
     show_status,
 )
 from arc_protocol.lifecycle import TERMINAL
@@ -290,6 +294,9 @@ def agents(
     deployment: Annotated[
         str | None, typer.Option("--deployment", help="Only those of this deployment.")
     ] = None,
+    handlers: Annotated[
+        bool, typer.Option("--handlers", help="What they can do, a command a line.")
+    ] = False,
     as_json: JsonOption = False,
     server: ServerOption = None,
     token_file: TokenFileOption = None,
@@ -300,7 +307,48 @@ def agents(
     with reporting(as_json=as_json) as journey:
 
         async def work(client: Client) -> None:
-            found = await client.agents(deployment=deployment)
-            show_json(found) if as_json else show_agents(found)
+            found = await client.agents(deployment=deployment, schemas=handlers and as_json)
+            if as_json:
+                show_json(found)
+            elif handlers:
+                show_offers(offers(found))
+            else:
+                show_agents(found)
+
+        with_client(access, journey, work)
+
+
+@app.command()
+def describe(
+    ctx: typer.Context,
+    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Where it would run.")],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="Which command.")],
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
+) -> None:
+    """Show what a command is for, what it takes and what it returns."""
+    access = Access(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json) as journey:
+
+        async def work(client: Client) -> None:
+            found = offers(await client.agents(deployment=deployment, schemas=True), command)
+            if not found:
+                say(f"error: no agent of {deployment} has a handler for {command}")
+                say(f"  What there is: arc agents --handlers --deployment {deployment}")
+                raise typer.Exit(1)
+            if as_json:
+                show_json(
+                    [
+                        {"handler": o.handler, "hosts": sorted({a.hostname for a in o.agents})}
+                        for o in found
+                    ]
+                )
+                return
+            for number, offer in enumerate(found):
+                if number:
+                    print_line("")
+                describe_offer(offer)
 
         with_client(access, journey, work)

@@ -308,12 +308,17 @@ class Client:
             lambda: self._connection.call("POST", url, CommandStatus), self._retry_seconds
         )
 
-    async def agents(self, *, deployment: str | None = None) -> Sequence[AgentInfo]:
+    async def agents(
+        self, *, deployment: str | None = None, schemas: bool = False
+    ) -> Sequence[AgentInfo]:
         """Who is there to run commands, when they were last seen, and what they are running.
+
+        `schemas` asks for what their handlers take and return, too.
 
         Raises NotFound or MethodNotAllowed on a server that knows part 1 of the protocol only.
         """
-        url = self._connection.url("agents", query={"deploymentId": deployment})
+        query = {"deploymentId": deployment, "schemas": "true" if schemas else None}
+        url = self._connection.url("agents", query=query)
         agents = (await self._get(url, AgentList)).agents
         return [a for a in agents if deployment is None or a.deployment_id == deployment]
 

@@ -6,16 +6,24 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import IO, Any, Final
 
 import msgspec
 
+from arc_client.catalogue import Offer, rows_of
 from arc_client.explain import Explanation, as_record, printable
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import CANCELLED, TERMINAL
-from arc_protocol.types import AgentInfo, AgentStatus, CommandStatus, ErrorResponse, InlineBody
+from arc_protocol.types import (
+    AgentInfo,
+    AgentStatus,
+    CommandStatus,
+    ErrorResponse,
+    HandlerInfo,
+    InlineBody,
+)
 from arc_runtime.durations import format_duration
 
 SHOWN_BYTES: Final = 1024 * 1024
@@ -171,6 +179,68 @@ def show_agents(agents: Sequence[AgentInfo]) -> None:
     )
 
 
+def show_offers(found: Sequence[Offer]) -> None:
+    """Commands that agents have, as a table."""
+    _show_table(
+        ["DEPLOYMENT", "COMMAND", "DESCRIPTION", "REPEATABLE", "TIMEOUT", "HOSTS"],
+        [
+            [
+                offer.deployment_id,
+                offer.handler.name,
+                offer.handler.description or "",
+                _yes_or_no(offer.handler.idempotent),
+                _timeout(offer.handler),
+                _hosts(offer),
+            ]
+            for offer in found
+        ],
+    )
+
+
+def describe_offer(offer: Offer) -> None:
+    """One command: what it is for, what it takes, what it returns."""
+    handler = offer.handler
+    _show_facts(
+        {
+            "command": handler.name,
+            "deployment": offer.deployment_id,
+            "about": handler.description,
+            "repeatable": _yes_or_no(handler.idempotent),
+            "timeout": _timeout(handler),
+            "hosts": _hosts(offer),
+        }
+    )
+    for title, schema in (("params", handler.params_schema), ("result", handler.result_schema)):
+        print_line("")
+        if schema is None:
+            print_line(f"{title:<12}the agent does not say")
+            continue
+        print_line(f"{title}:")
+        _show_table(
+            ["FIELD", "TYPE", "REQUIRED", "DEFAULT", "ABOUT"],
+            [
+                [row.path, row.type, "yes" if row.is_required else "no", row.default, row.about]
+                for row in rows_of(schema)
+            ],
+        )
+
+
+def _hosts(offer: Offer) -> str:
+    """Where it can be done."""
+    return ", ".join(dict.fromkeys(agent.hostname for agent in offer.agents))
+
+
+def _yes_or_no(value: bool | None) -> str:
+    """As a word; nothing when it is not known."""
+    return "" if value is None else "yes" if value else "no"
+
+
+def _timeout(handler: HandlerInfo) -> str:
+    """The longest that it may run."""
+    seconds = handler.timeout_seconds
+    return "" if seconds is None else format_duration(seconds)
+
+
 def _standing(status: AgentStatus | None) -> str:
     """`ok`, or what keeps an agent from its work: `paused until 2026-…: disk is replaced`."""
     if status is None:
@@ -200,6 +270,11 @@ def show_status(status: CommandStatus) -> None:
         "details": failure.details if failure else None,
         "result": _size(status),
     }
+    _show_facts(facts)
+
+
+def _show_facts(facts: Mapping[str, str | None]) -> None:
+    """A fact a line; what there is not is left out."""
     for name, value in facts.items():
         if value:
             lines = printable(value).splitlines()

@@ -197,9 +197,11 @@ class SyncClient:
         """Stop a command; see Client.cancel."""
         return self._run(self._client.cancel(command_id))
 
-    def agents(self, *, deployment: str | None = None) -> Sequence[AgentInfo]:
+    def agents(
+        self, *, deployment: str | None = None, schemas: bool = False
+    ) -> Sequence[AgentInfo]:
         """Who is there to run commands; see Client.agents."""
-        return self._run(self._client.agents(deployment=deployment))
+        return self._run(self._client.agents(deployment=deployment, schemas=schemas))
 
     def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
         """The result of a command that has ended, in memory; see Client.result_of."""

@@ -25,7 +25,7 @@ MAX_WAIT_SECONDS: Final = 60
 MAX_NAME_LENGTH: Final = 256
 
 MAX_SCHEMA_DEPTH: Final = 100
-"""Of a handler's `paramsSchema`: what was read must be writable too, at any depth of the stack."""
+"""Of a handler's schema: what was read must be writable too, at any depth of the stack."""
 
 _NO_CONTROLS: Final = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
 
@@ -380,14 +380,28 @@ class HandlerInfo(Message, frozen=True, kw_only=True):
     name: Name
     description: str | None = None
     params_schema: dict[str, Any] | None = None
+    """JSON Schema of what it takes; absent when it takes anything, or the schema is too large."""
+    result_schema: dict[str, Any] | None = None
+    """The same of what it returns."""
+    idempotent: bool | None = None
+    """Whether a second run does no harm: if not, it is not run again once it has started."""
+    timeout_seconds: float | None = None
+    """The longest that one run may take."""
 
     def __post_init__(self) -> None:
-        level: list[Any] = [self.params_schema]
+        _check_depth(self.params_schema, "paramsSchema")
+        _check_depth(self.result_schema, "resultSchema")
+
+
+def _check_depth(schema: dict[str, Any] | None, field: str) -> None:
+    """Raises ValueError for a schema nested too deeply."""
+    if schema is not None:
+        level: list[Any] = [schema]
         for _ in range(MAX_SCHEMA_DEPTH):
             level = [inner for value in level for inner in _inner(value)]
             if not level:
                 return
-        raise ValueError(f"paramsSchema is nested more than {MAX_SCHEMA_DEPTH} levels deep")
+        raise ValueError(f"{field} is nested more than {MAX_SCHEMA_DEPTH} levels deep")
 
 
 class AgentStatus(Message, frozen=True, kw_only=True):

@@ -63,6 +63,7 @@ from arc_protocol.types import (
     ResponseHandling,
     State,
     UploadCompleteResponse,
+    encode,
     error_body,
     utc,
 )
@@ -88,6 +89,7 @@ from arc_server.ports import (
     StoredSuccess,
     Submission,
 )
+from arc_server.schemas import split_schemas
 from arc_server.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
@@ -473,18 +475,33 @@ class CommandService:
     async def register_agent(
         self, agent_id: str, registration: AgentRegistration, *, within: str | None = None
     ) -> None:
-        """An agent says who it is and what it can do. Raises Forbidden."""
+        """An agent says who it is and what it can do. Raises Forbidden.
+
+        Schemas are a courtesy: when they are too large together, none of them is kept.
+        """
         self._check_deployment(registration.deployment_id, within)
+        bare, schemas = split_schemas(registration)
+        if schemas and len(encode(schemas)) > self._limits.max_schemas_bytes:
+            log.warning("agents.schemas_left_out", agent_id=agent_id)
+            registration = bare
         await self._store.put_agent(agent_id, registration, self._clock.now())
 
-    async def agents(self, deployment_id: str | None, *, within: str | None = None) -> AgentList:
+    async def agents(
+        self,
+        deployment_id: str | None,
+        *,
+        within: str | None = None,
+        with_schemas: bool = False,
+    ) -> AgentList:
         """Who is there, last seen when, holding what. Raises Forbidden."""
         if within is not None:
             self._check_deployment(deployment_id or within, within)
             deployment_id = within
         await self.flush_presence()
         since = self._clock.now() - timedelta(seconds=self._limits.agents_seen_within_seconds)
-        found = await self._store.list_agents(deployment_id, since, self._limits.max_agents_listed)
+        found = await self._store.list_agents(
+            deployment_id, since, self._limits.max_agents_listed, with_schemas=with_schemas
+        )
         return AgentList(
             agents=[
                 AgentInfo(

@@ -166,6 +166,14 @@ class AgentSection(Section, frozen=True, kw_only=True):
     max_listed: Annotated[int, _about("The most agents in one answer.", ge=1, le=1_000_000)] = (
         10_000
     )
+    max_schemas_bytes: Annotated[
+        int,
+        _about(
+            "What the schemas of one agent's handlers may take; more are not kept.",
+            ge=0,
+            le=16 << 20,
+        ),
+    ] = 1 << 20
 
 
 class PushSection(Section, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ def command_limits(config: ServerConfig) -> CommandLimits:
         max_list_page=config.commands.max_list_page,
         agents_seen_within_seconds=config.agents.listed_seconds,
         max_agents_listed=config.agents.max_listed,
+        max_schemas_bytes=config.agents.max_schemas_bytes,
         auto_register=config.targets.auto_register,
     )
 

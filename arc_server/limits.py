@@ -27,5 +27,7 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_list_page: int = 1_000
     agents_seen_within_seconds: float = 7 * 86_400
     max_agents_listed: int = 10_000
+    max_schemas_bytes: int = 1 << 20
+    """What the schemas of one agent's handlers may take, as JSON."""
     auto_register: bool = True
     """Register deployments and targets at their first use."""

@@ -457,9 +457,17 @@ class CommandStore(Protocol):
         ...
 
     async def list_agents(
-        self, deployment_id: str | None, seen_since: datetime, limit: int
+        self,
+        deployment_id: str | None,
+        seen_since: datetime,
+        limit: int,
+        *,
+        with_schemas: bool = False,
     ) -> Sequence[AgentPresence]:
-        """Agents seen since then, latest first, with what they hold."""
+        """Agents seen since then, latest first, with what they hold.
+
+        The schemas of their handlers are left out unless asked for.
+        """
         ...
 
     async def put_token(self, token: Token) -> None: ...

@@ -5,21 +5,21 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from arc_agent.handlers import shapes
 from arc_agent.handlers.context import Context
-from arc_protocol.types import HandlerInfo, Name
+from arc_agent.handlers.shapes import UNTYPED
+from arc_protocol.types import Name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "__arc_handlers__"
 _CONTEXT_NAMES: Final = ("ctx", "context")
 """A parameter without a type that is called so takes the context."""
-UNTYPED: Final = inspect.Parameter.empty
-"""The params' type of a handler that takes whatever comes."""
 
 
 class HandlerError(Exception):
@@ -40,15 +40,12 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     context_name: str | None
     """The parameter that takes the context, None when it takes none."""
     is_async: bool
+    result_type: Any = UNTYPED
+    """What it returns; UNTYPED for whatever it likes."""
     origin: str
     """Where it was found, for messages."""
     grace_seconds: float = 0.0
     """What it needs at least to end tidily once it is cancelled."""
-
-    @property
-    def info(self) -> HandlerInfo:
-        """What the server is told."""
-        return HandlerInfo(name=self.name, description=self.description)
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -121,10 +118,8 @@ class Registry:
 
 def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
     """Look at a function's signature. Raises HandlerError when it cannot be called as one."""
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except Exception as error:  # annotations are the handler author's code: anything may be raised
-        raise HandlerError(f"{mark.name} ({origin}): its annotations: {error}") from error
+    where = f"{mark.name} ({origin})"
+    hints = _hints(function, where)
     params_name = context_name = None
     params_type: Any = UNTYPED
     for parameter in inspect.signature(function).parameters.values():
@@ -136,39 +131,55 @@ def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
         elif params_name is None:
             params_name, params_type = parameter.name, hint
         elif parameter.default is UNTYPED:
-            raise HandlerError(
-                f"{mark.name} ({origin}): takes more than params and a Context: {parameter.name}"
-            )
+            raise HandlerError(f"{where}: takes more than params and a Context: {parameter.name}")
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise HandlerError(f"{mark.name} ({origin}): {parameter.name} is positional-only")
-    params_type = _checked(params_type, f"{mark.name} ({origin})")
+            raise HandlerError(f"{where}: {parameter.name} is positional-only")
     return Handler(
         name=mark.name,
         call=function,
         description=mark.description or _first_line(function.__doc__),
         timeout_seconds=mark.timeout_seconds,
-        params_type=params_type,
+        params_type=_checked(params_type, f"{where}: the parameter {params_name}"),
         params_name=params_name,
         context_name=context_name,
+        result_type=_checked_result(hints.get("return", UNTYPED), f"{where}: the result"),
         is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
         origin=origin,
     )
 
 
+def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
+    """The types of a function's parameters and of its result. Raises HandlerError."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception as error:  # annotations are the handler author's code: anything may be raised
+        for name, annotation in function.__annotations__.items():
+            alone = SimpleNamespace(__annotations__={name: annotation})
+            try:
+                typing.get_type_hints(alone, function.__globals__)
+            except Exception as reason:
+                what = "the result" if name == "return" else f"the parameter {name}"
+                raise HandlerError(f"{where}: {what}: its annotation: {reason}") from error
+        raise HandlerError(f"{where}: its annotations: {error}") from error
+
+
 def _checked(kind: Any, where: str) -> Any:
     """A type that params can be turned into. Raises HandlerError for others."""
-    if kind is UNTYPED or kind is Any or kind is object:
+    if shapes.is_anything(kind):
         return UNTYPED
-    try:
-        known = msgspec.inspect.type_info(kind)
-    except Exception as error:  # msgspec raises whatever a strange annotation provokes
-        raise HandlerError(f"{where}: params of type {kind!r}: {error}") from None
-    if isinstance(known, msgspec.inspect.CustomType):
-        raise HandlerError(
-            f"{where}: params of type {kind!r} cannot be read: use a msgspec struct, a dataclass,"
-            " a TypedDict or dict"
-        )
+    if kind is not bytes:
+        try:
+            shapes.check(kind)
+        except TypeError as error:
+            raise HandlerError(f"{where}: {error}") from None
     return kind
+
+
+def _checked_result(kind: Any, where: str) -> Any:
+    """A type that a result may have. Raises HandlerError for others."""
+    if shapes.is_raw(kind):
+        return kind if typing.get_origin(kind) not in shapes.UNIONS else UNTYPED
+    return _checked(kind, where)
 
 
 def _first_line(text: str | None) -> str | None:

@@ -27,7 +27,10 @@ def routes(service: CommandService) -> Sequence[Route]:
 
     async def list_agents(call: Call) -> web.StreamResponse:
         deployment_id = fields.optional_name("deploymentId", call.query("deploymentId"))
-        return json_answer(await service.agents(deployment_id, within=call.within))
+        with_schemas = fields.boolean("schemas", call.query("schemas"))
+        return json_answer(
+            await service.agents(deployment_id, within=call.within, with_schemas=with_schemas)
+        )
 
     return (
         Route(method="PUT", path="/agents/*", handler=register, scopes=HOLDERS),

@@ -51,6 +51,13 @@ def wait_seconds(text: str | None) -> float:
     return seconds
 
 
+def boolean(field: str, text: str | None) -> bool:
+    """`true` or `false`, which is also what its absence means. Raises InvalidCommand."""
+    if text not in (None, "true", "false"):
+        raise InvalidCommand(f"{field}: must be true or false", field=field)
+    return text == "true"
+
+
 def choice(field: str, text: str | None, kind: type[E]) -> E | None:
     """One of an enum's values, if it is there. Raises InvalidCommand."""
     if text is None:

@@ -11,11 +11,13 @@ import msgspec
 from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
 from arc_protocol.types import AgentRegistration, CommandTarget, encode
 from arc_server.ports import AgentPresence, Deployment, Token
+from arc_server.schemas import HandlerSchemas, split_schemas, with_schemas
 from arc_server.store import targets
 from arc_server.store.rows import Row, command_of, micros, micros_or_none, moment, moment_or_none
 from arc_server.store.session import Session
 
 _REGISTRATION: Final = msgspec.json.Decoder(AgentRegistration)
+_SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])
 
 
 def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
@@ -106,15 +108,17 @@ def put_agent(
     db: Session, agent_id: str, registration: AgentRegistration, now: datetime
 ) -> AgentPresence:
     """See CommandStore.put_agent."""
+    bare, schemas = split_schemas(registration)
     db.change(
         "put_agent",
         agent_id=agent_id,
         deployment_id=registration.deployment_id,
-        registration=encode(registration),
+        registration=encode(bare),
+        schemas=msgspec.json.encode(schemas) if schemas else None,
         now=micros(now),
     )
     [row] = db.rows("find_agent", agent_id=agent_id)
-    return _presence(db, row)
+    return _presence(db, row, has_schemas=True)
 
 
 def touch_agents(db: Session, seen: Mapping[str, datetime]) -> None:
@@ -124,25 +128,35 @@ def touch_agents(db: Session, seen: Mapping[str, datetime]) -> None:
 
 
 def list_agents(
-    db: Session, deployment_id: str | None, seen_since: datetime, limit: int
+    db: Session,
+    deployment_id: str | None,
+    seen_since: datetime,
+    limit: int,
+    has_schemas: bool,
 ) -> Sequence[AgentPresence]:
     """See CommandStore.list_agents."""
     since = micros(seen_since)
     rows = (
-        db.rows("list_agents", seen_since=since, limit=limit)
+        db.rows("list_agents", seen_since=since, limit=limit, with_schemas=has_schemas)
         if deployment_id is None
         else db.rows(
             "list_agents_of_deployment",
             deployment_id=deployment_id,
             seen_since=since,
             limit=limit,
+            with_schemas=has_schemas,
         )
     )
-    return [_presence(db, row) for row in rows]
+    return [_presence(db, row, has_schemas=has_schemas) for row in rows]
 
 
-def _presence(db: Session, row: Row) -> AgentPresence:
+def _presence(db: Session, row: Row, *, has_schemas: bool) -> AgentPresence:
+    # A row from before there was a place for schemas has them in its registration.
     registration = _REGISTRATION.decode(row[1])
+    if not has_schemas:
+        registration, _ = split_schemas(registration)
+    elif row[4] is not None:
+        registration = with_schemas(registration, _SCHEMAS.decode(row[4]))
     held = db.rows("held_by", holder=row[0], deployment_id=registration.deployment_id)
     return AgentPresence(
         agent_id=row[0],

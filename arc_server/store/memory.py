@@ -61,6 +61,7 @@ from arc_server.ports import (
     Submission,
     Token,
 )
+from arc_server.schemas import split_schemas
 
 CANCELLED = StoredError(code="CANCELLED", message="the command was cancelled")
 
@@ -619,7 +620,12 @@ class MemoryStore:
                 self._agents[agent_id] = msgspec.structs.replace(agent, last_seen_at=at)
 
     async def list_agents(
-        self, deployment_id: str | None, seen_since: datetime, limit: int
+        self,
+        deployment_id: str | None,
+        seen_since: datetime,
+        limit: int,
+        *,
+        with_schemas: bool = False,
     ) -> Sequence[AgentPresence]:
         """See CommandStore."""
         self._check_open()
@@ -630,7 +636,13 @@ class MemoryStore:
             and deployment_id in (None, agent.registration.deployment_id)
         ]
         found.sort(key=lambda agent: (agent.last_seen_at, agent.agent_id), reverse=True)
-        return [self._presence(agent) for agent in found[:limit]]
+        found = [self._presence(agent) for agent in found[:limit]]
+        if with_schemas:
+            return found
+        return [
+            msgspec.structs.replace(agent, registration=split_schemas(agent.registration)[0])
+            for agent in found
+        ]
 
     def _presence(self, agent: AgentPresence) -> AgentPresence:
         held = self._live(

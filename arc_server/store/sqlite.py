@@ -292,10 +292,17 @@ class SqliteStore:
         await self._writes.submit(directory.touch_agents, seen)
 
     async def list_agents(
-        self, deployment_id: str | None, seen_since: datetime, limit: int
+        self,
+        deployment_id: str | None,
+        seen_since: datetime,
+        limit: int,
+        *,
+        with_schemas: bool = False,
     ) -> Sequence[AgentPresence]:
         """See CommandStore."""
-        return await self._lists.submit(directory.list_agents, deployment_id, seen_since, limit)
+        return await self._lists.submit(
+            directory.list_agents, deployment_id, seen_since, limit, with_schemas
+        )
 
     async def put_token(self, token: Token) -> None:
         """See CommandStore."""

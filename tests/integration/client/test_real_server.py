@@ -304,3 +304,56 @@ async def test_everything_by_hand(server: RealServer, dep: str) -> None:
     assert "E_DISK: full\n  /var\n" in failed.err
     assert [one["state"] for one in listed.json()] == ["FAILED", "SUCCEEDED", "SUCCEEDED"]
     assert status.json() == []
+
+
+async def test_what_a_command_takes_and_returns_is_described(server: RealServer, dep: str) -> None:
+    report = {
+        "name": "report",
+        "description": "Monthly",
+        "idempotent": False,
+        "timeoutSeconds": 60,
+        "paramsSchema": {
+            "type": "object",
+            "required": ["month"],
+            "properties": {"month": {"type": "string", "description": "As 2026-11"}},
+        },
+    }
+    registration = {
+        "deploymentId": dep,
+        "version": "1",
+        "hostname": "db-7",
+        "handlers": [report, {"name": "other"}],
+    }
+    url = f"{server.url}/v1/agents/a1"
+    async with aiohttp.ClientSession() as session, session.put(url, json=registration) as answer:
+        assert answer.status == 200
+
+    described, as_json, unknown, listed = await asyncio.gather(
+        run_arc("describe", dep, "report", url=server.url),
+        run_arc("describe", dep, "report", "--json", url=server.url),
+        run_arc("describe", dep, "nothing", url=server.url),
+        run_arc("agents", "--deployment", dep, "--handlers", url=server.url),
+    )
+
+    assert described.out.decode().splitlines() == [
+        "command     report",
+        f"deployment  {dep}",
+        "about       Monthly",
+        "repeatable  no",
+        "timeout     1m",
+        "hosts       db-7",
+        "",
+        "params:",
+        "FIELD  TYPE    REQUIRED  DEFAULT  ABOUT",
+        "month  string  yes                As 2026-11",
+        "",
+        "result      the agent does not say",
+    ]
+    assert as_json.json() == [{"handler": report, "hosts": ["db-7"]}]
+    assert unknown.code == 1
+    assert f"no agent of {dep} has a handler for nothing" in unknown.err
+    assert [line.split()[1] for line in listed.out.decode().splitlines()] == [
+        "COMMAND",
+        "other",
+        "report",
+    ]

@@ -22,7 +22,7 @@ from store_samples import (
 )
 
 from arc_protocol.errors import StoreUnavailable
-from arc_protocol.types import State
+from arc_protocol.types import HandlerInfo, State
 from arc_server.ports import Command, CommandFilter, CommandStore
 
 
@@ -104,6 +104,35 @@ async def test_an_agent_is_known_from_its_registration_on(store: CommandStore) -
     again = await store.put_agent("agent-1", registration(version="2.0"), after(9))
     assert again.registration.version == "2.0"
     assert (again.first_seen_at, again.last_seen_at) == (NOW, after(9))
+
+
+async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: CommandStore) -> None:
+    said = registration(
+        handlers=[
+            HandlerInfo(
+                name="report",
+                description="Monthly",
+                params_schema={"type": "object", "properties": {"month": {"type": "string"}}},
+                result_schema={"type": "integer"},
+                idempotent=False,
+                timeout_seconds=60.0,
+            ),
+            HandlerInfo(name="arc.ping"),
+        ]
+    )
+    await store.put_agent("agent-1", said, NOW)
+
+    [brief] = await store.list_agents(None, NOW, 10)
+    [whole] = await store.list_agents(None, NOW, 10, with_schemas=True)
+
+    assert whole.registration == said
+    assert brief.registration.handlers == [
+        HandlerInfo(name="report", description="Monthly", idempotent=False, timeout_seconds=60.0),
+        HandlerInfo(name="arc.ping"),
+    ]
+    await store.put_agent("agent-1", registration(handlers=[HandlerInfo(name="report")]), NOW)
+    [again] = await store.list_agents(None, NOW, 10, with_schemas=True)
+    assert again.registration.handlers == [HandlerInfo(name="report")]
 
 
 async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: CommandStore) -> None:

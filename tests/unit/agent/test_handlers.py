@@ -19,7 +19,8 @@ from arc_agent.config import ExecSection, HandlersSection
 from arc_agent.handlers.exec import exec_handler
 from arc_agent.handlers.loading import GROUP, ImportFailed, load_handlers
 from arc_agent.handlers.registry import Handler, HandlerError, Registry, handlers_of
-from arc_agent.params import convert_params, encode_result
+from arc_agent.handlers.shapes import Misfit, write
+from arc_agent.params import convert_params
 
 
 class Struct(msgspec.Struct):
@@ -60,11 +61,11 @@ def test_params_become_what_the_handler_asks_for(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (b'{"count": "3"}', "count: Expected `int`, got `str`"),
-        (b"{}", "count: Object missing required field `count`"),
+        (b'{"count": "3"}', "params.count: Expected `int`, got `str`"),
+        (b"{}", "params.count: Object missing required field `count`"),
         (b"[]", "params: Expected `object`, got `array`"),
         (b"nonsense", "params: not JSON"),
-        (b'{"count": 1, "at": "yesterday"}', "at: Invalid RFC3339 encoded datetime"),
+        (b'{"count": 1, "at": "yesterday"}', "params.at: Invalid RFC3339 encoded datetime"),
         (b"[" * 100_000, "params: not JSON"),
         (b"\xff\xfe", "params: not JSON"),
     ],
@@ -120,7 +121,7 @@ def test_no_params_at_all_are_an_empty_object_to_a_type() -> None:
 def test_results_are_ascii_json() -> None:
     value = {"a": Struct(1), "b": ["é", None, 1.5], "c": datetime(2026, 1, 1)}
 
-    assert encode_result(value) == (
+    assert write(value) == (
         b'{"a":{"count":1,"at":null},"b":["\\u00e9",null,1.5],"c":"2026-01-01T00:00:00"}'
     )
 
@@ -128,10 +129,10 @@ def test_results_are_ascii_json() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), {(1, 2): 3}, "\ud800"])
 def test_what_json_cannot_say_is_an_error(value: Any) -> None:
     if value == "\ud800":  # a lone surrogate can be escaped
-        assert encode_result(value) == b'"\\ud800"'
+        assert write(value) == b'"\\ud800"'
         return
-    with pytest.raises((TypeError, ValueError)):
-        encode_result(value)
+    with pytest.raises(Misfit):
+        write(value)
 
 
 # Signatures
@@ -165,8 +166,17 @@ def test_a_handler_takes_params_a_context_both_or_neither() -> None:
     [
         ("def f(a, b): pass", "takes more than params and a Context: b"),
         ("def f(a, /): pass", "positional-only"),
-        ("def f(a: 'Nowhere'): pass", "its annotations"),
-        ("def f(a: type(sys)): pass", "cannot be read"),
+        (
+            "def f(a: 'Nowhere'): pass",
+            "the parameter a: its annotation: name 'Nowhere' is not defined",
+        ),
+        (
+            "def f(a: type(sys)): pass",
+            r"x \(test\): the parameter a: module cannot be read from JSON",
+        ),
+        ("def f() -> type(sys): pass", r"x \(test\): the result: module cannot be read from JSON"),
+        ("def f(a: list[type(sys)]): pass", "the parameter a: module cannot be read"),
+        ("def f(a) -> 'Nowhere': pass", "the result: its annotation"),
     ],
 )
 def test_a_function_that_cannot_be_called_as_a_handler_is_refused(code: str, says: str) -> None:

@@ -34,11 +34,24 @@ async def test_an_agent_is_listed_with_what_it_said_and_holds(world: World) -> N
     assert agent.agent_id == "a1"
     assert agent.deployment_id == "d1"
     assert agent.target == daemon("t1")
-    assert agent.handlers == registration().handlers
+    assert agent.handlers == [HandlerInfo(name="run")]
+    (whole,) = (await world.service.agents(None, with_schemas=True)).agents
+    assert whole.handlers == registration().handlers
     assert [held.command_id for held in agent.holding] == [created.command_id]
     assert agent.holding[0].lease_expires_at == lease.lease_expires_at
     await world.respond(lease)
     assert (await world.service.agents("d1")).agents[0].holding == []
+
+
+async def test_schemas_that_are_too_large_are_not_kept_and_the_agent_is(world: World) -> None:
+    schema = {"description": "x" * world.limits.max_schemas_bytes}
+    handlers = [HandlerInfo(name="run", description="Runs", params_schema=schema)]
+    large = msgspec.structs.replace(registration(), handlers=handlers)
+    await world.service.register_agent("a1", large)
+
+    (agent,) = (await world.service.agents(None, with_schemas=True)).agents
+
+    assert agent.handlers == [HandlerInfo(name="run", description="Runs")]
 
 
 async def test_an_agent_that_is_paused_shows_as_such_until_it_says_otherwise(world: World) -> None:

@@ -1,0 +1,76 @@
+"""What the server is told of handlers: names, descriptions, and JSON Schema within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, Final, Literal
+
+import msgspec
+import structlog
+
+from arc_agent.config import HandlersSection
+from arc_agent.handlers import shapes
+from arc_agent.handlers.registry import Handler
+from arc_protocol.types import HandlerInfo
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_MAX_HANDLERS: Final = 1_000
+_MAX_DESCRIPTION_CHARS: Final = 1_000
+_TOGETHER: Final = 32
+"""All schemas together may take so many times what one may: the first by name get in."""
+
+
+def advertised(handlers: Iterable[Handler], settings: HandlersSection) -> list[HandlerInfo]:
+    """What a registration says of handlers. A schema that is too large is left out."""
+    left = _TOGETHER * settings.max_schema_bytes
+    infos: list[HandlerInfo] = []
+    for handler in islice(handlers, _MAX_HANDLERS):
+        limit = min(left, settings.max_schema_bytes)
+        params, params_bytes = _schema(handler, handler.params_type, "validation", limit)
+        left -= params_bytes
+        limit = min(left, settings.max_schema_bytes)
+        result, result_bytes = _schema(handler, handler.result_type, "serialization", limit)
+        left -= result_bytes
+        infos.append(info(handler, params, result))
+    return infos
+
+
+def info(
+    handler: Handler, params: dict[str, Any] | None, result: dict[str, Any] | None
+) -> HandlerInfo:
+    """One handler with these schemas, or with none where they are nested too deeply."""
+    described = HandlerInfo(
+        name=handler.name,
+        description=(handler.description or "")[:_MAX_DESCRIPTION_CHARS] or None,
+        timeout_seconds=handler.timeout_seconds,
+    )
+    try:
+        return msgspec.structs.replace(described, params_schema=params, result_schema=result)
+    except ValueError as error:
+        _left_out(handler, str(error))
+        return described
+
+
+def _schema(
+    handler: Handler, kind: Any, mode: Literal["validation", "serialization"], limit: int
+) -> tuple[dict[str, Any] | None, int]:
+    """A type's schema within a limit, and how many bytes of JSON it is."""
+    if limit <= 0:
+        return None, 0
+    try:
+        made = shapes.schema(kind, mode)
+        size = len(msgspec.json.encode(made)) if made is not None else 0
+    except Exception as error:  # models make their own, and may fail in any way
+        _left_out(handler, f"{type(error).__name__}: {error}")
+        return None, 0
+    if size > limit:
+        _left_out(handler, f"it has {size} bytes, {limit} are allowed")
+        return None, 0
+    return made, size
+
+
+def _left_out(handler: Handler, reason: str) -> None:
+    """Say that the server is not told."""
+    log.warning("handlers.schema_left_out", handler=handler.name, reason=reason)
