@@ -114,10 +114,10 @@ class Agent:
             audit = await self._open_audit(brake)
             if audit is not None:
                 stack.push_async_callback(audit.close)
-            connection = Connection(config.server, live.token)
+            connection = Connection(config.server, live.token, live.network)
             await connection.open()
             stack.push_async_callback(connection.close)
-            transfer = Transfer(config.transfer, config.server)
+            transfer = Transfer(config.transfer, config.server, live.network)
             await transfer.open()
             stack.push_async_callback(transfer.close)
             self._hold_leases_of(spool)
@@ -166,6 +166,7 @@ class Agent:
                 config=lambda: live.config,
                 agent_id=self.agent_id,
                 token=live.token,
+                network=live.network,
                 leases=self._leases,
                 contact=self._contact,
                 clock=self._clock,

@@ -52,9 +52,7 @@ class ServerSection(Section, frozen=True, kw_only=True):
         str | None,
         _about("The bearer token itself. A file is better, and wins: it can be replaced."),
     ] = None
-    ca_file: Annotated[Path | None, _about("Certificates (PEM) to trust besides the system's.")] = (
-        None
-    )
+    ca_file: Annotated[Path | None, _about("The older name of `tls.ca_file`.")] = None
     connect_timeout_seconds: Annotated[
         float, _about("How long a connection may take to open, TLS included.", gt=0, le=300)
     ] = 10.0
@@ -65,6 +63,68 @@ class ServerSection(Section, frozen=True, kw_only=True):
         float,
         _about("The longest pause between two tries while it cannot be reached.", gt=0, le=30),
     ] = 30.0
+
+
+class ProxySection(Section, frozen=True, kw_only=True):
+    """How this host gets out: docs/network.md. This machine itself is never asked by a proxy."""
+
+    url: Annotated[
+        str | None,
+        _about(
+            "The proxy for the server and for bodies, `http://proxy.corp:3128`; a user and password"
+            " may stand in it. Default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say."
+        ),
+    ] = None
+    auth_file: Annotated[
+        Path | None,
+        _about(
+            "A file that holds `user:password` for the proxy; read again when it changes. Default:"
+            " the credential `proxy` of the systemd unit, if it has one."
+        ),
+    ] = None
+    except_hosts: Annotated[
+        list[str],
+        _about(
+            "Hosts (`arc.corp`, `*.corp`, `arc.corp:8443`) and networks (`10.0.0.0/8`) that are"
+            " reached without `proxy.url`."
+        ),
+    ] = []
+    from_environment: Annotated[
+        bool, _about("Whether the environment's proxy is used where `proxy.url` names none.")
+    ] = True
+
+
+class TlsSection(Section, frozen=True, kw_only=True):
+    """Who is trusted, and who this host is: docs/network.md. Changed files are read again."""
+
+    ca_file: Annotated[Path | None, _about("Certificates (PEM) to trust besides the system's.")] = (
+        None
+    )
+    ca_only: Annotated[
+        bool, _about("Whether only `tls.ca_file` is trusted, and none of the system's.")
+    ] = False
+    client_cert: Annotated[
+        Path | None,
+        _about(
+            "This host's own certificate and what it is chained to (PEM), shown to the server and"
+            " to nobody else."
+        ),
+    ] = None
+    client_key: Annotated[
+        Path | None,
+        _about("Its key (PEM, without a password). Default: it stands in `tls.client_cert`."),
+    ] = None
+    crl_file: Annotated[
+        Path | None,
+        _about(
+            "Lists of revoked certificates (PEM). With it a certificate whose issuer has no list"
+            " here, or an old one, is refused."
+        ),
+    ] = None
+    crl_check: Annotated[
+        Literal["chain", "leaf"],
+        _about("Whether the whole chain is looked up in these lists, or the server's own only."),
+    ] = "chain"
 
 
 class TargetSection(Section, frozen=True, kw_only=True):
@@ -136,6 +196,10 @@ class SpoolSection(Section, frozen=True, kw_only=True):
     min_free_bytes: Annotated[
         int, _about("What must stay free on the disk of the data directory.", ge=0)
     ] = 64 * _MebiByte
+    min_free_inodes: Annotated[
+        int,
+        _about("How many files its file system must still be able to take, if it counts.", ge=0),
+    ] = 1024
 
 
 class TransferSection(Section, frozen=True, kw_only=True):
@@ -316,6 +380,8 @@ class Config(Section, frozen=True, kw_only=True):
     """The whole of it."""
 
     server: ServerSection = ServerSection()
+    proxy: ProxySection = ProxySection()
+    tls: TlsSection = TlsSection()
     deployment: (
         Annotated[
             str, _about("The deployment whose commands are run here. Required.", max_length=256)
@@ -399,6 +465,9 @@ def read(
     token_of_unit = credential("token", environ)
     if token_of_unit is not None and not has_token:
         given[_variable("server.token_file")] = token_of_unit
+    proxy_of_unit = credential("proxy", environ)
+    if proxy_of_unit is not None and not is_set("proxy.auth_file"):
+        given[_variable("proxy.auth_file")] = proxy_of_unit
     config = load(Config, prefix=PREFIX, file=file, environ=given, overrides=overrides)
     _check(config)
     return config
@@ -467,6 +536,8 @@ def _check(config: Config) -> None:
         _check_name(config.target.resource_id, "target.resource_id", "must not be empty")
         if ":" in config.target.resource_id:
             raise SettingsError("must not contain `:`", key="target.resource_id", source=None)
+    if config.server.ca_file is not None and config.tls.ca_file is not None:
+        raise SettingsError("tls.ca_file is set too", key="server.ca_file", source=None)
     if config.poll.max_interval_seconds < config.poll.interval_seconds:
         raise SettingsError(
             "must not be below poll.interval_seconds", key="poll.max_interval_seconds", source=None

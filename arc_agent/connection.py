@@ -1,21 +1,18 @@
 """The HTTP client for the server's own routes: token, proxy, CA, time-outs, retry policy.
 
 The bearer token goes to the configured origin and nowhere else: every URL is built from it here,
-and no redirect is followed.
+and no redirect is followed. By which way it goes is network.py's business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -24,6 +21,7 @@ from yarl import URL
 
 from arc_agent import __version__
 from arc_agent.config import ServerSection, base_url
+from arc_agent.network import Network
 from arc_agent.tokens import Token
 from arc_protocol.lifecycle import full_jitter
 
@@ -37,24 +35,34 @@ _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 _LATE_SECONDS: Final = 1.0
 """What a request gets past its time-out, so that an answer that arrived while a handler blocked
 the event loop is still read: a lease in it would be lost for its whole length."""
-_IDLE_SECONDS: Final = 15.0
-"""Connections are dropped before servers and proxies usually drop them."""
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_CUT: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionResetError)
+_PROXY_REFUSED: Final = 407
 
 
 class NoContact(Exception):
     """No usable answer: a transport error, a time-out, 408, 429, 5xx, or not our server speaking.
 
-    `retry_after` is what the server asked for, in seconds.
+    `retry_after` is what the server asked for, in seconds; `was_cut` says that a connection which
+    stood was closed before the answer.
     """
 
     def __init__(
-        self, reason: str, *, status: int | None = None, retry_after: float | None = None
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        was_cut: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         self.retry_after = retry_after
+        self.was_cut = was_cut
+
+
+class NoAnswer(NoContact):
+    """Nothing came in the time that there was."""
 
 
 class Refused(NoContact):
@@ -85,8 +93,12 @@ class Answer(msgspec.Struct, frozen=True):
 class Connection:
     """The session with the server. One per event loop: the heartbeat has its own."""
 
-    def __init__(self, settings: ServerSection, token: Token) -> None:
+    def __init__(
+        self, settings: ServerSection, token: Token, network: Network | None = None
+    ) -> None:
+        """Without a `network`, the way out is the environment's. Raises what it does."""
         self._settings = settings
+        self._network = network or Network(settings)
         self._token = token
         self._base, self._query = base_url(settings.url or "")
         self._session: aiohttp.ClientSession | None = None
@@ -94,11 +106,7 @@ class Connection:
     async def open(self) -> None:
         """Make the session, in the running loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                ssl=trust(self._settings.ca_file),
-                limit=0,
-                keepalive_timeout=_IDLE_SECONDS,
-            ),
+            connector=self._network.connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_timeouts(self._settings),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
@@ -152,8 +160,9 @@ class Connection:
 
     async def _send(self, method: str, url: str, body: bytes, seconds: float) -> Answer:
         """One request, one answer."""
-        answer = await within(seconds, self._exchange(method, url, body))
-        return judged(answer)
+        answer = judged(await within(seconds, self._exchange(method, url, body)))
+        self._network.heard(answer.server_now())
+        return answer
 
     async def _exchange(self, method: str, url: str, body: bytes) -> Answer:
         """Send and read, without a time-out of its own."""
@@ -169,11 +178,12 @@ class Connection:
                 data=body or None,
                 headers=headers,
                 allow_redirects=False,
-                proxy=proxy_for(url),
+                **self._network.way(url),
             ) as response:
                 return Answer(response.status, await read_bounded(response), response.headers)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NoContact(transport_reason(error)) from error
+            reason = await self._network.reason(error, url)
+            raise NoContact(reason, was_cut=isinstance(error, _CUT)) from error
 
 
 def judged(answer: Answer) -> Answer:
@@ -187,8 +197,10 @@ def judged(answer: Answer) -> Answer:
             status=status,
             retry_after=_retry_after(answer.headers),
         )
+    if status == _PROXY_REFUSED:
+        raise NoContact("the proxy wants other credentials (407): proxy.auth_file", status=status)
     if 300 <= status < 400:
-        raise NoContact(f"a redirect ({status}), which is not followed", status=status)
+        raise NoContact(f"a redirect ({status}){_whither(answer)}, not followed", status=status)
     if status < 300 and answer.is_page:
         raise NoContact(f"a web page ({status}) instead of the server: a portal or proxy?")
     return answer
@@ -212,7 +224,7 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait({task})
     if not task.cancelled() and task.exception() is None:
         return task.result()  # it ended in the very moment
-    raise NoContact(f"no answer within {seconds:g} s")
+    raise NoAnswer(f"no answer within {seconds:g} s")
 
 
 async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
@@ -225,41 +237,6 @@ async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
             raise NoContact("an answer without end")
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def transport_reason(error: Exception) -> str:
-    """Why there was no answer, for a log line: no URL, no header."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"TLS: {error.certificate_error}"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect: {error.os_error or type(error).__name__}"
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def trust(ca_file: Path | None) -> ssl.SSLContext | bool:
-    """What certificates are checked against: the system's, and those of a file besides.
-
-    Raises OSError or ssl.SSLError when the file cannot be used.
-    """
-    if ca_file is None:
-        return True
-    context = ssl.create_default_context()
-    context.load_verify_locations(ca_file)
-    return context
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY …); none to loopback.
-
-    Asked explicitly, because aiohttp's `trust_env` would also send what ~/.netrc holds.
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if host in _LOOPBACK or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    proxies = getproxies()
-    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 class BackOff(msgspec.Struct, frozen=True):
@@ -328,6 +305,15 @@ def _said(answer: Answer) -> str:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return ""
     return f" {code[:64]}" if code.isprintable() else ""
+
+
+def _whither(answer: Answer) -> str:
+    """` to HOST` of a redirect: a portal's log-in page shows by its name."""
+    try:
+        host = urlsplit(answer.headers.get("Location", "")).hostname
+    except ValueError:
+        return ""
+    return f" to {host[:100]}: a portal's log-in page?" if host and host.isprintable() else ""
 
 
 class _Code(msgspec.Struct):

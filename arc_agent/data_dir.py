@@ -56,13 +56,16 @@ class DataDir:
                 f"the data directory {path} {reason}", may_pass=is_taken or is_passing(error)
             ) from None
 
-    def free_bytes(self) -> int:
-        """What the disk has left for us; 0 when it cannot be asked."""
+    def free(self) -> tuple[int, int | None]:
+        """The bytes and the files that the disk has left for us, nothing when it cannot be asked.
+
+        None when it does not count files (btrfs and others).
+        """
         try:
             found = os.statvfs(self.path)
         except OSError:
-            return 0
-        return found.f_bavail * found.f_frsize
+            return 0, 0
+        return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
 
     def close(self) -> None:
         """Let another agent in."""

@@ -23,6 +23,7 @@ from arc_agent.contact import Contact
 from arc_agent.execution import call_in
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import renew
+from arc_agent.network import Network
 from arc_agent.tokens import Token
 from arc_protocol.lifecycle import renew_after_seconds
 from arc_protocol.types import RenewRequest, RenewResponse
@@ -53,6 +54,7 @@ class Heartbeat:
         config: Callable[[], Config],
         agent_id: str,
         token: Token,
+        network: Network,
         leases: LeaseTable,
         contact: Contact,
         clock: Clock,
@@ -64,6 +66,7 @@ class Heartbeat:
         self._config = config
         self._agent_id = agent_id
         self._token = token
+        self._network = network
         self._leases = leases
         self._contact = contact
         self._clock = clock
@@ -112,7 +115,7 @@ class Heartbeat:
     async def _live(self) -> None:
         """Renew when it is time, watch in between, sleep when nothing is held."""
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
-        connection = Connection(self._config().server, self._token)
+        connection = Connection(self._config().server, self._token, self._network)
         await connection.open()
         self._is_ready.set()
         renewing: asyncio.Task[None] | None = None

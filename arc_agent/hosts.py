@@ -44,6 +44,19 @@ _NEVER: Final = tuple(
     )
 )
 _NEVER_NAMES: Final = ("metadata.google.internal", "metadata", "instance-data")
+_NEIGHBOURS: Final = (
+    ".localhost",
+    ".local",
+    ".localdomain",
+    ".internal",
+    ".intranet",
+    ".private",
+    ".corp",
+    ".home",
+    ".lan",
+    ".home.arpa",
+)
+"""Names that no public resolver knows (RFC 6761, 6762, 8375; ICANN's collision list)."""
 _NAT64: Final = ip_network("64:ff9b::/96")
 _COMPATIBLE: Final = ip_network("::/96")
 
@@ -87,6 +100,18 @@ class HostPolicy:
             self._check_literal(host, address, port or (443 if parts.scheme == "https" else 80))
         elif not (self._allows_public or self._is_named(host)):
             raise HostRefused(f"{host} is not among the allowed hosts")
+
+    def check_unresolved(self, url: str) -> None:
+        """Judge a URL whose name a proxy looks up: no address is seen here. Raises HostRefused.
+
+        A name may mean anything there. The proxy's own rules judge where it leads; names that only
+        ever mean a neighbour are refused here, unless the configuration has them.
+        """
+        host = _plain(urlsplit(url).hostname or "")
+        if _literal(host) is not None or self._is_named(host):
+            return
+        if "." not in host or host.endswith(_NEIGHBOURS):
+            raise HostRefused(f"{host} is a private name; see transfer.allow_hosts")
 
     def check_address(self, host: str, address: str) -> None:
         """Judge an address that `host` stands for. Raises HostRefused."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import msgspec
 import structlog
 
 from arc_agent.config import NEEDS_RESTART, Config, read
-from arc_agent.connection import trust
 from arc_agent.handlers.loading import add_declared, load_handlers
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.hosts import HostPolicy
+from arc_agent.network import Network
 from arc_agent.policy import Policy
+from arc_agent.tls import TlsError
 from arc_agent.tokens import Token, TokenError
 from arc_runtime import logs
 from arc_runtime.log_output import LogOutput
@@ -41,14 +41,23 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             HostPolicy(config.server.url or "", config.transfer.allow_hosts)
         except ValueError as error:
             raise SettingsError(str(error), key="transfer.allow_hosts", source=None) from None
-        try:
-            trust(config.server.ca_file)
-        except (OSError, ssl.SSLError) as error:
-            reason = error.strerror or type(error).__name__
-            raise SettingsError(
-                f"cannot be used: {reason}", key="server.ca_file", source=None
-            ) from None
+        self.network(config)
         return config
+
+    def network(self, config: Config) -> Network:
+        """The way out that a configuration describes. Raises SettingsError."""
+        try:
+            return Network(config.server, config.proxy, config.tls, environ=self.environ)
+        except TlsError as error:
+            key = error.key
+            if key == "tls.ca_file" and config.server.ca_file is not None:
+                key = "server.ca_file"
+            raise SettingsError(error.reason, key=key, source=None) from None
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+            raise SettingsError(reason, key="proxy.auth_file", source=None) from None
+        except ValueError as error:
+            raise SettingsError(str(error), key="proxy", source=None) from None
 
 
 class Live:
@@ -58,6 +67,7 @@ class Live:
         """Read it all. Raises SettingsError, TokenError, HandlerError."""
         self._source = source
         self.config = source.read()
+        self.network = source.network(self.config)
         self.token = Token(self.config.server.token, self.config.server.token_file)
         self.registry = load_handlers(self.config.handlers)
         self.policy = _policy(self.config)
@@ -73,9 +83,9 @@ class Live:
     def reload(self) -> bool:
         """Read it again. What is wrong is refused whole, and the old stays; True when taken.
 
-        The token file, the log, limits, times, allowed hosts and the commands of `handlers.exec`
-        change at once. The server, the identity, the data directory and imported modules need a
-        restart, which is said.
+        The token file, the log, limits, times, proxy, certificates, allowed hosts and the commands
+        of `handlers.exec` change at once. The server, the identity, the data directory and imported
+        modules need a restart, which is said.
         """
         self.token.reread()
         try:
@@ -97,6 +107,7 @@ class Live:
             log.warning("reload.needs_restart", keys=ignored)
         self.configure_logs(fresh)
         self.config = msgspec.structs.replace(fresh, **kept)
+        self.network.configure(self.config)
         self.registry = registry
         self.policy = policy
         log.info("reload.done")

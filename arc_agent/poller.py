@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -13,11 +14,12 @@ import structlog
 from arc_agent.brake import Brake
 from arc_agent.clock import Clock
 from arc_agent.config import Config
-from arc_agent.connection import BackOff, Connection, NoContact, Refused, retrying
+from arc_agent.connection import BackOff, Connection, NoAnswer, NoContact, Refused, retrying
 from arc_agent.contact import Contact
 from arc_agent.delivery import Delivery
 from arc_agent.envelopes import Job
 from arc_agent.heartbeat import Heartbeat
+from arc_agent.holding import HoldTime
 from arc_agent.leases import LeaseTable
 from arc_agent.leasing import LeaseAnswer, ask, release
 from arc_agent.presence import Presence
@@ -34,6 +36,10 @@ _SETTLE_SECONDS: Final = 30.0
 _SHORT_POLL_SECONDS: Final = 2.0
 """How long a request to a server without long poll may go on when the agent stops: a lease in an
 answer that nobody reads is lost for its whole length."""
+_SPARE: Final = 0.05
+"""How much more room than needed there must be again after there was none: it must not flutter."""
+_TELL_SECONDS: Final = 20.0
+"""How often the server is told that nothing is asked for, and why."""
 _PAUSE_SECONDS: Final = 1.0
 _PATIENCE: Final = 3
 """How many early answers in a row, each followed by such a pause, a server of ours may give."""
@@ -129,9 +135,11 @@ class Poller:
         self._on_ready = on_ready
         self._back_off = back_off
         self._pace = Pace(back_off.source)
+        self._hold = HoldTime(clock)
         self._draining = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_full = False
+        self._told_at = -math.inf
         self._sequence = 0
         self.pulse = Pulse(clock)
         """Whether it moves: the watchdog looks."""
@@ -177,7 +185,9 @@ class Poller:
     async def _ask(self, group: asyncio.TaskGroup) -> float:
         """One request. Raises NoContact."""
         config = self._config()
-        wait_seconds = config.poll.wait_seconds
+        is_probe = self._contact.is_lost
+        """Not to be held: that the server is back is known at once, not at the end of a wait."""
+        wait_seconds = 0.0 if is_probe else self._hold.seconds(config.poll.wait_seconds)
         free = min(self._runner.free, _MAX_LEASES)
         if free < 1:
             return 0.0
@@ -195,13 +205,18 @@ class Poller:
         if answer is None:
             return 0.0
         self._contact.succeeded("lease")
+        took_seconds = self._clock() - asked_at
+        self._hold.ended(wait_seconds, took_seconds)
         await self._take(group, answer, asked_at)
+        if is_probe and self._pace.is_long_poll:
+            return 0.0
         return self._pace.after(
             config,
             answer,
             asked_seconds=wait_seconds,
-            took_seconds=self._clock() - asked_at,
-            has_additions=self._contact.knows_additions,
+            took_seconds=took_seconds,
+            # Whoever has not said that it lacks them may be one of ours that was not asked yet.
+            has_additions=self._contact.knows_additions or self._contact.supports("agents"),
         )
 
     async def _until_drained(
@@ -211,6 +226,7 @@ class Poller:
         url = self._connection.url("commands", "leases")
         timeout = wait_seconds + self._config().server.request_timeout_seconds
         self.pulse.within(timeout)
+        asked_at = self._clock()
         asking = asyncio.create_task(
             ask(self._connection, url, request, timeout_seconds=timeout), name="poll"
         )
@@ -226,9 +242,21 @@ class Poller:
         try:
             return asking.result()
         except NoContact as error:
-            is_refusal = isinstance(error, Refused)
-            self._contact.failed("lease", error.reason, is_refusal=is_refusal)
+            if not self._is_cut(error, wait_seconds, self._clock() - asked_at):
+                is_refusal = isinstance(error, Refused)
+                self._contact.failed("lease", error.reason, is_refusal=is_refusal)
             raise
+
+    def _is_cut(self, error: NoContact, asked_seconds: float, took_seconds: float) -> bool:
+        """Whether a held poll was cut off on its way, which is tried again before it is told."""
+        if isinstance(error, NoAnswer):
+            self._hold.was_lost(asked_seconds)
+            return False
+        if not self._pace.is_long_poll:
+            return False
+        return self._hold.broke_off(
+            asked_seconds, took_seconds, status=error.status, was_cut=error.was_cut
+        )
 
     async def _first(self, task: asyncio.Task[Any]) -> None:
         """Until the task is done or the agent stops. The task is left as it is."""
@@ -308,31 +336,37 @@ class Poller:
     async def _wait_for_capacity(self) -> None:
         """Until work is welcome, a slot is free and there is room for a result."""
         while not self._draining.is_set():
+            await self._look_at_disk()
             if self._brake.is_on:
                 await self._rest()
                 continue
-            if not self._spool.has_room():
-                if not self._is_full:
-                    self._is_full = True
-                    log.error("spool.full", responses=len(self._spool))
-                await self._sleep(self._config().poll.interval_seconds)
-                continue
-            if self._is_full:
-                self._is_full = False
-                log.info("spool.has_room")
             if self._runner.free > 0:
                 return
             with self.pulse.resting(lambda: self._runner.free < 1):
                 await self._unless_stopping(self._runner.slot())
 
+    async def _look_at_disk(self) -> None:
+        """Whether a result would have room. The brake has the last word, and tells the server."""
+        await self._spool.persist()
+        lack = self._spool.lack(spare=_SPARE if self._is_full else 0.0)
+        if lack is not None and not self._is_full:
+            log.error("spool.full", responses=len(self._spool), reason=lack)
+        elif lack is None and self._is_full:
+            log.info("spool.has_room")
+        self._is_full = lack is not None
+        self._brake.trouble("disk", lack)
+
     async def _rest(self) -> None:
         """Ask for nothing for a while; the server is told why, and that this host is still here."""
         self.pulse.within(self._config().server.request_timeout_seconds)
-        self._presence.changed()
+        if self._clock() - self._told_at >= _TELL_SECONDS:
+            self._told_at = self._clock()
+            self._presence.changed()
         await self._unless_stopping(self._presence.announce())
         seconds = self._brake.wait_seconds()
         if seconds is not None:
-            await self._sleep(seconds)
+            look_again = self._config().poll.interval_seconds if self._is_full else seconds
+            await self._sleep(min(seconds, look_again))
 
     async def _settle(self) -> None:
         """Finished work goes before new work."""

@@ -113,7 +113,7 @@ class Spool:
         self._volatile: dict[int, bytes | None] = {}
         self._fresh: dict[int, bytes] = {}
         self._leaving: set[int] = set()
-        self._lowest = 0
+        self._next_seq = 1
         self._listeners: list[Callable[[], None]] = []
         self.failure: str | None = None
         """Why the spool cannot be trusted any more (an I/O error, no full disk). The agent ends."""
@@ -185,11 +185,39 @@ class Spool:
 
     def has_room(self) -> bool:
         """Whether another result may be taken on: limits of the spool and of the disk."""
+        return self.lack() is None
+
+    def lack(self, *, spare: float = 0.0) -> str | None:
+        """What there is not enough of for another result, by so much more than needed; or None."""
         if self.failure is not None:
-            return False
-        return self._used < self._settings.max_bytes and (
-            self._data_dir.free_bytes() >= self._settings.min_free_bytes
-        )
+            return "the spool failed"
+        settings = self._settings
+        if self._used >= settings.max_bytes * (1 - spare):
+            return "spool.max_bytes is reached"
+        free_bytes, free_files = self._data_dir.free()
+        if free_bytes < settings.min_free_bytes * (1 + spare):
+            return "less than spool.min_free_bytes is free"
+        if free_files is not None and free_files < settings.min_free_inodes * (1 + spare):
+            return "fewer than spool.min_free_inodes are free"
+        if self._volatile:
+            return "results are in memory only"
+        return None
+
+    async def persist(self) -> None:
+        """Write what the disk has refused, oldest first, as far as it takes it now."""
+        for seq in sorted(self._volatile):
+            entry, message = self._entries.get(seq), self._volatile.get(seq)
+            if entry is None or seq in self._leaving:
+                continue
+            try:
+                await self._insert(entry, message)
+                if self._entries.get(seq) is not entry:  # delivered or changed meanwhile
+                    await self._write("DELETE FROM responses WHERE seq = ?", (seq,))
+                    continue
+            except sqlite3.Error:
+                return
+            self._volatile.pop(seq, None)
+            log.info("spool.durable_again", command_id=entry.command_id)
 
     async def put(
         self,
@@ -206,32 +234,8 @@ class Spool:
         """Take a response in. Durable when it returns, unless the disk refuses: then it is kept in
         memory, which is said in the log, and delivered from there.
         """
-        upload_json = msgspec.json.encode(upload) if upload is not None else None
-        try:
-            seq = await self._write(
-                "INSERT INTO responses (command_id, lease_id, command, attempt, submit_url, upload,"
-                " message, body, body_bytes, body_sha256, queued_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    command_id,
-                    lease_id,
-                    command,
-                    attempt,
-                    submit_url,
-                    upload_json,
-                    message,
-                    body.name if body is not None else None,
-                    body.size if body is not None else 0,
-                    body.sha256 if body is not None else None,
-                    time.time(),
-                ),
-            )
-        except sqlite3.Error as error:
-            self._lowest = seq = self._lowest - 1
-            self._volatile[seq] = message
-            log.error("spool.not_durable", command_id=command_id, reason=str(error))
         entry = Entry(
-            seq=seq,
+            seq=self._next_seq,
             command_id=command_id,
             lease_id=lease_id,
             command=command,
@@ -241,16 +245,22 @@ class Spool:
             body=body,
             message_bytes=len(message or b""),
         )
+        self._next_seq += 1
+        try:
+            await self._insert(entry, message)
+        except sqlite3.Error as error:
+            self._volatile[entry.seq] = message
+            log.error("spool.not_durable", command_id=command_id, reason=str(error))
         self._take(entry)
         if message is not None and len(message) <= _FRESH_BYTES and len(self._fresh) < _FRESH_KEPT:
-            self._fresh[seq] = message  # mostly it is delivered at once
+            self._fresh[entry.seq] = message  # mostly it is delivered at once
         self._tell()
         return entry
 
     async def message(self, entry: Entry) -> bytes | None:
         """The stored message of an entry, None when its body is to be uploaded."""
         kept = self._volatile.get(entry.seq) or self._fresh.get(entry.seq)
-        if kept is not None or entry.seq < 0:
+        if kept is not None or entry.seq in self._volatile:
             return kept
         rows = await self._db.execute_fetchall(
             "SELECT message FROM responses WHERE seq = ?", (entry.seq,)
@@ -303,7 +313,7 @@ class Spool:
         """Delivered, or of no more use. It counts as there until it is gone from the disk."""
         self._leaving.add(entry.seq)
         try:
-            if entry.seq >= 0:
+            if entry.seq not in self._volatile:
                 await self._write("DELETE FROM responses WHERE seq = ?", (entry.seq,))
         except sqlite3.Error as error:
             # It will be delivered again after a restart, and the server knows it then.
@@ -360,11 +370,35 @@ class Spool:
         if entry.seq in self._entries:
             self._take(entry)
         try:
-            if entry.seq >= 0:
+            if entry.seq not in self._volatile:
                 await self._write(sql, values)
         except sqlite3.Error as error:
             log.error("spool.not_durable", command_id=entry.command_id, reason=str(error))
         self._tell()
+
+    async def _insert(self, entry: Entry, message: bytes | None) -> None:
+        """Write a new entry. Raises sqlite3.Error."""
+        body, upload = entry.body, entry.upload
+        await self._write(
+            "INSERT INTO responses (seq, command_id, lease_id, command, attempt, submit_url,"
+            " upload, message, body, body_bytes, body_sha256, uploaded, queued_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                entry.seq,
+                entry.command_id,
+                entry.lease_id,
+                entry.command,
+                entry.attempt,
+                entry.submit_url,
+                msgspec.json.encode(upload) if upload is not None else None,
+                message,
+                body.name if body is not None else None,
+                body.size if body is not None else 0,
+                body.sha256 if body is not None else None,
+                int(entry.is_uploaded),
+                time.time(),
+            ),
+        )
 
     async def _write(self, sql: str, values: tuple[Any, ...]) -> int:
         """One statement, one transaction; the id of a new row. Raises sqlite3.Error."""
@@ -389,6 +423,10 @@ class Spool:
             " FROM responses ORDER BY seq"
         ) as cursor:
             rows = await cursor.fetchall()
+        used = await self._db.execute_fetchall(
+            "SELECT seq FROM sqlite_sequence WHERE name = 'responses'"
+        )
+        self._next_seq = 1 + next((row[0] for row in used), 0)  # none is ever used again
         for row in rows:
             entry = Entry(
                 seq=row[0],

@@ -28,15 +28,13 @@ from arc_agent.connection import (
     BackOff,
     NoContact,
     judged,
-    proxy_for,
     read_bounded,
     retrying,
-    transport_reason,
-    trust,
     within,
 )
 from arc_agent.hosts import GuardedResolver, HostPolicy, HostRefused
 from arc_agent.local_files import LocalFiles
+from arc_agent.network import Network
 from arc_protocol.types import HttpBackend, LocalBackend, PresignedRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -84,9 +82,12 @@ class Fetched(msgspec.Struct, frozen=True):
 class Transfer:
     """The sessions for everything that is not a route of the server. Lives in the main loop."""
 
-    def __init__(self, settings: TransferSection, server: ServerSection) -> None:
+    def __init__(
+        self, settings: TransferSection, server: ServerSection, network: Network | None = None
+    ) -> None:
         """Raises ValueError for an entry of `allow_hosts` that cannot be read."""
         self._server = server
+        self._network = network or Network(server)
         self._resolver: GuardedResolver | None = None
         self._direct: aiohttp.ClientSession | None = None
         self._proxied: aiohttp.ClientSession | None = None
@@ -109,16 +110,9 @@ class Transfer:
         self._resolver = resolver = GuardedResolver(self._policy)
         # No address is remembered: each connection is judged by what its name means then.
         self._direct = self._session(
-            aiohttp.TCPConnector(
-                ssl=trust(self._server.ca_file),
-                resolver=resolver,
-                use_dns_cache=False,
-                limit=0,
-            )
+            self._network.connector(resolver=resolver, use_dns_cache=False)
         )
-        self._proxied = self._session(
-            aiohttp.TCPConnector(ssl=trust(self._server.ca_file), limit=0)
-        )
+        self._proxied = self._session(self._network.connector())
 
     async def close(self) -> None:
         """Close all connections."""
@@ -147,7 +141,7 @@ class Transfer:
         except (aiohttp.InvalidURL, ValueError) as error:
             raise HostRefused("a URL that cannot be used") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NoContact(transport_reason(error)) from error
+            raise NoContact(await self._network.reason(error, url)) from error
 
     # Down
 
@@ -184,16 +178,14 @@ class Transfer:
         headers = {**backend.headers, "Accept-Encoding": "identity", **download.range_headers()}
         try:
             async with self._request("GET", backend.url, headers=headers) as response:
-                _check_status(response, download.size > 0)
+                self._check_status(response, backend.url, has_started=download.size > 0)
                 await asyncio.to_thread(download.begin, response.status, response.headers)
                 async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                     await asyncio.to_thread(download.write, chunk)
         except (aiohttp.InvalidURL, ValueError) as error:
             raise TransferRefused("a presigned request that cannot be sent") from error
-        except aiohttp.ClientError as error:
-            raise NoContact(transport_reason(error)) from error
-        except (TimeoutError, ConnectionError) as error:
-            raise NoContact(transport_reason(error)) from error
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise NoContact(await self._network.reason(error, backend.url)) from error
         download.check_complete()
 
     def _fetch_local(self, backend: LocalBackend, into: Path, expected: int | None) -> Fetched:
@@ -227,12 +219,12 @@ class Transfer:
             async with self._request(
                 "PUT", backend.url, headers=backend.headers, data=body
             ) as response:
-                _check_status(response, False)
+                self._check_status(response, backend.url)
                 await read_bounded(response)
         except (aiohttp.InvalidURL, ValueError) as error:
             raise TransferRefused("a presigned request that cannot be sent") from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise NoContact(transport_reason(error)) from error
+            raise NoContact(await self._network.reason(error, backend.url)) from error
 
     async def _watched(self, work: Awaitable[None], body: _FileBody) -> None:
         """Await an upload as long as it moves. Raises NoContact when it stands still."""
@@ -259,6 +251,28 @@ class Transfer:
         except PermissionError as error:
             raise TransferRefused(str(error)) from error
 
+    def _check_status(
+        self, response: aiohttp.ClientResponse, url: str, *, has_started: bool = False
+    ) -> None:
+        """Whether the body follows. Raises NoContact to be tried again, TransferRefused otherwise.
+
+        The server itself never redirects to a body, nor shows a page instead of one: that is a
+        portal's or proxy's word, and passes.
+        """
+        status = response.status
+        is_own = self._network.is_own(url)
+        if 200 <= status < 300:
+            if is_own and response.content_type == "text/html":
+                raise NoContact(f"a web page ({status}) instead of the body: a portal or proxy?")
+            return
+        if status in (407, 408, 425, 429) or status >= 500 or (status == 416 and has_started):
+            raise NoContact(f"the store answered {status}", status=status)
+        if 300 <= status < 400:
+            if is_own:
+                raise NoContact(f"a redirect ({status}) instead of the body: a portal or proxy?")
+            raise TransferRefused(f"the store redirects ({status}), which is not followed", status)
+        raise TransferRefused(f"the store answered {status}", status)
+
     # Sessions
 
     def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
@@ -280,13 +294,17 @@ class Transfer:
     def _request(self, method: str, url: str, **more: Any) -> Any:
         """A request by the session that fits: to a proxy, or to an address that is judged."""
         self._policy.check(url)
-        proxy = proxy_for(url)
-        session = self._direct if proxy is None else self._proxied
+        try:
+            way = self._network.way(url)
+        except (OSError, ValueError) as error:
+            raise NoContact(f"the proxy cannot be used: {error}") from error
+        session = self._direct
+        if way["proxy"] is not None:
+            self._policy.check_unresolved(url)
+            session = self._proxied
         if session is None:
             raise NoContact("the session is closed")
-        return session.request(
-            method, URL(url, encoded=True), allow_redirects=False, proxy=proxy, **more
-        )
+        return session.request(method, URL(url, encoded=True), allow_redirects=False, **way, **more)
 
 
 class _Download:
@@ -411,15 +429,3 @@ def _check_request(backend: HttpBackend, method: str) -> None:
     for name in backend.headers:
         if name.lower() in _OURS:
             raise TransferRefused(f"a presigned request with the header {name[:64]}")
-
-
-def _check_status(response: aiohttp.ClientResponse, has_started: bool) -> None:
-    """Whether the body follows. Raises NoContact to be tried again, TransferRefused otherwise."""
-    status = response.status
-    if status in (200, 206) or 200 <= status < 300:
-        return
-    if status in (408, 425, 429) or status >= 500 or (status == 416 and has_started):
-        raise NoContact(f"the store answered {status}", status=status)
-    if 300 <= status < 400:
-        raise TransferRefused(f"the store redirects ({status}), which is not followed", status)
-    raise TransferRefused(f"the store answered {status}", status)

@@ -290,7 +290,9 @@ async def test_no_room_no_lease(
 ) -> None:
     agent = await start(server, spool={"max_bytes": 0})
     await _until(lambda: "spool.full" in [e["event"] for e in logged])
+    await server.until(lambda: bool(server.seen("agents")))
     assert server.seen("leases") == []
+    assert server.seen("agents")[-1].json()["status"] == {"state": "degraded", "note": "disk"}
 
     file = agent.directory.parent / "agent.yaml"
     config = json.loads(file.read_text())
@@ -299,6 +301,7 @@ async def test_no_room_no_lease(
     agent.agent.reload()
     server.send("arc.ping")
     await server.response()
+    assert "status" not in server.seen("agents")[-1].json()
 
 
 async def test_a_finished_result_is_delivered_under_a_new_lease_instead_of_running_again(

@@ -137,7 +137,7 @@ async def test_a_redirect_is_not_followed(
         return web.Response(status=status, headers={"Location": f"{store.url}/elsewhere"})
 
     store.answer = redirect
-    transfer = await make()
+    transfer = await make(server="http://arc.example.com", allow_hosts=["127.0.0.1"])
 
     with pytest.raises(TransferRefused, match="redirects"):
         await fetch(transfer, presigned(store.url), tmp_path / "f")

@@ -139,7 +139,7 @@ async def test_a_full_disk_keeps_a_result_in_memory_and_the_spool_goes_on(spool:
     await db.execute("PRAGMA max_page_count = 100000")
     await put(spool, "cmd_3")
 
-    assert entry.seq < 0
+    assert spool.lack() == "results are in memory only"
     assert await spool.message(entry) == b"m" * 50_000
     assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_2", "cmd_3"]
     assert spool.failure is None
@@ -253,3 +253,119 @@ async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> Non
     await asyncio.sleep(0)
 
     assert closed.is_set()
+
+
+async def refuse_writes(spool: Spool) -> None:
+    """From now on the disk is full: the database may not grow by a page."""
+    ((pages,),) = await spool._db.execute_fetchall("PRAGMA page_count")
+    await spool._db.execute(f"PRAGMA max_page_count = {pages}")
+
+
+async def take_writes(spool: Spool) -> None:
+    """There is room again."""
+    await spool._db.execute("PRAGMA max_page_count = 1000000")
+
+
+LARGE = b"x" * 40_000
+"""Takes more pages than are free in the file."""
+
+
+async def test_what_a_full_disk_refused_is_written_when_there_is_room_in_its_old_place(
+    spool: Spool, data_dir: DataDir
+) -> None:
+    await put(spool, "cmd_0")
+    await refuse_writes(spool)
+    first = await put(spool, "cmd_1", message=LARGE)
+    assert not spool.has_room()
+    assert await spool.message(first) == LARGE
+    await spool.persist()  # still full
+    assert not spool.has_room()
+    await take_writes(spool)
+    await put(spool, "cmd_2")
+    await spool.persist()
+    assert spool.has_room()
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert [entry.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
+    assert await again.message(next(e for e in again.entries() if e.seq == first.seq)) == LARGE
+    await again.close()
+
+
+async def test_what_was_delivered_from_memory_is_not_written_any_more(
+    spool: Spool, data_dir: DataDir
+) -> None:
+    await refuse_writes(spool)
+    kept = await put(spool, "cmd_1", message=LARGE)
+    other = await put(spool, "cmd_2", message=LARGE)
+    await spool.remove(kept)
+    await take_writes(spool)
+    writing = asyncio.create_task(spool.persist())
+    await asyncio.sleep(0)  # it has begun
+    await spool.remove(other)
+    await writing
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert list(again.entries()) == []
+    await again.close()
+
+
+async def test_what_changes_while_it_is_written_is_written_as_it_is_then(
+    spool: Spool, data_dir: DataDir
+) -> None:
+    await refuse_writes(spool)
+    kept = await put(spool, "cmd_1", message=LARGE)
+    await take_writes(spool)
+    writing = asyncio.create_task(spool.persist())
+    await asyncio.sleep(0)
+    await spool.rebind(kept, lease_id="lease_2", attempt=2, submit_url=None, upload=None)
+    await writing
+    await spool.persist()
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert [entry.lease_id for entry in again.entries()] == ["lease_2"]
+    await again.close()
+
+
+async def test_a_place_in_the_order_is_never_used_again(data_dir: DataDir) -> None:
+    spool = await Spool.open(data_dir, ROOMY)
+    last = await put(spool, "cmd_1")
+    await spool.remove(last)
+    await spool.close()
+    again = await Spool.open(data_dir, ROOMY)
+
+    assert (await put(again, "cmd_2")).seq > last.seq
+    await again.close()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_bytes": 0}, "spool.max_bytes"),
+        ({"min_free_bytes": 1 << 62}, "spool.min_free_bytes"),
+        ({"min_free_inodes": 1 << 62}, "spool.min_free_inodes"),
+        ({}, None),
+    ],
+)
+async def test_every_limit_says_which_it_is(
+    spool: Spool, limits: dict[str, int], reason: str | None
+) -> None:
+    spool.configure(SpoolSection(**{"min_free_bytes": 0, "min_free_inodes": 0, **limits}))
+
+    lack = spool.lack()
+
+    assert (lack is None) == (reason is None)
+    assert reason is None or (lack is not None and reason in lack)
+
+
+async def test_a_disk_that_does_not_count_files_has_room(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(spool.data_dir.path)
+    fields = list(real)
+    fields[5] = fields[6] = fields[7] = 0  # f_files, f_ffree, f_favail
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result(fields))
+
+    assert spool.has_room()

@@ -1,0 +1,292 @@
+"""The way from here to the server and to where bodies are kept: proxy, TLS, sockets, and what to
+say when it is closed.
+
+One for the whole agent, of its main loop and of its heartbeat's. Nothing of it asks the network
+but `reason`, which looks at a refused certificate once more to say whose it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypedDict
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+import structlog
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from arc_agent.config import Config, ProxySection, ServerSection, TlsSection
+from arc_agent.proxies import Proxies
+from arc_agent.tls import Tls
+from arc_protocol.urls import same_origin
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_QUIET_SECONDS: Final = 15
+"""A connection on which nothing moves is asked for a sign of life after so long …"""
+_ASK_SECONDS: Final = 5
+_ASKS: Final = 3
+"""… and is given up after so many that brought none: half a minute after the other side is gone."""
+_LOOK_SECONDS: Final = 5.0
+_KNOWN_SECONDS: Final = 300.0
+"""How long a refused certificate is remembered: one look for many tries."""
+_CLOCK_SECONDS: Final = 60.0
+"""How far this host's clock may be from the server's before it is worth a warning."""
+
+
+class Way(TypedDict):
+    """What aiohttp's `request` is told about the way of one request."""
+
+    proxy: URL | None
+    ssl: ssl.SSLContext | bool
+
+
+class Network:
+    """How requests leave this host. Safe from any thread."""
+
+    def __init__(
+        self,
+        server: ServerSection,
+        proxy: ProxySection | None = None,
+        tls: TlsSection | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Raises ValueError or OSError for a proxy, TlsError for files that cannot be used."""
+        self._server_url = server.url or ""
+        self._environ = environ
+        self._wall_clock = wall_clock
+        self._lock = threading.Lock()
+        self._is_clock_off = False
+        self._refused: dict[tuple[str, int], tuple[float, str]] = {}
+        self.clock_offset: float | None = None
+        """Seconds by which this host's clock was ahead of the server's when it last answered."""
+        self.proxies = Proxies(proxy or ProxySection(), environ)
+        self._tls = Tls(_with_ca_of(server, tls or TlsSection()))
+        self.proxies.of(self._server_url)
+
+    def configure(self, config: Config) -> None:
+        """Take other settings of `proxy` and `tls`; connections that exist stay. Raises as above.
+
+        The server is another one only after a restart.
+        """
+        fresh = Network(config.server, config.proxy, config.tls, environ=self._environ)
+        self.proxies, self._tls = fresh.proxies, fresh._tls
+
+    def way(self, url: str) -> Way:
+        """Which way a request goes.
+
+        The client certificate is for the server alone. Raises ValueError and OSError when the proxy
+        cannot be used.
+        """
+        proxy = self.proxies.of(url)
+        return Way(
+            proxy=None if proxy is None else proxy.url,
+            ssl=self._tls.context(is_own=self.is_own(url)),
+        )
+
+    def is_own(self, url: str) -> bool:
+        """Whether a URL leads to the configured server."""
+        return same_origin(url, self._server_url)
+
+    def connector(
+        self,
+        *,
+        resolver: AbstractResolver | None = None,
+        keepalive_timeout: float = 15.0,
+        use_dns_cache: bool = True,
+    ) -> aiohttp.TCPConnector:
+        """A pool of connections, for the running loop. IPv6 and IPv4 race (RFC 8305)."""
+        return aiohttp.TCPConnector(
+            limit=0,
+            resolver=resolver,
+            keepalive_timeout=keepalive_timeout,
+            use_dns_cache=use_dns_cache,
+            socket_factory=watched_socket,
+        )
+
+    # The clock
+
+    def heard(self, server_now: float | None) -> None:
+        """The server has told its time. Said once when this host's is far off, once when not."""
+        if server_now is None:
+            return
+        offset = self._wall_clock() - server_now
+        is_off = abs(offset) > _CLOCK_SECONDS
+        with self._lock:
+            self.clock_offset = offset
+            is_news, self._is_clock_off = is_off != self._is_clock_off, is_off
+        if not is_news:
+            return
+        if is_off:
+            log.warning(
+                "clock.differs",
+                seconds=round(offset),
+                hint="this host's clock is wrong, or the server's; leases do not depend on it, but"
+                " whether certificates are valid does",
+            )
+        else:
+            log.info("clock.agrees")
+
+    # Why not
+
+    async def reason(self, error: Exception, url: str) -> str:
+        """Why a request brought no answer, for a log line: no path, no query, no credentials."""
+        if isinstance(error, aiohttp.ClientConnectorCertificateError):
+            return await self._certificate(error.certificate_error, url)
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return f"the proxy {self._proxy_name(url)} {_refusal(error.status)}"
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            return f"cannot connect to the proxy {error.host}:{error.port}: {_of_system(error)}"
+        if isinstance(error, aiohttp.ClientConnectorDNSError):
+            return f"cannot look up {error.host}: {_of_system(error)}"
+        if isinstance(error, aiohttp.ClientConnectorError):
+            return f"cannot connect to {error.host}:{error.port}: {_of_system(error)}"
+        alert = _alert(error)
+        if alert is not None:
+            return alert
+        return _plain(error)
+
+    def _proxy_name(self, url: str) -> str:
+        """Host and port of the proxy for a URL."""
+        with suppress(ValueError, OSError):
+            proxy = self.proxies.of(url)
+            if proxy is not None:
+                return proxy.name
+        return "(unknown)"
+
+    async def _certificate(self, error: Exception, url: str) -> str:
+        """Which certificate was refused, and why."""
+        code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else -1
+        said = getattr(error, "verify_message", "") or str(error)
+        key = (_origin(url), code)
+        with self._lock:
+            known = self._refused.get(key)
+        if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
+            return known[1]
+        der = await self._look(url)
+        from arc_agent.tls_errors import explain  # only who is refused pays for it
+
+        text = explain(
+            code,
+            said,
+            der,
+            host=urlsplit(url).hostname or "",
+            now=self._wall_clock(),
+            clock_offset=self.clock_offset,
+        )
+        with self._lock:
+            self._refused = {key: (time.monotonic(), text)}
+        return text
+
+    async def _look(self, url: str) -> bytes | None:
+        """The certificate that is shown at a URL, accepted by nobody: nothing is sent there."""
+        seen: list[bytes] = []
+
+        class Look(ssl.SSLObject):
+            """A handshake that ends when the certificate has been seen."""
+
+            def do_handshake(self) -> None:
+                super().do_handshake()
+                seen.append(self.getpeercert(binary_form=True) or b"")
+                raise ssl.SSLError("it was for a look only")
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.sslobject_class = Look
+        try:
+            way = self.way(url)
+            way["ssl"] = context
+            async with (
+                asyncio.timeout(_LOOK_SECONDS),
+                aiohttp.ClientSession(connector=self.connector()) as session,
+                session.head(URL(f"{_origin(url)}/"), allow_redirects=False, **way),
+            ):
+                pass
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            pass
+        return seen[0] if seen else None
+
+
+def watched_socket(address: Any) -> socket.socket:
+    """A socket whose other side may not vanish unnoticed (aiohttp's SocketFactoryType)."""
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setblocking(False)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", _QUIET_SECONDS),
+            ("TCP_KEEPINTVL", _ASK_SECONDS),
+            ("TCP_KEEPCNT", _ASKS),
+        ):
+            option = getattr(socket, name, None)  # not every system has them
+            if option is not None:
+                made.setsockopt(socket.IPPROTO_TCP, option, value)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _with_ca_of(server: ServerSection, tls: TlsSection) -> TlsSection:
+    """`server.ca_file` is the older name of `tls.ca_file`."""
+    if server.ca_file is None or tls.ca_file is not None:
+        return tls
+    return msgspec.structs.replace(tls, ca_file=server.ca_file)
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _refusal(status: int) -> str:
+    """What a proxy means by a status."""
+    if status == 407:
+        return "does not accept the credentials it was shown, or wants some (407): proxy.auth_file"
+    if status == 403:
+        return "does not allow it (403)"
+    return f"answered {status}"
+
+
+def _alert(error: Exception) -> str | None:
+    """What the other side says about our certificate, or about TLS at all."""
+    for each in (error, error.__cause__, getattr(error, "os_error", None)):
+        if isinstance(each, ssl.SSLError):
+            from arc_agent.tls_errors import alert
+
+            return alert(each)
+    return None
+
+
+def _of_system(error: aiohttp.ClientConnectorError) -> str:
+    """What the system says."""
+    cause = error.os_error
+    alert = _alert(cause)
+    if alert is not None:
+        return alert
+    return cause.strerror or str(cause) or type(cause).__name__
+
+
+def _plain(error: Exception) -> str:
+    """An error's kind and text; no text of those that quote a URL."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"{type(error).__name__}: {error.status} {error.message}".strip()
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return "no connection in time"  # aiohttp's text holds the URL, signature and all
+    if isinstance(error, aiohttp.InvalidURL):
+        return type(error).__name__
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

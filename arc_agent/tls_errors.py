@@ -1,0 +1,106 @@
+"""What a failed TLS handshake means to the person who has to mend it."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Final
+
+from arc_agent.certificates import Certificate, read_certificate
+
+_NOT_YET: Final = 9
+_EXPIRED: Final = 10
+_REVOKED: Final = 23
+_WRONG_HOST: Final = (62, 64)
+_UNKNOWN: Final = (2, 18, 19, 20, 21, 27)
+_NO_LIST: Final = 3
+_OLD_LIST: Final = (11, 12)
+_ALERTS: Final[Mapping[str, str]] = {
+    "CERTIFICATE_REQUIRED": "wants a client certificate: tls.client_cert",
+    "UNKNOWN_CA": "does not know who issued this host's certificate (tls.client_cert)",
+    "BAD_CERTIFICATE": "does not accept this host's certificate (tls.client_cert)",
+    "CERTIFICATE_EXPIRED": "says that this host's certificate (tls.client_cert) has expired",
+    "CERTIFICATE_REVOKED": "says that this host's certificate (tls.client_cert) was revoked",
+    "CERTIFICATE_UNKNOWN": "does not accept this host's certificate (tls.client_cert)",
+    "HANDSHAKE_FAILURE": "ends the handshake: it may want a client certificate (tls.client_cert)",
+    "PROTOCOL_VERSION": "speaks no version of TLS that is accepted here",
+    "WRONG_VERSION_NUMBER": "does not speak TLS: is its URL http:// and not https://?",
+}
+
+
+def explain(
+    code: int,
+    said: str,
+    der: bytes | None,
+    *,
+    host: str,
+    now: float,
+    clock_offset: float | None,
+) -> str:
+    """Why a certificate is refused, and which. `code` and `said` are OpenSSL's (X509_V_ERR_…).
+
+    `der` is the certificate that the host shows, if it could be seen; `now` this host's clock.
+    """
+    certificate = None
+    if der:
+        with suppress(ValueError):
+            certificate = read_certificate(der)
+    why = _why(code, said, certificate, host=host, now=now, clock_offset=clock_offset)
+    shown = f"; it is: {certificate}" if certificate is not None else ""
+    return f"TLS: the certificate of {host} is refused: {why}{shown}"
+
+
+def alert(error: ssl.SSLError) -> str:
+    """What the other side ended a handshake with, or why there was none."""
+    reason = error.reason or ""
+    for name, text in _ALERTS.items():
+        if reason.endswith(name):
+            return f"TLS: the other side {text}"
+    return f"TLS: {reason.replace('_', ' ').lower() or error}"
+
+
+def _why(
+    code: int,
+    said: str,
+    certificate: Certificate | None,
+    *,
+    host: str,
+    now: float,
+    clock_offset: float | None,
+) -> str:
+    """The reason, and what to do about it."""
+    if code in (_NOT_YET, _EXPIRED):
+        return _time(code, certificate, now, clock_offset)
+    if code in _WRONG_HOST:
+        hosts = ", ".join(certificate.hosts) if certificate is not None else ""
+        return f"it is for {hosts or 'other hosts'}, not for {host}"
+    if code in _UNKNOWN:
+        return (
+            "nobody who is trusted here has issued it; if that is a private CA, or a proxy that"
+            " looks inside, name its certificate in tls.ca_file"
+        )
+    if code == _REVOKED:
+        return "it was revoked, or one that it is chained to (tls.crl_file)"
+    if code == _NO_LIST:
+        return "tls.crl_file has no list of its issuer; see tls.crl_check"
+    if code in _OLD_LIST:
+        return "its issuer's list in tls.crl_file is not valid now: fetch a new one"
+    return said
+
+
+def _time(
+    code: int, certificate: Certificate | None, now: float, clock_offset: float | None
+) -> str:
+    """It is too early or too late for it."""
+    clock = datetime.fromtimestamp(now, UTC)
+    what = "it has expired" if code == _EXPIRED else "it is not valid yet"
+    if certificate is not None and certificate.not_before <= clock <= certificate.not_after:
+        what = what.replace("it ", "a certificate that it is chained to ", 1)
+    text = f"{what}; this host's clock says {clock:%Y-%m-%dT%H:%MZ}, is that right?"
+    if clock_offset is not None and abs(clock_offset) > 60:
+        side = "ahead of" if clock_offset > 0 else "behind"
+        hours = abs(clock_offset) / 3600
+        text += f" (it was {hours:.1f} h {side} the server's when that last answered)"
+    return text
