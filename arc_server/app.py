@@ -24,7 +24,8 @@ from arc_server.config import ServerConfig, listen_address
 from arc_server.configured import command_limits, deployments, push_limits, sweep_limits
 from arc_server.dispatch.http import HttpDispatcher
 from arc_server.dispatch.outbox import Outbox
-from arc_server.http import agents, blobs, commands, health, leases
+from arc_server.events import EventService
+from arc_server.http import agents, blobs, commands, events, health, leases
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routing import Route
@@ -63,6 +64,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     wakeups: Wakeups
     service: CommandService
+    events: EventService
 
 
 def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
@@ -70,6 +72,7 @@ def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
     return (
         *commands.routes(parts.service),
         *leases.routes(parts.service, parts.signer, parts.clock),
+        *events.routes(parts.events),
         *agents.routes(parts.service),
         *blobs.routes(parts.blobs, parts.signer, parts.clock, config.commands.max_blob_bytes),
         *health.routes(parts.store, lambda: parts.wakeups.is_closed),
@@ -135,6 +138,7 @@ async def serving(
             clock=clock,
             wakeups=wakeups,
             service=service,
+            events=EventService(store=store, wakeups=wakeups, limits=command_limits(config)),
         )
         application = Application(
             all_routes(parts, config),

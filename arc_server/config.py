@@ -111,6 +111,14 @@ class CommandSection(Section, frozen=True, kw_only=True):
         int, _about("Commands on a page unless asked otherwise.", ge=1, le=10_000)
     ] = 100
     max_list_page: Annotated[int, _about("The most commands on a page.", ge=1, le=10_000)] = 1000
+    kept_event_lines: Annotated[
+        int,
+        _about(
+            "How many of the last lines that handlers say about a command are kept.",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 1000
     idempotency_key_seconds: Annotated[
         float,
         _about(

@@ -26,6 +26,7 @@ def command_limits(config: ServerConfig) -> CommandLimits:
         download_url_seconds=config.urls.download_seconds,
         list_page=config.commands.list_page,
         max_list_page=config.commands.max_list_page,
+        kept_event_lines=config.commands.kept_event_lines,
         agents_seen_within_seconds=config.agents.listed_seconds,
         max_agents_listed=config.agents.max_listed,
         max_schemas_bytes=config.agents.max_schemas_bytes,

@@ -25,6 +25,8 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     download_url_seconds: float = 3_600
     list_page: int = 100
     max_list_page: int = 1_000
+    kept_event_lines: int = 1_000
+    """Of a command: the last ones that its holders have said."""
     agents_seen_within_seconds: float = 7 * 86_400
     max_agents_listed: int = 10_000
     max_schemas_bytes: int = 1 << 20

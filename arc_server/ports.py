@@ -18,7 +18,10 @@ from arc_protocol.types import (
     AgentRegistration,
     CommandTarget,
     Envelope,
+    EventsRequest,
     PresignedRequest,
+    Progress,
+    RecordedLine,
     State,
 )
 
@@ -166,6 +169,15 @@ class Completion(Record, frozen=True, kw_only=True):
 
     command: Command
     changed: bool
+
+
+class EventPage(Record, frozen=True, kw_only=True):
+    """What the holders of a command have said, in order."""
+
+    command: Command
+    lines: Sequence[RecordedLine]
+    progress: Progress | None = None
+    dropped: int = 0
 
 
 class CommandFilter(Record, frozen=True, kw_only=True):
@@ -383,6 +395,22 @@ class CommandStore(Protocol):
 
         With `deployment_id`, commands of other deployments are as if they did not exist.
         """
+        ...
+
+    async def add_events(
+        self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
+    ) -> Command:
+        """Record what the holder of the latest lease says, also when the command has just ended.
+
+        A line whose number was there under this lease is not recorded again. Of all lines of the
+        command the last `keep` stay.
+
+        Raises CommandNotFound, LeaseLost when it is not the latest lease.
+        """
+        ...
+
+    async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
+        """Lines after a place, in order; None when there is no such command."""
         ...
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:

@@ -117,6 +117,24 @@ class ResultWaiter:
             timer.cancel()
 
 
+class EventWaiter(ResultWaiter):
+    """The same, for whoever also wants to hear what its holder says meanwhile."""
+
+    def __enter__(self) -> EventWaiter:
+        super().__enter__()
+        self._wakeups.add_event_waiter(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._wakeups.remove_event_waiter(self)
+        super().__exit__(kind, error, trace)
+
+
 class Wakeups:
     """All waiters of this process. Not thread-safe: for the event loop only."""
 
@@ -124,6 +142,7 @@ class Wakeups:
         self._work: dict[WorkKey, dict[WorkWaiter, None]] = {}
         self._holders: dict[Holder, set[WorkWaiter]] = {}
         self._results: dict[str, set[ResultWaiter]] = {}
+        self._listeners: dict[str, set[EventWaiter]] = {}
         self._cancels: dict[Holder, set[str]] = {}
         self._push = asyncio.Event()
         self._live: dict[str, Live] = {}
@@ -141,6 +160,10 @@ class Wakeups:
     def for_result(self, command_id: str) -> ResultWaiter:
         """A waiter for the end of a command."""
         return ResultWaiter(self, command_id)
+
+    def for_events(self, command_id: str) -> EventWaiter:
+        """A waiter for what the holder of a command says, and for its end."""
+        return EventWaiter(self, command_id)
 
     def began(self, command_id: str, deployment_id: str, deadline: datetime | None) -> None:
         """Call before a command is stored: until `finished` it is known to have no result."""
@@ -185,6 +208,11 @@ class Wakeups:
         self._live.pop(command_id, None)
         for waiter in self._results.pop(command_id, ()):
             _end(waiter.future, ended)
+
+    def said(self, command_id: str) -> None:
+        """Tell who listens to this command to look for what is new."""
+        for waiter in self._listeners.pop(command_id, ()):
+            _end(waiter.future)
 
     def cancel_requested(self, deployment_id: str, agent_id: str, lease_id: str) -> None:
         """Tell a holder that one of its leases is to be cancelled."""
@@ -256,6 +284,19 @@ class Wakeups:
         waiters.discard(waiter)
         if not waiters:
             del self._results[waiter.command_id]
+
+    def add_event_waiter(self, waiter: EventWaiter) -> None:
+        """Put a listener in."""
+        self._listeners.setdefault(waiter.command_id, set()).add(waiter)
+
+    def remove_event_waiter(self, waiter: EventWaiter) -> None:
+        """Take a listener out, if it has not been told."""
+        waiters = self._listeners.get(waiter.command_id)
+        if waiters is None:
+            return
+        waiters.discard(waiter)
+        if not waiters:
+            del self._listeners[waiter.command_id]
 
     def _wake(self, key: WorkKey, count: int) -> None:
         queue = self._work.get(key)

@@ -126,12 +126,12 @@ class Call:
 
     # body
 
-    async def message(self, kind: type[T]) -> T:
-        """The body as a message of `kind`.
+    async def message(self, kind: type[T], *, limit: int | None = None) -> T:
+        """The body as a message of `kind`, up to `limit` bytes if that is less than usual.
 
         Raises InvalidCommand naming the field, PayloadTooLarge, RequestTimeout, BadRequest.
         """
-        data = await self.body()
+        data = await self.body(limit)
         try:
             return decode(data, kind)
         except InvalidCommand:
@@ -142,10 +142,10 @@ class Call:
                 ) from None
             raise
 
-    async def body(self) -> bytes:
+    async def body(self, limit: int | None = None) -> bytes:
         """The whole body of a JSON request, up to the limit. Raises as `chunks` does."""
         content = self.http.content
-        limit = self._limits.max_body_bytes
+        limit = min(limit or self._limits.max_body_bytes, self._limits.max_body_bytes)
         if not content.is_eof():
             return b"".join([chunk async for chunk in self.chunks(limit)])
         data = content.read_nowait()

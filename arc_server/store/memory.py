@@ -32,6 +32,9 @@ from arc_protocol.types import (
     IMPLICIT_TARGET,
     AgentRegistration,
     CommandTarget,
+    EventsRequest,
+    Progress,
+    RecordedLine,
     ResourceType,
     State,
 )
@@ -47,6 +50,7 @@ from arc_server.ports import (
     Created,
     DamagedBody,
     Deployment,
+    EventPage,
     Grant,
     Granted,
     LeaseQuery,
@@ -76,6 +80,21 @@ class _Stored:
     response: ReadResponse | None = None
     ready_order: int = 0
     push_at: datetime | None = None
+    said: _Said = field(default_factory=lambda: _Said())
+
+
+@dataclass
+class _Said:
+    """What the holders of a command have said."""
+
+    lease_id: str = ""
+    last_number: int = 0
+    lines: list[RecordedLine] = field(default_factory=list[RecordedLine])
+    dropped: int = 0
+    """Unsent by holders of earlier leases."""
+    dropped_here: int = 0
+    unsent: int = 0
+    progress: Progress | None = None
 
 
 @dataclass
@@ -472,6 +491,53 @@ class MemoryStore:
             except ArcError as error:
                 answers.append(error)
         return answers
+
+    async def add_events(
+        self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
+    ) -> Command:
+        """See CommandStore."""
+        stored = self._find(command_id)
+        command = stored.command
+        if deployment_id is not None and command.deployment_id != deployment_id:
+            raise CommandNotFound(f"no such command: {command_id}")
+        if events.lease_id != command.lease_id:
+            raise LeaseLost("the command has been leased again since, or never under this lease")
+        said = stored.said
+        if said.lease_id != events.lease_id:
+            said.lease_id, said.last_number = events.lease_id, 0
+            said.dropped, said.unsent = said.dropped + said.unsent, 0
+            said.progress = None
+        for line in events.lines:
+            if line.number > said.last_number:
+                said.lines.append(
+                    RecordedLine(
+                        place=said.dropped_here + len(said.lines) + 1,
+                        attempt=command.lease_attempt or command.attempt,
+                        at=line.at,
+                        level=line.level,
+                        message=line.message,
+                    )
+                )
+        said.last_number = max([said.last_number, *(line.number for line in events.lines)])
+        while len(said.lines) > keep:
+            del said.lines[0]
+            said.dropped_here += 1
+        said.unsent = max(said.unsent, events.dropped)
+        said.progress = events.progress or said.progress
+        return command
+
+    async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
+        """See CommandStore."""
+        stored = self._commands.get(command_id)
+        if stored is None:
+            return None
+        said = stored.said
+        return EventPage(
+            command=stored.command,
+            lines=[line for line in said.lines if line.place > after][:limit],
+            progress=said.progress,
+            dropped=said.dropped + said.dropped_here + said.unsent,
+        )
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See CommandStore."""

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable
-from arc_protocol.types import AgentRegistration
+from arc_protocol.types import AgentRegistration, EventsRequest
 from arc_server.ports import (
     AgentPresence,
     Command,
@@ -27,6 +27,7 @@ from arc_server.ports import (
     Completion,
     Created,
     Deployment,
+    EventPage,
     Granted,
     LeaseQuery,
     NewCommand,
@@ -47,6 +48,7 @@ from arc_server.store import (
     reading,
     schema,
 )
+from arc_server.store import events as store_events
 from arc_server.store.batching import Batches, Operation
 from arc_server.store.lock import DirectoryLock
 from arc_server.store.session import Session
@@ -224,6 +226,16 @@ class SqliteStore:
     ) -> Sequence[Completion | ArcError]:
         """See CommandStore."""
         return await self._writes.submit(outcomes.complete_all, submissions, now, deployment_id)
+
+    async def add_events(
+        self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
+    ) -> Command:
+        """See CommandStore."""
+        return await self._writes.submit(store_events.add, command_id, events, keep, deployment_id)
+
+    async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
+        """See CommandStore."""
+        return await self._lists.submit(store_events.read, command_id, after, limit)
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See CommandStore."""

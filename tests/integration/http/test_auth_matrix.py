@@ -31,6 +31,7 @@ def parts_of_nothing() -> Parts:
         clock=nothing,
         wakeups=nothing,
         service=nothing,
+        events=nothing,
     )
 
 
@@ -138,6 +139,14 @@ ROWS: dict[tuple[str, str], Row] = {
     ),
     ("PUT", "/commands/*/response"): Row(
         lambda s: (f"/commands/{s.leased}/response", success()), HOLDERS, elsewhere=404
+    ),
+    ("POST", "/commands/*/events"): Row(
+        lambda s: (f"/commands/{s.leased}/events", {"leaseId": s.lease_id, "lines": []}),
+        HOLDERS,
+        elsewhere=404,
+    ),
+    ("GET", "/commands/*/events"): Row(
+        lambda s: (f"/commands/{s.leased}/events", None), SENDERS, elsewhere=404
     ),
     ("PUT", "/agents/*"): Row(lambda _: ("/agents/agent-1", AGENT), HOLDERS, elsewhere=403),
     ("GET", "/agents"): Row(

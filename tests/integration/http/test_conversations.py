@@ -137,6 +137,69 @@ async def test_responses_handed_in_together_may_be_handed_in_again(client: Clien
         assert answer.json == {"refused": []}
 
 
+def lines(*numbers: int) -> list[dict[str, Any]]:
+    """Lines of a holder."""
+    at = "2026-11-24T10:00:00Z"
+    return [{"number": n, "at": at, "level": "info", "message": f"line {n}"} for n in numbers]
+
+
+async def test_a_sender_hears_what_a_holder_says_the_moment_it_is_said(client: Client) -> None:
+    command_id = await client.create()
+    (lease,) = await client.lease()
+    path = f"/v1/commands/{command_id}/events"
+    listening = asyncio.create_task(client.call("GET", f"{path}?waitSeconds=60"))
+    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+
+    body = {"leaseId": lease["leaseId"], "lines": lines(1, 2), "progress": {"done": 1, "total": 4}}
+    assert (await client.call("POST", path, body)).status == 200
+
+    heard = (await listening).json
+    assert [line["message"] for line in heard["lines"]] == ["line 1", "line 2"]
+    assert (heard["next"], heard["state"], heard["dropped"]) == (2, "DISPATCHED", 0)
+    assert heard["progress"] == {"done": 1.0, "total": 4.0}
+    rest = (await client.call("GET", f"{path}?after=1&limit=1")).json
+    assert [line["place"] for line in rest["lines"]] == [2]
+
+
+async def test_who_listens_hears_the_end_too(client: Client) -> None:
+    command_id = await client.create()
+    (lease,) = await client.lease()
+    path = f"/v1/commands/{command_id}/events?waitSeconds=60"
+    listening = asyncio.create_task(client.call("GET", path))
+    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+
+    url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
+    await client.call("PUT", url, success(), token="")
+
+    assert (await listening).json["state"] == "SUCCEEDED"
+    assert (await client.call("GET", path)).json["lines"] == []
+
+
+async def test_events_are_refused_that_are_too_large_or_another_holders(client: Client) -> None:
+    command_id = await client.create()
+    (lease,) = await client.lease()
+    path = f"/v1/commands/{command_id}/events"
+    good = {"leaseId": lease["leaseId"], "lines": lines(1)}
+
+    long = [{**line, "message": "x" * 4_000} for line in lines(*range(1, 20))]
+    answers = [
+        await client.call("POST", path, good | {"lines": long}),
+        await client.call("POST", path, good | {"leaseId": "lease_x"}),
+        await client.call("POST", path, good | {"lines": [{**good["lines"][0], "number": 0}]}),
+        await client.call("POST", "/v1/commands/cmd_x/events", good),
+        await client.call("GET", f"{path}?limit=1001"),
+    ]
+
+    assert [(each.status, each.code) for each in answers] == [
+        (413, "PAYLOAD_TOO_LARGE"),
+        (409, "LEASE_LOST"),
+        (400, "INVALID_COMMAND"),
+        (404, "COMMAND_NOT_FOUND"),
+        (400, "INVALID_COMMAND"),
+    ]
+    assert (await client.call("GET", path)).json["lines"] == []
+
+
 async def test_a_poll_ends_empty_when_its_time_is_up(client: Client) -> None:
     assert await client.lease(waitSeconds=0.05) == []
     command_id = await client.create()
@@ -228,7 +291,7 @@ async def test_an_agent_that_registers_is_listed_with_what_it_holds(client: Clie
     command_id = await client.create()
     await client.lease(agentId="boot-1")
 
-    (agent,) = (await client.call("GET", "/v1/agents")).json["agents"]
+    (agent,) = (await client.call("GET", "/v1/agents?schemas=true")).json["agents"]
 
     assert (agent["agentId"], agent["hostname"]) == ("boot-1", "press-7")
     assert agent["handlers"] == registration["handlers"]

@@ -22,6 +22,8 @@ from arc_protocol.types import (
     CreateCommandResponse,
     Envelope,
     ErrorBody,
+    EventList,
+    EventsRequest,
     LeaseRequest,
     LeaseResponse,
     Payload,
@@ -86,6 +88,8 @@ VECTORS: Final[dict[str, Any]] = {
     "arc-renew-response": RenewResponse,
     "arc-respond-request": RespondRequest,
     "arc-respond-response": RespondResponse,
+    "arc-events-request": EventsRequest,
+    "arc-events": EventList,
     "arc-list": CommandList,
     "arc-agent": AgentRegistration,
     "arc-agents": AgentList,
@@ -173,7 +177,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
         types.InlineBody, types.StorageBody, types.StorageUpload, types.TraceContext,
         types.ResponseHandling, types.LeaseInfo, types.RenewedLease, types.HandlerInfo,
         types.HeldLease, types.AgentInfo, types.AgentStatus, types.SubmittedResponse,
-        types.RefusedResponse,
+        types.RefusedResponse, types.Progress, types.LogLine, types.RecordedLine,
     }  # fmt: skip
 
     assert files == VECTORS.keys() | rewritten

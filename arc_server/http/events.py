@@ -1,0 +1,44 @@
+"""What holders say while they run a command: posted by them, read by senders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from arc_protocol.types import MAX_EVENTS_BYTES, EventsRequest
+from arc_server.events import EventService
+from arc_server.http import fields
+from arc_server.http.answers import empty_answer, json_answer
+from arc_server.http.calls import Call
+from arc_server.http.commands import SENDERS
+from arc_server.http.leases import HOLDERS
+from arc_server.http.routing import Route
+
+
+def routes(service: EventService) -> Sequence[Route]:
+    """The routes of a service."""
+
+    async def add(call: Call) -> web.StreamResponse:
+        (command_id,) = call.arguments
+        events = await call.message(EventsRequest, limit=MAX_EVENTS_BYTES)
+        await service.add(command_id, events, within=call.within)
+        return empty_answer()
+
+    async def read(call: Call) -> web.StreamResponse:
+        (command_id,) = call.arguments
+        with call.waiting():
+            answer = await service.read(
+                command_id,
+                after=fields.integer("after", call.query("after")) or 0,
+                limit=fields.integer("limit", call.query("limit")),
+                wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
+                within=call.within,
+            )
+        return json_answer(answer)
+
+    path = "/commands/*/events"
+    return (
+        Route(method="POST", path=path, handler=add, scopes=HOLDERS),
+        Route(method="GET", path=path, handler=read, scopes=SENDERS),
+    )
