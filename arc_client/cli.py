@@ -231,6 +231,30 @@ def status(
         with_client(access, journey, work)
 
 
+@app.command()
+def events(
+    ctx: typer.Context,
+    command_id: CommandId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the command has ended.")
+    ] = False,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    token_file: TokenFileOption = None,
+    ca_file: CaFileOption = None,
+) -> None:
+    """Show what the handler of a command says while it runs."""
+    access = Access(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json, command_id=command_id) as journey:
+
+        async def work(client: Client) -> None:
+            from arc_client.transcript import show_events
+
+            await show_events(client, command_id, is_followed=follow, as_json=as_json)
+
+        with_client(access, journey, work)
+
+
 @app.command(name="list")
 def list_commands(
     ctx: typer.Context,

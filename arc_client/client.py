@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
 
+from arc_client import listening
 from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import InvalidParams, ResultUnreadable
 from arc_client.pace import Clock, SystemClock, retried
@@ -32,6 +33,7 @@ from arc_protocol.types import (
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
+    EventList,
     InlineBody,
     State,
     StorageBody,
@@ -295,6 +297,26 @@ class Client:
             cursor = page.cursor
             if cursor is None:
                 return
+
+    async def events(self, command_id: str, *, after: int = 0) -> EventList:
+        """What a command's handler has said after a place, and how far it is.
+
+        Raises CommandNotFound; NotFound or MethodNotAllowed on a server that keeps no events.
+        """
+        return await self._again(
+            lambda: listening.look(self._connection, command_id, after=after, wait_seconds=0),
+            self._retry_seconds,
+        )
+
+    async def follow(self, command_id: str) -> AsyncGenerator[EventList]:
+        """The same as it happens, until the command has ended and all is heard."""
+        async with aclosing(
+            listening.follow(
+                self._connection, command_id, poll_seconds=self._poll_seconds, clock=self._clock
+            )
+        ) as heard:
+            async for each in heard:
+                yield each
 
     async def cancel(self, command_id: str) -> CommandStatus:
         """Stop a command, and return where it stands.

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
-from contextlib import aclosing
+from collections.abc import Awaitable, Coroutine
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,6 +29,10 @@ T = TypeVar("T")
 
 HINT_SECONDS: Final = 3.0
 """After so long without an agent taking it, a person may wonder why."""
+
+
+LAST_WORDS_SECONDS: Final = 0.5
+"""How long the end of a command may be told before all that its handler said is."""
 
 
 class Addressee(msgspec.Struct, frozen=True):
@@ -56,7 +60,8 @@ async def invoke(
 
     async def work() -> CommandStatus:
         sent = await client.send(addressee.deployment, addressee.command, params, **options)
-        return await client.wait_for_end(sent.id, timeout=timeout, is_known=True)
+        waiting = client.wait_for_end(sent.id, timeout=timeout, is_known=True)
+        return await _while_heard(client, journey, sent.id, waiting)
 
     hint = asyncio.ensure_future(hint_at_absence(client, journey, addressee))
     try:
@@ -71,7 +76,12 @@ async def wait(
     client: Client, journey: Journey, command_id: str, *, timeout: float, out: Path | None
 ) -> None:
     """Wait for the end of a command, and show its result. Raises as `invoke` does."""
-    status = await _attended(client, journey, client.wait_for_end(command_id, timeout=timeout))
+
+    async def work() -> CommandStatus:
+        waiting = client.wait_for_end(command_id, timeout=timeout)
+        return await _while_heard(client, journey, command_id, waiting)
+
+    status = await _attended(client, journey, work())
     await show_result(client, journey, status, out)
 
 
@@ -81,6 +91,30 @@ async def send(
     """Send a command, params and all. Raises as `invoke` does."""
     work = client.send(addressee.deployment, addressee.command, params, **options)
     return await _attended(client, journey, work)
+
+
+async def _while_heard(
+    client: Client, journey: Journey, command_id: str, waiting: Awaitable[T]
+) -> T:
+    """Wait, and let a person who watches hear meanwhile what the handler says."""
+    if not journey.is_shown:
+        return await waiting
+    listening = asyncio.ensure_future(_listen(client, journey, command_id))
+    try:
+        ended = await waiting
+        await asyncio.wait((listening,), timeout=LAST_WORDS_SECONDS)
+        return ended
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+async def _listen(client: Client, journey: Journey, command_id: str) -> None:
+    """Show what is said, if it can be heard: not on every server, nor with every token."""
+    with suppress(ArcError):
+        async with aclosing(client.follow(command_id)) as heard:
+            async for each in heard:
+                journey.heard(each)
 
 
 async def _attended(client: Client, journey: Journey, work: Coroutine[Any, Any, T]) -> T:

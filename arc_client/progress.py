@@ -9,7 +9,8 @@ from arc_client.screen import say
 from arc_client.watch import Watch
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.types import CommandStatus, CreateCommandResponse, State
+from arc_protocol.types import CommandStatus, CreateCommandResponse, EventList, State
+from arc_protocol.types import Progress as HandlerProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -68,6 +69,7 @@ class LiveJourney(Journey):
         self._kind = ""
         self._is_paused = False
         self._is_told = False
+        self._progress: HandlerProgress | None = None
 
     def created(self, answer: CreateCommandResponse) -> None:
         """The server has the command."""
@@ -90,9 +92,29 @@ class LiveJourney(Journey):
         """Nothing moves; show the clock, and where the command stands."""
         if self._is_paused or self.command_id is None:
             return
+        if self._progress is not None and self._kind == "progress":
+            return  # it says more
         text = f"{printable(self.command_id)} {self.state or ''}"
         shown = self._show("wait")
         shown.update(shown.task_ids[0], description=text)
+
+    def heard(self, events: EventList) -> None:
+        """The command's handler said something: lines stay, how far it is moves."""
+        for line in events.lines:
+            mark = "" if line.level == "info" else f"{line.level}: "
+            self.note(f"  {mark}{line.message}")
+        progress = events.progress
+        if progress is None or self._is_paused or self.is_over:
+            return
+        self._progress = progress
+        shown = self._show("progress")
+        text = progress.text if progress.text is not None else self.command_id or ""
+        shown.update(
+            shown.task_ids[0],
+            description=printable(text),
+            completed=progress.done,
+            total=progress.total,
+        )
 
     def downloading(self, received: int, total: int | None) -> None:
         """So many bytes of the result came in."""
@@ -152,6 +174,7 @@ def _columns(kind: str) -> list[ProgressColumn]:
         BarColumn,
         DownloadColumn,
         SpinnerColumn,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -161,4 +184,6 @@ def _columns(kind: str) -> list[ProgressColumn]:
     text = TextColumn("{task.description}", markup=False)
     if kind == "wait":
         return [SpinnerColumn(), text, TimeElapsedColumn()]
+    if kind == "progress":
+        return [text, BarColumn(), TaskProgressColumn(), TimeElapsedColumn()]
     return [text, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]

@@ -13,7 +13,7 @@ from arc_client.client import ANYTHING, RETRY_SECONDS, WAIT_SECONDS, Client, Com
 from arc_client.params import NO_PARAMS
 from arc_client.waiting import POLL_SECONDS
 from arc_client.watch import Watch
-from arc_protocol.types import DEFAULT_INLINE_BYTES, AgentInfo, CommandStatus, State
+from arc_protocol.types import DEFAULT_INLINE_BYTES, AgentInfo, CommandStatus, EventList, State
 
 T = TypeVar("T")
 
@@ -196,6 +196,10 @@ class SyncClient:
     def cancel(self, command_id: str) -> CommandStatus:
         """Stop a command; see Client.cancel."""
         return self._run(self._client.cancel(command_id))
+
+    def events(self, command_id: str, *, after: int = 0) -> EventList:
+        """What a command's handler has said; see Client.events."""
+        return self._run(self._client.events(command_id, after=after))
 
     def agents(
         self, *, deployment: str | None = None, schemas: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arc_protocol.errors import ArcError
-from arc_protocol.types import CommandStatus, CreateCommandResponse
+from arc_protocol.types import CommandStatus, CreateCommandResponse, EventList
 
 
 class Watch:
@@ -20,6 +20,9 @@ class Watch:
 
     def looked(self, status: CommandStatus) -> None:
         """A status was read while waiting."""
+
+    def heard(self, events: EventList) -> None:
+        """The command's handler said something."""
 
     def downloading(self, received: int, total: int | None) -> None:
         """So many bytes of the result came in; None when the server does not say how many."""

@@ -49,6 +49,8 @@ class StoredCommand:
     runs: int = 0
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    said: list[str] = field(default_factory=list)
+    progress: dict[str, Any] | None = None
 
 
 @dataclass
@@ -100,6 +102,7 @@ class FakeServer:
                     web.get("/v1/commands", self._list, name="list"),
                     web.post("/v1/commands/{id}/cancel", self._cancel, name="cancel"),
                     web.get("/v1/agents", self._agents, name="agents"),
+                    web.get("/v1/commands/{id}/events", self._events, name="events"),
                 ]
             )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -300,6 +303,52 @@ class FakeServer:
         await response.write(data)
         await response.write_eof()
         return response
+
+    async def say(
+        self, command_id: str, *lines: str, progress: dict[str, Any] | None = None
+    ) -> None:
+        """Let the handler of a command say something."""
+        command = self.commands[command_id]
+        command.said += lines
+        command.progress = progress or command.progress
+        await self._tell()
+
+    async def _events(self, request: web.Request) -> web.Response:
+        command = self.commands.get(request.match_info["id"])
+        if command is None:
+            return error(404, "COMMAND_NOT_FOUND", f"no such command: {request.match_info['id']}")
+        after, was = int(request.query.get("after", "0")), command.progress
+        try:
+            async with asyncio.timeout(float(request.query.get("waitSeconds", "0"))), self.seen:
+                await self.seen.wait_for(
+                    lambda: (
+                        len(command.said) > after
+                        or command.progress != was
+                        or command.state in TERMINAL
+                    )
+                )
+        except TimeoutError:
+            pass
+        lines = [
+            {
+                "place": place,
+                "attempt": 1,
+                "at": "2026-11-23T20:00:00Z",
+                "level": "info",
+                "message": message,
+            }
+            for place, message in enumerate(command.said[after:], start=after + 1)
+        ]
+        answer = {
+            "lines": lines,
+            "next": after + len(lines),
+            "state": command.state,
+            "attempt": 1,
+            "dropped": 0,
+        }
+        if command.progress is not None:
+            answer["progress"] = command.progress
+        return web.json_response(answer)
 
     async def _list(self, request: web.Request) -> web.Response:
         query = request.query

@@ -182,6 +182,49 @@ async def test_a_token_is_asked_for_and_taken_from_where_it_is(
 
 
 @one_kind
+async def test_what_a_handler_has_said_is_shown(server: FakeServer) -> None:
+    gate = asyncio.Event()
+
+    async def slow(params: bytes) -> bytes:
+        await gate.wait()
+        return params
+
+    server.handlers["slow"] = slow
+    await arc("invoke", "dep", "slow", "--no-wait", url=server.url)
+    await server.say("cmd_1", "one", "two\x1b[2J", progress={"done": 3.0, "total": 4.0})
+    following = asyncio.ensure_future(arc_process("events", "cmd_1", "-f", url=server.url))
+    await server.until(lambda: server.count("GET", "waitSeconds") >= 1)
+    await server.say("cmd_1", "three")
+    gate.set()
+
+    once, as_json, followed, unknown = await asyncio.gather(
+        arc("events", "cmd_1", url=server.url),
+        arc("events", "cmd_1", "--json", url=server.url),
+        following,
+        arc("events", "cmd_9", url=server.url),
+    )
+
+    shown = [line.split(maxsplit=2)[2] for line in followed.out.decode().splitlines()]
+    assert [shown[0], shown[2]] == ["one", "three"]
+    assert b"\x1b" not in followed.out + once.out
+    assert followed.code == once.code == 0
+    assert once.out.count(b"\n") == 3
+    assert "3 of 4" in once.err
+    assert json.loads(as_json.out.splitlines()[0])["progress"]["done"] == 3.0
+    assert unknown.code == 2
+
+
+async def test_a_server_that_keeps_no_events_says_so(server: FakeServer) -> None:
+    if server.knows_part_2:
+        server.faults["events"] = [answer(404)]
+
+    asked = await arc("events", "cmd_1", url=server.url)
+
+    assert asked.code == 2
+    assert "the base protocol only does not have this" in asked.err
+
+
+@one_kind
 async def test_commands_are_shown_as_tables_or_as_json(server: FakeServer) -> None:
     server.agents = [agent("a1", "dep"), agent("a2", "other")]
     await arc("invoke", "dep", "echo", "--params", "7", url=server.url)

@@ -56,6 +56,23 @@ async def test_bars_move_while_bodies_do(server: FakeServer, tmp_path: Path) -> 
     assert out.read_bytes() == params.read_bytes()
 
 
+async def test_what_the_handler_says_is_shown_while_it_runs(
+    server: FakeServer, finish: asyncio.Event
+) -> None:
+    async with terminal("invoke", "dep", "slow", url=server.url) as tty:
+        await tty.until("cmd_1 DISPATCHED")
+        await server.say("cmd_1", "reading the tables\x1b[2J")
+        await tty.until("reading the tables")
+        await server.say("cmd_1", progress={"done": 3.0, "total": 4.0, "text": "tables"})
+        await tty.until("75%")
+        await server.say("cmd_1", "the last words")
+        finish.set()
+        assert await tty.end() == 0
+        await tty.until("the last words")
+
+    assert "\x1b[2J" not in tty.raw
+
+
 async def test_ctrl_c_offers_to_cancel_and_yes_cancels(
     server: FakeServer, finish: asyncio.Event
 ) -> None:
