@@ -113,12 +113,12 @@ class Brake:
 
     def trouble(self, part: str, reason: str | None) -> None:
         """A part of the agent cannot do its duty; with None it can again."""
-        before = bool(self._troubles)
+        before = set(self._troubles)
         if reason is None:
             self._troubles.pop(part, None)
         else:
             self._troubles[part] = reason
-        if before != bool(self._troubles):
+        if before != set(self._troubles):
             self._tell()
 
     def _read(self) -> Order | None:

@@ -34,6 +34,8 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self.url = ""
+        self.requests = 0
+        """How many requests have been passed on."""
 
     async def start(self) -> None:
         """Listen."""
@@ -121,6 +123,7 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
                 self._passed += data[:1024]
+                self.requests += data.count(b" HTTP/1.1\r\n")
                 self._news.set()
 
     def _mark(self, data: bytes, losing: list[Loss]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import yaml
 
-from .processes import Process, eventually, run_once
+from .processes import BIN, Process, eventually, run_once
 from .proxy import Proxy
 from .push_worker import PushWorker
 from .sender import DEPLOYMENT, Sender
@@ -100,8 +100,12 @@ class World:
         config: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         is_awaited: bool = True,
+        program: tuple[str, ...] = (),
     ) -> Process:
-        """Start an agent, or start it again under its name (same spool). It polls by then."""
+        """Start an agent, or start it again under its name (same spool). It polls by then.
+
+        `program` is what runs it: it has to end by becoming what stands behind it.
+        """
         settings: dict[str, Any] = {
             "server": {"url": url or self.url, "token_file": str(self.tokens["agent"])},
             "deployment": DEPLOYMENT,
@@ -117,7 +121,8 @@ class World:
         file.write_text(yaml.safe_dump(settings))
         process = await self._start(
             name,
-            "arc-agent",
+            *(program or ()),
+            str(BIN / "arc-agent") if program else "arc-agent",
             *("run", "--config", str(file)),
             env={"TEST_NOTES": str(self._notes), "TEST_AGENT": name, **(env or {})},
         )

@@ -1,0 +1,176 @@
+"""The agent is killed, its server is long away, its disk is full: nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import subprocess
+from collections import Counter
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .processes import Process, eventually, let_real_time_pass
+from .world import World
+
+KILLS = [
+    pytest.param(6, 60, id="6-kills"),
+    pytest.param(50, 500, id="50-kills", marks=[pytest.mark.chaos, pytest.mark.timeout(900)]),
+]
+OUTAGES = [
+    pytest.param(4, 40, id="4-seconds"),
+    pytest.param(600, 200, id="10-minutes", marks=[pytest.mark.chaos, pytest.mark.timeout(900)]),
+]
+MOST_LINES = 60
+DISK_BYTES = 8 << 20
+
+
+async def create_many(world: World, command: str, number: int, **params: Any) -> list[str]:
+    """That many commands, in order, which no number of kills makes FAILED."""
+    return [
+        await world.sender.create(command, {"n": n, **params}, maxAttempts=100)
+        for n in range(number)
+    ]
+
+
+async def all_succeed(world: World, commands: list[str], seconds: float) -> None:
+    """Wait for all of them."""
+    for command_id in commands:
+        status = await world.sender.result(command_id, seconds)
+        assert status["state"] == "SUCCEEDED", status
+
+
+@pytest.mark.parametrize(("kills", "number"), KILLS)
+async def test_an_agent_that_is_killed_at_random_moments_loses_no_result(
+    world: World, kills: int, number: int
+):
+    source = random.Random(kills)
+    await world.server()
+    config = {"max_concurrent": 8}
+    commands = await create_many(world, "count", number)
+    for _ in range(kills):
+        agent = await world.agent("victim", config=config, is_awaited=False)
+        seen = agent.log
+        await eventually(lambda seen=seen: seen)  # it lives
+        await let_real_time_pass(source.uniform(0.2, 1.5))
+        agent.kill()
+        await agent.ended()
+    agent = await world.agent("victim", config=config)
+    await all_succeed(world, commands, 120)
+
+    assert await eventually(lambda: not world.spooled("victim")) is True
+    left = [path for path in (world.directory / "victim" / "tmp").iterdir() if path.is_dir()]
+    assert left == []
+    assert list((world.directory / "victim" / "bodies").iterdir()) == []
+    finished = Counter(run["command_id"] for run in world.runs(what="finished"))
+    again = sum(times > 1 for times in finished.values())
+    print(f"{kills} kills, {number} commands: all succeeded; {again} ran more than once")
+    assert set(finished) >= set(commands)
+
+
+@pytest.mark.parametrize(("outage_seconds", "number"), OUTAGES)
+async def test_results_of_a_long_outage_arrive_in_order_once_with_few_words(
+    world: World, outage_seconds: int, number: int
+):
+    server = await world.server()
+    agent = await world.agent(
+        "lonely",
+        lease_seconds=2,
+        config={
+            "max_concurrent": number,
+            "server": {"max_back_off_seconds": 2 if outage_seconds < 60 else 30},
+            "lease": {"seconds": 2, "run_on_seconds": 3600},
+        },
+    )
+    commands = await create_many(world, "hold", number, gate="out")
+    await eventually(lambda: len(world.runs()) == number)
+    server.kill()
+    await server.ended()
+    await agent.logged("contact.lost")
+    before = len(agent.log)
+    world.open_gate("out")
+    await eventually(lambda: world.count_finished() == number)
+    await let_real_time_pass(outage_seconds)
+    during = agent.log[before:]
+    assert sorted(world.spooled("lonely")) == sorted(commands)
+    queued = world.spooled("lonely")
+    await world.server()
+    await agent.logged("contact.back", 60)
+    await all_succeed(world, commands, 60)
+    await eventually(lambda: not world.spooled("lonely"))
+
+    told = [each for each in during if each["event"] != "command.ended"]
+    delivered = [each["command_id"] for each in agent.events("response.delivered")]
+    print(f"{outage_seconds} s without a server: {len(told)} lines besides one for each command")
+    assert len(told) <= MOST_LINES
+    assert sorted(delivered) == sorted(queued)
+    assert all(count == 1 for count in Counter(run["command_id"] for run in world.runs()).values())
+    # Up to eight are on their way at once: each is within so many places of its own.
+    assert all(abs(delivered.index(each) - place) <= 8 for place, each in enumerate(queued))
+
+
+def no_namespaces() -> str:
+    """Why a file system of one's own cannot be had; empty when it can."""
+    probe = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True
+    )
+    return "" if probe.returncode == 0 else f"no user namespaces: {probe.stderr.decode().strip()}"
+
+
+@pytest.mark.skipif(bool(no_namespaces()), reason=no_namespaces())
+async def test_an_agent_whose_disk_fills_and_empties_loses_nothing_and_says_so(world: World):
+    await world.server()
+    agent = await _agent_on_a_small_disk(world)
+    inside = Path(f"/proc/{agent.pid}/root{world.directory}/small")
+    held = await create_many(world, "hold", 4, gate="full")
+    await eventually(lambda: len(world.runs()) == 4)
+    ballast = inside / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        while _put(file):
+            pass
+    world.open_gate("full")
+    await all_succeed(world, held, 30)
+    waiting = await create_many(world, "count", 4)
+    await agent.logged("spool.full")
+
+    async def shown() -> list[Any]:
+        listed = await world.sender.call("GET", "/agents")
+        return [each.get("status") for each in listed["agents"]]
+
+    # The audit log's part of it may be in the note as well: it stands on the same disk.
+    async with asyncio.timeout(20):
+        while not any(each and "disk" in each.get("note", "") for each in await shown()):
+            await asyncio.sleep(0.05)
+    assert [each for each in waiting if world.runs(each)] == []
+    ballast.unlink()
+    await all_succeed(world, waiting, 30)
+
+    assert len(agent.events("spool.full")) == 1
+    assert len(agent.events("spool.has_room")) == 1
+    assert len(world.runs(what="finished")) == 8
+
+
+async def _agent_on_a_small_disk(world: World) -> Process:
+    """An agent whose data directory is a file system of its own."""
+    name = "small"
+    (world.directory / name).mkdir()
+    mount = f"mount -t tmpfs -o size={DISK_BYTES} none {world.directory / name}"
+    return await world.agent(
+        name,
+        lease_seconds=5,
+        config={"spool": {"min_free_bytes": 1 << 20}, "poll": {"interval_seconds": 0.5}},
+        program=("/usr/bin/unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"),
+    )
+
+
+def _put(file: FileIO) -> int:
+    """Write some; how many bytes the disk took."""
+    try:
+        return file.write(bytes(4096))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return 0
