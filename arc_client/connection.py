@@ -276,7 +276,8 @@ def proxy_of(url: str) -> str | None:
     host = parts.hostname or ""
     if _is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
-    return getproxies().get(parts.scheme)
+    proxies = getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def host_of(url: str) -> str:

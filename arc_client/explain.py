@@ -23,12 +23,14 @@ class ExitCode(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """The command failed, expired, was cancelled, or was not done when the time ran out."""
+    """The command failed, expired or was cancelled."""
     USAGE = 2
     """Something to be put right on this side, or a command that is not there."""
     UNREACHABLE = 3
     """The server gives no answer, or none that is of use now."""
     NOT_ALLOWED = 4
+    STILL_RUNNING = 5
+    """The command was not done when the time for waiting ran out; it goes on."""
     INTERRUPTED = 130
 
 
@@ -102,7 +104,7 @@ def _of_command(error: client.CommandError) -> Explanation:
         case client.CommandTimeout():
             return Explanation(
                 f"{error.message}; it goes on",
-                ExitCode.FAILED,
+                ExitCode.STILL_RUNNING,
                 next_steps=(f"Wait on: arc wait {it}", f"Stop it: arc cancel {it}"),
             )
         case client.UploadFailed():

@@ -195,11 +195,17 @@ class PushSection(Section, frozen=True, kw_only=True):
         ),
     ] = 330.0
     backoff_base_seconds: Annotated[
-        float, _about("The first pause before a failed send is tried again.", gt=0, le=3600)
-    ] = 1.0
+        float,
+        _about(
+            "The longest first pause before a failed send is tried again; each next may be twice as"
+            " long.",
+            gt=0,
+            le=3600,
+        ),
+    ] = 5.0
     backoff_cap_seconds: Annotated[
         float, _about("The longest such pause.", gt=0, le=DAY_SECONDS)
-    ] = 30.0
+    ] = 60.0
     concurrency: Annotated[int, _about("Sends at a time.", ge=1, le=1000)] = 32
 
 

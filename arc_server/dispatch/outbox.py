@@ -37,8 +37,9 @@ class PushLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long one send may take."""
     response_seconds: float = 330
     """How long an accepted command may take before it is sent again."""
-    backoff_base_seconds: float = 1
-    backoff_cap_seconds: float = 30
+    backoff_base_seconds: float = 5
+    """Five attempts, as many as a command has by default, then last for 40 s on average."""
+    backoff_cap_seconds: float = 60
     concurrency: int = 32
     retry_store_seconds: float = 1
     """When to look again after the database was away."""

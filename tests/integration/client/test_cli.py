@@ -82,7 +82,7 @@ async def test_a_command_that_is_not_done_in_time_goes_on_and_can_be_waited_for(
     finish.set()
     waited = await arc("wait", "cmd_1", url=server.url)
 
-    assert late.code == 1
+    assert late.code == 5
     assert "command cmd_1 is still DISPATCHED after 100ms; it goes on" in late.err
     assert "arc wait cmd_1" in late.err
     assert "arc cancel cmd_1" in late.err

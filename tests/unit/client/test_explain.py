@@ -29,7 +29,7 @@ def answer(status: int, code: str | None, message: str = "m") -> ArcError:
         (failure_of("c1", ErrorResponse(code="CANCELLED", message="m")), 1, "c1 was cancelled"),
         (failure_of("c1", None), 1, "gives no reason"),
         (errors.CommandExpired("command c1 expired", command_id="c1"), 1, "c1 expired"),
-        (errors.CommandTimeout("c1 is still P", command_id="c1", state=None), 1, "it goes on"),
+        (errors.CommandTimeout("c1 is still P", command_id="c1", state=None), 5, "it goes on"),
         (errors.ConfigurationError("no server given"), 2, "no server given"),
         (errors.InvalidParams("not JSON"), 2, "not JSON"),
         (answer(400, "INVALID_COMMAND"), 2, "m (INVALID_COMMAND)"),
