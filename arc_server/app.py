@@ -15,17 +15,26 @@ import msgspec
 import structlog
 
 from arc_runtime.directories import make_directory
+from arc_server.auth.access import AccessTokens
 from arc_server.auth.callers import Authenticator
+from arc_server.auth.enrolment import Enrolment
+from arc_server.auth.revocations import Revocations
 from arc_server.blobs.keys import KeysUnusable, Signer
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
 from arc_server.commands import CommandService
 from arc_server.config import ServerConfig, listen_address
-from arc_server.configured import command_limits, deployments, push_limits, sweep_limits
+from arc_server.configured import (
+    command_limits,
+    deployments,
+    enrolment_limits,
+    push_limits,
+    sweep_limits,
+)
 from arc_server.dispatch.http import HttpDispatcher
 from arc_server.dispatch.outbox import Outbox
 from arc_server.events import EventService
-from arc_server.http import agents, blobs, commands, events, health, leases
+from arc_server.http import agents, blobs, commands, enrolment, events, health, leases
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routing import Route
@@ -74,6 +83,16 @@ def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
         *leases.routes(parts.service, parts.signer, parts.clock),
         *events.routes(parts.events),
         *agents.routes(parts.service),
+        *enrolment.routes(
+            Enrolment(
+                parts.store,
+                AccessTokens(parts.signer, parts.clock),
+                parts.clock,
+                enrolment_limits(config),
+            ),
+            parts.clock,
+            config.enrolment.max_per_second,
+        ),
         *blobs.routes(parts.blobs, parts.signer, parts.clock, config.commands.max_blob_bytes),
         *health.routes(parts.store, lambda: parts.wakeups.is_closed),
     )
@@ -140,14 +159,16 @@ async def serving(
             service=service,
             events=EventService(store=store, wakeups=wakeups, limits=command_limits(config)),
         )
+        authenticator = Authenticator(
+            store,
+            clock,
+            cache_seconds=config.auth.token_cache_seconds,
+            no_auth=config.auth.disabled,
+            access=AccessTokens(signer, clock),
+        )
         application = Application(
             all_routes(parts, config),
-            authenticator=Authenticator(
-                store,
-                clock,
-                cache_seconds=config.auth.token_cache_seconds,
-                no_auth=config.auth.disabled,
-            ),
+            authenticator=authenticator,
             limits=config.http,
             base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
         )
@@ -170,6 +191,15 @@ async def serving(
         await sweeper.begin()
         _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
         _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
+        revocations = Revocations(
+            store=store,
+            authenticator=authenticator,
+            waits=application.waits,
+            clock=clock,
+            interval_seconds=config.auth.revocation_seconds,
+        )
+        await revocations.look()
+        _in_background(stack, server, "revocations", revocations.run(), patience_seconds=0)
         await http.listen(listener)
         stack.push_async_callback(_close, http, server)
         stack.callback(wakeups.close)

@@ -11,32 +11,37 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import msgspec
 import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from arc_protocol.errors import ArcError
 from arc_protocol.types import Name
 from arc_runtime import logs, systemd
 from arc_runtime.settings import SettingsError
-from arc_server.app import DATABASE, KEYS, CannotStart, RunningServer, open_store, serving
+from arc_server.app import KEYS, CannotStart, RunningServer, serving
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.blobs.keys import FILE_NAME, KeysUnusable, read_keys, rotate
+from arc_server.cli_store import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    print_table,
+    run_loop,
+    with_store,
+)
 from arc_server.config import ServerConfig, load_config
 from arc_server.configured import deployments, max_url_seconds
+from arc_server.enrol_cli import credentials, enrol_tokens
 from arc_server.ports import CommandStore, Token
 
 log = structlog.get_logger(__name__)
-
-R = TypeVar("R")
 
 FAILED: Final = 1
 UNUSABLE: Final = 2
@@ -64,12 +69,8 @@ keys = typer.Typer(
 )
 cli.add_typer(tokens, name="token")
 cli.add_typer(keys, name="keys")
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="A configuration in YAML.")]
-DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Overrides data_dir of the configuration.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+cli.add_typer(enrol_tokens, name="enrol-token")
+cli.add_typer(credentials, name="credential")
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def serve(
         }
         return load_config(config, overrides)
 
-    raise typer.Exit(_run(_serve(load)))
+    raise typer.Exit(run_loop(_serve(load)))
 
 
 @cli.command("check-config")
@@ -155,7 +156,7 @@ def create_token(
     async def put(store: CommandStore) -> None:
         await store.put_token(made.stored)
 
-    _with_store(config, data_dir, put)
+    with_store(config, data_dir, put)
     sys.stdout.write(f"{made.text}\n")
     sys.stderr.write(f"{made.stored.token_id}\n")
 
@@ -169,12 +170,12 @@ def list_tokens(
     async def read(store: CommandStore) -> list[Token]:
         return list(await store.list_tokens())
 
-    found = _with_store(config, data_dir, read, must_exist=True)
+    found = with_store(config, data_dir, read, must_exist=True)
     if as_json:
         sys.stdout.write(msgspec.json.encode([_shown(token) for token in found]).decode() + "\n")
         return
     rows = [_shown(token) for token in found]
-    _print_table(rows, "id", "scope", "deployment", "created", "revoked")
+    print_table(rows, "id", "scope", "deployment", "created", "revoked")
 
 
 @tokens.command("revoke")
@@ -188,7 +189,7 @@ def revoke_token(
     async def revoke(store: CommandStore) -> bool:
         return await store.revoke_token(token_id, datetime.now(UTC))
 
-    if not _with_store(config, data_dir, revoke, must_exist=True):
+    if not with_store(config, data_dir, revoke, must_exist=True):
         sys.stderr.write(f"arc-server: no such token: {token_id}\n")
         raise typer.Exit(FAILED)
 
@@ -227,7 +228,7 @@ def list_keys(
     if as_json:
         sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
         return
-    _print_table(rows, "id", "created", "retired")
+    print_table(rows, "id", "created", "retired")
 
 
 async def _serve(load: Callable[[], ServerConfig]) -> int:
@@ -305,52 +306,6 @@ def _on_signals(
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, reload)
     return stopping
-
-
-def _with_store(
-    config: Path | None,
-    data_dir: Path | None,
-    use: Callable[[CommandStore], Coroutine[Any, Any, R]],
-    *,
-    must_exist: bool = False,
-) -> R:
-    """Do something with the database, also while a server uses it. Raises CannotStart."""
-    loaded = load_config(config, {"data_dir": data_dir})
-    if must_exist and not (loaded.data_dir / DATABASE).exists():
-        raise CannotStart(f"data_dir: {loaded.data_dir}: no database there")
-
-    async def run() -> R:
-        store = await open_store(loaded.data_dir, exclusive=False)
-        try:
-            return await use(store)
-        finally:
-            await store.close()
-
-    return _run(run())
-
-
-def _run(main: Coroutine[Any, Any, R]) -> R:
-    """Run on uvloop where it is installed: half of what the event loop costs."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-def _print_table(rows: Sequence[Mapping[str, Any]], *columns: str) -> None:
-    """Rows for people; instants to the second, in UTC."""
-    table = Table(*columns)
-    for row in rows:
-        values = (row[column] for column in columns)
-        table.add_row(
-            *(
-                f"{value:%Y-%m-%d %H:%M:%SZ}" if isinstance(value, datetime) else str(value or "")
-                for value in values
-            )
-        )
-    Console().print(table)
 
 
 def _shown(token: Token) -> dict[str, Any]:

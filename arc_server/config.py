@@ -57,11 +57,59 @@ class AuthSection(Section, frozen=True, kw_only=True):
     token_cache_seconds: Annotated[
         float,
         _about(
-            "How long a look-up is remembered: the most that a revoked token lives on.",
+            "How long a look-up is remembered, unless something is revoked meanwhile.",
             ge=0,
             le=300,
         ),
     ] = 5.0
+    revocation_seconds: Annotated[
+        float,
+        _about(
+            "How often the server looks whether a token or a credential was revoked: the most that"
+            " it lives on, also in a request that waits.",
+            gt=0,
+            le=60,
+        ),
+    ] = 1.0
+
+
+class EnrolmentSection(Section, frozen=True, kw_only=True):
+    """Agents that enrolled, and what they show: docs/enrolment.md."""
+
+    access_seconds: Annotated[
+        float,
+        _about(
+            "How long an access token is good. Agents fetch the next at two thirds of it.",
+            ge=1,
+            le=DAY_SECONDS,
+        ),
+    ] = 3600.0
+    key_seconds: Annotated[
+        float,
+        _about(
+            "How old an agent's key grows: at two thirds of it the agent makes a new one. An old"
+            " one is still good for an agent that was off.",
+            ge=1,
+            le=MAX_URL_SECONDS,
+        ),
+    ] = 90.0 * DAY_SECONDS
+    key_overlap_seconds: Annotated[
+        float,
+        _about(
+            "How long the key before is good after a new one was first used.",
+            ge=0,
+            le=MAX_URL_SECONDS,
+        ),
+    ] = float(DAY_SECONDS)
+    max_per_second: Annotated[
+        float,
+        _about(
+            "Enrolments, challenges, access tokens and new keys a second, all agents together;"
+            " 429 past it.",
+            gt=0,
+            le=100_000,
+        ),
+    ] = 200.0
 
 
 class LeaseSection(Section, frozen=True, kw_only=True):
@@ -269,6 +317,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     log: LogSection = LogSection()
     http: HttpLimits = HttpLimits()
     auth: AuthSection = AuthSection()
+    enrolment: EnrolmentSection = EnrolmentSection()
     leases: LeaseSection = LeaseSection()
     commands: CommandSection = CommandSection()
     urls: UrlSection = UrlSection()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arc_protocol.types import CommandTarget
+from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config import DeploymentEntry, ServerConfig, bad_value
 from arc_server.dispatch.outbox import PushLimits
 from arc_server.limits import CommandLimits
@@ -53,6 +54,15 @@ def push_limits(config: ServerConfig) -> PushLimits:
         backoff_base_seconds=config.push.backoff_base_seconds,
         backoff_cap_seconds=config.push.backoff_cap_seconds,
         concurrency=config.push.concurrency,
+    )
+
+
+def enrolment_limits(config: ServerConfig) -> EnrolmentLimits:
+    """What Enrolment takes."""
+    return EnrolmentLimits(
+        access_seconds=config.enrolment.access_seconds,
+        key_seconds=config.enrolment.key_seconds,
+        key_overlap_seconds=config.enrolment.key_overlap_seconds,
     )
 
 

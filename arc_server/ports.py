@@ -24,6 +24,7 @@ from arc_protocol.types import (
     RecordedLine,
     State,
 )
+from arc_server.credentials import CredentialStore
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,7 +280,7 @@ class Token(Record, frozen=True, kw_only=True):
     revoked_at: datetime | None = None
 
 
-class CommandStore(Protocol):
+class CommandStore(CredentialStore, Protocol):
     """The registry of commands and all operational data, in one database."""
 
     async def create(self, new: NewCommand) -> Created:

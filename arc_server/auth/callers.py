@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 import msgspec
 
 from arc_protocol.errors import Unauthorized
+from arc_server.auth.access import PREFIX, AccessTokens
 from arc_server.auth.tokens import Scope, hash_token, is_well_formed
-from arc_server.ports import Clock, CommandStore, Token
+from arc_server.ports import Clock, CommandStore
 
 MAX_REMEMBERED: Final = 10_000
 """Tokens whose look-up is remembered; far more than an installation has agents and senders."""
@@ -24,7 +27,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     deployment_id: str | None = None
     """Bound to this deployment; None: all."""
     token_id: str | None = None
-    """Names the token in logs; None when none was needed."""
+    """Names the token or the credential in logs; None when none was needed."""
 
 
 ANYBODY: Final = Caller(scope=Scope.ADMIN)
@@ -34,21 +37,29 @@ ANYBODY: Final = Caller(scope=Scope.ADMIN)
 class Authenticator:
     """Tells callers by their tokens.
 
-    A look-up is remembered for some seconds, so that a request costs no read of the database; a
-    revoked token stops working when they are over. Unknown tokens are not remembered: a new one
+    A look-up is remembered for some seconds, so that a request costs no read of the database, or
+    until `forget` says that something was revoked. Unknown tokens are not remembered: a new one
     works at once.
     """
 
     def __init__(
-        self, store: CommandStore, clock: Clock, *, cache_seconds: float, no_auth: bool = False
+        self,
+        store: CommandStore,
+        clock: Clock,
+        *,
+        cache_seconds: float,
+        no_auth: bool = False,
+        access: AccessTokens | None = None,
     ) -> None:
-        """`no_auth`: every caller is an admin, whatever header it sends."""
+        """`no_auth`: every caller is an admin, whatever header it sends. `access` reads the access
+        tokens of agents that enrolled."""
         self._store = store
         self._clock = clock
         self._cache_seconds = cache_seconds
         self._no_auth = no_auth
         self._known: dict[bytes, tuple[float, Caller]] = {}
-        self._looking: dict[bytes, asyncio.Task[Token | None]] = {}
+        self._looking: dict[bytes, asyncio.Task[Caller | None]] = {}
+        self._access = access
 
     async def caller(self, authorization: str | None) -> Caller:
         """The caller behind a header. Raises Unauthorized, StoreUnavailable."""
@@ -58,41 +69,79 @@ class Authenticator:
             raise Unauthorized("a bearer token is needed")
         kind, _, text = authorization.partition(" ")
         text = text.strip(" ")
-        if kind.lower() != "bearer" or not is_well_formed(text):
+        if kind.lower() != "bearer":
+            raise Unauthorized("not a bearer token of this server")
+        if self._access is not None and text.startswith(PREFIX):
+            credential_id = self._access.read(text)
+            return await self._known_or(
+                credential_id.encode("ascii"), partial(self._holder_of, credential_id)
+            )
+        if not is_well_formed(text):
             raise Unauthorized("not a bearer token of this server")
         digest = hash_token(text)
-        known = self._known.get(digest)
-        if known is not None and self._clock.monotonic() < known[0]:
-            return known[1]
-        return await self._look_up(digest)
+        return await self._known_or(digest, partial(self._owner_of, digest))
+
+    def forget(self) -> None:
+        """Something was revoked: ask the database again."""
+        self._known.clear()
+        self._looking.clear()
 
     def anonymous(self) -> Caller | None:
         """Who a request without a token comes from: nobody, unless tokens are switched off."""
         return ANYBODY if self._no_auth else None
 
-    async def _look_up(self, digest: bytes) -> Caller:
-        self._known.pop(digest, None)
-        token = await self._find(digest)
-        if token is None or token.revoked_at is not None or token.scope not in _SCOPES:
+    async def _known_or(
+        self, key: bytes, find: Callable[[], Coroutine[Any, Any, Caller | None]]
+    ) -> Caller:
+        """Who is remembered under `key`, or who is found."""
+        known = self._known.get(key)
+        if known is not None and self._clock.monotonic() < known[0]:
+            return known[1]
+        self._known.pop(key, None)
+        looking = self._look_up(key, find)
+        caller = await asyncio.shield(looking)
+        if caller is None:
             raise Unauthorized("this token is not known, or was revoked")
-        caller = Caller(
-            scope=Scope(token.scope), deployment_id=token.deployment_id, token_id=token.token_id
-        )
-        while len(self._known) >= MAX_REMEMBERED:
-            del self._known[next(iter(self._known))]
-        self._known[digest] = (self._clock.monotonic() + self._cache_seconds, caller)
         return caller
 
-    async def _find(self, digest: bytes) -> Token | None:
+    def _look_up(
+        self, key: bytes, find: Callable[[], Coroutine[Any, Any, Caller | None]]
+    ) -> asyncio.Task[Caller | None]:
         """One read for all requests that come with the same token at the same time."""
-        looking = self._looking.get(digest)
+        looking = self._looking.get(key)
         if looking is None:
-            looking = asyncio.get_running_loop().create_task(self._store.find_token(digest))
-            self._looking[digest] = looking
-            looking.add_done_callback(lambda done: self._looked(digest, done))
-        return await asyncio.shield(looking)
+            looking = asyncio.get_running_loop().create_task(find())
+            self._looking[key] = looking
+            looking.add_done_callback(lambda done: self._looked(key, done))
+        return looking
 
-    def _looked(self, digest: bytes, done: asyncio.Task[Token | None]) -> None:
-        self._looking.pop(digest, None)
-        if not done.cancelled():
-            done.exception()  # if everybody who waited is gone, nobody else asks for it
+    def _looked(self, key: bytes, done: asyncio.Task[Caller | None]) -> None:
+        is_current = self._looking.get(key) is done
+        if is_current:
+            del self._looking[key]
+        if done.cancelled() or done.exception() is not None:
+            return  # if everybody who waited is gone, nobody else asks for it
+        caller = done.result()
+        if caller is None or not is_current:  # what was read before a `forget` is not remembered
+            return
+        while len(self._known) >= MAX_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[key] = (self._clock.monotonic() + self._cache_seconds, caller)
+
+    async def _owner_of(self, digest: bytes) -> Caller | None:
+        """Who a token belongs to."""
+        token = await self._store.find_token(digest)
+        if token is None or token.revoked_at is not None or token.scope not in _SCOPES:
+            return None
+        return Caller(
+            scope=Scope(token.scope), deployment_id=token.deployment_id, token_id=token.token_id
+        )
+
+    async def _holder_of(self, credential_id: str) -> Caller | None:
+        """An agent that enrolled: bound to its deployment."""
+        found = await self._store.find_credential(credential_id)
+        if found is None or found.revoked_at is not None:
+            return None
+        return Caller(
+            scope=Scope.AGENT, deployment_id=found.deployment_id, token_id=found.credential_id
+        )

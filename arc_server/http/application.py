@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import structlog
@@ -9,6 +10,7 @@ from aiohttp import hdrs, web
 
 from arc_protocol.errors import ArcError, BadRequest, CommandsError, Forbidden, Unauthorized
 from arc_server.auth.callers import Authenticator, Caller
+from arc_server.auth.revocations import Waits
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.calls import Call
@@ -33,6 +35,8 @@ class Application:
         self._authenticator = authenticator
         self._limits = limits
         self._base_urls = base_urls
+        self.waits = Waits()
+        """Requests that wait: they end when their caller is revoked."""
         self.is_draining = False
         """Each connection is closed after its next answer."""
 
@@ -71,11 +75,18 @@ class Application:
             self._limits,
             self._base_urls,
             is_last=lambda: self.is_draining,
+            waits=self.waits,
         )
         route = match.route
         if route.access is not Access.PUBLIC:
             call.caller = await self._authorise(route, call)
-        return await route.handler(call)
+        try:
+            async with asyncio.timeout(None) as call.patience:
+                return await route.handler(call)
+        except TimeoutError:
+            if not call.is_revoked:
+                raise
+            raise Unauthorized("this token was revoked while the request waited") from None
 
     async def _authorise(self, route: Route, call: Call) -> Caller | None:
         """Who calls; None for a signed request. Raises Unauthorized, Forbidden."""

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from arc_protocol.errors import BadRequest, InvalidCommand, PayloadTooLarge, RequestTimeout
 from arc_protocol.types import decode
 from arc_server.auth.callers import Caller
+from arc_server.auth.revocations import Waits
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.limits import HttpLimits
 
@@ -41,9 +42,13 @@ class Call:
         "_limits",
         "_query",
         "_query_text",
+        "_waits",
         "arguments",
         "caller",
+        "epoch",
         "http",
+        "is_revoked",
+        "patience",
     )
 
     def __init__(
@@ -55,6 +60,7 @@ class Call:
         base_urls: BaseUrls,
         *,
         is_last: Callable[[], bool],
+        waits: Waits,
     ) -> None:
         self.http = http
         self.arguments = arguments
@@ -66,6 +72,12 @@ class Call:
         self._limits = limits
         self._base_urls = base_urls
         self._is_last = is_last
+        self._waits = waits
+        self.epoch = waits.epoch
+        """The revocations that were seen before its caller was looked up."""
+        self.patience: asyncio.Timeout | None = None
+        """Around the handler: ends it when its caller is revoked while it waits."""
+        self.is_revoked = False
 
     @property
     def within(self) -> str | None:
@@ -93,9 +105,21 @@ class Call:
         poll.register(handle, _HUNG_UP)
         return bool(poll.poll(0))
 
+    @property
+    def authorization(self) -> str | None:
+        """The header that says who calls; None when nobody asked for it."""
+        return None if self.caller is None else self.http.headers.get(hdrs.AUTHORIZATION)
+
+    def revoke(self) -> None:
+        """The caller may not any more: end the handler, which waits, with a 401."""
+        if self.patience is not None and not self.is_revoked:
+            self.is_revoked = True
+            self.patience.reschedule(asyncio.get_running_loop().time())
+
     @contextmanager
     def waiting(self) -> Generator[None]:
-        """While in it, the handler is cancelled when the client goes; else it runs to its end.
+        """While in it, the handler is cancelled when the client goes, and ended when its caller is
+        revoked; else it runs to its end.
 
         Raises ConnectionResetError when the client has gone already.
         """
@@ -103,10 +127,12 @@ class Call:
             raise ConnectionResetError("gone before its wait began")
         connection = cast("Cancelling", self.http.protocol)
         connection.is_waiting = True
+        self._waits.add(self)
         try:
             yield
         finally:
             connection.is_waiting = False
+            self._waits.discard(self)
 
     def finished(self, answer: A) -> A:
         """An answer as it goes out: the last one of its connection when the server stops."""

@@ -13,6 +13,7 @@ from arc_protocol.types import AgentRegistration, CommandTarget, encode
 from arc_server.ports import AgentPresence, Deployment, Token
 from arc_server.schemas import HandlerSchemas, split_schemas, with_schemas
 from arc_server.store import targets
+from arc_server.store.enrolling import count_revocation
 from arc_server.store.rows import Row, command_of, micros, micros_or_none, moment, moment_or_none
 from arc_server.store.session import Session
 
@@ -193,7 +194,10 @@ def list_tokens(db: Session) -> Sequence[Token]:
 
 def revoke_token(db: Session, token_id: str, now: datetime) -> bool:
     """See CommandStore.revoke_token. A token that is revoked already stays revoked since then."""
-    return db.change("revoke_token", token_id=token_id, now=micros(now)) > 0
+    if not db.change("revoke_token", token_id=token_id, now=micros(now)):
+        return False
+    count_revocation(db)
+    return True
 
 
 def _token(row: Row) -> Token:

@@ -66,6 +66,7 @@ from arc_server.ports import (
     Token,
 )
 from arc_server.schemas import split_schemas
+from arc_server.store.memory_credentials import MemoryCredentials
 
 CANCELLED = StoredError(code="CANCELLED", message="the command was cancelled")
 
@@ -121,10 +122,11 @@ class _Place:
     push_token: str | None = None
 
 
-class MemoryStore:
+class MemoryStore(MemoryCredentials):
     """CommandStore without a database."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._commands: dict[str, _Stored] = {}
         self._keys: dict[tuple[str, str, str], list[_Key]] = {}
         self._places: dict[str, _Place] = {}
@@ -132,7 +134,6 @@ class MemoryStore:
         self._tokens: dict[bytes, Token] = {}
         self._sign_of_life: datetime | None = None
         self._numbers = 0
-        self._is_closed = False
 
     # creating
 
@@ -746,6 +747,7 @@ class MemoryStore:
             if token.token_id == token_id:
                 revoked = msgspec.structs.replace(token, revoked_at=token.revoked_at or now)
                 self._tokens[token.token_hash] = revoked
+                self._revocations += 1
                 return True
         return False
 
@@ -760,10 +762,6 @@ class MemoryStore:
         self._is_closed = True
 
     # inside
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise StoreUnavailable("the store is closed")
 
     def _next_number(self) -> int:
         self._numbers += 1

@@ -17,6 +17,7 @@ import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable
 from arc_protocol.types import AgentRegistration, EventsRequest
+from arc_server.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
 from arc_server.ports import (
     AgentPresence,
     Command,
@@ -41,6 +42,7 @@ from arc_server.ports import (
 from arc_server.store import (
     creating,
     directory,
+    enrolling,
     leasing,
     opening,
     outcomes,
@@ -331,6 +333,52 @@ class SqliteStore:
     async def revoke_token(self, token_id: str, now: datetime) -> bool:
         """See CommandStore."""
         return await self._writes.submit(directory.revoke_token, token_id, now)
+
+    # credentials of agents
+
+    async def put_enrol_token(self, token: EnrolToken) -> None:
+        """See CredentialStore."""
+        await self._writes.submit(enrolling.put_enrol_token, token)
+
+    async def list_enrol_tokens(self) -> Sequence[EnrolToken]:
+        """See CredentialStore."""
+        return await self._lists.submit(enrolling.list_enrol_tokens)
+
+    async def revoke_enrol_token(self, token_id: str, now: datetime) -> bool:
+        """See CredentialStore."""
+        return await self._writes.submit(enrolling.revoke_enrol_token, token_id, now)
+
+    async def enrol(self, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
+        """See CredentialStore."""
+        return await self._writes.submit(enrolling.enrol, token_hash, new, now)
+
+    async def find_key(self, key_id: str) -> KnownKey | None:
+        """See CredentialStore."""
+        return await self._reads.submit(enrolling.find_key, key_id)
+
+    async def add_key(self, new: AgentKey, signed_by: str, now: datetime) -> KnownKey:
+        """See CredentialStore."""
+        return await self._writes.submit(enrolling.add_key, new, signed_by, now)
+
+    async def use_key(self, key_id: str, now: datetime, older_end_at: datetime) -> None:
+        """See CredentialStore."""
+        await self._writes.submit(enrolling.use_key, key_id, now, older_end_at)
+
+    async def find_credential(self, credential_id: str) -> Credential | None:
+        """See CredentialStore."""
+        return await self._reads.submit(enrolling.find_credential, credential_id)
+
+    async def list_credentials(self) -> Sequence[Credential]:
+        """See CredentialStore."""
+        return await self._lists.submit(enrolling.list_credentials)
+
+    async def revoke_credential(self, credential_id: str, now: datetime) -> bool:
+        """See CredentialStore."""
+        return await self._writes.submit(enrolling.revoke_credential, credential_id, now)
+
+    async def revocations(self) -> int:
+        """See CredentialStore."""
+        return await self._reads.submit(enrolling.revocations)
 
     # the database itself
 

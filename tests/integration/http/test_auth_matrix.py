@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from enrolling import Host, enrol_token
 from running_server import OTHER, OWN, Answer, Client, Serve, inline, make_token, success, until
 
 from arc_server.app import Parts, RunningServer, all_routes
+from arc_server.auth.access import AccessTokens
+from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.blobs.keys import BLOB, Signer, rotate
 from arc_server.config import ServerConfig
+from arc_server.credentials import NewCredential
 from arc_server.http.routing import Access
 
 HOUR = timedelta(hours=1)
@@ -51,6 +55,10 @@ class Subject:
     uploading: str = ""
     upload_url: str = ""
     blob: str = ""
+    host: Host = field(default_factory=Host)
+    """An agent that is enrolled for `own`."""
+    challenge: str = ""
+    enrol_token: str = ""
 
     async def prepare(self) -> Subject:
         """Make it: a command that waits, one that is leased, one whose params are uploaded."""
@@ -61,6 +69,9 @@ class Subject:
         self.pending = await client.create()
         body = {"deploymentId": OWN, "command": "big", "params": {"mode": "storage", "size": 3}}
         answer = await client.call("POST", "/v1/commands", body)
+        self.enrol_token = await enrol_token(client.server, OWN, uses=2)
+        await self.host.enrol(client, self.enrol_token)
+        self.challenge = await self.host.challenge(client)
         self.uploading = answer.json["commandId"]
         request = answer.json["storageUpload"]["putRequest"]
         self.upload_url, self.blob = request["backend"]["url"], request["path"]
@@ -81,21 +92,23 @@ class Row:
     """The callers that get 200."""
     elsewhere: int | None = None
     """What a caller of the right scope, bound to another deployment, gets."""
+    otherwise: int | None = None
+    """What everybody else gets, when tokens of the usual scopes mean nothing here."""
 
 
 SENDERS = frozenset({"admin", "sender of own", "sender of none"})
-HOLDERS = frozenset({"admin", "agent of own", "agent of none"})
+HOLDERS = frozenset({"admin", "agent of own", "agent of none", "agent enrolled for own"})
+STRANGERS = frozenset(
+    {"nobody", "unknown", "revoked", "malformed", "basic", "revoked agent", "forged agent"}
+)
 EVERYBODY = frozenset(
     {
         *SENDERS,
         *HOLDERS,
         "sender of other",
         "agent of other",
-        "nobody",
-        "unknown",
-        "revoked",
-        "malformed",
-        "basic",
+        "agent enrolled for other",
+        *STRANGERS,
     }
 )
 LEASE = {"deploymentId": OWN, "maxLeases": 1}
@@ -148,6 +161,17 @@ ROWS: dict[tuple[str, str], Row] = {
     ("GET", "/commands/*/events"): Row(
         lambda s: (f"/commands/{s.leased}/events", None), SENDERS, elsewhere=404
     ),
+    ("POST", "/agents/enrol"): Row(
+        lambda s: ("/agents/enrol", Host().enrol_request(s.enrol_token)), frozenset(), otherwise=401
+    ),
+    ("POST", "/agents/challenges"): Row(lambda _: ("/agents/challenges", None), EVERYBODY),
+    # the signature decides, whatever token comes along
+    ("POST", "/agents/tokens"): Row(
+        lambda s: ("/agents/tokens", s.host.token_request(s.challenge)), EVERYBODY
+    ),
+    ("POST", "/agents/keys"): Row(
+        lambda s: ("/agents/keys", s.host.key_request(s.challenge, Host())), EVERYBODY
+    ),
     ("PUT", "/agents/*"): Row(lambda _: ("/agents/agent-1", AGENT), HOLDERS, elsewhere=403),
     ("GET", "/agents"): Row(
         lambda _: (f"/agents?deploymentId={OWN}", None), SENDERS, elsewhere=403
@@ -174,16 +198,36 @@ async def credentials(server: RunningServer) -> dict[str, str]:
         "unknown": unknown,
         "revoked": await make_token(server, Scope.ADMIN, revoked=True),
         "malformed": "not-a-token",
+        "agent enrolled for own": await enrolled(server, OWN),
+        "agent enrolled for other": await enrolled(server, OTHER),
+        "revoked agent": await enrolled(server, OWN, revoked=True),
+        "forged agent": "arc_access_cred_0.99999999999.0000.{}".format("0" * 64),
     }
     headers = {name: f"Bearer {token}" for name, token in tokens.items()}
     return headers | {"nobody": "", "basic": "Basic YWRtaW46YWRtaW4="}
+
+
+async def enrolled(server: RunningServer, deployment: str, *, revoked: bool = False) -> str:
+    """An access token of an agent that enrolled."""
+    made = new_enrol_token(deployment, 1, HOUR, datetime.now(UTC))
+    store, key = server.parts.store, Host()
+    await store.put_enrol_token(made.stored)
+    new = NewCredential(
+        credential_id=f"cred_{key.key_id}", key_id=key.key_id, public_key=b"", hostname=""
+    )
+    await store.enrol(made.stored.token_hash, new, datetime.now(UTC))
+    if revoked:
+        await store.revoke_credential(new.credential_id, datetime.now(UTC))
+    return AccessTokens(server.parts.signer, server.parts.clock).mint(new.credential_id, 60)
 
 
 def expected(row: Row, caller: str) -> int:
     """The status that a caller must get."""
     if caller in row.allowed:
         return 200
-    if caller in ("nobody", "unknown", "revoked", "malformed", "basic"):
+    if row.otherwise is not None:
+        return row.otherwise
+    if caller in STRANGERS:
         return 401
     scope = caller.split()[0]
     is_right_scope = any(allowed.split()[0] == scope for allowed in row.allowed)
@@ -237,7 +281,8 @@ async def test_a_server_without_auth_lets_everybody_do_everything(
         for caller in ("nobody", "revoked", "malformed", "agent of other", "sender of other"):
             subject = await Subject(client).prepare()
             answer = await send(client, key[0], ROWS[key].request(subject), callers[caller])
-            assert answer.status == 200, caller
+            # who enrols is bound to a deployment, and only an enrol token says to which
+            assert answer.status == (ROWS[key].otherwise or 200), caller
 
 
 # signatures

@@ -10,8 +10,8 @@ import pytest
 
 from arc_server.store import queries, schema
 
-WHOLE_TABLES = {"list_tokens"}
-"""Asked by an administrator, of a table that is short."""
+WHOLE_TABLES = {"list_tokens", "list_enrol_tokens", "list_credentials"}
+"""Asked by an administrator, of tables that are short."""
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,70 @@
+"""What agents that enrolled show: short-lived access tokens, and challenges to sign for one.
+
+Both are signed by the server and stored nowhere. Whether the credential behind an access token
+still stands, the database says at each look-up (callers.py).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+from arc_protocol.errors import Unauthorized
+from arc_server.blobs.keys import Signer
+from arc_server.ports import Clock
+
+PREFIX: Final = "arc_access_"
+CHALLENGE_SECONDS: Final = 60
+"""How long a challenge may be answered: a slow proxy's round trip, many times over."""
+
+_ACCESS: Final = "access"
+_CHALLENGE: Final = "challenge"
+_SEALED: Final = r"([A-Za-z0-9_-]{1,64})\.([0-9]{1,12})\.([0-9a-f]{1,32})\.([0-9a-f]{64})"
+_TEXT: Final = re.compile(PREFIX + _SEALED, re.ASCII)
+_CHALLENGE_TEXT: Final = re.compile(_SEALED, re.ASCII)
+
+
+class AccessTokens:
+    """Makes and reads them, with the keys that sign URLs."""
+
+    def __init__(self, signer: Signer, clock: Clock) -> None:
+        self._signer = signer
+        self._clock = clock
+
+    def mint(self, credential_id: str, seconds: float) -> str:
+        """An access token of a credential, good for that long."""
+        return PREFIX + self._seal(_ACCESS, credential_id, seconds)
+
+    def read(self, text: str) -> str:
+        """The credential behind an access token. Raises Unauthorized."""
+        found = _TEXT.fullmatch(text)
+        if found is None or not self._is_sealed(_ACCESS, *found.groups()):
+            raise Unauthorized("this access token is not known, or has expired")
+        return found[1]
+
+    def challenge(self) -> str:
+        """Something that nobody has signed before."""
+        return self._seal(_CHALLENGE, secrets.token_urlsafe(16), CHALLENGE_SECONDS)
+
+    def check_challenge(self, text: str) -> None:
+        """Raises Unauthorized unless we made it, a short while ago."""
+        found = _CHALLENGE_TEXT.fullmatch(text)
+        if found is None or not self._is_sealed(_CHALLENGE, *found.groups()):
+            raise Unauthorized("this challenge is not known, or has expired")
+
+    def _seal(self, purpose: str, subject: str, seconds: float) -> str:
+        # Whole seconds, rounded up: what lives for less than a second must live at all.
+        expires = int(self._clock.now().timestamp() + seconds) + 1
+        signed = self._signer.sign(purpose, subject, expires=expires)
+        return f"{subject}.{expires}.{signed.key_id}.{signed.token}"
+
+    def _is_sealed(self, purpose: str, subject: str, expires: str, key_id: str, token: str) -> bool:
+        return self._signer.verify(
+            purpose,
+            subject,
+            expires=int(expires),
+            key_id=key_id,
+            token=token,
+            now=self._clock.now(),
+        )

@@ -1,0 +1,82 @@
+"""Enrolment: the routes that ask for no bearer token but an enrol token, or for a signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from aiohttp import hdrs, web
+
+from arc_protocol.enrolment import AccessTokenRequest, EnrolRequest, NewKeyRequest
+from arc_protocol.errors import PayloadTooLarge, RateLimited
+from arc_protocol.types import decode
+from arc_server.auth.enrolment import Enrolment
+from arc_server.http.answers import json_answer
+from arc_server.http.calls import Call
+from arc_server.http.routing import Access, Route
+from arc_server.ports import Clock
+
+T = TypeVar("T")
+
+MAX_BODY_BYTES: Final = 16 * 1024
+"""Anybody may call: no more is read. Ours are below 1 KiB."""
+BURST_SECONDS: Final = 2.0
+"""How much of the allowed rate may come at once."""
+
+
+class Rate:
+    """So many requests a second on average, with short bursts."""
+
+    def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._monotonic = monotonic
+        self._most = max(1.0, per_second * BURST_SECONDS)
+        self._left = self._most
+        self._at: float | None = None
+
+    def take(self) -> None:
+        """Count one request. Raises RateLimited when there were too many."""
+        now = self._monotonic()
+        passed = 0.0 if self._at is None else max(0.0, now - self._at)
+        self._at = now
+        self._left = min(self._most, self._left + passed * self._per_second)
+        if self._left < 1:
+            raise RateLimited("too many enrolments and access tokens at a time; try again")
+        self._left -= 1
+
+
+def routes(enrolment: Enrolment, clock: Clock, max_per_second: float) -> Sequence[Route]:
+    """The routes of enrolment."""
+    rate = Rate(max_per_second, clock.monotonic)
+
+    async def message(call: Call, kind: type[T]) -> T:
+        """The body. Raises RateLimited before any of it is read."""
+        rate.take()
+        body = bytearray()
+        async for chunk in call.chunks(MAX_BODY_BYTES):
+            body += chunk
+        return decode(body, kind)
+
+    async def enrol(call: Call) -> web.StreamResponse:
+        request = await message(call, EnrolRequest)
+        authorization = call.http.headers.get(hdrs.AUTHORIZATION)
+        return json_answer(await enrolment.enrol(authorization, request))
+
+    async def challenge(call: Call) -> web.StreamResponse:
+        rate.take()
+        if (call.http.content_length or 0) > MAX_BODY_BYTES:
+            raise PayloadTooLarge(f"body: more than {MAX_BODY_BYTES} bytes", limit=MAX_BODY_BYTES)
+        return json_answer(enrolment.challenge())
+
+    async def access_token(call: Call) -> web.StreamResponse:
+        return json_answer(await enrolment.access_token(await message(call, AccessTokenRequest)))
+
+    async def new_key(call: Call) -> web.StreamResponse:
+        return json_answer(await enrolment.new_key(await message(call, NewKeyRequest)))
+
+    return (
+        Route(method="POST", path="/agents/enrol", handler=enrol, access=Access.PUBLIC),
+        Route(method="POST", path="/agents/challenges", handler=challenge, access=Access.PUBLIC),
+        Route(method="POST", path="/agents/tokens", handler=access_token, access=Access.PUBLIC),
+        Route(method="POST", path="/agents/keys", handler=new_key, access=Access.PUBLIC),
+    )

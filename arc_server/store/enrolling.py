@@ -1,0 +1,208 @@
+"""Enrol tokens, credentials of agents and their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from arc_protocol.errors import Conflict, Forbidden, Unauthorized
+from arc_server.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_server.store.rows import Row, micros, micros_or_none, moment, moment_or_none
+from arc_server.store.session import Session
+
+_KEY_WIDTH = 6
+"""How many columns `key_columns` (sql/credentials.sql) has."""
+
+
+def put_enrol_token(db: Session, token: EnrolToken) -> None:
+    """See CredentialStore."""
+    db.change(
+        "put_enrol_token",
+        token_hash=token.token_hash,
+        token_id=token.token_id,
+        deployment_id=token.deployment_id,
+        uses=token.uses,
+        used=token.used,
+        created_at=micros(token.created_at),
+        expires_at=micros(token.expires_at),
+        revoked_at=micros_or_none(token.revoked_at),
+    )
+
+
+def list_enrol_tokens(db: Session) -> Sequence[EnrolToken]:
+    """See CredentialStore."""
+    return [_enrol_token(row) for row in db.rows("list_enrol_tokens")]
+
+
+def revoke_enrol_token(db: Session, token_id: str, now: datetime) -> bool:
+    """See CredentialStore."""
+    return db.change("revoke_enrol_token", token_id=token_id, now=micros(now)) > 0
+
+
+def enrol(db: Session, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
+    """See CredentialStore. The guarded UPDATE decides who gets the last use."""
+    row = db.row("find_enrol_token", token_hash=token_hash)
+    token = None if row is None else _enrol_token(row)
+    known = find_key(db, new.key_id)
+    check_enrolment(token, new, known, now)
+    assert token is not None
+    if known is not None:
+        return known
+    if not db.change("use_enrol_token", token_hash=token_hash, now=micros(now)):
+        raise Unauthorized("this enrol token is used up")
+    db.change(
+        "put_credential",
+        credential_id=new.credential_id,
+        deployment_id=token.deployment_id,
+        hostname=new.hostname,
+        enrol_token_id=token.token_id,
+        now=micros(now),
+    )
+    _put_key(db, new.key_id, new.credential_id, new.public_key, now)
+    return _key(db, new.key_id)
+
+
+def check_enrolment(
+    token: EnrolToken | None, new: NewCredential, known: KnownKey | None, now: datetime
+) -> None:
+    """Whether an enrolment may be. Raises as CredentialStore.enrol does."""
+    if token is None or token.revoked_at is not None:
+        raise Unauthorized("this enrol token is not known, or was revoked")
+    if new.deployment_id not in (None, token.deployment_id):
+        raise Forbidden("this enrol token is for another deployment")
+    if known is not None:
+        if known.credential.enrol_token_id != token.token_id:
+            raise Conflict("this key is enrolled already, by another token")
+        if not known.is_good(now):
+            raise Unauthorized("this credential was revoked", reason="revoked")
+        return
+    if token.expires_at <= now:
+        raise Unauthorized("this enrol token has expired")
+    if token.used >= token.uses:
+        raise Unauthorized("this enrol token is used up")
+
+
+def find_key(db: Session, key_id: str) -> KnownKey | None:
+    """See CredentialStore."""
+    row = db.row("find_key", key_id=key_id)
+    return None if row is None else _known_key(row)
+
+
+def add_key(db: Session, new: AgentKey, signed_by: str, now: datetime) -> KnownKey:
+    """See CredentialStore."""
+    known = find_key(db, new.key_id)
+    check_new_key(find_key(db, signed_by), known, new, now)
+    if known is not None:
+        return known
+    db.change("drop_unused_keys", credential_id=new.credential_id, signed_by=signed_by)
+    _put_key(db, new.key_id, new.credential_id, new.public_key, now)
+    return _key(db, new.key_id)
+
+
+def check_new_key(
+    signer: KnownKey | None, known: KnownKey | None, new: AgentKey, now: datetime
+) -> None:
+    """Whether a key may be added. Raises as CredentialStore.add_key does."""
+    if signer is None or signer.key.credential_id != new.credential_id or not signer.is_good(now):
+        raise Unauthorized("this key is not known, has ended, or was revoked")
+    if known is not None and known.key.credential_id != new.credential_id:
+        raise Conflict("this key is another credential's")
+
+
+def use_key(db: Session, key_id: str, now: datetime, older_end_at: datetime) -> None:
+    """See CredentialStore."""
+    known = find_key(db, key_id)
+    if known is None or not db.change("begin_key", key_id=key_id, now=micros(now)):
+        return
+    credential_id = known.key.credential_id
+    db.change(
+        "end_older_keys", credential_id=credential_id, key_id=key_id, ends_at=micros(older_end_at)
+    )
+    db.change("drop_ended_keys", credential_id=credential_id, now=micros(now))
+
+
+def find_credential(db: Session, credential_id: str) -> Credential | None:
+    """See CredentialStore."""
+    row = db.row("find_credential", credential_id=credential_id)
+    return None if row is None else _credential(row)
+
+
+def list_credentials(db: Session) -> Sequence[Credential]:
+    """See CredentialStore."""
+    return [_credential(row) for row in db.rows("list_credentials")]
+
+
+def revoke_credential(db: Session, credential_id: str, now: datetime) -> bool:
+    """See CredentialStore."""
+    if not db.change("revoke_credential", credential_id=credential_id, now=micros(now)):
+        return False
+    count_revocation(db)
+    return True
+
+
+def count_revocation(db: Session) -> None:
+    """Something was revoked: every server looks."""
+    db.change("count_revocation")
+
+
+def revocations(db: Session) -> int:
+    """See CredentialStore."""
+    [(number,)] = db.rows("revocations")
+    return number
+
+
+def _put_key(
+    db: Session, key_id: str, credential_id: str, public_key: bytes, now: datetime
+) -> None:
+    db.change(
+        "put_key",
+        key_id=key_id,
+        credential_id=credential_id,
+        public_key=public_key,
+        now=micros(now),
+    )
+
+
+def _key(db: Session, key_id: str) -> KnownKey:
+    """A key that is there."""
+    known = find_key(db, key_id)
+    assert known is not None
+    return known
+
+
+def _enrol_token(row: Row) -> EnrolToken:
+    return EnrolToken(
+        token_hash=row[0],
+        token_id=row[1],
+        deployment_id=row[2],
+        uses=row[3],
+        used=row[4],
+        created_at=moment(row[5]),
+        expires_at=moment(row[6]),
+        revoked_at=moment_or_none(row[7]),
+    )
+
+
+def _known_key(row: Row) -> KnownKey:
+    return KnownKey(
+        key=AgentKey(
+            key_id=row[0],
+            credential_id=row[1],
+            public_key=row[2],
+            made_at=moment(row[3]),
+            used_at=moment_or_none(row[4]),
+            ends_at=moment_or_none(row[5]),
+        ),
+        credential=_credential(row[_KEY_WIDTH:]),
+    )
+
+
+def _credential(row: Row) -> Credential:
+    return Credential(
+        credential_id=row[0],
+        deployment_id=row[1],
+        hostname=row[2],
+        enrol_token_id=row[3],
+        enrolled_at=moment(row[4]),
+        revoked_at=moment_or_none(row[5]),
+    )

@@ -1,0 +1,160 @@
+"""The part of the plain model that is about credentials of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from arc_protocol.errors import StoreUnavailable
+from arc_server.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_server.store.enrolling import check_enrolment, check_new_key
+
+
+class MemoryCredentials:
+    """CredentialStore without a database; a part of MemoryStore."""
+
+    def __init__(self) -> None:
+        self._enrol_tokens: dict[bytes, EnrolToken] = {}
+        self._credentials: dict[str, Credential] = {}
+        self._agent_keys: dict[str, AgentKey] = {}
+        """By key id, in the order in which they were made."""
+        self._revocations = 0
+        self._is_closed = False
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreUnavailable("the store is closed")
+
+    async def put_enrol_token(self, token: EnrolToken) -> None:
+        """See CredentialStore."""
+        self._check_open()
+        if token.token_hash in self._enrol_tokens or any(
+            each.token_id == token.token_id for each in self._enrol_tokens.values()
+        ):
+            raise StoreUnavailable("there is such a token")
+        self._enrol_tokens[token.token_hash] = token
+
+    async def list_enrol_tokens(self) -> Sequence[EnrolToken]:
+        """See CredentialStore."""
+        self._check_open()
+        return sorted(
+            self._enrol_tokens.values(), key=lambda each: (each.created_at, each.token_id)
+        )
+
+    async def revoke_enrol_token(self, token_id: str, now: datetime) -> bool:
+        """See CredentialStore."""
+        self._check_open()
+        for token in self._enrol_tokens.values():
+            if token.token_id == token_id:
+                self._enrol_tokens[token.token_hash] = msgspec.structs.replace(
+                    token, revoked_at=token.revoked_at or now
+                )
+                return True
+        return False
+
+    async def enrol(self, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
+        """See CredentialStore."""
+        self._check_open()
+        token, known = self._enrol_tokens.get(token_hash), self._known(new.key_id)
+        check_enrolment(token, new, known, now)
+        assert token is not None
+        if known is not None:
+            return known
+        self._enrol_tokens[token_hash] = msgspec.structs.replace(token, used=token.used + 1)
+        self._credentials[new.credential_id] = Credential(
+            credential_id=new.credential_id,
+            deployment_id=token.deployment_id,
+            hostname=new.hostname,
+            enrol_token_id=token.token_id,
+            enrolled_at=now,
+        )
+        self._agent_keys[new.key_id] = AgentKey(
+            key_id=new.key_id,
+            credential_id=new.credential_id,
+            public_key=new.public_key,
+            made_at=now,
+        )
+        return self._there(new.key_id)
+
+    async def find_key(self, key_id: str) -> KnownKey | None:
+        """See CredentialStore."""
+        self._check_open()
+        return self._known(key_id)
+
+    async def add_key(self, new: AgentKey, signed_by: str, now: datetime) -> KnownKey:
+        """See CredentialStore."""
+        self._check_open()
+        known = self._known(new.key_id)
+        check_new_key(self._known(signed_by), known, new, now)
+        if known is not None:
+            return known
+        for key in list(self._agent_keys.values()):
+            is_its = key.credential_id == new.credential_id
+            if is_its and key.used_at is None and key.key_id != signed_by:
+                del self._agent_keys[key.key_id]
+        self._agent_keys[new.key_id] = AgentKey(
+            key_id=new.key_id,
+            credential_id=new.credential_id,
+            public_key=new.public_key,
+            made_at=now,
+        )
+        return self._there(new.key_id)
+
+    async def use_key(self, key_id: str, now: datetime, older_end_at: datetime) -> None:
+        """See CredentialStore."""
+        self._check_open()
+        key = self._agent_keys.get(key_id)
+        if key is None or key.used_at is not None:
+            return
+        self._agent_keys[key_id] = msgspec.structs.replace(key, used_at=now)
+        names = list(self._agent_keys)
+        for name in names[: names.index(key_id)]:
+            older = self._agent_keys[name]
+            if older.credential_id != key.credential_id:
+                continue
+            ends_at = min(older.ends_at or older_end_at, older_end_at)
+            self._agent_keys[name] = msgspec.structs.replace(older, ends_at=ends_at)
+            if ends_at <= now:
+                del self._agent_keys[name]
+
+    async def find_credential(self, credential_id: str) -> Credential | None:
+        """See CredentialStore."""
+        self._check_open()
+        return self._credentials.get(credential_id)
+
+    async def list_credentials(self) -> Sequence[Credential]:
+        """See CredentialStore."""
+        self._check_open()
+        return sorted(
+            self._credentials.values(), key=lambda each: (each.enrolled_at, each.credential_id)
+        )
+
+    async def revoke_credential(self, credential_id: str, now: datetime) -> bool:
+        """See CredentialStore."""
+        self._check_open()
+        credential = self._credentials.get(credential_id)
+        if credential is None:
+            return False
+        self._credentials[credential_id] = msgspec.structs.replace(
+            credential, revoked_at=credential.revoked_at or now
+        )
+        self._revocations += 1
+        return True
+
+    async def revocations(self) -> int:
+        """See CredentialStore."""
+        self._check_open()
+        return self._revocations
+
+    def _known(self, key_id: str) -> KnownKey | None:
+        key = self._agent_keys.get(key_id)
+        if key is None:
+            return None
+        return KnownKey(key=key, credential=self._credentials[key.credential_id])
+
+    def _there(self, key_id: str) -> KnownKey:
+        known = self._known(key_id)
+        assert known is not None
+        return known
