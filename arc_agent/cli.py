@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent import __version__, host_cli
+from arc_agent import __version__, enrol_cli, host_cli
 
 _BROKEN: Final = 1
 """A full disk or a directory in use: the unit tries again, and it may have passed."""
@@ -37,7 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from arc_agent import install  # what a running agent never needs
 
         return install.front().main(words)
+    if enrol_cli.has_token(words):
+        _say(f"arc-agent: {enrol_cli.WHY_NOT}")
+        return _BAD
     given = _parser().parse_args(words)
+    if given.command == "enrol":
+        from arc_agent import enrolling
+
+        try:
+            return enrolling.run(given)
+        except Exception as error:
+            return _refused(error)
     if given.command == "check-config":
         return _check(given.file)
     if given.command in host_cli.COMMANDS:
@@ -87,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="F", help="the configuration (YAML)")
     for name, text in _ADMINISTRATION.items():
         commands.add_parser(name, help=text)
+    enrol_cli.add_to(commands)
     host_cli.add_to(commands)
     return parser
 

@@ -445,7 +445,11 @@ NEEDS_RESTART: Final = ("server", "deployment", "target", "name", "data_dir", "a
 
 
 def read(
-    file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+    file: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    needs_deployment: bool = True,
 ) -> Config:
     """The checked configuration. Raises SettingsError, naming the key."""
 
@@ -469,7 +473,7 @@ def read(
     if proxy_of_unit is not None and not is_set("proxy.auth_file"):
         given[_variable("proxy.auth_file")] = proxy_of_unit
     config = load(Config, prefix=PREFIX, file=file, environ=given, overrides=overrides)
-    _check(config)
+    _check(config, needs_deployment=needs_deployment)
     return config
 
 
@@ -521,7 +525,7 @@ def _variable(key: str) -> str:
     return f"{PREFIX}_{key.upper().replace('.', '_')}"
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, *, needs_deployment: bool) -> None:
     """What types cannot say. Raises SettingsError."""
     if not config.server.url or not config.server.url.strip():
         raise SettingsError("is required: the server's URL", key="server.url", source=None)
@@ -529,7 +533,8 @@ def _check(config: Config) -> None:
         base_url(config.server.url)
     except ValueError as error:
         raise SettingsError(str(error), key="server.url", source=None) from None
-    _check_name(config.deployment, "deployment", "is required: the deployment's id")
+    if needs_deployment or config.deployment is not None:
+        _check_name(config.deployment, "deployment", "is required: the deployment's id")
     if config.name is not None:
         _check_name(config.name, "name", "must not be empty")
     if config.target is not None:

@@ -22,7 +22,7 @@ from yarl import URL
 from arc_agent import __version__
 from arc_agent.config import ServerSection, base_url
 from arc_agent.network import Network
-from arc_agent.tokens import Token
+from arc_agent.tokens import Bearer
 from arc_protocol.lifecycle import full_jitter
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class NoContact(Exception):
     """No usable answer: a transport error, a time-out, 408, 429, 5xx, or not our server speaking.
 
     `retry_after` is what the server asked for, in seconds; `was_cut` says that a connection which
-    stood was closed before the answer.
+    stood was closed before the answer; `detail` is the server's own word on why.
     """
 
     def __init__(
@@ -53,12 +53,14 @@ class NoContact(Exception):
         status: int | None = None,
         retry_after: float | None = None,
         was_cut: bool = False,
+        detail: str | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         self.retry_after = retry_after
         self.was_cut = was_cut
+        self.detail = detail
 
 
 class NoAnswer(NoContact):
@@ -94,7 +96,7 @@ class Connection:
     """The session with the server. One per event loop: the heartbeat has its own."""
 
     def __init__(
-        self, settings: ServerSection, token: Token, network: Network | None = None
+        self, settings: ServerSection, token: Bearer, network: Network | None = None
     ) -> None:
         """Without a `network`, the way out is the environment's. Raises what it does."""
         self._settings = settings
@@ -135,7 +137,7 @@ class Connection:
         *,
         timeout_seconds: float | None = None,
     ) -> Answer:
-        """One request, with one more try when a token file has changed since.
+        """One request, with one more try when there is another token by then.
 
         Raises Refused on 401 and 403, NoContact when there is no usable answer.
         """
@@ -143,10 +145,12 @@ class Connection:
         if isinstance(message, msgspec.Struct):
             body = msgspec.json.encode(message)
         seconds = timeout_seconds or self._settings.request_timeout_seconds
+        await self._token.ready()
+        used = self._token.value
         try:
             return await self._send(method, url, body, seconds)
         except Refused:
-            if not await asyncio.to_thread(self._token.reread):
+            if not await self._token.refused(used):
                 raise
         return await self._send(method, url, body, seconds)
 
@@ -190,7 +194,9 @@ def judged(answer: Answer) -> Answer:
     """The answer, if it is one. Raises Refused or NoContact."""
     status = answer.status
     if status in (401, 403):
-        raise Refused(f"the server answered {status}{_said(answer)}", status=status)
+        raise Refused(
+            f"the server answered {status}{_said(answer)}", status=status, detail=_detail(answer)
+        )
     if status in (408, 429) or status >= 500:
         raise NoContact(
             f"the server answered {status}{_said(answer)}",
@@ -314,6 +320,27 @@ def _whither(answer: Answer) -> str:
     except ValueError:
         return ""
     return f" to {host[:100]}: a portal's log-in page?" if host and host.isprintable() else ""
+
+
+def _detail(answer: Answer) -> str | None:
+    """`context.reason` of a JSON error body, if there is one."""
+    try:
+        context = msgspec.json.decode(answer.body, type=_Explained).context
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return None if context is None else context.reason
+
+
+class _Context(msgspec.Struct):
+    """What is read of the context of an error body."""
+
+    reason: str | None = None
+
+
+class _Explained(msgspec.Struct):
+    """An error body that says more."""
+
+    context: _Context | None = None
 
 
 class _Code(msgspec.Struct):

@@ -24,7 +24,7 @@ from arc_agent.execution import call_in
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import renew
 from arc_agent.network import Network
-from arc_agent.tokens import Token
+from arc_agent.tokens import Bearer
 from arc_protocol.lifecycle import renew_after_seconds
 from arc_protocol.types import RenewRequest, RenewResponse
 
@@ -53,7 +53,7 @@ class Heartbeat:
         *,
         config: Callable[[], Config],
         agent_id: str,
-        token: Token,
+        token: Bearer,
         network: Network,
         leases: LeaseTable,
         contact: Contact,
@@ -117,6 +117,7 @@ class Heartbeat:
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         connection = Connection(self._config().server, self._token, self._network)
         await connection.open()
+        keeping = asyncio.create_task(self._token.keep(), name="credentials")
         self._is_ready.set()
         renewing: asyncio.Task[None] | None = None
         try:
@@ -135,9 +136,10 @@ class Heartbeat:
                     renewing.result()
                     renewing = None
         finally:
-            if renewing is not None:
-                renewing.cancel()
-                await asyncio.wait({renewing})
+            ending = {keeping} if renewing is None else {keeping, renewing}
+            for task in ending:
+                task.cancel()
+            await asyncio.wait(ending)
             await connection.close()
 
     async def _sleep(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import msgspec
 import structlog
 
-from arc_agent.config import NEEDS_RESTART, Config, read
+from arc_agent.clock import boot_seconds
+from arc_agent.config import NEEDS_RESTART, Config, data_directory, read
 from arc_agent.handlers.loading import add_declared, load_handlers
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.hosts import HostPolicy
 from arc_agent.network import Network
 from arc_agent.policy import Policy
 from arc_agent.tls import TlsError
-from arc_agent.tokens import Token, TokenError
+from arc_agent.tokens import Bearer, Token, TokenError
 from arc_runtime import logs
 from arc_runtime.log_output import LogOutput
 from arc_runtime.settings import SettingsError
@@ -68,7 +70,7 @@ class Live:
         self._source = source
         self.config = source.read()
         self.network = source.network(self.config)
-        self.token = Token(self.config.server.token, self.config.server.token_file)
+        self.token = _bearer(self.config, source.environ, self.network)
         self.registry = load_handlers(self.config.handlers)
         self.policy = _policy(self.config)
         self._output: LogOutput | None = None
@@ -83,11 +85,11 @@ class Live:
     def reload(self) -> bool:
         """Read it again. What is wrong is refused whole, and the old stays; True when taken.
 
-        The token file, the log, limits, times, proxy, certificates, allowed hosts and the commands
-        of `handlers.exec` change at once. The server, the identity, the data directory and imported
+        The token, the log, limits, times, proxy, certificates, allowed hosts and the commands of
+        `handlers.exec` change at once. The server, the identity, the data directory and imported
         modules need a restart, which is said.
         """
-        self.token.reread()
+        self.token.reload()
         try:
             fresh = self._source.read()
             registry = self._with_modules_of(self.config, fresh)
@@ -121,6 +123,30 @@ class Live:
                 registry.add(each)
         add_declared(registry, fresh.handlers)
         return registry
+
+
+def _bearer(config: Config, environ: Mapping[str, str], network: Network) -> Bearer:
+    """The identity of an agent that enrolled, or else the token of its configuration.
+
+    Raises TokenError.
+    """
+    directory = data_directory(config, environ)
+    if not os.access(directory / "identity", os.F_OK):  # nor where we may not look
+        return Token(config.server.token, config.server.token_file)
+    from arc_agent.credentials import EnrolledToken  # costs nothing where nobody enrolled
+    from arc_agent.identity import IdentityFiles
+
+    files = IdentityFiles(directory)
+    identity = files.read()
+    if identity is None:
+        return Token(config.server.token, config.server.token_file)
+    if identity.deployment_id != config.deployment_id:
+        raise TokenError(
+            f"{files.directory} is an identity for the deployment {identity.deployment_id!r}, the"
+            f" configuration says {config.deployment_id!r}: `arc-agent enrol --replace`, or remove"
+            " that directory"
+        )
+    return EnrolledToken(files, identity, config.server, boot_seconds, network)
 
 
 def _policy(config: Config) -> Policy | None:

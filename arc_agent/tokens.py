@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -15,6 +16,29 @@ _MAX_BYTES: Final = 64 * 1024
 
 class TokenError(Exception):
     """A token that cannot be used. The message never quotes it."""
+
+
+class Bearer(Protocol):
+    """Where the bearer token comes from. Safe from any thread."""
+
+    value: str | None
+    """The token now, None for none."""
+
+    async def ready(self) -> None:
+        """Return when requests can be sent. Raises NoContact when there is no token to be had."""
+        ...
+
+    async def refused(self, used: str | None) -> bool:
+        """The server did not accept `used`: whether there is another now."""
+        ...
+
+    def reload(self) -> None:
+        """Look for another."""
+        ...
+
+    async def keep(self) -> None:
+        """Keep it fresh; runs in the heartbeat's thread as long as the agent does."""
+        ...
 
 
 class Token:
@@ -29,6 +53,20 @@ class Token:
             self.value = _read(file)
         else:
             self.value = _checked(literal, "the token") if literal else None
+
+    async def ready(self) -> None:
+        """It is there from the start."""
+
+    async def keep(self) -> None:
+        """It is replaced by others."""
+
+    async def refused(self, used: str | None) -> bool:  # noqa: ARG002  # the file tells
+        """See `reread`."""
+        return await asyncio.to_thread(self.reread)
+
+    def reload(self) -> None:
+        """See `reread`."""
+        self.reread()
 
     def reread(self) -> bool:
         """Read the file again; whether there is another token now.

@@ -34,6 +34,19 @@ NAMES: Final = frozenset(
         "agent.after_handler",
         "agent.after_spool",
         "agent.after_submit",
+        "agent.before_next_key",
+        "agent.after_next_key",
+        "agent.before_new_key_request",
+        "agent.after_new_key_request",
+        "agent.before_new_key",
+        "agent.after_new_key",
+        "agent.after_old_key",
+        "agent.before_access_token",
+        "agent.after_access_token",
+        "agent.after_enrol_key",
+        "agent.after_enrol_request",
+        "agent.before_identity",
+        "agent.after_identity",
     }
 )
 """Every failpoint there is. A test compares it with the calls of `hit`, and it does not shrink."""

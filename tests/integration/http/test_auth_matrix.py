@@ -502,7 +502,14 @@ async def test_the_credential_is_judged_before_the_body_is_read(client: Client) 
     assert answer.status == 401
 
 
-def test_only_health_is_public() -> None:
+def test_only_health_is_public_and_enrolment_which_asks_for_more_than_a_token() -> None:
     public = {key for key, route in ROUTES.items() if route.access is Access.PUBLIC}
 
-    assert public == {("GET", "/healthz"), ("GET", "/readyz")}
+    assert public == {
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("POST", "/agents/enrol"),
+        ("POST", "/agents/challenges"),
+        ("POST", "/agents/tokens"),
+        ("POST", "/agents/keys"),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from running_server import OTHER, OWN, Client, Serve, make_token, until
 
 from arc_protocol import enrolment as wire
 from arc_server.auth.access import AccessTokens
+from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope
 from arc_server.config import EnrolmentSection
+from arc_server.credentials import NewCredential
 from arc_server.store.sqlite import SqliteStore
 
 
@@ -270,13 +272,20 @@ async def test_a_key_of_somebody_else_is_not_taken_over(client: Client, host: Ho
 
 
 @pytest.mark.parametrize(("age", "is_old"), [(0.5, False), (0.7, True)])
-async def test_the_server_says_when_a_key_is_old(serve: Serve, age: float, is_old: bool) -> None:
-    async with serve() as client:
-        host = Host()
-        await host.enrol(client, await enrol_token(client.server, OWN))
-        client.server.parts.clock.adjust(90 * 86_400 * age)
+async def test_the_server_says_when_a_key_is_old(client: Client, age: float, is_old: bool) -> None:
+    host, then = Host(), datetime.now(UTC) - timedelta(days=90) * age
+    made = new_enrol_token(OWN, 1, timedelta(hours=1), then)
+    store = client.server.parts.store
+    await store.put_enrol_token(made.stored)
+    new = NewCredential(
+        credential_id="cred_1",
+        key_id=host.key_id,
+        public_key=bytes(host.key.verify_key),
+        hostname="",
+    )
+    await store.enrol(made.stored.token_hash, new, then)
 
-        answer = await host.try_access(client)
+    answer = await host.try_access(client)
 
     assert answer.json.get("rotateKey", False) is is_old
 

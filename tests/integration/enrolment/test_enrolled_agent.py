@@ -1,0 +1,164 @@
+"""An agent that enrolled, against a real server: renewal, outages, revocation, enrolling anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from arc_agent import credentials
+from arc_agent.agent import Agent
+from arc_agent.credentials import EnrolledToken
+from arc_agent.live import Live, Source
+from arc_agent.tokens import TokenError
+
+from .conftest import House, StartAgent, house, until
+
+
+def events(logged: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [event for event in logged if event["event"] == name]
+
+
+def bearer(agent: Agent) -> EnrolledToken:
+    """Its credential."""
+    found = agent._live.token
+    assert isinstance(found, EnrolledToken)
+    return found
+
+
+async def test_an_agent_that_enrolled_runs_commands_though_the_clocks_are_hours_apart(
+    home: House, start: StartAgent, logged: list[dict[str, Any]]
+) -> None:
+    await home.enrol()
+    agent = await start(home)
+
+    ended = await home.invoke()
+
+    assert ended["state"] == "SUCCEEDED"
+    status = bearer(agent).status()
+    assert (status.state, status.reason) == ("good", None)
+    assert status.token_ends_in_seconds is not None
+    assert 3500 < status.token_ends_in_seconds <= 3600
+    assert not events(logged, "contact.refused")
+
+
+async def test_access_tokens_are_renewed_before_they_end(
+    tmp_path: Path, start: StartAgent, logged: list[dict[str, Any]]
+) -> None:
+    async with house(tmp_path, access_seconds=1) as home:
+        await home.enrol()
+        agent = await start(home)
+        seen: set[str] = set()
+        await until(lambda: seen.add(bearer(agent).value or "") or len(seen - {""}) >= 4)
+
+        assert (await home.invoke())["state"] == "SUCCEEDED"
+
+    assert not events(logged, "contact.refused")
+
+
+async def test_keys_are_renewed_while_the_agent_works(
+    tmp_path: Path, start: StartAgent, logged: list[dict[str, Any]]
+) -> None:
+    async with house(tmp_path, access_seconds=1, key_seconds=1, key_overlap_seconds=0) as home:
+        await home.enrol()
+        await start(home)
+        await until(lambda: len(events(logged, "credential.new_key")) >= 4)  # each said twice
+
+        assert (await home.invoke())["state"] == "SUCCEEDED"
+
+    assert not events(logged, "contact.refused")
+
+
+async def test_a_server_that_is_away_past_the_end_of_the_token_is_found_again(
+    tmp_path: Path, start: StartAgent, logged: list[dict[str, Any]]
+) -> None:
+    async with house(tmp_path, access_seconds=1) as home:
+        await home.enrol()
+        agent = await start(home)
+        assert (await home.invoke())["state"] == "SUCCEEDED"
+        listen = urlsplit(home.server.url).netloc
+    await until(lambda: (bearer(agent).status().token_ends_in_seconds or 0) < -0.5)
+
+    async with house(tmp_path, listen, access_seconds=1) as home:
+        assert (await home.invoke())["state"] == "SUCCEEDED"
+        assert bearer(agent).status().state == "good"
+    assert not events(logged, "credential.revoked")
+
+
+async def test_a_revoked_agent_says_so_once_keeps_its_results_and_is_mended_by_enrolling_anew(
+    home: House, start: StartAgent, logged: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "_REFUSED_SECONDS", (0.1, 0.2))
+    await home.enrol()
+    agent = await start(home)
+    wakeups = home.server.parts.wakeups
+    assert (await home.invoke())["state"] == "SUCCEEDED"
+    await until(lambda: wakeups.waiting_for_work == 1)
+
+    await home.revoke()
+    await until(lambda: bearer(agent).status().state == "refused", seconds=5)
+    await until(lambda: len(events(logged, "contact.refused")) == 1)
+    waiting = await home.invoke(seconds=1)
+
+    assert waiting["state"] == "PENDING"
+    assert wakeups.waiting_for_work == 0
+    [told] = events(logged, "credential.revoked")
+    assert told["log_level"] == "error"
+    assert "arc-agent enrol" in told["hint"]
+    assert bearer(agent).status().reason == "this agent's credential was revoked"
+    assert bearer(agent).value is None
+
+    assert await home.enrol(replace=True) == 0
+    assert (await home.invoke())["state"] == "SUCCEEDED"
+    assert len(events(logged, "credential.revoked")) == 1
+    assert len(events(logged, "contact.refused")) == 1
+
+
+async def test_an_agent_that_is_turned_away_asks_seldom(
+    home: House, start: StartAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    post = credentials._post
+
+    async def count(connection: Any, name: str, message: Any, kind: Any) -> Any:
+        asked.append(name)
+        return await post(connection, name, message, kind)
+
+    monkeypatch.setattr(credentials, "_post", count)
+    await home.enrol()
+    await home.revoke()
+
+    agent = await start(home)
+    await until(lambda: bearer(agent).status().state == "refused")
+    for _ in range(20):  # the poller tries again and again, every 0.2 s at most
+        with pytest.raises(credentials.Refused):
+            await bearer(agent).ready()
+
+    assert asked == ["challenges", "tokens"]
+
+
+async def test_an_identity_for_another_deployment_stops_the_start(
+    home: House, tmp_path: Path
+) -> None:
+    await home.enrol()
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"server: {{url: {home.server.url}}}\ndeployment: dep-2\n")
+    source = Source(file=file, environ={}, overrides={"data_dir": str(home.directory)})
+
+    with pytest.raises(TokenError, match=r"'dep-1'.*'dep-2'"):
+        Live(source)
+
+
+async def test_a_damaged_identity_stops_the_start_with_a_clear_line(
+    home: House, tmp_path: Path
+) -> None:
+    await home.enrol()
+    (home.files.directory / "identity.json").write_bytes(b"{")
+    file = tmp_path / "agent.yaml"
+    file.write_text(f"server: {{url: {home.server.url}}}\ndeployment: dep-1\n")
+    source = Source(file=file, environ={}, overrides={"data_dir": str(home.directory)})
+
+    with pytest.raises(TokenError, match=r"identity\.json is damaged: enrol again"):
+        Live(source)

@@ -1,0 +1,192 @@
+"""A process that dies at any step of an enrolment or of a rotation goes on after its restart."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from arc_agent import credentials, enrolling, identity
+from arc_agent.connection import Connection
+from arc_agent.tokens import Token
+from arc_runtime import failpoints
+
+from .conftest import House
+
+ENROLMENT = (
+    "agent.after_enrol_key",
+    "agent.after_enrol_request",
+    "agent.before_identity",
+    "agent.after_identity",
+)
+ROTATION = (
+    "agent.before_access_token",
+    "agent.after_access_token",
+    "agent.before_next_key",
+    "agent.after_next_key",
+    "agent.before_new_key_request",
+    "agent.after_new_key_request",
+    "agent.before_new_key",
+    "agent.after_new_key",
+    "agent.after_old_key",
+)
+QUARTER = timedelta(days=61)
+"""Past two thirds of a key's life of 90 days."""
+
+
+class Died(BaseException):
+    """The process is gone; nothing catches this."""
+
+
+Arm = Callable[[str | None], None]
+
+
+@pytest.fixture
+def die_at(monkeypatch: pytest.MonkeyPatch) -> Arm:
+    """Make this process die at a failpoint; with None at none."""
+
+    def arm(point: str | None) -> None:
+        assert point is None or point in failpoints.NAMES
+
+        def hit(name: str, /) -> None:
+            if name == point:
+                raise Died(name)
+
+        for module in (credentials, enrolling, identity):
+            monkeypatch.setattr(module, "hit", hit)
+
+    return arm
+
+
+async def renew(home: House) -> str | None:
+    """What an agent does at its start; its access token."""
+    token = home.token()
+    connection = Connection(home.settings, Token(None, None))
+    await connection.open()
+    try:
+        await token.renew(connection)
+    finally:
+        await connection.close()
+    return token.value
+
+
+def names(home: House) -> set[str]:
+    """The files of the identity."""
+    return {path.name for path in home.files.directory.iterdir()}
+
+
+def key_of(home: House) -> str:
+    """The key in force on the host."""
+    found = home.files.read()
+    assert found is not None
+    return found.key.key_id
+
+
+@pytest.mark.parametrize("second", [None, *ROTATION])
+async def test_a_rotation_survives_a_death_at_every_step_and_another_one_after_it(
+    home: House, die_at: Arm, second: str | None
+) -> None:
+    for first in ROTATION:
+        die_at(None)
+        await home.enrol(replace=True)
+        assert await home.lease(await renew(home)) == 200
+        before = key_of(home)
+        home.clock.offset += QUARTER
+
+        for point in (first, second):
+            die_at(point)
+            if point is not None:
+                try:
+                    await renew(home)
+                except Died:
+                    pass
+                else:  # what the first death had left to do, does not pass there
+                    assert point is second
+        die_at(None)
+        tokens = [await renew(home), await renew(home)]
+
+        assert [await home.lease(each) for each in tokens] == [200, 200], (first, second)
+        assert key_of(home) != before
+        assert names(home) == {"identity.json"}
+        known = await home.server.parts.store.find_key(key_of(home))
+        assert known is not None
+        assert known.key.used_at is not None
+
+
+async def test_a_host_whose_key_took_over_at_the_server_alone_goes_on_with_it(
+    home: House, die_at: Arm
+) -> None:
+    """An old copy of the state came back: the key in it has ended, the one that follows has not."""
+    await home.enrol()
+    await renew(home)
+    home.clock.offset += QUARTER
+    die_at("agent.before_new_key")
+    with pytest.raises(Died):
+        await renew(home)
+    die_at(None)
+    following = home.files.next_key()
+    assert following is not None
+    store = home.server.parts.store
+    await store.use_key(following.key_id, home.clock.now(), home.clock.now())
+
+    assert await home.lease(await renew(home)) == 200
+
+    assert key_of(home) == following.key_id
+    assert names(home) == {"identity.json"}
+
+
+@pytest.mark.parametrize("point", ENROLMENT)
+async def test_an_enrolment_that_dies_anywhere_is_repeated_with_the_same_token(
+    home: House, die_at: Arm, point: str
+) -> None:
+    token = await home.enrol_token(uses=1)
+    die_at(point)
+    with pytest.raises(Died):
+        await home.enrol(token)
+
+    die_at(None)
+    code = await home.enrol(token)
+
+    is_done = point == "agent.after_identity"
+    assert code == (1 if is_done else 0)
+    assert await home.lease(await renew(home)) == 200
+    assert len(await home.server.parts.store.list_credentials()) == 1
+
+
+async def test_what_an_enrolment_leaves_is_for_its_owner_only(home: House) -> None:
+    await home.enrol()
+
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in (home.files.directory, *home.files.directory.iterdir())
+    }
+
+    assert modes == {"identity": 0o700, "identity.json": 0o600}
+    found = home.files.read()
+    assert found is not None
+    assert found.key.seed not in repr(found)
+
+
+async def test_the_private_key_never_crosses_the_wire(
+    home: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[bytes] = []
+    exchange = Connection._exchange
+
+    async def listen(self: Connection, method: str, url: str, body: bytes):
+        sent.append(body)
+        return await exchange(self, method, url, body)
+
+    monkeypatch.setattr(Connection, "_exchange", listen)
+    await home.enrol()
+    seeds = [home.files.read()]
+    home.clock.offset += QUARTER
+    await renew(home)
+    seeds.append(home.files.read())
+
+    assert len(sent) == 5  # enrol, challenge, token, challenge, key
+    for found in seeds:
+        assert found is not None
+        assert not [body for body in sent if found.key.seed.encode() in body]
