@@ -13,6 +13,7 @@ import asyncio
 import os
 import random
 import signal
+import sqlite3
 import threading
 import uuid
 from collections.abc import Callable
@@ -35,8 +36,10 @@ from arc_agent.data_dir import DataDir
 from arc_agent.delivery import Delivery
 from arc_agent.execution import call_in, in_thread
 from arc_agent.gate import Gate
+from arc_agent.handler_lines import HandlerLines
 from arc_agent.handlers.exec import kill_all
 from arc_agent.heartbeat import Heartbeat
+from arc_agent.journal import Journal, answer_left
 from arc_agent.leases import HeldLease, LeaseTable
 from arc_agent.line import Line
 from arc_agent.live import Live
@@ -44,7 +47,7 @@ from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
 from arc_agent.runner import Runner
-from arc_agent.spool import Spool
+from arc_agent.spool import Spool, SpoolError
 from arc_agent.transfer import Transfer
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -120,6 +123,8 @@ class Agent:
             transfer = Transfer(config.transfer, config.server, live.network)
             await transfer.open()
             stack.push_async_callback(transfer.close)
+            journal = Journal(spool)
+            await self._answer_left(journal, spool)
             self._hold_leases_of(spool)
             back_off = BackOff(random.SystemRandom(), config.server.max_back_off_seconds)
             delivery = Delivery(
@@ -142,6 +147,11 @@ class Agent:
                 clock=self._clock,
             )
             await self._remember(gate, audit)
+            lines = HandlerLines(
+                find=lambda name: live.registry.get(name),
+                slots=slots,
+                max_waiting=lambda: live.config.handlers.max_waiting,
+            )
             runner = Runner(
                 config=lambda: live.config,
                 registry=lambda: live.registry,
@@ -151,6 +161,8 @@ class Agent:
                 connection=connection,
                 contact=self._contact,
                 gate=gate,
+                journal=journal,
+                lines=lines,
                 slots=slots,
                 clock=self._clock,
             )
@@ -208,6 +220,7 @@ class Agent:
                 poller.wake()
                 slots.look()
                 gate.changed()
+                lines.changed()
                 self._say_policy(audit)
 
             self._apply = apply
@@ -301,6 +314,14 @@ class Agent:
                 rules=None if policy is None else len(policy.rules),
                 file_sha256=None if policy is None else policy.sha256,
             )
+
+    async def _answer_left(self, journal: Journal, spool: Spool) -> None:
+        """Answer what must not be run again and was not ended. Raises SpoolError."""
+        try:
+            await answer_left(journal, spool, self._live.config.handlers.journal_days)
+        except sqlite3.Error as error:
+            may_pass = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            raise SpoolError(f"the journal cannot be used: {error}", may_pass=may_pass) from None
 
     def _hold_leases_of(self, spool: Spool) -> None:
         """Leases of an earlier process whose results wait: renewed until these are delivered."""

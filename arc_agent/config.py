@@ -255,6 +255,17 @@ class ExecSection(Section, frozen=True, kw_only=True):
     timeout_seconds: Annotated[float, _about("When its process group is ended.", gt=0)] | None = (
         None
     )
+    idempotent: Annotated[
+        bool,
+        _about("Whether a second run does no harm; if not, it is not run again once started."),
+    ] = True
+    concurrency: Annotated[int, _about("How many run at the same time.", ge=1, le=1000)] | None = (
+        None
+    )
+    restarts: Annotated[
+        bool,
+        _about("Whether it may end the agent or reboot the host: that is its success then."),
+    ] = False
     kill_after_seconds: Annotated[float, _about("Between SIGTERM and SIGKILL.", ge=0, le=600)] = 5.0
     cwd: Annotated[Path | None, _about("Where it runs. Default: a directory of its own.")] = None
     env: Annotated[dict[str, str], _about("Variables to set.")] = {}
@@ -266,6 +277,29 @@ class ExecSection(Section, frozen=True, kw_only=True):
         dict[str, str],
         _about('Error codes by exit status, `{"3": "NOT_READY"}`. Others are HANDLER_ERROR.'),
     ] = {}
+
+
+class HandlerSettings(Section, frozen=True, kw_only=True):
+    """What this host says of one handler, over what its code says."""
+
+    timeout_seconds: Annotated[float, _about("The longest that it may run.", gt=0)] | None = None
+    concurrency: (
+        Annotated[
+            int,
+            _about("How many run at the same time; others wait without a slot.", ge=1, le=1000),
+        ]
+        | None
+    ) = None
+    idempotent: (
+        Annotated[
+            bool,
+            _about(
+                "Whether it may run again though it may have been executed. If not, such a command"
+                " is answered with MAYBE_EXECUTED."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class HandlersSection(Section, frozen=True, kw_only=True):
@@ -281,6 +315,22 @@ class HandlersSection(Section, frozen=True, kw_only=True):
     strict: Annotated[
         bool, _about("Whether an entry point that fails to import stops the agent.")
     ] = False
+    settings: Annotated[
+        dict[str, HandlerSettings], _about("What is otherwise than in their code, by name.")
+    ] = {}
+    max_waiting: Annotated[
+        int,
+        _about(
+            "How many commands may be held that wait for their handler or for another try; then"
+            " no more are asked for.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 50
+    journal_days: Annotated[
+        float,
+        _about("How long it is remembered which commands were started here.", gt=0, le=3650),
+    ] = 30.0
     exec: Annotated[dict[str, ExecSection], _about("Commands that run programs, by name.")] = {}
     timeout_seconds: (
         Annotated[float, _about("The longest that any handler may run.", gt=0)] | None

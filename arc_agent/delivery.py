@@ -429,7 +429,7 @@ class Delivery:
                 attempt=entry.attempt,
                 status=status,
             )
-        await self._spool.remove(entry)
+        await self._spool.remove(entry, is_taken=status < 300)
         self._forget(entry)
 
     async def _refused(self, entry: Entry, reason: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -26,7 +26,7 @@ from arc_agent.envelopes import Job
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.line import Line
 from arc_agent.narrowing import MAX_BYTES, CannotJudge, read_params
-from arc_agent.outcome import Failed, GivenBack, Outcome, Succeeded
+from arc_agent.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.policy import Action, Policy, Question, Rule, Verdict
 from arc_agent.results import name_of
 
@@ -34,8 +34,6 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 DENIED: Final = "DENIED_BY_POLICY"
 _HOUR_SECONDS: Final = 3600.0
-_NO_COST: Final = "drain"
-"""The one reason for which a release costs no attempt (protocol.md, part 2, bounded attempts)."""
 
 
 class Gate:
@@ -103,11 +101,16 @@ class Gate:
         return self._denied(job, verdict)
 
     async def admit(
-        self, job: Job, source: ParamsSource, signed_by: str | None = None
+        self,
+        job: Job,
+        source: ParamsSource,
+        signed_by: str | None = None,
+        queue: Callable[[], Awaitable[None]] | None = None,
     ) -> Outcome | None:
         """Until the handler may start: None. Anything else is what becomes of the command instead.
 
-        Cancelled when the command is to stop; call `left` in any case when the run is over.
+        `queue` waits for whatever else there is to wait for without a slot. Cancelled
+        when the command is to stop; call `left` in any case when the run is over.
         """
         lease_id = job.lease.lease_id
         verdict: Verdict | None = None
@@ -117,6 +120,8 @@ class Gate:
                 refused = await self._wait(job, source, verdict, signed_by)
                 if refused is not None:
                     return refused
+        if queue is not None:
+            await queue()
         await self._slots.enter(lease_id)
         return await self._record_start(job, source, verdict, signed_by)
 
@@ -327,7 +332,7 @@ class Gate:
                 log.error(
                     "command.not_started", command_id=job.lease.command_id, reason=f"audit: {error}"
                 )
-                return GivenBack(_NO_COST)
+                return GivenBack(NO_COST)
         self._started.add(job.lease.lease_id)
         return None
 

@@ -12,7 +12,7 @@ import structlog
 
 from arc_agent.clock import boot_seconds
 from arc_agent.config import NEEDS_RESTART, Config, data_directory, read
-from arc_agent.handlers.loading import add_declared, load_handlers
+from arc_agent.handlers.loading import add_declared, configure, load_handlers
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.hosts import HostPolicy
 from arc_agent.network import Network
@@ -118,10 +118,11 @@ class Live:
     def _with_modules_of(self, old: Config, fresh: Config) -> Registry:
         """The imported handlers as they are, and the declared ones of the new configuration."""
         registry = Registry()
-        for each in self.registry:
+        for each in self.registry.as_found():
             if each.name not in old.handlers.exec:
                 registry.add(each)
         add_declared(registry, fresh.handlers)
+        configure(registry, fresh.handlers, is_whole=not fresh.handlers.entry_points)
         return registry
 
 

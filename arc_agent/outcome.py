@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from arc_agent.bodies import StoredBody
+
+NO_COST: Final = "drain"
+"""The reason for which a release costs no attempt (protocol.md, part 2, bounded attempts)."""
 
 
 class Succeeded(msgspec.Struct, frozen=True):
@@ -25,6 +30,8 @@ class GivenBack(msgspec.Struct, frozen=True):
     """Nothing to say: the lease is released, for another try."""
 
     reason: str
+    after_seconds: float = 0.0
+    """How long it should not come again; kept as well as the server lets us."""
 
 
 class Dropped(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from arc_agent.handlers import shapes
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.shapes import UNTYPED, Misfit
 from arc_agent.leases import End
-from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.transfer import NoRoom
 from arc_protocol.types import ErrorResponse, InlineBody, SuccessResponse, encode
 
@@ -102,7 +102,8 @@ def what_counts(end: End | None, outcome: Outcome) -> Outcome:
                 return outcome
             return Failed("HANDLER_TIMEOUT", "the handler did not end within its time")
         case End.DRAIN:
-            return GivenBack("drain")
+            after_seconds = outcome.after_seconds if isinstance(outcome, GivenBack) else 0.0
+            return GivenBack(NO_COST, after_seconds)
         case End.HALTED:
             return Failed("STOPPED_BY_HOST", "a person on the host ended all that ran there")
         case End.LOST | End.LAPSED:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -13,16 +15,18 @@ import structlog
 from arc_agent.bodies import StoredBody, store_stream
 from arc_agent.clock import Clock
 from arc_agent.config import Config
-from arc_agent.connection import Connection
+from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
 from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
 from arc_agent.execution import Raised, Returned, call_handler, call_in
 from arc_agent.gate import Gate
-from arc_agent.handlers.context import Context, ParamsSource
+from arc_agent.handler_lines import HandlerLines
+from arc_agent.handlers.context import Context, ParamsSource, Retry
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.hosts import HostRefused
+from arc_agent.journal import Journal
 from arc_agent.leases import End, HeldLease, LeaseTable
-from arc_agent.leasing import BrokenLease, release
+from arc_agent.leasing import BrokenLease, release, renew
 from arc_agent.line import Line
 from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.params import convert_params
@@ -38,13 +42,18 @@ from arc_agent.spool import Spool
 from arc_agent.transfer import NoRoom, Transfer, TransferRefused
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.lifecycle import budget_seconds
-from arc_protocol.types import InlineBody, StorageBody
+from arc_protocol.types import InlineBody, RenewRequest, RenewResponse, StorageBody
 from arc_runtime.failpoints import hit
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 T = TypeVar("T")
 
+RETRIES_EXHAUSTED: Final = "RETRIES_EXHAUSTED"
+MAX_LEASE_SECONDS: Final = 3_600
+"""The longest lease that servers grant unless they are configured otherwise."""
+_WORTH_SECONDS: Final = 5.0
+"""A command that may come again sooner is given back at once."""
 _SMALL_BYTES: Final = 64 * 1024
 """Decoded at once in the event loop; more goes to a thread."""
 
@@ -63,6 +72,8 @@ class Runner:
         connection: Connection,
         contact: Contact,
         gate: Gate,
+        journal: Journal,
+        lines: HandlerLines,
         slots: Line,
         clock: Clock,
     ) -> None:
@@ -75,6 +86,8 @@ class Runner:
         self._connection = connection
         self._contact = contact
         self._gate = gate
+        self._journal = journal
+        self._lines = lines
         self._slots = slots
         self.promised = 0
         """How many more leases may come of the request that was sent last: they are taken on, if
@@ -93,7 +106,7 @@ class Runner:
         An abandoned handler keeps its slot until it really ends: it still uses what the limit is
         there to protect.
         """
-        return self._slots.free
+        return 0 if self._lines.is_full else self._slots.free
 
     @property
     def abandoned(self) -> int:
@@ -177,7 +190,7 @@ class Runner:
     async def drain(self, seconds: float) -> None:
         """Let running handlers finish for so long, then stop the rest. Who waits has not begun."""
         for lease_id, held in list(self._jobs.items()):
-            if self._gate.is_waiting(lease_id):
+            if self._gate.is_waiting(lease_id) or self._lines.is_waiting(lease_id):
                 held.stop(End.DRAIN)
         try:
             async with asyncio.timeout(seconds):
@@ -207,8 +220,8 @@ class Runner:
         self._gate.leased(job)
         try:
             where, problem = self._addresses(job)
-            outcome = problem or await self._outcome(job, held)
-            outcome = what_counts(held.finish(), outcome)
+            outcome = problem or await self._outcome(job, held, where)
+            outcome = self._journal.what_counts(job, what_counts(held.finish(), outcome))
             self._gate.ended(job, outcome)
             await self._hand_in(job, held, where, outcome)
             bound.info(
@@ -219,11 +232,13 @@ class Runner:
             )
         except Exception:  # whatever it was, it must not end the agent: the lease lapses
             bound.exception("command.broken", command=held.command)
-            self._gate.ended(job, Dropped("broken"))
+            self._gate.ended(job, self._journal.what_counts(job, Dropped("broken")))
             self._leases.remove(lease.lease_id)
         finally:
             del self._jobs[lease.lease_id]
             self._gate.left(lease.lease_id, is_abandoned=self._is_abandoned(job))
+            if not self._is_abandoned(job):
+                self._lines.left(lease.lease_id)
             self.done += 1
             if not self._is_abandoned(job) and job.directory.exists():
                 removing = asyncio.to_thread(shutil.rmtree, job.directory, ignore_errors=True)
@@ -238,7 +253,7 @@ class Runner:
         """Where the response goes, and what is wrong with the envelope if something is."""
         return addresses(job, self._config().deployment_id, self._transfer.check)
 
-    async def _outcome(self, job: Job, held: HeldLease) -> Outcome:
+    async def _outcome(self, job: Job, held: HeldLease, where: Addresses) -> Outcome:
         """Ask the policy, fetch params, call the handler, store what it returns."""
         denied = self._gate.by_name(job)
         if denied is not None:
@@ -246,16 +261,23 @@ class Runner:
         handler = self._registry().get(job.lease.envelope.command)
         if handler is None:
             return Failed("UNKNOWN_COMMAND", f"no handler for {job.lease.envelope.command!r}")
+        refused = None if handler.idempotent else await self._journal.hold(job, where)
+        if refused is not None:
+            return refused
         source = await self._params(job, held)
         if not isinstance(source, ParamsSource):
             return source
-        refused = await self._admitted(job, held, source)
+        refused = await self._admitted(job, held, source, handler)
+        if refused is None and not handler.idempotent:
+            refused = await self._journal.start(job, where)
         if refused is not None:
             return refused
-        context = self._context(job, held, handler, source)
+        context = self._context(job, held, handler, source, where)
         hit("agent.before_handler")
         work = self._call(job, handler, source, context)
         result = await self._bounded(job, held, work, self._timeout(handler), handler, context)
+        if isinstance(result, Raised) and isinstance(result.error, Retry) and held.end is None:
+            return await self._put_off(job, held, where, result.error)
         if result is None or held.finish() is not None:
             self._discard(result)
             return Dropped("stopped")  # the reason is in `held`
@@ -270,15 +292,38 @@ class Runner:
             job, result.value, handler.result_type, self._spool.data_dir, self._spool.has_room
         )
 
-    async def _admitted(self, job: Job, held: HeldLease, source: ParamsSource) -> Outcome | None:
+    async def _admitted(
+        self, job: Job, held: HeldLease, source: ParamsSource, handler: Handler
+    ) -> Outcome | None:
         """Until the handler may start: None. Else what becomes of the command."""
-        admitting = self._gate.admit(job, source)
-        if self._gate.is_quick(job.lease.lease_id):
+        lease_id = job.lease.lease_id
+        queue = partial(self._lines.enter, handler, lease_id)
+        admitting = self._gate.admit(job, source, queue=queue)
+        if self._gate.is_quick(lease_id) and self._lines.try_enter(handler, lease_id):
             return await admitting
         refused = await self._bounded(job, held, admitting, None)
         if held.end is End.TIMEOUT and not self._is_overdue(job):
             return GivenBack("still_waiting")  # a server that renews no lease takes it back
         return Dropped("stopped") if held.end is not None else refused
+
+    async def _put_off(self, job: Job, held: HeldLease, where: Addresses, retry: Retry) -> Outcome:
+        """Hold a command until it may come again, then give it back; others run meanwhile."""
+        lease, seconds = job.lease, retry.after_seconds
+        left = math.inf if job.deadline_at is None else job.deadline_at - self._clock()
+        is_last = lease.max_attempts is not None and lease.attempt >= lease.max_attempts
+        if is_last or seconds >= left:
+            why = "the deadline is nearer" if seconds >= left else "no attempts are left"
+            text = f"{retry.message} ({why})" if retry.message else why
+            return Failed(RETRIES_EXHAUSTED, text)
+        log.info("command.retried_later", command_id=lease.command_id, seconds=seconds)
+        await self._journal.may_run_again(job, where)
+        self._lines.left(lease.lease_id)
+        if self._lines.is_full:
+            return GivenBack("retry", seconds)
+        until = self._clock() + seconds
+        self._lines.wait(lease.lease_id)
+        await self._bounded(job, held, asyncio.sleep(seconds), None)
+        return GivenBack("retry", max(0.0, until - self._clock()))
 
     async def _call(
         self, job: Job, handler: Handler, source: ParamsSource, context: Context
@@ -306,7 +351,12 @@ class Runner:
         return await call_handler(handler, params, context, consume)
 
     def _context(
-        self, job: Job, held: HeldLease, handler: Handler, source: ParamsSource
+        self,
+        job: Job,
+        held: HeldLease,
+        handler: Handler,
+        source: ParamsSource,
+        where: Addresses,
     ) -> Context:
         """What the handler gets."""
         envelope = job.lease.envelope
@@ -332,6 +382,7 @@ class Runner:
             remaining=remaining,
             stopped=held.stopped,
             make_directory=make_directory,
+            announce_restart=partial(self._journal.announce, job, where),
         )
 
     # Params
@@ -469,7 +520,9 @@ class Runner:
         self._abandoned.discard(task)
         log.info("handler.abandoned_ended", task=task.get_name())
         self._discard(_result_of(task))
-        self._gate.left(task.get_name().removeprefix("handler:"))
+        lease_id = task.get_name().removeprefix("handler:")
+        self._gate.left(lease_id)
+        self._lines.left(lease_id)
         self._slots.look()
 
     def _discard(self, result: Any) -> None:
@@ -502,7 +555,10 @@ class Runner:
             return
         if isinstance(outcome, GivenBack):
             self._leases.remove(lease.lease_id)
-            await release(self._connection, lease.lease_id, outcome.reason)
+            if outcome.after_seconds < _WORTH_SECONDS or not await self._lapses_later(
+                lease.lease_id, outcome.after_seconds
+            ):
+                await release(self._connection, lease.lease_id, outcome.reason)
             return
         held.has_result = True
         body = outcome.body if isinstance(outcome, Succeeded) else None
@@ -519,6 +575,19 @@ class Runner:
             )
         )
         hit("agent.after_spool")
+
+    async def _lapses_later(self, lease_id: str, seconds: float) -> bool:
+        """Let a lease lapse by itself at about that time; whether the server agrees."""
+        if not self._contact.supports("renewal"):
+            return False
+        request = RenewRequest(
+            lease_ids=[lease_id], lease_seconds=min(math.ceil(seconds), MAX_LEASE_SECONDS)
+        )
+        try:
+            answer = await renew(self._connection, request, timeout_seconds=5.0)
+        except NoContact:
+            return False
+        return isinstance(answer, RenewResponse) and not answer.lost
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

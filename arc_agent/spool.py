@@ -64,6 +64,29 @@ CREATE TABLE dead (
 PRAGMA user_version = 1;
 COMMIT;
 """
+_RUNS: Final = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS runs (
+  command_id TEXT PRIMARY KEY,
+  lease_id TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  command TEXT NOT NULL,
+  state TEXT NOT NULL,
+  submit_url TEXT,
+  upload BLOB,
+  announced BLOB,
+  at REAL NOT NULL
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS runs_answered AFTER INSERT ON responses BEGIN
+  UPDATE runs SET state = 'answered' WHERE command_id = NEW.command_id;
+END;
+CREATE TRIGGER IF NOT EXISTS runs_taken AFTER DELETE ON responses BEGIN
+  DELETE FROM runs WHERE command_id = OLD.command_id AND state = 'answered';
+END;
+COMMIT;
+"""
+"""The journal's table (journal.py). It is added to a spool of any age, and an older agent passes it
+over, so that an upgrade can be rolled back: the version stays the same."""
 
 
 class SpoolError(Exception):
@@ -309,11 +332,18 @@ class Spool:
         )
         return changed
 
-    async def remove(self, entry: Entry) -> None:
-        """Delivered, or of no more use. It counts as there until it is gone from the disk."""
+    async def remove(self, entry: Entry, *, is_taken: bool = True) -> None:
+        """Delivered, or of no more use. It counts as there until it is gone from the disk.
+
+        Unless the server has taken it, the journal remembers the command: it may come again.
+        """
         self._leaving.add(entry.seq)
         try:
             if entry.seq not in self._volatile:
+                if not is_taken:
+                    await self._write(
+                        "UPDATE runs SET state = 'kept' WHERE command_id = ?", (entry.command_id,)
+                    )
                 await self._write("DELETE FROM responses WHERE seq = ?", (entry.seq,))
         except sqlite3.Error as error:
             # It will be delivered again after a restart, and the server knows it then.
@@ -346,7 +376,20 @@ class Spool:
             )
         except sqlite3.Error as error:
             log.error("spool.not_buried", command_id=entry.command_id, reason=str(error))
-        await self.remove(entry)
+        await self.remove(entry, is_taken=False)
+
+    async def execute(self, sql: str, values: tuple[Any, ...] = ()) -> None:
+        """A statement of a table that stands beside the spool's. Durable. Raises sqlite3.Error."""
+        await self._write(sql, values)
+
+    async def select(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """Rows of such a table. Raises sqlite3.Error."""
+        return [tuple(row) for row in await self._db.execute_fetchall(sql, values)]
+
+    @property
+    def path(self) -> Path:
+        """The database's file."""
+        return self._data_dir.path / "spool.db"
 
     async def dead(self) -> list[tuple[str, str]]:
         """Command id and reason of what was refused for good, newest first."""
@@ -493,3 +536,4 @@ async def _check(db: aiosqlite.Connection, path: Path) -> None:
         raise SpoolError(f"the spool {path} was made by a newer agent (version {version})")
     if version == 0:
         await db.executescript(_SCHEMA)
+    await db.executescript(_RUNS)

@@ -306,6 +306,8 @@ class LeaseInfo(Message, frozen=True, kw_only=True):
     attempt: int
     envelope: Envelope
     lease_seconds: float | None = None
+    max_attempts: int | None = None
+    """The last attempt that there will be: a holder that gives up says why itself."""
 
 
 class LeaseResponse(Message, frozen=True, kw_only=True):

@@ -680,6 +680,7 @@ class CommandService:
             attempt=command.attempt,
             envelope=envelope,
             lease_seconds=seconds,
+            max_attempts=command.max_attempts,
         )
 
     def _completed(self, outcome: Completion, response: StoredResponse) -> bool:

@@ -45,6 +45,7 @@ def info(
         name=handler.name,
         description=(handler.description or "")[:_MAX_DESCRIPTION_CHARS] or None,
         timeout_seconds=handler.timeout_seconds,
+        idempotent=handler.idempotent,
     )
     try:
         return msgspec.structs.replace(described, params_schema=params, result_schema=result)

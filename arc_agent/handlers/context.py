@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -14,6 +14,7 @@ import structlog
 
 from arc_protocol.types import CommandTarget, TraceContext
 
+MAX_RETRY_SECONDS: Final = 7 * 86_400
 _CHUNK_BYTES: Final = 256 * 1024
 
 
@@ -30,6 +31,22 @@ class CommandFailed(Exception):
         self.code = code
         self.message = message
         self.details = details
+
+
+class Retry(Exception):
+    """Raise it to have the command come again: the lease is given back after `after` seconds.
+
+    Each time costs one of the command's attempts. When they are used up, or the deadline is nearer
+    than that, the command fails with RETRIES_EXHAUSTED and the message.
+    """
+
+    def __init__(self, message: str = "", *, after: float | timedelta = 0.0) -> None:
+        super().__init__(message)
+        seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+        if not 0 <= seconds <= MAX_RETRY_SECONDS:
+            raise ValueError(f"after: from 0 to {MAX_RETRY_SECONDS} seconds")
+        self.message = message
+        self.after_seconds = seconds
 
 
 class ParamsSource:
@@ -98,6 +115,7 @@ class Context:
         remaining: Callable[[], float],
         stopped: threading.Event,
         make_directory: Callable[[], Path],
+        announce_restart: Callable[[Any], None],
     ) -> None:
         self.command_id: Final = command_id
         self.command: Final = command
@@ -119,6 +137,7 @@ class Context:
         self._remaining = remaining
         self._stopped = stopped
         self._make_directory = make_directory
+        self._announce_restart = announce_restart
         self._directory: Path | None = None
         self._lock = threading.Lock()
 
@@ -142,6 +161,16 @@ class Context:
             if self._directory is None:
                 self._directory = self._make_directory()
             return self._directory
+
+    def expect_restart(self, result: Any = None) -> None:
+        """Say that this run is about to end the agent, or to reboot its host.
+
+        Durable when it returns. Whenever the agent stops or dies from then on, the command is
+        answered with `result` (`{"restarted": true}` when there is none) once it is back, and is
+        not run a second time. What the handler itself returns or raises before that counts more.
+        Raises ValueError for a result above 64 KiB or that JSON cannot say.
+        """
+        self._announce_restart({"restarted": True} if result is None else result)
 
     @property
     def params_source(self) -> ParamsSource:

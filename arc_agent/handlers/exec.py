@@ -49,6 +49,8 @@ def exec_handler(name: str, section: ExecSection) -> Handler:
             raise HandlerError(f"{name}: error_codes: {status!r} is not an exit status with a code")
 
     async def run(ctx: Context) -> Any:
+        if section.restarts:
+            await asyncio.to_thread(ctx.expect_restart)
         return await _run(section, ctx)
 
     return Handler(
@@ -56,6 +58,8 @@ def exec_handler(name: str, section: ExecSection) -> Handler:
         call=run,
         description=section.description,
         timeout_seconds=section.timeout_seconds,
+        idempotent=section.idempotent,
+        concurrency=section.concurrency,
         params_type=UNTYPED,
         params_name=None,
         context_name="ctx",

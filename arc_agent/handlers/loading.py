@@ -46,10 +46,21 @@ def load_handlers(settings: HandlersSection) -> Registry:
             sys.path.insert(0, entry)
     for name in settings.modules:
         _add_module(registry, name)
-    if settings.entry_points:
-        _add_entry_points(registry, strict=settings.strict)
+    is_whole = not settings.entry_points or _add_entry_points(registry, strict=settings.strict)
     add_declared(registry, settings)
+    configure(registry, settings, is_whole=is_whole)
     return registry
+
+
+def configure(registry: Registry, settings: HandlersSection, *, is_whole: bool = True) -> None:
+    """Apply what the host says of handlers. Raises HandlerError for a name that none has.
+
+    Unless the registry `is_whole`, that is only said: the handler may be among those left out.
+    """
+    for name in registry.configure(settings.settings):
+        if is_whole:
+            raise HandlerError(f"handlers.settings.{name}: there is no handler of that name")
+        log.warning("handlers.settings_unused", handler=name)
 
 
 def add_declared(registry: Registry, settings: HandlersSection) -> None:
@@ -85,8 +96,12 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def _add_entry_points(registry: Registry, *, strict: bool) -> None:
-    """Add what installed packages offer. Raises HandlerError when strict, or for duplicates."""
+def _add_entry_points(registry: Registry, *, strict: bool) -> bool:
+    """Add what installed packages offer; whether all of it could be.
+
+    Raises HandlerError when strict, or for duplicates.
+    """
+    is_whole = True
     from importlib.metadata import entry_points  # heavy, and not needed when switched off
 
     for point in entry_points(group=GROUP):
@@ -101,6 +116,8 @@ def _add_entry_points(registry: Registry, *, strict: bool) -> None:
             log.error(
                 "handlers.left_out", entry_point=point.name, value=point.value, exc_info=error
             )
+            is_whole = False
             continue
         for each in found:
             registry.add(each)
+    return is_whole

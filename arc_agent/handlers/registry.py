@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from arc_agent.config import HandlerSettings
 from arc_agent.handlers import shapes
 from arc_agent.handlers.context import Context
 from arc_agent.handlers.shapes import UNTYPED
@@ -44,6 +45,10 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """What it returns; UNTYPED for whatever it likes."""
     origin: str
     """Where it was found, for messages."""
+    idempotent: bool = True
+    """Whether a second run does no harm; if not, it is not run again once it has started."""
+    concurrency: int | None = None
+    """How many run at the same time; None: as many as the agent runs."""
     grace_seconds: float = 0.0
     """What it needs at least to end tidily once it is cancelled."""
 
@@ -54,16 +59,24 @@ class _Mark(msgspec.Struct, frozen=True):
     name: str
     description: str | None
     timeout_seconds: float | None
+    idempotent: bool
+    concurrency: int | None
 
 
 def handler(
-    name: str, *, description: str | None = None, timeout_seconds: float | None = None
+    name: str,
+    *,
+    description: str | None = None,
+    timeout_seconds: float | None = None,
+    idempotent: bool = True,
+    concurrency: int | None = None,
 ) -> Callable[[F], F]:
     """Mark a function as the handler of a command. The function itself stays as it is.
 
     It takes params, a Context, both or neither. `async def` runs in the event loop, a plain `def`
-    in a thread. `timeout_seconds` bounds one run. Raises HandlerError for a name that no command
-    can have.
+    in a thread. `timeout_seconds` bounds one run, `concurrency` how many there are at once. Unless
+    it is `idempotent`, a command whose handler was started is not run again: MAYBE_EXECUTED. Raises
+    HandlerError for a name that no command can have.
     """
     try:
         msgspec.convert(name, Name)
@@ -71,7 +84,9 @@ def handler(
         raise HandlerError(f"{name!r} cannot be the name of a command") from None
     if timeout_seconds is not None and not timeout_seconds > 0:
         raise HandlerError(f"{name}: timeout_seconds must be positive")
-    mark = _Mark(name, description, timeout_seconds)
+    if concurrency is not None and concurrency < 1:
+        raise HandlerError(f"{name}: concurrency must be 1 or more")
+    mark = _Mark(name, description, timeout_seconds, idempotent, concurrency)
 
     def decorate(function: F) -> F:
         setattr(function, _MARK, [*getattr(function, _MARK, []), mark])
@@ -94,6 +109,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._settings: Mapping[str, HandlerSettings] = {}
 
     def add(self, added: Handler) -> None:
         """Take a handler in; the same function twice is fine. Raises HandlerError."""
@@ -103,17 +119,36 @@ class Registry:
                 f"two handlers for {added.name!r}: {known.origin} and {added.origin}"
             )
 
+    def configure(self, settings: Mapping[str, HandlerSettings]) -> Iterator[str]:
+        """Take what the host says of handlers; the names that are no handler's."""
+        self._settings = settings
+        return (name for name in settings if name not in self._handlers)
+
     def get(self, name: str) -> Handler | None:
-        """The handler of a command."""
-        return self._handlers.get(name)
+        """The handler of a command, as configured."""
+        found = self._handlers.get(name)
+        settings = self._settings.get(name)
+        return found if found is None or settings is None else _configured(found, settings)
 
     def __iter__(self) -> Iterator[Handler]:
-        """All of them, by name."""
-        return iter(sorted(self._handlers.values(), key=lambda each: each.name))
+        """All of them by name, as configured."""
+        return (each for name in sorted(self._handlers) if (each := self.get(name)) is not None)
+
+    def as_found(self) -> Iterator[Handler]:
+        """All of them, as their code says."""
+        return iter(self._handlers.values())
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self._handlers)
+
+
+def _configured(found: Handler, settings: HandlerSettings) -> Handler:
+    """A handler with what the host says of it."""
+    said = {
+        key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None
+    }
+    return msgspec.structs.replace(found, **said)
 
 
 def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
@@ -139,6 +174,8 @@ def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
         call=function,
         description=mark.description or _first_line(function.__doc__),
         timeout_seconds=mark.timeout_seconds,
+        idempotent=mark.idempotent,
+        concurrency=mark.concurrency,
         params_type=_checked(params_type, f"{where}: the parameter {params_name}"),
         params_name=params_name,
         context_name=context_name,

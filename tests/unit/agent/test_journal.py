@@ -1,0 +1,209 @@
+"""The journal of what must not run twice: what it knows of a command, and what it forgets."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arc_agent.config import SpoolSection
+from arc_agent.data_dir import DataDir
+from arc_agent.envelopes import Addresses, Job
+from arc_agent.journal import MAX_ANNOUNCED_BYTES, Journal, answer_left
+from arc_agent.outcome import Dropped, Failed, GivenBack, Succeeded
+from arc_agent.spool import Entry, Spool
+from arc_protocol.types import LeaseInfo, decode
+
+WHERE = Addresses("https://server/response?lease=l", None)
+LEASE = """{"leaseId": "%s", "leaseExpiresAt": "2026-11-24T10:00:00Z", "commandId": "%s",
+ "attempt": %d, "envelope": {"protocol": "arc.v1", "deploymentId": "d",
+ "target": {"resourceId": "default", "resourceType": "daemon"}, "commandId": "%s", "attempt": %d,
+ "command": "pay", "params": {"mode": "inline", "inlineBase64": "e30="},
+ "responseHandling": {"maxInlineBytes": 1000, "submitResponseUrl": "https://server/response",
+  "storageUploadRequest": {"backend": {"type": "http", "url": "https://server/blob",
+   "method": "PUT", "headers": {}}, "expiration": "2026-11-24T10:00:00Z", "operation": "put",
+   "path": "p"}}}}"""
+
+
+def job(attempt: int = 1, command_id: str = "c1", lease_id: str = "") -> Job:
+    """A lease of a command."""
+    lease_id = lease_id or f"l{attempt}"
+    text = LEASE % (lease_id, command_id, attempt, command_id, attempt)
+    return Job(
+        lease=decode(text.encode(), LeaseInfo),
+        lease_url="https://server",
+        asked_at=0.0,
+        seconds=60.0,
+        deadline_at=None,
+        directory=Path("/nowhere"),
+    )
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
+    with DataDir(tmp_path) as data_dir:
+        opened = await Spool.open(data_dir, SpoolSection(min_free_bytes=0))
+        yield opened
+        await opened.close()
+
+
+@pytest.fixture
+def journal(spool: Spool) -> Journal:
+    return Journal(spool)
+
+
+async def put(spool: Spool, command_id: str = "c1") -> Entry:
+    """A response of the command."""
+    return await spool.put(
+        command_id=command_id,
+        lease_id="l1",
+        command="pay",
+        attempt=1,
+        submit_url=None,
+        upload=None,
+        message=b"{}",
+        body=None,
+    )
+
+
+def code(outcome: Any) -> str | None:
+    """The code of a refusal, None when there is none."""
+    return outcome.code if isinstance(outcome, Failed) else outcome
+
+
+async def test_a_first_attempt_may_start_and_a_started_one_may_not_again(journal: Journal) -> None:
+    assert await journal.hold(job(), WHERE) is None
+    assert await journal.start(job(), WHERE) is None
+
+    for attempt in (1, 2, 3):
+        assert code(await journal.hold(job(attempt), WHERE)) == "MAYBE_EXECUTED"
+
+
+async def test_what_is_known_to_have_only_been_held_here_may_start(journal: Journal) -> None:
+    for attempt in (1, 1, 2, 3):  # a drain's release costs no attempt, a lapse does
+        assert await journal.hold(job(attempt), WHERE) is None
+
+    assert code(await journal.hold(job(5), WHERE)) == "MAYBE_EXECUTED", "attempt 4 was elsewhere"
+
+
+async def test_an_attempt_that_nothing_is_known_of_may_have_run_elsewhere(journal: Journal) -> None:
+    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
+
+
+async def test_a_handler_that_asks_for_another_run_gets_it(journal: Journal) -> None:
+    await journal.hold(job(), WHERE)
+    await journal.start(job(), WHERE)
+
+    await journal.may_run_again(job(), WHERE)
+
+    assert await journal.hold(job(2), WHERE) is None
+
+
+async def test_a_run_is_answered_once_its_response_is_stored_and_gone_once_it_is_taken(
+    journal: Journal, spool: Spool
+) -> None:
+    await journal.hold(job(), WHERE)
+    await journal.start(job(), WHERE)
+    entry = await put(spool)
+    assert await journal.open(30) == [], "nothing is left to be answered"
+    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
+
+    await spool.remove(entry)
+
+    assert await spool.select("SELECT * FROM runs") == []
+
+
+@pytest.mark.parametrize("end", ["remove", "bury"])
+async def test_a_run_whose_response_nobody_took_is_remembered(
+    journal: Journal, spool: Spool, end: str
+) -> None:
+    await journal.hold(job(), WHERE)
+    await journal.start(job(), WHERE)
+    entry = await put(spool)
+
+    await (spool.remove(entry, is_taken=False) if end == "remove" else spool.bury(entry, "403"))
+
+    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
+
+
+async def test_what_a_dead_process_left_is_answered_under_its_lease(
+    journal: Journal, spool: Spool
+) -> None:
+    await journal.hold(job(), WHERE)
+    await journal.start(job(), WHERE)
+    await asyncio.to_thread(journal.announce, job(1, "c2", "l2"), WHERE, {"rebooted": True})
+    await journal.hold(job(1, "c3", "l3"), WHERE)
+
+    assert await answer_left(Journal(spool), spool, 30) == 2
+    assert await answer_left(Journal(spool), spool, 30) == 0
+
+    entries = list(spool.entries())
+    assert [(e.command_id, e.lease_id, e.submit_url) for e in entries] == [
+        ("c1", "l1", WHERE.submit_url),
+        ("c2", "l2", WHERE.submit_url),
+    ]
+    assert b"MAYBE_EXECUTED" in (await spool.message(entries[0]) or b"")
+    assert b'"success"' in (await spool.message(entries[1]) or b"")
+
+
+async def test_an_interrupted_run_is_not_given_back(journal: Journal) -> None:
+    await journal.start(job(), WHERE)
+    await asyncio.to_thread(journal.announce, job(1, "c2", "l2"), WHERE, None)
+    drained = GivenBack("drain")
+
+    assert code(journal.what_counts(job(), drained)) == "MAYBE_EXECUTED"
+    assert journal.what_counts(job(1, "c2", "l2"), drained) == Succeeded(b"null")
+    assert journal.what_counts(job(1, "c3", "l3"), drained) is drained, "it had not started"
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), Failed("X", ""), Dropped("lost")])
+async def test_any_other_end_stands(journal: Journal, outcome: Any) -> None:
+    await journal.start(job(), WHERE)
+
+    assert journal.what_counts(job(), outcome) is outcome
+
+
+@pytest.mark.parametrize("result", [{1j}, "x" * MAX_ANNOUNCED_BYTES])
+async def test_a_result_that_cannot_be_kept_is_refused(journal: Journal, result: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        journal.announce(job(), WHERE, result)
+
+    assert await journal.open(30) == []
+
+
+async def test_old_rows_are_forgotten_and_those_that_were_started_are_not(
+    journal: Journal, spool: Spool
+) -> None:
+    await journal.hold(job(1, "held"), WHERE)
+    await journal.start(job(1, "started"), WHERE)
+    await spool.execute("UPDATE runs SET at = at - 86400 * 31")
+    await journal.hold(job(1, "fresh"), WHERE)
+
+    await journal.open(30)
+
+    rows = await spool.select("SELECT command_id FROM runs ORDER BY rowid")
+    assert rows == [("started",), ("fresh",)]
+
+
+async def test_a_disk_that_takes_nothing_lets_nothing_start(journal: Journal, spool: Spool) -> None:
+    spool.failure = "disk I/O error"
+
+    assert await journal.start(job(), WHERE) == GivenBack("drain")
+    assert await journal.hold(job(), WHERE) == GivenBack("drain")
+
+
+async def test_a_spool_of_before_the_journal_gets_its_table(tmp_path: Path) -> None:
+    with DataDir(tmp_path) as data_dir:
+        await (await Spool.open(data_dir, SpoolSection())).close()
+        with sqlite3.connect(tmp_path / "spool.db") as old:
+            for statement in ("TRIGGER runs_answered", "TRIGGER runs_taken", "TABLE runs"):
+                old.execute(f"DROP {statement}")
+        old.close()
+        spool = await Spool.open(data_dir, SpoolSection())
+
+        assert await Journal(spool).hold(job(), WHERE) is None
+        await spool.close()
