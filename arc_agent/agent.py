@@ -47,6 +47,7 @@ from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
 from arc_agent.runner import Runner
+from arc_agent.signatures import Signatures
 from arc_agent.spool import Spool, SpoolError
 from arc_agent.transfer import Transfer
 
@@ -152,6 +153,14 @@ class Agent:
                 slots=slots,
                 max_waiting=lambda: live.config.handlers.max_waiting,
             )
+            signatures = Signatures(
+                config=lambda: live.config,
+                keys=lambda: live.signing_keys,
+                directory=data_dir.path,
+                note=gate.refused,
+            )
+            stack.callback(signatures.close)
+            await signatures.open()
             runner = Runner(
                 config=lambda: live.config,
                 registry=lambda: live.registry,
@@ -163,6 +172,7 @@ class Agent:
                 gate=gate,
                 journal=journal,
                 lines=lines,
+                signatures=signatures,
                 slots=slots,
                 clock=self._clock,
             )

@@ -149,6 +149,7 @@ def _refused(error: Exception) -> int:
     from arc_agent.data_dir import DataDirError
     from arc_agent.handlers.loading import ImportFailed
     from arc_agent.handlers.registry import HandlerError
+    from arc_agent.nonces import NoncesError
     from arc_agent.spool import SpoolError
     from arc_agent.tokens import TokenError
     from arc_runtime.settings import SettingsError
@@ -159,6 +160,7 @@ def _refused(error: Exception) -> int:
         HandlerError,
         DataDirError,
         SpoolError,
+        NoncesError,
         AuditError,
         ControlError,
     )

@@ -379,6 +379,37 @@ class PolicySection(Section, frozen=True, kw_only=True):
     ] = 50
 
 
+class SigningSection(Section, frozen=True, kw_only=True):
+    """Which signatures of senders count here: docs/signing.md."""
+
+    keys: Annotated[
+        Path | None,
+        _about(
+            "Public keys (`NAME ed25519 KEY`, a line each): a file, or a directory whose `*.pub`"
+            " files are read. Absent: signatures are not looked at."
+        ),
+    ] = None
+    required: Annotated[bool, _about("Whether a command without a signature is refused.")] = False
+    any_target: Annotated[
+        bool,
+        _about(
+            "Whether a host with a `target` also runs what was signed for no target in particular."
+        ),
+    ] = False
+    max_age_seconds: Annotated[
+        float,
+        _about(
+            "How old a signature may be, whatever its deadline. As long it is remembered.",
+            gt=0,
+            le=366 * 86_400,
+        ),
+    ] = 86_400.0
+    skew_seconds: Annotated[
+        float,
+        _about("How far the clocks of sender and host may differ.", ge=0, le=86_400),
+    ] = 300.0
+
+
 class AuditSection(Section, frozen=True, kw_only=True):
     """The log of every decision about a command: docs/audit.md."""
 
@@ -464,6 +495,7 @@ class Config(Section, frozen=True, kw_only=True):
     transfer: TransferSection = TransferSection()
     handlers: HandlersSection = HandlersSection()
     policy: PolicySection = PolicySection()
+    signing: SigningSection = SigningSection()
     audit: AuditSection = AuditSection()
     control: ControlSection = ControlSection()
     watchdog: WatchdogSection = WatchdogSection()
@@ -596,6 +628,10 @@ def _check(config: Config, *, needs_deployment: bool) -> None:
     if config.poll.max_interval_seconds < config.poll.interval_seconds:
         raise SettingsError(
             "must not be below poll.interval_seconds", key="poll.max_interval_seconds", source=None
+        )
+    if config.signing.required and config.signing.keys is None:
+        raise SettingsError(
+            "needs signing.keys: nothing would run here", key="signing.required", source=None
         )
     for name in config.handlers.exec:
         _check_name(name, f"handlers.exec.{name}", "a command needs a name")

@@ -90,6 +90,10 @@ class Gate:
         """A lease has come in."""
         self._note("leased", job)
 
+    def refused(self, job: Job, failed: Failed, key_id: str | None) -> None:
+        """A command was refused for its signature; `key_id` is what it claims to be signed by."""
+        self._note("signature_refused", job, code=failed.code, reason=failed.message, key_id=key_id)
+
     def by_name(self, job: Job, signed_by: str | None = None) -> Failed | None:
         """Deny before params are fetched, if the policy needs no params to do so."""
         policy = self._policy()
@@ -106,10 +110,12 @@ class Gate:
         source: ParamsSource,
         signed_by: str | None = None,
         queue: Callable[[], Awaitable[None]] | None = None,
+        still: Callable[[], Failed | None] = lambda: None,
     ) -> Outcome | None:
         """Until the handler may start: None. Anything else is what becomes of the command instead.
 
-        `queue` waits for whatever else there is to wait for without a slot. Cancelled
+        `queue` waits for whatever else there is to wait for without a slot. `still`: asked when
+        all waiting is over; what it answers instead of None ends the command. Cancelled
         when the command is to stop; call `left` in any case when the run is over.
         """
         lease_id = job.lease.lease_id
@@ -123,6 +129,9 @@ class Gate:
         if queue is not None:
             await queue()
         await self._slots.enter(lease_id)
+        refused = still()
+        if refused is not None:
+            return refused
         return await self._record_start(job, source, verdict, signed_by)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
@@ -360,6 +369,8 @@ def _too_large() -> NoReturn:
 
 async def _digest(source: ParamsSource) -> str:
     """The SHA-256 of the params as they came. Raises OSError."""
+    if source.sha256 is not None:
+        return source.sha256
     if source.file is None:
         return sha256(source.read()).hexdigest()
 

@@ -73,6 +73,8 @@ class Live:
         self.token = _bearer(self.config, source.environ, self.network)
         self.registry = load_handlers(self.config.handlers)
         self.policy = _policy(self.config)
+        self.signing_keys = _signing_keys(self.config)
+        """By id; None when signatures are not looked at."""
         self._output: LogOutput | None = None
 
     def configure_logs(self, config: Config | None = None) -> None:
@@ -94,6 +96,7 @@ class Live:
             fresh = self._source.read()
             registry = self._with_modules_of(self.config, fresh)
             policy = _policy(fresh)
+            signing_keys = _signing_keys(fresh)
         except (SettingsError, HandlerError, TokenError) as error:
             log.error("reload.refused", reason=str(error))
             return False
@@ -112,6 +115,7 @@ class Live:
         self.network.configure(self.config)
         self.registry = registry
         self.policy = policy
+        self.signing_keys = signing_keys
         log.info("reload.done")
         return True
 
@@ -148,6 +152,20 @@ def _bearer(config: Config, environ: Mapping[str, str], network: Network) -> Bea
             " that directory"
         )
     return EnrolledToken(files, identity, config.server, boot_seconds, network)
+
+
+def _signing_keys(config: Config) -> Mapping[str, bytes] | None:
+    """Whose signatures count, None when none are looked at. Raises SettingsError."""
+    place = config.signing.keys
+    if place is None:
+        return None
+    from arc_runtime.key_files import SIGNING, KeyFileError, read_public  # only who has keys
+
+    try:
+        found = read_public(place.expanduser(), SIGNING)
+    except KeyFileError as error:
+        raise SettingsError(str(error), key="signing.keys", source=None) from None
+    return {name: key.data for name, key in found.items()}
 
 
 def _policy(config: Config) -> Policy | None:

@@ -38,6 +38,7 @@ from arc_agent.results import (
     stored,
     what_counts,
 )
+from arc_agent.signatures import Signatures, Signed
 from arc_agent.spool import Spool
 from arc_agent.transfer import NoRoom, Transfer, TransferRefused
 from arc_protocol.errors import InvalidEnvelope
@@ -74,6 +75,7 @@ class Runner:
         gate: Gate,
         journal: Journal,
         lines: HandlerLines,
+        signatures: Signatures,
         slots: Line,
         clock: Clock,
     ) -> None:
@@ -88,6 +90,9 @@ class Runner:
         self._gate = gate
         self._journal = journal
         self._lines = lines
+        self._signatures = signatures
+        self._signed: dict[str, Signed] = {}
+        """The signatures of leases that run, as far as they have been verified."""
         self._slots = slots
         self.promised = 0
         """How many more leases may come of the request that was sent last: they are taken on, if
@@ -224,6 +229,9 @@ class Runner:
             outcome = self._journal.what_counts(job, what_counts(held.finish(), outcome))
             self._gate.ended(job, outcome)
             await self._hand_in(job, held, where, outcome)
+            signed = self._signed.get(lease.lease_id)
+            if signed is not None and self._gate.has_started(lease.lease_id):
+                await self._signatures.ended(job, signed, outcome)
             bound.info(
                 "command.ended",
                 command=held.command,
@@ -236,6 +244,7 @@ class Runner:
             self._leases.remove(lease.lease_id)
         finally:
             del self._jobs[lease.lease_id]
+            self._signed.pop(lease.lease_id, None)
             self._gate.left(lease.lease_id, is_abandoned=self._is_abandoned(job))
             if not self._is_abandoned(job):
                 self._lines.left(lease.lease_id)
@@ -254,8 +263,11 @@ class Runner:
         return addresses(job, self._config().deployment_id, self._transfer.check)
 
     async def _outcome(self, job: Job, held: HeldLease, where: Addresses) -> Outcome:
-        """Ask the policy, fetch params, call the handler, store what it returns."""
-        denied = self._gate.by_name(job)
+        """Verify, ask the policy, fetch params, call the handler, store what it returns."""
+        signed = self._signatures.verify(job)
+        if isinstance(signed, Failed):
+            return signed
+        denied = self._gate.by_name(job, None if signed is None else signed.key_id)
         if denied is not None:
             return denied
         handler = self._registry().get(job.lease.envelope.command)
@@ -267,7 +279,12 @@ class Runner:
         source = await self._params(job, held)
         if not isinstance(source, ParamsSource):
             return source
-        refused = await self._admitted(job, held, source, handler)
+        if signed is not None:
+            self._signed[job.lease.lease_id] = signed
+            not_signed = await self._signatures.admit(job, signed, source)
+            if not_signed is not None:
+                return not_signed
+        refused = await self._admitted(job, held, source, handler, signed)
         if refused is None and not handler.idempotent:
             refused = await self._journal.start(job, where)
         if refused is not None:
@@ -293,12 +310,21 @@ class Runner:
         )
 
     async def _admitted(
-        self, job: Job, held: HeldLease, source: ParamsSource, handler: Handler
+        self,
+        job: Job,
+        held: HeldLease,
+        source: ParamsSource,
+        handler: Handler,
+        signed: Signed | None,
     ) -> Outcome | None:
         """Until the handler may start: None. Else what becomes of the command."""
         lease_id = job.lease.lease_id
         queue = partial(self._lines.enter, handler, lease_id)
-        admitting = self._gate.admit(job, source, queue=queue)
+        if signed is None:
+            admitting = self._gate.admit(job, source, queue=queue)
+        else:
+            still = partial(self._signatures.may_start, job, signed)
+            admitting = self._gate.admit(job, source, signed.key_id, queue, still)
         if self._gate.is_quick(lease_id) and self._lines.try_enter(handler, lease_id):
             return await admitting
         refused = await self._bounded(job, held, admitting, None)
@@ -424,7 +450,7 @@ class Runner:
         except (NoRoom, OSError) as error:
             log.error("params.no_room", command_id=job.lease.command_id, reason=str(error))
             return GivenBack("no_room")
-        return ParamsSource(file=path, size=fetched.size)
+        return ParamsSource(file=path, size=fetched.size, sha256=fetched.sha256)
 
     # Time
 

@@ -33,6 +33,8 @@ class Access(msgspec.Struct, frozen=True):
     server: str | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
+    signing_key: Path | None = None
+    """What commands are signed with; only where some are sent."""
 
     def over(self, other: Access | None) -> Access:
         """This one where it says something, the other elsewhere."""
@@ -42,6 +44,7 @@ class Access(msgspec.Struct, frozen=True):
             self.server or other.server,
             self.token_file or other.token_file,
             self.ca_file or other.ca_file,
+            self.signing_key or other.signing_key,
         )
 
     def client_options(self, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -50,12 +53,15 @@ class Access(msgspec.Struct, frozen=True):
         if not server:
             raise ConfigurationError("no server given: use --server URL or set ARC_SERVER_URL")
         token_file = self.token_file or _path(environ.get("ARC_TOKEN_FILE"))
-        return {
+        options: dict[str, Any] = {
             "server_url": server,
             "token_file": token_file,
             "token": None if token_file else environ.get("ARC_TOKEN") or None,
             "ca_file": self.ca_file or _path(environ.get("ARC_CA_FILE")),
         }
+        if self.signing_key is not None:
+            options["signing_key"] = self.signing_key
+        return options
 
 
 def duration(text: str | float) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from arc_client import keys_cli
 from arc_client.arguments import Access, check_writable, duration, params_body
 from arc_client.catalogue import offers
 from arc_client.running import reporting, with_client
@@ -48,6 +49,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(keys_cli.app)
+
 ServerOption = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="The server, or ARC_SERVER_URL.")
 ]
@@ -77,6 +80,16 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out", metavar="FILE", help="Write the result there, byte for byte; - is stdout."
+    ),
+]
+SignWithOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-with",
+        metavar="FILE",
+        envvar="ARC_SIGNING_KEY_FILE",
+        show_envvar=False,
+        help="Sign it with the key in this file, or in that of ARC_SIGNING_KEY_FILE.",
     ),
 ]
 CommandId = Annotated[str, typer.Argument(metavar="ID", help="The id of the command.")]
@@ -149,6 +162,7 @@ def invoke(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Print its id, and do not wait for it.")
     ] = False,
+    sign_with: SignWithOption = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     token_file: TokenFileOption = None,
@@ -156,7 +170,7 @@ def invoke(
 ) -> None:
     """Send a command, wait for it, and print its result."""
     key = key if key is not None else str(uuid.uuid4())
-    access = Access(server, token_file, ca_file).over(ctx.obj)
+    access = Access(server, token_file, ca_file, sign_with).over(ctx.obj)
     with reporting(as_json=as_json, key=key) as journey:
         if out is not None:
             check_writable(out)

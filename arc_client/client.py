@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
 
+import msgspec
+
 from arc_client import listening
 from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import InvalidParams, ResultUnreadable
@@ -38,6 +40,7 @@ from arc_protocol.types import (
     State,
     StorageBody,
 )
+from arc_runtime.key_files import PrivateKey
 
 T = TypeVar("T")
 
@@ -138,6 +141,7 @@ class Client:
         poll_seconds: int = POLL_SECONDS,
         watch: Watch | None = None,
         clock: Clock | None = None,
+        signing_key: str | Path | None = None,
     ) -> None:
         """Nothing is sent yet. Raises ConfigurationError.
 
@@ -147,7 +151,8 @@ class Client:
         answers, because a key must be sent with the same body each time; a server moves an inline
         body that is too large for it by itself. `poll_seconds`: how long one status request asks
         the server to hold it; less than what a proxy on the way cuts off at. `watch` is told what
-        happens; `clock` is for tests.
+        happens; `clock` is for tests. `signing_key`: a private key's file (`arc keys new`); every
+        command is signed with it.
         """
         self._connection = Connection(
             server_url, token=token, token_file=token_file, ca_file=ca_file
@@ -157,6 +162,7 @@ class Client:
         self._poll_seconds = poll_seconds
         self._watch = watch or Watch()
         self._clock = clock or SystemClock()
+        self._signing_key = None if signing_key is None else _signing_key(signing_key)
 
     async def __aenter__(self) -> Self:
         await self._connection.open()
@@ -427,20 +433,20 @@ class Client:
         try:
             async with body_of(params) as body:
                 is_inline = body.size <= self._inline_bytes
+                if is_inline and not body.is_in_memory:
+                    data = await _data_of(body)
+                    body = Body(data, size=len(data))
                 request = CreateCommandRequest(
                     deployment_id=deployment,
                     command=command,
-                    params=(
-                        InlineBody.of(await _data_of(body))
-                        if is_inline
-                        else StorageBody(size=body.size)
-                    ),
+                    params=InlineBody.of(body.data()) if is_inline else StorageBody(size=body.size),
                     deadline=_instant(options.get("deadline")),
                     idempotency_key=key,
                     target_resource_id=options.get("target"),
                     max_attempts=options.get("max_attempts"),
                     wait_seconds=wait_seconds or None,
                 )
+                request = await self._signed(request, body)
                 sending = Sending(
                     self._connection,
                     request,
@@ -458,6 +464,15 @@ class Client:
             error.context = {**error.context, "idempotency_key": key}
             raise
         return Command(self, created, key, waited_seconds=wait_seconds or 0)
+
+    async def _signed(self, request: CreateCommandRequest, body: Body) -> CreateCommandRequest:
+        """The same with its signature, if this sender signs. Once: every retry sends it again."""
+        if self._signing_key is None:
+            return request
+        from arc_client.signing import new_nonce, sign
+
+        signature = await sign(self._signing_key, request, body, nonce=new_nonce())
+        return msgspec.structs.replace(request, signature=signature)
 
     async def _find(self, command_id: str, patience: float) -> CommandStatus:
         """The status of a command, at once."""
@@ -491,6 +506,13 @@ class Client:
     def _patience(self, timeout: float | None) -> float:
         """For how long to try again when the caller does not want to wait longer than that."""
         return self._retry_seconds if timeout is None else min(self._retry_seconds, timeout)
+
+
+def _signing_key(file: str | Path) -> PrivateKey:
+    """The key to sign with; who has none does not load the library. Raises ConfigurationError."""
+    from arc_client.signing import read_signing_key
+
+    return read_signing_key(file)
 
 
 async def _data_of(body: Body) -> bytes:

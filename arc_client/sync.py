@@ -66,6 +66,7 @@ class SyncClient:
         inline_bytes: int = DEFAULT_INLINE_BYTES,
         poll_seconds: int = POLL_SECONDS,
         watch: Watch | None = None,
+        signing_key: str | Path | None = None,
     ) -> None:
         """Nothing is sent and no thread started yet; see Client. Raises ConfigurationError.
 
@@ -80,6 +81,7 @@ class SyncClient:
             inline_bytes=inline_bytes,
             poll_seconds=poll_seconds,
             watch=watch,
+            signing_key=signing_key,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -28,6 +28,8 @@ MAX_EVENT_TEXT: Final = 4_000
 """Characters of a line or of a progress text."""
 MAX_EVENTS_BYTES: Final = 64 * 1024
 """Of one request that brings events."""
+SIGNATURE_CHARS: Final = 4096
+"""The longest `signature` of a command."""
 
 MAX_SCHEMA_DEPTH: Final = 100
 """Of a handler's schema: what was read must be writable too, at any depth of the stack."""
@@ -41,6 +43,13 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pat
 IdempotencyKey = Label
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 """RFC 3339 with any offset on input, always UTC with `Z` on output. Never without an offset."""
+Signature = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=SIGNATURE_CHARS, pattern=r"\A[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z"
+    ),
+]
+"""A JWS in compact form (arc_protocol.signatures). A server looks no further into it than this."""
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """Bytes of the decoded body, never of its base64."""
 
@@ -174,6 +183,9 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     max_attempts: int | None = None
     wait_seconds: float | None = None
     """Ours: answer when the command is terminal, or after so many seconds, 0 to 60."""
+    signature: Signature | None = None
+    """Ours: the sender's, of this command. Carried to whoever runs it, and judged there alone. Of a
+    repeat by idempotency key the first create's counts."""
 
 
 class StorageUpload(Message, frozen=True, kw_only=True):
@@ -284,6 +296,8 @@ class Envelope(Message, frozen=True, kw_only=True):
     command: str
     params: BodySpec
     response_handling: ResponseHandling
+    signature: str | None = None
+    """Ours: what the create carried, unchanged."""
 
 
 class LeaseRequest(Message, frozen=True, kw_only=True):

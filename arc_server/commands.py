@@ -173,6 +173,7 @@ class CommandService:
                     deadline=deadline,
                     idempotency_key=request.idempotency_key,
                     auto_register=self._limits.auto_register,
+                    signature=request.signature,
                 )
             )
         except ArcError as error:
@@ -558,6 +559,7 @@ class CommandService:
                 ),
                 storage_upload_request=self._bodies.response_upload(command, base_url),
             ),
+            signature=grant.signature,
         )
 
     def announce(self, commands: Sequence[Command]) -> None:

@@ -130,6 +130,8 @@ class NewCommand(Record, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     auto_register: bool = True
     """Register an unknown deployment, and a target that is named for the first time."""
+    signature: str | None = None
+    """The sender's; kept as it is whatever becomes of the params."""
 
 
 class Created(Record, frozen=True, kw_only=True):
@@ -217,6 +219,8 @@ class Grant(Record, frozen=True, kw_only=True):
 
     command: Command
     params: StoredInline | StoredBlob
+    signature: str | None = None
+    """The sender's, as the create carried it."""
 
 
 class Granted(Record, frozen=True, kw_only=True):

@@ -52,9 +52,18 @@ class Retry(Exception):
 class ParamsSource:
     """The params as they came: in memory when they are small, in a file when they are not."""
 
-    def __init__(self, *, data: bytes | None = None, file: Path | None = None, size: int) -> None:
+    def __init__(
+        self,
+        *,
+        data: bytes | None = None,
+        file: Path | None = None,
+        size: int,
+        sha256: str | None = None,
+    ) -> None:
         self.size = size
         self.file = file
+        self.sha256 = sha256
+        """Of the bytes, if it was taken while they came."""
         self._data = data
 
     def open(self) -> BinaryIO:

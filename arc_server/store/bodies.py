@@ -33,6 +33,9 @@ AWAITED: Final = 3
 ERROR: Final = 4
 """`data` is (code, message, details) in MessagePack, `size` its length."""
 
+WIDTH: Final = 4
+"""How many columns a body has."""
+
 UNREADABLE: Final = DamagedBody(reason="the page that holds it is damaged")
 """Read instead of a body that SQLite cannot read."""
 
@@ -60,6 +63,11 @@ def of_params(params: StoredInline | StoredBlob | AwaitedBlob) -> BodyRow:
         return _row(INLINE, params.data, len(params.data))
     form = BLOB if isinstance(params, StoredBlob) else AWAITED
     return _row(form, params.path.encode(), params.size)
+
+
+def to_signature(stored: Any) -> str | None:
+    """A column as a signature. Damage shows where it is verified."""
+    return stored.decode("ascii", "replace") if isinstance(stored, bytes) else None
 
 
 def of_response(response: StoredResponse) -> BodyRow:

@@ -67,7 +67,7 @@ def create(db: Session, new: NewCommand) -> Created:
         is_push=deployment.push_url is not None,
         deadline=new.deadline,
     )
-    seq = _insert(db, command, new.params, now)
+    seq = _insert(db, command, new.params, now, new.signature)
     if new.idempotency_key is not None:
         if key is not None:
             db.change("delete_key", id=key.key_id)
@@ -123,11 +123,16 @@ def _replay(db: Session, new: NewCommand, params_digest: bytes, seq: int) -> Cre
     row = db.row("command_with_params", seq=seq)
     if row is None:
         raise endings.LostUpdate("an idempotency key names a command that is not there")
-    return Created(command=command_of(row), is_replay=True, params=bodies.to_params(*row[WIDTH:]))
+    params = bodies.to_params(*row[WIDTH : WIDTH + bodies.WIDTH])
+    return Created(command=command_of(row), is_replay=True, params=params)
 
 
 def _insert(
-    db: Session, command: Command, params: StoredInline | StoredBlob | AwaitedBlob, now: int
+    db: Session,
+    command: Command,
+    params: StoredInline | StoredBlob | AwaitedBlob,
+    now: int,
+    signature: str | None,
 ) -> int:
     seq = db.next_number()
     db.change(
@@ -148,7 +153,9 @@ def _insert(
     )
     form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
-    db.remember(seq, command, params)
+    if signature is not None:  # a statement of its own: most commands do without
+        db.change("add_signature", command=seq, signature=bytearray(signature, "ascii"))
+    db.remember(seq, command, params, signature)
     return seq
 
 

@@ -38,6 +38,13 @@ class Look(NamedTuple):
     is_cut: bool = False
 
 
+class _Candidate(NamedTuple):
+    seq: int
+    command: Command
+    params: StoredParams
+    signature: str | None
+
+
 class _Target(NamedTuple):
     target: CommandTarget | None
     type_mismatch: bool = False
@@ -108,7 +115,7 @@ def _hand_out(
     while len(grants) < len(lease_ids):
         wanted = len(lease_ids) - len(grants)
         seen = 0
-        for seq, command, params in _candidates(db, candidates, where, wanted):
+        for seq, command, params, signature in _candidates(db, candidates, where, wanted):
             seen += 1
             if lifecycle.is_overdue(command.deadline, now):
                 ended.append(endings.expire(db, seq, command, now))
@@ -117,7 +124,7 @@ def _hand_out(
             else:
                 lease_id = lease_ids[len(grants)]
                 leased = _dispatch(db, seq, command, lease_id, holder, now, until)
-                grants.append(Grant(command=leased, params=params))
+                grants.append(Grant(command=leased, params=params, signature=signature))
         if seen < wanted:
             break
         if len(ended) >= ENDED_AT_ONCE:
@@ -125,9 +132,7 @@ def _hand_out(
     return Look(Granted(grants=grants, ended=ended))
 
 
-def _candidates(
-    db: Session, query: str, where: dict[str, Any], limit: int
-) -> Iterator[tuple[int, Command, StoredParams]]:
+def _candidates(db: Session, query: str, where: dict[str, Any], limit: int) -> Iterator[_Candidate]:
     """The first ready commands of a queue with their params.
 
     Raises Again when params turn out to stand on damaged pages: SQLite lets nothing be written in
@@ -140,18 +145,20 @@ def _candidates(
     yield from found
 
 
-def _with_params(db: Session, seq: int) -> tuple[int, Command, StoredParams]:
+def _with_params(db: Session, seq: int) -> _Candidate:
     command, params = db.recall(seq)
     if command is not None and params is not None:
-        return seq, command, params
+        return _Candidate(seq, command, params, db.signature(seq))
     if seq not in db.unreadable:
         try:
             [row] = db.rows("command_with_params", seq=seq)
-            return seq, command_of(row), bodies.to_params(*row[WIDTH:])
+            params = bodies.to_params(*row[WIDTH : WIDTH + bodies.WIDTH])
+            signature = bodies.to_signature(row[WIDTH + bodies.WIDTH])
+            return _Candidate(seq, command_of(row), params, signature)
         except sqlite3.DatabaseError:
             db.unreadable.add(seq)
     [row] = db.rows("command_alone", seq=seq)
-    return seq, command_of(row), bodies.UNREADABLE
+    return _Candidate(seq, command_of(row), bodies.UNREADABLE, None)
 
 
 def _damaged(params: AwaitedBlob | DamagedBody) -> StoredError:

@@ -79,6 +79,7 @@ class _Stored:
     command: Command
     params: StoredParams
     response: ReadResponse | None = None
+    signature: str | None = None
     ready_order: int = 0
     push_at: datetime | None = None
     said: _Said = field(default_factory=lambda: _Said())
@@ -182,6 +183,7 @@ class MemoryStore(MemoryCredentials):
                 deadline=new.deadline,
             ),
             params=new.params,
+            signature=new.signature,
             ready_order=number,
             push_at=new.created_at,
         )
@@ -390,7 +392,7 @@ class MemoryStore(MemoryCredentials):
                     lease_expires_at=now + timedelta(seconds=lease_seconds),
                     lease_holder=holder,
                 )
-                grants.append(Grant(command=leased, params=params))
+                grants.append(Grant(command=leased, params=params, signature=stored.signature))
         return Granted(grants=grants, ended=ended)
 
     async def renew(

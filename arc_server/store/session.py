@@ -82,6 +82,7 @@ class Session:
         self._deployments: dict[str, KnownDeployment] = {}
         self._commands: dict[int, Command] = {}
         self._params: dict[int, StoredParams] = {}
+        self._signatures: dict[int, str] = {}
         self._seqs: dict[str, int] = {}
         self.unreadable: set[int] = set()
         """Commands (by seq) whose params stand on damaged pages."""
@@ -137,13 +138,26 @@ class Session:
         """A live command and its params, if they are remembered."""
         return self._commands.get(seq), self._params.get(seq)
 
+    def signature(self, seq: int) -> str | None:
+        """The signature of a live command whose params are remembered, if it has one."""
+        return self._signatures.get(seq)
+
     def recall_by_id(self, command_id: str) -> tuple[int, Command] | None:
         """A live command, if it is remembered."""
         seq = self._seqs.get(command_id)
         return None if seq is None else (seq, self._commands[seq])
 
-    def remember(self, seq: int, command: Command, params: StoredParams | None = None) -> None:
-        """How a live command stands now; params that are not given are as before."""
+    def remember(
+        self,
+        seq: int,
+        command: Command,
+        params: StoredParams | None = None,
+        signature: str | None = None,
+    ) -> None:
+        """How a live command stands now; params that are not given are as before.
+
+        `signature` comes with the params.
+        """
         if seq not in self._commands:
             if len(self._commands) >= _MAX_KNOWN_COMMANDS:
                 self.forget_commands()
@@ -154,6 +168,8 @@ class Session:
         if isinstance(params, StoredInline) and len(params.data) > _MAX_KNOWN_BODY_BYTES:
             return
         self._params[seq] = params
+        if signature is not None:
+            self._signatures[seq] = signature
 
     def forget_command(self, seq: int) -> None:
         """It has ended, or its params have changed."""
@@ -161,11 +177,13 @@ class Session:
         if command is not None:
             del self._seqs[command.command_id]
             self._params.pop(seq, None)
+            self._signatures.pop(seq, None)
 
     def forget_commands(self) -> None:
         """Call after changing many at once."""
         self._commands.clear()
         self._params.clear()
+        self._signatures.clear()
         self._seqs.clear()
 
     def forget(self) -> None:

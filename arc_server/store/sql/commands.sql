@@ -25,6 +25,9 @@ INSERT INTO commands (
 INSERT INTO params (command, form, data, size, checksum)
 VALUES (:command, :form, :data, :size, :checksum);
 
+-- name: add_signature
+UPDATE params SET signature = :signature WHERE command = :command;
+
 -- name: replace_params
 INSERT INTO params (command, form, data, size, checksum)
 VALUES (:command, :form, :data, :size, :checksum)
@@ -62,7 +65,7 @@ SELECT c.seq FROM commands AS c WHERE c.command_id = :command_id;
 SELECT {command_columns} FROM commands AS c WHERE c.seq = :seq;
 
 -- name: command_with_params
-SELECT {command_columns}, p.form, p.data, p.size, p.checksum
+SELECT {command_columns}, p.form, p.data, p.size, p.checksum, p.signature
 FROM commands AS c LEFT JOIN params AS p ON p.command = c.seq
 WHERE c.seq = :seq;
 

@@ -1,0 +1,171 @@
+"""Which signatures were used here: a file that survives restarts, so that none is used twice.
+
+A signature belongs to the command that came with it first. The same command may come again (its
+lease ran out, or it was handed back), until it has ended here; any other command with it is a
+replay. What is out of date is forgotten, but not how far: when the clock is set back, a signature
+that was forgotten stays out of date.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from enum import Enum
+from pathlib import Path
+from threading import Lock
+from typing import Final
+
+from arc_agent.data_dir import is_passing
+
+FILE_NAME: Final = "nonces.db"
+_VERSION: Final = 1
+_PASSING: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_CLAIMS_PER_SWEEP: Final = 64
+
+_SCHEMA: Final = """
+BEGIN IMMEDIATE;
+CREATE TABLE nonces (
+  key_id TEXT NOT NULL,
+  nonce TEXT NOT NULL,
+  command_id TEXT NOT NULL,
+  until REAL NOT NULL,
+  ended INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (key_id, nonce)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX nonces_until ON nonces (until);
+CREATE TABLE forgotten (id INTEGER PRIMARY KEY CHECK (id = 1), until REAL NOT NULL) STRICT;
+INSERT INTO forgotten VALUES (1, 0);
+PRAGMA user_version = 1;
+COMMIT;
+"""
+
+
+class NoncesError(Exception):
+    """The file cannot be used; the message is one clear line."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
+        """Whether another try may succeed with nobody doing anything here."""
+
+
+class Claim(Enum):
+    """What becomes of a signature that came with a command."""
+
+    GRANTED = "granted"
+    """It is this command's."""
+    TAKEN = "taken"
+    """Another command came with it before."""
+    ENDED = "ended"
+    """This command came with it before, and has ended."""
+    FORGOTTEN = "forgotten"
+    """So old that nobody knows any more whether it was used."""
+
+
+class Nonces:
+    """The file, open. Its methods block for a disk; call them in threads."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or make it. Raises NoncesError."""
+        self._path = directory / FILE_NAME
+        self._lock = Lock()
+        self._claims = 0
+        try:
+            self._db = self._connect()
+        except (sqlite3.Error, OSError) as error:
+            raise self._error(error) from None
+
+    def close(self) -> None:
+        """Close it."""
+        with self._lock:
+            self._db.close()
+
+    def claim(self, key_id: str, nonce: str, command_id: str, *, until: float, now: float) -> Claim:
+        """Take a signature for a command, durably. Raises NoncesError.
+
+        `until`: when it is out of date in any case, as POSIX time. `now`: what is out of date at
+        that time is forgotten now and then.
+        """
+        with self._lock:
+            try:
+                return self._claim(key_id, nonce, command_id, until, now)
+            except (sqlite3.Error, OSError) as error:
+                raise self._error(error) from None
+
+    def end(self, key_id: str, nonce: str) -> None:
+        """The command of a signature has ended: it is not run again. Raises NoncesError."""
+        with self._lock:
+            try:
+                self._db.execute(
+                    "UPDATE nonces SET ended = 1 WHERE key_id = ? AND nonce = ?", (key_id, nonce)
+                )
+            except (sqlite3.Error, OSError) as error:
+                raise self._error(error) from None
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        with self._lock:
+            [(count,)] = self._db.execute("SELECT count(*) FROM nonces").fetchall()
+        return int(count)
+
+    def _claim(self, key_id: str, nonce: str, command_id: str, until: float, now: float) -> Claim:
+        """See `claim`."""
+        found = self._db.execute(
+            "SELECT command_id, ended FROM nonces WHERE key_id = ? AND nonce = ?", (key_id, nonce)
+        ).fetchone()
+        if found is not None:
+            if found[0] != command_id:
+                return Claim.TAKEN
+            return Claim.ENDED if found[1] else Claim.GRANTED
+        [(forgotten,)] = self._db.execute("SELECT until FROM forgotten").fetchall()
+        if until <= forgotten:
+            return Claim.FORGOTTEN
+        self._db.execute(
+            "INSERT INTO nonces (key_id, nonce, command_id, until) VALUES (?, ?, ?, ?)",
+            (key_id, nonce, command_id, until),
+        )
+        self._claims += 1
+        if self._claims % _CLAIMS_PER_SWEEP == 1:
+            self._forget(now)
+        return Claim.GRANTED
+
+    def _forget(self, now: float) -> None:
+        """Drop what is out of date, and keep how far that went."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(
+                "UPDATE forgotten SET until = max(until, coalesce("
+                "(SELECT max(until) FROM nonces WHERE until < ?), 0))",
+                (now,),
+            )
+            self._db.execute("DELETE FROM nonces WHERE until < ?", (now,))
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open it, and make its tables when it is new."""
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Settings and tables."""
+        with closing(db.execute("PRAGMA journal_mode = WAL")) as cursor:
+            cursor.fetchall()
+        db.execute("PRAGMA synchronous = FULL")
+        [(version,)] = db.execute("PRAGMA user_version").fetchall()
+        if version == 0:
+            db.executescript(_SCHEMA)
+        elif version != _VERSION:
+            raise NoncesError(f"{self._path} was written by a newer release")
+
+    def _error(self, error: Exception) -> NoncesError:
+        """The same, as a matter of this file."""
+        code = getattr(error, "sqlite_errorcode", None)
+        may_pass = code in _PASSING or (isinstance(error, OSError) and is_passing(error))
+        return NoncesError(
+            f"the record of used signatures {self._path} cannot be used: {error}",
+            may_pass=may_pass,
+        )

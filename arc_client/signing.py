@@ -1,0 +1,78 @@
+"""Signing commands: what arc_protocol.signatures describes, made with a key of the sender's."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from arc_client.errors import ConfigurationError
+from arc_client.params import Body
+from arc_protocol.signatures import (
+    NONCE_BYTES,
+    Claims,
+    Sealing,
+    compact,
+    encode_base64url,
+    signing_input,
+)
+from arc_protocol.types import CreateCommandRequest
+from arc_runtime.key_files import SIGNING, KeyFileError, PrivateKey, read_private
+
+
+def read_signing_key(file: str | Path) -> PrivateKey:
+    """A sender's private key. Raises ConfigurationError."""
+    try:
+        return read_private(Path(file), SIGNING)
+    except KeyFileError as error:
+        raise ConfigurationError(f"the signing key: {error}") from error
+
+
+def new_nonce() -> str:
+    """What names one signature among all of its key."""
+    return encode_base64url(secrets.token_bytes(NONCE_BYTES))
+
+
+async def sign(
+    key: PrivateKey,
+    request: CreateCommandRequest,
+    body: Body,
+    *,
+    nonce: str,
+    sealed: Sealing | None = None,
+    now: datetime | None = None,
+) -> str:
+    """The signature of a create whose params are `body`. Raises InvalidParams.
+
+    Made once for each command: what is sent again carries the same one, or the second that
+    arrives would be another command. Reads the body, which is then sent from its beginning.
+    """
+    from nacl.bindings import crypto_sign, crypto_sign_BYTES, crypto_sign_seed_keypair
+
+    claims = Claims(
+        deployment=request.deployment_id,
+        target=request.target_resource_id,
+        command=request.command,
+        params_sha256=await _digest(body),
+        params_bytes=body.size,
+        deadline=request.deadline,
+        issued_at=now or datetime.now(UTC),
+        nonce=nonce,
+        sealed=sealed,
+    )
+    signed = signing_input(key.name, claims)
+    _, secret = crypto_sign_seed_keypair(key.secret)
+    return compact(signed, crypto_sign(signed, secret)[:crypto_sign_BYTES])
+
+
+async def _digest(body: Body) -> str:
+    """The SHA-256 of a body. Raises InvalidParams."""
+    digest = sha256()
+    async for chunk in body.chunks():
+        if body.is_in_memory:
+            digest.update(chunk)
+        else:
+            await asyncio.to_thread(digest.update, chunk)
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""The record of used signatures: over restarts, and over clocks that are set back."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arc_agent.nonces import Claim, Nonces, NoncesError
+
+
+@pytest.fixture
+def nonces(tmp_path: Path) -> Iterator[Nonces]:
+    opened = Nonces(tmp_path)
+    yield opened
+    opened.close()
+
+
+def claim(nonces: Nonces, nonce: str, command: str, *, until: float = 100, now: float = 1) -> Claim:
+    return nonces.claim("ops", nonce, command, until=until, now=now)
+
+
+def test_a_signature_is_the_command_s_that_came_with_it_first(nonces: Nonces) -> None:
+    assert claim(nonces, "n", "cmd_a") is Claim.GRANTED
+    assert claim(nonces, "n", "cmd_b") is Claim.TAKEN
+    assert claim(nonces, "n", "cmd_a") is Claim.GRANTED
+    assert nonces.claim("other", "n", "cmd_b", until=100, now=1) is Claim.GRANTED
+
+
+def test_a_command_that_has_ended_does_not_come_again(nonces: Nonces) -> None:
+    claim(nonces, "n", "cmd_a")
+    nonces.end("ops", "n")
+
+    assert claim(nonces, "n", "cmd_a") is Claim.ENDED
+
+
+def test_what_was_used_is_known_after_a_restart(tmp_path: Path, nonces: Nonces) -> None:
+    claim(nonces, "n", "cmd_a")
+    again = Nonces(tmp_path)  # beside the first: as after a kill, nothing was closed
+
+    assert claim(again, "n", "cmd_b") is Claim.TAKEN
+    again.close()
+
+
+def test_what_is_out_of_date_is_forgotten_and_stays_refused_when_the_clock_goes_back(
+    nonces: Nonces,
+) -> None:
+    claim(nonces, "old", "cmd_a", until=100)
+    for number in range(64):
+        claim(nonces, f"n{number}", f"cmd_{number}", until=300, now=200)
+
+    assert len(nonces) == 64
+    assert claim(nonces, "old", "cmd_b", until=100, now=50) is Claim.FORGOTTEN
+    assert claim(nonces, "fresh", "cmd_c", until=150, now=50) is Claim.GRANTED
+
+
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "nonces.db").write_bytes(b"no database at all" * 100)
+
+    with pytest.raises(NoncesError, match=r"the record of used signatures .* cannot be used"):
+        Nonces(tmp_path)
+
+
+def test_a_file_of_a_newer_release_is_refused(tmp_path: Path, nonces: Nonces) -> None:
+    nonces.close()
+    with sqlite3.connect(tmp_path / "nonces.db") as db:
+        db.execute("PRAGMA user_version = 9")
+    db.close()
+
+    with pytest.raises(NoncesError, match="newer release"):
+        Nonces(tmp_path)
