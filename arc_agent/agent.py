@@ -47,6 +47,7 @@ from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
 from arc_agent.runner import Runner
+from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures
 from arc_agent.spool import Spool, SpoolError
 from arc_agent.transfer import Transfer
@@ -173,6 +174,9 @@ class Agent:
                 journal=journal,
                 lines=lines,
                 signatures=signatures,
+                seals=Seals(
+                    keys=lambda: live.host_keys, data_dir=data_dir, has_room=spool.has_room
+                ),
                 slots=slots,
                 clock=self._clock,
             )

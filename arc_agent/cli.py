@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent import __version__, enrol_cli, host_cli
+from arc_agent import __version__, enrol_cli, host_cli, keys_cli
 
 _BROKEN: Final = 1
 """A full disk or a directory in use: the unit tries again, and it may have passed."""
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refused(error)
     if given.command == "check-config":
         return _check(given.file)
+    if given.command == "keys":
+        return keys_cli.run(given)
     if given.command in host_cli.COMMANDS:
         try:
             return host_cli.run(given)
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text)
     enrol_cli.add_to(commands)
     host_cli.add_to(commands)
+    keys_cli.add_to(commands)
     return parser
 
 

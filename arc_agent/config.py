@@ -396,6 +396,13 @@ class SigningSection(Section, frozen=True, kw_only=True):
             "Whether a host with a `target` also runs what was signed for no target in particular."
         ),
     ] = False
+    host_keys: Annotated[
+        list[Path],
+        _about(
+            "Private keys of this host (`arc-agent keys new`), a file each, to read sealed params"
+            " with."
+        ),
+    ] = []
     max_age_seconds: Annotated[
         float,
         _about(
@@ -632,6 +639,12 @@ def _check(config: Config, *, needs_deployment: bool) -> None:
     if config.signing.required and config.signing.keys is None:
         raise SettingsError(
             "needs signing.keys: nothing would run here", key="signing.required", source=None
+        )
+    if config.signing.host_keys and config.signing.keys is None:
+        raise SettingsError(
+            "needs signing.keys: only signed params can be sealed",
+            key="signing.host_keys",
+            source=None,
         )
     for name in config.handlers.exec:
         _check_name(name, f"handlers.exec.{name}", "a command needs a name")

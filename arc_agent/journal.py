@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any, Final
 
@@ -139,14 +140,23 @@ class Journal:
                 hint="the command will not be run again here",
             )
 
-    def announce(self, job: Job, where: Addresses, result: Any) -> None:
+    def announce(
+        self,
+        job: Job,
+        where: Addresses,
+        result: Any,
+        seal: Callable[[bytes], bytes] | None = None,
+    ) -> None:
         """Keep a result for when the agent is back. Blocks; from any thread.
+
+        `seal`: what makes of it what only the sender can read.
 
         Raises ValueError when it is too large or no JSON, sqlite3.Error.
         """
         data = write(result)
         if len(data) > MAX_ANNOUNCED_BYTES:
             raise ValueError(f"a result of {MAX_ANNOUNCED_BYTES} bytes at most can be left")
+        data = data if seal is None else seal(data)
         with closing(
             sqlite3.connect(self._spool.path, timeout=_BUSY_SECONDS, isolation_level=None)
         ) as connection:

@@ -75,6 +75,8 @@ class Live:
         self.policy = _policy(self.config)
         self.signing_keys = _signing_keys(self.config)
         """By id; None when signatures are not looked at."""
+        self.host_keys = _host_keys(self.config)
+        """This host's own, private, by name."""
         self._output: LogOutput | None = None
 
     def configure_logs(self, config: Config | None = None) -> None:
@@ -97,6 +99,7 @@ class Live:
             registry = self._with_modules_of(self.config, fresh)
             policy = _policy(fresh)
             signing_keys = _signing_keys(fresh)
+            host_keys = _host_keys(fresh)
         except (SettingsError, HandlerError, TokenError) as error:
             log.error("reload.refused", reason=str(error))
             return False
@@ -116,6 +119,7 @@ class Live:
         self.registry = registry
         self.policy = policy
         self.signing_keys = signing_keys
+        self.host_keys = host_keys
         log.info("reload.done")
         return True
 
@@ -166,6 +170,19 @@ def _signing_keys(config: Config) -> Mapping[str, bytes] | None:
     except KeyFileError as error:
         raise SettingsError(str(error), key="signing.keys", source=None) from None
     return {name: key.data for name, key in found.items()}
+
+
+def _host_keys(config: Config) -> Mapping[str, bytes]:
+    """What sealed params are read with. Raises SettingsError."""
+    if not config.signing.host_keys:
+        return {}
+    from arc_agent.sealed import read_host_keys  # only who has keys
+    from arc_runtime.key_files import KeyFileError
+
+    try:
+        return read_host_keys(config.signing.host_keys)
+    except KeyFileError as error:
+        raise SettingsError(str(error), key="signing.host_keys", source=None) from None
 
 
 def _policy(config: Config) -> Policy | None:

@@ -38,6 +38,7 @@ from arc_agent.results import (
     stored,
     what_counts,
 )
+from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures, Signed
 from arc_agent.spool import Spool
 from arc_agent.transfer import NoRoom, Transfer, TransferRefused
@@ -76,6 +77,7 @@ class Runner:
         journal: Journal,
         lines: HandlerLines,
         signatures: Signatures,
+        seals: Seals,
         slots: Line,
         clock: Clock,
     ) -> None:
@@ -91,6 +93,7 @@ class Runner:
         self._journal = journal
         self._lines = lines
         self._signatures = signatures
+        self._seals = seals
         self._signed: dict[str, Signed] = {}
         """The signatures of leases that run, as far as they have been verified."""
         self._slots = slots
@@ -284,12 +287,29 @@ class Runner:
             not_signed = await self._signatures.admit(job, signed, source)
             if not_signed is not None:
                 return not_signed
+            if signed.claims.sealed is not None:
+                source = await self._seals.opened(job, signed.claims.sealed, source)
+                if not isinstance(source, ParamsSource):
+                    return source
         refused = await self._admitted(job, held, source, handler, signed)
         if refused is None and not handler.idempotent:
             refused = await self._journal.start(job, where)
         if refused is not None:
             return refused
-        context = self._context(job, held, handler, source, where)
+        context = self._context(job, held, handler, source, where, signed)
+        outcome = await self._result(job, held, where, handler, source, context)
+        return outcome if signed is None else await self._seals.sealed(job, signed, outcome)
+
+    async def _result(
+        self,
+        job: Job,
+        held: HeldLease,
+        where: Addresses,
+        handler: Handler,
+        source: ParamsSource,
+        context: Context,
+    ) -> Outcome:
+        """Call the handler, and store what it returns."""
         hit("agent.before_handler")
         work = self._call(job, handler, source, context)
         result = await self._bounded(job, held, work, self._timeout(handler), handler, context)
@@ -383,8 +403,10 @@ class Runner:
         handler: Handler,
         source: ParamsSource,
         where: Addresses,
+        signed: Signed | None,
     ) -> Context:
         """What the handler gets."""
+        seal = None if signed is None else self._seals.for_small(signed)
         envelope = job.lease.envelope
         timeout_seconds = self._timeout(handler)
         started_at = self._clock()
@@ -408,7 +430,7 @@ class Runner:
             remaining=remaining,
             stopped=held.stopped,
             make_directory=make_directory,
-            announce_restart=partial(self._journal.announce, job, where),
+            announce_restart=partial(self._journal.announce, job, where, seal=seal),
         )
 
     # Params

@@ -35,6 +35,8 @@ class Access(msgspec.Struct, frozen=True):
     ca_file: Path | None = None
     signing_key: Path | None = None
     """What commands are signed with; only where some are sent."""
+    encrypt_to: Path | None = None
+    """The public key of the host that params are sealed for, and results are sealed by."""
 
     def over(self, other: Access | None) -> Access:
         """This one where it says something, the other elsewhere."""
@@ -45,6 +47,7 @@ class Access(msgspec.Struct, frozen=True):
             self.token_file or other.token_file,
             self.ca_file or other.ca_file,
             self.signing_key or other.signing_key,
+            self.encrypt_to or other.encrypt_to,
         )
 
     def client_options(self, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -61,6 +64,8 @@ class Access(msgspec.Struct, frozen=True):
         }
         if self.signing_key is not None:
             options["signing_key"] = self.signing_key
+        if self.encrypt_to is not None:
+            options["encrypt_to"] = self.encrypt_to
         return options
 
 

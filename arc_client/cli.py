@@ -89,7 +89,15 @@ SignWithOption = Annotated[
         metavar="FILE",
         envvar="ARC_SIGNING_KEY_FILE",
         show_envvar=False,
-        help="Sign it with the key in this file, or in that of ARC_SIGNING_KEY_FILE.",
+        help="Your key to sign with is in this file, or in that of ARC_SIGNING_KEY_FILE.",
+    ),
+]
+EncryptToOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--encrypt-to",
+        metavar="FILE",
+        help="Only the host of the public key in this file can read it; needs --sign-with.",
     ),
 ]
 CommandId = Annotated[str, typer.Argument(metavar="ID", help="The id of the command.")]
@@ -163,6 +171,7 @@ def invoke(
         bool, typer.Option("--no-wait", help="Print its id, and do not wait for it.")
     ] = False,
     sign_with: SignWithOption = None,
+    encrypt_to: EncryptToOption = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     token_file: TokenFileOption = None,
@@ -170,7 +179,7 @@ def invoke(
 ) -> None:
     """Send a command, wait for it, and print its result."""
     key = key if key is not None else str(uuid.uuid4())
-    access = Access(server, token_file, ca_file, sign_with).over(ctx.obj)
+    access = Access(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
     with reporting(as_json=as_json, key=key) as journey:
         if out is not None:
             check_writable(out)
@@ -206,13 +215,15 @@ def wait(
     command_id: CommandId,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,  # type: ignore[assignment]  # typer parses it
     out: OutOption = None,
+    sign_with: SignWithOption = None,
+    encrypt_to: EncryptToOption = None,
     as_json: JsonOption = False,
     server: ServerOption = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
 ) -> None:
     """Wait for a command that was sent before, and print its result."""
-    access = Access(server, token_file, ca_file).over(ctx.obj)
+    access = Access(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
     with reporting(as_json=as_json, command_id=command_id) as journey:
         if out is not None:
             check_writable(out)

@@ -7,17 +7,17 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 
 from arc_client import listening
 from arc_client.connection import ANSWER_SECONDS, Connection
-from arc_client.errors import InvalidParams, ResultUnreadable
+from arc_client.errors import ConfigurationError, InvalidParams, ResultUnreadable
 from arc_client.pace import Clock, SystemClock, retried
 from arc_client.params import NO_PARAMS, Body, body_of
 from arc_client.results import body_of_result, decoded, inline_bytes, write_file
@@ -41,6 +41,9 @@ from arc_protocol.types import (
     StorageBody,
 )
 from arc_runtime.key_files import PrivateKey
+
+if TYPE_CHECKING:
+    from arc_client.sealed import Seals
 
 T = TypeVar("T")
 
@@ -142,6 +145,7 @@ class Client:
         watch: Watch | None = None,
         clock: Clock | None = None,
         signing_key: str | Path | None = None,
+        encrypt_to: str | Path | None = None,
     ) -> None:
         """Nothing is sent yet. Raises ConfigurationError.
 
@@ -152,7 +156,8 @@ class Client:
         body that is too large for it by itself. `poll_seconds`: how long one status request asks
         the server to hold it; less than what a proxy on the way cuts off at. `watch` is told what
         happens; `clock` is for tests. `signing_key`: a private key's file (`arc keys new`); every
-        command is signed with it.
+        command is signed with it. `encrypt_to`: the file of a host's public key (`arc-agent keys
+        new`); the params are sealed for it, and results must be sealed for the signing key.
         """
         self._connection = Connection(
             server_url, token=token, token_file=token_file, ca_file=ca_file
@@ -163,6 +168,7 @@ class Client:
         self._watch = watch or Watch()
         self._clock = clock or SystemClock()
         self._signing_key = None if signing_key is None else _signing_key(signing_key)
+        self._seals = None if encrypt_to is None else _seals(self._signing_key, encrypt_to)
 
     async def __aenter__(self) -> Self:
         await self._connection.open()
@@ -258,7 +264,7 @@ class Client:
         """
         if not is_known:
             await self._find(command_id, self._patience(timeout))
-        return await until_end(
+        status = await until_end(
             self._connection,
             command_id,
             timeout=timeout,
@@ -266,10 +272,12 @@ class Client:
             clock=self._clock,
             watch=self._watch,
         )
+        return status if self._seals is None else self._seals.told(status)
 
     async def status(self, command_id: str) -> CommandStatus:
         """Where a command stands, with its response when it is terminal. Raises CommandNotFound."""
-        return await self._find(command_id, self._retry_seconds)
+        status = await self._find(command_id, self._retry_seconds)
+        return status if self._seals is None else self._seals.told(status)
 
     async def list(
         self,
@@ -369,6 +377,17 @@ class Client:
         Whatever breaks on the way is taken up where it broke. Raises CommandFailed,
         CommandExpired, ResultUnreadable.
         """
+        async with aclosing(self._chunks_as_sent(status)) as sent:
+            if self._seals is None:
+                async for chunk in sent:
+                    yield chunk
+                return
+            async with aclosing(self._seals.opened(status.command_id, sent)) as opened:
+                async for chunk in opened:
+                    yield chunk
+
+    async def _chunks_as_sent(self, status: CommandStatus) -> AsyncGenerator[bytes]:
+        """The same, sealed if it is."""
         body = body_of_result(status)
         command_id = status.command_id
         if isinstance(body, InlineBody):
@@ -431,7 +450,7 @@ class Client:
         key = options.get("idempotency_key")
         key = str(uuid.uuid4()) if key is None else key
         try:
-            async with body_of(params) as body:
+            async with body_of(params) as plain, self._sealed(plain) as body:
                 is_inline = body.size <= self._inline_bytes
                 if is_inline and not body.is_in_memory:
                     data = await _data_of(body)
@@ -446,7 +465,7 @@ class Client:
                     max_attempts=options.get("max_attempts"),
                     wait_seconds=wait_seconds or None,
                 )
-                request = await self._signed(request, body)
+                request, nonce = await self._signed(request, body)
                 sending = Sending(
                     self._connection,
                     request,
@@ -456,6 +475,11 @@ class Client:
                     watch=self._watch,
                 )
                 created = await sending.create()
+                if self._seals is not None:
+                    self._seals.sent(created.command_id, nonce)
+                    if created.status is not None:
+                        told = self._seals.told(created.status)
+                        created = msgspec.structs.replace(created, status=told)
                 self._watch.created(created)
                 if not is_inline and created.state is State.PENDING_UPLOAD:
                     created = await sending.upload(created)
@@ -465,14 +489,30 @@ class Client:
             raise
         return Command(self, created, key, waited_seconds=wait_seconds or 0)
 
-    async def _signed(self, request: CreateCommandRequest, body: Body) -> CreateCommandRequest:
-        """The same with its signature, if this sender signs. Once: every retry sends it again."""
+    @asynccontextmanager
+    async def _sealed(self, body: Body) -> AsyncGenerator[Body]:
+        """The body as it is sent."""
+        if self._seals is None:
+            yield body
+            return
+        async with self._seals.sealed(body) as sealed:
+            yield sealed
+
+    async def _signed(
+        self, request: CreateCommandRequest, body: Body
+    ) -> tuple[CreateCommandRequest, str]:
+        """The same with its signature, if this sender signs, and the nonce of that.
+
+        Once for each command: every retry sends it again.
+        """
         if self._signing_key is None:
-            return request
+            return request, ""
         from arc_client.signing import new_nonce, sign
 
-        signature = await sign(self._signing_key, request, body, nonce=new_nonce())
-        return msgspec.structs.replace(request, signature=signature)
+        nonce = new_nonce()
+        sealed = None if self._seals is None else self._seals.sealing
+        signature = await sign(self._signing_key, request, body, nonce=nonce, sealed=sealed)
+        return msgspec.structs.replace(request, signature=signature), nonce
 
     async def _find(self, command_id: str, patience: float) -> CommandStatus:
         """The status of a command, at once."""
@@ -513,6 +553,15 @@ def _signing_key(file: str | Path) -> PrivateKey:
     from arc_client.signing import read_signing_key
 
     return read_signing_key(file)
+
+
+def _seals(key: PrivateKey | None, host: str | Path) -> Seals:
+    """What is between this sender and a host. Raises ConfigurationError."""
+    if key is None:
+        raise ConfigurationError("to encrypt, a signing key is needed: it is what results are for")
+    from arc_client.sealed import Seals
+
+    return Seals(key, host)
 
 
 async def _data_of(body: Body) -> bytes:

@@ -67,6 +67,20 @@ async def sign(
     return compact(signed, crypto_sign(signed, secret)[:crypto_sign_BYTES])
 
 
+def public_for_replies(key: PrivateKey) -> str:
+    """What hosts seal results with: the X25519 form of the signing key, base64url."""
+    from nacl.bindings import crypto_sign_ed25519_pk_to_curve25519
+
+    return encode_base64url(crypto_sign_ed25519_pk_to_curve25519(key.public().data))
+
+
+def secret_for_replies(key: PrivateKey) -> bytes:
+    """What opens them again."""
+    from nacl.bindings import crypto_sign_ed25519_sk_to_curve25519, crypto_sign_seed_keypair
+
+    return crypto_sign_ed25519_sk_to_curve25519(crypto_sign_seed_keypair(key.secret)[1])
+
+
 async def _digest(body: Body) -> str:
     """The SHA-256 of a body. Raises InvalidParams."""
     digest = sha256()

@@ -67,6 +67,7 @@ class SyncClient:
         poll_seconds: int = POLL_SECONDS,
         watch: Watch | None = None,
         signing_key: str | Path | None = None,
+        encrypt_to: str | Path | None = None,
     ) -> None:
         """Nothing is sent and no thread started yet; see Client. Raises ConfigurationError.
 
@@ -82,6 +83,7 @@ class SyncClient:
             poll_seconds=poll_seconds,
             watch=watch,
             signing_key=signing_key,
+            encrypt_to=encrypt_to,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

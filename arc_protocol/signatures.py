@@ -23,6 +23,8 @@ from arc_protocol.types import SIGNATURE_CHARS, Name, Size, Timestamp
 
 TYPE: Final = "arc-command+jws"
 """`typ`: a signature of anything else that was made with the same key is not one of a command."""
+SEALED_ERROR: Final = "SEALED_ERROR"
+"""The code of an error whose `details` are the real one (ErrorResponse), sealed and in base64."""
 NONCE_BYTES: Final = 16
 KEY_ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 """What a key may be called; it stands in policies, logs and file names."""

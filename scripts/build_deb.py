@@ -28,7 +28,15 @@ PLACES = {
     "/usr/local/bin/": "/usr/bin/",
 }
 """Where a package puts what an administrator puts elsewhere."""
-PAGES = ("install.md", "hardening.md", "configuration.md", "handlers.md", "policy.md", "audit.md")
+PAGES = (
+    "install.md",
+    "hardening.md",
+    "configuration.md",
+    "handlers.md",
+    "policy.md",
+    "signing.md",
+    "audit.md",
+)
 
 POSTINST = """#!/bin/sh
 set -e

@@ -1,0 +1,191 @@
+"""Commands whose params only this host can read, and whose result only their sender can.
+
+Asked for within the signature (`sealed`): which of this host's keys the params are sealed for, and
+the sender's key for the result. Errors of handlers are sealed too; refusals of the host (policy,
+signature, time) are not, because their senders may be anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from arc_agent.bodies import BodyWriter, StoredBody
+from arc_agent.data_dir import DataDir
+from arc_agent.envelopes import Job
+from arc_agent.handlers.context import ParamsSource
+from arc_agent.outcome import Failed, GivenBack, Outcome, Succeeded
+from arc_agent.results import STORAGE_FAILED
+from arc_agent.signatures import Signed
+from arc_agent.transfer import NoRoom
+from arc_protocol.signatures import SEALED_ERROR, Sealing, decode_base64url
+from arc_protocol.types import ErrorResponse, encode
+
+if TYPE_CHECKING:
+    from arc_protocol.sealing import Opener, Sealer
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+UNREADABLE: Final = "UNSEAL_FAILED"
+_CHUNK_BYTES: Final = 1024 * 1024
+_ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
+_MAX_ERROR_BYTES: Final = 8_000
+"""Of an error before it is sealed: it goes into `details`, which is bounded."""
+
+
+class Seals:
+    """Opens params and seals results with this host's keys. The work is done in threads."""
+
+    def __init__(
+        self,
+        *,
+        keys: Callable[[], Mapping[str, bytes]],
+        data_dir: DataDir,
+        has_room: Callable[[], bool],
+    ) -> None:
+        """`keys`: this host's own, private, by name."""
+        self._keys = keys
+        self._data_dir = data_dir
+        self._has_room = has_room
+
+    async def opened(
+        self, job: Job, sealing: Sealing, source: ParamsSource
+    ) -> ParamsSource | Outcome:
+        """The params as they were before they were sealed, or what becomes of the command."""
+        key = self._keys().get(sealing.to)
+        if key is None:
+            return self._refuse(job, f"they are for the key {sealing.to}, which this host has not")
+        from arc_protocol.sealing import SealBroken, params_opener  # only who needs it
+
+        try:
+            return await asyncio.to_thread(self._open, job, source, params_opener(key))
+        except SealBroken as error:
+            return self._refuse(job, str(error))
+        except (NoRoom, OSError) as error:
+            log.error("params.no_room", command_id=job.lease.command_id, reason=str(error))
+            return GivenBack("no_room")
+
+    async def sealed(self, job: Job, signed: Signed, outcome: Outcome) -> Outcome:
+        """What a handler came back with, for nobody but the sender of the command."""
+        sealing = signed.claims.sealed
+        if sealing is None or not isinstance(outcome, Succeeded | Failed):
+            return outcome
+        key = self._keys().get(sealing.to)
+        if key is None:  # taken away while the handler ran
+            return Failed(UNREADABLE, "the key to seal the result with is gone")
+        from arc_protocol.sealing import result_sealer
+
+        sealer = result_sealer(key, decode_base64url(sealing.reply_to), signed.claims.nonce)
+        if isinstance(outcome, Failed):
+            return _sealed_error(outcome, sealer)
+        try:
+            body = await asyncio.to_thread(self._seal, job, outcome.body, sealer)
+        except NoRoom as error:
+            return Failed(STORAGE_FAILED, str(error))
+        except OSError as error:
+            return Failed(STORAGE_FAILED, f"the result could not be stored: {error.strerror}")
+        return Succeeded(body)
+
+    def for_small(self, signed: Signed) -> Callable[[bytes], bytes] | None:
+        """What seals a result that is kept in memory; None where none is to be sealed."""
+        sealing = signed.claims.sealed
+        key = None if sealing is None else self._keys().get(sealing.to)
+        if sealing is None or key is None:  # without the key, its params could not be opened
+            return None
+        from arc_protocol.sealing import result_sealer
+
+        sender, nonce = decode_base64url(sealing.reply_to), signed.claims.nonce
+
+        def seal(data: bytes) -> bytes:
+            sealer = result_sealer(key, sender, nonce)
+            return sealer.feed(data) + sealer.finish()
+
+        return seal
+
+    def _open(self, job: Job, source: ParamsSource, opener: Opener) -> ParamsSource:
+        """In a thread. Raises SealBroken, NoRoom, OSError."""
+        if source.file is None:
+            data = opener.feed(source.read()) + opener.finish()
+            return ParamsSource(data=data, size=len(data))
+        path = job.directory / "opened"
+        size, unchecked = 0, _ROOM_CHECK_BYTES
+        with source.open() as sealed, path.open("xb") as opened:
+            while chunk := sealed.read(_CHUNK_BYTES):
+                unchecked += len(chunk)
+                if unchecked >= _ROOM_CHECK_BYTES:
+                    unchecked = 0
+                    if not self._has_room():
+                        raise NoRoom("the agent has no room for the params")
+                size += opened.write(opener.feed(chunk))
+            size += opened.write(opener.finish())
+        source.file.unlink()
+        return ParamsSource(file=path, size=size)
+
+    def _seal(self, job: Job, body: bytes | StoredBody, sealer: Sealer) -> bytes | StoredBody:
+        """In a thread. Raises NoRoom, OSError; the plain body is gone in any case."""
+        writer = BodyWriter(self._data_dir, job.inline_bytes, self._has_room)
+        plain = None if isinstance(body, bytes) else self._data_dir.bodies / body.name
+        try:
+            if isinstance(body, bytes):
+                writer.write(sealer.feed(body))
+            else:
+                _feed(self._data_dir.bodies / body.name, sealer, writer)
+            writer.write(sealer.finish())
+            return writer.finish()
+        except BaseException:
+            writer.discard()
+            raise
+        finally:
+            if plain is not None:
+                plain.unlink(missing_ok=True)
+
+    def _refuse(self, job: Job, reason: str) -> Failed:
+        """Params that cannot be read."""
+        log.warning(
+            "params.not_opened",
+            command_id=job.lease.command_id,
+            command=job.lease.envelope.command,
+            reason=reason,
+        )
+        return Failed(UNREADABLE, f"the params: {reason}")
+
+
+def _feed(file: Path, sealer: Sealer, writer: BodyWriter) -> None:
+    """Seal a file, but for its end."""
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            writer.write(sealer.feed(chunk))
+
+
+def _sealed_error(error: Failed, sealer: Sealer) -> Failed:
+    """An error that only the sender can read. A long one loses the beginning of its details."""
+    message, details = error.message[:_MAX_ERROR_BYTES], error.details
+    data = encode(ErrorResponse(code=error.code, message=message, details=details))
+    while len(data) > _MAX_ERROR_BYTES:
+        if details:
+            details = details[(len(details) + 1) // 2 :]
+        else:
+            message = message[: len(message) // 2]
+        data = encode(
+            ErrorResponse(code=error.code[:256], message=message, details=details or None)
+        )
+    text = b64encode(sealer.feed(data) + sealer.finish()).decode("ascii")
+    return Failed(SEALED_ERROR, "the error is sealed for the sender of the command", text)
+
+
+def read_host_keys(files: list[Path]) -> Mapping[str, bytes]:
+    """This host's private keys, by name. Raises KeyFileError."""
+    from arc_runtime.key_files import SEALING, KeyFileError, read_private
+
+    found: dict[str, bytes] = {}
+    for file in files:
+        key = read_private(file.expanduser(), SEALING)
+        if key.name in found:
+            raise KeyFileError(f"{file}: there is another key of the name {key.name}")
+        found[key.name] = key.secret
+    return found

@@ -1,0 +1,108 @@
+"""Params that only a host can read, and results that only this sender can."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from base64 import b64decode
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, Final, cast
+
+import msgspec
+
+from arc_client.errors import ConfigurationError, ResultUnreadable
+from arc_client.params import SPOOL_IN_MEMORY_BYTES, Body
+from arc_client.signing import public_for_replies, secret_for_replies
+from arc_protocol.errors import InvalidCommand
+from arc_protocol.sealing import SealBroken, params_sealer, result_opener
+from arc_protocol.signatures import SEALED_ERROR, Sealing
+from arc_protocol.types import CommandStatus, ErrorResponse, decode
+from arc_runtime.key_files import SEALING, KeyFileError, PrivateKey, PublicKey, read_public
+
+_MAX_KNOWN: Final = 10_000
+"""How many commands are remembered; the result of any other must be for this sender, no more."""
+
+
+class Seals:
+    """Between one sender, by its signing key, and one host, by its public key."""
+
+    def __init__(self, key: PrivateKey, host: str | Path) -> None:
+        """`host`: a file with one line, the host's. Raises ConfigurationError."""
+        self._key = key
+        self._host = _read_host(Path(host))
+        self._nonces: dict[str, str] = {}
+
+    @property
+    def sealing(self) -> Sealing:
+        """What the signature says of it."""
+        return Sealing(to=self._host.name, reply_to=public_for_replies(self._key))
+
+    @asynccontextmanager
+    async def sealed(self, body: Body) -> AsyncGenerator[Body]:
+        """A body for the host alone. Raises InvalidParams."""
+        sealer = params_sealer(self._host.data)
+        with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY_BYTES) as spool:
+            async for chunk in body.chunks():
+                spool.write(await asyncio.to_thread(sealer.feed, chunk))
+            spool.write(sealer.finish())
+            yield Body(cast("IO[bytes]", spool), size=spool.tell())
+
+    def sent(self, command_id: str, nonce: str) -> None:
+        """Remember what the result of a command must name."""
+        self._nonces[command_id] = nonce
+        if len(self._nonces) > _MAX_KNOWN:
+            del self._nonces[next(iter(self._nonces))]
+
+    async def opened(self, command_id: str, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """The result as the handler gave it. Raises ResultUnreadable for anything else.
+
+        What comes out is the handler's; that it is the whole is known at the end.
+        """
+        opener = result_opener(
+            secret_for_replies(self._key), self._host.data, self._nonces.get(command_id)
+        )
+        try:
+            async for chunk in chunks:
+                if opened := await asyncio.to_thread(opener.feed, chunk):
+                    yield opened
+            if rest := opener.finish():
+                yield rest
+        except SealBroken as error:
+            raise _unreadable(command_id, error) from error
+
+    def told(self, status: CommandStatus) -> CommandStatus:
+        """The status with the error that its handler ended with. Raises ResultUnreadable.
+
+        Errors that are not sealed are the server's or the host's own, as far as that can be known.
+        """
+        response = status.response
+        if not isinstance(response, ErrorResponse) or response.code != SEALED_ERROR:
+            return status
+        command_id = status.command_id
+        opener = result_opener(
+            secret_for_replies(self._key), self._host.data, self._nonces.get(command_id)
+        )
+        try:
+            data = b64decode(response.details or "", validate=True)
+            error = decode(opener.feed(data) + opener.finish(), ErrorResponse)
+        except (SealBroken, ValueError, InvalidCommand) as problem:
+            raise _unreadable(command_id, problem) from problem
+        return msgspec.structs.replace(status, response=error)
+
+
+def _read_host(file: Path) -> PublicKey:
+    """The one key of a file. Raises ConfigurationError."""
+    try:
+        found = read_public(file, SEALING)
+    except KeyFileError as error:
+        raise ConfigurationError(f"the host's key: {error}") from error
+    if len(found) != 1:
+        raise ConfigurationError(f"the host's key: {file} holds {len(found)} keys instead of one")
+    return next(iter(found.values()))
+
+
+def _unreadable(command_id: str, why: Exception) -> ResultUnreadable:
+    """A result that is not what was sealed for us."""
+    return ResultUnreadable(f"the sealed result cannot be opened: {why}", command_id=command_id)
