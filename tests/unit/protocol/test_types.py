@@ -433,3 +433,19 @@ def test_no_json_at_all_makes_decoding_fail_in_another_way(document: dict[str, A
             encode(decode(data, kind))
         except InvalidCommand as error:
             assert error.message  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "signature",
+    ['"a.b"', '"a.b.c.d"', '"a.b.c="', '"a. b.c"', '"a.b.c\\n"', f'"a.b.{"c" * 4093}"', "7"],
+)
+def test_a_signature_that_is_none_is_refused_by_its_field(signature: str) -> None:
+    body = (
+        '{"deploymentId": "d", "command": "c", "params": {"mode": "inline", "inlineBase64": ""},'
+        f' "signature": {signature}}}'
+    )
+
+    with pytest.raises(InvalidCommand) as refused:
+        decode(body.encode(), CreateCommandRequest)
+
+    assert refused.value.context["field"] == "signature"
