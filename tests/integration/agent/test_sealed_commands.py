@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start
+from conftest import Start, running
 from forgeries import OPS, STRANGER, carrying, claims, in_seconds, signature
 from scripted_server import ScriptedServer, inline
 
@@ -42,6 +45,12 @@ async def twice(ctx: Context) -> AsyncIterator[bytes]:
 async def fail(ctx: Context) -> None:
     text = (await ctx.open_params().read()).decode()
     raise CommandFailed("WRONG_PASSWORD", f"not {text}", "x" * 20_000 + text)
+
+
+@handler("restart", idempotent=False)
+async def restart(ctx: Context) -> None:
+    ctx.expect_restart({"left": (await ctx.open_params().read()).decode()})
+    await asyncio.Event().wait()
 
 
 @pytest.fixture
@@ -187,3 +196,32 @@ async def test_a_result_that_is_not_what_the_host_sealed_for_this_command_is_ref
     for stranger in (seals(sender=STRANGER), seals(OTHER_HOST)):
         with pytest.raises(ResultUnreadable):
             await opened(stranger, "one", results["one"])
+
+
+async def test_what_a_handler_leaves_for_after_a_restart_is_sealed(
+    server: ScriptedServer, tmp_path: Path, settings: dict[str, Any], seals: Callable[..., Seals]
+) -> None:
+    between = seals()
+    params = await sealed(between, SECRET)
+    text, nonce = signed(between, params, "restart")
+    between.sent("cmd", nonce)
+    async with running(server.url, tmp_path, (restart,), settings) as agent:
+        server.send("restart", raw=params, command_id="cmd", change=carrying(text))
+        async with asyncio.timeout(15):
+            while not _has_announced(agent.directory / "spool.db"):
+                await asyncio.sleep(0.02)
+
+    async with running(server.url, tmp_path, (restart,), settings):
+        response = await server.response()
+
+    assert not any(b"hunter2" in each.body for each in server.requests)
+    assert b"hunter2" in await opened(between, "cmd", inline(response))
+
+
+def _has_announced(spool: Path) -> bool:
+    """Whether a result waits for the agent to be back."""
+    if not spool.exists():
+        return False
+    with closing(sqlite3.connect(spool)) as db, suppress(sqlite3.OperationalError):
+        return bool(db.execute("SELECT 1 FROM runs WHERE announced IS NOT NULL").fetchall())
+    return False
