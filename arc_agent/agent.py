@@ -34,6 +34,7 @@ from arc_agent.contact import Contact
 from arc_agent.control import Control
 from arc_agent.data_dir import DataDir
 from arc_agent.delivery import Delivery
+from arc_agent.events import Speaker
 from arc_agent.execution import call_in, in_thread
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
@@ -162,6 +163,11 @@ class Agent:
             )
             stack.callback(signatures.close)
             await signatures.open()
+            speaker = Speaker(
+                connection=connection,
+                contact=self._contact,
+                settings=lambda: live.config.events,
+            )
             runner = Runner(
                 config=lambda: live.config,
                 registry=lambda: live.registry,
@@ -177,6 +183,7 @@ class Agent:
                 seals=Seals(
                     keys=lambda: live.host_keys, data_dir=data_dir, has_room=spool.has_room
                 ),
+                speaker=speaker,
                 slots=slots,
                 clock=self._clock,
             )
@@ -225,6 +232,7 @@ class Agent:
             heartbeat.start()
             stack.callback(heartbeat.stop)
             self._contact.on_back(lambda: call_in(loop, delivery.kick))
+            self._contact.on_back(lambda: call_in(loop, speaker.kick))
             spool.on_change(lambda: self._fail() if spool.failure is not None else None)
 
             def apply() -> None:
@@ -242,16 +250,17 @@ class Agent:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._signalled)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
-            await self._live_and_stop(poller, runner, delivery, spool)
+            await self._live_and_stop(poller, runner, delivery, speaker, spool)
             self.has_abandoned = runner.has_abandoned or not await self._work_ends()
             return _BROKEN if self._is_broken else _OK
 
     async def _live_and_stop(
-        self, poller: Poller, runner: Runner, delivery: Delivery, spool: Spool
+        self, poller: Poller, runner: Runner, delivery: Delivery, speaker: Speaker, spool: Spool
     ) -> None:
         """The loops, and their end in order."""
         async with asyncio.TaskGroup() as loops:
             delivering = loops.create_task(delivery.run(), name="delivery")
+            speaking = loops.create_task(speaker.run(), name="events")
             pulses = {"poller": poller.pulse, "delivery": delivery.pulse}
             watching = loops.create_task(
                 systemd.watch(pulses, lambda: self._status(runner, spool)), name="watch"
@@ -267,6 +276,7 @@ class Agent:
                 await runner.drain(drain.seconds)
             await delivery.flush(drain.flush_seconds)
             delivering.cancel()
+            speaking.cancel()
             watching.cancel()
         log.info("stopped", done=runner.done)
 

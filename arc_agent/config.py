@@ -433,6 +433,27 @@ class AuditSection(Section, frozen=True, kw_only=True):
     ] = 10
 
 
+class EventsSection(Section, frozen=True, kw_only=True):
+    """What handlers say while they run, `ctx.progress` and `ctx.log`, for the command's sender."""
+
+    enabled: Annotated[bool, _about("Whether any of it leaves this host.")] = True
+    level: Annotated[
+        Literal["debug", "info", "warning", "error", "none"],
+        _about("Lines of this level and above are sent; `none`: progress alone."),
+    ] = "info"
+    interval_seconds: Annotated[
+        float, _about("How long what is said is collected before it is sent.", ge=0.05, le=60)
+    ] = 1.0
+    buffer_bytes: Annotated[
+        int,
+        _about(
+            "What a command may have said and not sent yet; older lines are dropped and counted.",
+            ge=1024,
+            le=64 * _MebiByte,
+        ),
+    ] = 256 * 1024
+
+
 class ControlSection(Section, frozen=True, kw_only=True):
     """How an operator on the host speaks to the agent: `arc-agent approve`, `pause` and so on."""
 
@@ -504,6 +525,7 @@ class Config(Section, frozen=True, kw_only=True):
     policy: PolicySection = PolicySection()
     signing: SigningSection = SigningSection()
     audit: AuditSection = AuditSection()
+    events: EventsSection = EventsSection()
     control: ControlSection = ControlSection()
     watchdog: WatchdogSection = WatchdogSection()
     log: LogSection = LogSection()

@@ -18,6 +18,7 @@ from arc_agent.config import Config
 from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
 from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
+from arc_agent.events import Speaker
 from arc_agent.execution import Raised, Returned, call_handler, call_in
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
@@ -40,6 +41,7 @@ from arc_agent.results import (
 )
 from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures, Signed
+from arc_agent.speech import Speech
 from arc_agent.spool import Spool
 from arc_agent.transfer import NoRoom, Transfer, TransferRefused
 from arc_protocol.errors import InvalidEnvelope
@@ -78,6 +80,7 @@ class Runner:
         lines: HandlerLines,
         signatures: Signatures,
         seals: Seals,
+        speaker: Speaker,
         slots: Line,
         clock: Clock,
     ) -> None:
@@ -96,6 +99,7 @@ class Runner:
         self._seals = seals
         self._signed: dict[str, Signed] = {}
         """The signatures of leases that run, as far as they have been verified."""
+        self._speaker = speaker
         self._slots = slots
         self.promised = 0
         """How many more leases may come of the request that was sent last: they are taken on, if
@@ -296,8 +300,15 @@ class Runner:
             refused = await self._journal.start(job, where)
         if refused is not None:
             return refused
-        context = self._context(job, held, handler, source, where, signed)
-        outcome = await self._result(job, held, where, handler, source, context)
+        seal = None if signed is None else self._seals.for_small(signed)
+        speech = self._speaker.begin(
+            job.lease.command_id, job.lease.lease_id, is_private=seal is not None
+        )
+        context = self._context(job, held, handler, source, where, seal, speech)
+        try:
+            outcome = await self._result(job, held, where, handler, source, context)
+        finally:
+            self._speaker.end(speech)
         return outcome if signed is None else await self._seals.sealed(job, signed, outcome)
 
     async def _result(
@@ -403,10 +414,10 @@ class Runner:
         handler: Handler,
         source: ParamsSource,
         where: Addresses,
-        signed: Signed | None,
+        seal: Callable[[bytes], bytes] | None,
+        speech: Speech,
     ) -> Context:
         """What the handler gets."""
-        seal = None if signed is None else self._seals.for_small(signed)
         envelope = job.lease.envelope
         timeout_seconds = self._timeout(handler)
         started_at = self._clock()
@@ -431,6 +442,7 @@ class Runner:
             stopped=held.stopped,
             make_directory=make_directory,
             announce_restart=partial(self._journal.announce, job, where, seal=seal),
+            speech=speech,
         )
 
     # Params

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 
+from arc_agent.speech import HandlerLog, Speech
 from arc_protocol.types import CommandTarget, TraceContext
 
 MAX_RETRY_SECONDS: Final = 7 * 86_400
@@ -125,6 +126,7 @@ class Context:
         stopped: threading.Event,
         make_directory: Callable[[], Path],
         announce_restart: Callable[[Any], None],
+        speech: Speech | None = None,
     ) -> None:
         self.command_id: Final = command_id
         self.command: Final = command
@@ -138,10 +140,15 @@ class Context:
         """The sender's, on the server's clock. `remaining()` is what to go by."""
         self.cancelled: Final = asyncio.Event()
         """Set when the run should end. For async functions; threads look at `is_cancelled`."""
-        self.log: Any = structlog.get_logger().bind(
+        logger = structlog.get_logger().bind(
             command_id=command_id, command=command, attempt=attempt
         )
-        """A logger whose lines carry the command's id. Params do not belong in logs."""
+        self.log: Final = HandlerLog(logger, None if speech is None else speech.line)
+        """Lines for the agent's log, with the command's id, and for the command's sender.
+
+        What is sent from which level on: `events` in the configuration. Params do not belong here.
+        """
+        self._speech = speech
         self._params = params
         self._remaining = remaining
         self._stopped = stopped
@@ -158,6 +165,15 @@ class Context:
     def remaining(self) -> float:
         """Seconds of the budget that are left; infinite when nothing bounds it."""
         return self._remaining()
+
+    def progress(self, done: float, total: float | None = None, text: str | None = None) -> None:
+        """Tell the sender how far this run is: `ctx.progress(3, 10, "tables")`.
+
+        As often as you like; the latest is sent, about once a second. Raises ValueError for what
+        is no finite number.
+        """
+        if self._speech is not None:
+            self._speech.progress(done, total, text)
 
     def open_params(self) -> ParamsStream:
         """The params as they came, undecoded, without holding them in memory."""

@@ -62,6 +62,9 @@ class ScriptedServer:
         """Whether responses may be handed in together."""
         self.refusals: dict[str, int] = {}
         """What responses that are handed in together are answered, by command id, if not 200."""
+        self.keeps_events = True
+        self.refusal = "PLANNED"
+        """The code of planned refusals."""
         self._queue: deque[dict[str, Any]] = deque()
         self._changed = asyncio.Event()
         self._let_go = asyncio.Event()
@@ -224,14 +227,16 @@ class ScriptedServer:
             return web.Response(text="<html>Sign in</html>", content_type="text/html")
         elif fault is not None:
             return web.json_response(
-                {"code": "PLANNED", "message": "", "retryable": False, "httpStatusCode": fault},
+                {"code": self.refusal, "message": "", "retryable": False, "httpStatusCode": fault},
                 status=fault,
                 headers={"Retry-After": "0"} if fault == 429 else {},
             )
         answer = getattr(self, f"_{route}", None)
         if answer is None or (route in ("renew", "agents") and not self.knows_additions):
             return web.Response(status=404)
-        if route == "respond" and not self.takes_many:
+        if (route == "respond" and not self.takes_many) or (
+            route == "events" and not self.keeps_events
+        ):
             return web.Response(status=404)
         result: web.StreamResponse = await answer(request, body)
         self._tell()
@@ -297,6 +302,9 @@ class ScriptedServer:
             }
         )
 
+    async def _events(self, _request: web.Request, _body: bytes) -> web.StreamResponse:
+        return web.Response()
+
     async def _release(self, _request: web.Request, _body: bytes) -> web.StreamResponse:
         return web.Response()
 
@@ -343,6 +351,8 @@ def _route(request: web.Request) -> str:
         return "respond"
     if path.endswith("/release"):
         return "release"
+    if path.endswith("/events"):
+        return "events"
     if path.endswith("/response"):
         return "response"
     if path.startswith("/agents/"):

@@ -34,10 +34,12 @@ async def test_a_stopping_agent_lets_handlers_finish(server: ScriptedServer, sta
 async def test_what_does_not_finish_is_released_at_no_cost(
     server: ScriptedServer, start: Start
 ) -> None:
+    begun = asyncio.Event()
     cancelled: list[str] = []
 
     @handler("wait")
     async def wait() -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
@@ -46,7 +48,7 @@ async def test_what_does_not_finish_is_released_at_no_cost(
 
     agent = await start(server, wait, drain={"seconds": 0.05})
     server.send("wait")
-    await server.until(lambda: len(server.seen("leases")) >= 2)
+    await begun.wait()
 
     assert await agent.stop() == 0
     assert cancelled == ["yes"]

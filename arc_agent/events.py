@@ -1,0 +1,131 @@
+"""Sending what handlers say while they run.
+
+Never more than a courtesy: nothing waits for it, what there is no room for is dropped and counted,
+and a server that keeps no events is not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from arc_agent.config import EventsSection
+from arc_agent.connection import Connection, NoContact
+from arc_agent.contact import Contact
+from arc_agent.execution import call_in
+from arc_agent.speech import Speech
+from arc_protocol.types import EventsRequest, encode
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_ADDITION: Final = "events"
+_TIMEOUT_SECONDS: Final = 5.0
+_MAX_PAUSE_SECONDS: Final = 30.0
+_MAX_ENDED: Final = 100
+"""How many runs that have ended may still wait for their last words to be sent."""
+
+
+class Speaker:
+    """Sends what all runs say. `run` is a loop of the agent's task group."""
+
+    def __init__(
+        self, *, connection: Connection, contact: Contact, settings: Callable[[], EventsSection]
+    ) -> None:
+        self._connection = connection
+        self._contact = contact
+        self._settings = settings
+        self._speeches: dict[str, Speech] = {}
+        self._said = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, command_id: str, lease_id: str, *, is_private: bool = False) -> Speech:
+        """A run begins; `end` it. What a private one says stays here: the server could read it."""
+        settings = self._settings()
+        if is_private:
+            settings = msgspec.structs.replace(settings, enabled=False)
+        speech = Speech(command_id, lease_id, settings, self._wake)
+        self._speeches[lease_id] = speech
+        return speech
+
+    def end(self, speech: Speech) -> None:
+        """The run has ended; its last words are sent at once."""
+        speech.is_ended = True
+        if speech.pending() is None:
+            self._speeches.pop(speech.lease_id, None)
+            return
+        waiting = [each for each in self._speeches.values() if each.is_ended]
+        for each in waiting[:-_MAX_ENDED]:
+            del self._speeches[each.lease_id]
+        self._ended.set()
+        self._said.set()
+
+    def kick(self) -> None:
+        """The server is back: send what has waited."""
+        self._ended.set()
+        self._said.set()
+
+    async def run(self) -> None:
+        """Send for ever; ends when cancelled."""
+        failures = 0
+        while True:
+            await self._said.wait()
+            self._said.clear()
+            self._ended.clear()
+            seconds = self._settings().interval_seconds
+            if await self._send_all():
+                failures = 0
+            else:
+                failures += 1
+                self._said.set()
+                seconds = min(_MAX_PAUSE_SECONDS, seconds * 2.0 ** min(failures, 10))
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._ended.wait()
+            except TimeoutError:
+                pass
+
+    def _wake(self) -> None:
+        """From any thread: there is something to send."""
+        call_in(self._loop, self._said.set)
+
+    async def _send_all(self) -> bool:
+        """Send what there is; whether all of it could be."""
+        if self._contact.is_lost:
+            return True  # `kick` comes when it is back
+        is_done = True
+        for speech in list(self._speeches.values()):
+            until = speech.last_number
+            while (request := speech.pending()) is not None:
+                if not self._contact.supports(_ADDITION):
+                    speech.forget()
+                elif not await self._send(speech, request):
+                    is_done = False
+                    break
+                if not request.lines or request.lines[-1].number >= until:
+                    break  # what was said meanwhile is for the next round
+            if speech.is_ended and speech.pending() is None:
+                self._speeches.pop(speech.lease_id, None)
+        return is_done
+
+    async def _send(self, speech: Speech, request: EventsRequest) -> bool:
+        """Send one request; whether to go on, or to try again later."""
+        url = self._connection.url("commands", speech.command_id, "events")
+        try:
+            answer = await self._connection.call(
+                "POST", url, encode(request), timeout_seconds=_TIMEOUT_SECONDS
+            )
+        except NoContact as error:
+            log.debug("events.not_sent", command_id=speech.command_id, reason=error.reason)
+            return False
+        if answer.status == 200:
+            speech.sent(request)
+            return True
+        if answer.status in (404, 405) and b"COMMAND_NOT_FOUND" not in answer.body:
+            self._contact.lacks(_ADDITION)
+        speech.forget()
+        return True
