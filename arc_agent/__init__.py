@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from arc_agent.handlers.context import CommandFailed, Context, Retry
+    from arc_agent.handlers.lifespans import lifespan
     from arc_agent.handlers.registry import handler
 
 __version__: Final = "0.1.0"
-__all__ = ["CommandFailed", "Context", "Retry", "__version__", "handler"]
+__all__ = ["CommandFailed", "Context", "Retry", "__version__", "handler", "lifespan"]
 
 _HOMES: Final = {
     "CommandFailed": "arc_agent.handlers.context",
     "Context": "arc_agent.handlers.context",
     "Retry": "arc_agent.handlers.context",
     "handler": "arc_agent.handlers.registry",
+    "lifespan": "arc_agent.handlers.lifespans",
 }
 
 

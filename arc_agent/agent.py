@@ -39,6 +39,7 @@ from arc_agent.execution import call_in, in_thread
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
 from arc_agent.handlers.exec import kill_all
+from arc_agent.handlers.lifespans import open_all
 from arc_agent.heartbeat import Heartbeat
 from arc_agent.journal import Journal, answer_left
 from arc_agent.leases import HeldLease, LeaseTable
@@ -126,6 +127,12 @@ class Agent:
             transfer = Transfer(config.transfer, config.server, live.network)
             await transfer.open()
             stack.push_async_callback(transfer.close)
+            await open_all(
+                live.registry.lifespans,
+                live.registry.provisions,
+                stack,
+                config.handlers.lifespan_seconds,
+            )
             journal = Journal(spool)
             await self._answer_left(journal, spool)
             self._hold_leases_of(spool)

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent import __version__, enrol_cli, host_cli, keys_cli
+from arc_agent import __version__, enrol_cli, handler_cli, host_cli, keys_cli
 
 _BROKEN: Final = 1
 """A full disk or a directory in use: the unit tries again, and it may have passed."""
@@ -52,9 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _check(given.file)
     if given.command == "keys":
         return keys_cli.run(given)
-    if given.command in host_cli.COMMANDS:
+    if given.command in (*host_cli.COMMANDS, *handler_cli.COMMANDS):
+        module = host_cli if given.command in host_cli.COMMANDS else handler_cli
         try:
-            return host_cli.run(given)
+            return module.run(given)
         except Exception as error:
             return _refused(error)
     overrides: dict[str, Any] = {
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     enrol_cli.add_to(commands)
     host_cli.add_to(commands)
     keys_cli.add_to(commands)
+    handler_cli.add_to(commands)
     return parser
 
 
@@ -150,6 +152,7 @@ def _refused(error: Exception) -> int:
     from arc_agent.audit import AuditError
     from arc_agent.control import ControlError
     from arc_agent.data_dir import DataDirError
+    from arc_agent.handlers.lifespans import LifespanFailed
     from arc_agent.handlers.loading import ImportFailed
     from arc_agent.handlers.registry import HandlerError
     from arc_agent.nonces import NoncesError
@@ -169,7 +172,7 @@ def _refused(error: Exception) -> int:
     )
     if not isinstance(error, known):
         raise error
-    if isinstance(error, ImportFailed):
+    if isinstance(error, ImportFailed | LifespanFailed) and error.report:
         _say(error.report.rstrip())
     _say(f"arc-agent: {error}")
     return _BROKEN if getattr(error, "may_pass", False) else _BAD

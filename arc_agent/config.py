@@ -327,6 +327,9 @@ class HandlersSection(Section, frozen=True, kw_only=True):
             le=1000,
         ),
     ] = 50
+    lifespan_seconds: Annotated[
+        float, _about("How long a lifespan may take to open, and to close.", gt=0, le=3600)
+    ] = 30.0
     journal_days: Annotated[
         float,
         _about("How long it is remembered which commands were started here.", gt=0, le=3650),

@@ -43,6 +43,8 @@ async def call_handler(
         arguments[handler.params_name] = params
     if handler.context_name is not None:
         arguments[handler.context_name] = context
+    for name, kind in handler.needs.items():
+        arguments[name] = handler.provisions.get(kind)
 
     async def run() -> Any:
         if handler.is_async:

@@ -125,7 +125,7 @@ class Live:
 
     def _with_modules_of(self, old: Config, fresh: Config) -> Registry:
         """The imported handlers as they are, and the declared ones of the new configuration."""
-        registry = Registry()
+        registry = Registry(self.registry.lifespans, self.registry.provisions)
         for each in self.registry.as_found():
             if each.name not in old.handlers.exec:
                 registry.add(each)

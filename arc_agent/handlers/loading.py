@@ -6,16 +6,18 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from arc_agent.config import HandlersSection
 from arc_agent.handlers import builtin
 from arc_agent.handlers.exec import exec_handler
-from arc_agent.handlers.registry import HandlerError, Registry, handlers_of
+from arc_agent.handlers.lifespans import in_order, lifespans_of
+from arc_agent.handlers.registry import HandlerError, Provisions, Registry, handlers_of
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -37,16 +39,21 @@ def load_handlers(settings: HandlersSection) -> Registry:
     An entry point that fails is left out with an error in the log, unless `strict`. Raises
     HandlerError (ImportFailed with the traceback) for anything else that cannot be used.
     """
-    registry = Registry()
-    for each in handlers_of(builtin, builtin.__name__):
-        registry.add(each)
+    found = [_Source(builtin, builtin.__name__)]
     for directory in reversed(settings.path):
         entry = str(directory.expanduser().absolute())
         if entry not in sys.path:
             sys.path.insert(0, entry)
-    for name in settings.modules:
-        _add_module(registry, name)
-    is_whole = not settings.entry_points or _add_entry_points(registry, strict=settings.strict)
+    found += [_module(name) for name in settings.modules]
+    is_whole = True
+    for source in _entry_points(strict=settings.strict) if settings.entry_points else ():
+        is_whole = is_whole and source is not None
+        found += [source] if source is not None else []
+    lifespans = in_order(each for part in found for each in lifespans_of(part.found, part.origin))
+    provisions = Provisions(each.provides for each in lifespans if each.provides is not None)
+    registry = Registry(lifespans, provisions)
+    for part in found:
+        is_whole = _add(registry, part, provisions, strict=settings.strict) and is_whole
     add_declared(registry, settings)
     configure(registry, settings, is_whole=is_whole)
     return registry
@@ -69,19 +76,41 @@ def add_declared(registry: Registry, settings: HandlersSection) -> None:
         registry.add(exec_handler(name, section))
 
 
-def _add_module(registry: Registry, name: str) -> None:
-    """Add the handlers of one module. Raises HandlerError."""
+class _Source(NamedTuple):
+    """A place where handlers are."""
+
+    found: Any
+    origin: str
+    entry_point: str | None = None
+
+
+def _module(name: str) -> _Source:
+    """One module. Raises ImportFailed."""
     try:
         module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except KeyboardInterrupt:
         raise
     except BaseException:  # a module may do anything while it is imported, exit included
         raise ImportFailed(f"the handler module {name}", traceback.format_exc()) from None
-    found = list(handlers_of(module, name))
-    if not found:
-        raise HandlerError(f"the handler module {name} has no handlers: is @handler missing?")
-    for each in found:
+    return _Source(module, name)
+
+
+def _add(registry: Registry, part: _Source, provisions: Provisions, *, strict: bool) -> bool:
+    """Add the handlers of one place; whether they could be. Raises HandlerError."""
+    try:
+        handlers = list(handlers_of(part.found, part.origin, provisions))
+    except HandlerError as error:
+        if strict or part.entry_point is None:
+            raise
+        log.error("handlers.left_out", entry_point=part.entry_point, reason=str(error))
+        return False
+    if not handlers and part.entry_point is None:
+        raise HandlerError(
+            f"the handler module {part.origin} has no handlers: is @handler missing?"
+        )
+    for each in handlers:
         registry.add(each)
+    return True
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -96,18 +125,17 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def _add_entry_points(registry: Registry, *, strict: bool) -> bool:
-    """Add what installed packages offer; whether all of it could be.
+def _entry_points(*, strict: bool) -> Iterator[_Source | None]:
+    """What installed packages offer, None for one that cannot be imported.
 
-    Raises HandlerError when strict, or for duplicates.
+    Raises ImportFailed for that when strict.
     """
-    is_whole = True
     from importlib.metadata import entry_points  # heavy, and not needed when switched off
 
     for point in entry_points(group=GROUP):
         origin = f"the entry point {point.name} ({point.value})"
         try:
-            found = list(handlers_of(point.load(), origin))
+            found = point.load()
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # as above
@@ -116,8 +144,6 @@ def _add_entry_points(registry: Registry, *, strict: bool) -> bool:
             log.error(
                 "handlers.left_out", entry_point=point.name, value=point.value, exc_info=error
             )
-            is_whole = False
-            continue
-        for each in found:
-            registry.add(each)
-    return is_whole
+            yield None
+        else:
+            yield _Source(found, origin, point.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final, TypeVar
 
@@ -25,6 +25,29 @@ _CONTEXT_NAMES: Final = ("ctx", "context")
 
 class HandlerError(Exception):
     """Handlers that cannot be used; the message says which and why."""
+
+
+class Provisions:
+    """What lifespans provide: the types are known from the start, the values once they are open."""
+
+    def __init__(self, kinds: Iterable[Any] = ()) -> None:
+        self._kinds = list(kinds)
+        self._values: list[tuple[Any, Any]] = []
+
+    def has(self, kind: Any) -> bool:
+        """Whether a type is provided. Types are compared, never hashed: not all of them can be."""
+        return any(each is kind for each in self._kinds)
+
+    def put(self, kind: Any, value: Any) -> None:
+        """It is open."""
+        self._values.append((kind, value))
+
+    def get(self, kind: Any) -> Any:
+        """What was put in. Raises LookupError."""
+        for known, value in reversed(self._values):
+            if known is kind:
+                return value
+        raise LookupError(f"no lifespan has provided {kind!r}")
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +72,9 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a second run does no harm; if not, it is not run again once it has started."""
     concurrency: int | None = None
     """How many run at the same time; None: as many as the agent runs."""
+    needs: dict[str, Any] = {}
+    """Its other parameters, and the types of what lifespans provide for them."""
+    provisions: Provisions = msgspec.field(default_factory=Provisions)
     grace_seconds: float = 0.0
     """What it needs at least to end tidily once it is cancelled."""
 
@@ -95,19 +121,22 @@ def handler(
     return decorate
 
 
-def handlers_of(found: Any, origin: str) -> Iterator[Handler]:
+def handlers_of(found: Any, origin: str, provisions: Provisions | None = None) -> Iterator[Handler]:
     """The marked functions in a module, or the marked function itself. Raises HandlerError."""
     members: list[Any] = list(vars(found).values()) if isinstance(found, ModuleType) else [found]
     for member in members:
         marks: list[_Mark] = getattr(member, _MARK, []) if inspect.isfunction(member) else []
         for mark in marks:
-            yield _handler(member, mark, origin)
+            yield _handler(member, mark, origin, provisions or Provisions())
 
 
 class Registry:
     """All handlers. A name belongs to one function only."""
 
-    def __init__(self) -> None:
+    def __init__(self, lifespans: Iterable[Any] = (), provisions: Provisions | None = None) -> None:
+        """`lifespans` are to be opened before anything is run (lifespans.py)."""
+        self.lifespans: Final = tuple(lifespans)
+        self.provisions: Final = provisions or Provisions()
         self._handlers: dict[str, Handler] = {}
         self._settings: Mapping[str, HandlerSettings] = {}
 
@@ -151,22 +180,30 @@ def _configured(found: Handler, settings: HandlerSettings) -> Handler:
     return msgspec.structs.replace(found, **said)
 
 
-def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
+def _handler(
+    function: Callable[..., Any], mark: _Mark, origin: str, provisions: Provisions
+) -> Handler:
     """Look at a function's signature. Raises HandlerError when it cannot be called as one."""
     where = f"{mark.name} ({origin})"
     hints = _hints(function, where)
     params_name = context_name = None
     params_type: Any = UNTYPED
+    needs: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         hint = hints.get(parameter.name, UNTYPED)
         if hint is Context or (hint in (UNTYPED, Any) and parameter.name in _CONTEXT_NAMES):
             context_name = parameter.name
         elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
+        elif provisions.has(hint):
+            needs[parameter.name] = hint
         elif params_name is None:
             params_name, params_type = parameter.name, hint
         elif parameter.default is UNTYPED:
-            raise HandlerError(f"{where}: takes more than params and a Context: {parameter.name}")
+            raise HandlerError(
+                f"{where}: takes more than params and a Context: {parameter.name}, which no"
+                " lifespan provides"
+            )
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise HandlerError(f"{where}: {parameter.name} is positional-only")
     return Handler(
@@ -179,6 +216,8 @@ def _handler(function: Callable[..., Any], mark: _Mark, origin: str) -> Handler:
         params_type=_checked(params_type, f"{where}: the parameter {params_name}"),
         params_name=params_name,
         context_name=context_name,
+        needs=needs,
+        provisions=provisions,
         result_type=_checked_result(hints.get("return", UNTYPED), f"{where}: the result"),
         is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
         origin=origin,

@@ -164,7 +164,10 @@ def test_a_handler_takes_params_a_context_both_or_neither() -> None:
 @pytest.mark.parametrize(
     ("code", "says"),
     [
-        ("def f(a, b): pass", "takes more than params and a Context: b"),
+        (
+            "def f(a, b): pass",
+            "takes more than params and a Context: b, which no lifespan provides",
+        ),
         ("def f(a, /): pass", "positional-only"),
         (
             "def f(a: 'Nowhere'): pass",
