@@ -211,11 +211,13 @@ async def test_what_a_handler_leaves_for_after_a_restart_is_sealed(
             while not _has_announced(agent.directory / "spool.db"):
                 await asyncio.sleep(0.02)
 
+    asked = len(server.seen("leases"))
     async with running(server.url, tmp_path, (restart,), settings):
-        response = await server.response()
+        await server.until(lambda: len(server.seen("leases")) > asked)  # it is up, with its threads
+        result = await opened(between, "cmd", inline(await server.response()))
 
     assert not any(b"hunter2" in each.body for each in server.requests)
-    assert b"hunter2" in await opened(between, "cmd", inline(response))
+    assert b"hunter2" in result
 
 
 def _has_announced(spool: Path) -> bool:
