@@ -32,6 +32,7 @@ class Contact:
         self.knows_additions = False
         """Whether it has shown a field that servers of part 1 only do not send."""
         self._unsupported: dict[str, int] = {}
+        self._ended = 0
 
     def on_back(self, listener: Callable[[], None]) -> None:
         """Call `listener`, from any thread, when contact is back."""
@@ -65,6 +66,15 @@ class Contact:
         else:
             log.warning(kind, reason=reason)
 
+    def count_ended(self) -> bool:
+        """A command has ended: whether without contact, so that one line at its end tells of all.
+
+        A long outage is no reason for a long log; the audit log has each of them.
+        """
+        with self._lock:
+            self._ended += bool(self._failing)
+            return bool(self._failing)
+
     def succeeded(self, channel: str) -> None:
         """A request was answered."""
         with self._lock:
@@ -74,7 +84,8 @@ class Contact:
             self._failing.clear()
             self.epoch += 1
             seconds = self._clock() - self._lost_at
-        log.info("contact.back", after_seconds=round(seconds, 1))
+            ended, self._ended = self._ended, 0
+        log.info("contact.back", after_seconds=round(seconds, 1), commands_ended_meanwhile=ended)
         for listener in self._listeners:
             listener()
 

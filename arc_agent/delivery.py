@@ -109,6 +109,7 @@ class Delivery:
         self._progress: dict[int, _Progress] = {}
         self._submits = 0
         self._uploads = 0
+        self._is_sharing = False
         self._paused_until = 0.0
         self._pauses = 0
         """Failures in a row that were about the server, not about one entry."""
@@ -208,9 +209,13 @@ class Delivery:
         if len(shared) == 1:
             self._submits += 1
             group.create_task(self._submit(*shared[0]))
-        elif shared:
+        elif shared and not self._is_sharing:
             self._submits += 1
+            self._is_sharing = True
             group.create_task(self._submit_all(shared))
+        else:
+            for _, progress in shared:  # in order: they follow when those before have arrived
+                progress.is_busy = False
         return max(0.0, min(nexts) - now) if nexts else None
 
     def _of(self, entry: Entry) -> _Progress:
@@ -339,15 +344,22 @@ class Delivery:
             log.exception("submit.failed", responses=len(shared))
             self._part(shared, str(error))
         else:
+            taken = [
+                entry
+                for (entry, _), refusal in zip(shared, answers, strict=True)
+                if refusal is None
+            ]
+            log.info("responses.delivered", command_ids=[entry.command_id for entry in taken])
             for (entry, progress), refusal in zip(shared, answers, strict=True):
                 if refusal is None:
-                    await self._delivered(entry, 200)
+                    await self._delivered(entry, 200, is_told=True)
                 elif refusal.http_status_code in _DONE:
                     await self._delivered(entry, refusal.http_status_code)
                 else:
                     progress.is_alone = True
         finally:
             self._submits -= 1
+            self._is_sharing = False
             for _, progress in shared:
                 await self._note(progress)
 
@@ -414,13 +426,15 @@ class Delivery:
             return _lost()
         return encode(SuccessResponse(response=InlineBody.of(data)))
 
-    async def _delivered(self, entry: Entry, status: int) -> None:
+    async def _delivered(self, entry: Entry, status: int, *, is_told: bool = False) -> None:
         """The server has it, or wants it no more."""
         current = self._spool.get(entry.seq)
         if status >= 300 and current is not None and current.lease_id != entry.lease_id:
             return  # leased to us again meanwhile: it goes out under that lease
         hit("agent.after_submit")
-        if status < 300:
+        if is_told:
+            log.debug("response.delivered", command_id=entry.command_id, attempt=entry.attempt)
+        elif status < 300:
             log.info("response.delivered", command_id=entry.command_id, attempt=entry.attempt)
         else:
             log.warning(

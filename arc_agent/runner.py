@@ -239,7 +239,8 @@ class Runner:
             signed = self._signed.get(lease.lease_id)
             if signed is not None and self._gate.has_started(lease.lease_id):
                 await self._signatures.ended(job, signed, outcome)
-            bound.info(
+            say = bound.debug if self._contact.count_ended() else bound.info
+            say(
                 "command.ended",
                 command=held.command,
                 outcome=name_of(outcome),
