@@ -124,6 +124,10 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """The agent's whole life; the exit code."""
     with _without("rich"):
         import_module("structlog")
+    from arc_agent.late_trust import contexts_made_late
+
+    with contexts_made_late():
+        import_module("aiohttp")
     from arc_agent.agent import Agent
     from arc_agent.live import Live, Source
 
