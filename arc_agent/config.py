@@ -481,7 +481,10 @@ class LogSection(Section, frozen=True, kw_only=True):
     """What is logged, to standard error."""
 
     format: Annotated[
-        Literal["auto", "json", "text"], _about("`auto` is text on a terminal, else JSON lines.")
+        Literal["auto", "json", "text"],
+        _about(
+            "`auto` is text on a terminal, fields in the journal under systemd, else JSON lines."
+        ),
     ] = "auto"
     level: Annotated[
         Literal["debug", "info", "warning", "error"], _about("What is left out below.")

@@ -32,6 +32,7 @@ from arc_protocol.enrolment import (
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.types import decode
 from arc_runtime.failpoints import hit
+from arc_runtime.secrets_in_logs import keep_secret
 
 T = TypeVar("T")
 
@@ -257,6 +258,7 @@ class EnrolledToken:
 
     def _take(self, answer: AccessToken, asked_at: float) -> None:
         """A token is there."""
+        keep_secret(answer.token)
         if self._state != "good":
             log.info(
                 "credential.good",

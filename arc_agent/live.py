@@ -20,7 +20,7 @@ from arc_agent.policy import Policy
 from arc_agent.tls import TlsError
 from arc_agent.tokens import Bearer, Token, TokenError
 from arc_runtime import logs
-from arc_runtime.log_output import LogOutput
+from arc_runtime.log_output import Output
 from arc_runtime.settings import SettingsError
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -77,7 +77,7 @@ class Live:
         """By id; None when signatures are not looked at."""
         self.host_keys = _host_keys(self.config)
         """This host's own, private, by name."""
-        self._output: LogOutput | None = None
+        self._output: Output | None = None
 
     def configure_logs(self, config: Config | None = None) -> None:
         """Log as the configuration says."""

@@ -7,6 +7,7 @@ and nothing here ever shows a password: what is logged of a proxy is its host an
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
@@ -17,6 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from yarl import URL
 
 from arc_agent.config import ProxySection
+from arc_runtime.secrets_in_logs import keep_secret
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _MAX_AUTH_BYTES: Final = 4096
@@ -186,4 +188,5 @@ def _credentials(user: str, password: str, where: str) -> Credentials:
     """They may stand in a header, in UTF-8 (RFC 7617). Raises ValueError."""
     if ":" in user or not (user + password).isprintable():
         raise ValueError(f"the credentials in {where} hold characters that may not be sent")
+    keep_secret(password, b64encode(f"{user}:{password}".encode()).decode())
     return user, password

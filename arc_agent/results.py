@@ -21,6 +21,7 @@ from arc_agent.leases import End
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.transfer import NoRoom
 from arc_protocol.types import ErrorResponse, InlineBody, SuccessResponse, encode
+from arc_runtime.secrets_in_logs import mask_known
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -84,9 +85,10 @@ def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed
         return Failed(STORAGE_FAILED, str(error))
     bound.warning("handler.raised", exc_info=error)
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = mask_known(text)  # the agent's own credentials are no sender's business
     if not sends_tracebacks:
         return Failed("HANDLER_ERROR", text)
-    lines = "".join(traceback.format_exception(error))
+    lines = mask_known("".join(traceback.format_exception(error)))
     return Failed("HANDLER_ERROR", text, lines[-_MAX_DETAILS_CHARS:])
 
 

@@ -47,7 +47,7 @@ class Speech:
             return
         with self._lock:
             self._progress = Progress(
-                done=done, total=total, text=None if text is None else _fit(text)
+                done=done, total=total, text=None if text is None else _fit(redact_text(text))
             )
         self._on_said()
 

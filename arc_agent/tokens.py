@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from arc_runtime.secrets_in_logs import keep_secret
+
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _MAX_BYTES: Final = 64 * 1024
@@ -110,4 +112,5 @@ def _checked(text: str, where: str) -> str:
         raise TokenError(f"{where} is empty")
     if len(value) > _MAX_BYTES or not all("!" <= char <= "~" for char in value):
         raise TokenError(f"{where} holds characters that no token has")
+    keep_secret(value)
     return value

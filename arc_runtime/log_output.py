@@ -6,12 +6,28 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 _CHUNK_BYTES: Final = 4096
 """PIPE_BUF on Linux: a pipe that polls writable takes this much at once."""
 _PATIENCE_SECONDS: Final = 0.1
 """How long a reader may stall before its lines are dropped; once dropping, no wait at all."""
+
+
+class Output(Protocol):
+    """Where log lines go."""
+
+    def is_open_for(self, stream: TextIO | None) -> bool:
+        """Whether this still writes where that stream leads."""
+        ...
+
+    def write(self, line: Any) -> None:
+        """Write one line, as its renderer made it. Never raises, never waits for long."""
+        ...
+
+    def close(self) -> None:
+        """Write nothing more."""
+        ...
 
 
 class LogOutput:

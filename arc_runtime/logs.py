@@ -1,4 +1,5 @@
-"""Logging: events with fields, as JSON lines or as text on a terminal, always without secrets.
+"""Logging: events with fields, as JSON lines, as text on a terminal or as fields of the journal,
+always without secrets.
 
 Modules write `log = structlog.get_logger()` and `log.info("lease.acquired", command_id=…)`.
 What libraries log through `logging`, and warnings, come out the same way.
@@ -11,12 +12,14 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO, TypeVar
 
 import structlog
 
-from arc_runtime.log_output import LogOutput
+from arc_runtime.log_output import LogOutput, Output
 from arc_runtime.secrets_in_logs import redact_fields
+
+T = TypeVar("T")
 
 Format = Literal["auto", "json", "text"]
 LEVELS: Final[Mapping[str, int]] = {
@@ -40,10 +43,11 @@ def configure(
     format: Format = "auto",  # noqa: A002  # what the key in the configuration is called
     level: str = "info",
     stream: TextIO | None = None,
-) -> LogOutput:
+) -> Output:
     """Set up logging for the process; again at any time, for another level or format.
 
-    `auto` is text on a terminal and JSON lines elsewhere. `stream` is standard error unless given.
+    `auto` is text on a terminal, fields in systemd's journal where that is what standard error
+    leads to, and JSON lines elsewhere. `stream` is standard error unless given.
     A reader that is gone or does not read never stops the process: lines are dropped and counted.
     Returns the output, for who wants to close it. Raises ValueError for an unknown format or level.
     """
@@ -51,9 +55,7 @@ def configure(
     if threshold is None:
         raise ValueError(f"unknown log level {level!r}; there are {', '.join(LEVELS)}")
     target = stream if stream is not None else sys.stderr
-    render = _renderer(format, target)
-    output = _output(target)
-    output.describe_loss(lambda lines: _line(render, "log.dropped", lines=lines))
+    render, output = _journal(format, target) or _lines(format, target)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -77,18 +79,50 @@ def configure(
     return output
 
 
-def _output(stream: TextIO | None) -> LogOutput:
+def _lines(chosen: Format, stream: TextIO | None) -> tuple[structlog.typing.Processor, Output]:
+    """How and where lines are written. Raises ValueError for an unknown format."""
+    render = _renderer(chosen, stream)
+    output = _in_use(LogOutput, stream) or LogOutput(stream)
+    output.describe_loss(lambda lines: str(_loss(render, lines)))
+    return render, output
+
+
+def _journal(
+    chosen: Format, stream: TextIO | None
+) -> tuple[structlog.typing.Processor, Output] | None:
+    """How and where events are sent to the journal; None when that is not what is read."""
+    if chosen != "auto" or "JOURNAL_STREAM" not in os.environ:
+        return None
+    from arc_runtime import journald  # costs nothing elsewhere
+
+    if not journald.leads_to_journal(stream):
+        return None
+
+    def render(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Any:
+        shown = {name: value for name, value in event.items() if name not in ("timestamp", "level")}
+        message = _text(shown, "", "", "").lstrip()
+        return (journald.fields(event, message),), {}
+
+    try:
+        output = _in_use(journald.JournalOutput, stream) or journald.JournalOutput()
+    except OSError:
+        return None
+    output.describe_loss(lambda lines: _loss(render, lines)[0][0])
+    return render, output
+
+
+def _in_use(kind: type[T], stream: TextIO | None) -> T | None:
     """The output in use when it is of this stream: loggers that were bound before go on with it."""
     factory = structlog.get_config()["logger_factory"]
-    if isinstance(factory, _Factory) and factory.output.is_open_for(stream):
-        return factory.output
-    return LogOutput(stream)
+    if not isinstance(factory, _Factory) or not factory.output.is_open_for(stream):
+        return None
+    return factory.output if isinstance(factory.output, kind) else None
 
 
 class _Factory:
     """Makes structlog's innermost loggers, all on one output."""
 
-    def __init__(self, output: LogOutput) -> None:
+    def __init__(self, output: Output) -> None:
         self.output = output
 
     def __call__(self, *_: Any) -> _Logger:
@@ -99,7 +133,7 @@ class _Factory:
 class _Logger:
     """What structlog hands finished lines to, whatever their level."""
 
-    def __init__(self, output: LogOutput) -> None:
+    def __init__(self, output: Output) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = output.write
         self.msg = self.log = self.failure = self.fatal = self.warn = self.exception = output.write
 
@@ -194,9 +228,9 @@ def _printable(text: str) -> str:
     )
 
 
-def _line(render: structlog.typing.Processor, event: str, **fields: Any) -> str:
-    """One line outside the usual way: by the output itself."""
+def _loss(render: structlog.typing.Processor, lines: int) -> Any:
+    """What tells that lines were lost; outside the usual way, by the output itself."""
     stamped = structlog.processors.TimeStamper(fmt="iso", utc=True)(
-        None, "warning", {"level": "warning", "event": event, **fields}
+        None, "warning", {"level": "warning", "event": "log.dropped", "lines": lines}
     )
-    return str(render(None, "warning", stamped))
+    return render(None, "warning", stamped)
