@@ -45,6 +45,12 @@ async def count(params: dict[str, Any], ctx: Context) -> dict[str, Any]:
     return {"n": params["n"], "run": run, "agent": AGENT}
 
 
+@handler("once", idempotent=False)
+async def once(params: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """The same, and it must not run twice."""
+    return await count(params, ctx)
+
+
 @handler("hold")
 async def hold(params: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """Run until the test opens the gate, for everybody or for this agent."""
