@@ -83,7 +83,8 @@ class Connection(RequestHandler):
         handling = self._task_handler
         super().connection_lost(exc)
         self._server.closed(self, handling)
-        if self.is_waiting and handling is not None:
+        is_answered = self._current_request is None  # and reads the rest of a body that never comes
+        if handling is not None and (self.is_waiting or is_answered):
             handling.cancel()
 
     def data_received(self, data: bytes) -> None:

@@ -144,7 +144,9 @@ class Walk:
         tables = dump(data_dir, self._scratch)
         for name in _BODIES:
             # The checksum of a reference is one over its path, and that holds an id.
-            tables[name] = [row if row[1] in (1, 4) else (*row[:-1], "…") for row in tables[name]]
+            tables[name] = [
+                row if row[1] in (1, 4) else (*row[:4], "…", *row[5:]) for row in tables[name]
+            ]
         return "\n".join(
             line
             for table, rows in tables.items()

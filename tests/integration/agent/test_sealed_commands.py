@@ -44,6 +44,9 @@ async def twice(ctx: Context) -> AsyncIterator[bytes]:
 @handler("fail")
 async def fail(ctx: Context) -> None:
     text = (await ctx.open_params().read()).decode()
+    ctx.log.info(f"about {text}")
+    ctx.progress(1, 2, text)
+    await asyncio.sleep(0.2)  # longer than it takes until words are sent
     raise CommandFailed("WRONG_PASSWORD", f"not {text}", "x" * 20_000 + text)
 
 
@@ -129,10 +132,10 @@ async def test_a_server_sees_neither_params_nor_result(
     assert not any(b"hunter2" in file.read_bytes() for file in left)
 
 
-async def test_an_error_of_a_handler_is_sealed_too(
+async def test_an_error_of_a_handler_is_sealed_and_what_it_says_stays_on_the_host(
     server: ScriptedServer, start: Start, settings: dict[str, Any], seals: Callable[..., Seals]
 ) -> None:
-    await start(server, fail, **settings)
+    await start(server, fail, events={"interval_seconds": 0.05}, **settings)
     between = seals()
     params = await sealed(between, SECRET)
     text, nonce = signed(between, params, "fail")
@@ -153,6 +156,8 @@ async def test_an_error_of_a_handler_is_sealed_too(
     assert caught.value.message == f"not {SECRET.decode()}"
     assert caught.value.details is not None
     assert caught.value.details.endswith(SECRET.decode())
+    assert not any(b"hunter2" in each.body for each in server.requests)
+    assert not server.seen("events")
 
 
 async def test_params_that_this_host_cannot_open_are_refused(

@@ -296,7 +296,7 @@ async def test_a_reader_that_hangs_up_while_it_expires_a_command_leaves_no_waite
 async def test_a_store_that_is_away_for_the_second_look_is_told(world: World) -> None:
     created = await world.create()
     lease = await world.lease()
-    waiting = asyncio.ensure_future(world.status(created.command_id, wait=0.02))
+    waiting = asyncio.ensure_future(world.status(created.command_id, wait=0.5))
     await world.quiet()
 
     world.store.away = {"get"}
