@@ -16,11 +16,11 @@ import signal
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -111,6 +111,7 @@ class Agent:
     async def run(self, *, handles_signals: bool = True) -> int:
         """Live until stopped; the exit code. Raises DataDirError and SpoolError at the start."""
         live, config = self._live, self._live.config
+        started_at = self._clock()
         loop = asyncio.get_running_loop()
         loop.set_default_executor(self._work)
         async with AsyncExitStack() as stack:
@@ -230,7 +231,29 @@ class Agent:
                 on_ready=self._ready,
             )
             control = Control(control_socket(config, os.environ))
-            register(control, gate=gate, brake=brake, audit=audit, halt=runner.halt)
+
+            async def status() -> Mapping[str, Any]:
+                from arc_agent.status import Parts, facts  # only who is asked pays for it
+
+                return await facts(
+                    Parts(
+                        agent_id=self.agent_id,
+                        started_at=started_at,
+                        live=live,
+                        clock=self._clock,
+                        contact=self._contact,
+                        leases=self._leases,
+                        runner=runner,
+                        spool=spool,
+                        gate=gate,
+                        lines=lines,
+                        brake=brake,
+                        speaker=speaker,
+                        poller=poller,
+                    )
+                )
+
+            register(control, gate=gate, brake=brake, audit=audit, halt=runner.halt, status=status)
             await control.open()
             stack.push_async_callback(control.close)
             brake.on_change(presence.changed)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +56,11 @@ class Brake:
     def is_on(self) -> bool:
         """Whether nothing must be taken on now."""
         return self.wait_seconds() is not None
+
+    @property
+    def troubles(self) -> Mapping[str, str]:
+        """Which parts cannot do their duty, and why."""
+        return dict(self._troubles)
 
     def wait_seconds(self) -> float | None:
         """How long to take on nothing before looking again; None when work is welcome.

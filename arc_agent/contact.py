@@ -24,6 +24,7 @@ class Contact:
         self._lock = threading.Lock()
         self._failing: dict[str, str] = {}
         self._lost_at = 0.0
+        self._reason: str | None = None
         self.answered_at: float | None = None
         """When the server last answered, on the agent's clock."""
         self._listeners: list[Callable[[], None]] = []
@@ -43,6 +44,13 @@ class Contact:
         """Whether some channel has failed and none of these has succeeded since."""
         return bool(self._failing)
 
+    def trouble(self) -> tuple[str, float] | None:
+        """Why contact is lost, and for how many seconds it has been; None when it is not."""
+        with self._lock:
+            if not self._failing:
+                return None
+            return self._reason or "no answer", self._clock() - self._lost_at
+
     def fails_beyond(self, channel: str) -> bool:
         """Whether any other channel fails too: then it is not about one request."""
         with self._lock:
@@ -59,6 +67,7 @@ class Contact:
             if not self._failing:
                 self._lost_at = self._clock()
             self._failing[channel] = kind
+            self._reason = reason
         if not is_news:
             return
         if is_refusal:

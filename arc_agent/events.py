@@ -18,7 +18,7 @@ from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
 from arc_agent.execution import call_in
 from arc_agent.speech import Speech
-from arc_protocol.types import EventsRequest, encode
+from arc_protocol.types import EventsRequest, Progress, encode
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -51,6 +51,11 @@ class Speaker:
         speech = Speech(command_id, lease_id, settings, self._wake)
         self._speeches[lease_id] = speech
         return speech
+
+    def progress_of(self, lease_id: str) -> Progress | None:
+        """How far a run said it was."""
+        speech = self._speeches.get(lease_id)
+        return None if speech is None else speech.latest
 
     def end(self, speech: Speech) -> None:
         """The run has ended; its last words are sent at once."""

@@ -30,6 +30,13 @@ _SHOWN_PARAMS_CHARS: Final = 200
 
 def add_to(commands: Any) -> None:
     """Add these commands to the parser's."""
+    status = commands.add_parser(
+        "status",
+        help="what a running agent is about",
+        description="What it is about. Exit code 0: healthy; 1: degraded; 3: it does not run.",
+    )
+    _add_place(status)
+    status.add_argument("--json", action="store_true", help="for programs")
     for name, text in {
         "approve": "let a command run that waits for approval",
         "deny": "deny a command that waits for approval",
@@ -92,6 +99,15 @@ def run(given: argparse.Namespace) -> int:
 
 
 # Speaking to the agent
+
+
+def _status(given: argparse.Namespace) -> int:
+    """status."""
+    from arc_agent import status_cli
+
+    status = _ask(given)
+    _print(status_cli.as_json(status) if given.json else status_cli.as_text(status))
+    return _DONE if status["is_healthy"] else _NO
 
 
 def _decide(given: argparse.Namespace) -> int:
@@ -318,6 +334,7 @@ def _audit_directory(given: argparse.Namespace) -> Path:
 
 
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
+    "status": _status,
     "approve": _decide,
     "deny": _decide,
     "approvals": _approvals,

@@ -45,6 +45,8 @@ class HeldLease:
         self.command_id = command_id
         self.command = command
         self.attempt = attempt
+        self.since = asked_at
+        """When the command came, on the agent's clock."""
         self.asked_at = asked_at
         self.seconds = seconds
         self.ends_at = asked_at + seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from arc_agent.audit import Audit
@@ -13,13 +13,22 @@ from arc_agent.gate import Gate
 
 
 def register(
-    control: Control, *, gate: Gate, brake: Brake, audit: Audit | None, halt: Callable[[], int]
+    control: Control,
+    *,
+    gate: Gate,
+    brake: Brake,
+    audit: Audit | None,
+    halt: Callable[[], int],
+    status: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> None:
-    """Add the verbs. `halt` ends what runs, and says how many that were."""
+    """Add the verbs. `halt` ends what runs, and says how many that were; `status` says it all."""
 
     def note(event: str, peer: Peer, **fields: Any) -> None:
         if audit is not None:
             audit.note(event, by_uid=peer.uid, **fields)
+
+    async def show(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+        return await status()
 
     async def approvals(_request: Request, _peer: Peer) -> Mapping[str, Any]:
         return {"approvals": gate.approvals.shown()}
@@ -56,6 +65,7 @@ def register(
         return {"stopped": stopped, "not_kept": not_kept}
 
     for name, call in {
+        "status": show,
         "approvals": approvals,
         "approve": approve,
         "deny": deny,

@@ -141,6 +141,8 @@ class Poller:
         self._is_full = False
         self._told_at = -math.inf
         self._sequence = 0
+        self.held_seconds: float | None = None
+        """For how long the server held the last poll that it answered empty."""
         self.pulse = Pulse(clock)
         """Whether it moves: the watchdog looks."""
 
@@ -207,6 +209,8 @@ class Poller:
         self._contact.succeeded("lease")
         took_seconds = self._clock() - asked_at
         self._hold.ended(wait_seconds, took_seconds)
+        if wait_seconds > 0 and not answer.leases:
+            self.held_seconds = took_seconds
         await self._take(group, answer, asked_at)
         if is_probe and self._pace.is_long_poll:
             return 0.0

@@ -38,17 +38,19 @@ class Speech:
         self._number = 0
         self._dropped = 0
         self._progress: Progress | None = None
+        self.latest: Progress | None = None
+        """How far it said it was, sent or not."""
 
     def progress(self, done: float, total: float | None, text: str | None) -> None:
         """Say how far it is; only the latest is sent. Raises ValueError for what is no number."""
         if not math.isfinite(done) or (total is not None and not math.isfinite(total)):
             raise ValueError("progress is counted in finite numbers")
+        shown = None if text is None else _fit(redact_text(text))
+        self.latest = said = Progress(done=done, total=total, text=shown)
         if not self._settings.enabled:
             return
         with self._lock:
-            self._progress = Progress(
-                done=done, total=total, text=None if text is None else _fit(redact_text(text))
-            )
+            self._progress = said
         self._on_said()
 
     def line(self, level: Level, message: str) -> None:

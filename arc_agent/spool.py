@@ -206,6 +206,16 @@ class Spool:
         """How many responses wait."""
         return len(self._entries)
 
+    @property
+    def used_bytes(self) -> int:
+        """What they take, about."""
+        return self._used
+
+    async def oldest_at(self) -> float | None:
+        """When the first of them was finished, as POSIX time; None when the disk holds none."""
+        rows = await self._db.execute_fetchall("SELECT min(queued_at) FROM responses")
+        return next((row[0] for row in rows), None)
+
     def has_room(self) -> bool:
         """Whether another result may be taken on: limits of the spool and of the disk."""
         return self.lack() is None

@@ -56,6 +56,11 @@ class Token:
         else:
             self.value = _checked(literal, "the token") if literal else None
 
+    @property
+    def file(self) -> Path | None:
+        """Where it stands; None for a literal, or for none at all."""
+        return self._file
+
     async def ready(self) -> None:
         """It is there from the start."""
 

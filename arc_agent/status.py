@@ -1,0 +1,217 @@
+"""What a running agent says of itself, for `arc-agent status`: facts, no secrets, no params."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from arc_agent import __version__
+from arc_agent.brake import Brake
+from arc_agent.clock import Clock
+from arc_agent.contact import Contact
+from arc_agent.events import Speaker
+from arc_agent.gate import Gate
+from arc_agent.handler_lines import HandlerLines
+from arc_agent.leases import HeldLease, LeaseTable
+from arc_agent.live import Live
+from arc_agent.poller import Poller
+from arc_agent.runner import Runner
+from arc_agent.spool import Spool
+from arc_agent.tokens import Token
+from arc_protocol.urls import redact
+from arc_runtime.secrets_in_logs import mask_known
+
+CLOCK_OFF_SECONDS: Final = 60.0
+"""A host's clock that is further from the server's is worth a word."""
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom to ask."""
+
+    agent_id: str
+    started_at: float
+    """On the agent's clock."""
+    live: Live
+    clock: Clock
+    contact: Contact
+    leases: LeaseTable
+    runner: Runner
+    spool: Spool
+    gate: Gate
+    lines: HandlerLines
+    brake: Brake
+    speaker: Speaker
+    poller: Poller
+
+
+async def facts(parts: Parts) -> Mapping[str, Any]:
+    """All of it, as plain JSON values. Times are seconds from now, so that no clock matters."""
+    config = parts.live.config
+    target = config.command_target
+    contact = _contact(parts)
+    credential = await asyncio.to_thread(_credential, parts)
+    degraded = _degraded(parts, contact, credential)
+    return {
+        "agent_id": parts.agent_id,
+        "name": config.agent_name,
+        "version": __version__,
+        "pid": os.getpid(),
+        "up_seconds": _rounded(parts.clock() - parts.started_at),
+        "server": redact(config.server.url or ""),
+        "deployment": config.deployment_id,
+        "target": None
+        if target is None
+        else {"id": target.resource_id, "type": target.resource_type},
+        "is_healthy": not degraded,
+        "degraded": degraded,
+        "order": _order(parts.brake),
+        "contact": contact,
+        "credential": credential,
+        "running": [_command(parts, each) for each in parts.leases.all()],
+        "max_concurrent": config.max_concurrent,
+        "done": parts.runner.done,
+        "approvals": [_approval(each) for each in parts.gate.approvals.shown()],
+        "spool": await _spool(parts),
+        "policy": _policy(parts.live),
+        "handlers": sorted(handler.name for handler in parts.live.registry),
+    }
+
+
+def _contact(parts: Parts) -> dict[str, Any]:
+    """Whether the server answers."""
+    answered_at, trouble = parts.contact.answered_at, parts.contact.trouble()
+    return {
+        "is_lost": trouble is not None,
+        "answered_seconds_ago": None
+        if answered_at is None
+        else _rounded(parts.clock() - answered_at),
+        "lost_for_seconds": None if trouble is None else _rounded(trouble[1]),
+        "reason": None if trouble is None else mask_known(trouble[0]),
+        "held_seconds": None
+        if parts.poller.held_seconds is None
+        else _rounded(parts.poller.held_seconds),
+    }
+
+
+def _credential(parts: Parts) -> dict[str, Any]:
+    """How old what it shows the server is. In a thread: a file is looked at."""
+    token = parts.live.token
+    if not isinstance(token, Token):
+        from arc_agent.credentials import EnrolledToken
+
+        assert isinstance(token, EnrolledToken)
+        found: dict[str, Any] = msgspec.to_builtins(token.status())
+        return {"kind": "enrolled", **found}
+    if token.file is not None:
+        return {"kind": "file", "file": str(token.file), "age_seconds": _age(token.file)}
+    return {"kind": "none" if token.value is None else "literal"}
+
+
+def _age(file: Path) -> float | None:
+    """For how long a file has been as it is."""
+    try:
+        return _rounded(max(0.0, time.time() - file.stat().st_mtime))
+    except OSError:
+        return None
+
+
+def _command(parts: Parts, held: HeldLease) -> dict[str, Any]:
+    """One command that is held."""
+    progress = parts.speaker.progress_of(held.lease_id)
+    now = parts.clock()
+    return {
+        "id": held.command_id,
+        "command": held.command,
+        "attempt": held.attempt,
+        "state": _state(parts, held),
+        "for_seconds": _rounded(now - held.since),
+        "lease_seconds_left": _rounded(held.ends_at - now),
+        "progress": None
+        if progress is None
+        else {"done": progress.done, "total": progress.total, "text": progress.text},
+    }
+
+
+def _state(parts: Parts, held: HeldLease) -> str:
+    """What a command is about."""
+    if held.has_result:
+        return "delivering"
+    if held.end is not None:
+        return "stopping"
+    if parts.gate.has_started(held.lease_id):
+        return "waiting" if parts.lines.is_waiting(held.lease_id) else "running"
+    is_waiting = parts.gate.is_waiting(held.lease_id) or parts.lines.is_waiting(held.lease_id)
+    return "waiting" if is_waiting else "starting"
+
+
+def _approval(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A command that waits for a person; its params are shown by `arc-agent approvals` alone."""
+    return {name: asked[name] for name in ("id", "command", "rule", "since", "until")}
+
+
+async def _spool(parts: Parts) -> dict[str, Any]:
+    """What the server has not taken yet."""
+    spool = parts.spool
+    try:
+        oldest_at = await spool.oldest_at()
+    except sqlite3.Error:
+        oldest_at = None
+    return {
+        "count": len(spool),
+        "bytes": spool.used_bytes,
+        "max_bytes": parts.live.config.spool.max_bytes,
+        "oldest_seconds": None
+        if oldest_at is None
+        else _rounded(max(0.0, time.time() - oldest_at)),
+    }
+
+
+def _policy(live: Live) -> dict[str, Any] | None:
+    """The rules in force."""
+    policy = live.policy
+    if policy is None:
+        return None
+    return {"file": str(policy.source), "rules": len(policy.rules), "sha256": policy.sha256}
+
+
+def _order(brake: Brake) -> dict[str, Any] | None:
+    """What a person said, if work is not welcome for that reason."""
+    said = brake.status()
+    if said is None or said.state == "degraded":
+        return None
+    until = said.until.isoformat(timespec="seconds") if said.until is not None else None
+    return {"state": said.state, "note": said.note, "until": until}
+
+
+def _degraded(
+    parts: Parts, contact: Mapping[str, Any], credential: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """What is not as it should be."""
+    found = dict(parts.brake.troubles)
+    if contact["is_lost"]:
+        found["contact"] = str(contact["reason"])
+    elif contact["answered_seconds_ago"] is None:
+        found["contact"] = "the server has not answered yet"
+    if credential.get("state") in ("refused", "unreachable"):
+        found["credential"] = mask_known(str(credential.get("reason") or credential["state"]))
+    if parts.spool.failure is not None:
+        found["spool"] = parts.spool.failure
+    if parts.runner.abandoned:
+        found["handlers"] = f"{parts.runner.abandoned} ignore their cancellation and still run"
+    offset = parts.live.network.clock_offset
+    if offset is not None and abs(offset) > CLOCK_OFF_SECONDS:
+        ahead = "ahead of" if offset > 0 else "behind"
+        found["clock"] = f"it is {abs(offset):.0f} s {ahead} the server's"
+    return [{"part": part, "reason": reason} for part, reason in sorted(found.items())]
+
+
+def _rounded(seconds: float) -> float:
+    """As exact as anybody wants it."""
+    return round(seconds, 1)
