@@ -163,7 +163,7 @@ class LiveJourney(Journey):
         self._shown = Progress(
             *_columns(kind), console=self._console, transient=True, redirect_stdout=False
         )
-        self._shown.add_task(kind, total=None)
+        self._shown.add_task(kind if kind.endswith("load") else "", total=None)
         self._shown.start()
         return self._shown
 
