@@ -64,6 +64,8 @@ class World:
         self.tokens = {scope: template / f"{scope}.token" for scope in SECRET_SCOPES}
         self._notes = directory / "notes"
         self._notes.mkdir()
+        self._read: list[dict[str, Any]] = []
+        self._read_bytes = 0
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.sender = Sender(session, self.url, self.tokens["admin"].read_text().strip())
@@ -155,16 +157,23 @@ class World:
 
     def runs(self, command_id: str | None = None, *, what: str = "started") -> list[dict[str, Any]]:
         """What handlers have noted (`started`, `finished`, `cancelled`), oldest first."""
-        file = self._notes / "runs"
-        if not file.exists():
-            return []
-        whole, _, _ = file.read_text().rpartition("\n")  # the last line may still be on its way
-        notes = [json.loads(line) for line in whole.splitlines()]
+        self._read_on()
         return [
             note
-            for note in notes
+            for note in self._read
             if note["what"] == what and command_id in (None, note["command_id"])
         ]
+
+    def _read_on(self) -> None:
+        """Take in what handlers have noted since: each line is read once."""
+        file = self._notes / "runs"
+        if not file.exists():
+            return
+        with file.open("rb") as notes:
+            notes.seek(self._read_bytes)
+            whole, newline, _ = notes.read().rpartition(b"\n")  # the last may be on its way
+        self._read_bytes += len(whole) + len(newline)
+        self._read += [json.loads(line) for line in whole.splitlines()]
 
     async def noted(
         self, command_id: str, *, what: str = "started", times: int = 1, seconds: float = 20
