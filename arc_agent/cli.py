@@ -136,6 +136,10 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     except Exception as error:
         return _refused(error)
     live.configure_logs()
+    try:
+        live.check_host()
+    except Exception as error:
+        return _refused(error)
 
     async def live_and_end() -> int:
         agent = Agent(live)

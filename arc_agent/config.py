@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from arc_agent.declarations import ExecSection, HttpSection, SqlSection
 from arc_protocol.types import CommandTarget, Name, ResourceType
 from arc_runtime.settings import SettingsError, load
 from arc_runtime.systemd import credential
@@ -229,56 +230,6 @@ class TransferSection(Section, frozen=True, kw_only=True):
     ] = 300.0
 
 
-class ExecSection(Section, frozen=True, kw_only=True):
-    """A command that runs a program. Params come by stdin or by file, never within an argument."""
-
-    argv: Annotated[
-        list[str],
-        _about(
-            "Program and arguments; the argument `{params_file}` becomes the path of a file"
-            " that holds the params.",
-            min_length=1,
-        ),
-    ]
-    description: Annotated[str | None, _about("What the command is for.")] = None
-    stdin: Annotated[
-        Literal["params", "none"] | None,
-        _about("What stands on its standard input. Default: params, none with `{params_file}`."),
-    ] = None
-    output: Annotated[
-        Literal["json", "text", "bytes"],
-        _about("What its standard output is: a JSON value, text, or raw bytes."),
-    ] = "json"
-    max_output_bytes: Annotated[
-        int, _about("What is kept of its output; the rest is cut, and said so.", ge=1)
-    ] = 16 * _MebiByte
-    timeout_seconds: Annotated[float, _about("When its process group is ended.", gt=0)] | None = (
-        None
-    )
-    idempotent: Annotated[
-        bool,
-        _about("Whether a second run does no harm; if not, it is not run again once started."),
-    ] = True
-    concurrency: Annotated[int, _about("How many run at the same time.", ge=1, le=1000)] | None = (
-        None
-    )
-    restarts: Annotated[
-        bool,
-        _about("Whether it may end the agent or reboot the host: that is its success then."),
-    ] = False
-    kill_after_seconds: Annotated[float, _about("Between SIGTERM and SIGKILL.", ge=0, le=600)] = 5.0
-    cwd: Annotated[Path | None, _about("Where it runs. Default: a directory of its own.")] = None
-    env: Annotated[dict[str, str], _about("Variables to set.")] = {}
-    env_pass: Annotated[
-        tuple[str, ...],
-        _about("The agent's own variables to hand on. All others are kept from it."),
-    ] = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
-    error_codes: Annotated[
-        dict[str, str],
-        _about('Error codes by exit status, `{"3": "NOT_READY"}`. Others are HANDLER_ERROR.'),
-    ] = {}
-
-
 class HandlerSettings(Section, frozen=True, kw_only=True):
     """What this host says of one handler, over what its code says."""
 
@@ -335,6 +286,10 @@ class HandlersSection(Section, frozen=True, kw_only=True):
         _about("How long it is remembered which commands were started here.", gt=0, le=3650),
     ] = 30.0
     exec: Annotated[dict[str, ExecSection], _about("Commands that run programs, by name.")] = {}
+    http: Annotated[
+        dict[str, HttpSection], _about("Commands that ask a service on this host, by name.")
+    ] = {}
+    sql: Annotated[dict[str, SqlSection], _about("Commands that ask a database, by name.")] = {}
     timeout_seconds: (
         Annotated[float, _about("The longest that any handler may run.", gt=0)] | None
     ) = None
@@ -674,8 +629,9 @@ def _check(config: Config, *, needs_deployment: bool) -> None:
             key="signing.host_keys",
             source=None,
         )
-    for name in config.handlers.exec:
-        _check_name(name, f"handlers.exec.{name}", "a command needs a name")
+    for kind in ("exec", "http", "sql"):
+        for name in getattr(config.handlers, kind):
+            _check_name(name, f"handlers.{kind}.{name}", "a command needs a name")
 
 
 def _check_name(value: str | None, key: str, otherwise: str) -> None:

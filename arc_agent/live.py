@@ -12,7 +12,13 @@ import structlog
 
 from arc_agent.clock import boot_seconds
 from arc_agent.config import NEEDS_RESTART, Config, data_directory, read
-from arc_agent.handlers.loading import add_declared, configure, load_handlers
+from arc_agent.handlers.loading import (
+    add_declared,
+    check_host,
+    configure,
+    is_declared,
+    load_handlers,
+)
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.hosts import HostPolicy
 from arc_agent.network import Network
@@ -79,6 +85,10 @@ class Live:
         """This host's own, private, by name."""
         self._output: Output | None = None
 
+    def check_host(self) -> None:
+        """See whether this host can do what is configured. Raises HandlerError."""
+        check_host(self.config.handlers)
+
     def configure_logs(self, config: Config | None = None) -> None:
         """Log as the configuration says."""
         chosen = (config or self.config).log
@@ -127,7 +137,7 @@ class Live:
         """The imported handlers as they are, and the declared ones of the new configuration."""
         registry = Registry(self.registry.lifespans, self.registry.provisions)
         for each in self.registry.as_found():
-            if each.name not in old.handlers.exec:
+            if not is_declared(each.name, old.handlers):
                 registry.add(each)
         add_declared(registry, fresh.handlers)
         configure(registry, fresh.handlers, is_whole=not fresh.handlers.entry_points)

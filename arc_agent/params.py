@@ -21,6 +21,8 @@ def convert_params(data: bytes, handler: Handler) -> Any:
     `bytes` and `str` get the bytes and the text; all other types are checked. Raises CommandFailed
     INVALID_PARAMS naming the field, and what a model's own code raises besides.
     """
+    if handler.read_params is not None:
+        return handler.read_params(data)
     kind = handler.params_type
     if kind is bytes:
         return data

@@ -28,7 +28,7 @@ def advertised(handlers: Iterable[Handler], settings: HandlersSection) -> list[H
     infos: list[HandlerInfo] = []
     for handler in islice(handlers, _MAX_HANDLERS):
         limit = min(left, settings.max_schema_bytes)
-        params, params_bytes = _schema(handler, handler.params_type, "validation", limit)
+        params, params_bytes = _params_schema(handler, limit)
         left -= params_bytes
         limit = min(left, settings.max_schema_bytes)
         result, result_bytes = _schema(handler, handler.result_type, "serialization", limit)
@@ -62,8 +62,26 @@ def _schema(
         return None, 0
     try:
         made = shapes.schema(kind, mode)
-        size = len(msgspec.json.encode(made)) if made is not None else 0
     except Exception as error:  # models make their own, and may fail in any way
+        _left_out(handler, f"{type(error).__name__}: {error}")
+        return None, 0
+    return _fitting(handler, made, limit)
+
+
+def _params_schema(handler: Handler, limit: int) -> tuple[dict[str, Any] | None, int]:
+    """The schema of the params: as declared, else that of the type."""
+    if handler.params_schema is None:
+        return _schema(handler, handler.params_type, "validation", limit)
+    return _fitting(handler, handler.params_schema, limit) if limit > 0 else (None, 0)
+
+
+def _fitting(
+    handler: Handler, made: dict[str, Any] | None, limit: int
+) -> tuple[dict[str, Any] | None, int]:
+    """A schema if it is small enough, and how many bytes of JSON it is."""
+    try:
+        size = len(msgspec.json.encode(made)) if made is not None else 0
+    except Exception as error:  # as above
         _left_out(handler, f"{type(error).__name__}: {error}")
         return None, 0
     if size > limit:

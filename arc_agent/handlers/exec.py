@@ -1,28 +1,34 @@
 """Handlers that run a program: an argv list, a process group of its own, a bounded output.
 
-Params come by standard input or in a file, never within an argument, so that nothing that a sender
-writes can become an option or a shell's word.
+Params come by standard input or in a file, or one by one as whole arguments where a schema bounds
+what they may be (declared.py), so that nothing that a sender writes can become an option or a
+shell's word.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
 import msgspec
+import structlog
 
-from arc_agent.config import ExecSection
+from arc_agent.declarations import NO_LIMITS, ExecSection
 from arc_agent.execution import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 PARAMS_FILE: Final = "{params_file}"
 _CHUNK_BYTES: Final = 64 * 1024
@@ -30,6 +36,8 @@ _STDERR_BYTES: Final = 8 * 1024
 """How much of the end of standard error goes into the error's details."""
 _LEFTOVERS_SECONDS: Final = 1.0
 """How long the pipes may stay open after the group was killed."""
+_LAUNCH_SECONDS: Final = 30.0
+"""How long systemd may take to make a scope."""
 
 _groups: Final[set[int]] = set()
 """Process groups that run now: who ends the agent at once ends them too."""
@@ -37,21 +45,34 @@ _groups: Final[set[int]] = set()
 
 def exec_handler(name: str, section: ExecSection) -> Handler:
     """The handler that a section of `handlers.exec` declares. Raises HandlerError."""
-    for argument in section.argv:
+    key = f"handlers.exec.{name}"
+    for index, argument in enumerate(section.argv):
         if PARAMS_FILE in argument and argument != PARAMS_FILE:
-            raise HandlerError(f"{name}: {PARAMS_FILE} must be an argument of its own")
+            raise HandlerError(f"{key}.argv[{index}]: {PARAMS_FILE} must be an argument of its own")
         if "\0" in argument:
-            raise HandlerError(f"{name}: an argument with a NUL in it")
+            raise HandlerError(f"{key}.argv[{index}]: an argument with a NUL in it")
     if not section.argv[0] or section.argv[0] == PARAMS_FILE:
-        raise HandlerError(f"{name}: argv starts with the program")
+        raise HandlerError(f"{key}.argv[0]: argv starts with the program")
     for status, code in section.error_codes.items():
         if not (status.isascii() and status.isdecimal() and 0 < int(status) < 256 and code):
-            raise HandlerError(f"{name}: error_codes: {status!r} is not an exit status with a code")
+            raise HandlerError(f"{key}.error_codes: {status!r} is not an exit status with a code")
+    for variable, value in section.env.items():
+        if "{params." in value:
+            raise HandlerError(f"{key}.env.{variable}: params stand in argv only")
+    params = argv = None
+    if section.params is not None or any("{params." in part for part in section.argv):
+        from arc_agent.handlers.argv import Argv  # only who declares params pays
+        from arc_agent.handlers.declared import declare
 
-    async def run(ctx: Context) -> Any:
+        params = declare(section.params or {}, f"{key}.params")
+        argv = Argv(section, params, key)
+    start = _Start(name, section, has_arguments=argv is not None and argv.has_placeholders)
+
+    async def run(ctx: Context, params: Mapping[str, Any] | None = None) -> Any:
         if section.restarts:
             await asyncio.to_thread(ctx.expect_restart)
-        return await _run(section, ctx)
+        arguments = section.argv if argv is None or params is None else argv.filled(params)
+        return await _run(section, ctx, start, arguments)
 
     return Handler(
         name=name,
@@ -61,7 +82,9 @@ def exec_handler(name: str, section: ExecSection) -> Handler:
         idempotent=section.idempotent,
         concurrency=section.concurrency,
         params_type=UNTYPED,
-        params_name=None,
+        params_name=None if params is None else "params",
+        read_params=None if params is None else params.read,
+        params_schema=None if params is None else params.advertised,
         context_name="ctx",
         is_async=True,
         origin="handlers.exec",
@@ -76,12 +99,12 @@ def kill_all() -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-async def _run(section: ExecSection, ctx: Context) -> Any:
+async def _run(section: ExecSection, ctx: Context, start: _Start, arguments: list[str]) -> Any:
     """Run the program to its end, or end it. Raises CommandFailed."""
     directory = ctx.directory
     params = await asyncio.to_thread(_params_file, ctx)
-    argv = [str(params) if part == PARAMS_FILE else part for part in section.argv]
-    process = await _started(section, ctx, argv, params)
+    started = await _started(start, ctx, arguments, params)
+    process = started.process
     _groups.add(process.pid)
     output = _Output(directory / "stdout", section.max_output_bytes)
     errors = _Tail(_STDERR_BYTES)
@@ -99,6 +122,8 @@ async def _run(section: ExecSection, ctx: Context) -> Any:
         raise
     finally:
         _signal_group(process.pid, signal.SIGKILL)  # what it left behind holds the pipes open
+        if started.end is not None:
+            await asyncio.to_thread(started.end)
         await asyncio.wait({ending, *pipes}, timeout=_LEFTOVERS_SECONDS)
         for pipe in pipes:
             pipe.cancel()
@@ -112,40 +137,156 @@ async def _run(section: ExecSection, ctx: Context) -> Any:
     return await asyncio.to_thread(_result, section, output)
 
 
-async def _started(
-    section: ExecSection, ctx: Context, argv: list[str], params: Path
-) -> subprocess.Popen[bytes]:
+class _Started(msgspec.Struct, frozen=True):
+    """A program that runs."""
+
+    process: subprocess.Popen[bytes]
+    end: Callable[[], None] | None = None
+    """Ends all that its group does not hold. Blocks."""
+
+
+async def _started(start: _Start, ctx: Context, argv: list[str], params: Path) -> _Started:
     """Start the program; when that is cancelled, there is none. Raises CommandFailed."""
-    starting = asyncio.ensure_future(asyncio.to_thread(_start, section, ctx, argv, params))
+    starting = asyncio.ensure_future(asyncio.to_thread(start, ctx, argv, params))
     try:
         return await asyncio.shield(starting)
     except asyncio.CancelledError:
-        process = await starting
-        _signal_group(process.pid, signal.SIGKILL)
-        await in_thread(process.wait, "wait")
+        started = await starting
+        _signal_group(started.process.pid, signal.SIGKILL)
+        if started.end is not None:
+            await asyncio.to_thread(started.end)
+        await in_thread(started.process.wait, "wait")
         raise
 
 
-def _start(
-    section: ExecSection, ctx: Context, argv: list[str], params: Path
-) -> subprocess.Popen[bytes]:
-    """Start the program in a group of its own. Raises CommandFailed."""
-    feeds = section.stdin == "params" or (section.stdin is None and PARAMS_FILE not in section.argv)
+class _Start:
+    """Starts the program of a section, in a group of its own. Blocks."""
+
+    def __init__(self, name: str, section: ExecSection, *, has_arguments: bool) -> None:
+        self._name = name
+        self._section = section
+        reads_by_default = PARAMS_FILE not in section.argv and not has_arguments
+        self._feeds = section.stdin == "params" or (section.stdin is None and reads_by_default)
+        self._no_scope = False
+        """Whether a scope was tried and could not be had."""
+
+    def __call__(self, ctx: Context, argv: list[str], params: Path) -> _Started:
+        """Raises CommandFailed."""
+        section = self._section
+        if section.user is None and section.limits == NO_LIMITS:
+            return _Started(self._plain(ctx, argv, params))
+        return self._fenced(ctx, argv, params)
+
+    def _plain(self, ctx: Context, argv: list[str], params: Path) -> subprocess.Popen[bytes]:
+        """As this user, with what the agent itself may use."""
+        argv = [str(params) if part == PARAMS_FILE else part for part in argv]
+        environment = _environment(self._section, ctx)
+        try:
+            with open(params if self._feeds else os.devnull, "rb") as stdin:
+                return self._spawn(argv, stdin, self._section.cwd or ctx.directory, environment)
+        except (OSError, ValueError) as error:
+            raise _not_started(argv[0], error) from error
+
+    def _fenced(self, ctx: Context, argv: list[str], params: Path) -> _Started:
+        """With limits, or as another user."""
+        from arc_agent.handlers import isolation  # only who asks for it pays
+
+        section = self._section
+        fence = isolation.choose(section)
+        chosen = "rlimits" if self._no_scope and fence.chosen == "scope" else fence.chosen
+        if chosen == "rlimits" and section.isolation == "scope":
+            raise CommandFailed("HANDLER_ERROR", f"no scope can be had: {fence.reason}")
+        user = None
+        if section.user is not None:
+            user = isolation.find_user(section.user, f"handlers.exec.{self._name}")
+        unit = isolation.unit_name(ctx.command_id, ctx.attempt) if chosen == "scope" else ""
+        ours, theirs = socket.socketpair()
+        try:
+            with ours, theirs, open(params, "rb") as file, open(os.devnull, "rb") as nothing:
+                if user is not None:  # who holds the descriptor may open it, nobody else gets there
+                    os.fchmod(file.fileno(), 0o444)
+                held = [theirs.fileno(), *([file.fileno()] if PARAMS_FILE in argv else ())]
+                path = f"/dev/fd/{file.fileno()}"
+                real = [path if part == PARAMS_FILE else part for part in argv]
+                process = self._spawn(
+                    isolation.wrapped(real, section, chosen, unit=unit, channel=theirs.fileno()),
+                    file if self._feeds else nothing,
+                    section.cwd or isolation.place(ctx.directory, user),
+                    isolation.for_systemd() if chosen == "scope" else {},
+                    held,
+                )
+                theirs.close()
+                environment = _environment(section, ctx)
+                if user is not None:
+                    environment = isolation.of_user(environment, section, user)
+                answer = _told(ours, isolation.instructions(section, chosen, user, environment))
+        except (OSError, ValueError) as error:
+            raise _not_started(argv[0], error) from error
+        if answer.startswith(b"+") and len(answer) == 1:
+            end = (lambda: isolation.end_scope(unit)) if chosen == "scope" else None
+            return _Started(process, end)
+        reason = _reaped(process)
+        if answer:
+            number = int(answer[1:])
+            raise _not_started(argv[0], OSError(number, os.strerror(number)))
+        if chosen == "scope" and section.isolation == "auto":
+            self._no_scope = True  # nothing has run yet
+            log.warning("exec.no_scope", handler=self._name, instead="rlimits", reason=reason)
+            return self._fenced(ctx, argv, params)
+        raise CommandFailed("HANDLER_ERROR", "the program cannot be confined", reason)
+
+    def _spawn(
+        self,
+        argv: list[str],
+        stdin: BinaryIO | IO[bytes],
+        cwd: Path,
+        environment: Mapping[str, str],
+        held: list[int] | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start it. Raises OSError, ValueError."""
+        return subprocess.Popen(  # noqa: S603  # argv is the host's own configuration
+            argv,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            cwd=cwd,
+            env=environment,
+            start_new_session=True,
+            pass_fds=held or (),
+        )
+
+
+def _told(channel: socket.socket, instructions: bytes) -> bytes:
+    """Tell the launcher what to do; what it answers, nothing when it was never reached."""
+    channel.settimeout(_LAUNCH_SECONDS)
+    answer = b""
     try:
-        with open(params if feeds else os.devnull, "rb") as stdin:
-            return subprocess.Popen(  # noqa: S603  # argv is the host's own configuration
-                argv,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                cwd=section.cwd or ctx.directory,
-                env=_environment(section, ctx),
-                start_new_session=True,
-            )
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CommandFailed("HANDLER_ERROR", f"{argv[0]} cannot be started: {reason}") from error
+        channel.sendall(instructions)
+        channel.shutdown(socket.SHUT_WR)
+        while part := channel.recv(64):
+            answer += part
+    except OSError:
+        return answer
+    return answer
+
+
+def _reaped(process: subprocess.Popen[bytes]) -> str:
+    """End a program that was not to be; what it said last."""
+    _signal_group(process.pid, signal.SIGKILL)
+    try:
+        _, stderr = process.communicate(timeout=_LEFTOVERS_SECONDS)
+    except subprocess.TimeoutExpired:
+        return "it did not end"
+    return stderr[-_STDERR_BYTES:].decode("utf-8", "replace").strip()
+
+
+def _not_started(program: str, error: Exception) -> CommandFailed:
+    """The error for a program that is not there, or not to be executed."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        reason = f"{reason}; limits.memory_bytes may be too small"
+    return CommandFailed("HANDLER_ERROR", f"{program} cannot be started: {reason}")
 
 
 def _result(section: ExecSection, output: _Output) -> Any:

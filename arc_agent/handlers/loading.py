@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from arc_agent.config import HandlersSection
+from arc_agent.declarations import NO_LIMITS
 from arc_agent.handlers import builtin
 from arc_agent.handlers.exec import exec_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of
@@ -71,9 +72,35 @@ def configure(registry: Registry, settings: HandlersSection, *, is_whole: bool =
 
 
 def add_declared(registry: Registry, settings: HandlersSection) -> None:
-    """Add the handlers that YAML declares. Raises HandlerError."""
+    """Add the handlers that YAML declares. Asks nobody. Raises HandlerError."""
     for name, section in settings.exec.items():
         registry.add(exec_handler(name, section))
+    if settings.http:
+        from arc_agent.handlers.http import http_handler  # only who declares one pays
+
+        for name, section in settings.http.items():
+            registry.add(http_handler(name, section))
+    if settings.sql:
+        from arc_agent.handlers.sql import sql_handler
+
+        for name, section in settings.sql.items():
+            registry.add(sql_handler(name, section))
+
+
+def is_declared(name: str, settings: HandlersSection) -> bool:
+    """Whether YAML declares a command of this name."""
+    return name in settings.exec or name in settings.http or name in settings.sql
+
+
+def check_host(settings: HandlersSection) -> None:
+    """See whether this host can do what YAML declares; for an agent that starts, no dry check.
+
+    Raises HandlerError.
+    """
+    if any(each.user is not None or each.limits != NO_LIMITS for each in settings.exec.values()):
+        from arc_agent.handlers import isolation
+
+        isolation.check(settings.exec)
 
 
 class _Source(NamedTuple):

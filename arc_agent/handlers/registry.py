@@ -66,6 +66,10 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     is_async: bool
     result_type: Any = UNTYPED
     """What it returns; UNTYPED for whatever it likes."""
+    read_params: Callable[[bytes], Any] | None = None
+    """Makes its params of bytes where no type says how. Raises CommandFailed."""
+    params_schema: dict[str, Any] | None = None
+    """The JSON Schema of its params where no type says it."""
     origin: str
     """Where it was found, for messages."""
     idempotent: bool = True

@@ -319,5 +319,5 @@ def test_what_comes_with_the_agent_is_registered_as_an_entry_point_too() -> None
     ],
 )
 def test_a_program_that_cannot_be_right_is_refused(section: ExecSection) -> None:
-    with pytest.raises(HandlerError, match=r"^x: "):
+    with pytest.raises(HandlerError, match=r"^handlers\.exec\.x\."):
         exec_handler("x", section)

@@ -1,0 +1,62 @@
+"""Arguments of a program with params among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
+from typing import Any, Final
+
+from arc_agent.declarations import ExecSection
+from arc_agent.handlers.declared import Param, Params, check_argument
+from arc_agent.handlers.registry import HandlerError
+
+_INTERPRETERS: Final = re.compile(
+    r"(ba|da|a|z|k|mk|c|tc|fi)?sh|busybox|su|runuser|env|(python|perl|ruby|php|lua|node)[0-9.]*"
+)
+_TAKES_CODE: Final = re.compile(r"-[A-Za-z]*[ceESr]|--(eval|command|execute|split-string)")
+"""`sh -c`, `perl -e`, `env -S`, `php -r`: what comes next is read as code."""
+
+
+class Argv:
+    """The arguments that a section declares, and what makes them of params."""
+
+    def __init__(self, section: ExecSection, params: Params, key: str) -> None:
+        """Raises HandlerError for a placeholder that must not stand where it does."""
+        self._parts: list[tuple[str, Param | None, Callable[[Any], str]]] = []
+        used: set[str] = set()
+        is_after_dashes = False
+        for index, text in enumerate(section.argv):
+            where = f"{key}.argv[{index}]"
+            param = params.placeholder(text, where)
+            if param is not None:
+                if index == 0:
+                    raise HandlerError(f"{where}: argv starts with the program")
+                if param.schema.values is None and _reads_code(section.argv[:index]):
+                    raise HandlerError(
+                        f"{where}: {section.argv[0]} would run what the sender writes;"
+                        " only a param with an enum may stand here"
+                    )
+                make = check_argument(param, is_after_dashes=is_after_dashes)
+                used.add(param.name)
+            else:
+                make = str
+            self._parts.append((text, param, make))
+            is_after_dashes = is_after_dashes or text == "--"
+        self.has_placeholders = bool(used)
+        if self.has_placeholders and section.stdin != "params":
+            whole = "{params_file}" in section.argv
+            params.refuse_unused(set(params.by_name) if whole else used)
+
+    def filled(self, values: Mapping[str, Any]) -> list[str]:
+        """The arguments for these values. Raises CommandFailed INVALID_PARAMS."""
+        return [
+            text if param is None else make(values[param.name]) for text, param, make in self._parts
+        ]
+
+
+def _reads_code(before: list[str]) -> bool:
+    """Whether the argument after these is code of an interpreter among them."""
+    if not before or not _TAKES_CODE.fullmatch(before[-1]):
+        return False
+    return any(_INTERPRETERS.fullmatch(PurePath(each).name) for each in before[:-1])

