@@ -38,6 +38,11 @@ async def migrate(params: dict[str, Any]) -> None:
 
 @handler("demo.slow-report", description="Takes a few seconds")
 async def slow_report(params: dict[str, float], ctx: Context) -> dict[str, Any]:
-    """Long enough to be killed in the middle."""
-    await asyncio.sleep(params["seconds"])
+    """Long enough to be killed in the middle; it says how far it is."""
+    ctx.log.info(f"attempt {ctx.attempt}: begun")
+    steps = 8
+    for step in range(steps):
+        ctx.progress(step, steps, f"part {step + 1}")
+        await asyncio.sleep(params["seconds"] / steps)
+    ctx.log.info(f"attempt {ctx.attempt}: all parts are there")
     return {"report": "done", "attempt": ctx.attempt}

@@ -212,7 +212,7 @@ def _killed(this: Demo, agent: subprocess.Popen[str]) -> subprocess.Popen[str]:
     if sent.returncode:
         raise SystemExit(sent.stderr)
     command_id = json.loads(sent.stdout)["commandId"]
-    _until(this, command_id, "DISPATCHED")
+    _until_said(this, command_id, "begun")
     agent.send_signal(signal.SIGKILL)
     agent.wait()
     note(f"agent {agent.pid} is dead; {command_id} is still {_status(this, command_id)['state']}")
@@ -222,6 +222,9 @@ def _killed(this: Demo, agent: subprocess.Popen[str]) -> subprocess.Popen[str]:
     shown = this.run("arc", "status", command_id)
     note(shown.stdout.strip().replace("\n", "\n  "))
     demand(status["attempt"] == 2, "it ran again as attempt 2, and has one result")
+    heard = this.run("arc", "events", command_id)
+    note(heard.stdout.strip().replace("\n", "\n  "))
+    demand("attempt 1: begun" in heard.stdout, "what both attempts said is there")
     return agent
 
 
@@ -242,6 +245,19 @@ def _status(this: Demo, command_id: str) -> dict[str, Any]:
     if asked.returncode > 1:
         raise SystemExit(asked.stderr)
     return json.loads(asked.stdout)
+
+
+def _until_said(this: Demo, command_id: str, text: str) -> None:
+    until = time.monotonic() + 20
+    while True:
+        asked = subprocess.run(
+            ["arc", "events", command_id],
+            env=this.environ, text=True, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        if text in asked.stdout:
+            return
+        if time.monotonic() > until:
+            raise SystemExit(f"{command_id} said nothing of {text!r}: {asked.stderr}")
 
 
 def _until(this: Demo, command_id: str, state: str) -> dict[str, Any]:
