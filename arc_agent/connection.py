@@ -32,6 +32,8 @@ USER_AGENT: Final = f"arc-agent/{__version__}"
 _MAX_RETRY_AFTER_SECONDS: Final = 300.0
 _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """A lease answer may embed 1,000 envelopes of 150 kB; nothing sane is larger."""
+_MAX_PLAIN_BYTES: Final = 8 * 1024 * 1024
+"""Of any answer but that to a lease request; 10,000 renewed leases are 2 MB."""
 _LATE_SECONDS: Final = 1.0
 """What a request gets past its time-out, so that an answer that arrived while a handler blocked
 the event loop is still read: a lease in it would be lost for its whole length."""
@@ -136,6 +138,7 @@ class Connection:
         message: msgspec.Struct | bytes | None = None,
         *,
         timeout_seconds: float | None = None,
+        max_bytes: int = _MAX_PLAIN_BYTES,
     ) -> Answer:
         """One request, with one more try when there is another token by then.
 
@@ -148,11 +151,11 @@ class Connection:
         await self._token.ready()
         used = self._token.value
         try:
-            return await self._send(method, url, body, seconds)
+            return await self._send(method, url, body, seconds, max_bytes)
         except Refused:
             if not await self._token.refused(used):
                 raise
-        return await self._send(method, url, body, seconds)
+        return await self._send(method, url, body, seconds, max_bytes)
 
     async def answers(self) -> bool:
         """Whether anything at all speaks HTTP where the server should be."""
@@ -162,13 +165,20 @@ class Connection:
             return error.status is not None and error.status < 500
         return True
 
-    async def _send(self, method: str, url: str, body: bytes, seconds: float) -> Answer:
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        seconds: float,
+        max_bytes: int = _MAX_PLAIN_BYTES,
+    ) -> Answer:
         """One request, one answer."""
-        answer = judged(await within(seconds, self._exchange(method, url, body)))
+        answer = judged(await within(seconds, self._exchange(method, url, body, max_bytes)))
         self._network.heard(answer.server_now())
         return answer
 
-    async def _exchange(self, method: str, url: str, body: bytes) -> Answer:
+    async def _exchange(self, method: str, url: str, body: bytes, max_bytes: int) -> Answer:
         """Send and read, without a time-out of its own."""
         if self._session is None:
             raise NoContact("the session is closed")
@@ -184,7 +194,8 @@ class Connection:
                 allow_redirects=False,
                 **self._network.way(url),
             ) as response:
-                return Answer(response.status, await read_bounded(response), response.headers)
+                data = await read_bounded(response, max_bytes)
+                return Answer(response.status, data, response.headers)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = await self._network.reason(error, url)
             raise NoContact(reason, was_cut=isinstance(error, _CUT)) from error
@@ -233,13 +244,17 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     raise NoAnswer(f"no answer within {seconds:g} s")
 
 
-async def read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    """The body, refused when it is larger than any answer may be. Raises NoContact."""
+async def read_bounded(
+    response: aiohttp.ClientResponse, max_bytes: int = _MAX_PLAIN_BYTES
+) -> bytes:
+    """The body, refused when it is larger than the answer may be. Raises NoContact."""
+    max_bytes = min(max_bytes, _MAX_ANSWER_BYTES)
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
-        if size > _MAX_ANSWER_BYTES:
+        if size > max_bytes:
+            response.close()  # nothing more of it is taken in
             raise NoContact("an answer without end")
         chunks.append(chunk)
     return b"".join(chunks)

@@ -11,7 +11,7 @@ import msgspec
 from arc_agent.hosts import HostRefused
 from arc_agent.outcome import Failed
 from arc_protocol.errors import InvalidEnvelope
-from arc_protocol.types import PROTOCOL, HttpBackend, LeaseInfo, PresignedRequest
+from arc_protocol.types import PROTOCOL, CommandTarget, HttpBackend, LeaseInfo, PresignedRequest
 from arc_protocol.urls import resolve
 
 _MAX_INLINE_BYTES: Final = 1024 * 1024
@@ -53,11 +53,15 @@ class Addresses(msgspec.Struct, frozen=True):
 
 
 def addresses(
-    job: Job, deployment_id: str, check: Callable[[str], None]
+    job: Job,
+    deployment_id: str,
+    check: Callable[[str], None],
+    target: CommandTarget | None = None,
 ) -> tuple[Addresses, Failed | None]:
     """Where the response goes, and what is wrong with the envelope if something is.
 
-    `check` raises HostRefused for a URL that leads where it must not.
+    `check` raises HostRefused for a URL that leads where it must not. `target` is the one that was
+    asked for.
     """
     handling = job.lease.envelope.response_handling
     try:
@@ -65,7 +69,7 @@ def addresses(
         upload = resolved(job.lease_url, handling.storage_upload_request)
     except (InvalidEnvelope, HostRefused) as error:
         return Addresses(None, None), Failed("INVALID_ENVELOPE", str(error))
-    return Addresses(submit_url, upload), _problem(job.lease, deployment_id)
+    return Addresses(submit_url, upload), _problem(job.lease, deployment_id, target)
 
 
 def allowed(lease_url: str, reference: str, check: Callable[[str], None]) -> str:
@@ -84,13 +88,16 @@ def resolved(lease_url: str, request: PresignedRequest) -> PresignedRequest:
     return msgspec.structs.replace(request, backend=msgspec.structs.replace(backend, url=url))
 
 
-def _problem(lease: LeaseInfo, deployment_id: str) -> Failed | None:
+def _problem(lease: LeaseInfo, deployment_id: str, target: CommandTarget | None) -> Failed | None:
     """What an envelope says that cannot be meant for us."""
     envelope = lease.envelope
     if envelope.protocol != PROTOCOL:
         return Failed("INVALID_ENVELOPE", f"protocol: not {PROTOCOL}")
     if envelope.deployment_id != deployment_id:
         return Failed("INVALID_ENVELOPE", "deploymentId: another deployment's")
+    theirs = envelope.target
+    if target is not None and theirs is not None and theirs.resource_id != target.resource_id:
+        return Failed("INVALID_ENVELOPE", "target: another than was asked for")
     if envelope.command_id != lease.command_id or not envelope.command_id:
         return Failed("INVALID_ENVELOPE", "commandId: not that of the lease")
     if not envelope.command:

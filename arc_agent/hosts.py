@@ -7,6 +7,7 @@ addresses only where the configuration names them, link-local and metadata addre
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterable
 from functools import lru_cache
@@ -57,7 +58,14 @@ _NEIGHBOURS: Final = (
     ".home.arpa",
 )
 """Names that no public resolver knows (RFC 6761, 6762, 8375; ICANN's collision list)."""
+_HOST: Final = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]+(%25[a-z0-9._-]+)?", re.ASCII)
+"""Names as they stand in DNS (others in Punycode), and addresses: no escapes, nothing that a
+resolver would first have to fold into something else."""
+_LOOPBACK: Final = IPv4Address("127.0.0.1")
 _NAT64: Final = ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST: Final = ip_network("2000::/3")
+"""All IPv6 addresses that are public are in there (IANA). Python calls others so too: site-local
+fec0::/10, and 64:ff9b:1::/48, which a network of its own may translate to any IPv4 (RFC 8215)."""
 _COMPATIBLE: Final = ip_network("::/96")
 
 
@@ -93,11 +101,15 @@ class HostPolicy:
             raise HostRefused("not an http(s) URL")
         if "@" in parts.netloc:
             raise HostRefused(f"{host}: a URL with a user in it")
+        if not _HOST.fullmatch(host):
+            raise HostRefused("a host name with characters that no host name has")
         if host in _NEVER_NAMES:
             raise HostRefused(f"{host} is a metadata service")
         address = _literal(host)
         if address is not None:
             self._check_literal(host, address, port or (443 if parts.scheme == "https" else 80))
+        elif host == "localhost":
+            self._check_literal(host, _LOOPBACK, port or (443 if parts.scheme == "https" else 80))
         elif not (self._allows_public or self._is_named(host)):
             raise HostRefused(f"{host} is not among the allowed hosts")
 
@@ -113,28 +125,30 @@ class HostPolicy:
         if "." not in host or host.endswith(_NEIGHBOURS):
             raise HostRefused(f"{host} is a private name; see transfer.allow_hosts")
 
-    def check_address(self, host: str, address: str) -> None:
+    def check_address(self, host: str, address: str, port: int | None = None) -> None:
         """Judge an address that `host` stands for. Raises HostRefused."""
-        self._check_address(_plain(host), ip_address(address.partition("%")[0]))
+        found = ip_address(address.partition("%")[0])
+        if port is not None and _embedded(found).is_loopback:
+            self._check_literal(_plain(host), found, port)
+        else:
+            self._check_address(_plain(host), found)
 
     def _check_literal(self, host: str, address: Address, port: int) -> None:
         """A host that is an address. This machine may be called by another of its names."""
-        is_own_machine = (
-            address.is_loopback and port == self._own_port and self._is_own_host_loopback()
-        )
-        if not is_own_machine:
+        if not (_embedded(address).is_loopback and self._is_own_host_loopback()):
             self._check_address(host, address)
+        elif port != self._own_port and not self._is_listed(host, _embedded(address)):
+            # That the server runs here opens none of the other services of this machine.
+            raise HostRefused(f"{host} is this machine; see transfer.allow_hosts")
 
     def _check_address(self, host: str, address: Address) -> None:
         """The rules, in order."""
         real = _embedded(address)
         if any(real in network for network in _NEVER if network.version == real.version):
             raise HostRefused(f"{host} is a link-local, metadata or multicast address")
-        if self._is_named(host) or any(
-            real in network for network in self._networks if network.version == real.version
-        ):
+        if host == self._own_host or self._is_listed(host, real):
             return
-        if not real.is_global:
+        if not real.is_global or (real.version == 6 and real not in _GLOBAL_UNICAST):
             raise HostRefused(f"{host} has a private address; see transfer.allow_hosts")
         if not self._allows_public:
             raise HostRefused(f"{host} is not among the allowed hosts")
@@ -145,6 +159,14 @@ class HostPolicy:
             host == self._own_host
             or host in self._names
             or any(host.endswith(suffix) for suffix in self._suffixes)
+        )
+
+    def _is_listed(self, host: str, address: Address) -> bool:
+        """Whether the configuration names a host or its address."""
+        return (
+            host in self._names
+            or any(host.endswith(suffix) for suffix in self._suffixes)
+            or any(address in each for each in self._networks if each.version == address.version)
         )
 
     def _is_own_host_loopback(self) -> bool:
@@ -183,7 +205,7 @@ class GuardedResolver(AbstractResolver):
         refusal: HostRefused | None = None
         for entry in found:
             try:
-                self.policy.check_address(host, entry["host"])
+                self.policy.check_address(host, entry["host"], port)
             except HostRefused as error:
                 refusal = error
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -11,6 +12,7 @@ import structlog
 from arc_agent.connection import Answer, Connection, NoContact
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.types import (
+    MAX_NAME_LENGTH,
     LeaseInfo,
     LeaseRequest,
     Message,
@@ -24,6 +26,17 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _UNKNOWN_ROUTE: Final = (404, 405)
 _RELEASE_TRIES: Final = 3
+_LONGEST_SECONDS: Final = 86_400.0
+"""A lease that is said to last longer, or no time at all, lasts as long as was asked for."""
+_MOST_ATTEMPTS: Final = 2**53
+_SPARE_BYTES: Final = 8 * 1024 * 1024
+_LEASE_BYTES: Final = 8 * 1024 * 1024
+"""How large the answer may be, by the leases that were asked for: an envelope embeds params up to
+the server's inline limit, 150 kB unless configured otherwise."""
+_ID: Final = re.compile(r"(?!\.{1,2}\Z)[!-~]{1,256}", re.ASCII)
+"""Ids become segments of paths and words of log lines."""
+_SHOWN_CHARS: Final = 500
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class BrokenLease(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +65,13 @@ async def ask(
     connection: Connection, url: str, request: LeaseRequest, *, timeout_seconds: float
 ) -> LeaseAnswer:
     """Ask for leases. Raises NoContact (Refused) for anything but a lease answer."""
-    answer = await connection.call("POST", url, request, timeout_seconds=timeout_seconds)
+    answer = await connection.call(
+        "POST",
+        url,
+        request,
+        timeout_seconds=timeout_seconds,
+        max_bytes=_SPARE_BYTES + _LEASE_BYTES * (request.max_leases or 1),
+    )
     if answer.status != 200:
         raise NoContact(f"the server answered {answer.status} to a lease request")
     return _read(answer)
@@ -69,7 +88,10 @@ async def renew(
     if answer.status != 200:
         raise NoContact(f"the server answered {answer.status} to a renewal")
     try:
-        return decode(answer.body, RenewResponse)
+        renewed = decode(answer.body, RenewResponse)
+        return msgspec.structs.replace(
+            renewed, renewed=[each for each in renewed.renewed if is_sane(each.lease_seconds)]
+        )
     except InvalidCommand as error:
         raise NoContact(f"a renewal's answer that cannot be read: {error.message}") from None
 
@@ -111,8 +133,8 @@ def _read(answer: Answer) -> LeaseAnswer:
     broken: list[BrokenLease] = []
     for raw in lenient.leases:
         try:
-            leases.append(_LEASE.decode(raw))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            leases.append(_checked(_LEASE.decode(raw)))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             broken.append(_salvage(raw, str(error)))
     return LeaseAnswer(
         leases=leases,
@@ -124,19 +146,47 @@ def _read(answer: Answer) -> LeaseAnswer:
     )
 
 
+def is_sane(seconds: float) -> bool:
+    """Whether a lease may last so long. Renewal would not rest for one that lasts no time."""
+    return 0.0 < seconds <= _LONGEST_SECONDS
+
+
+def _checked(lease: LeaseInfo) -> LeaseInfo:
+    """A lease whose words can be used in paths, logs and tables. Raises ValueError."""
+    envelope = lease.envelope
+    for name, text in (("leaseId", lease.lease_id), ("commandId", lease.command_id)):
+        if not _ID.fullmatch(text):
+            raise ValueError(f"{name}: not an id")
+    if not 0 < lease.attempt <= _MOST_ATTEMPTS or envelope.attempt > _MOST_ATTEMPTS:
+        raise ValueError("attempt: not a number of attempts")
+    for name, text in (("command", envelope.command), ("deploymentId", envelope.deployment_id)):
+        if len(text) > MAX_NAME_LENGTH or _CONTROLS.search(text):
+            raise ValueError(f"{name}: too long, or with control characters")
+    if lease.lease_seconds is None or is_sane(lease.lease_seconds):
+        return lease
+    log.warning("lease.of_no_length", command_id=lease.command_id, seconds=lease.lease_seconds)
+    return msgspec.structs.replace(lease, lease_seconds=None)
+
+
 def _salvage(raw: msgspec.Raw, reason: str) -> BrokenLease:
     """What can be read of a lease that cannot be read as one."""
     try:
         tree: Any = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return BrokenLease(reason=reason)
+        return BrokenLease(reason=reason[:_SHOWN_CHARS])
     return BrokenLease(
-        reason=reason,
-        lease_id=_text(tree, "leaseId"),
-        command_id=_text(tree, "commandId") or _text(tree, "envelope", "commandId"),
-        command=_text(tree, "envelope", "command"),
+        reason=reason[:_SHOWN_CHARS],
+        lease_id=_id(tree, "leaseId"),
+        command_id=_id(tree, "commandId") or _id(tree, "envelope", "commandId"),
+        command=_CONTROLS.sub("?", (_text(tree, "envelope", "command") or "")[:MAX_NAME_LENGTH]),
         submit_url=_text(tree, "envelope", "responseHandling", "submitResponseUrl"),
     )
+
+
+def _id(tree: Any, *path: str) -> str | None:
+    """The id at a path of a JSON tree, None when there is none that could be one."""
+    text = _text(tree, *path)
+    return text if text is not None and _ID.fullmatch(text) else None
 
 
 def _text(tree: Any, *path: str) -> str | None:

@@ -31,6 +31,8 @@ from arc_protocol.types import LeaseInfo, LeaseRequest
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _MAX_LEASES: Final = 1_000
+_MOST_GIVEN_BACK: Final = 100
+"""Leases that nobody asked for: so many are given back one by one, others lapse by themselves."""
 _SETTLE_SECONDS: Final = 30.0
 """How long new work waits for finished work to be handed in first."""
 _SHORT_POLL_SECONDS: Final = 2.0
@@ -288,11 +290,14 @@ class Poller:
         for lease_id in answer.cancelled:
             self._heartbeat.cancel(lease_id)
         url = self._connection.url("commands", "leases")
-        for broken in answer.broken:
+        for broken in answer.broken[: self._runner.promised + _MOST_GIVEN_BACK]:
             log.error("lease.unreadable", command_id=broken.command_id, reason=broken.reason)
             if not await self._runner.refuse(broken, url) and broken.lease_id is not None:
                 await release(self._connection, broken.lease_id, "unreadable")
-        for lease in answer.leases:
+        taken = answer.leases[: self._runner.promised + _MOST_GIVEN_BACK]
+        if len(taken) < len(answer.leases):
+            log.error("lease.too_many", asked=self._runner.promised, got=len(answer.leases))
+        for lease in taken:
             self.pulse.within(self._config().server.request_timeout_seconds)
             await self._take_one(group, lease, answer, asked_at, url)
 

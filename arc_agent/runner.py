@@ -268,7 +268,8 @@ class Runner:
 
     def _addresses(self, job: Job) -> tuple[Addresses, Failed | None]:
         """Where the response goes, and what is wrong with the envelope if something is."""
-        return addresses(job, self._config().deployment_id, self._transfer.check)
+        config = self._config()
+        return addresses(job, config.deployment_id, self._transfer.check, config.command_target)
 
     async def _outcome(self, job: Job, held: HeldLease, where: Addresses) -> Outcome:
         """Verify, ask the policy, fetch params, call the handler, store what it returns."""

@@ -28,7 +28,6 @@ from arc_agent.connection import (
     BackOff,
     NoContact,
     judged,
-    read_bounded,
     retrying,
     within,
 )
@@ -42,6 +41,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 CHUNK_BYTES: Final = 256 * 1024
 _RETRY_SECONDS: Final = 0.1
 """The first try again of a transfer comes soon: mostly a connection broke off."""
+_WORD_BYTES: Final = 64 * 1024
+"""How much is read of what is said to a message or a body that was handed over."""
 _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.IGNORECASE | re.ASCII)
 _OURS: Final = frozenset(
@@ -137,7 +138,7 @@ class Transfer:
         headers = {"Content-Type": "application/json"}
         try:
             async with self._request("PUT", url, headers=headers, data=body) as response:
-                return Answer(response.status, await read_bounded(response), response.headers)
+                return Answer(response.status, await _word(response), response.headers)
         except (aiohttp.InvalidURL, ValueError) as error:
             raise HostRefused("a URL that cannot be used") from error
         except (aiohttp.ClientError, OSError) as error:
@@ -220,7 +221,7 @@ class Transfer:
                 "PUT", backend.url, headers=backend.headers, data=body
             ) as response:
                 self._check_status(response, backend.url)
-                await read_bounded(response)
+                await _word(response)
         except (aiohttp.InvalidURL, ValueError) as error:
             raise TransferRefused("a presigned request that cannot be sent") from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
@@ -420,6 +421,17 @@ class _FileBody(aiohttp.payload.Payload):
                 left -= len(chunk)
         finally:
             file.close()
+
+
+async def _word(response: aiohttp.ClientResponse) -> bytes:
+    """What is said to something that was handed over. The status counts: the rest may be cut."""
+    data = b""
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > _WORD_BYTES:
+            response.close()
+            break
+    return data[:_WORD_BYTES]
 
 
 def _check_request(backend: HttpBackend, method: str) -> None:
