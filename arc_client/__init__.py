@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from arc_client.client import Client, Command, SendOptions
     from arc_client.errors import (
         AccessDenied,
+        AgentAbsent,
         CommandCancelled,
         CommandError,
         CommandExpired,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccessDenied",
+    "AgentAbsent",
     "ArcError",
     "Client",
     "Command",

@@ -1,8 +1,8 @@
 """`arc`: send commands from a shell.
 
-Exit codes: 0 done; 1 the command failed, expired, was cancelled or was not done in time; 2 usage or
-configuration, or no such command; 3 the server cannot be reached or is of no use now; 4 not
-allowed; 130 interrupted.
+Exit codes: 0 done; 1 the command failed, expired or was cancelled; 2 usage or configuration, or no
+such command; 3 the server cannot be reached or is of no use now; 4 not allowed; 5 it was not done
+in time, and goes on; 6 no agent is there; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ LISTED: Final = 50
 app = typer.Typer(
     name="arc",
     epilog=(
-        "Exit codes: 0 done; 1 the command failed, expired or was not done in time; 2 usage or "
-        "configuration; 3 the server can't be reached; 4 not allowed."
+        "Exit codes: 0 done; 1 the command failed, expired or was cancelled; 2 usage or "
+        "configuration; 3 the server can't be reached; 4 not allowed; 5 it was not done within "
+        "--timeout, and goes on; 6 no agent is there, and it was "
+        "cancelled (--wait-for-agent waits)."
     ),
     add_completion=False,
     no_args_is_help=True,
@@ -172,12 +174,20 @@ def invoke(
     ] = False,
     sign_with: SignWithOption = None,
     encrypt_to: EncryptToOption = None,
+    wait_for_agent: Annotated[
+        bool,
+        typer.Option(
+            "--wait-for-agent",
+            help="Wait also when no agent is there; otherwise it is cancelled, with exit code 6.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
     server: ServerOption = None,
     token_file: TokenFileOption = None,
     ca_file: CaFileOption = None,
 ) -> None:
     """Send a command, wait for it, and print its result."""
+    is_fresh = key is None
     key = key if key is not None else str(uuid.uuid4())
     access = Access(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
     with reporting(as_json=as_json, key=key) as journey:
@@ -197,7 +207,15 @@ def invoke(
                 )
                 if not no_wait:
                     await invocation.invoke(
-                        client, journey, whom, body, how, timeout=timeout, out=out
+                        client,
+                        journey,
+                        whom,
+                        body,
+                        how,
+                        timeout=timeout,
+                        out=out,
+                        gives_up=not wait_for_agent,
+                        is_fresh=is_fresh,
                     )
                     return
                 sent = await invocation.send(client, journey, whom, body, how)

@@ -353,10 +353,16 @@ class Client:
 
         Raises NotFound or MethodNotAllowed on a server that knows part 1 of the protocol only.
         """
-        query = {"deploymentId": deployment, "schemas": "true" if schemas else None}
-        url = self._connection.url("agents", query=query)
-        agents = (await self._get(url, AgentList)).agents
+        agents = (await self.roll_call(deployment, schemas=schemas)).agents
         return [a for a in agents if deployment is None or a.deployment_id == deployment]
+
+    async def roll_call(self, deployment: str | None, *, schemas: bool = False) -> AgentList:
+        """The same, and what else the server knows of who serves the deployment, if it tells.
+
+        Raises as `agents` does.
+        """
+        query = {"deploymentId": deployment, "schemas": "true" if schemas else None}
+        return await self._get(self._connection.url("agents", query=query), AgentList)
 
     async def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
         """The result of a command that has ended, in memory; see `invoke` for `returns`."""

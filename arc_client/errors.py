@@ -4,6 +4,7 @@
     ├── CommandError                there is a command, but no result of it; has `command_id`
     │   ├── CommandFailed               it ended FAILED; `code` and `details` are its handler's
     │   │   └── CommandCancelled        CANCELLED
+    │   ├── AgentAbsent                 AGENT_ABSENT: nobody was there to take it; it was cancelled
     │   ├── CommandExpired              COMMAND_EXPIRED: its deadline passed first
     │   ├── CommandTimeout              COMMAND_TIMEOUT: our wait ended, it goes on; has `state`
     │   ├── UploadFailed                UPLOAD_FAILED: its params did not reach the server
@@ -64,6 +65,12 @@ class CommandFailed(CommandError):
 
 class CommandCancelled(CommandFailed):
     """Somebody cancelled the command."""
+
+
+class AgentAbsent(CommandError):
+    """No agent was there that would have taken the command. It was cancelled, and has not run."""
+
+    code = "AGENT_ABSENT"
 
 
 class CommandExpired(CommandError, errors.CommandExpired):

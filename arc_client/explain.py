@@ -14,7 +14,7 @@ import msgspec
 from arc_client import errors as client
 from arc_protocol import errors as server
 from arc_protocol.errors import ArcError
-from arc_protocol.types import AgentInfo
+from arc_protocol.types import AgentInfo, AgentList
 from arc_runtime.durations import format_duration
 
 
@@ -31,6 +31,8 @@ class ExitCode(IntEnum):
     NOT_ALLOWED = 4
     STILL_RUNNING = 5
     """The command was not done when the time for waiting ran out; it goes on."""
+    NOBODY_THERE = 6
+    """No agent is there that would take the command: it was cancelled before it ran."""
     INTERRUPTED = 130
 
 
@@ -45,6 +47,10 @@ class Explanation(msgspec.Struct, frozen=True):
 
 ABSENT_SECONDS: Final = 90.0
 """An agent that was not seen for so long is not there: three of its longest polls."""
+
+UNREGISTERED_SECONDS: Final = 600.0
+"""A receiver that does not say who it is may be silent for as long: a 1.x agent asks for nothing
+while it runs a command, 330 s at most."""
 
 _UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
@@ -91,6 +97,12 @@ def _of_command(error: client.CommandError) -> Explanation:
     """There is a command, but no result."""
     it = shlex.quote(error.command_id)
     match error:
+        case client.AgentAbsent():
+            return Explanation(
+                f"{error.message}; command {it} was cancelled",
+                ExitCode.NOBODY_THERE,
+                next_steps=("Send it anyway, and wait: --wait-for-agent (and a longer --timeout)",),
+            )
         case client.CommandCancelled():
             return Explanation(f"command {it} was cancelled", ExitCode.FAILED)
         case client.CommandFailed():
@@ -207,3 +219,25 @@ def agent_hint(
     if not any(handler.name == command for agent in present for handler in agent.handlers):
         return f"no agent of {deployment} that is there has a handler for {command}"
     return None
+
+
+def absence(found: AgentList, deployment: str, target: str | None) -> str | None:
+    """That nobody is there to take a command, and since when. None when that is not certain.
+
+    It is certain only where the server says what it has seen of those who do not register, too.
+    """
+    known = found.presence
+    if known is None or known.is_pushed:
+        return None
+    silent_since = known.polled_at or known.watched_since
+    if (known.now - max(silent_since, known.watched_since)).total_seconds() < UNREGISTERED_SECONDS:
+        return None
+    ours = [
+        agent
+        for agent in found.agents
+        if agent.deployment_id == deployment
+        and (target is None or agent.target is None or agent.target.resource_id == target)
+    ]
+    if any((known.now - a.last_seen_at).total_seconds() <= ABSENT_SECONDS for a in ours):
+        return None
+    return agent_hint(found.agents, deployment, "", target, known.now)

@@ -16,19 +16,20 @@ import msgspec
 
 from arc_client.arguments import STDOUT
 from arc_client.client import Client, Command, SendOptions
-from arc_client.explain import agent_hint, explain
+from arc_client.errors import AgentAbsent
+from arc_client.explain import absence, agent_hint, explain
 from arc_client.interrupts import Interrupts
 from arc_client.params import Body
 from arc_client.progress import Journey
 from arc_client.results import body_of_result
 from arc_client.screen import SHOWN_BYTES, NotShown, is_shown_on, prompt, write_bytes, write_result
 from arc_protocol.errors import ArcError
-from arc_protocol.types import CommandStatus, InlineBody, State
+from arc_protocol.types import AgentList, CommandStatus, InlineBody, State
 
 T = TypeVar("T")
 
-HINT_SECONDS: Final = 3.0
-"""After so long without an agent taking it, a person may wonder why."""
+HINT_SECONDS: Final = 0.5
+"""After so long without an agent taking it, it is looked who is there."""
 
 
 LAST_WORDS_SECONDS: Final = 0.5
@@ -52,8 +53,14 @@ async def invoke(
     *,
     timeout: float,
     out: Path | None,
+    gives_up: bool = False,
+    is_fresh: bool = True,
 ) -> None:
     """Send a command, wait for its end, and show its result.
+
+    `gives_up`: when it is certain that nobody is there who would take it, cancel it and raise
+    AgentAbsent. Not so the command of an earlier sender with the same key: the key `is_fresh` when
+    nobody else can have used it.
 
     Raises Interrupted when the person leaves, and what `show_result` and Client.invoke raise.
     """
@@ -61,14 +68,22 @@ async def invoke(
     async def work() -> CommandStatus:
         sent = await client.send(addressee.deployment, addressee.command, params, **options)
         waiting = client.wait_for_end(sent.id, timeout=timeout, is_known=True)
-        return await _while_heard(client, journey, sent.id, waiting)
+        heard = asyncio.ensure_future(_while_heard(client, journey, sent.id, waiting))
+        looking = asyncio.ensure_future(look_who_is_there(client, journey, addressee))
+        try:
+            await asyncio.wait((heard, looking), return_when=asyncio.FIRST_COMPLETED)
+            absent = None if heard.done() else looking.result()
+            if absent is not None and gives_up and (is_fresh or not journey.is_replay):
+                await _give_up(client, journey, sent.id, absent)
+            elif absent is not None:
+                journey.note(f"still waiting: {absent}")
+            return await heard
+        finally:
+            for task in (heard, looking):
+                task.cancel()
+            await asyncio.gather(heard, looking, return_exceptions=True)
 
-    hint = asyncio.ensure_future(hint_at_absence(client, journey, addressee))
-    try:
-        status = await _attended(client, journey, work())
-    finally:
-        hint.cancel()
-        await asyncio.gather(hint, return_exceptions=True)
+    status = await _attended(client, journey, work())
     await show_result(client, journey, status, out)
 
 
@@ -183,25 +198,41 @@ class CancelOffer:
         self._journey.resume()
 
 
-async def hint_at_absence(
-    client: Client,
-    journey: Journey,
-    addressee: Addressee,
-) -> None:
-    """Say why nobody takes the command, if that can be known."""
+async def look_who_is_there(client: Client, journey: Journey, addressee: Addressee) -> str | None:
+    """That nobody is there who would take the command, if that is certain; say why it may wait.
+
+    A command that is taken at once costs no request for this.
+    """
     await asyncio.sleep(HINT_SECONDS)
     command_id = journey.command_id
     if command_id is None or journey.state is State.PENDING_UPLOAD:
-        return
+        return None
     try:
         journey.looked(await client.status(command_id))
         if journey.state is not State.PENDING:
-            return
-        agents = await client.agents()
+            return None
+        found = await client.roll_call(addressee.deployment)
     except ArcError:  # a server without that route, or a token without that right
-        return
-    hint = agent_hint(
-        agents, addressee.deployment, addressee.command, addressee.target, datetime.now(UTC)
-    )
+        return None
+    certain = absence(found, addressee.deployment, addressee.target)
+    hint = None if certain else _hint(found, addressee)
     if hint is not None:
         journey.note(f"still waiting: {hint}")
+    return certain
+
+
+def _hint(found: AgentList, addressee: Addressee) -> str | None:
+    """Why the command may be waiting, as far as can be seen."""
+    known = found.presence
+    if known is not None and (known.is_pushed or known.polled_at is not None):
+        return None  # served by something that does not say what it can do
+    now = datetime.now(UTC) if known is None else known.now
+    return agent_hint(found.agents, addressee.deployment, addressee.command, addressee.target, now)
+
+
+async def _give_up(client: Client, journey: Journey, command_id: str, reason: str) -> None:
+    """Cancel a command that nobody has taken. Raises AgentAbsent, unless somebody has after all."""
+    status = await client.cancel(command_id)
+    journey.looked(status)
+    if status.state is State.FAILED and status.dispatched_at is None:
+        raise AgentAbsent(reason, command_id=command_id)

@@ -26,6 +26,8 @@ class Journey(Watch):
         """`command_id`: when it is known beforehand."""
         self.command_id = command_id
         self.state: State | None = None
+        self.is_replay = False
+        """Whether an earlier create with the same key made the command."""
 
     @property
     def is_over(self) -> bool:
@@ -36,6 +38,7 @@ class Journey(Watch):
         """The server has the command."""
         self.command_id = answer.command_id
         self.state = answer.state
+        self.is_replay = bool(answer.is_replay)
 
     def looked(self, status: CommandStatus) -> None:
         """A status was read while waiting."""

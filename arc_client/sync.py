@@ -13,7 +13,14 @@ from arc_client.client import ANYTHING, RETRY_SECONDS, WAIT_SECONDS, Client, Com
 from arc_client.params import NO_PARAMS
 from arc_client.waiting import POLL_SECONDS
 from arc_client.watch import Watch
-from arc_protocol.types import DEFAULT_INLINE_BYTES, AgentInfo, CommandStatus, EventList, State
+from arc_protocol.types import (
+    DEFAULT_INLINE_BYTES,
+    AgentInfo,
+    AgentList,
+    CommandStatus,
+    EventList,
+    State,
+)
 
 T = TypeVar("T")
 
@@ -210,6 +217,10 @@ class SyncClient:
     ) -> Sequence[AgentInfo]:
         """Who is there to run commands; see Client.agents."""
         return self._run(self._client.agents(deployment=deployment, schemas=schemas))
+
+    def roll_call(self, deployment: str | None, *, schemas: bool = False) -> AgentList:
+        """The same, and what else the server knows; see Client.roll_call."""
+        return self._run(self._client.roll_call(deployment, schemas=schemas))
 
     def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
         """The result of a command that has ended, in memory; see Client.result_of."""

@@ -224,6 +224,8 @@ class CreateCommandResponse(Message, frozen=True, kw_only=True):
     storage_upload: StorageUpload | None = None
     status: CommandStatus | None = None
     """Where the command stands after `wait_seconds`; `state` is as it was stored."""
+    is_replay: bool | None = None
+    """Ours: true when an earlier create with the same key made the command."""
 
 
 class UploadCompleteRequest(Message, frozen=True, kw_only=True):
@@ -530,10 +532,26 @@ class AgentInfo(Message, frozen=True, kw_only=True):
     holding: list[HeldLease]
 
 
+class DeploymentPresence(Message, frozen=True, kw_only=True):
+    """What else the server knows of who serves a deployment: not every receiver says who it is.
+
+    By the server's clock, all of it: the reader's may be wrong.
+    """
+
+    now: Timestamp
+    watched_since: Timestamp
+    """What was before, this server has not seen."""
+    is_pushed: bool = False
+    """Commands are delivered to a URL: no agent is to be expected."""
+    polled_at: Timestamp | None = None
+    """When a receiver that does not say who it is last asked for work."""
+
+
 class AgentList(Message, frozen=True, kw_only=True):
-    """GET /agents."""
+    """GET /agents. `presence` when it was asked about one deployment."""
 
     agents: list[AgentInfo]
+    presence: DeploymentPresence | None = None
 
 
 # Coding

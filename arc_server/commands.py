@@ -67,6 +67,7 @@ from arc_protocol.types import (
     error_body,
     utc,
 )
+from arc_server.attendance import Attendance
 from arc_server.bodies import Bodies, directory
 from arc_server.limits import CommandLimits
 from arc_server.ports import (
@@ -137,6 +138,7 @@ class CommandService:
         self._limits = limits
         self._running: set[asyncio.Task[Any]] = set()
         self._seen: dict[str, datetime] = {}
+        self._attendance = Attendance(clock.now())
 
     # sender side
 
@@ -197,6 +199,7 @@ class CommandService:
             inline_allowed_up_to=self._limits.inline_bytes,
             next="poll" if upload is None else "upload",
             storage_upload=upload,
+            is_replay=created.is_replay or None,
         )
 
     @_to_the_end
@@ -416,6 +419,8 @@ class CommandService:
         with self._wakeups.for_work(deployment_id, target_id, agent_id) as waiter:
             while True:
                 self._note_presence(agent_id)
+                if agent_id is None:
+                    self._attendance.polled(deployment_id, self._clock.now())
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked()
@@ -503,7 +508,13 @@ class CommandService:
         found = await self._store.list_agents(
             deployment_id, since, self._limits.max_agents_listed, with_schemas=with_schemas
         )
+        presence = None
+        if deployment_id is not None:
+            known = await self._store.get_deployment(deployment_id)
+            is_pushed = known is not None and known.push_url is not None
+            presence = self._attendance.of(deployment_id, self._clock.now(), is_pushed=is_pushed)
         return AgentList(
+            presence=presence,
             agents=[
                 AgentInfo(
                     agent_id=agent.agent_id,
@@ -518,7 +529,7 @@ class CommandService:
                     holding=[_held(command) for command in agent.holding],
                 )
                 for agent in found
-            ]
+            ],
         )
 
     @_to_the_end

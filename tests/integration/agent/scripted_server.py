@@ -23,6 +23,7 @@ from aiohttp import web
 
 Fault = int | Literal["drop", "page", "hold"]
 DEPLOYMENT = "dep-1"
+_TARGET = {"resourceId": "default", "resourceType": "daemon"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class ScriptedServer:
         envelope: dict[str, Any] = {
             "protocol": "arc.v1",
             "deploymentId": DEPLOYMENT,
-            "target": {"resourceId": "default", "resourceType": "daemon"},
+            "target": _TARGET,
             "commandId": command_id,
             "attempt": 1,
             "command": command,
@@ -259,6 +260,9 @@ class ScriptedServer:
         if request.transport is None or request.transport.is_closing():
             return web.Response()  # nobody is there any more
         leases = [self._queue.popleft() for _ in range(min(len(self._queue), asked["maxLeases"]))]
+        for lease in leases:  # they are for the target that is asked for, unless spoiled
+            if lease["envelope"].get("target") == _TARGET:
+                lease["envelope"]["target"] = asked.get("target") or _TARGET
         return web.json_response({"leases": leases})
 
     async def _renew(self, _request: web.Request, body: bytes) -> web.StreamResponse:

@@ -69,6 +69,8 @@ class FakeServer:
         default_factory=dict
     )
     """By route name: answers to give before the true one is given again."""
+    presence: dict[str, Any] | None = None
+    """What is told of the deployment that somebody asks for."""
     commands: dict[str, StoredCommand] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -197,6 +199,8 @@ class FakeServer:
                 "putRequest": self._presigned("PUT", f"blobs/{command.command_id}/params"),
                 "expiresAt": "2100-01-01T00:00:00Z",
             }
+        if is_replay and self.knows_part_2:
+            answer["isReplay"] = True
         return answer
 
     def _presigned(self, method: str, path: str) -> dict[str, Any]:
@@ -380,7 +384,8 @@ class FakeServer:
         return web.json_response(self._describe(command))
 
     async def _agents(self, request: web.Request) -> web.Response:
-        return web.json_response({"agents": self.agents})
+        known = {} if self.presence is None else {"presence": self.presence}
+        return web.json_response({"agents": self.agents, **known})
 
     def _run(self, command: StoredCommand) -> None:
         command.state = "PENDING"

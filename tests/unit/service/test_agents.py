@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import msgspec
 import pytest
 
 from arc_protocol.errors import Forbidden, StoreUnavailable
-from arc_protocol.types import AgentRegistration, AgentStatus, HandlerInfo, RenewRequest
+from arc_protocol.types import (
+    AgentRegistration,
+    AgentStatus,
+    DeploymentPresence,
+    HandlerInfo,
+    RenewRequest,
+)
+from arc_server.attendance import Attendance
+from arc_server.ports import Deployment
 
 from .fakes import START, Gate
 from .world import World, daemon
@@ -137,3 +146,42 @@ async def test_bound_callers_register_and_see_their_own_deployment(world: World)
     listed = await world.service.agents(None, within="d1")
 
     assert [agent.agent_id for agent in listed.agents] == ["a1"]
+
+
+async def test_receivers_that_do_not_say_who_they_are_leave_a_trace(world: World) -> None:
+    world.clock.advance(5)
+    await world.poll()
+    polled_at = world.clock.now()
+    world.clock.advance(30)
+
+    of_all = await world.service.agents(None)
+    found = (await world.service.agents("d1")).presence
+    other = (await world.service.agents("d2")).presence
+
+    assert of_all.presence is None
+    assert found == DeploymentPresence(
+        now=world.clock.now(), watched_since=START, polled_at=polled_at
+    )
+    assert other is not None
+    assert other.polled_at is None
+
+
+async def test_a_deployment_that_is_pushed_to_says_so(world: World) -> None:
+    await world.store.put_deployment(
+        Deployment(deployment_id="d1", targets=(), push_url="https://w.example.com"), START
+    )
+
+    presence = (await world.service.agents("d1")).presence
+
+    assert presence is not None
+    assert presence.is_pushed
+
+
+def test_silence_means_nothing_once_too_many_are_to_be_remembered() -> None:
+    attendance = Attendance(START)
+    late = START + timedelta(hours=1)
+    for number in range(10_001):
+        attendance.polled(f"d{number}", late)
+
+    assert attendance.of("d0", late, is_pushed=False).watched_since == late
+    assert attendance.of("d10000", late, is_pushed=False).polled_at == late
