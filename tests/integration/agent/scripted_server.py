@@ -261,7 +261,7 @@ class ScriptedServer:
             return web.Response()  # nobody is there any more
         leases = [self._queue.popleft() for _ in range(min(len(self._queue), asked["maxLeases"]))]
         for lease in leases:  # they are for the target that is asked for, unless spoiled
-            if lease["envelope"].get("target") == _TARGET:
+            if lease.get("envelope", {}).get("target") == _TARGET:
                 lease["envelope"]["target"] = asked.get("target") or _TARGET
         return web.json_response({"leases": leases})
 

@@ -178,6 +178,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
         types.ResponseHandling, types.LeaseInfo, types.RenewedLease, types.HandlerInfo,
         types.HeldLease, types.AgentInfo, types.AgentStatus, types.SubmittedResponse,
         types.RefusedResponse, types.Progress, types.LogLine, types.RecordedLine,
+        types.DeploymentPresence,
     }  # fmt: skip
 
     assert files == VECTORS.keys() | rewritten
