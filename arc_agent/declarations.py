@@ -93,7 +93,7 @@ class ExecSection(Declaration, frozen=True, kw_only=True):
     idempotent: Annotated[
         bool,
         _about("Whether a second run does no harm; if not, it is not run again once started."),
-    ] = True
+    ] = False
     concurrency: Annotated[int, _about("How many run at the same time.", ge=1, le=1000)] | None = (
         None
     )

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from arc_agent.config import Config
+from arc_agent.declarations import ExecSection, HttpSection, SqlSection
+from arc_runtime.keys import describe, keys, show_default
 from arc_runtime.settings import reference
 from arc_server.config import ServerConfig
 
@@ -40,6 +42,24 @@ SENDER = """\
 """
 
 
+DECLARED = """\
+## Declared commands
+
+What stands below the name of a command in `handlers.exec`, `handlers.http` and `handlers.sql`: [declared-handlers.md](declared-handlers.md).
+"""
+
+
+def declared(name: str, kind: type) -> str:
+    """The keys of one kind of declared commands."""
+    rows = [f"### `handlers.{name}.NAME`\n", "| key | type | default | |", "|---|---|---|---|"]
+    for key in keys(kind, "NONE"):
+        shown = show_default(key.default)
+        default = f"`{shown}`" if shown and shown != "required" else shown
+        cells = (f"`{key.path}`", describe(key.type), default, key.description)
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
 def text() -> str:
     """The page."""
     return "\n".join(
@@ -49,6 +69,10 @@ def text() -> str:
             reference(ServerConfig, "ARC_SERVER"),
             "## The agent\n",
             reference(Config, "ARC_AGENT"),
+            DECLARED,
+            declared("exec", ExecSection),
+            declared("http", HttpSection),
+            declared("sql", SqlSection),
             SENDER,
         )
     )

@@ -179,7 +179,8 @@ async def test_a_drain_ends_programs_tidily(
         f"signal.signal(15, lambda *_: (open({str(mark)!r}, 'a').write('ended'), sys.exit(0)))\n"
         f"open({str(mark)!r}, 'a').write('started '); time.sleep(60)"
     )
-    agent = await start(server, handlers={"exec": {"x": {"argv": python(code)}}})
+    section = {"argv": python(code), "idempotent": True}
+    agent = await start(server, handlers={"exec": {"x": section}})
     server.send("x")
     async with asyncio.timeout(10):
         while not (mark.exists() and mark.read_text()):
