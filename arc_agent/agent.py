@@ -135,8 +135,6 @@ class Agent:
                 config.handlers.lifespan_seconds,
             )
             journal = Journal(spool)
-            await self._answer_left(journal, spool)
-            self._hold_leases_of(spool)
             back_off = BackOff(random.SystemRandom(), config.server.max_back_off_seconds)
             delivery = Delivery(
                 spool=spool,
@@ -171,6 +169,8 @@ class Agent:
             )
             stack.callback(signatures.close)
             await signatures.open()
+            await self._answer_left(journal, spool, signatures)
+            self._hold_leases_of(spool)
             speaker = Speaker(
                 connection=connection,
                 contact=self._contact,
@@ -369,10 +369,11 @@ class Agent:
                 file_sha256=None if policy is None else policy.sha256,
             )
 
-    async def _answer_left(self, journal: Journal, spool: Spool) -> None:
-        """Answer what must not be run again and was not ended. Raises SpoolError."""
+    async def _answer_left(self, journal: Journal, spool: Spool, signatures: Signatures) -> None:
+        """Answer what must not be run again and was not ended. Raises SpoolError, NoncesError."""
+        keep_days = self._live.config.handlers.journal_days
         try:
-            await answer_left(journal, spool, self._live.config.handlers.journal_days)
+            await answer_left(journal, spool, keep_days, signatures.ended_before)
         except sqlite3.Error as error:
             may_pass = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             raise SpoolError(f"the journal cannot be used: {error}", may_pass=may_pass) from None

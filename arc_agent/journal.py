@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ MAX_ROWS: Final = 100_000
 MAX_ANNOUNCED_BYTES: Final = 64 * 1024
 """The largest result that a handler may leave for after a restart."""
 _HELD: Final = "held"
+_GIVEN_BACK: Final = "given back"
+"""Held, and released at no cost: the same attempt may be another's meanwhile."""
 _STARTED: Final = "started"
 _NOTHING: Final = b"(nothing)"
 _DAY_SECONDS: Final = 86_400.0
@@ -102,15 +104,28 @@ class Journal:
             rows = await self._spool.select(
                 "SELECT state, attempt FROM runs WHERE command_id = ?", (lease.command_id,)
             )
-            if rows and rows[0][0] != _HELD:
+            if rows and rows[0][0] not in (_HELD, _GIVEN_BACK):
                 return _maybe(job, "its handler was started here before")
-            known = (rows[0][1], rows[0][1] + 1) if rows else (1,)
+            known = _attempts_that_may_come(*rows[0]) if rows else (1,)
             if lease.attempt not in known:
                 return _maybe(job, f"nothing is known here of attempt {lease.attempt - 1}")
             await self._spool.execute(_PUT, _row(job, where, _HELD))
         except sqlite3.Error as error:
             return _not_noted(job, error)
         return None
+
+    async def given_back(self, job: Job) -> None:
+        """A command is about to be released at no cost: whoever gets it next has this attempt.
+
+        Only if this attempt comes again has nobody had it. An earlier one may lapse elsewhere.
+        """
+        try:
+            await self._spool.execute(
+                "UPDATE runs SET state = ? WHERE command_id = ? AND state = ?",
+                (_GIVEN_BACK, job.lease.command_id, _HELD),
+            )
+        except sqlite3.Error as error:
+            log.error("journal.failed", command_id=job.lease.command_id, reason=str(error))
 
     async def start(self, job: Job, where: Addresses) -> Outcome | None:
         """Note that a handler starts: None. If that cannot be noted, it does not start."""
@@ -177,6 +192,11 @@ class Journal:
         return Failed(MAYBE_EXECUTED, "the agent was stopped while the handler ran")
 
 
+def _attempts_that_may_come(state: str, attempt: int) -> tuple[int, ...]:
+    """Those before which nobody else can have had a command that was held here at `attempt`."""
+    return (attempt,) if state == _GIVEN_BACK else (attempt, attempt + 1)
+
+
 def _run(row: tuple[Any, ...]) -> Run:
     """A row that nobody has ended."""
     upload = None if row[5] is None else msgspec.json.decode(row[5], type=PresignedRequest)
@@ -223,9 +243,19 @@ def _not_noted(job: Job, error: sqlite3.Error) -> GivenBack:
     return GivenBack(NO_COST)
 
 
-async def answer_left(journal: Journal, spool: Spool, keep_days: float) -> int:
-    """Answer what an earlier process left unended; how many that were. Raises sqlite3.Error."""
+async def answer_left(
+    journal: Journal,
+    spool: Spool,
+    keep_days: float,
+    ended: Callable[[Sequence[str]], Awaitable[None]],
+) -> int:
+    """Answer what an earlier process left unended; how many that were. Raises sqlite3.Error.
+
+    `ended` is told first, of them and of those whose responses wait already: once a response is
+    taken, nothing here knows its command any more.
+    """
     runs = await journal.open(keep_days)
+    await ended([each.command_id for each in (*runs, *spool.entries())])
     for run in runs:
         outcome = run.outcome()
         await spool.put(

@@ -8,7 +8,9 @@ that was forgotten stays out of date.
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from enum import Enum
 from pathlib import Path
@@ -101,6 +103,23 @@ class Nonces:
                 )
             except (sqlite3.Error, OSError) as error:
                 raise self._error(error) from None
+
+    def end_commands(self, command_ids: Sequence[str]) -> None:
+        """The same for commands of which the signature is not at hand. Raises NoncesError."""
+        with self._lock:
+            try:
+                self._db.execute(
+                    "UPDATE nonces SET ended = 1"
+                    " WHERE command_id IN (SELECT value FROM json_each(?))",
+                    (json.dumps(list(command_ids)),),
+                )
+            except (sqlite3.Error, OSError) as error:
+                raise self._error(error) from None
+
+    @staticmethod
+    def is_in(directory: Path) -> bool:
+        """Whether there is a record."""
+        return (directory / FILE_NAME).exists()
 
     def __len__(self) -> int:
         """How many are remembered."""

@@ -29,7 +29,7 @@ from arc_agent.journal import Journal
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import BrokenLease, release, renew
 from arc_agent.line import Line
-from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.params import convert_params
 from arc_agent.results import (
     STORAGE_FAILED,
@@ -356,7 +356,7 @@ class Runner:
         if signed is None:
             admitting = self._gate.admit(job, source, queue=queue)
         else:
-            still = partial(self._signatures.may_start, job, signed)
+            still = partial(self._signatures.may_start, job)
             admitting = self._gate.admit(job, source, signed.key_id, queue, still)
         if self._gate.is_quick(lease_id) and self._lines.try_enter(handler, lease_id):
             return await admitting
@@ -620,6 +620,8 @@ class Runner:
             if outcome.after_seconds < _WORTH_SECONDS or not await self._lapses_later(
                 lease.lease_id, outcome.after_seconds
             ):
+                if outcome.reason == NO_COST:
+                    await self._journal.given_back(job)
                 await release(self._connection, lease.lease_id, outcome.reason)
             return
         held.has_result = True

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -140,9 +140,11 @@ class Signatures:
             case Claim.FORGOTTEN:
                 return self._refuse(job, EXPIRED, "it is too old", signed.key_id)
 
-    def may_start(self, job: Job, signed: Signed) -> Failed | None:
-        """Look at the clock once more: the command may have waited, for a person or for others."""
-        return self._in_time(job, signed)
+    def may_start(self, job: Job) -> Failed | None:
+        """Look once more: the command may have waited, for a person or for others, and its time may
+        be over, or its key taken away."""
+        again = self.verify(job)
+        return again if isinstance(again, Failed) else None
 
     async def ended(self, job: Job, signed: Signed, outcome: Outcome) -> None:
         """A command that was started has come to an end of any kind; the result is in the spool."""
@@ -152,6 +154,16 @@ class Signatures:
             await asyncio.to_thread(self._nonces.end, signed.key_id, signed.claims.nonce)
         except NoncesError as error:
             log.error("signature.not_ended", command_id=job.lease.command_id, reason=str(error))
+
+    async def ended_before(self, command_ids: Sequence[str]) -> None:
+        """Commands that an earlier process started are answered now, and not run again: use their
+        signatures up. Raises NoncesError.
+
+        Also where signatures are not looked at now: they may be again.
+        """
+        if command_ids and (self._keys() is not None or Nonces.is_in(self._directory)):
+            nonces = await self._record()
+            await asyncio.to_thread(nonces.end_commands, command_ids)
 
     # Inside
 

@@ -16,7 +16,7 @@ from arc_runtime.secrets_in_logs import redact_fields, redact_text
 Level = Literal["debug", "info", "warning", "error"]
 _RANKS: Final = {"debug": 0, "info": 1, "warning": 2, "error": 3, "none": 4}
 _REQUEST_BYTES: Final = 60_000
-"""Of lines in one request: with all around them it stays below MAX_EVENTS_BYTES."""
+"""Of lines and progress in one request: with all around them it stays below MAX_EVENTS_BYTES."""
 _REQUEST_LINES: Final = 1_000
 
 
@@ -82,7 +82,7 @@ class Speech:
             if not self._lines and self._progress is None:
                 return None
             lines: list[LogLine] = []
-            room = _REQUEST_BYTES
+            room = _REQUEST_BYTES - (0 if self._progress is None else len(encode(self._progress)))
             for line, size in self._lines:
                 if size > room or len(lines) == _REQUEST_LINES:
                     break

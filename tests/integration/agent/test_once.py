@@ -362,6 +362,10 @@ async def test_what_waits_in_line_is_given_back_when_the_agent_stops(
         {"leaseId": second, "reason": "drain"}
     ]
     assert server.responses("first")[0]["code"] == "MAYBE_EXECUTED"
+    server.send("narrow", command_id="second", change=again(2))  # another had attempt 1 meanwhile
+    await start(server, narrow)
+    await server.until(lambda: bool(server.responses("second")))
+    assert server.responses("second")[0]["code"] == "MAYBE_EXECUTED"
 
 
 async def test_a_setting_for_a_handler_that_there_is_not_is_refused(

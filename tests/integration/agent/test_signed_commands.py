@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import signal
 import sqlite3
 import time
 from collections.abc import Callable
@@ -33,12 +34,21 @@ from forgeries import (
     signature,
 )
 from scripted_server import ScriptedServer, inline
+from test_process import agent as process
 
 from arc_agent import Context, handler
 from arc_agent.audit_check import entries
 from arc_agent.control import AgentNotThere, ask
 from arc_agent.signatures import Signatures
 
+ONCE = """
+from arc_agent import handler
+
+@handler("pay", idempotent=False)
+def pay() -> None:
+    with open("runs", "a") as file:
+        file.write("run")
+"""
 ran: list[bytes] = []
 
 
@@ -188,6 +198,48 @@ async def test_a_command_that_has_ended_here_is_not_run_again_under_its_own_id(
 
     assert [code_of(each) for each in server.responses()] == ["success", REPLAYED]
     assert ran == [PARAMS]
+
+
+@pytest.mark.parametrize(
+    ("point", "answer"),
+    [("agent.after_handler", "MAYBE_EXECUTED"), ("agent.after_spool", "success")],
+)
+async def test_what_a_dead_agent_left_is_answered_and_its_signature_used_up(
+    server: ScriptedServer,
+    tmp_path: Path,
+    settings: Callable[..., dict[str, Any]],
+    point: str,
+    answer: str,
+) -> None:
+    (tmp_path / "once.py").write_text(ONCE)
+    (tmp_path / "a.yaml").write_text(json.dumps(settings()))
+    carried = carrying(signature())
+    server.send(COMMAND, raw=PARAMS, command_id="cmd", change=carried)
+    given = ("-c", "a.yaml", "--handlers", "once")
+    async with process(server, tmp_path, *given, ARC_FAILPOINT=f"{point}=kill") as first:
+        assert await first.ended() == -signal.SIGKILL
+    async with process(server, tmp_path, *given):
+        left = await server.response()
+        server.send(COMMAND, raw=PARAMS, command_id="cmd", change=carried)  # a lie: it has ended
+        replayed = (await server.response(2), server.responses())[1][-1]
+
+    assert (code_of(left), code_of(replayed)) == (answer, REPLAYED)
+    assert (tmp_path / "runs").read_text() == "run"
+
+
+async def test_a_key_that_is_taken_away_while_a_command_waits_starts_nothing(
+    server: ScriptedServer, start: Start, settings: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text("rules: [{name: ask, action: approve}]")
+    agent = await start(server, pay, **settings(), policy={"file": str(tmp_path / "policy.yaml")})
+    server.send(COMMAND, raw=PARAMS, command_id="cmd", change=carrying(signature()))
+    await until_waiting(agent)
+    (tmp_path / "ops.pub").write_text(STRANGER.public().line)
+    agent.agent.reload()
+    await told(agent, "approve", id="cmd")
+
+    assert code_of(await server.response()) == INVALID
+    assert ran == []
 
 
 async def test_a_redelivered_command_is_no_replay(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,17 @@ async def test_what_is_known_to_have_only_been_held_here_may_start(journal: Jour
     assert code(await journal.hold(job(5), WHERE)) == "MAYBE_EXECUTED", "attempt 4 was elsewhere"
 
 
+async def test_an_attempt_after_one_that_was_given_back_at_no_cost_may_have_run_elsewhere(
+    journal: Journal,
+) -> None:
+    await journal.hold(job(), WHERE)
+    await journal.given_back(job())
+
+    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED", "another had attempt 1"
+    assert await journal.hold(job(), WHERE) is None, "nobody had it"
+    assert await journal.hold(job(2), WHERE) is None, "it was held here, and lapsed"
+
+
 async def test_an_attempt_that_nothing_is_known_of_may_have_run_elsewhere(journal: Journal) -> None:
     assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
 
@@ -138,8 +149,14 @@ async def test_what_a_dead_process_left_is_answered_under_its_lease(
     await asyncio.to_thread(journal.announce, job(1, "c2", "l2"), WHERE, {"rebooted": True})
     await journal.hold(job(1, "c3", "l3"), WHERE)
 
-    assert await answer_left(Journal(spool), spool, 30) == 2
-    assert await answer_left(Journal(spool), spool, 30) == 0
+    told: list[list[str]] = []
+
+    async def ended(command_ids: Sequence[str]) -> None:
+        told.append(list(command_ids))
+
+    assert await answer_left(Journal(spool), spool, 30, ended) == 2
+    assert await answer_left(Journal(spool), spool, 30, ended) == 0
+    assert told == [["c1", "c2"], ["c1", "c2"]], "before they are answered, and while they wait"
 
     entries = list(spool.entries())
     assert [(e.command_id, e.lease_id, e.submit_url) for e in entries] == [

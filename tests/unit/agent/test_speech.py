@@ -80,6 +80,18 @@ def test_a_request_stays_below_what_the_server_takes() -> None:
     assert max(sizes) <= MAX_EVENTS_BYTES
 
 
+def test_a_request_with_long_progress_stays_below_what_the_server_takes() -> None:
+    said = speech()
+    for _ in range(60):
+        said.line("info", "a" * 1_000)
+    said.progress(1, 2, "\N{GRINNING FACE}" * 10_000)
+
+    pending = said.pending()
+
+    assert pending is not None
+    assert len(encode(pending)) <= MAX_EVENTS_BYTES
+
+
 def test_what_json_cannot_say_is_replaced() -> None:
     said = speech()
     said.line("info", "lone \ud800 surrogate")
