@@ -2,7 +2,8 @@
 
 A table in the spool's database. A row is durable before a handler starts that is not idempotent,
 and turns to `answered` in the very transaction that stores its response (a trigger does it). It
-goes when the server has taken the response, or after `handlers.journal_days`.
+goes when the server has taken the response, or after `handlers.journal_days`. A response under
+another lease than the run's, as to an envelope that cannot be read, is not the run's: it stays.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ CREATE TABLE IF NOT EXISTS runs (
   at REAL NOT NULL
 ) STRICT;
 CREATE TRIGGER IF NOT EXISTS runs_answered AFTER INSERT ON responses BEGIN
-  UPDATE runs SET state = 'answered' WHERE command_id = NEW.command_id;
+  UPDATE runs SET state = CASE lease_id WHEN NEW.lease_id THEN 'answered' ELSE 'kept' END
+  WHERE command_id = NEW.command_id;
 END;
 CREATE TRIGGER IF NOT EXISTS runs_taken AFTER DELETE ON responses BEGIN
   DELETE FROM runs WHERE command_id = OLD.command_id AND state = 'answered';

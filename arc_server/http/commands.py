@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from arc_protocol.errors import StoreUnavailable
 from arc_protocol.types import CreateCommandRequest, Payload, State, UploadCompleteRequest
 from arc_server.auth.tokens import Scope
 from arc_server.commands import CommandService, check_wait
@@ -31,13 +32,16 @@ def routes(service: CommandService) -> Sequence[Route]:
         answer = await service.create(request, base_url=call.base_url, within=call.within)
         if not wait_seconds or answer.next == "upload":
             return json_answer(answer)
-        with call.waiting():
-            status = await service.status(
-                answer.command_id,
-                base_url=call.base_url,
-                wait_seconds=wait_seconds,
-                within=call.within,
-            )
+        try:
+            with call.waiting():
+                status = await service.status(
+                    answer.command_id,
+                    base_url=call.base_url,
+                    wait_seconds=wait_seconds,
+                    within=call.within,
+                )
+        except StoreUnavailable:  # it is made: whoever hears of an error may make another
+            return json_answer(answer)
         return json_answer(msgspec.structs.replace(answer, status=status))
 
     async def upload_complete(call: Call) -> web.StreamResponse:

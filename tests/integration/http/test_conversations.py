@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from running_server import OWN, Client, Serve, inline, success, until
 
+from arc_protocol.errors import StoreUnavailable
+
 
 async def test_a_waiting_agent_gets_a_command_the_moment_it_is_created(client: Client) -> None:
     waiting = asyncio.create_task(client.lease(waitSeconds=60))
@@ -54,6 +56,22 @@ async def test_a_create_that_waits_is_answered_when_its_time_is_up(client: Clien
 
     assert created["status"]["state"] == "PENDING"
     assert created["status"]["commandId"] == created["commandId"]
+
+
+async def test_a_create_whose_wait_fails_is_answered_as_what_it_is_made(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreadable(command_id: str) -> None:
+        raise StoreUnavailable(command_id)
+
+    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}"), "waitSeconds": 0.05}
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(client.server.parts.store, "get", unreadable)
+        answer = await client.call("POST", "/v1/commands", body)
+
+    assert answer.status == 200, "whoever hears of an error makes another"
+    assert "status" not in answer.json
+    assert (await client.status(answer.json["commandId"]))["state"] == "PENDING"
 
 
 async def test_a_repeated_create_that_waits_gets_the_end_at_once(client: Client) -> None:

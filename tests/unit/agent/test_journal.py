@@ -56,11 +56,11 @@ def journal(spool: Spool) -> Journal:
     return Journal(spool)
 
 
-async def put(spool: Spool, command_id: str = "c1") -> Entry:
+async def put(spool: Spool, command_id: str = "c1", lease_id: str = "l1") -> Entry:
     """A response of the command."""
     return await spool.put(
         command_id=command_id,
-        lease_id="l1",
+        lease_id=lease_id,
         command="pay",
         attempt=1,
         submit_url=None,
@@ -139,6 +139,17 @@ async def test_a_run_whose_response_nobody_took_is_remembered(
     await (spool.remove(entry, is_taken=False) if end == "remove" else spool.bury(entry, "403"))
 
     assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
+
+
+async def test_an_answer_under_another_lease_lets_no_run_be_forgotten(
+    journal: Journal, spool: Spool
+) -> None:
+    await journal.hold(job(), WHERE)
+    await journal.start(job(), WHERE)
+
+    await spool.remove(await put(spool, lease_id="a-lie"))  # an envelope that could not be read
+
+    assert code(await journal.hold(job(), WHERE)) == "MAYBE_EXECUTED"
 
 
 async def test_what_a_dead_process_left_is_answered_under_its_lease(
