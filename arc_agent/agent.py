@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -54,6 +54,9 @@ from arc_agent.signatures import Signatures
 from arc_agent.spool import Spool, SpoolError
 from arc_agent.transfer import Transfer
 
+if TYPE_CHECKING:
+    from arc_agent.once import Once  # not loaded by an agent that runs on
+
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _DISK_THREADS: Final = 16
@@ -69,8 +72,10 @@ _BROKEN: Final = 1
 class Agent:
     """One process start of an agent: its id is never used again."""
 
-    def __init__(self, live: Live, clock: Clock = boot_seconds) -> None:
+    def __init__(self, live: Live, clock: Clock = boot_seconds, once: Once | None = None) -> None:
+        """With `once`, it ends by itself when that is done."""
         self._live = live
+        self._once = once
         self._clock = clock
         self.agent_id = f"{live.config.agent_name}-{uuid.uuid4().hex[:16]}"
         self._stop = asyncio.Event()
@@ -281,6 +286,9 @@ class Agent:
                     loop.add_signal_handler(number, self._signalled)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
             await self._live_and_stop(poller, runner, delivery, speaker, spool)
+            if self._once is not None:
+                self._once.left = len(spool)
+                self._once.refusal = _refusal(brake)
             self.has_abandoned = runner.has_abandoned or not await self._work_ends()
             return _BROKEN if self._is_broken else _OK
 
@@ -296,7 +304,7 @@ class Agent:
                 systemd.watch(pulses, lambda: self._status(runner, spool)), name="watch"
             )
             async with asyncio.TaskGroup() as work:
-                work.create_task(poller.run(work), name="poller")
+                work.create_task(self._poll(poller, runner, work), name="poller")
                 await self._stop.wait()
                 drain = self._live.config.drain
                 grace = self._live.config.handlers.grace_seconds
@@ -309,6 +317,14 @@ class Agent:
             speaking.cancel()
             watching.cancel()
         log.info("stopped", done=runner.done)
+
+    async def _poll(self, poller: Poller, runner: Runner, work: asyncio.TaskGroup) -> None:
+        """Ask for work until stopped, or once."""
+        if self._once is None:
+            await poller.run(work)
+            return
+        await self._once.run(poller, runner, work)
+        self._stop.set()
 
     def _status(self, runner: Runner, spool: Spool) -> str:
         """What `systemctl status` shows."""
@@ -404,3 +420,12 @@ class Agent:
             deployment=config.deployment_id,
             handlers=len(self._live.registry),
         )
+
+
+def _refusal(brake: Brake) -> str | None:
+    """Why no work is welcome, if so."""
+    said = brake.status()
+    if said is None:
+        return None
+    reasons = "; ".join(f"{part}: {reason}" for part, reason in sorted(brake.troubles.items()))
+    return reasons or f"it is {said.state}" + (f" ({said.note})" if said.note else "")

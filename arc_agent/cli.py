@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if given.handlers:
         sys.path.insert(0, os.getcwd())  # who names a module by hand means the one here
+    if given.command == "run-once":
+        return _run_once(given, overrides)
     return _run(given.config, overrides)
 
 
@@ -80,18 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="run until told to stop (SIGTERM)", description="Run until told to stop."
     )
-    run.add_argument("-c", "--config", type=Path, metavar="F", help="the configuration (YAML)")
-    run.add_argument("--server", metavar="URL", help="the server")
-    run.add_argument("--deployment", metavar="ID", help="whose commands are run")
-    run.add_argument("--token-file", metavar="F", help="a file that holds the bearer token")
-    run.add_argument(
-        "--handlers",
-        action="extend",
-        nargs="+",
-        metavar="MODULE",
-        help="modules, or .py files, that hold handlers",
+    once = commands.add_parser(
+        "run-once",
+        help="run what is ready now, hand it in, and end",
+        description="Run what is ready now, hand it in, and end; `run` does so for ever.",
     )
-    run.add_argument("--data-dir", metavar="D", help="spool and temporary files")
+    once.add_argument("--wait", metavar="30s", help="how long to wait for something to be ready")
+    for each in (run, once):
+        _add_run(each)
     check = commands.add_parser(
         "check-config",
         help="check a configuration, handlers included",
@@ -105,6 +103,22 @@ def _parser() -> argparse.ArgumentParser:
     keys_cli.add_to(commands)
     handler_cli.add_to(commands)
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    """Whose commands are run, and by what."""
+    parser.add_argument("-c", "--config", type=Path, metavar="F", help="the configuration (YAML)")
+    parser.add_argument("--server", metavar="URL", help="the server")
+    parser.add_argument("--deployment", metavar="ID", help="whose commands are run")
+    parser.add_argument("--token-file", metavar="F", help="a file that holds the bearer token")
+    parser.add_argument(
+        "--handlers",
+        action="extend",
+        nargs="+",
+        metavar="MODULE",
+        help="modules, or .py files, that hold handlers",
+    )
+    parser.add_argument("--data-dir", metavar="D", help="spool and temporary files")
 
 
 def _check(file: Path) -> int:
@@ -151,6 +165,25 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
 
     try:
         return asyncio.run(live_and_end())
+    except Exception as error:
+        return _refused(error)
+
+
+def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    """What is ready now; the exit code."""
+    from arc_agent import once
+    from arc_agent.live import Live, Source
+    from arc_runtime.durations import parse_duration
+
+    try:
+        seconds = 0.0 if given.wait is None else parse_duration(given.wait)
+    except ValueError as error:
+        _say(f"arc-agent: --wait: {error}")
+        return _BAD
+    try:
+        live = Live(Source(file=given.config, environ=os.environ, overrides=overrides))
+        live.configure_logs()
+        return once.run(live, seconds)
     except Exception as error:
         return _refused(error)
 

@@ -136,6 +136,13 @@ class EnrolledToken:
             token_ends_in_seconds=None if self.value is None else self._ends_at - now,
         )
 
+    async def look(self, connection: Connection) -> AccessToken:
+        """A token of its own for whoever looks whether one is to be had: changes nothing here.
+
+        Raises Refused, NoContact.
+        """
+        return await self._fetch(connection, self.identity.key)
+
     async def _next_round(self) -> None:
         """Until a try has ended, for so long at most."""
         ended = asyncio.Event()

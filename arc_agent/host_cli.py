@@ -37,6 +37,15 @@ def add_to(commands: Any) -> None:
     )
     _add_place(status)
     status.add_argument("--json", action="store_true", help="for programs")
+    doctor = commands.add_parser(
+        "doctor",
+        help="try everything that an agent depends on",
+        description="Try everything that an agent depends on; it takes no command. Exit code 1:"
+        " something is wrong.",
+    )
+    _add_place(doctor)
+    doctor.add_argument("--unit", default="arc-agent.service", help="its unit of systemd")
+    doctor.add_argument("--json", action="store_true", help="for programs")
     for name, text in {
         "approve": "let a command run that waits for approval",
         "deny": "deny a command that waits for approval",
@@ -108,6 +117,48 @@ def _status(given: argparse.Namespace) -> int:
     status = _ask(given)
     _print(status_cli.as_json(status) if given.json else status_cli.as_text(status))
     return _DONE if status["is_healthy"] else _NO
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    """doctor."""
+    import asyncio
+
+    import msgspec
+
+    from arc_agent.doctor import Finding, Place, examine, line
+    from arc_agent.live import Source
+    from arc_runtime.secrets_in_logs import mask_known
+
+    file = given.config or (_USUAL_CONFIG if _is_there(_USUAL_CONFIG) else None)
+    overrides = {} if given.data_dir is None else {"data_dir": str(given.data_dir)}
+    source = Source(file=file, environ=_environ_of(given.unit), overrides=overrides)
+    place = Place(source=source, control=_socket(given), unit=given.unit)
+
+    async def look() -> list[Finding]:
+        findings: list[Finding] = []
+        async for each in examine(place):
+            findings.append(each)
+            if not given.json:
+                _print(line(each))
+        return findings
+
+    findings = asyncio.run(look())
+    if given.json:
+        _print(mask_known(json.dumps(msgspec.to_builtins(findings), indent=2)))
+    return _NO if any(each.state == "bad" for each in findings) else _DONE
+
+
+def _environ_of(unit: str) -> dict[str, str]:
+    """The environment as the unit has it: its credentials and its state, where we may look."""
+    environ = dict(os.environ)
+    name = unit.removesuffix(".service")
+    for variable, place in {
+        "CREDENTIALS_DIRECTORY": f"/run/credentials/{unit}",
+        "STATE_DIRECTORY": f"/var/lib/{name.replace('@', '-')}",
+    }.items():
+        if variable not in environ and os.access(place, os.R_OK | os.X_OK):
+            environ[variable] = place
+    return environ
 
 
 def _decide(given: argparse.Namespace) -> int:
@@ -335,6 +386,7 @@ def _audit_directory(given: argparse.Namespace) -> Path:
 
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "status": _status,
+    "doctor": _doctor,
     "approve": _decide,
     "deny": _decide,
     "approvals": _approvals,

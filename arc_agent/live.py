@@ -76,9 +76,9 @@ class Live:
         self._source = source
         self.config = source.read()
         self.network = source.network(self.config)
-        self.token = _bearer(self.config, source.environ, self.network)
+        self.token = bearer_of(self.config, source.environ, self.network)
         self.registry = load_handlers(self.config.handlers)
-        self.policy = _policy(self.config)
+        self.policy = policy_of(self.config)
         self.signing_keys = _signing_keys(self.config)
         """By id; None when signatures are not looked at."""
         self.host_keys = _host_keys(self.config)
@@ -107,7 +107,7 @@ class Live:
         try:
             fresh = self._source.read()
             registry = self._with_modules_of(self.config, fresh)
-            policy = _policy(fresh)
+            policy = policy_of(fresh)
             signing_keys = _signing_keys(fresh)
             host_keys = _host_keys(fresh)
         except (SettingsError, HandlerError, TokenError) as error:
@@ -144,7 +144,7 @@ class Live:
         return registry
 
 
-def _bearer(config: Config, environ: Mapping[str, str], network: Network) -> Bearer:
+def bearer_of(config: Config, environ: Mapping[str, str], network: Network) -> Bearer:
     """The identity of an agent that enrolled, or else the token of its configuration.
 
     Raises TokenError.
@@ -195,7 +195,7 @@ def _host_keys(config: Config) -> Mapping[str, bytes]:
         raise SettingsError(str(error), key="signing.host_keys", source=None) from None
 
 
-def _policy(config: Config) -> Policy | None:
+def policy_of(config: Config) -> Policy | None:
     """The rules of this host, None when it has none. Raises SettingsError."""
     if config.policy.file is None:
         return None

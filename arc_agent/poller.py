@@ -143,6 +143,7 @@ class Poller:
         self._is_full = False
         self._told_at = -math.inf
         self._sequence = 0
+        self._longest_wait = math.inf
         self.held_seconds: float | None = None
         """For how long the server held the last poll that it answered empty."""
         self.pulse = Pulse(clock)
@@ -171,6 +172,24 @@ class Poller:
             if seconds:
                 await self._sleep(seconds)
 
+    async def once(self, group: asyncio.TaskGroup, seconds: float) -> int:
+        """Take on what is ready within so many seconds; how many that were. Raises NoContact."""
+        self.pulse.ends()  # it comes to an end by itself
+        await self._settle()
+        self._on_ready()
+        await self._look_at_disk()
+        until = self._clock() + seconds
+        await self._unless_stopping(self._presence.announce())
+        while not (self._draining.is_set() or self._brake.is_on):
+            before = self._sequence
+            self._longest_wait = max(0.0, until - self._clock())
+            pause = await self._ask(group)
+            left = until - self._clock()
+            if self._sequence > before or left <= 0:
+                return self._sequence - before
+            await self._sleep(min(pause, left))
+        return 0
+
     async def _poll(self, group: asyncio.TaskGroup) -> float:
         """One answered request; the seconds until the next."""
         async for attempt in retrying(self._sleep, self._back_off):
@@ -191,7 +210,8 @@ class Poller:
         config = self._config()
         is_probe = self._contact.is_lost
         """Not to be held: that the server is back is known at once, not at the end of a wait."""
-        wait_seconds = 0.0 if is_probe else self._hold.seconds(config.poll.wait_seconds)
+        longest = min(config.poll.wait_seconds, self._longest_wait)
+        wait_seconds = 0.0 if is_probe else self._hold.seconds(longest)
         free = min(self._runner.free, _MAX_LEASES)
         if free < 1:
             return 0.0

@@ -602,6 +602,10 @@ class Runner:
         """Until a command may be taken on."""
         await self._until(lambda: self.free > 0)
 
+    async def idle(self) -> None:
+        """Until nothing runs."""
+        await self._until(lambda: not self._jobs)
+
     async def _until(self, holds: Callable[[], bool]) -> None:
         """Until something holds; looked at whenever a command ends."""
         while not holds():
