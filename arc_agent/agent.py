@@ -48,6 +48,7 @@ from arc_agent.live import Live
 from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
+from arc_agent.process_state import ProcessState
 from arc_agent.runner import Runner
 from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures
@@ -181,6 +182,7 @@ class Agent:
                 contact=self._contact,
                 settings=lambda: live.config.events,
             )
+            process = ProcessState()
             runner = Runner(
                 config=lambda: live.config,
                 registry=lambda: live.registry,
@@ -198,6 +200,7 @@ class Agent:
                 ),
                 speaker=speaker,
                 slots=slots,
+                process=process,
                 clock=self._clock,
             )
             presence = Presence(
@@ -285,6 +288,7 @@ class Agent:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(number, self._signalled)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
+                process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             await self._live_and_stop(poller, runner, delivery, speaker, spool)
             if self._once is not None:
                 self._once.left = len(spool)

@@ -51,11 +51,15 @@ async def stored(
         return Failed(INVALID_RESULT, error.under("result"))
     except NoRoom as error:
         return Failed(STORAGE_FAILED, str(error))
+    except asyncio.CancelledError:
+        raise
     except OSError as error:
         if isinstance(value, Path) and error.errno in (errno.ENOENT, errno.EISDIR, errno.EACCES):
             return Failed("HANDLER_ERROR", "the result file cannot be read")
         log.error("result.not_stored", command_id=job.lease.command_id, reason=str(error))
         return Failed(STORAGE_FAILED, f"the result could not be stored: {error.strerror}")
+    except BaseException as error:  # a result has code of its own, which may even exit
+        return failure(job, error, sends_tracebacks=False)
 
 
 def _store(
@@ -83,13 +87,26 @@ def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed
         return Failed(error.code, error.message, error.details)
     if isinstance(error, NoRoom):
         return Failed(STORAGE_FAILED, str(error))
-    bound.warning("handler.raised", exc_info=error)
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    try:
+        bound.warning("handler.raised", exc_info=error)
+    except BaseException:  # telling it runs its code
+        bound.warning("handler.raised", kind=type(error).__name__)
+    text = _told(error)
     text = mask_known(text)  # the agent's own credentials are no sender's business
     if not sends_tracebacks:
         return Failed("HANDLER_ERROR", text)
     lines = mask_known("".join(traceback.format_exception(error)))
     return Failed("HANDLER_ERROR", text, lines[-_MAX_DETAILS_CHARS:])
+
+
+def _told(error: BaseException) -> str:
+    """The kind and the text of an exception, if it can tell its text."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:  # its code is the handler's
+        return name
+    return f"{name}: {text}" if text else name
 
 
 def what_counts(end: End | None, outcome: Outcome) -> Outcome:

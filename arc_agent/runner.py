@@ -31,6 +31,7 @@ from arc_agent.leasing import BrokenLease, release, renew
 from arc_agent.line import Line
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.params import convert_params
+from arc_agent.process_state import ProcessState
 from arc_agent.results import (
     STORAGE_FAILED,
     failure,
@@ -82,6 +83,7 @@ class Runner:
         seals: Seals,
         speaker: Speaker,
         slots: Line,
+        process: ProcessState,
         clock: Clock,
     ) -> None:
         """`slots` are as many as `max_concurrent` says, less `abandoned`."""
@@ -101,6 +103,7 @@ class Runner:
         """The signatures of leases that run, as far as they have been verified."""
         self._speaker = speaker
         self._slots = slots
+        self._process = process
         self.promised = 0
         """How many more leases may come of the request that was sent last: they are taken on, if
         need be without a slot, though a command that had to wait has taken one since."""
@@ -405,9 +408,14 @@ class Runner:
                     params = convert_params(data, handler)
                 else:
                     params = await asyncio.to_thread(convert_params, data, handler)
-            except Exception as error:  # models have code of their own
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # models have code of their own, which may even exit
                 return Raised(error)
-        return await call_handler(handler, params, context, consume)
+        try:
+            return await call_handler(handler, params, context, consume)
+        finally:
+            self._process.put_back(handler.name, context.command_id)
 
     def _context(
         self,

@@ -27,6 +27,7 @@ from arc_agent.declarations import NO_LIMITS, ExecSection
 from arc_agent.execution import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
+from arc_agent.handlers.strays import MARK, end_strays
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -124,6 +125,11 @@ async def _run(section: ExecSection, ctx: Context, start: _Start, arguments: lis
         _signal_group(process.pid, signal.SIGKILL)  # what it left behind holds the pipes open
         if started.end is not None:
             await asyncio.to_thread(started.end)
+        strays = await asyncio.to_thread(end_strays, str(directory))
+        if strays:
+            log.warning(
+                "exec.left_processes", command=ctx.command, command_id=ctx.command_id, ended=strays
+            )
         await asyncio.wait({ending, *pipes}, timeout=_LEFTOVERS_SECONDS)
         for pipe in pipes:
             pipe.cancel()
@@ -363,6 +369,7 @@ def _environment(section: ExecSection, ctx: Context) -> dict[str, str]:
     return {
         **passed,
         **section.env,
+        MARK: str(ctx.directory),  # no other run has it
         "ARC_COMMAND": ctx.command,
         "ARC_COMMAND_ID": ctx.command_id,
         "ARC_ATTEMPT": str(ctx.attempt),

@@ -116,7 +116,19 @@ async def test_who_asks_to_or_cannot_be_sure_waits_for_the_host(
     ended = await running
 
     assert (ended.code, ended.out) == (0, b"{}\n")
-    assert ended.err.count("was last seen") == (presence in (None, WATCHED) or len(presence) == 2)
+
+
+@one_kind
+async def test_who_waits_for_the_host_is_told_that_it_is_not_there(server: FakeServer) -> None:
+    server.agents, server.presence = [agent("a1", "dep")], WATCHED
+
+    ended = await arc(
+        "invoke", "dep", "late", "--wait-for-agent", "--timeout", "1s", url=server.url
+    )
+
+    assert ended.code == 5
+    assert "still waiting: the agent of dep on host-1 was last seen 1d ago" in ended.err
+    assert server.commands["cmd_1"].state == "PENDING"
 
 
 @one_kind
