@@ -45,7 +45,8 @@ class NoContact(Exception):
     """No usable answer: a transport error, a time-out, 408, 429, 5xx, or not our server speaking.
 
     `retry_after` is what the server asked for, in seconds; `was_cut` says that a connection which
-    stood was closed before the answer; `detail` is the server's own word on why.
+    stood was closed before the answer; `detail` is the server's own word on why, `code` the code of
+    its error body.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class NoContact(Exception):
         retry_after: float | None = None,
         was_cut: bool = False,
         detail: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -63,6 +65,7 @@ class NoContact(Exception):
         self.retry_after = retry_after
         self.was_cut = was_cut
         self.detail = detail
+        self.code = code
 
 
 class NoAnswer(NoContact):
@@ -206,7 +209,10 @@ def judged(answer: Answer) -> Answer:
     status = answer.status
     if status in (401, 403):
         raise Refused(
-            f"the server answered {status}{_said(answer)}", status=status, detail=_detail(answer)
+            f"the server answered {status}{_said(answer)}",
+            status=status,
+            detail=_detail(answer),
+            code=code_of(answer),
         )
     if status in (408, 429) or status >= 500:
         raise NoContact(
@@ -319,13 +325,19 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     )
 
 
-def _said(answer: Answer) -> str:
-    """`: the code` of a JSON error body, if there is one."""
+def code_of(answer: Answer) -> str | None:
+    """The code of a JSON error body; None when there is none: then it may not be the server's."""
     try:
         code = msgspec.json.decode(answer.body, type=_Code).code
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return ""
-    return f" {code[:64]}" if code.isprintable() else ""
+        return None
+    return code[:64] if code and code.isprintable() else None
+
+
+def _said(answer: Answer) -> str:
+    """`: the code` of a JSON error body, if there is one."""
+    code = code_of(answer)
+    return f" {code}" if code else ""
 
 
 def _whither(answer: Answer) -> str:

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from arc_agent.clock import Clock
-from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
+from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused, code_of
 from arc_agent.contact import Contact
 from arc_agent.hosts import HostRefused
 from arc_agent.leases import LeaseTable
@@ -297,11 +297,14 @@ class Delivery:
         answer = await self._put(entry, progress, message)
         if answer is None:
             return  # tried again at once, the other way
+        if answer.is_page or (answer.status >= 400 and code_of(answer) is None):
+            # No error of the server's own, which has a code: of something on the way, most likely.
+            raise NoContact(
+                f"{answer.status} and not a word of the server's own", status=answer.status
+            )
         if progress.needs_token or self._is_ours(entry):
             self._contact.succeeded("submit")
         self._pauses = 0
-        if answer.is_page:
-            raise NoContact(f"a web page ({answer.status}) instead of the server")
         if answer.status < 300 or answer.status in _DONE:
             await self._delivered(entry, answer.status)
         elif answer.status == 400 and entry.is_uploaded and not progress.was_uploaded_again:
@@ -327,8 +330,8 @@ class Delivery:
         try:
             return await self._connection.call("PUT", url, message)
         except Refused as error:
-            if error.status == 403:
-                return Answer(403, b"", {})
+            if error.status == 403 and error.code is not None:
+                return Answer(403, encode({"code": error.code}), {})
             raise
 
     async def _submit_all(self, shared: list[tuple[Entry, _Progress]]) -> None:

@@ -2,7 +2,8 @@
 
 It keeps no lifecycle: leases are put into a queue by the test, and everything that the agent sends
 is recorded. `faults[route]` makes the next requests of a route fail: a status answers that, "drop"
-hangs up without an answer, "page" answers 200 with a web page; "hold" waits until `let_go`.
+hangs up without an answer, "page" answers 200 with a web page; "hold" waits until `let_go`;
+"bare 404" and "html 404" answer that without our error body, as a proxy does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
-Fault = int | Literal["drop", "page", "hold"]
+Fault = int | Literal["drop", "page", "hold", "bare 403", "bare 404", "html 404"]
 DEPLOYMENT = "dep-1"
 _TARGET = {"resourceId": "default", "resourceType": "daemon"}
 
@@ -226,6 +227,10 @@ class ScriptedServer:
             return web.Response()
         elif fault == "page":
             return web.Response(text="<html>Sign in</html>", content_type="text/html")
+        elif isinstance(fault, str):
+            kind, status = fault.split()
+            kind = "text/html" if kind == "html" else "text/plain"
+            return web.Response(status=int(status), text="no such page", content_type=kind)
         elif fault is not None:
             return web.json_response(
                 {"code": self.refusal, "message": "", "retryable": False, "httpStatusCode": fault},

@@ -173,6 +173,24 @@ async def test_what_the_server_says_to_a_response_is_its_last_word(
     ]
 
 
+@pytest.mark.parametrize("fault", ["bare 403", "bare 404", "html 404"])
+async def test_what_something_on_the_way_says_to_a_response_is_not_the_servers_last_word(
+    server: ScriptedServer, start: Start, logged: list[dict[str, Any]], fault: Any
+) -> None:
+    server.always["response"] = fault  # an ingress that is set up anew, say
+    agent = await start(server)
+    server.send("arc.ping", command_id="cmd")
+    await server.until(lambda: len(server.seen("response")) >= 4)
+    del server.always["response"]
+    seen = len(server.seen("response"))
+    await server.until(lambda: len(server.seen("response")) > seen)
+    await agent.stop()
+
+    events = [each["event"] for each in logged if each["event"].startswith(("resp", "contact"))]
+    assert [each for each in events if each.startswith("response")] == ["response.delivered"]
+    assert len(events) <= 3, "lost, back, and no line for each attempt"
+
+
 async def test_a_signature_that_ran_out_is_replaced_by_the_token(
     server: ScriptedServer, start: Start, tmp_path: Path
 ) -> None:
