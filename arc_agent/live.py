@@ -99,14 +99,15 @@ class Live:
     def reload(self) -> bool:
         """Read it again. What is wrong is refused whole, and the old stays; True when taken.
 
-        The token, the log, limits, times, proxy, certificates, allowed hosts and the commands of
-        `handlers.exec` change at once. The server, the identity, the data directory and imported
+        The token, the log, limits, times, proxy, certificates, allowed hosts and the declared
+        commands change at once. The server, the identity, the data directory and imported
         modules need a restart, which is said.
         """
         self.token.reload()
         try:
             fresh = self._source.read()
             registry = self._with_modules_of(self.config, fresh)
+            check_host(fresh.handlers)
             policy = policy_of(fresh)
             signing_keys = _signing_keys(fresh)
             host_keys = _host_keys(fresh)

@@ -17,6 +17,7 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
 
@@ -179,7 +180,7 @@ class _Start:
     def __call__(self, ctx: Context, argv: list[str], params: Path) -> _Started:
         """Raises CommandFailed."""
         section = self._section
-        if section.user is None and section.limits == NO_LIMITS:
+        if section.user is None and section.limits == NO_LIMITS and not _has_powers():
             return _Started(self._plain(ctx, argv, params))
         return self._fenced(ctx, argv, params)
 
@@ -261,6 +262,17 @@ class _Start:
             start_new_session=True,
             pass_fds=held or (),
         )
+
+
+@cache
+def _has_powers() -> bool:
+    """Whether programs would inherit capabilities of the agent: the launcher drops them."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return False
+    ambient = next((line for line in status.splitlines() if line.startswith("CapAmb:")), "x 0")
+    return int(ambient.split()[1], 16) != 0
 
 
 def _told(channel: socket.socket, instructions: bytes) -> bytes:

@@ -13,6 +13,22 @@ import socket
 import sys
 
 
+def drop_ambient_capabilities() -> None:
+    """Keep what the agent's unit gives it (AmbientCapabilities=) from the program.
+
+    They outlive both a change of user that is not from root and the execution: with CAP_SETUID the
+    program could become anybody. Raises OSError; the program is not started then.
+    """
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("CapAmb:"))
+    if int(line.split()[1], 16) == 0:
+        return
+    import ctypes  # takes a while, and mostly nobody needs it
+
+    if ctypes.CDLL(None, use_errno=True).prctl(47, 4, 0, 0, 0):  # PR_CAP_AMBIENT, …_CLEAR_ALL
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
 def main() -> None:
     """Become the program."""
     channel = socket.socket(fileno=int(sys.argv[1]))
@@ -34,10 +50,11 @@ def main() -> None:
             os.setgroups(groups)
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
+        drop_ambient_capabilities()
         os.execvpe(argv[0], argv, spec["env"])  # noqa: S606  # no shell is the point
     except OSError as error:
         channel.sendall(str(error.errno).encode())
-    except (ValueError, MemoryError):
+    except (ValueError, MemoryError, StopIteration):
         channel.sendall(b"22")
     os._exit(127)
 

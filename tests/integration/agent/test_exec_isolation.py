@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
+import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,8 +115,6 @@ async def test_a_program_runs_as_another_user_with_its_params_and_a_place_of_its
         "print(json.dumps([os.getuid(), os.geteuid(), os.getgid(), os.getgroups(),"
         " os.environ['HOME'], os.environ['USER'], open(sys.argv[1]).read(), sys.argv[2]]))"
     )
-    import pwd
-
     nobody = pwd.getpwnam("nobody")
     declared = section(
         python(code, "{params_file}", "{params.n}"),
@@ -134,6 +136,36 @@ async def test_another_user_cannot_get_back(tmp_path: Path) -> None:
         await run(tmp_path, declared)
 
     assert "PermissionError" in (failed.value.details or "")
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="there is no setpriv")
+@pytest.mark.parametrize("user", [[1, 1, [1]], None], ids=["another user", "the same user"])
+def test_capabilities_of_the_agent_do_not_reach_the_program(user: list[Any] | None) -> None:
+    powers = "+setuid,+setgid,+kill"
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            [
+                *("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"),
+                *(f"--inh-caps={powers}", f"--ambient-caps={powers}", "/usr/bin/python3", "-SIEc"),
+                *(isolation._LAUNCHER.read_text(), str(theirs.fileno())),
+                *("/bin/grep", "-E", "^(Uid|Cap(Prm|Eff|Amb))", "/proc/self/status"),
+            ],
+            pass_fds=[theirs.fileno()],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        theirs.close()
+        ours.sendall(json.dumps({"rlimits": {}, "user": user, "env": {}}).encode())
+        ours.shutdown(socket.SHUT_WR)
+        seen, _ = process.communicate(timeout=20)
+        answer = ours.recv(64)
+
+    assert answer == b"+"
+    rows = dict(line.split(":\t") for line in seen.splitlines())
+    assert {int(rows[f"Cap{each}"], 16) for each in ("Prm", "Eff", "Amb")} == {0}
+    assert rows["Uid"].split()[0] == ("1" if user else str(pwd.getpwnam("nobody").pw_uid))
 
 
 @needs_root
