@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +274,18 @@ def test_parameters_are_found_where_they_are_and_nowhere_else(
 def test_what_is_not_one_statement_is_refused(text: str) -> None:
     with pytest.raises(BadStatement):
         read_statement(text, is_postgres=True)
+
+
+def test_what_is_not_declared_costs_nothing_at_rest() -> None:
+    program = (
+        "import sys, arc_agent.agent\n"
+        "from arc_agent.config import ExecSection, HandlersSection\n"
+        "from arc_agent.handlers.loading import check_host, load_handlers\n"
+        "settings = HandlersSection(exec={'x': ExecSection(argv=['true'])})\n"
+        "load_handlers(settings), check_host(settings)\n"
+        "names = ('argv', 'declared', 'http', 'isolation', 'rows', 'sql', 'statements')\n"
+        "loaded = {f'arc_agent.handlers.{name}' for name in names} | {'asyncpg'}\n"
+        "assert not loaded & set(sys.modules), loaded & set(sys.modules)\n"
+    )
+
+    subprocess.run([sys.executable, "-c", program], check=True)
