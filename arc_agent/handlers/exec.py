@@ -293,8 +293,11 @@ def _reaped(process: subprocess.Popen[bytes]) -> str:
     """End a program that was not to be; what it said last."""
     _signal_group(process.pid, signal.SIGKILL)
     try:
-        _, stderr = process.communicate(timeout=_LEFTOVERS_SECONDS)
+        _, stderr = process.communicate(timeout=_LAUNCH_SECONDS)
     except subprocess.TimeoutExpired:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
         return "it did not end"
     return stderr[-_STDERR_BYTES:].decode("utf-8", "replace").strip()
 
