@@ -104,8 +104,8 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     max_per_second: Annotated[
         float,
         _about(
-            "Enrolments, challenges, access tokens and new keys a second, all agents together;"
-            " 429 past it.",
+            "Enrolments a second, and as many access tokens and new keys that a good signature asks"
+            " for; 429 past it.",
             gt=0,
             le=100_000,
         ),

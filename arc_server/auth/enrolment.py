@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -127,11 +128,16 @@ class Enrolment:
             challenge=self._access.challenge(), expires_in_seconds=float(CHALLENGE_SECONDS)
         )
 
-    async def access_token(self, request: AccessTokenRequest) -> AccessToken:
-        """A fresh access token. Raises Unauthorized, InvalidCommand."""
+    async def access_token(
+        self, request: AccessTokenRequest, count: Callable[[], None] = lambda: None
+    ) -> AccessToken:
+        """A fresh access token. `count` is called once the signature is known to be good, and may
+        refuse. Raises Unauthorized, InvalidCommand.
+        """
         self._access.check_challenge(request.challenge)
         signed = to_sign("token", request.key_id, request.challenge)
         known = await self._signer(request.key_id, signed, request.signature)
+        count()
         now = self._clock.now()
         if known.key.used_at is None:
             older_end_at = now + timedelta(seconds=self._limits.key_overlap_seconds)
@@ -146,9 +152,11 @@ class Enrolment:
             rotate_key=age >= self._limits.key_seconds * ROTATE_AT,
         )
 
-    async def new_key(self, request: NewKeyRequest) -> CredentialInfo:
+    async def new_key(
+        self, request: NewKeyRequest, count: Callable[[], None] = lambda: None
+    ) -> CredentialInfo:
         """Take a new key besides the one that signs; that one ends some time after the new one's
-        first use. The same key again gets the same answer.
+        first use. The same key again gets the same answer. `count`: see `access_token`.
 
         Raises Unauthorized, Conflict, InvalidCommand.
         """
@@ -156,6 +164,7 @@ class Enrolment:
         public_key = _bytes("publicKey", request.public_key, KEY_BYTES)
         signed = to_sign("key", request.key_id, request.challenge, request.public_key)
         known = await self._signer(request.key_id, signed, request.signature)
+        count()
         _verify(public_key, signed, _bytes("newSignature", request.new_signature, SIGNATURE_BYTES))
         now = self._clock.now()
         added = await self._store.add_key(

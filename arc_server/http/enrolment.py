@@ -46,33 +46,39 @@ class Rate:
 
 
 def routes(enrolment: Enrolment, clock: Clock, max_per_second: float) -> Sequence[Route]:
-    """The routes of enrolment."""
-    rate = Rate(max_per_second, clock.monotonic)
+    """The routes of enrolment.
+
+    Enrolments are counted before anything is read. Of access tokens and keys only those are that a
+    good signature asks for: strangers can use up nothing that agents need to stay.
+    """
+    enrolments = Rate(max_per_second, clock.monotonic)
+    renewals = Rate(max_per_second, clock.monotonic)
 
     async def message(call: Call, kind: type[T]) -> T:
-        """The body. Raises RateLimited before any of it is read."""
-        rate.take()
+        """The body."""
         body = bytearray()
         async for chunk in call.chunks(MAX_BODY_BYTES):
             body += chunk
         return decode(body, kind)
 
     async def enrol(call: Call) -> web.StreamResponse:
+        enrolments.take()
         request = await message(call, EnrolRequest)
         authorization = call.http.headers.get(hdrs.AUTHORIZATION)
         return json_answer(await enrolment.enrol(authorization, request))
 
     async def challenge(call: Call) -> web.StreamResponse:
-        rate.take()
         if (call.http.content_length or 0) > MAX_BODY_BYTES:
             raise PayloadTooLarge(f"body: more than {MAX_BODY_BYTES} bytes", limit=MAX_BODY_BYTES)
         return json_answer(enrolment.challenge())
 
     async def access_token(call: Call) -> web.StreamResponse:
-        return json_answer(await enrolment.access_token(await message(call, AccessTokenRequest)))
+        request = await message(call, AccessTokenRequest)
+        return json_answer(await enrolment.access_token(request, renewals.take))
 
     async def new_key(call: Call) -> web.StreamResponse:
-        return json_answer(await enrolment.new_key(await message(call, NewKeyRequest)))
+        request = await message(call, NewKeyRequest)
+        return json_answer(await enrolment.new_key(request, renewals.take))
 
     return (
         Route(method="POST", path="/agents/enrol", handler=enrol, access=Access.PUBLIC),

@@ -187,12 +187,28 @@ async def test_a_large_body_is_refused_unread_and_too_many_requests_get_a_429(
 ) -> None:
     async with serve(enrolment=EnrolmentSection(max_per_second=2)) as client:
         large = await client.call("POST", "/v1/agents/tokens", data=b"x" * 20_000, token="")
-        answers = [await client.call("POST", "/v1/agents/challenges", token="") for _ in range(6)]
+        answers = [await client.call("POST", "/v1/agents/enrol", token="") for _ in range(6)]
 
     assert (large.status, large.code) == (413, "PAYLOAD_TOO_LARGE")
     limited = answers[-1]
     assert (limited.status, limited.code, limited.json["retryable"]) == (429, "RATE_LIMITED", True)
     assert limited.headers["Retry-After"] == "1"
+
+
+async def test_strangers_who_send_too_much_keep_no_agent_from_its_access_token(
+    serve: Serve,
+) -> None:
+    async with serve(enrolment=EnrolmentSection(max_per_second=2)) as client:
+        host = Host(OWN)
+        await host.enrol(client, await enrol_token(client.server, OWN))
+        token = await enrol_token(client.server, OWN)
+        flood = [await Host().try_access(client) for _ in range(8)]
+        flood += [await client.call("POST", "/v1/agents/challenges", token="") for _ in range(8)]
+        flood += [await client.call("POST", "/v1/agents/enrol", token=token) for _ in range(8)]
+        answer = await host.try_access(client)
+
+    assert answer.status == 200
+    assert 429 in [each.status for each in flood], "enrolments are still counted"
 
 
 # access tokens and keys
