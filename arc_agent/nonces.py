@@ -2,8 +2,8 @@
 
 A signature belongs to the command that came with it first. The same command may come again (its
 lease ran out, or it was handed back), until it has ended here; any other command with it is a
-replay. What is out of date is forgotten, but not how far: when the clock is set back, a signature
-that was forgotten stays out of date.
+replay. What is out of date is forgotten, but not how far: when the clock is set back, or signatures
+may be older than they might before, one that was forgotten stays out of date.
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ INSERT INTO forgotten VALUES (1, 0);
 PRAGMA user_version = 1;
 COMMIT;
 """
+
+
+_FLOOR: Final = """
+CREATE TABLE IF NOT EXISTS made (
+  id INTEGER PRIMARY KEY CHECK (id = 1), before REAL NOT NULL
+) STRICT;
+INSERT OR IGNORE INTO made VALUES (1, 0);
+"""
+"""Signatures that were made before that may have been forgotten, whatever `until` they get now."""
 
 
 class NoncesError(Exception):
@@ -82,17 +91,33 @@ class Nonces:
         with self._lock:
             self._db.close()
 
-    def claim(self, key_id: str, nonce: str, command_id: str, *, until: float, now: float) -> Claim:
+    def claim(
+        self,
+        key_id: str,
+        nonce: str,
+        command_id: str,
+        *,
+        made: float,
+        until: float,
+        now: float,
+        max_age: float,
+    ) -> Claim:
         """Take a signature for a command, durably. Raises NoncesError.
 
-        `until`: when it is out of date in any case, as POSIX time. `now`: what is out of date at
-        that time is forgotten now and then.
+        `made`: when it was, as POSIX time; `until`: when it is out of date in any case. `now`: what
+        is out of date at that time is forgotten now and then, and so is all that was made longer
+        than `max_age` seconds before. No skew is in any of them.
         """
         with self._lock:
             try:
-                return self._claim(key_id, nonce, command_id, until, now)
+                claim = self._claim(key_id, nonce, command_id, made, until)
+                if claim is Claim.GRANTED:
+                    self._claims += 1
+                    if self._claims % _CLAIMS_PER_SWEEP == 1:
+                        self._forget(now, now - max_age)
             except (sqlite3.Error, OSError) as error:
                 raise self._error(error) from None
+            return claim
 
     def end(self, key_id: str, nonce: str) -> None:
         """The command of a signature has ended: it is not run again. Raises NoncesError."""
@@ -127,7 +152,7 @@ class Nonces:
             [(count,)] = self._db.execute("SELECT count(*) FROM nonces").fetchall()
         return int(count)
 
-    def _claim(self, key_id: str, nonce: str, command_id: str, until: float, now: float) -> Claim:
+    def _claim(self, key_id: str, nonce: str, command_id: str, made: float, until: float) -> Claim:
         """See `claim`."""
         found = self._db.execute(
             "SELECT command_id, ended FROM nonces WHERE key_id = ? AND nonce = ?", (key_id, nonce)
@@ -136,19 +161,18 @@ class Nonces:
             if found[0] != command_id:
                 return Claim.TAKEN
             return Claim.ENDED if found[1] else Claim.GRANTED
-        [(forgotten,)] = self._db.execute("SELECT until FROM forgotten").fetchall()
-        if until <= forgotten:
+        [(forgotten, floor)] = self._db.execute(
+            "SELECT until, before FROM forgotten, made"
+        ).fetchall()
+        if until <= forgotten or made < floor:
             return Claim.FORGOTTEN
         self._db.execute(
             "INSERT INTO nonces (key_id, nonce, command_id, until) VALUES (?, ?, ?, ?)",
             (key_id, nonce, command_id, until),
         )
-        self._claims += 1
-        if self._claims % _CLAIMS_PER_SWEEP == 1:
-            self._forget(now)
         return Claim.GRANTED
 
-    def _forget(self, now: float) -> None:
+    def _forget(self, now: float, floor: float) -> None:
         """Drop what is out of date, and keep how far that went."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
@@ -157,6 +181,7 @@ class Nonces:
                 "(SELECT max(until) FROM nonces WHERE until < ?), 0))",
                 (now,),
             )
+            self._db.execute("UPDATE made SET before = max(before, ?)", (floor,))
             self._db.execute("DELETE FROM nonces WHERE until < ?", (now,))
 
     def _connect(self) -> sqlite3.Connection:
@@ -179,6 +204,7 @@ class Nonces:
             db.executescript(_SCHEMA)
         elif version != _VERSION:
             raise NoncesError(f"{self._path} was written by a newer release")
+        db.executescript(_FLOOR)
 
     def _error(self, error: Exception) -> NoncesError:
         """The same, as a matter of this file."""

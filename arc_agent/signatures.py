@@ -113,6 +113,7 @@ class Signatures:
             await _digest(source), signed.claims.params_sha256
         ):
             return self._refuse(job, INVALID, "the params are others", signed.key_id)
+        settings = self._config().signing
         try:
             nonces = await self._record()
             claim = await asyncio.to_thread(
@@ -120,8 +121,10 @@ class Signatures:
                 signed.key_id,
                 signed.claims.nonce,
                 job.lease.command_id,
-                until=signed.until,
-                now=self._now(),
+                made=signed.claims.issued_at.timestamp(),
+                until=signed.until - settings.skew_seconds,
+                now=self._now() - settings.skew_seconds,
+                max_age=settings.max_age_seconds,
             )
         except NoncesError as error:
             log.error("command.not_started", command_id=job.lease.command_id, reason=str(error))

@@ -19,14 +19,16 @@ def nonces(tmp_path: Path) -> Iterator[Nonces]:
 
 
 def claim(nonces: Nonces, nonce: str, command: str, *, until: float = 100, now: float = 1) -> Claim:
-    return nonces.claim("ops", nonce, command, until=until, now=now)
+    return nonces.claim("ops", nonce, command, made=1, until=until, now=now, max_age=1000)
 
 
 def test_a_signature_is_the_command_s_that_came_with_it_first(nonces: Nonces) -> None:
     assert claim(nonces, "n", "cmd_a") is Claim.GRANTED
     assert claim(nonces, "n", "cmd_b") is Claim.TAKEN
     assert claim(nonces, "n", "cmd_a") is Claim.GRANTED
-    assert nonces.claim("other", "n", "cmd_b", until=100, now=1) is Claim.GRANTED
+    assert (
+        nonces.claim("other", "n", "cmd_b", made=1, until=100, now=1, max_age=1000) is Claim.GRANTED
+    )
 
 
 def test_a_command_that_has_ended_does_not_come_again(nonces: Nonces) -> None:
@@ -54,6 +56,24 @@ def test_what_is_out_of_date_is_forgotten_and_stays_refused_when_the_clock_goes_
     assert len(nonces) == 64
     assert claim(nonces, "old", "cmd_b", until=100, now=50) is Claim.FORGOTTEN
     assert claim(nonces, "fresh", "cmd_c", until=150, now=50) is Claim.GRANTED
+
+
+def test_a_signature_that_was_forgotten_stays_so_when_signatures_may_be_older_now(
+    tmp_path: Path, nonces: Nonces
+) -> None:
+    def of(made: float, nonce: str, now: float, age: float, opened: Nonces = nonces) -> Claim:
+        until = made + age
+        return opened.claim("ops", nonce, nonce, made=made, until=until, now=now, max_age=age)
+
+    of(1000, "ran", 1000, 60)
+    for number in range(64):
+        of(1200, f"n{number}", 1200, 60)
+    again = Nonces(tmp_path)  # the host is set to take signatures of a day
+
+    assert of(1000, "ran", 1300, 86_400, again) is Claim.FORGOTTEN
+    assert of(1250, "late", 1310, 86_400, again) is Claim.GRANTED
+    assert of(1250, "later", 5000, 86_400, again) is Claim.GRANTED
+    again.close()
 
 
 def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path: Path) -> None:
