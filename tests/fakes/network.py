@@ -120,6 +120,7 @@ class ForwardProxy(_Listener):
             method, target, _ = head.split("\r\n")[0].split(" ")
             fields = _fields(head)
             if self.portal is not None:
+                await reader.readexactly(int(fields.get("content-length", "0")))
                 writer.write(self.portal)
                 return await writer.drain()
             if self.credentials and not self._is_let_in(fields):

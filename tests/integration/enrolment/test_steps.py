@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -175,9 +176,9 @@ async def test_the_private_key_never_crosses_the_wire(
     sent: list[bytes] = []
     exchange = Connection._exchange
 
-    async def listen(self: Connection, method: str, url: str, body: bytes):
+    async def listen(self: Connection, method: str, url: str, body: bytes, *rest: Any):
         sent.append(body)
-        return await exchange(self, method, url, body)
+        return await exchange(self, method, url, body, *rest)
 
     monkeypatch.setattr(Connection, "_exchange", listen)
     await home.enrol()
