@@ -45,6 +45,7 @@ from arc_agent.journal import Journal, answer_left
 from arc_agent.leases import HeldLease, LeaseTable
 from arc_agent.line import Line
 from arc_agent.live import Live
+from arc_agent.meter import Meter
 from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
@@ -183,6 +184,7 @@ class Agent:
                 settings=lambda: live.config.events,
             )
             process = ProcessState()
+            meter = self._meter()
             runner = Runner(
                 config=lambda: live.config,
                 registry=lambda: live.registry,
@@ -201,6 +203,7 @@ class Agent:
                 speaker=speaker,
                 slots=slots,
                 process=process,
+                meter=meter,
                 clock=self._clock,
             )
             presence = Presence(
@@ -218,6 +221,7 @@ class Agent:
                 network=live.network,
                 leases=self._leases,
                 contact=self._contact,
+                meter=meter,
                 clock=self._clock,
                 main_loop=loop,
                 on_death=self._fail,
@@ -234,6 +238,7 @@ class Agent:
                 delivery=delivery,
                 runner=runner,
                 heartbeat=heartbeat,
+                meter=meter,
                 clock=self._clock,
                 back_off=back_off,
                 on_ready=self._ready,
@@ -264,6 +269,8 @@ class Agent:
             register(control, gate=gate, brake=brake, audit=audit, halt=runner.halt, status=status)
             await control.open()
             stack.push_async_callback(control.close)
+            await meter.open(runner=runner, spool=spool, contact=self._contact, brake=brake)
+            stack.push_async_callback(meter.close)
             brake.on_change(presence.changed)
             brake.on_change(poller.wake)
             self._say_policy(audit)
@@ -376,6 +383,15 @@ class Agent:
 
         since = datetime.now(UTC) - timedelta(hours=1)
         gate.remember(await asyncio.to_thread(list, started_since(audit.directory, since)))
+
+    def _meter(self) -> Meter:
+        """Who counts: nobody, unless there is somebody to tell."""
+        listen = self._live.config.metrics.listen
+        if listen is None or self._once is not None:
+            return Meter()
+        from arc_agent.metrics import Counting  # only who asks for it pays for it
+
+        return Counting(listen)
 
     def _say_policy(self, audit: Audit | None) -> None:
         """Which rules are in force, here and in the audit log."""

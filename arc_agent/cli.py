@@ -196,6 +196,7 @@ def _refused(error: Exception) -> int:
     from arc_agent.handlers.lifespans import LifespanFailed
     from arc_agent.handlers.loading import ImportFailed
     from arc_agent.handlers.registry import HandlerError
+    from arc_agent.meter import MetricsError
     from arc_agent.nonces import NoncesError
     from arc_agent.spool import SpoolError
     from arc_agent.tokens import TokenError
@@ -210,6 +211,7 @@ def _refused(error: Exception) -> int:
         NoncesError,
         AuditError,
         ControlError,
+        MetricsError,
     )
     if not isinstance(error, known):
         raise error

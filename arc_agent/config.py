@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 from urllib.parse import urlsplit
@@ -432,6 +434,22 @@ class WatchdogSection(Section, frozen=True, kw_only=True):
     ] = 5.0
 
 
+class MetricsSection(Section, frozen=True, kw_only=True):
+    """Health and figures for a monitoring system on this host: docs/operating.md."""
+
+    listen: Annotated[
+        str | None,
+        _about(
+            "Where GET /healthz, /readyz and /metrics are answered, `127.0.0.1:9180`; needs the"
+            " extra `metrics`. Absent: nowhere."
+        ),
+    ] = None
+    public: Annotated[
+        bool,
+        _about("Whether that may be an address which others reach: nobody is asked who they are."),
+    ] = False
+
+
 class LogSection(Section, frozen=True, kw_only=True):
     """What is logged, to standard error."""
 
@@ -489,6 +507,7 @@ class Config(Section, frozen=True, kw_only=True):
     events: EventsSection = EventsSection()
     control: ControlSection = ControlSection()
     watchdog: WatchdogSection = WatchdogSection()
+    metrics: MetricsSection = MetricsSection()
     log: LogSection = LogSection()
 
     @property
@@ -512,7 +531,16 @@ class Config(Section, frozen=True, kw_only=True):
         return self.name or socket.gethostname() or "agent"
 
 
-NEEDS_RESTART: Final = ("server", "deployment", "target", "name", "data_dir", "audit", "control")
+NEEDS_RESTART: Final = (
+    "server",
+    "deployment",
+    "target",
+    "name",
+    "data_dir",
+    "audit",
+    "control",
+    "metrics",
+)
 """Sections that a reload cannot change, and of `handlers` the modules, path and entry points."""
 
 
@@ -576,6 +604,42 @@ def control_socket(config: Config, environ: Mapping[str, str]) -> Path:
     return directory / "control.sock"
 
 
+def listen_address(listen: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:9180` or `[::1]:9180`. Raises ValueError."""
+    host, colon, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    is_port = port.isascii() and port.isdecimal() and int(port) <= 65_535
+    if not (colon and is_port and (host == "localhost" or _is_address(host))):
+        raise ValueError("Expected an address and a port such as 127.0.0.1:9180")
+    return host, int(port)
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is an IP address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_metrics(metrics: MetricsSection) -> None:
+    """Figures are for this host alone, unless told otherwise. Raises SettingsError."""
+    if metrics.listen is None:
+        return
+    try:
+        host, _ = listen_address(metrics.listen)
+    except ValueError as error:
+        raise SettingsError(str(error), key="metrics.listen", source=None) from None
+    reason = None
+    if host != "localhost" and not ip_address(host).is_loopback and not metrics.public:
+        reason = "not on loopback: others could read it; metrics.public allows that"
+    elif find_spec("prometheus_client") is None:
+        reason = "needs the extra: pip install 'arc-commands[metrics]'"
+    if reason is not None:
+        raise SettingsError(reason, key="metrics.listen", source=None)
+
+
 def base_url(url: str) -> tuple[str, str]:
     """The server's URL without `/v1` and slashes at its end, and its query (with `?`) or nothing.
 
@@ -629,6 +693,7 @@ def _check(config: Config, *, needs_deployment: bool) -> None:
             key="signing.host_keys",
             source=None,
         )
+    _check_metrics(config.metrics)
     for kind in ("exec", "http", "sql"):
         for name in getattr(config.handlers, kind):
             _check_name(name, f"handlers.{kind}.{name}", "a command needs a name")

@@ -24,6 +24,7 @@ from arc_agent.contact import Contact
 from arc_agent.execution import call_in
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import renew
+from arc_agent.meter import Meter
 from arc_agent.network import Network
 from arc_agent.tokens import Bearer
 from arc_protocol.lifecycle import renew_after_seconds
@@ -60,6 +61,7 @@ class Heartbeat:
         network: Network,
         leases: LeaseTable,
         contact: Contact,
+        meter: Meter,
         clock: Clock,
         main_loop: asyncio.AbstractEventLoop,
         on_death: Callable[[], None],
@@ -72,6 +74,7 @@ class Heartbeat:
         self._network = network
         self._leases = leases
         self._contact = contact
+        self._meter = meter
         self._clock = clock
         self._watch = LoopWatch(main_loop, clock, leases)
         self._random = random.SystemRandom()
@@ -237,6 +240,7 @@ class Heartbeat:
 
     def _apply(self, answer: RenewResponse, asked_at: float) -> None:
         """Take in what the server says about each."""
+        self._meter.renewed(len(answer.renewed))
         for renewed in answer.renewed:
             self._leases.extend(renewed.lease_id, asked_at, renewed.lease_seconds)
         for lease_id in answer.lost:

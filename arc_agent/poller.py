@@ -22,6 +22,7 @@ from arc_agent.heartbeat import Heartbeat
 from arc_agent.holding import HoldTime
 from arc_agent.leases import LeaseTable
 from arc_agent.leasing import LeaseAnswer, ask, release
+from arc_agent.meter import Meter
 from arc_agent.presence import Presence
 from arc_agent.pulse import Pulse
 from arc_agent.runner import Runner
@@ -118,6 +119,7 @@ class Poller:
         delivery: Delivery,
         runner: Runner,
         heartbeat: Heartbeat,
+        meter: Meter,
         clock: Clock,
         back_off: BackOff,
         on_ready: Callable[[], None],
@@ -133,6 +135,7 @@ class Poller:
         self._delivery = delivery
         self._runner = runner
         self._heartbeat = heartbeat
+        self._meter = meter
         self._clock = clock
         self._on_ready = on_ready
         self._back_off = back_off
@@ -231,6 +234,7 @@ class Poller:
         self._contact.succeeded("lease")
         took_seconds = self._clock() - asked_at
         self._hold.ended(wait_seconds, took_seconds)
+        self._meter.polled(took_seconds, is_held=wait_seconds > 0)
         if wait_seconds > 0 and not answer.leases:
             self.held_seconds = took_seconds
         await self._take(group, answer, asked_at)

@@ -29,6 +29,7 @@ from arc_agent.journal import Journal
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import BrokenLease, release, renew
 from arc_agent.line import Line
+from arc_agent.meter import Meter
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.params import convert_params
 from arc_agent.process_state import ProcessState
@@ -84,6 +85,7 @@ class Runner:
         speaker: Speaker,
         slots: Line,
         process: ProcessState,
+        meter: Meter,
         clock: Clock,
     ) -> None:
         """`slots` are as many as `max_concurrent` says, less `abandoned`."""
@@ -104,6 +106,7 @@ class Runner:
         self._speaker = speaker
         self._slots = slots
         self._process = process
+        self._meter = meter
         self.promised = 0
         """How many more leases may come of the request that was sent last: they are taken on, if
         need be without a slot, though a command that had to wait has taken one since."""
@@ -242,6 +245,7 @@ class Runner:
             signed = self._signed.get(lease.lease_id)
             if signed is not None and self._gate.has_started(lease.lease_id):
                 await self._signatures.ended(job, signed, outcome)
+            self._count(held, outcome)
             say = bound.debug if self._contact.count_ended() else bound.info
             say(
                 "command.ended",
@@ -251,6 +255,7 @@ class Runner:
             )
         except Exception:  # whatever it was, it must not end the agent: the lease lapses
             bound.exception("command.broken", command=held.command)
+            self._count(held, Dropped("broken"))
             self._gate.ended(job, self._journal.what_counts(job, Dropped("broken")))
             self._leases.remove(lease.lease_id)
         finally:
@@ -264,6 +269,11 @@ class Runner:
                 removing = asyncio.to_thread(shutil.rmtree, job.directory, ignore_errors=True)
                 await asyncio.shield(removing)  # temporary files never outlive their command
             self.notify()
+
+    def _count(self, held: HeldLease, outcome: Outcome) -> None:
+        """One more has come to an end."""
+        is_known = self._registry().get(held.command) is not None
+        self._meter.ended(held.command, outcome, is_known=is_known)
 
     def _is_abandoned(self, job: Job) -> bool:
         """Whether the run's handler is still at it."""
@@ -328,7 +338,9 @@ class Runner:
         """Call the handler, and store what it returns."""
         hit("agent.before_handler")
         work = self._call(job, handler, source, context)
+        called_at = self._clock()
         result = await self._bounded(job, held, work, self._timeout(handler), handler, context)
+        self._meter.handled(handler.name, self._clock() - called_at)
         if isinstance(result, Raised) and isinstance(result.error, Retry) and held.end is None:
             return await self._put_off(job, held, where, result.error)
         if result is None or held.finish() is not None:

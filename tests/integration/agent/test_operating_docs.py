@@ -1,0 +1,143 @@
+"""docs/operating.md as it stands: its commands are taken, what they show is what the page shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from conftest import Start
+from prometheus_client.parser import text_string_to_metric_families
+from scripted_server import ScriptedServer
+
+from arc_agent import Context, cli, handler
+from arc_agent.config import read
+from arc_runtime.journald import fields
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "operating.md").read_text()
+FILES = dict(re.findall(r"```\w+ file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
+COMMANDS = dict(re.findall(r"```\n\$ (arc-agent [^\n]+)\n(.*?)```", PAGE, re.DOTALL))
+
+
+def shown(command: str) -> list[str]:
+    """What the page shows of a command."""
+    (found,) = (out for line, out in COMMANDS.items() if line.split()[1] == command)
+    return found.splitlines()
+
+
+def table(first: str) -> list[str]:
+    """The words in backticks of the first column below such a heading."""
+    rows = PAGE[PAGE.index(f"| {first} | |") :].partition("\n\n")[0].splitlines()[2:]
+    return [word for row in rows for word in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def labels(lines: list[str]) -> list[str]:
+    """The second word of each line that has its name there."""
+    return [line[5:15].strip() for line in lines]
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=[line.split()[1] for line in COMMANDS])
+def test_a_command_of_the_page_is_one_that_there_is(line: str) -> None:
+    given = cli._parser().parse_args(shlex.split(line)[1:])
+
+    assert str(given.config) == "/etc/arc/agent.yaml"
+
+
+async def test_status_and_figures_and_fields_are_those_of_a_real_agent(
+    server: ScriptedServer, start: Start, logged: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    @handler("tables.load")
+    async def load(ctx: Context) -> None:
+        ctx.progress(3, 10, "tables")
+        begun.set()
+        await gate.wait()
+
+    agent = await start(server, load, metrics={"listen": "127.0.0.1:0"})
+    server.send("tables.load")
+    await begun.wait()
+
+    words = ["status", "--socket", str(agent.directory / "control.sock")]
+    assert await asyncio.to_thread(cli.main, words) == 0
+    gate.set()
+    await server.response()
+    (url,) = [each["url"] for each in logged if each["event"] == "metrics.listening"]
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        families = list(text_string_to_metric_families(await answer.text()))
+    await agent.stop()
+
+    names = re.compile(r"^  (\w+) {2,}", re.MULTILINE)
+    printed, example = capsys.readouterr().out, "\n".join(shown("status"))
+    assert names.findall(example) == names.findall(printed)
+    assert example.splitlines()[-2].split() == printed.splitlines()[-2].split()  # the heading
+    assert example.splitlines()[-1].split()[:4] == printed.splitlines()[-1].split()[:4]
+
+    told = {
+        f"{family.name}_total" if family.type == "counter" else family.name: {
+            label for sample in family.samples for label in sample.labels
+        }
+        - {"le"}
+        for family in families
+        if not family.name.endswith("_created")
+    }
+    told["arc_agent_commands_total"] = {"command", "outcome"}
+    documented = {
+        name: set(re.findall(r"\w+", given))
+        for name, _, given in (figure.partition("{") for figure in table("figure"))
+    }
+    assert documented == told
+
+    known = {field for event in logged for field in fields(dict(event), "")}
+    assert set(table("field")) <= known | {"PRIORITY"}
+    for field in re.findall(r"\bARC_[A-Z_]+", PAGE):
+        assert field in known
+
+
+async def test_doctor_names_what_the_page_names(
+    server: ScriptedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "doctor.yaml"
+    settings = {
+        "server": {"url": server.url, "token_file": str(tmp_path / "none")},
+        "deployment": "d",
+        "data_dir": str(tmp_path / "data"),
+        "spool": {"min_free_bytes": 0},
+    }
+    file.write_text(json.dumps(settings))
+
+    code = await asyncio.to_thread(cli.main, ["doctor", "--config", str(file)])
+
+    printed = capsys.readouterr().out.splitlines()
+    assert code == 1
+    assert labels(printed) == labels(shown("doctor"))
+    (bad,) = [line for line in printed if line.startswith("BAD  token")]
+    (example,) = [line for line in shown("doctor") if line.startswith("BAD")]
+    assert example.rpartition(": ")[2] == bad.rpartition(": ")[2]
+
+
+def test_the_configurations_of_the_page_are_good(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text(FILES["agent.yaml"])
+    assert read(file, {}, {}).metrics.listen == "127.0.0.1:9180"
+
+    figures = {name.partition("{")[0] for name in table("figure")}
+    (group,) = yaml.safe_load(FILES["arc.rules.yaml"])["groups"]
+    for rule in group["rules"]:
+        used = re.findall(r"arc_agent_\w+", rule["expr"])
+        assert used, rule
+        assert set(used) <= figures
+
+
+def test_the_events_of_the_page_are_logged_somewhere() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "arc_agent").glob("*.py"))
+
+    for event in table("event"):
+        assert f'"{event}"' in source, event
