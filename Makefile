@@ -45,7 +45,7 @@ bench: $(VENV)/.dev  ## measure; see docs/performance.md
 
 chaos: $(VENV)/.dev  ## kills at every boundary and at random moments
 	@$(BIN)/python -m pytest tests/chaos -m "" -p no:xdist -s
-	@$(BIN)/python -m pytest tests/unit tests/acceptance -m chaos -p no:xdist -s
+	@$(BIN)/python -m pytest tests/unit tests/integration tests/acceptance -m chaos -p no:xdist -s
 
 test-big: $(VENV)/.dev  ## 200 MB bodies each way
 	@$(BIN)/python -m pytest tests/acceptance -m big -p no:xdist

@@ -41,6 +41,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _RENEW_AT: Final = (0.6, 0.7)
 """Of a token's life, so that a fleet does not come at once. The rest is for a server that is away.
 """
+_LEAST_SECONDS: Final = 0.5
+"""Between two renewals, however short a life the server gives its tokens."""
 _FIRST_SECONDS: Final = 10.0
 """How long a request waits for a token that is being fetched."""
 _FRESH_SECONDS: Final = 10.0
@@ -273,7 +275,8 @@ class EnrolledToken:
                 expires_in_seconds=answer.expires_in_seconds,
             )
         self._ends_at = asked_at + answer.expires_in_seconds
-        self._due_at = asked_at + answer.expires_in_seconds * self._random.uniform(*_RENEW_AT)
+        life = answer.expires_in_seconds * self._random.uniform(*_RENEW_AT)
+        self._due_at = asked_at + max(_LEAST_SECONDS, life)
         self._fetched_at = self._clock()
         self._failure = None
         self._is_told = False

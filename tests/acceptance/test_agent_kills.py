@@ -17,7 +17,7 @@ from .processes import Process, eventually, let_real_time_pass
 from .world import World
 
 KILLS = [
-    pytest.param(6, 60, id="6-kills"),
+    pytest.param(4, 40, id="4-kills"),
     pytest.param(50, 500, id="50-kills", marks=[pytest.mark.chaos, pytest.mark.timeout(900)]),
 ]
 OUTAGES = [

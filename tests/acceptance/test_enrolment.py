@@ -96,7 +96,13 @@ async def test_an_agent_enrols_works_and_is_revoked_while_it_polls(world: World)
     assert len(one.events("credential.revoked")) == 1
 
 
-@pytest.mark.parametrize("point", ["agent.after_new_key_request", "agent.after_new_key"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "agent.after_new_key_request",
+        pytest.param("agent.after_new_key", marks=pytest.mark.chaos),
+    ],
+)
 async def test_an_agent_killed_in_the_middle_of_a_rotation_works_after_its_restart(
     world: World, point: str
 ) -> None:

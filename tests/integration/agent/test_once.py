@@ -72,12 +72,12 @@ def again(attempt: int) -> Any:
 @pytest.mark.parametrize(
     ("point", "runs", "answer"),
     [
-        ("agent.before_journal", 1, "success"),
+        pytest.param("agent.before_journal", 1, "success", marks=pytest.mark.chaos),
         ("agent.after_journal", 0, "MAYBE_EXECUTED"),
-        ("agent.before_handler", 0, "MAYBE_EXECUTED"),
+        pytest.param("agent.before_handler", 0, "MAYBE_EXECUTED", marks=pytest.mark.chaos),
         ("agent.after_handler", 1, "MAYBE_EXECUTED"),
-        ("agent.after_spool", 1, "success"),
-        ("agent.after_submit", 1, "success"),
+        pytest.param("agent.after_spool", 1, "success", marks=pytest.mark.chaos),
+        pytest.param("agent.after_submit", 1, "success", marks=pytest.mark.chaos),
     ],
 )
 async def test_a_process_that_dies_at_any_step_runs_nothing_twice(

@@ -202,7 +202,10 @@ async def test_a_command_that_has_ended_here_is_not_run_again_under_its_own_id(
 
 @pytest.mark.parametrize(
     ("point", "answer"),
-    [("agent.after_handler", "MAYBE_EXECUTED"), ("agent.after_spool", "success")],
+    [
+        ("agent.after_handler", "MAYBE_EXECUTED"),
+        pytest.param("agent.after_spool", "success", marks=pytest.mark.chaos),
+    ],
 )
 async def test_what_a_dead_agent_left_is_answered_and_its_signature_used_up(
     server: ScriptedServer,

@@ -13,6 +13,7 @@ from arc_agent.agent import Agent
 from arc_agent.credentials import EnrolledToken
 from arc_agent.live import Live, Source
 from arc_agent.tokens import TokenError
+from arc_protocol.enrolment import AccessToken
 
 from .conftest import House, StartAgent, house, until
 
@@ -56,6 +57,21 @@ async def test_access_tokens_are_renewed_before_they_end(
         assert (await home.invoke())["state"] == "SUCCEEDED"
 
     assert not events(logged, "contact.refused")
+
+
+@pytest.mark.parametrize("seconds", [0, -3600, 0.001])
+async def test_a_server_whose_tokens_have_no_life_is_not_asked_without_a_pause(
+    home: House, start: StartAgent, seconds: float
+) -> None:
+    await home.enrol()
+    token = bearer(await start(home))
+    spoilt = AccessToken(
+        token="t" * 40, expires_in_seconds=seconds, credential_id="c", deployment_id="d"
+    )
+
+    token._take(spoilt, 1000.0)
+
+    assert token._due_at == 1000.5
 
 
 async def test_keys_are_renewed_while_the_agent_works(
