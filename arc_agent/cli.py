@@ -10,9 +10,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,12 +134,10 @@ def _check(file: Path) -> int:
 
 def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """The agent's whole life; the exit code."""
-    with _without("rich"):
-        import_module("structlog")
-    from arc_agent.late_trust import contexts_made_late
+    from arc_runtime.light_imports import import_aiohttp, import_structlog
 
-    with contexts_made_late():
-        import_module("aiohttp")
+    import_structlog()
+    import_aiohttp()
     from arc_agent.agent import Agent
     from arc_agent.live import Live, Source
 
@@ -224,20 +220,3 @@ def _refused(error: Exception) -> int:
 def _say(text: str) -> None:
     """A line for whoever started it."""
     sys.stderr.write(f"{text}\n")
-
-
-@contextmanager
-def _without(module: str) -> Generator[None]:
-    """Let `import module` fail meanwhile, as if it were not installed.
-
-    structlog loads rich for tracebacks that nobody shows here: 4 MB that an agent would hold for
-    ever.
-    """
-    if module in sys.modules:
-        yield
-        return
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[module]

@@ -44,6 +44,9 @@ def with_client(
         options["poll_seconds"] = SHOWN_POLL_SECONDS
 
     async def connected() -> None:
+        from arc_runtime.light_imports import import_aiohttp
+
+        import_aiohttp()
         from arc_client.client import Client
 
         async with Client(**options, watch=journey) as client:

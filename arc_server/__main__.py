@@ -1,6 +1,16 @@
-"""`python -m arc_server` is `arc-server`."""
+"""The entry point of `arc-server`, and of `python -m arc_server`."""
 
-from arc_server.cli import main
+from arc_runtime.light_imports import import_aiohttp, import_structlog
+
+
+def main() -> None:
+    """Run the command line."""
+    import_structlog()
+    import_aiohttp()
+    from arc_server.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

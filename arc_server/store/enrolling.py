@@ -135,7 +135,7 @@ def list_credentials(db: Session) -> Sequence[Credential]:
 def revoke_credential(db: Session, credential_id: str, now: datetime) -> bool:
     """See CredentialStore."""
     if not db.change("revoke_credential", credential_id=credential_id, now=micros(now)):
-        return False
+        return db.row("find_credential", credential_id=credential_id) is not None
     count_revocation(db)
     return True
 

@@ -749,7 +749,7 @@ class MemoryStore(MemoryCredentials):
             if token.token_id == token_id:
                 revoked = msgspec.structs.replace(token, revoked_at=token.revoked_at or now)
                 self._tokens[token.token_hash] = revoked
-                self._revocations += 1
+                self._revocations += token.revoked_at is None
                 return True
         return False
 

@@ -140,7 +140,7 @@ class MemoryCredentials:
         self._credentials[credential_id] = msgspec.structs.replace(
             credential, revoked_at=credential.revoked_at or now
         )
-        self._revocations += 1
+        self._revocations += credential.revoked_at is None
         return True
 
     async def revocations(self) -> int:

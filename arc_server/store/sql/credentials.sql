@@ -43,8 +43,8 @@ SELECT {credential_columns} FROM credentials AS c INDEXED BY credentials_enrolle
 WHERE c.enrolled_at IS NOT NULL ORDER BY c.enrolled_at, c.credential_id;
 
 -- name: revoke_credential
-UPDATE credentials SET revoked_at = coalesce(revoked_at, :now)
-WHERE credential_id = :credential_id;
+UPDATE credentials SET revoked_at = :now
+WHERE credential_id = :credential_id AND revoked_at IS NULL;
 
 -- name: put_key
 INSERT INTO agent_keys (key_id, credential_id, public_key, made_at)

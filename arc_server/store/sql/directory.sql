@@ -101,4 +101,7 @@ SELECT {token_columns} FROM tokens AS t INDEXED BY tokens_created
 WHERE t.created_at IS NOT NULL ORDER BY t.created_at, t.token_id;
 
 -- name: revoke_token
-UPDATE tokens SET revoked_at = coalesce(revoked_at, :now) WHERE token_id = :token_id;
+UPDATE tokens SET revoked_at = :now WHERE token_id = :token_id AND revoked_at IS NULL;
+
+-- name: has_token
+SELECT 1 FROM tokens AS t WHERE t.token_id = :token_id;
