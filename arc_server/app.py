@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from arc_runtime.directories import make_directory
+from arc_server.agents import AgentService
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
@@ -39,6 +40,7 @@ from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
+from arc_server.operations import Operations
 from arc_server.ports import Clock, CommandStore
 from arc_server.store.refusals import StoreRefused
 from arc_server.store.sqlite import SqliteStore
@@ -82,7 +84,7 @@ def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
         *commands.routes(parts.service),
         *leases.routes(parts.service, parts.signer, parts.clock),
         *events.routes(parts.events),
-        *agents.routes(parts.service),
+        *agents.routes(parts.service.agents),
         *enrolment.routes(
             Enrolment(
                 parts.store,
@@ -141,15 +143,18 @@ async def serving(
         for deployment in known:
             await store.put_deployment(deployment, clock.now())
         wakeups = Wakeups()
+        operations = Operations()
+        stack.push_async_callback(operations.finish)
+        limits = command_limits(config)
         service = CommandService(
             store=store,
             blobs=blob_store,
             links=signer,
             clock=clock,
             wakeups=wakeups,
-            limits=command_limits(config),
+            limits=limits,
+            agents=AgentService(store=store, clock=clock, limits=limits, operations=operations),
         )
-        stack.push_async_callback(service.finish)
         parts = Parts(
             store=store,
             blobs=blob_store,
@@ -157,7 +162,7 @@ async def serving(
             clock=clock,
             wakeups=wakeups,
             service=service,
-            events=EventService(store=store, wakeups=wakeups, limits=command_limits(config)),
+            events=EventService(store=store, wakeups=wakeups, limits=limits),
         )
         authenticator = Authenticator(
             store,

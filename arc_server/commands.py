@@ -13,11 +13,10 @@ time): the HTTP server cancels only who waits.
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, overload
+from typing import Final
 
 import msgspec
 import structlog
@@ -28,7 +27,6 @@ from arc_protocol.errors import (
     BadRequest,
     CommandNotFound,
     Conflict,
-    Forbidden,
     InvalidCommand,
     InvalidStateTransition,
     LeaseLost,
@@ -39,16 +37,12 @@ from arc_protocol.types import (
     DEFAULT_LEASE_SECONDS,
     MAX_WAIT_SECONDS,
     PROTOCOL,
-    AgentInfo,
-    AgentList,
-    AgentRegistration,
     CommandList,
     CommandResponse,
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
     Envelope,
-    HeldLease,
     InlineBody,
     LeaseInfo,
     LeaseRequest,
@@ -63,13 +57,14 @@ from arc_protocol.types import (
     ResponseHandling,
     State,
     UploadCompleteResponse,
-    encode,
     error_body,
     utc,
 )
-from arc_server.attendance import Attendance
+from arc_server.agents import AgentService, check_deployment
 from arc_server.bodies import Bodies, directory
+from arc_server.identifiers import FreshLeaseIds, new_command_id
 from arc_server.limits import CommandLimits
+from arc_server.operations import to_the_end
 from arc_server.ports import (
     AwaitedBlob,
     BlobStore,
@@ -90,31 +85,12 @@ from arc_server.ports import (
     StoredSuccess,
     Submission,
 )
-from arc_server.schemas import split_schemas
 from arc_server.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
 
-_LETTERS: Final = bytes(b"abcdefghijklmnopqrstuvwxyz234567"[byte % 32] for byte in range(256))
-"""Five bits of a byte as a letter of base 32."""
 LEGACY_USER_AGENT: Final = "alien-agent"
 """How the `User-Agent` of the 1.x agent begins (protocol.md 1.3)."""
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _to_the_end(
-    method: Callable[Concatenate[CommandService, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[CommandService, P], Awaitable[R]]:
-    """Let an operation finish, and announce what it did, also when its caller is cancelled."""
-
-    @functools.wraps(method)
-    def run(self: CommandService, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
-        return asyncio.shield(self.own(method(self, *args, **kwargs)))
-
-    return run
 
 
 class CommandService:
@@ -129,16 +105,16 @@ class CommandService:
         clock: Clock,
         wakeups: Wakeups,
         limits: CommandLimits,
+        agents: AgentService,
     ) -> None:
+        self.agents: Final = agents
+        self.operations = agents.operations
         self._store = store
         self._bodies = Bodies(blobs, clock, limits)
         self._links = links
         self._clock = clock
         self._wakeups = wakeups
         self._limits = limits
-        self._running: set[asyncio.Task[Any]] = set()
-        self._seen: dict[str, datetime] = {}
-        self._attendance = Attendance(clock.now())
 
     # sender side
 
@@ -150,7 +126,7 @@ class CommandService:
         Raises Forbidden, InvalidCommand (naming the field), PayloadTooLarge, IdempotencyKeyReused
         and what targets can be wrong about (`CommandStore.create`).
         """
-        self._check_deployment(request.deployment_id, within)
+        check_deployment(request.deployment_id, within)
         max_attempts = self._bounded(
             "maxAttempts",
             request.max_attempts,
@@ -202,7 +178,7 @@ class CommandService:
             is_replay=created.is_replay or None,
         )
 
-    @_to_the_end
+    @to_the_end
     async def upload_complete(
         self, command_id: str, size: int, *, within: str | None = None
     ) -> UploadCompleteResponse:
@@ -264,7 +240,7 @@ class CommandService:
     ) -> CommandList:
         """Commands, newest first. Raises InvalidCommand for a bad cursor or limit, Forbidden."""
         if within is not None:
-            self._check_deployment(which.deployment_id or within, within)
+            check_deployment(which.deployment_id or within, within)
             which = msgspec.structs.replace(which, deployment_id=within)
         page = await self._store.list(
             which,
@@ -276,7 +252,7 @@ class CommandService:
             cursor=None if page.next_before is None else str(page.next_before),
         )
 
-    @_to_the_end
+    @to_the_end
     async def cancel(self, command_id: str, *, within: str | None = None) -> CommandStatus:
         """Stop a command: at once if nobody has it, else through its holder.
 
@@ -304,7 +280,7 @@ class CommandService:
             raise CommandNotFound(f"nothing is stored for {command_id}", command_id=command_id)
         return Payload(command_id=command_id, params=params, response=response)
 
-    @_to_the_end
+    @to_the_end
     async def write_payload(self, command_id: str, payload: Payload) -> None:
         """The operator's back door: replace stored bodies, change no state.
 
@@ -396,7 +372,7 @@ class CommandService:
 
         Raises Forbidden, InvalidCommand (naming the field).
         """
-        self._check_deployment(request.deployment_id, within)
+        check_deployment(request.deployment_id, within)
         is_legacy = user_agent.startswith(LEGACY_USER_AGENT)
         limits = self._limits
         count = self._bounded("maxLeases", request.max_leases, 1, limits.max_leases)
@@ -418,9 +394,7 @@ class CommandService:
         deployment_id, agent_id = request.deployment_id, request.agent_id
         with self._wakeups.for_work(deployment_id, target_id, agent_id) as waiter:
             while True:
-                self._note_presence(agent_id)
-                if agent_id is None:
-                    self._attendance.polled(deployment_id, self._clock.now())
+                self.agents.polled(deployment_id, agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked()
@@ -433,7 +407,7 @@ class CommandService:
                     return LeaseResponse(leases=[])
                 waited = self._clock.monotonic() - began
 
-    @_to_the_end
+    @to_the_end
     async def renew(self, request: RenewRequest, *, within: str | None = None) -> RenewResponse:
         """Extend leases that are still the latest of their commands. Raises InvalidCommand."""
         seconds = self._bounded(
@@ -442,8 +416,10 @@ class CommandService:
             DEFAULT_LEASE_SECONDS,
             self._limits.max_lease_seconds,
         )
-        self._note_presence(request.agent_id)
         outcome = await self._store.renew(request.lease_ids, seconds, self._clock.now(), within)
+        for command in outcome.renewed:
+            if command.lease_holder is not None and command.lease_holder == request.agent_id:
+                self.agents.heard_of(command.deployment_id, command.lease_holder)
         return RenewResponse(
             renewed=[
                 RenewedLease(
@@ -459,7 +435,7 @@ class CommandService:
             ],
         )
 
-    @_to_the_end
+    @to_the_end
     async def release(
         self, lease_id: str, *, costs_attempt: bool = True, within: str | None = None
     ) -> None:
@@ -469,80 +445,11 @@ class CommandService:
         )
         self._announce(command)
 
-    @_to_the_end
+    @to_the_end
     async def return_undelivered(self, lease_ids: Sequence[str]) -> None:
         """Take back leases whose holder went away before it could hear of them."""
         for lease_id in lease_ids:
             await self._hand_back(lease_id, costs_attempt=False)
-
-    # agents
-
-    @_to_the_end
-    async def register_agent(
-        self, agent_id: str, registration: AgentRegistration, *, within: str | None = None
-    ) -> None:
-        """An agent says who it is and what it can do. Raises Forbidden.
-
-        Schemas are a courtesy: when they are too large together, none of them is kept.
-        """
-        self._check_deployment(registration.deployment_id, within)
-        bare, schemas = split_schemas(registration)
-        if schemas and len(encode(schemas)) > self._limits.max_schemas_bytes:
-            log.warning("agents.schemas_left_out", agent_id=agent_id)
-            registration = bare
-        await self._store.put_agent(agent_id, registration, self._clock.now())
-
-    async def agents(
-        self,
-        deployment_id: str | None,
-        *,
-        within: str | None = None,
-        with_schemas: bool = False,
-    ) -> AgentList:
-        """Who is there, last seen when, holding what. Raises Forbidden."""
-        if within is not None:
-            self._check_deployment(deployment_id or within, within)
-            deployment_id = within
-        await self.flush_presence()
-        since = self._clock.now() - timedelta(seconds=self._limits.agents_seen_within_seconds)
-        found = await self._store.list_agents(
-            deployment_id, since, self._limits.max_agents_listed, with_schemas=with_schemas
-        )
-        presence = None
-        if deployment_id is not None:
-            known = await self._store.get_deployment(deployment_id)
-            is_pushed = known is not None and known.push_url is not None
-            presence = self._attendance.of(deployment_id, self._clock.now(), is_pushed=is_pushed)
-        return AgentList(
-            presence=presence,
-            agents=[
-                AgentInfo(
-                    agent_id=agent.agent_id,
-                    deployment_id=agent.registration.deployment_id,
-                    target=agent.registration.target,
-                    version=agent.registration.version,
-                    hostname=agent.registration.hostname,
-                    handlers=agent.registration.handlers,
-                    status=agent.registration.status,
-                    first_seen_at=agent.first_seen_at,
-                    last_seen_at=agent.last_seen_at,
-                    holding=[_held(command) for command in agent.holding],
-                )
-                for agent in found
-            ],
-        )
-
-    @_to_the_end
-    async def flush_presence(self) -> None:
-        """Store when agents were last heard of; kept in memory until then."""
-        seen, self._seen = self._seen, {}
-        if not seen:
-            return
-        try:
-            await self._store.touch_agents(seen)
-        except ArcError:
-            self._seen = seen | self._seen
-            raise
 
     # for the sweeper, the dispatcher and the composition root
 
@@ -584,18 +491,6 @@ class CommandService:
                 self._wakeups.dismiss(command.deployment_id, command.lease_holder)
             self._announce(command)
 
-    def own(self, coroutine: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
-        """Run something to its end; `finish` waits for it."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    async def finish(self) -> None:
-        """Wait for the operations whose callers have gone."""
-        while self._running:
-            await asyncio.wait(self._running)
-
     # inside
 
     async def _find(self, command_id: str, within: str | None) -> CommandWithResponse:
@@ -616,7 +511,7 @@ class CommandService:
             return False
         return live.deadline is None or not lifecycle.is_overdue(live.deadline, self._clock.now())
 
-    @_to_the_end
+    @to_the_end
     async def _expire(self, now: datetime) -> None:
         self.announce(await self._store.expire_due(now, self._limits.max_list_page))
 
@@ -631,11 +526,11 @@ class CommandService:
             holder=request.agent_id,
             auto_register=self._limits.auto_register,
         )
-        looking = self.own(self._look(query))
+        looking = self.operations.own(self._look(query))
         try:
             granted = await asyncio.shield(looking)
         except asyncio.CancelledError:
-            self.own(self._return_when_known(looking))
+            self.operations.own(self._return_when_known(looking))
             raise
         leases: list[LeaseInfo] = []
         for grant in granted.grants:
@@ -644,7 +539,9 @@ class CommandService:
             except Exception:
                 log.exception("lease.unbuildable", command_id=grant.command.command_id)
                 # It costs an attempt: or it would come back for ever.
-                self.own(self._hand_back(grant.command.lease_id or "", costs_attempt=True))
+                self.operations.own(
+                    self._hand_back(grant.command.lease_id or "", costs_attempt=True)
+                )
         return leases
 
     async def _look(self, query: LeaseQuery) -> Granted:
@@ -717,14 +614,6 @@ class CommandService:
         else:
             self._wakeups.work_ready(command.deployment_id, command.target.resource_id)
 
-    def _note_presence(self, agent_id: str | None) -> None:
-        if agent_id is not None:
-            self._seen[agent_id] = self._clock.now()
-
-    def _check_deployment(self, named: str, within: str | None) -> None:
-        if within is not None and named != within:
-            raise Forbidden("this token is bound to another deployment", deployment_id=named)
-
     def _bounded(self, field: str, given: int | None, default: int, most: int) -> int:
         if given is None:
             return default
@@ -737,46 +626,6 @@ class CommandService:
         if found.command.state in lifecycle.TERMINAL:
             response = self._bodies.present_response(found.response, base_url)
         return _describe(found.command, response)
-
-
-def new_command_id(now: datetime) -> str:
-    """`cmd_`, 11 hexadecimal digits of milliseconds, and 17 characters of a CSPRNG: 85 bits.
-
-    What is made at the same time stands together in the index: with 100,000 commands stored a
-    commit takes a quarter less CPU time than with ids that are random from the beginning.
-    """
-    milliseconds = int(now.timestamp() * 1000)
-    return f"cmd_{milliseconds:011x}" + secrets.token_bytes(17).translate(_LETTERS).decode("ascii")
-
-
-def new_lease_id() -> str:
-    """`lease_` and 128 bits of a CSPRNG: it is the fencing token."""
-    return "lease_" + secrets.token_hex(16)
-
-
-class FreshLeaseIds(Sequence[str]):
-    """As many lease ids as may be asked for, each made when it is: most looks grant few."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._made: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(self._count)[index]]
-        place = range(self._count)[index]
-        if place not in self._made:
-            self._made[place] = new_lease_id()
-        return self._made[place]
 
 
 def check_wait(seconds: float) -> None:
@@ -817,15 +666,6 @@ def _describe(command: Command, response: CommandResponse | None) -> CommandStat
 
 def _refusal(lease_id: str, error: ArcError) -> RefusedResponse:
     return RefusedResponse(lease_id=lease_id, error=error_body(error))
-
-
-def _held(command: Command) -> HeldLease:
-    return HeldLease(
-        command_id=command.command_id,
-        command=command.command,
-        attempt=command.attempt,
-        lease_expires_at=command.lease_expires_at or command.created_at,
-    )
 
 
 def _read_cursor(cursor: str | None) -> int | None:

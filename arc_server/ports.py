@@ -7,7 +7,7 @@ the state (and the lease, where there is one) that it expects, and checks what i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -25,6 +25,9 @@ from arc_protocol.types import (
     State,
 )
 from arc_server.credentials import CredentialStore
+
+Holder = tuple[str, str]
+"""An agent: deployment and agent id."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -483,10 +486,12 @@ class CommandStore(CredentialStore, Protocol):
 
     async def put_agent(
         self, agent_id: str, registration: AgentRegistration, now: datetime
-    ) -> AgentPresence: ...
+    ) -> AgentPresence:
+        """Keep a registration. The same id in another deployment is another agent."""
+        ...
 
-    async def touch_agents(self, seen: dict[str, datetime]) -> None:
-        """Note when agents were last heard of; unknown ids are ignored, time never moves back."""
+    async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
+        """Note when agents were last heard of; unknown ones are ignored, time never moves back."""
         ...
 
     async def list_agents(

@@ -112,7 +112,7 @@ class Sweeper:
         self._last_sweep = monotonic
         await self._leave_sign(now, monotonic)
         if monotonic - self._last_presence >= self._limits.presence_seconds:
-            await self._service.flush_presence()
+            await self._service.agents.flush()
             self._last_presence = monotonic
         if monotonic - self._last_key_sweep >= self._limits.idempotency_sweep_seconds:
             await self._sweep_keys(now)

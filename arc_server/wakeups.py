@@ -11,15 +11,12 @@ import asyncio
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from arc_server.ports import CommandWithResponse
+from arc_server.ports import CommandWithResponse, Holder
 
 WorkKey = tuple[str, str | None]
 """Deployment and target id; None for a waiter of whatever the default target is."""
-
-Holder = tuple[str, str]
-"""Deployment and agent id."""
 
 MAX_REMEMBERED_CANCELS: Final = 10_000
 """Holders whose cancel requests are kept for their next poll; the rest hear of them by renewal."""
@@ -133,6 +130,9 @@ class EventWaiter(ResultWaiter):
     ) -> None:
         self._wakeups.remove_event_waiter(self)
         super().__exit__(kind, error, trace)
+
+
+W = TypeVar("W", bound=ResultWaiter)
 
 
 class Wakeups:
@@ -278,12 +278,7 @@ class Wakeups:
 
     def remove_result_waiter(self, waiter: ResultWaiter) -> None:
         """Take a waiter out, if it has not been told."""
-        waiters = self._results.get(waiter.command_id)
-        if waiters is None:
-            return
-        waiters.discard(waiter)
-        if not waiters:
-            del self._results[waiter.command_id]
+        _take_out(self._results, waiter)
 
     def add_event_waiter(self, waiter: EventWaiter) -> None:
         """Put a listener in."""
@@ -291,12 +286,7 @@ class Wakeups:
 
     def remove_event_waiter(self, waiter: EventWaiter) -> None:
         """Take a listener out, if it has not been told."""
-        waiters = self._listeners.get(waiter.command_id)
-        if waiters is None:
-            return
-        waiters.discard(waiter)
-        if not waiters:
-            del self._listeners[waiter.command_id]
+        _take_out(self._listeners, waiter)
 
     def _wake(self, key: WorkKey, count: int) -> None:
         queue = self._work.get(key)
@@ -307,6 +297,16 @@ class Wakeups:
             count -= 1
         if queue is not None and not queue:
             del self._work[key]
+
+
+def _take_out(waiters: dict[str, set[W]], waiter: W) -> None:
+    """Take a waiter out of those of its command; what is empty then goes too."""
+    of_command = waiters.get(waiter.command_id)
+    if of_command is None:
+        return
+    of_command.discard(waiter)
+    if not of_command:
+        del waiters[waiter.command_id]
 
 
 def _end(

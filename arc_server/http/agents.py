@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from arc_protocol.types import AgentRegistration
-from arc_server.commands import CommandService
+from arc_server.agents import AgentService
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
@@ -16,20 +16,20 @@ from arc_server.http.leases import HOLDERS
 from arc_server.http.routing import Route
 
 
-def routes(service: CommandService) -> Sequence[Route]:
+def routes(service: AgentService) -> Sequence[Route]:
     """The routes of a service."""
 
     async def register(call: Call) -> web.StreamResponse:
         agent_id = fields.name("agentId", call.arguments[0])
         registration = await call.message(AgentRegistration)
-        await service.register_agent(agent_id, registration, within=call.within)
+        await service.register(agent_id, registration, within=call.within)
         return empty_answer()
 
     async def list_agents(call: Call) -> web.StreamResponse:
         deployment_id = fields.optional_name("deploymentId", call.query("deploymentId"))
         with_schemas = fields.boolean("schemas", call.query("schemas"))
         return json_answer(
-            await service.agents(deployment_id, within=call.within, with_schemas=with_schemas)
+            await service.list(deployment_id, within=call.within, with_schemas=with_schemas)
         )
 
     return (

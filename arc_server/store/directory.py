@@ -10,7 +10,7 @@ import msgspec
 
 from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
 from arc_protocol.types import AgentRegistration, CommandTarget, encode
-from arc_server.ports import AgentPresence, Deployment, Token
+from arc_server.ports import AgentPresence, Deployment, Holder, Token
 from arc_server.schemas import HandlerSchemas, split_schemas, with_schemas
 from arc_server.store import targets
 from arc_server.store.enrolling import count_revocation
@@ -118,14 +118,14 @@ def put_agent(
         schemas=msgspec.json.encode(schemas) if schemas else None,
         now=micros(now),
     )
-    [row] = db.rows("find_agent", agent_id=agent_id)
+    [row] = db.rows("find_agent", deployment_id=registration.deployment_id, agent_id=agent_id)
     return _presence(db, row, has_schemas=True)
 
 
-def touch_agents(db: Session, seen: Mapping[str, datetime]) -> None:
+def touch_agents(db: Session, seen: Mapping[Holder, datetime]) -> None:
     """See CommandStore.touch_agents."""
-    for agent_id, at in seen.items():
-        db.change("touch_agent", agent_id=agent_id, now=micros(at))
+    for (deployment_id, agent_id), at in seen.items():
+        db.change("touch_agent", deployment_id=deployment_id, agent_id=agent_id, now=micros(at))
 
 
 def list_agents(

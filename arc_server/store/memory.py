@@ -6,7 +6,7 @@ durable, nothing is fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,6 +53,7 @@ from arc_server.ports import (
     EventPage,
     Grant,
     Granted,
+    Holder,
     LeaseQuery,
     NewCommand,
     ReadResponse,
@@ -131,7 +132,7 @@ class MemoryStore(MemoryCredentials):
         self._commands: dict[str, _Stored] = {}
         self._keys: dict[tuple[str, str, str], list[_Key]] = {}
         self._places: dict[str, _Place] = {}
-        self._agents: dict[str, AgentPresence] = {}
+        self._agents: dict[Holder, AgentPresence] = {}
         self._tokens: dict[bytes, Token] = {}
         self._sign_of_life: datetime | None = None
         self._numbers = 0
@@ -671,22 +672,23 @@ class MemoryStore(MemoryCredentials):
     ) -> AgentPresence:
         """See CommandStore."""
         self._check_open()
-        known = self._agents.get(agent_id)
-        self._agents[agent_id] = AgentPresence(
+        holder = (registration.deployment_id, agent_id)
+        known = self._agents.get(holder)
+        self._agents[holder] = AgentPresence(
             agent_id=agent_id,
             registration=registration,
             first_seen_at=known.first_seen_at if known else now,
             last_seen_at=max(now, known.last_seen_at) if known else now,
         )
-        return self._presence(self._agents[agent_id])
+        return self._presence(self._agents[holder])
 
-    async def touch_agents(self, seen: dict[str, datetime]) -> None:
+    async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
         """See CommandStore."""
         self._check_open()
-        for agent_id, at in seen.items():
-            agent = self._agents.get(agent_id)
+        for holder, at in seen.items():
+            agent = self._agents.get(holder)
             if agent is not None and at > agent.last_seen_at:
-                self._agents[agent_id] = msgspec.structs.replace(agent, last_seen_at=at)
+                self._agents[holder] = msgspec.structs.replace(agent, last_seen_at=at)
 
     async def list_agents(
         self,
@@ -704,7 +706,14 @@ class MemoryStore(MemoryCredentials):
             if agent.last_seen_at >= seen_since
             and deployment_id in (None, agent.registration.deployment_id)
         ]
-        found.sort(key=lambda agent: (agent.last_seen_at, agent.agent_id), reverse=True)
+        found.sort(
+            key=lambda agent: (
+                agent.last_seen_at,
+                agent.registration.deployment_id,
+                agent.agent_id,
+            ),
+            reverse=True,
+        )
         found = [self._presence(agent) for agent in found[:limit]]
         if with_schemas:
             return found

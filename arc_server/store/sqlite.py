@@ -7,7 +7,7 @@ the queue of group_commit.py; reads have connections of their own. SQL is in sql
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from arc_server.ports import (
     Deployment,
     EventPage,
     Granted,
+    Holder,
     LeaseQuery,
     NewCommand,
     Renewal,
@@ -301,7 +302,7 @@ class SqliteStore:
         """See CommandStore."""
         return await self._writes.submit(directory.put_agent, agent_id, registration, now)
 
-    async def touch_agents(self, seen: dict[str, datetime]) -> None:
+    async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
         """See CommandStore."""
         await self._writes.submit(directory.touch_agents, seen)
 

@@ -252,7 +252,7 @@ async def several(house: House, notes: Notes) -> Answer:
 
 
 async def register(house: House) -> Answer:
-    await house.service.register_agent(
+    await house.agents.register(
         "agent-1",
         AgentRegistration(
             deployment_id=DEPLOYMENT,

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from arc_server.agents import AgentService
 from arc_server.blobs.keys import Signer
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.commands import CommandService
 from arc_server.limits import CommandLimits
+from arc_server.operations import Operations
 from arc_server.ports import Clock
 from arc_server.store.sqlite import SqliteStore
 from arc_server.wakeups import Wakeups
@@ -55,13 +57,19 @@ class House:
         self.clock = clock
         self.has_failed = False
         """The store says that the process is to stop."""
+        self.operations = Operations()
+        limits = CommandLimits(inline_bytes=INLINE_BYTES)
+        self.agents = AgentService(
+            store=store, clock=clock, limits=limits, operations=self.operations
+        )
         self.service = CommandService(
             store=store,
             blobs=blobs,
             links=signer,
             clock=clock,
             wakeups=Wakeups(),
-            limits=CommandLimits(inline_bytes=INLINE_BYTES),
+            limits=limits,
+            agents=self.agents,
         )
 
     async def watch(self) -> None:
@@ -84,7 +92,7 @@ async def open_house(data_dir: Path, clock: Clock) -> AsyncIterator[House]:
             yield house
         finally:
             watching.cancel()
-            await house.service.finish()
+            await house.operations.finish()
             await blobs.close()
     finally:
         await store.close()

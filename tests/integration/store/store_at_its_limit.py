@@ -42,7 +42,7 @@ async def full_disk(directory: Path) -> dict[str, Any]:
     """The disk is full, then there is room again."""
     store = await SqliteStore.open(directory / "arc.db")
     ballast = directory / "ballast"
-    ballast.write_bytes(b"\0" * 400_000)
+    ballast.write_bytes(b"\0" * 600_000)
     acknowledged = await fill(store)
     refused = await asyncio.gather(
         *(create(store, params=BODY) for _ in range(20)), return_exceptions=True

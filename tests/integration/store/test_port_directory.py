@@ -157,7 +157,14 @@ async def test_when_agents_were_heard_of_never_moves_back(store: CommandStore) -
     await store.put_agent("agent-1", registration(), after(5))
     await store.put_agent("agent-2", registration(), after(5))
 
-    await store.touch_agents({"agent-1": after(9), "agent-2": after(3), "agent-9": after(9)})
+    await store.touch_agents(
+        {
+            (DEPLOYMENT, "agent-1"): after(9),
+            (DEPLOYMENT, "agent-2"): after(3),
+            (DEPLOYMENT, "agent-9"): after(9),
+            ("dep-2", "agent-2"): after(9),
+        }
+    )
     await store.put_agent("agent-1", registration(), after(7))
 
     agents = await store.list_agents(None, NOW, 10)
@@ -207,3 +214,16 @@ async def test_a_closed_store_is_unavailable(store: CommandStore) -> None:
         with pytest.raises(StoreUnavailable):
             await call
     await store.close()
+
+
+async def test_the_same_id_in_another_deployment_is_another_agent(store: CommandStore) -> None:
+    await store.put_agent("agent-1", registration(), NOW)
+    await store.put_agent("agent-1", registration(deployment_id="dep-2", hostname="x"), after(1))
+
+    [here] = await store.list_agents(DEPLOYMENT, NOW, 10)
+    [there] = await store.list_agents("dep-2", NOW, 10)
+
+    assert here.registration.hostname == registration().hostname
+    assert (here.last_seen_at, there.last_seen_at) == (NOW, after(1))
+    assert there.registration.hostname == "x"
+    assert len(await store.list_agents(None, NOW, 10)) == 2

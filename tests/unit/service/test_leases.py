@@ -205,7 +205,7 @@ async def test_one_envelope_that_cannot_be_built_does_not_lose_the_others(world:
     leases = (await world.poll(count=5)).leases
 
     assert [lease.command_id for lease in leases] == [ids[0], ids[2], ids[4]]
-    await world.service.finish()
+    await world.operations.finish()
     for one in (ids[1], ids[3]):
         status = await world.status(one)
         assert status.state is State.PENDING
@@ -322,7 +322,7 @@ async def test_a_waiter_gone_before_the_look_has_begun_leases_nothing(world: Wor
     polling.cancel()
     gate.open()
     await asyncio.gather(polling, return_exceptions=True)
-    await world.service.finish()
+    await world.operations.finish()
 
     status = await world.status(one)
     assert status.state is State.PENDING
@@ -341,7 +341,7 @@ async def test_a_waiter_gone_during_the_look_returns_its_leases_at_no_cost(world
     polling.cancel()
     gate.open()
     await asyncio.gather(polling, return_exceptions=True)
-    await world.service.finish()
+    await world.operations.finish()
 
     leases = (await asyncio.wait_for(other, 5)).leases
     leases += (await world.poll(count=3)).leases
@@ -359,7 +359,7 @@ async def test_a_waiter_gone_between_look_and_answer_returns_its_lease(world: Wo
         polling.cancel()
         await asyncio.sleep(0)
     await asyncio.gather(polling, return_exceptions=True)
-    await world.service.finish()
+    await world.operations.finish()
 
     status = await world.status(one)
     assert status.attempt == 1

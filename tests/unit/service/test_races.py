@@ -166,7 +166,7 @@ async def test_what_is_committed_is_announced_though_its_caller_has_gone(
 
     answer = await asyncio.wait_for(waiting, 5)
     assert getattr(answer, "leases", None) or getattr(answer, "completed_at", None)
-    await asyncio.wait_for(world.service.finish(), 5)
+    await asyncio.wait_for(world.operations.finish(), 5)
 
 
 async def test_finish_waits_for_operations_whose_callers_have_gone(
@@ -180,7 +180,7 @@ async def test_finish_waits_for_operations_whose_callers_have_gone(
     await gate.arrived.wait()
     releasing.cancel()
 
-    finishing = asyncio.ensure_future(world.service.finish())
+    finishing = asyncio.ensure_future(world.operations.finish())
     await world.quiet()
     assert not finishing.done()
     gate.open()

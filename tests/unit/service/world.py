@@ -23,9 +23,11 @@ from arc_protocol.types import (
     StorageBody,
     SuccessResponse,
 )
+from arc_server.agents import AgentService
 from arc_server.commands import CommandService
 from arc_server.dispatch.outbox import Outbox, PushLimits
 from arc_server.limits import CommandLimits
+from arc_server.operations import Operations
 from arc_server.ports import Deployment, Dispatcher
 from arc_server.sweeper import Sweeper, SweepLimits
 from arc_server.wakeups import Wakeups
@@ -79,6 +81,10 @@ class World:
         self.links = Links()
         self.wakeups = Wakeups()
         self.limits = limits
+        self.operations = Operations()
+        self.agents = AgentService(
+            store=self.store, clock=self.clock, limits=limits, operations=self.operations
+        )
         self.service = CommandService(
             store=self.store,
             blobs=self.blobs,
@@ -86,6 +92,7 @@ class World:
             clock=self.clock,
             wakeups=self.wakeups,
             limits=limits,
+            agents=self.agents,
         )
         self.sweep_limits = sweep or SweepLimits()
         self.sweeper = Sweeper(
@@ -132,7 +139,7 @@ class World:
 
     async def close(self) -> None:
         self.wakeups.close()
-        await self.service.finish()
+        await self.operations.finish()
 
     # sender
 
