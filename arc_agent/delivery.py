@@ -113,6 +113,8 @@ class Delivery:
         self._paused_until = 0.0
         self._pauses = 0
         """Failures in a row that were about the server, not about one entry."""
+        self._in_order_until = 0
+        """What an outage has left goes one request at a time: up to this entry, in order."""
         self.pulse = Pulse(clock)
         """Whether it moves: the watchdog looks."""
         self._changed = asyncio.Event()
@@ -175,7 +177,7 @@ class Delivery:
         nexts: list[float] = []
         shared: list[tuple[Entry, _Progress]] = []
         room = _SHARED_BYTES
-        window = 1 if self._pauses else _SUBMITS
+        window = 1 if self._pauses or self._has_backlog() else _SUBMITS
         is_paused = self._paused_until > now
         if is_paused:
             nexts.append(self._paused_until)
@@ -217,6 +219,17 @@ class Delivery:
             for _, progress in shared:  # in order: they follow when those before have arrived
                 progress.is_busy = False
         return max(0.0, min(nexts) - now) if nexts else None
+
+    def _has_backlog(self) -> bool:
+        """Whether anything is left of an outage."""
+        first = next(self._spool.entries(), None)
+        return first is not None and first.seq <= self._in_order_until
+
+    def _server_answers(self) -> None:
+        """The server took or judged a response."""
+        if self._pauses:
+            self._in_order_until = max((entry.seq for entry in self._spool.entries()), default=0)
+        self._pauses = 0
 
     def _of(self, entry: Entry) -> _Progress:
         """The progress of an entry."""
@@ -304,7 +317,7 @@ class Delivery:
             )
         if progress.needs_token or self._is_ours(entry):
             self._contact.succeeded("submit")
-        self._pauses = 0
+        self._server_answers()
         if answer.status < 300 or answer.status in _DONE:
             await self._delivered(entry, answer.status)
         elif answer.status == 400 and entry.is_uploaded and not progress.was_uploaded_again:
@@ -337,34 +350,37 @@ class Delivery:
     async def _submit_all(self, shared: list[tuple[Entry, _Progress]]) -> None:
         """Hand several responses in by one request; what gets no answer of its own goes alone."""
         try:
-            answers = await self._share(shared)
+            await self._answered(shared, await self._share(shared))
         except NoContact as error:
-            if error.status is None:  # an outage is no fault of theirs, but somebody goes first
+            pauses = self._pauses
+            if error.status is None:
                 await self._failed(*shared[0], error)
-            else:
+            if self._pauses == pauses:  # no outage, in which they wait together
                 self._part(shared, error.reason)
         except Exception as error:  # as above
             log.exception("submit.failed", responses=len(shared))
             self._part(shared, str(error))
-        else:
-            taken = [
-                entry
-                for (entry, _), refusal in zip(shared, answers, strict=True)
-                if refusal is None
-            ]
-            log.info("responses.delivered", command_ids=[entry.command_id for entry in taken])
-            for (entry, progress), refusal in zip(shared, answers, strict=True):
-                if refusal is None:
-                    await self._delivered(entry, 200, is_told=True)
-                elif refusal.http_status_code in _DONE:
-                    await self._delivered(entry, refusal.http_status_code)
-                else:
-                    progress.is_alone = True
         finally:
             self._submits -= 1
             self._is_sharing = False
             for _, progress in shared:
                 await self._note(progress)
+
+    async def _answered(
+        self, shared: list[tuple[Entry, _Progress]], answers: list[ErrorBody | None]
+    ) -> None:
+        """Act on what the server made of each."""
+        pairs = list(zip(shared, answers, strict=True))
+        taken = [entry.command_id for (entry, _), refusal in pairs if refusal is None]
+        if taken:
+            log.info("responses.delivered", command_ids=taken)
+        for (entry, progress), refusal in pairs:
+            if refusal is None:
+                await self._delivered(entry, 200, is_told=True)
+            elif refusal.http_status_code in _DONE:
+                await self._delivered(entry, refusal.http_status_code)
+            else:
+                progress.is_alone = True
 
     def _part(self, shared: list[tuple[Entry, _Progress]], reason: str) -> None:
         """Nobody knows which of them the server does not like: each goes alone."""
@@ -402,7 +418,7 @@ class Delivery:
         except InvalidCommand as error:
             raise NoContact(f"no such answer: {error.message}", status=200) from error
         self._contact.succeeded("submit")
-        self._pauses = 0
+        self._server_answers()
         errors = {refusal.lease_id: refusal.error for refusal in refused}
         return [errors.get(entry.lease_id) for entry, _ in shared]
 

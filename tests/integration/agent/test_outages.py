@@ -87,7 +87,7 @@ def delivered(server: ScriptedServer, since: int) -> list[str]:
     return ids
 
 
-async def together(server: ScriptedServer, start: Start, count: int) -> None:
+async def together(server: ScriptedServer, start: Start, count: int, settings: Any = None) -> None:
     """An agent of which the results of `cmd_1` to `cmd_{count}` are ready at the same time."""
     gate = asyncio.Event()
     begun = 0
@@ -103,7 +103,7 @@ async def together(server: ScriptedServer, start: Start, count: int) -> None:
 
     for _ in range(count):
         server.send("wait")
-    await start(server, wait, max_concurrent=count)
+    await start(server, wait, max_concurrent=count, **(settings or {}))
 
 
 async def test_what_is_refused_of_results_handed_in_together_is_judged_alone(
@@ -141,6 +141,19 @@ async def test_results_that_the_server_does_not_take_together_go_alone(
     }
     if fault in (403, 404, 405):
         assert len(server.seen("respond")) <= 4  # as many as were on their way
+
+
+@pytest.mark.parametrize("fault", ["hold", "drop"])
+async def test_results_that_get_no_answer_together_go_alone_from_a_server_that_is_there(
+    server: ScriptedServer, start: Start, fault: Any
+) -> None:
+    server.takes_many = True
+    server.always["respond"] = fault
+    short = {"url": server.url, "request_timeout_seconds": 0.5, "max_back_off_seconds": 0.2}
+    await together(server, start, 30, {"server": short})
+
+    await server.until(lambda: len(server.seen("response")) == 30)
+    assert len(server.seen("respond")) <= 5
 
 
 async def test_a_response_that_alone_fails_does_not_hold_up_the_rest(
