@@ -110,6 +110,11 @@ class Connection:
         self._base, self._query = base_url(settings.url or "")
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether requests carry no token."""
+        return self._token.value is None
+
     async def open(self) -> None:
         """Make the session, in the running loop."""
         self._session = aiohttp.ClientSession(

@@ -274,10 +274,14 @@ async def _server(config: Config, token: Token, network: Network) -> AsyncIterat
     """Whether the server takes the token, for this deployment, and lets bodies through."""
     async with _connection(config, token, network) as connection:
         yield await _accepted(config, connection)
-        fetched = await _blob(connection, "GET")
+        fetched, is_refused = await _blob(connection, "GET")
         yield fetched
-        if fetched.state == "ok":  # what is there refuses requests without a signature
-            yield await _blob(connection, "PUT")
+        if is_refused:
+            yield (await _blob(connection, "PUT"))[0]
+        elif fetched.state == "ok":  # who may read might write too: nothing is to be left there
+            yield _untested(
+                "blob PUT", "this token, or anybody, might store it; a command tries it"
+            )
 
 
 async def _accepted(config: Config, connection: Connection) -> Finding:
@@ -307,11 +311,15 @@ async def _accepted(config: Config, connection: Connection) -> Finding:
         )
     except NoContact as error:
         return _untested("access", error.reason)
-    return _ok("access", f"the token is good for the deployment {config.deployment_id!r}")
+    who = "anybody" if connection.is_anonymous else "the token"
+    return _ok("access", f"the server takes {who} for the deployment {config.deployment_id!r}")
 
 
-async def _blob(connection: Connection, method: str) -> Finding:
-    """Whether requests for bodies reach the server. It refuses this one, and stores nothing."""
+async def _blob(connection: Connection, method: str) -> tuple[Finding, bool]:
+    """Whether requests for bodies reach the server, and whether it was the server that refused.
+
+    A PUT is sent only to a server that has refused the GET of the same path.
+    """
     name = f"blob {method}"
     elsewhere = "; a store elsewhere can be tried by a command with a body only"
     url = connection.url("blobs", "doctor")
@@ -322,15 +330,17 @@ async def _blob(connection: Connection, method: str) -> Finding:
     except Refused as error:
         is_ours = error.status == 401 or "FORBIDDEN" in error.reason
         if is_ours or "UNAUTHORIZED" in error.reason:
-            return _ok(name, f"reaches the server{elsewhere}")
-        return _bad(name, f"{error.reason}: does a proxy on the way allow {method}?")
+            return _ok(name, f"reaches the server{elsewhere}"), True
+        return _bad(name, f"{error.reason}: does a proxy on the way allow {method}?"), False
     except NoContact as error:
-        return _bad(name, f"{error.reason}: does a proxy on the way allow {method}?")
+        return _bad(name, f"{error.reason}: does a proxy on the way allow {method}?"), False
     if _is_json(answer):
-        return _ok(name, f"reaches the server{elsewhere}")
+        return _ok(name, f"reaches the server{elsewhere}"), False
     if answer.status == 404 or answer.status < 300:
-        return _untested(name, "the server keeps no bodies itself; a command with one tries it")
-    return _bad(name, f"answered {answer.status} by another: does a proxy allow {method}?")
+        keeps_none = "the server keeps no bodies itself; a command with one tries it"
+        return _untested(name, keeps_none), False
+    by_another = f"answered {answer.status} by another: does a proxy allow {method}?"
+    return _bad(name, by_another), False
 
 
 def _is_json(answer: Answer) -> bool:

@@ -37,6 +37,18 @@ async def test_the_doctor_finds_a_server_of_ours_in_order_and_takes_no_command(w
     assert (status["state"], status["attempt"]) == ("PENDING", 1)
 
 
+async def test_the_doctor_leaves_nothing_on_a_server_that_takes_anybody(world: World):
+    await world.server({"auth": {"disabled": True}})
+
+    code, found = await doctor(world, DEPLOYMENT)
+
+    assert code == 0, found
+    assert found["blob GET"]["state"] == "ok"
+    assert found["blob PUT"]["state"] == "untested"
+    blobs = world.directory / "server" / "blobs"
+    assert [each for each in blobs.rglob("*") if each.is_file()] == []
+
+
 async def test_the_doctor_says_that_a_token_is_for_another_deployment(world: World):
     await world.server()
 
