@@ -24,15 +24,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from arc_agent import __version__, systemd
+from arc_agent import __version__
 from arc_agent.audit import Audit
 from arc_agent.brake import Brake
-from arc_agent.clock import Clock, boot_seconds
 from arc_agent.config import audit_directory, control_socket, data_directory
 from arc_agent.connection import BackOff, Connection
 from arc_agent.contact import Contact
-from arc_agent.control import Control
-from arc_agent.data_dir import DataDir
 from arc_agent.delivery import Delivery
 from arc_agent.events import Speaker
 from arc_agent.execution import call_in, in_thread
@@ -41,6 +38,11 @@ from arc_agent.handler_lines import HandlerLines
 from arc_agent.handlers.exec import kill_all
 from arc_agent.handlers.lifespans import open_all
 from arc_agent.heartbeat import Heartbeat
+from arc_agent.host import systemd
+from arc_agent.host.clock import Clock, boot_seconds
+from arc_agent.host.control_socket import Control
+from arc_agent.host.data_dir import DataDir
+from arc_agent.host.process_state import ProcessState
 from arc_agent.journal import Journal, answer_left
 from arc_agent.leases import HeldLease, LeaseTable
 from arc_agent.line import Line
@@ -49,7 +51,6 @@ from arc_agent.meter import Meter
 from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
-from arc_agent.process_state import ProcessState
 from arc_agent.runner import Runner
 from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arc_agent.control import ControlRefused, Peer
+from arc_agent.host.control_socket import ControlRefused, Peer
 
 _SHOWN_BYTES: Final = 4096
 """How much of the params the person who decides is shown."""

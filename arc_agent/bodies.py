@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, cast
 
 import msgspec
 
-from arc_agent.data_dir import DataDir, sync_directory
+from arc_agent.host.data_dir import DataDir, sync_directory
 from arc_agent.transfer import NoRoom
 
 _CHUNK_BYTES: Final = 1024 * 1024

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from arc_agent.data_dir import sync_directory
+from arc_agent.host.data_dir import sync_directory
 from arc_protocol.types import AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

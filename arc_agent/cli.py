@@ -187,11 +187,11 @@ def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
 def _refused(error: Exception) -> int:
     """Say in one line what is wrong; anything unforeseen is raised on."""
     from arc_agent.audit import AuditError
-    from arc_agent.control import ControlError
-    from arc_agent.data_dir import DataDirError
     from arc_agent.handlers.lifespans import LifespanFailed
     from arc_agent.handlers.loading import ImportFailed
     from arc_agent.handlers.registry import HandlerError
+    from arc_agent.host.control_socket import ControlError
+    from arc_agent.host.data_dir import DataDirError
     from arc_agent.meter import MetricsError
     from arc_agent.nonces import NoncesError
     from arc_agent.spool import SpoolError

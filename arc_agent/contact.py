@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from arc_agent.clock import Clock
+from arc_agent.host.clock import Clock
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 import structlog
 
-from arc_agent.clock import Clock
 from arc_agent.config import ServerSection
 from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.execution import call_in
+from arc_agent.host.clock import Clock
 from arc_agent.identity import Identity, IdentityError, IdentityFiles, KeyPair
 from arc_agent.network import Network
 from arc_agent.tokens import Token

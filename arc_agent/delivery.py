@@ -14,12 +14,12 @@ from typing import Final
 import msgspec
 import structlog
 
-from arc_agent.clock import Clock
 from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused, code_of
 from arc_agent.contact import Contact
+from arc_agent.host.clock import Clock
+from arc_agent.host.pulse import Pulse
 from arc_agent.hosts import HostRefused
 from arc_agent.leases import LeaseTable
-from arc_agent.pulse import Pulse
 from arc_agent.spool import Entry, Spool
 from arc_agent.transfer import Transfer, TransferRefused
 from arc_protocol.errors import InvalidCommand

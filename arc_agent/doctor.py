@@ -21,9 +21,9 @@ import msgspec
 
 from arc_agent.config import Config, audit_directory, data_directory
 from arc_agent.connection import Answer, Connection, NoContact, Refused
-from arc_agent.control import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.handlers.loading import ImportFailed, load_handlers
 from arc_agent.handlers.registry import HandlerError
+from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.live import Source, bearer_of, policy_of
 from arc_agent.network import Network
 from arc_agent.status import CLOCK_OFF_SECONDS

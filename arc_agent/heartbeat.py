@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import structlog
 
-from arc_agent.clock import Clock
 from arc_agent.config import Config
 from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.contact import Contact
 from arc_agent.execution import call_in
+from arc_agent.host.clock import Clock
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.leasing import renew
 from arc_agent.meter import Meter

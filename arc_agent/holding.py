@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from arc_agent.clock import Clock
+from arc_agent.host.clock import Clock
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -93,7 +93,7 @@ def add_to(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Do one of these commands; the exit code. Raises SettingsError."""
-    from arc_agent.control import AgentNotThere, ControlDenied, ControlRefused
+    from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused
 
     try:
         return COMMANDS[given.command](given)
@@ -215,7 +215,7 @@ def _kept(answer: Mapping[str, Any]) -> int:
 
 def _ask(given: argparse.Namespace, **request: Any) -> dict[str, Any]:
     """One question and its answer."""
-    from arc_agent.control import ask
+    from arc_agent.host.control_socket import ask
 
     return ask(_socket(given), {"do": given.command, **request})
 

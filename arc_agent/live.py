@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from arc_agent.clock import boot_seconds
 from arc_agent.config import NEEDS_RESTART, Config, data_directory, read
 from arc_agent.handlers.loading import (
     add_declared,
@@ -20,6 +19,7 @@ from arc_agent.handlers.loading import (
     load_handlers,
 )
 from arc_agent.handlers.registry import HandlerError, Registry
+from arc_agent.host.clock import boot_seconds
 from arc_agent.hosts import HostPolicy
 from arc_agent.network import Network
 from arc_agent.policy import Policy

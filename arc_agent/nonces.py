@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from arc_agent.data_dir import is_passing
+from arc_agent.host.data_dir import is_passing
 
 FILE_NAME: Final = "nonces.db"
 _VERSION: Final = 1

@@ -8,8 +8,8 @@ from typing import Any
 
 from arc_agent.audit import Audit
 from arc_agent.brake import MAX_NOTE_CHARS, Brake, Order
-from arc_agent.control import Control, ControlRefused, Peer, Request, text_of
 from arc_agent.gate import Gate
+from arc_agent.host.control_socket import Control, ControlRefused, Peer, Request, text_of
 
 
 def register(

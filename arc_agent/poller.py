@@ -12,7 +12,6 @@ from typing import Any, Final
 import structlog
 
 from arc_agent.brake import Brake
-from arc_agent.clock import Clock
 from arc_agent.config import Config
 from arc_agent.connection import BackOff, Connection, NoAnswer, NoContact, Refused, retrying
 from arc_agent.contact import Contact
@@ -20,11 +19,12 @@ from arc_agent.delivery import Delivery
 from arc_agent.envelopes import Job
 from arc_agent.heartbeat import Heartbeat
 from arc_agent.holding import HoldTime
+from arc_agent.host.clock import Clock
+from arc_agent.host.pulse import Pulse
 from arc_agent.leases import LeaseTable
 from arc_agent.leasing import LeaseAnswer, ask, release
 from arc_agent.meter import Meter
 from arc_agent.presence import Presence
-from arc_agent.pulse import Pulse
 from arc_agent.runner import Runner
 from arc_agent.spool import Spool
 from arc_protocol.types import LeaseInfo, LeaseRequest

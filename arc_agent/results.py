@@ -12,11 +12,11 @@ from typing import Any, Final, cast
 import structlog
 
 from arc_agent.bodies import StoredBody, store_bytes, store_file
-from arc_agent.data_dir import DataDir
 from arc_agent.envelopes import Job
 from arc_agent.handlers import shapes
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.shapes import UNTYPED, Misfit
+from arc_agent.host.data_dir import DataDir
 from arc_agent.leases import End
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.transfer import NoRoom

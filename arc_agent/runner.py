@@ -13,7 +13,6 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from arc_agent.bodies import StoredBody, store_stream
-from arc_agent.clock import Clock
 from arc_agent.config import Config
 from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
@@ -24,6 +23,8 @@ from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
 from arc_agent.handlers.context import Context, ParamsSource, Retry
 from arc_agent.handlers.registry import Handler, Registry
+from arc_agent.host.clock import Clock
+from arc_agent.host.process_state import ProcessState
 from arc_agent.hosts import HostRefused
 from arc_agent.journal import Journal
 from arc_agent.leases import End, HeldLease, LeaseTable
@@ -32,7 +33,6 @@ from arc_agent.line import Line
 from arc_agent.meter import Meter
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.params import convert_params
-from arc_agent.process_state import ProcessState
 from arc_agent.results import (
     STORAGE_FAILED,
     failure,

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from arc_agent.bodies import BodyWriter, StoredBody
-from arc_agent.data_dir import DataDir
 from arc_agent.envelopes import Job
 from arc_agent.handlers.context import ParamsSource
+from arc_agent.host.data_dir import DataDir
 from arc_agent.outcome import Failed, GivenBack, Outcome, Succeeded
 from arc_agent.results import STORAGE_FAILED
 from arc_agent.signatures import Signed

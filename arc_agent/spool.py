@@ -20,7 +20,7 @@ import structlog
 
 from arc_agent.bodies import StoredBody
 from arc_agent.config import SpoolSection
-from arc_agent.data_dir import DataDir, is_passing, sync_directory
+from arc_agent.host.data_dir import DataDir, is_passing, sync_directory
 from arc_protocol.types import PresignedRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -14,11 +14,11 @@ import msgspec
 
 from arc_agent import __version__
 from arc_agent.brake import Brake
-from arc_agent.clock import Clock
 from arc_agent.contact import Contact
 from arc_agent.events import Speaker
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
+from arc_agent.host.clock import Clock
 from arc_agent.leases import HeldLease, LeaseTable
 from arc_agent.live import Live
 from arc_agent.poller import Poller

@@ -18,7 +18,7 @@ from scripted_server import ScriptedServer, inline
 
 from arc_agent import handler
 from arc_agent.audit_check import entries, verify
-from arc_agent.control import ControlRefused, ask
+from arc_agent.host.control_socket import ControlRefused, ask
 
 ran: list[str] = []
 

@@ -38,7 +38,7 @@ from test_process import agent as process
 
 from arc_agent import Context, handler
 from arc_agent.audit_check import entries
-from arc_agent.control import AgentNotThere, ask
+from arc_agent.host.control_socket import AgentNotThere, ask
 from arc_agent.signatures import Signatures
 
 ONCE = """

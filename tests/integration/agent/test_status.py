@@ -15,7 +15,7 @@ from scripted_server import ScriptedServer
 
 from arc_agent import Context, handler
 from arc_agent.cli import main
-from arc_agent.control import AgentNotThere, ask
+from arc_agent.host.control_socket import AgentNotThere, ask
 from arc_agent.status_cli import as_text, size, span
 
 

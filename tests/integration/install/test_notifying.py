@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from arc_agent import poller, pulse
+from arc_agent import poller
 from arc_agent.agent import Agent
+from arc_agent.host import pulse
 from arc_agent.live import Live, Source
 from arc_agent.poller import Poller
 from arc_server.cli import _watch

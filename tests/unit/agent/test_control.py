@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from arc_agent.brake import Brake, Order
-from arc_agent.control import (
+from arc_agent.host.control_socket import (
     AgentNotThere,
     Control,
     ControlError,

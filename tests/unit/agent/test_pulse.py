@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from arc_agent.pulse import LATE_SECONDS, Pulse
-from arc_agent.systemd import status_text
+from arc_agent.host.pulse import LATE_SECONDS, Pulse
+from arc_agent.host.systemd import status_text
 
 
 class Clock:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
-from arc_agent.clock import Clock
+from arc_agent.host.clock import Clock
 
 LATE_SECONDS: Final = 5.0
 """A loaded machine is late by as much. The unit's WatchdogSec is the real patience: a loop that

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from arc_agent.pulse import Pulse
+from arc_agent.host.pulse import Pulse
 from arc_runtime.systemd import keep_told, ready, reloading, stopping
 
 __all__ = ["ready", "reloading", "status_text", "stopping", "watch"]

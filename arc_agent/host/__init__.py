@@ -1,0 +1,1 @@
+"""What the agent takes from the machine: its directory, clock, sockets, threads and systemd."""
