@@ -27,7 +27,7 @@ import structlog
 from arc_agent import __version__
 from arc_agent.audit import Audit
 from arc_agent.brake import Brake
-from arc_agent.config import audit_directory, control_socket, data_directory
+from arc_agent.config.sections import audit_directory, control_socket, data_directory
 from arc_agent.connection import BackOff, Connection
 from arc_agent.contact import Contact
 from arc_agent.delivery import Delivery

@@ -22,7 +22,7 @@ from typing import Any, Final, cast
 import msgspec
 import structlog
 
-from arc_agent.config import AuditSection
+from arc_agent.config.sections import AuditSection
 from arc_agent.execution import call_in, in_thread
 from arc_agent.host.data_dir import is_passing, sync_directory
 

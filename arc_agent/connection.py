@@ -20,7 +20,7 @@ import tenacity
 from yarl import URL
 
 from arc_agent import __version__
-from arc_agent.config import ServerSection, base_url
+from arc_agent.config.sections import ServerSection, base_url
 from arc_agent.network import Network
 from arc_agent.tokens import Bearer
 from arc_protocol.lifecycle import full_jitter

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 import structlog
 
-from arc_agent.config import ServerSection
+from arc_agent.config.sections import ServerSection
 from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.execution import call_in
 from arc_agent.host.clock import Clock

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from arc_agent.config import Config, audit_directory, data_directory
+from arc_agent.config.sections import Config, audit_directory, data_directory
 from arc_agent.connection import Answer, Connection, NoContact, Refused
 from arc_agent.handlers.loading import ImportFailed, load_handlers
 from arc_agent.handlers.registry import HandlerError

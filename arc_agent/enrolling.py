@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from arc_agent.config import Config, data_directory, read
+from arc_agent.config.sections import Config, data_directory, read
 from arc_agent.connection import Answer, Connection, NoContact, Refused
 from arc_agent.credentials import read_answer
 from arc_agent.identity import Identity, IdentityFiles, KeyPair

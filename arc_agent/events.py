@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from arc_agent.config import EventsSection
+from arc_agent.config.sections import EventsSection
 from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
 from arc_agent.execution import call_in

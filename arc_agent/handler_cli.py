@@ -114,7 +114,7 @@ def _denied(live: Live, name: str, data: bytes) -> str | None:
         return None
     from datetime import UTC, datetime
 
-    from arc_agent.narrowing import read_params
+    from arc_agent.config.params_schema import read_params
     from arc_agent.policy import Action, Question
 
     question = Question(

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from arc_agent.config import Config
+from arc_agent.config.sections import Config
 from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.contact import Contact
 from arc_agent.execution import call_in

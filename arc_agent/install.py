@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from arc_agent.config import read
+from arc_agent.config.sections import read
 from arc_agent.tokens import Token, TokenError
 from arc_runtime.installation_cli import Front
 from arc_runtime.installation_product import Product

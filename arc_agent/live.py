@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from arc_agent.config import NEEDS_RESTART, Config, data_directory, read
+from arc_agent.config.sections import NEEDS_RESTART, Config, data_directory, read
 from arc_agent.handlers.loading import (
     add_declared,
     check_host,

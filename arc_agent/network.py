@@ -23,7 +23,7 @@ import structlog
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from arc_agent.config import Config, ProxySection, ServerSection, TlsSection
+from arc_agent.config.sections import Config, ProxySection, ServerSection, TlsSection
 from arc_agent.proxies import Proxies
 from arc_agent.tls import Tls
 from arc_protocol.urls import same_origin

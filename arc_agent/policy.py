@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arc_agent.narrowing import CannotJudge, Schema, misfit
+from arc_agent.config.params_schema import CannotJudge, Schema, misfit
 
 MINUTES_A_DAY: Final = 24 * 60
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from arc_agent.narrowing import BadSchema, Schema, compile_schema
+from arc_agent.config.params_schema import BadSchema, Schema, compile_schema
 from arc_agent.policy import MINUTES_A_DAY, Action, Policy, Rule, Window, minutes_of
 from arc_runtime.settings import SettingsError, load
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 
 from arc_agent.brake import Brake
-from arc_agent.config import Config
+from arc_agent.config.sections import Config
 from arc_agent.connection import BackOff, Connection, NoAnswer, NoContact, Refused, retrying
 from arc_agent.contact import Contact
 from arc_agent.delivery import Delivery

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from arc_agent import __version__
-from arc_agent.config import Config
+from arc_agent.config.sections import Config
 from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
 from arc_agent.handlers.advertising import advertised

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from arc_agent.bodies import StoredBody, store_stream
-from arc_agent.config import Config
+from arc_agent.config.sections import Config
 from arc_agent.connection import Connection, NoContact
 from arc_agent.contact import Contact
 from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved

@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from arc_agent.config import Config
+from arc_agent.config.sections import Config
 from arc_agent.envelopes import Job
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.nonces import Claim, Nonces, NoncesError

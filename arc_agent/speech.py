@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from arc_agent.config import EventsSection
+from arc_agent.config.sections import EventsSection
 from arc_protocol.types import MAX_EVENT_TEXT, EventsRequest, LogLine, Progress, encode
 from arc_runtime.secrets_in_logs import redact_fields, redact_text
 

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from arc_agent.bodies import StoredBody
-from arc_agent.config import SpoolSection
+from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir, is_passing, sync_directory
 from arc_protocol.types import PresignedRequest
 

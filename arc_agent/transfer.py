@@ -21,7 +21,7 @@ import structlog
 from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
-from arc_agent.config import ServerSection, TransferSection
+from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.connection import (
     USER_AGENT,
     Answer,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from arc_agent.config import Config
-from arc_agent.declarations import ExecSection, HttpSection, SqlSection
+from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
+from arc_agent.config.sections import Config
 from arc_runtime.keys import describe, keys, show_default
 from arc_runtime.settings import reference
 from arc_server.config import ServerConfig
@@ -19,7 +19,7 @@ FILE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """\
 # Configuration
 
-<!-- Made by scripts/configuration_docs.py from arc_server/config.py and arc_agent/config.py. -->
+<!-- Made by scripts/configuration_docs.py from arc_server/config.py and arc_agent/config/sections.py. -->
 
 Server and agent read one YAML file each (`--config FILE`). Each key may also come from the environment; the command line
 goes before the environment, the environment before the file. An unknown key or a bad value is refused with its path:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
-from arc_agent.declarations import ExecSection
+from arc_agent.config.declared_handlers import ExecSection
 from arc_agent.handlers.declared import Param, Params, check_argument
 from arc_agent.handlers.registry import HandlerError
 

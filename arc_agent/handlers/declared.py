@@ -13,9 +13,16 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from arc_agent.config.params_schema import (
+    BadSchema,
+    CannotJudge,
+    Schema,
+    compile_schema,
+    misfit,
+    read_params,
+)
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.registry import HandlerError
-from arc_agent.narrowing import BadSchema, CannotJudge, Schema, compile_schema, misfit, read_params
 
 INVALID_PARAMS: Final = "INVALID_PARAMS"
 MAX_TEXT_CHARS: Final = 4096

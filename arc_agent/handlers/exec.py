@@ -24,7 +24,7 @@ from typing import IO, Any, BinaryIO, Final
 import msgspec
 import structlog
 
-from arc_agent.declarations import NO_LIMITS, ExecSection
+from arc_agent.config.declared_handlers import NO_LIMITS, ExecSection
 from arc_agent.execution import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError

@@ -20,7 +20,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from arc_agent.declarations import HttpSection
+from arc_agent.config.declared_handlers import HttpSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared import (
     INVALID_PARAMS,

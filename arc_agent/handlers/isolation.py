@@ -20,7 +20,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from arc_agent.declarations import NO_LIMITS, ExecSection
+from arc_agent.config.declared_handlers import NO_LIMITS, ExecSection
 from arc_agent.handlers.registry import HandlerError
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from arc_agent.config import HandlersSection
-from arc_agent.declarations import NO_LIMITS
+from arc_agent.config.declared_handlers import NO_LIMITS
+from arc_agent.config.sections import HandlersSection
 from arc_agent.handlers import builtin
 from arc_agent.handlers.exec import exec_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of

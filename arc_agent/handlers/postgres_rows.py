@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
-from arc_agent.declarations import SqlSection
+from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.execution import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared import INVALID_PARAMS

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent.declarations import SqlSection
+from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.execution import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared import Params, check_bounded, declare

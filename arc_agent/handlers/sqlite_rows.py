@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from arc_agent.declarations import SqlSection
+from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared import INVALID_PARAMS
 from arc_agent.handlers.rows import SQL_ERROR, RowWriter

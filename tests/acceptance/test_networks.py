@@ -14,7 +14,7 @@ import pytest
 from fakes.certificates import Authority
 from fakes.network import ForwardProxy, TlsFront
 
-from arc_agent.config import ProxySection, ServerSection, TlsSection
+from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
 from arc_agent.connection import Connection, NoContact
 from arc_agent.network import Network
 from arc_agent.tokens import Token

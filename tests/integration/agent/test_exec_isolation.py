@@ -17,7 +17,7 @@ import pytest
 import structlog
 from declared_runs import Run
 
-from arc_agent.declarations import ExecSection, LimitsSection
+from arc_agent.config.declared_handlers import ExecSection, LimitsSection
 from arc_agent.handlers import isolation
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.exec import exec_handler

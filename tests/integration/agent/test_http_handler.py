@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from declared_runs import Run
 
-from arc_agent.declarations import HttpSection
+from arc_agent.config.declared_handlers import HttpSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.http import http_handler
 

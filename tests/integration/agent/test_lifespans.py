@@ -8,7 +8,7 @@ import pytest
 from scripted_server import ScriptedServer, inline
 from test_process import agent
 
-from arc_agent.config import HandlersSection
+from arc_agent.config.sections import HandlersSection
 from arc_agent.handlers.loading import load_handlers
 from arc_agent.handlers.registry import HandlerError
 

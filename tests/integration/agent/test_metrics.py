@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_server import ScriptedServer
 
 from arc_agent import CommandFailed, handler
-from arc_agent.config import read
+from arc_agent.config.sections import read
 from arc_agent.metrics import Counting
 from arc_agent.outcome import Succeeded
 from arc_runtime.settings import SettingsError

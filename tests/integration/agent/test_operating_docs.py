@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted_server import ScriptedServer
 
 from arc_agent import Context, cli, handler
-from arc_agent.config import read
+from arc_agent.config.sections import read
 from arc_runtime.journald import fields
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,7 @@ from hostile_server import Bystander
 from test_transfer import fetch, presigned
 
 from arc_agent import network
-from arc_agent.config import ServerSection, TransferSection
+from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.connection import NoContact
 from arc_agent.hosts import HostRefused
 from arc_agent.transfer import Transfer

@@ -15,7 +15,7 @@ import pytest
 from declared_runs import Run
 from real_postgres import postgres
 
-from arc_agent.declarations import SqlSection
+from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.sql import sql_handler
 

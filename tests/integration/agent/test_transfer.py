@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.resolver import ThreadedResolver
 
-from arc_agent.config import ServerSection, TransferSection
+from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.connection import Connection, NoContact, Refused
 from arc_agent.hosts import HostRefused
 from arc_agent.leasing import ask

@@ -18,7 +18,7 @@ import structlog
 
 from arc_agent import enrolling
 from arc_agent.agent import Agent
-from arc_agent.config import ServerSection
+from arc_agent.config.sections import ServerSection
 from arc_agent.credentials import EnrolledToken
 from arc_agent.host.clock import boot_seconds
 from arc_agent.identity import IdentityFiles

@@ -16,7 +16,7 @@ import pytest
 from arc_agent.audit import Audit, AuditError, AuditUnavailable
 from arc_agent.audit_check import Broken, entries, verify
 from arc_agent.cli import main
-from arc_agent.config import AuditSection
+from arc_agent.config.sections import AuditSection
 
 
 class Log:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from arc_agent.config import HandlersSection
-from arc_agent.declarations import ExecSection, HttpSection, SqlSection
+from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
+from arc_agent.config.sections import HandlersSection
 from arc_agent.handlers.advertising import advertised
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared import declare
@@ -279,7 +279,7 @@ def test_what_is_not_one_statement_is_refused(text: str) -> None:
 def test_what_is_not_declared_costs_nothing_at_rest() -> None:
     program = (
         "import sys, arc_agent.agent\n"
-        "from arc_agent.config import ExecSection, HandlersSection\n"
+        "from arc_agent.config.sections import ExecSection, HandlersSection\n"
         "from arc_agent.handlers.loading import check_host, load_handlers\n"
         "settings = HandlersSection(exec={'x': ExecSection(argv=['true'])})\n"
         "load_handlers(settings), check_host(settings)\n"

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from arc_agent import CommandFailed, Context, handler
-from arc_agent.config import ExecSection, HandlersSection
+from arc_agent.config.sections import ExecSection, HandlersSection
 from arc_agent.handlers.exec import exec_handler
 from arc_agent.handlers.loading import GROUP, ImportFailed, load_handlers
 from arc_agent.handlers.registry import Handler, HandlerError, Registry, handlers_of

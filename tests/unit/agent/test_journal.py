@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from arc_agent.config import SpoolSection
+from arc_agent.config.sections import SpoolSection
 from arc_agent.envelopes import Addresses, Job
 from arc_agent.host.data_dir import DataDir
 from arc_agent.journal import MAX_ANNOUNCED_BYTES, Journal, answer_left

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import structlog
 
-from arc_agent.config import Config, PollSection
+from arc_agent.config.sections import Config, PollSection
 from arc_agent.connection import BackOff, NoContact, Refused
 from arc_agent.contact import Contact
 from arc_agent.heartbeat import LoopWatch

@@ -13,7 +13,7 @@ from fakes.certificates import Authority
 from yarl import URL
 
 from arc_agent.certificates import read_certificate
-from arc_agent.config import ProxySection, ServerSection, TlsSection
+from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
 from arc_agent.holding import HoldTime
 from arc_agent.hosts import HostPolicy, HostRefused
 from arc_agent.network import Network

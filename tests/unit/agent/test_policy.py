@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from arc_agent.narrowing import read_params
+from arc_agent.config.params_schema import read_params
 from arc_agent.policy import Action, Policy, Question, Verdict
 from arc_agent.policy_file import read_policy
 from arc_runtime.settings import SettingsError

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from arc_agent.patterns import BadPattern, compile_pattern
+from arc_agent.config.patterns import BadPattern, compile_pattern
 
 
 @pytest.mark.parametrize(

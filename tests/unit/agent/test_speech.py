@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from arc_agent.config import EventsSection
+from arc_agent.config.sections import EventsSection
 from arc_agent.speech import HandlerLog, Speech
 from arc_protocol.types import MAX_EVENTS_BYTES, Progress, encode
 

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from arc_agent.patterns import BadPattern, Pattern, compile_pattern
+from arc_agent.config.patterns import BadPattern, Pattern, compile_pattern
 
 MAX_BYTES: Final = 1024 * 1024
 """Larger params are not looked at, and so never fit."""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from arc_agent.declarations import ExecSection, HttpSection, SqlSection
+from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
 from arc_protocol.types import CommandTarget, Name, ResourceType
 from arc_runtime.settings import SettingsError, load
 from arc_runtime.systemd import credential

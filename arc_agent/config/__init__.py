@@ -1,0 +1,1 @@
+"""Everything that the host's own files may say to the agent."""
