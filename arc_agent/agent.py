@@ -28,8 +28,6 @@ from arc_agent import __version__
 from arc_agent.audit import Audit
 from arc_agent.brake import Brake
 from arc_agent.config.sections import audit_directory, control_socket, data_directory
-from arc_agent.connection import BackOff, Connection
-from arc_agent.contact import Contact
 from arc_agent.delivery import Delivery
 from arc_agent.events import Speaker
 from arc_agent.execution import call_in, in_thread
@@ -48,6 +46,9 @@ from arc_agent.leases import HeldLease, LeaseTable
 from arc_agent.line import Line
 from arc_agent.live import Live
 from arc_agent.meter import Meter
+from arc_agent.net.connection import BackOff, Connection
+from arc_agent.net.server_state import Contact
+from arc_agent.net.transfer import Transfer
 from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
@@ -55,7 +56,6 @@ from arc_agent.runner import Runner
 from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures
 from arc_agent.spool import Spool, SpoolError
-from arc_agent.transfer import Transfer
 
 if TYPE_CHECKING:
     from arc_agent.once import Once  # not loaded by an agent that runs on

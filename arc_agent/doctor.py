@@ -20,15 +20,15 @@ from urllib.parse import urlsplit
 import msgspec
 
 from arc_agent.config.sections import Config, audit_directory, data_directory
-from arc_agent.connection import Answer, Connection, NoContact, Refused
 from arc_agent.handlers.loading import ImportFailed, load_handlers
 from arc_agent.handlers.registry import HandlerError
 from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.live import Source, bearer_of, policy_of
-from arc_agent.network import Network
+from arc_agent.net.connection import Answer, Connection, NoContact, Refused
+from arc_agent.net.routes import Network
+from arc_agent.net.token import Bearer, Token, TokenError
 from arc_agent.status import CLOCK_OFF_SECONDS
 from arc_agent.status_cli import size, span
-from arc_agent.tokens import Bearer, Token, TokenError
 from arc_protocol.types import LeaseRequest, RenewRequest
 from arc_runtime.secrets_in_logs import mask_known
 from arc_runtime.settings import SettingsError
@@ -255,7 +255,7 @@ async def _token(place: Place, config: Config, network: Network) -> tuple[Token 
             return bearer, _untested("token", "none is configured: the server has to take anybody")
         where = bearer.file or "the configuration or environment"
         return bearer, _ok("token", f"read from {where}")
-    from arc_agent.credentials import EnrolledToken
+    from arc_agent.net.access_token import EnrolledToken
 
     assert isinstance(bearer, EnrolledToken)
     async with _connection(config, Token(None, None), network) as connection:

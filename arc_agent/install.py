@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from arc_agent.config.sections import read
-from arc_agent.tokens import Token, TokenError
+from arc_agent.net.token import Token, TokenError
 from arc_runtime.installation_cli import Front
 from arc_runtime.installation_product import Product
 from arc_runtime.installation_services import Services

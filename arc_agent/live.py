@@ -20,11 +20,11 @@ from arc_agent.handlers.loading import (
 )
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.host.clock import boot_seconds
-from arc_agent.hosts import HostPolicy
-from arc_agent.network import Network
+from arc_agent.net.allowed_hosts import HostPolicy
+from arc_agent.net.routes import Network
+from arc_agent.net.tls import TlsError
+from arc_agent.net.token import Bearer, Token, TokenError
 from arc_agent.policy import Policy
-from arc_agent.tls import TlsError
-from arc_agent.tokens import Bearer, Token, TokenError
 from arc_runtime import logs
 from arc_runtime.log_output import Output
 from arc_runtime.settings import SettingsError
@@ -153,8 +153,8 @@ def bearer_of(config: Config, environ: Mapping[str, str], network: Network) -> B
     directory = data_directory(config, environ)
     if not os.access(directory / "identity", os.F_OK):  # nor where we may not look
         return Token(config.server.token, config.server.token_file)
-    from arc_agent.credentials import EnrolledToken  # costs nothing where nobody enrolled
-    from arc_agent.identity import IdentityFiles
+    from arc_agent.net.access_token import EnrolledToken  # costs nothing where nobody enrolled
+    from arc_agent.net.identity_files import IdentityFiles
 
     files = IdentityFiles(directory)
     identity = files.read()

@@ -8,7 +8,7 @@ from arc_agent.outcome import Outcome
 
 if TYPE_CHECKING:
     from arc_agent.brake import Brake
-    from arc_agent.contact import Contact
+    from arc_agent.net.server_state import Contact
     from arc_agent.runner import Runner
     from arc_agent.spool import Spool
 

@@ -29,7 +29,7 @@ from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
 
 if TYPE_CHECKING:
     from arc_agent.brake import Brake
-    from arc_agent.contact import Contact
+    from arc_agent.net.server_state import Contact
     from arc_agent.runner import Runner
     from arc_agent.spool import Spool
 

@@ -10,10 +10,10 @@ import structlog
 
 from arc_agent import __version__
 from arc_agent.config.sections import Config
-from arc_agent.connection import Connection, NoContact
-from arc_agent.contact import Contact
 from arc_agent.handlers.advertising import advertised
 from arc_agent.handlers.registry import Registry
+from arc_agent.net.connection import Connection, NoContact
+from arc_agent.net.server_state import Contact
 from arc_protocol.types import AgentRegistration, AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

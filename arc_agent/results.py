@@ -18,8 +18,8 @@ from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.shapes import UNTYPED, Misfit
 from arc_agent.host.data_dir import DataDir
 from arc_agent.leases import End
+from arc_agent.net.transfer import NoRoom
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.transfer import NoRoom
 from arc_protocol.types import ErrorResponse, InlineBody, SuccessResponse, encode
 from arc_runtime.secrets_in_logs import mask_known
 

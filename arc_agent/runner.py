@@ -14,8 +14,6 @@ import structlog
 
 from arc_agent.bodies import StoredBody, store_stream
 from arc_agent.config.sections import Config
-from arc_agent.connection import Connection, NoContact
-from arc_agent.contact import Contact
 from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
 from arc_agent.events import Speaker
 from arc_agent.execution import Raised, Returned, call_handler, call_in
@@ -25,12 +23,15 @@ from arc_agent.handlers.context import Context, ParamsSource, Retry
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.host.clock import Clock
 from arc_agent.host.process_state import ProcessState
-from arc_agent.hosts import HostRefused
 from arc_agent.journal import Journal
 from arc_agent.leases import End, HeldLease, LeaseTable
-from arc_agent.leasing import BrokenLease, release, renew
 from arc_agent.line import Line
 from arc_agent.meter import Meter
+from arc_agent.net.allowed_hosts import HostRefused
+from arc_agent.net.connection import Connection, NoContact
+from arc_agent.net.lease_calls import BrokenLease, release, renew
+from arc_agent.net.server_state import Contact
+from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.params import convert_params
 from arc_agent.results import (
@@ -45,7 +46,6 @@ from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures, Signed
 from arc_agent.speech import Speech
 from arc_agent.spool import Spool
-from arc_agent.transfer import NoRoom, Transfer, TransferRefused
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.lifecycle import budget_seconds
 from arc_protocol.types import InlineBody, RenewRequest, RenewResponse, StorageBody

@@ -14,17 +14,17 @@ import msgspec
 
 from arc_agent import __version__
 from arc_agent.brake import Brake
-from arc_agent.contact import Contact
 from arc_agent.events import Speaker
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
 from arc_agent.host.clock import Clock
 from arc_agent.leases import HeldLease, LeaseTable
 from arc_agent.live import Live
+from arc_agent.net.server_state import Contact
+from arc_agent.net.token import Token
 from arc_agent.poller import Poller
 from arc_agent.runner import Runner
 from arc_agent.spool import Spool
-from arc_agent.tokens import Token
 from arc_protocol.urls import redact
 from arc_runtime.secrets_in_logs import mask_known
 
@@ -104,7 +104,7 @@ def _credential(parts: Parts) -> dict[str, Any]:
     """How old what it shows the server is. In a thread: a file is looked at."""
     token = parts.live.token
     if not isinstance(token, Token):
-        from arc_agent.credentials import EnrolledToken
+        from arc_agent.net.access_token import EnrolledToken
 
         assert isinstance(token, EnrolledToken)
         found: dict[str, Any] = msgspec.to_builtins(token.status())

@@ -31,7 +31,7 @@ from arc_agent.handlers.declared import (
     declare,
 )
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
-from arc_agent.hosts import GuardedResolver, HostPolicy, HostRefused
+from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 
 UPSTREAM_STATUS: Final = "UPSTREAM_STATUS"
 UPSTREAM_UNREACHABLE: Final = "UPSTREAM_UNREACHABLE"

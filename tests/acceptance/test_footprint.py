@@ -20,9 +20,9 @@ HEAVY = (
     "prometheus_client",
     "pydantic",
     "uvloop",
-    "arc_agent.certificates",
+    "arc_agent.net.certificates",
     "arc_agent.policy_file",
-    "arc_agent.tls_errors",
+    "arc_agent.net.tls_errors",
     "arc_client",
     "arc_server",
 )

@@ -15,9 +15,9 @@ from fakes.certificates import Authority
 from fakes.network import ForwardProxy, TlsFront
 
 from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
-from arc_agent.connection import Connection, NoContact
-from arc_agent.network import Network
-from arc_agent.tokens import Token
+from arc_agent.net.connection import Connection, NoContact
+from arc_agent.net.routes import Network
+from arc_agent.net.token import Token
 
 from .octets import digest_of
 from .processes import Process, eventually

@@ -17,11 +17,11 @@ from fakes.name_server import NameServer, look_up
 from hostile_server import Bystander
 from test_transfer import fetch, presigned
 
-from arc_agent import network
 from arc_agent.config.sections import ServerSection, TransferSection
-from arc_agent.connection import NoContact
-from arc_agent.hosts import HostRefused
-from arc_agent.transfer import Transfer
+from arc_agent.net import routes
+from arc_agent.net.allowed_hosts import HostRefused
+from arc_agent.net.connection import NoContact
+from arc_agent.net.transfer import Transfer
 
 GOOD = "127.0.0.2"
 """Where the store is: the configuration allows it."""
@@ -71,7 +71,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     made.bystander = await Bystander().start()
     server = await made.serve()
     made.names = await NameServer([[]]).start()
-    make_socket = network.watched_socket
+    make_socket = routes.watched_socket
 
     def getaddrinfo(host: str, port: int, *_args: Any, **_more: Any) -> list[Any]:
         return look_up(made.names.port, host, port)
@@ -81,7 +81,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
         return make_socket(address)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr(network, "watched_socket", recorded)
+    monkeypatch.setattr(routes, "watched_socket", recorded)
     made.transfer = Transfer(
         TransferSection(allow_hosts=[GOOD]),
         ServerSection(url="http://arc.example.org", max_back_off_seconds=0.02),

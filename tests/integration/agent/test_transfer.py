@@ -16,11 +16,11 @@ from aiohttp import web
 from aiohttp.resolver import ThreadedResolver
 
 from arc_agent.config.sections import ServerSection, TransferSection
-from arc_agent.connection import Connection, NoContact, Refused
-from arc_agent.hosts import HostRefused
-from arc_agent.leasing import ask
-from arc_agent.tokens import Token
-from arc_agent.transfer import NoRoom, Transfer, TransferRefused
+from arc_agent.net.allowed_hosts import HostRefused
+from arc_agent.net.connection import Connection, NoContact, Refused
+from arc_agent.net.lease_calls import ask
+from arc_agent.net.token import Token
+from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
 from arc_protocol.types import LeaseRequest, LocalBackend, PresignedRequest, decode
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from arc_agent import credentials
 from arc_agent.agent import Agent
-from arc_agent.credentials import EnrolledToken
 from arc_agent.live import Live, Source
-from arc_agent.tokens import TokenError
+from arc_agent.net import access_token
+from arc_agent.net.access_token import EnrolledToken
+from arc_agent.net.token import TokenError
 from arc_protocol.enrolment import AccessToken
 
 from .conftest import House, StartAgent, house, until
@@ -106,7 +106,7 @@ async def test_a_server_that_is_away_past_the_end_of_the_token_is_found_again(
 async def test_a_revoked_agent_says_so_once_keeps_its_results_and_is_mended_by_enrolling_anew(
     home: House, start: StartAgent, logged: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(credentials, "_REFUSED_SECONDS", (0.1, 0.2))
+    monkeypatch.setattr(access_token, "_REFUSED_SECONDS", (0.1, 0.2))
     await home.enrol()
     agent = await start(home)
     wakeups = home.server.parts.wakeups
@@ -136,20 +136,20 @@ async def test_an_agent_that_is_turned_away_asks_seldom(
     home: House, start: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    post = credentials._post
+    post = access_token._post
 
     async def count(connection: Any, name: str, message: Any, kind: Any) -> Any:
         asked.append(name)
         return await post(connection, name, message, kind)
 
-    monkeypatch.setattr(credentials, "_post", count)
+    monkeypatch.setattr(access_token, "_post", count)
     await home.enrol()
     await home.revoke()
 
     agent = await start(home)
     await until(lambda: bearer(agent).status().state == "refused")
     for _ in range(20):  # the poller tries again and again, every 0.2 s at most
-        with pytest.raises(credentials.Refused):
+        with pytest.raises(access_token.Refused):
             await bearer(agent).ready()
 
     assert asked == ["challenges", "tokens"]

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from arc_agent import credentials, enrolling, identity
-from arc_agent.connection import Connection
-from arc_agent.tokens import Token
+from arc_agent import enrolling
+from arc_agent.net import access_token, identity_files
+from arc_agent.net.connection import Connection
+from arc_agent.net.token import Token
 from arc_runtime import failpoints
 
 from .conftest import House
@@ -55,7 +56,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch) -> Arm:
             if name == point:
                 raise Died(name)
 
-        for module in (credentials, enrolling, identity):
+        for module in (access_token, enrolling, identity_files):
             monkeypatch.setattr(module, "hit", hit)
 
     return arm

@@ -11,11 +11,11 @@ import pytest
 import structlog
 
 from arc_agent.config.sections import Config, PollSection
-from arc_agent.connection import BackOff, NoContact, Refused
-from arc_agent.contact import Contact
 from arc_agent.heartbeat import LoopWatch
 from arc_agent.leases import End, HeldLease, LeaseTable
-from arc_agent.leasing import LeaseAnswer
+from arc_agent.net.connection import BackOff, NoContact, Refused
+from arc_agent.net.lease_calls import LeaseAnswer
+from arc_agent.net.server_state import Contact
 from arc_agent.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.poller import Pace
 from arc_agent.results import what_counts

@@ -15,8 +15,8 @@ import pytest
 from arc_agent.bodies import BodyWriter, StoredBody, store_bytes, store_file, store_stream
 from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir, DataDirError
+from arc_agent.net.transfer import NoRoom
 from arc_agent.spool import DEAD_KEPT, Entry, Spool
-from arc_agent.transfer import NoRoom
 
 ROOMY = SpoolSection(min_free_bytes=0)
 

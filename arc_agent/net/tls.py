@@ -14,7 +14,7 @@ from pathlib import Path
 import structlog
 
 from arc_agent.config.sections import TlsSection
-from arc_agent.proxies import signature
+from arc_agent.net.proxies import signature
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

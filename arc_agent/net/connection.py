@@ -21,8 +21,8 @@ from yarl import URL
 
 from arc_agent import __version__
 from arc_agent.config.sections import ServerSection, base_url
-from arc_agent.network import Network
-from arc_agent.tokens import Bearer
+from arc_agent.net.routes import Network
+from arc_agent.net.token import Bearer
 from arc_protocol.lifecycle import full_jitter
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from arc_agent.host.data_dir import sync_directory
-from arc_agent.tokens import TokenError
+from arc_agent.net.token import TokenError
 from arc_protocol.enrolment import KEY_BYTES, Purpose, from_text, key_id, to_sign, to_text
 from arc_runtime.directories import make_directory
 from arc_runtime.failpoints import hit

@@ -22,7 +22,8 @@ from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from arc_agent.config.sections import ServerSection, TransferSection
-from arc_agent.connection import (
+from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
+from arc_agent.net.connection import (
     USER_AGENT,
     Answer,
     BackOff,
@@ -31,9 +32,8 @@ from arc_agent.connection import (
     retrying,
     within,
 )
-from arc_agent.hosts import GuardedResolver, HostPolicy, HostRefused
-from arc_agent.local_files import LocalFiles
-from arc_agent.network import Network
+from arc_agent.net.local_files import LocalFiles
+from arc_agent.net.routes import Network
 from arc_protocol.types import HttpBackend, LocalBackend, PresignedRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -16,12 +16,12 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import ServerSection
-from arc_agent.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.execution import call_in
 from arc_agent.host.clock import Clock
-from arc_agent.identity import Identity, IdentityError, IdentityFiles, KeyPair
-from arc_agent.network import Network
-from arc_agent.tokens import Token
+from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused
+from arc_agent.net.identity_files import Identity, IdentityError, IdentityFiles, KeyPair
+from arc_agent.net.routes import Network
+from arc_agent.net.token import Token
 from arc_protocol.enrolment import (
     AccessToken,
     AccessTokenRequest,

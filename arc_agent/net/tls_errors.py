@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from arc_agent.certificates import Certificate, read_certificate
+from arc_agent.net.certificates import Certificate, read_certificate
 
 _NOT_YET: Final = 9
 _EXPIRED: Final = 10

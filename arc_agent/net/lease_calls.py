@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 import structlog
 
-from arc_agent.connection import Answer, Connection, NoContact
+from arc_agent.net.connection import Answer, Connection, NoContact
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.types import (
     MAX_NAME_LENGTH,

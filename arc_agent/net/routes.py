@@ -24,8 +24,8 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from arc_agent.config.sections import Config, ProxySection, ServerSection, TlsSection
-from arc_agent.proxies import Proxies
-from arc_agent.tls import Tls
+from arc_agent.net.proxies import Proxies
+from arc_agent.net.tls import Tls
 from arc_protocol.urls import same_origin
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -174,7 +174,7 @@ class Network:
         if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
             return known[1]
         der = await self._look(url)
-        from arc_agent.tls_errors import explain  # only who is refused pays for it
+        from arc_agent.net.tls_errors import explain  # only who is refused pays for it
 
         text = explain(
             code,
@@ -265,7 +265,7 @@ def _alert(error: Exception) -> str | None:
     """What the other side says about our certificate, or about TLS at all."""
     for each in (error, error.__cause__, getattr(error, "os_error", None)):
         if isinstance(each, ssl.SSLError):
-            from arc_agent.tls_errors import alert
+            from arc_agent.net.tls_errors import alert
 
             return alert(each)
     return None

@@ -1,0 +1,1 @@
+"""Every byte that leaves the host: connections, routes, tokens, transfers."""
