@@ -30,10 +30,10 @@ from arc_agent.brake import Brake
 from arc_agent.config.sections import audit_directory, control_socket, data_directory
 from arc_agent.delivery import Delivery
 from arc_agent.events import Speaker
-from arc_agent.execution import call_in, in_thread
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
-from arc_agent.handlers.exec import kill_all
+from arc_agent.handlers.calling import call_in, in_thread
+from arc_agent.handlers.declared.programs import kill_all
 from arc_agent.handlers.lifespans import open_all
 from arc_agent.heartbeat import Heartbeat
 from arc_agent.host import systemd

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import AuditSection
-from arc_agent.execution import call_in, in_thread
+from arc_agent.handlers.calling import call_in, in_thread
 from arc_agent.host.data_dir import is_passing, sync_directory
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import EventsSection
-from arc_agent.execution import call_in
+from arc_agent.handlers.calling import call_in
+from arc_agent.handlers.events import Speech
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.server_state import Contact
-from arc_agent.speech import Speech
 from arc_protocol.types import EventsRequest, Progress, encode
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -18,7 +18,7 @@ from typing import Any, Final
 import structlog
 
 from arc_agent.config.sections import Config
-from arc_agent.execution import call_in
+from arc_agent.handlers.calling import call_in
 from arc_agent.host.clock import Clock
 from arc_agent.leases import End, HeldLease, LeaseTable
 from arc_agent.meter import Meter

@@ -10,7 +10,7 @@ import structlog
 
 from arc_agent import __version__
 from arc_agent.config.sections import Config
-from arc_agent.handlers.advertising import advertised
+from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import Registry
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.server_state import Contact

@@ -16,10 +16,12 @@ from arc_agent.bodies import StoredBody, store_stream
 from arc_agent.config.sections import Config
 from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
 from arc_agent.events import Speaker
-from arc_agent.execution import Raised, Returned, call_handler, call_in
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
+from arc_agent.handlers.calling import Raised, Returned, call_handler, call_in
 from arc_agent.handlers.context import Context, ParamsSource, Retry
+from arc_agent.handlers.events import Speech
+from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.host.clock import Clock
 from arc_agent.host.process_state import ProcessState
@@ -33,7 +35,6 @@ from arc_agent.net.lease_calls import BrokenLease, release, renew
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
 from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.params import convert_params
 from arc_agent.results import (
     STORAGE_FAILED,
     failure,
@@ -44,7 +45,6 @@ from arc_agent.results import (
 )
 from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures, Signed
-from arc_agent.speech import Speech
 from arc_agent.spool import Spool
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.lifecycle import budget_seconds

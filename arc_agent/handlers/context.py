@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 
-from arc_agent.speech import HandlerLog, Speech
+from arc_agent.handlers.events import HandlerLog, Speech
 from arc_protocol.types import CommandTarget, TraceContext
 
 MAX_RETRY_SECONDS: Final = 7 * 86_400

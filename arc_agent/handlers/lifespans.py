@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 import structlog
 
-from arc_agent.execution import in_thread
+from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.registry import HandlerError, Provisions
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -16,7 +16,7 @@ import structlog
 from arc_agent.config.declared_handlers import NO_LIMITS
 from arc_agent.config.sections import HandlersSection
 from arc_agent.handlers import builtin
-from arc_agent.handlers.exec import exec_handler
+from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of
 from arc_agent.handlers.registry import HandlerError, Provisions, Registry, handlers_of
 
@@ -76,12 +76,12 @@ def add_declared(registry: Registry, settings: HandlersSection) -> None:
     for name, section in settings.exec.items():
         registry.add(exec_handler(name, section))
     if settings.http:
-        from arc_agent.handlers.http import http_handler  # only who declares one pays
+        from arc_agent.handlers.declared.http import http_handler  # only who declares one pays
 
         for name, section in settings.http.items():
             registry.add(http_handler(name, section))
     if settings.sql:
-        from arc_agent.handlers.sql import sql_handler
+        from arc_agent.handlers.declared.sql import sql_handler
 
         for name, section in settings.sql.items():
             registry.add(sql_handler(name, section))
@@ -98,7 +98,7 @@ def check_host(settings: HandlersSection) -> None:
     Raises HandlerError.
     """
     if any(each.user is not None or each.limits != NO_LIMITS for each in settings.exec.values()):
-        from arc_agent.handlers import isolation
+        from arc_agent.handlers.declared import isolation
 
         isolation.check(settings.exec)
 

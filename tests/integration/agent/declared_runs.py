@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from arc_agent.handlers.context import Context, ParamsSource
+from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler
-from arc_agent.params import convert_params
 
 
 class Run:

@@ -18,9 +18,9 @@ import structlog
 from declared_runs import Run
 
 from arc_agent.config.declared_handlers import ExecSection, LimitsSection
-from arc_agent.handlers import isolation
 from arc_agent.handlers.context import CommandFailed
-from arc_agent.handlers.exec import exec_handler
+from arc_agent.handlers.declared import isolation
+from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.registry import HandlerError
 
 MIB = 1024 * 1024

@@ -15,7 +15,7 @@ from declared_runs import Run
 
 from arc_agent.config.declared_handlers import HttpSection
 from arc_agent.handlers.context import CommandFailed
-from arc_agent.handlers.http import http_handler
+from arc_agent.handlers.declared.http import http_handler
 
 NAME = {"type": "string", "maxLength": 30}
 

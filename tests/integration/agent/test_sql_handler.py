@@ -17,7 +17,7 @@ from real_postgres import postgres
 
 from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed
-from arc_agent.handlers.sql import sql_handler
+from arc_agent.handlers.declared.sql import sql_handler
 
 TEXT = {"type": "string", "maxLength": 100}
 NUMBER = {"type": "integer", "minimum": -(2**62), "maximum": 2**62}

@@ -11,14 +11,14 @@ import pytest
 
 from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
 from arc_agent.config.sections import HandlersSection
-from arc_agent.handlers.advertising import advertised
 from arc_agent.handlers.context import CommandFailed
-from arc_agent.handlers.declared import declare
-from arc_agent.handlers.exec import exec_handler
-from arc_agent.handlers.http import http_handler
+from arc_agent.handlers.declared.http import http_handler
+from arc_agent.handlers.declared.placeholders import declare
+from arc_agent.handlers.declared.programs import exec_handler
+from arc_agent.handlers.declared.sql import sql_handler
+from arc_agent.handlers.declared.statements import BadStatement, read_statement
+from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import HandlerError
-from arc_agent.handlers.sql import sql_handler
-from arc_agent.handlers.statements import BadStatement, read_statement
 
 WORD = {"type": "string", "maxLength": 20, "pattern": "^[a-z-]+$"}
 COUNT = {"type": "integer", "minimum": 1, "maximum": 100}
@@ -27,7 +27,7 @@ DB = Path("/nowhere/app.db")
 
 def arguments(argv: list[str], params: dict[str, Any], data: bytes) -> list[str]:
     """The argv that a declared program gets for some params."""
-    from arc_agent.handlers.argv import Argv
+    from arc_agent.handlers.declared.argv import Argv
 
     declared = declare(params, "params")
     return Argv(ExecSection(argv=argv, params=params), declared, "x").filled(declared.read(data))
@@ -231,7 +231,7 @@ def test_a_statement_that_is_not_one_is_refused_with_the_path(
 def test_postgres_without_its_library_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("arc_agent.handlers.sql.find_spec", lambda name: None)
+    monkeypatch.setattr("arc_agent.handlers.declared.sql.find_spec", lambda name: None)
 
     with pytest.raises(HandlerError, match=r"handlers\.sql\.x\.dsn_file: .*\[postgres\]"):
         sql_handler("x", SqlSection(statement="SELECT 1", dsn_file=DB))

@@ -16,11 +16,11 @@ import pytest
 
 from arc_agent import CommandFailed, Context, handler
 from arc_agent.config.sections import ExecSection, HandlersSection
-from arc_agent.handlers.exec import exec_handler
+from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.loading import GROUP, ImportFailed, load_handlers
+from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler, HandlerError, Registry, handlers_of
 from arc_agent.handlers.shapes import Misfit, write
-from arc_agent.params import convert_params
 
 
 class Struct(msgspec.Struct):

@@ -17,7 +17,7 @@ import pytest
 
 from arc_agent import handler
 from arc_agent.config.sections import HandlersSection
-from arc_agent.handlers.advertising import advertised
+from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import Handler, HandlerError, handlers_of
 from arc_agent.handlers.shapes import UNTYPED, Misfit, check, is_raw, read, schema, write
 
@@ -164,7 +164,7 @@ def test_pydantic_is_imported_by_handlers_only() -> None:
     program = (
         "import sys; from arc_agent.handlers.loading import load_handlers;"
         "from arc_agent.config.sections import HandlersSection;"
-        "from arc_agent.handlers.advertising import advertised;"
+        "from arc_agent.handlers.descriptions import advertised;"
         "advertised(load_handlers(HandlersSection()), HandlersSection());"
         "assert 'pydantic' not in sys.modules"
     )

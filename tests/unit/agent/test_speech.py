@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from arc_agent.config.sections import EventsSection
-from arc_agent.speech import HandlerLog, Speech
+from arc_agent.handlers.events import HandlerLog, Speech
 from arc_protocol.types import MAX_EVENTS_BYTES, Progress, encode
 
 

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed, Context
-from arc_agent.handlers.declared import INVALID_PARAMS
-from arc_agent.handlers.rows import SQL_ERROR, RowWriter
-from arc_agent.handlers.statements import Statement
+from arc_agent.handlers.declared.placeholders import INVALID_PARAMS
+from arc_agent.handlers.declared.rows import SQL_ERROR, RowWriter
+from arc_agent.handlers.declared.statements import Statement
 
 _BATCH_ROWS: Final = 500
 _STEPS: Final = 2_000

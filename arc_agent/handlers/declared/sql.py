@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_agent.config.declared_handlers import SqlSection
-from arc_agent.execution import in_thread
+from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
-from arc_agent.handlers.declared import Params, check_bounded, declare
+from arc_agent.handlers.declared.placeholders import Params, check_bounded, declare
+from arc_agent.handlers.declared.statements import BadStatement, Statement, read_statement
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
-from arc_agent.handlers.statements import BadStatement, Statement, read_statement
 from arc_runtime.systemd import credential
 
 _GRACE_SECONDS: Final = 5.0
@@ -42,11 +42,11 @@ def sql_handler(name: str, section: SqlSection) -> Handler:
             for name, value in params.items()
         }
         if section.sqlite is None:
-            from arc_agent.handlers import postgres_rows  # heavy, and only a run needs it
+            from arc_agent.handlers.declared import postgres_rows  # heavy, and only a run needs it
 
             dsn = await in_thread(lambda: _dsn(section), "dsn")
             return await postgres_rows.run(section, dsn, statement, values, ctx)
-        from arc_agent.handlers import sqlite_rows
+        from arc_agent.handlers.declared import sqlite_rows
 
         file = section.sqlite
         return await in_thread(lambda: sqlite_rows.run(section, file, statement, values, ctx), name)

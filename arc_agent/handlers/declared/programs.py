@@ -25,10 +25,10 @@ import msgspec
 import structlog
 
 from arc_agent.config.declared_handlers import NO_LIMITS, ExecSection
-from arc_agent.execution import in_thread
+from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.declared.strays import MARK, end_strays
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
-from arc_agent.handlers.strays import MARK, end_strays
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -63,8 +63,8 @@ def exec_handler(name: str, section: ExecSection) -> Handler:
             raise HandlerError(f"{key}.env.{variable}: params stand in argv only")
     params = argv = None
     if section.params is not None or any("{params." in part for part in section.argv):
-        from arc_agent.handlers.argv import Argv  # only who declares params pays
-        from arc_agent.handlers.declared import declare
+        from arc_agent.handlers.declared.argv import Argv  # only who declares params pays
+        from arc_agent.handlers.declared.placeholders import declare
 
         params = declare(section.params or {}, f"{key}.params")
         argv = Argv(section, params, key)
@@ -196,7 +196,7 @@ class _Start:
 
     def _fenced(self, ctx: Context, argv: list[str], params: Path) -> _Started:
         """With limits, or as another user."""
-        from arc_agent.handlers import isolation  # only who asks for it pays
+        from arc_agent.handlers.declared import isolation  # only who asks for it pays
 
         section = self._section
         fence = isolation.choose(section)

@@ -22,7 +22,7 @@ from yarl import URL
 
 from arc_agent.config.declared_handlers import HttpSection
 from arc_agent.handlers.context import CommandFailed
-from arc_agent.handlers.declared import (
+from arc_agent.handlers.declared.placeholders import (
     INVALID_PARAMS,
     Params,
     as_text,

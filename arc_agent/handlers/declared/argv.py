@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, Final
 
 from arc_agent.config.declared_handlers import ExecSection
-from arc_agent.handlers.declared import Param, Params, check_argument
+from arc_agent.handlers.declared.placeholders import Param, Params, check_argument
 from arc_agent.handlers.registry import HandlerError
 
 _INTERPRETERS: Final = re.compile(

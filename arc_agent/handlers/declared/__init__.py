@@ -1,0 +1,1 @@
+"""Handlers that YAML declares: programs, HTTP services and databases."""
