@@ -28,7 +28,6 @@ from arc_agent import __version__
 from arc_agent.audit import Audit
 from arc_agent.brake import Brake
 from arc_agent.config.sections import audit_directory, control_socket, data_directory
-from arc_agent.delivery import Delivery
 from arc_agent.events import Speaker
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
@@ -41,8 +40,10 @@ from arc_agent.host.clock import Clock, boot_seconds
 from arc_agent.host.control_socket import Control
 from arc_agent.host.data_dir import DataDir
 from arc_agent.host.process_state import ProcessState
-from arc_agent.journal import Journal, answer_left
-from arc_agent.leases import HeldLease, LeaseTable
+from arc_agent.jobs.delivery import Delivery
+from arc_agent.jobs.lease_table import HeldLease, LeaseTable
+from arc_agent.jobs.run_journal import Journal, answer_left
+from arc_agent.jobs.spool import Spool, SpoolError
 from arc_agent.line import Line
 from arc_agent.live import Live
 from arc_agent.meter import Meter
@@ -55,7 +56,6 @@ from arc_agent.presence import Presence
 from arc_agent.runner import Runner
 from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures
-from arc_agent.spool import Spool, SpoolError
 
 if TYPE_CHECKING:
     from arc_agent.once import Once  # not loaded by an agent that runs on

@@ -192,10 +192,10 @@ def _refused(error: Exception) -> int:
     from arc_agent.handlers.registry import HandlerError
     from arc_agent.host.control_socket import ControlError
     from arc_agent.host.data_dir import DataDirError
+    from arc_agent.jobs.spool import SpoolError
     from arc_agent.meter import MetricsError
     from arc_agent.net.token import TokenError
     from arc_agent.nonces import NoncesError
-    from arc_agent.spool import SpoolError
     from arc_runtime.settings import SettingsError
 
     known = (

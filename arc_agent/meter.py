@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from arc_agent.outcome import Outcome
+from arc_agent.jobs.outcome import Outcome
 
 if TYPE_CHECKING:
     from arc_agent.brake import Brake
+    from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
     from arc_agent.runner import Runner
-    from arc_agent.spool import Spool
 
 
 class MetricsError(Exception):

@@ -24,14 +24,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from arc_agent.config.sections import listen_address
+from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.meter import Meter, MetricsError
-from arc_agent.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
 
 if TYPE_CHECKING:
     from arc_agent.brake import Brake
+    from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
     from arc_agent.runner import Runner
-    from arc_agent.spool import Spool
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

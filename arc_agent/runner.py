@@ -12,9 +12,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from arc_agent.bodies import StoredBody, store_stream
 from arc_agent.config.sections import Config
-from arc_agent.envelopes import Addresses, Job, addresses, allowed, resolved
 from arc_agent.events import Speaker
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
@@ -25,17 +23,10 @@ from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.host.clock import Clock
 from arc_agent.host.process_state import ProcessState
-from arc_agent.journal import Journal
-from arc_agent.leases import End, HeldLease, LeaseTable
-from arc_agent.line import Line
-from arc_agent.meter import Meter
-from arc_agent.net.allowed_hosts import HostRefused
-from arc_agent.net.connection import Connection, NoContact
-from arc_agent.net.lease_calls import BrokenLease, release, renew
-from arc_agent.net.server_state import Contact
-from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
-from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.results import (
+from arc_agent.jobs.job import Addresses, Job, addresses, allowed, resolved
+from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
+from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.jobs.responses import (
     STORAGE_FAILED,
     failure,
     message_of,
@@ -43,9 +34,18 @@ from arc_agent.results import (
     stored,
     what_counts,
 )
+from arc_agent.jobs.result_files import StoredBody, store_stream
+from arc_agent.jobs.run_journal import Journal
+from arc_agent.jobs.spool import Spool
+from arc_agent.line import Line
+from arc_agent.meter import Meter
+from arc_agent.net.allowed_hosts import HostRefused
+from arc_agent.net.connection import Connection, NoContact
+from arc_agent.net.lease_calls import BrokenLease, release, renew
+from arc_agent.net.server_state import Contact
+from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
 from arc_agent.sealed import Seals
 from arc_agent.signatures import Signatures, Signed
-from arc_agent.spool import Spool
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.lifecycle import budget_seconds
 from arc_protocol.types import InlineBody, RenewRequest, RenewResponse, StorageBody

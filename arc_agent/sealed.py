@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from arc_agent.bodies import BodyWriter, StoredBody
-from arc_agent.envelopes import Job
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.host.data_dir import DataDir
+from arc_agent.jobs.job import Job
+from arc_agent.jobs.outcome import Failed, GivenBack, Outcome, Succeeded
+from arc_agent.jobs.responses import STORAGE_FAILED
+from arc_agent.jobs.result_files import BodyWriter, StoredBody
 from arc_agent.net.transfer import NoRoom
-from arc_agent.outcome import Failed, GivenBack, Outcome, Succeeded
-from arc_agent.results import STORAGE_FAILED
 from arc_agent.signatures import Signed
 from arc_protocol.signatures import SEALED_ERROR, Sealing, decode_base64url
 from arc_protocol.types import ErrorResponse, encode

@@ -18,13 +18,13 @@ from arc_agent.events import Speaker
 from arc_agent.gate import Gate
 from arc_agent.handler_lines import HandlerLines
 from arc_agent.host.clock import Clock
-from arc_agent.leases import HeldLease, LeaseTable
+from arc_agent.jobs.lease_table import HeldLease, LeaseTable
+from arc_agent.jobs.spool import Spool
 from arc_agent.live import Live
 from arc_agent.net.server_state import Contact
 from arc_agent.net.token import Token
 from arc_agent.poller import Poller
 from arc_agent.runner import Runner
-from arc_agent.spool import Spool
 from arc_protocol.urls import redact
 from arc_runtime.secrets_in_logs import mask_known
 

@@ -22,16 +22,16 @@ from typing import Any, Final
 
 import msgspec
 
-from arc_agent.bodies import StoredBody, store_stream
-from arc_agent.envelopes import Job
 from arc_agent.handlers.calling import Raised, Returned, call_handler
 from arc_agent.handlers.context import Context, ParamsSource, Retry
 from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler, HandlerError, Provisions, handlers_of
 from arc_agent.handlers.shapes import write
 from arc_agent.host.data_dir import DataDir
-from arc_agent.outcome import Failed, Succeeded
-from arc_agent.results import failure, stored
+from arc_agent.jobs.job import Job
+from arc_agent.jobs.outcome import Failed, Succeeded
+from arc_agent.jobs.responses import failure, stored
+from arc_agent.jobs.result_files import StoredBody, store_stream
 from arc_protocol.types import (
     CommandTarget,
     Envelope,

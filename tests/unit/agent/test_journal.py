@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from arc_agent.config.sections import SpoolSection
-from arc_agent.envelopes import Addresses, Job
 from arc_agent.host.data_dir import DataDir
-from arc_agent.journal import MAX_ANNOUNCED_BYTES, Journal, answer_left
-from arc_agent.outcome import Dropped, Failed, GivenBack, Succeeded
-from arc_agent.spool import Entry, Spool
+from arc_agent.jobs.job import Addresses, Job
+from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
+from arc_agent.jobs.run_journal import MAX_ANNOUNCED_BYTES, Journal, answer_left
+from arc_agent.jobs.spool import Entry, Spool
 from arc_protocol.types import LeaseInfo, decode
 
 WHERE = Addresses("https://server/response?lease=l", None)

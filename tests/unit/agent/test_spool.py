@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 
-from arc_agent.bodies import BodyWriter, StoredBody, store_bytes, store_file, store_stream
 from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir, DataDirError
+from arc_agent.jobs.result_files import (
+    BodyWriter,
+    StoredBody,
+    store_bytes,
+    store_file,
+    store_stream,
+)
+from arc_agent.jobs.spool import DEAD_KEPT, Entry, Spool
 from arc_agent.net.transfer import NoRoom
-from arc_agent.spool import DEAD_KEPT, Entry, Spool
 
 ROOMY = SpoolSection(min_free_bytes=0)
 

@@ -11,15 +11,15 @@ from typing import Any, Final, cast
 
 import structlog
 
-from arc_agent.bodies import StoredBody, store_bytes, store_file
-from arc_agent.envelopes import Job
 from arc_agent.handlers import shapes
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.shapes import UNTYPED, Misfit
 from arc_agent.host.data_dir import DataDir
-from arc_agent.leases import End
+from arc_agent.jobs.job import Job
+from arc_agent.jobs.lease_table import End
+from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.jobs.result_files import StoredBody, store_bytes, store_file
 from arc_agent.net.transfer import NoRoom
-from arc_agent.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_protocol.types import ErrorResponse, InlineBody, SuccessResponse, encode
 from arc_runtime.secrets_in_logs import mask_known
 

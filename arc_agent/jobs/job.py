@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
+from arc_agent.jobs.outcome import Failed
 from arc_agent.net.allowed_hosts import HostRefused
-from arc_agent.outcome import Failed
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.types import PROTOCOL, CommandTarget, HttpBackend, LeaseInfo, PresignedRequest
 from arc_protocol.urls import resolve

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from arc_agent.bodies import StoredBody
+from arc_agent.jobs.result_files import StoredBody
 
 NO_COST: Final = "drain"
 """The reason for which a release costs no attempt (protocol.md, part 2, bounded attempts)."""

@@ -16,12 +16,12 @@ import structlog
 
 from arc_agent.host.clock import Clock
 from arc_agent.host.pulse import Pulse
-from arc_agent.leases import LeaseTable
+from arc_agent.jobs.lease_table import LeaseTable
+from arc_agent.jobs.spool import Entry, Spool
 from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused, code_of
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import Transfer, TransferRefused
-from arc_agent.spool import Entry, Spool
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.types import (
     ErrorBody,

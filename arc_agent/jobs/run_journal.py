@@ -18,11 +18,11 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from arc_agent.envelopes import Addresses, Job
 from arc_agent.handlers.shapes import write
-from arc_agent.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.results import message_of
-from arc_agent.spool import Spool
+from arc_agent.jobs.job import Addresses, Job
+from arc_agent.jobs.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.jobs.responses import message_of
+from arc_agent.jobs.spool import Spool
 from arc_protocol.types import PresignedRequest
 from arc_runtime.failpoints import hit
 

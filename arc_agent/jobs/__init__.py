@@ -1,0 +1,1 @@
+"""What the agent holds of a command, from its lease to its delivered response."""
