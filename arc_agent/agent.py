@@ -25,11 +25,14 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from arc_agent import __version__
-from arc_agent.audit import Audit
-from arc_agent.brake import Brake
 from arc_agent.config.sections import audit_directory, control_socket, data_directory
 from arc_agent.events import Speaker
-from arc_agent.gate import Gate
+from arc_agent.guard.audit import Audit
+from arc_agent.guard.gate import Gate
+from arc_agent.guard.pause import Brake
+from arc_agent.guard.sealed_params import Seals
+from arc_agent.guard.signatures import Signatures
+from arc_agent.guard.turns import Line
 from arc_agent.handler_lines import HandlerLines
 from arc_agent.handlers.calling import call_in, in_thread
 from arc_agent.handlers.declared.programs import kill_all
@@ -44,7 +47,6 @@ from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.run_journal import Journal, answer_left
 from arc_agent.jobs.spool import Spool, SpoolError
-from arc_agent.line import Line
 from arc_agent.live import Live
 from arc_agent.meter import Meter
 from arc_agent.net.connection import BackOff, Connection
@@ -54,8 +56,6 @@ from arc_agent.operating import register
 from arc_agent.poller import Poller
 from arc_agent.presence import Presence
 from arc_agent.runner import Runner
-from arc_agent.sealed import Seals
-from arc_agent.signatures import Signatures
 
 if TYPE_CHECKING:
     from arc_agent.once import Once  # not loaded by an agent that runs on
@@ -380,7 +380,7 @@ class Agent:
         policy = self._live.policy
         if audit is None or policy is None or all(r.per_hour is None for r in policy.rules):
             return
-        from arc_agent.audit_check import started_since  # only who limits pays for it
+        from arc_agent.guard.audit_reader import started_since  # only who limits pays for it
 
         since = datetime.now(UTC) - timedelta(hours=1)
         gate.remember(await asyncio.to_thread(list, started_since(audit.directory, since)))

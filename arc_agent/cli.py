@@ -186,7 +186,8 @@ def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
 
 def _refused(error: Exception) -> int:
     """Say in one line what is wrong; anything unforeseen is raised on."""
-    from arc_agent.audit import AuditError
+    from arc_agent.guard.audit import AuditError
+    from arc_agent.guard.used_signatures import NoncesError
     from arc_agent.handlers.lifespans import LifespanFailed
     from arc_agent.handlers.loading import ImportFailed
     from arc_agent.handlers.registry import HandlerError
@@ -195,7 +196,6 @@ def _refused(error: Exception) -> int:
     from arc_agent.jobs.spool import SpoolError
     from arc_agent.meter import MetricsError
     from arc_agent.net.token import TokenError
-    from arc_agent.nonces import NoncesError
     from arc_runtime.settings import SettingsError
 
     known = (

@@ -115,7 +115,7 @@ def _denied(live: Live, name: str, data: bytes) -> str | None:
     from datetime import UTC, datetime
 
     from arc_agent.config.params_schema import read_params
-    from arc_agent.policy import Action, Question
+    from arc_agent.guard.policy import Action, Question
 
     question = Question(
         command=name, signed_by=None, at=datetime.now(UTC), params=lambda: read_params(data)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from arc_agent.guard.turns import Line
 from arc_agent.handlers.registry import Handler
-from arc_agent.line import Line
 
 _UNLIMITED: Final = 1_000_000
 

@@ -274,8 +274,8 @@ def _config(given: argparse.Namespace) -> Any:
 def _policy(given: argparse.Namespace) -> int:
     """policy test."""
     from arc_agent.config.params_schema import read_params
-    from arc_agent.policy import Action, Question
-    from arc_agent.policy_file import read_policy
+    from arc_agent.guard.policy import Action, Question
+    from arc_agent.guard.policy_file import read_policy
 
     policy = read_policy(given.file)
     data = _params(given.params)
@@ -331,7 +331,7 @@ def _audit(given: argparse.Namespace) -> int:
 
 def _verify(given: argparse.Namespace) -> int:
     """audit verify."""
-    from arc_agent.audit_check import Broken, verify
+    from arc_agent.guard.audit_reader import Broken, verify
 
     directory = _audit_directory(given)
     try:
@@ -353,7 +353,7 @@ def _show(given: argparse.Namespace) -> int:
     """audit show."""
     from collections import deque
 
-    from arc_agent.audit_check import entries
+    from arc_agent.guard.audit_reader import entries
 
     chosen = (
         entry

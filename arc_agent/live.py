@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import NEEDS_RESTART, Config, data_directory, read
+from arc_agent.guard.policy import Policy
 from arc_agent.handlers.loading import (
     add_declared,
     check_host,
@@ -24,7 +25,6 @@ from arc_agent.net.allowed_hosts import HostPolicy
 from arc_agent.net.routes import Network
 from arc_agent.net.tls import TlsError
 from arc_agent.net.token import Bearer, Token, TokenError
-from arc_agent.policy import Policy
 from arc_runtime import logs
 from arc_runtime.log_output import Output
 from arc_runtime.settings import SettingsError
@@ -187,7 +187,7 @@ def _host_keys(config: Config) -> Mapping[str, bytes]:
     """What sealed params are read with. Raises SettingsError."""
     if not config.signing.host_keys:
         return {}
-    from arc_agent.sealed import read_host_keys  # only who has keys
+    from arc_agent.guard.sealed_params import read_host_keys  # only who has keys
     from arc_runtime.key_files import KeyFileError
 
     try:
@@ -200,6 +200,6 @@ def policy_of(config: Config) -> Policy | None:
     """The rules of this host, None when it has none. Raises SettingsError."""
     if config.policy.file is None:
         return None
-    from arc_agent.policy_file import read_policy  # costs nothing where there is no policy
+    from arc_agent.guard.policy_file import read_policy  # costs nothing where there is no policy
 
     return read_policy(config.policy.file.expanduser())

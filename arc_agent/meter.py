@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from arc_agent.jobs.outcome import Outcome
 
 if TYPE_CHECKING:
-    from arc_agent.brake import Brake
+    from arc_agent.guard.pause import Brake
     from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
     from arc_agent.runner import Runner

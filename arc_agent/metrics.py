@@ -28,7 +28,7 @@ from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Outcome, Succeede
 from arc_agent.meter import Meter, MetricsError
 
 if TYPE_CHECKING:
-    from arc_agent.brake import Brake
+    from arc_agent.guard.pause import Brake
     from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
     from arc_agent.runner import Runner

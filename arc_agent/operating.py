@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from arc_agent.audit import Audit
-from arc_agent.brake import MAX_NOTE_CHARS, Brake, Order
-from arc_agent.gate import Gate
+from arc_agent.guard.audit import Audit
+from arc_agent.guard.gate import Gate
+from arc_agent.guard.pause import MAX_NOTE_CHARS, Brake, Order
 from arc_agent.host.control_socket import Control, ControlRefused, Peer, Request, text_of
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import structlog
 
-from arc_agent.brake import Brake
 from arc_agent.config.sections import Config
+from arc_agent.guard.pause import Brake
 from arc_agent.heartbeat import Heartbeat
 from arc_agent.holding import HoldTime
 from arc_agent.host.clock import Clock

@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from arc_agent import __version__
-from arc_agent.brake import Brake
 from arc_agent.events import Speaker
-from arc_agent.gate import Gate
+from arc_agent.guard.gate import Gate
+from arc_agent.guard.pause import Brake
 from arc_agent.handler_lines import HandlerLines
 from arc_agent.host.clock import Clock
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable

@@ -21,7 +21,7 @@ HEAVY = (
     "pydantic",
     "uvloop",
     "arc_agent.net.certificates",
-    "arc_agent.policy_file",
+    "arc_agent.guard.policy_file",
     "arc_agent.net.tls_errors",
     "arc_client",
     "arc_server",

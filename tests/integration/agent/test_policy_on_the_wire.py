@@ -17,7 +17,7 @@ from conftest import RunningAgent, Start, running
 from scripted_server import ScriptedServer, inline
 
 from arc_agent import handler
-from arc_agent.audit_check import entries, verify
+from arc_agent.guard.audit_reader import entries, verify
 from arc_agent.host.control_socket import ControlRefused, ask
 
 ran: list[str] = []
@@ -553,7 +553,7 @@ async def test_an_order_that_makes_no_sense_is_refused(
 async def test_a_command_whose_line_cannot_be_written_is_not_started_and_costs_nothing(
     server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch, logged: Any
 ) -> None:
-    monkeypatch.setattr("arc_agent.audit._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("arc_agent.guard.audit._RETRY_SECONDS", 0.1)
     server.send("arc.ping")
     agent = await start(server, quick, poll={"wait_seconds": 0.5})
     await server.response()

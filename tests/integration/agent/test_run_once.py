@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scripted_server import ScriptedServer, inline
 
-from arc_agent.brake import Brake, Order
+from arc_agent.guard.pause import Brake, Order
 
 HANDLERS = """
 import asyncio, pathlib

@@ -37,9 +37,9 @@ from scripted_server import ScriptedServer, inline
 from test_process import agent as process
 
 from arc_agent import Context, handler
-from arc_agent.audit_check import entries
+from arc_agent.guard.audit_reader import entries
+from arc_agent.guard.signatures import Signatures
 from arc_agent.host.control_socket import AgentNotThere, ask
-from arc_agent.signatures import Signatures
 
 ONCE = """
 from arc_agent import handler

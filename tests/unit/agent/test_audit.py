@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from arc_agent.audit import Audit, AuditError, AuditUnavailable
-from arc_agent.audit_check import Broken, entries, verify
 from arc_agent.cli import main
 from arc_agent.config.sections import AuditSection
+from arc_agent.guard.audit import Audit, AuditError, AuditUnavailable
+from arc_agent.guard.audit_reader import Broken, entries, verify
 
 
 class Log:
@@ -259,7 +259,7 @@ async def test_while_the_disk_is_full_nothing_is_recorded_and_afterwards_nothing
         await log.audit.record("started", command_id="cmd_0")
         (file,) = (tmp_path / "audit").iterdir()
         before = file.read_bytes()
-        monkeypatch.setattr("arc_agent.audit._RETRY_SECONDS", 0.05)
+        monkeypatch.setattr("arc_agent.guard.audit._RETRY_SECONDS", 0.05)
         monkeypatch.setattr(os, "write", write)
         log.audit.note("leased", command_id="cmd_1")
         with pytest.raises(AuditUnavailable, match="No space left"):

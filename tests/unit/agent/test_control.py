@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arc_agent.brake import Brake, Order
+from arc_agent.guard.pause import Brake, Order
 from arc_agent.host.control_socket import (
     AgentNotThere,
     Control,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_agent.nonces import Claim, Nonces, NoncesError
+from arc_agent.guard.used_signatures import Claim, Nonces, NoncesError
 
 
 @pytest.fixture

@@ -16,10 +16,12 @@ from typing import Any, Final, NoReturn
 
 import structlog
 
-from arc_agent.approvals import Approvals, Asked, Decision
-from arc_agent.audit import Audit, AuditUnavailable
 from arc_agent.config.params_schema import MAX_BYTES, CannotJudge, read_params
 from arc_agent.config.sections import PolicySection
+from arc_agent.guard.approvals import Approvals, Asked, Decision
+from arc_agent.guard.audit import Audit, AuditUnavailable
+from arc_agent.guard.policy import Action, Policy, Question, Rule, Verdict
+from arc_agent.guard.turns import Line
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.host.clock import Clock
 from arc_agent.host.control_socket import Peer
@@ -27,8 +29,6 @@ from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import name_of
 from arc_agent.jobs.result_files import StoredBody
-from arc_agent.line import Line
-from arc_agent.policy import Action, Policy, Question, Rule, Verdict
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

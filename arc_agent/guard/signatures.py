@@ -24,10 +24,10 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import Config
+from arc_agent.guard.used_signatures import Claim, Nonces, NoncesError
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import Failed, GivenBack, Outcome, Succeeded
-from arc_agent.nonces import Claim, Nonces, NoncesError
 from arc_protocol.signatures import Claims, MalformedSignature, Parts, read_claims, take_apart
 from arc_protocol.types import IMPLICIT_TARGET
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from arc_agent.guard.signatures import Signed
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.host.data_dir import DataDir
 from arc_agent.jobs.job import Job
@@ -22,7 +23,6 @@ from arc_agent.jobs.outcome import Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import STORAGE_FAILED
 from arc_agent.jobs.result_files import BodyWriter, StoredBody
 from arc_agent.net.transfer import NoRoom
-from arc_agent.signatures import Signed
 from arc_protocol.signatures import SEALED_ERROR, Sealing, decode_base64url
 from arc_protocol.types import ErrorResponse, encode
 

@@ -1,0 +1,1 @@
+"""Decisions about whether a command may start: policy, approval, pause, signatures, audit."""
