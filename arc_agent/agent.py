@@ -26,18 +26,15 @@ import structlog
 
 from arc_agent import __version__
 from arc_agent.config.sections import audit_directory, control_socket, data_directory
-from arc_agent.events import Speaker
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import Brake
 from arc_agent.guard.sealed_params import Seals
 from arc_agent.guard.signatures import Signatures
 from arc_agent.guard.turns import Line
-from arc_agent.handler_lines import HandlerLines
 from arc_agent.handlers.calling import call_in, in_thread
 from arc_agent.handlers.declared.programs import kill_all
 from arc_agent.handlers.lifespans import open_all
-from arc_agent.heartbeat import Heartbeat
 from arc_agent.host import systemd
 from arc_agent.host.clock import Clock, boot_seconds
 from arc_agent.host.control_socket import Control
@@ -47,18 +44,21 @@ from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.run_journal import Journal, answer_left
 from arc_agent.jobs.spool import Spool, SpoolError
-from arc_agent.live import Live
-from arc_agent.meter import Meter
 from arc_agent.net.connection import BackOff, Connection
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import Transfer
 from arc_agent.operating import register
-from arc_agent.poller import Poller
-from arc_agent.presence import Presence
-from arc_agent.runner import Runner
+from arc_agent.work.event_sender import Speaker
+from arc_agent.work.handler_limits import HandlerLines
+from arc_agent.work.heartbeat import Heartbeat
+from arc_agent.work.live_config import Live
+from arc_agent.work.meter import Meter
+from arc_agent.work.poller import Poller
+from arc_agent.work.registration import Presence
+from arc_agent.work.runner import Runner
 
 if TYPE_CHECKING:
-    from arc_agent.once import Once  # not loaded by an agent that runs on
+    from arc_agent.work.once import Once  # not loaded by an agent that runs on
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -121,7 +121,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _check(file: Path) -> int:
     """Whether a configuration is good."""
-    from arc_agent.live import Live, Source
+    from arc_agent.work.live_config import Live, Source
 
     try:
         live = Live(Source(file=file, environ=os.environ, overrides={}))
@@ -139,7 +139,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     import_structlog()
     import_aiohttp()
     from arc_agent.agent import Agent
-    from arc_agent.live import Live, Source
+    from arc_agent.work.live_config import Live, Source
 
     try:
         live = Live(Source(file=file, environ=os.environ, overrides=overrides))
@@ -167,8 +167,8 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
 
 def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """What is ready now; the exit code."""
-    from arc_agent import once
-    from arc_agent.live import Live, Source
+    from arc_agent.work import once
+    from arc_agent.work.live_config import Live, Source
     from arc_runtime.durations import parse_duration
 
     try:
@@ -194,8 +194,8 @@ def _refused(error: Exception) -> int:
     from arc_agent.host.control_socket import ControlError
     from arc_agent.host.data_dir import DataDirError
     from arc_agent.jobs.spool import SpoolError
-    from arc_agent.meter import MetricsError
     from arc_agent.net.token import TokenError
+    from arc_agent.work.meter import MetricsError
     from arc_runtime.settings import SettingsError
 
     known = (

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from arc_agent.config.sections import Config, data_directory, read
-from arc_agent.live import Source
 from arc_agent.net.access_token import read_answer
 from arc_agent.net.connection import Answer, Connection, NoContact, Refused
 from arc_agent.net.identity_files import Identity, IdentityFiles, KeyPair
 from arc_agent.net.routes import Network
 from arc_agent.net.token import Token, TokenError
+from arc_agent.work.live_config import Source
 from arc_protocol.enrolment import CredentialInfo, EnrolRequest, fingerprint
 from arc_runtime.failpoints import hit
 

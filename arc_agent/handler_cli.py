@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from arc_agent.live import Live
     from arc_agent.testing import Result
+    from arc_agent.work.live_config import Live
 
 COMMANDS: Final = ("test-handler", "new-handler")
 _FAILED: Final = 1
@@ -71,7 +71,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _test(given: argparse.Namespace) -> int:
     """Run a handler with everything that the configuration says."""
-    from arc_agent.live import Live, Source
+    from arc_agent.work.live_config import Live, Source
 
     data = _params(given.params)
     overrides: dict[str, Any] = {"handlers.modules": given.handlers}

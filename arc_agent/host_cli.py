@@ -126,7 +126,7 @@ def _doctor(given: argparse.Namespace) -> int:
     import msgspec
 
     from arc_agent.doctor import Finding, Place, examine, line
-    from arc_agent.live import Source
+    from arc_agent.work.live_config import Source
     from arc_runtime.secrets_in_logs import mask_known
 
     file = given.config or (_USUAL_CONFIG if _is_there(_USUAL_CONFIG) else None)

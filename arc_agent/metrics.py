@@ -25,13 +25,13 @@ from prometheus_client.registry import Collector
 
 from arc_agent.config.sections import listen_address
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.meter import Meter, MetricsError
+from arc_agent.work.meter import Meter, MetricsError
 
 if TYPE_CHECKING:
     from arc_agent.guard.pause import Brake
     from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
-    from arc_agent.runner import Runner
+    from arc_agent.work.runner import Runner
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -13,18 +13,18 @@ from typing import Any, Final
 import msgspec
 
 from arc_agent import __version__
-from arc_agent.events import Speaker
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import Brake
-from arc_agent.handler_lines import HandlerLines
 from arc_agent.host.clock import Clock
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.spool import Spool
-from arc_agent.live import Live
 from arc_agent.net.server_state import Contact
 from arc_agent.net.token import Token
-from arc_agent.poller import Poller
-from arc_agent.runner import Runner
+from arc_agent.work.event_sender import Speaker
+from arc_agent.work.handler_limits import HandlerLines
+from arc_agent.work.live_config import Live
+from arc_agent.work.poller import Poller
+from arc_agent.work.runner import Runner
 from arc_protocol.urls import redact
 from arc_runtime.secrets_in_logs import mask_known
 

@@ -15,7 +15,7 @@ from scripted_server import DEPLOYMENT, ScriptedServer
 
 from arc_agent.agent import Agent
 from arc_agent.handlers.registry import handlers_of
-from arc_agent.live import Live, Source
+from arc_agent.work.live_config import Live, Source
 
 Start = Callable[..., Awaitable["RunningAgent"]]
 

@@ -129,7 +129,7 @@ async def test_a_lease_that_cannot_be_renewed_bounds_the_handler(
 
 async def test_the_variables_of_public_receivers_are_read(tmp_path: Path) -> None:
     from arc_agent.agent import Agent
-    from arc_agent.live import Live, Source
+    from arc_agent.work.live_config import Live, Source
 
     async with Part1Server(era=3, token="secret") as server:
         (tmp_path / "token").write_text("secret\n")

@@ -20,9 +20,9 @@ from arc_agent import enrolling
 from arc_agent.agent import Agent
 from arc_agent.config.sections import ServerSection
 from arc_agent.host.clock import boot_seconds
-from arc_agent.live import Live, Source
 from arc_agent.net.access_token import EnrolledToken
 from arc_agent.net.identity_files import IdentityFiles
+from arc_agent.work.live_config import Live, Source
 from arc_server.app import RunningServer, serving
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token

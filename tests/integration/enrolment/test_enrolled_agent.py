@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from arc_agent.agent import Agent
-from arc_agent.live import Live, Source
 from arc_agent.net import access_token
 from arc_agent.net.access_token import EnrolledToken
 from arc_agent.net.token import TokenError
+from arc_agent.work.live_config import Live, Source
 from arc_protocol.enrolment import AccessToken
 
 from .conftest import House, StartAgent, house, until

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from arc_agent import poller
 from arc_agent.agent import Agent
 from arc_agent.host import pulse
-from arc_agent.live import Live, Source
-from arc_agent.poller import Poller
+from arc_agent.work import poller
+from arc_agent.work.live_config import Live, Source
+from arc_agent.work.poller import Poller
 from arc_server.cli import _watch
 
 from .conftest import BIN, UNITS, House, server

@@ -11,14 +11,14 @@ import pytest
 import structlog
 
 from arc_agent.config.sections import Config, PollSection
-from arc_agent.heartbeat import LoopWatch
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.jobs.responses import what_counts
 from arc_agent.net.connection import BackOff, NoContact, Refused
 from arc_agent.net.lease_calls import LeaseAnswer
 from arc_agent.net.server_state import Contact
-from arc_agent.poller import Pace
+from arc_agent.work.heartbeat import LoopWatch
+from arc_agent.work.poller import Pace
 
 
 class Clock:

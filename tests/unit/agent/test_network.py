@@ -13,13 +13,13 @@ from fakes.certificates import Authority
 from yarl import URL
 
 from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
-from arc_agent.holding import HoldTime
 from arc_agent.net.allowed_hosts import HostPolicy, HostRefused
 from arc_agent.net.certificates import read_certificate
 from arc_agent.net.proxies import Proxies
 from arc_agent.net.routes import Network
 from arc_agent.net.tls import Tls, TlsError
 from arc_agent.net.tls_errors import explain
+from arc_agent.work.poll_wait import HoldTime
 
 # Proxies
 

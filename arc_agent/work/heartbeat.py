@@ -21,12 +21,12 @@ from arc_agent.config.sections import Config
 from arc_agent.handlers.calling import call_in
 from arc_agent.host.clock import Clock
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
-from arc_agent.meter import Meter
 from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.net.lease_calls import renew
 from arc_agent.net.routes import Network
 from arc_agent.net.server_state import Contact
 from arc_agent.net.token import Bearer
+from arc_agent.work.meter import Meter
 from arc_protocol.lifecycle import renew_after_seconds
 from arc_protocol.types import RenewRequest, RenewResponse
 

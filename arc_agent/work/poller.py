@@ -13,20 +13,20 @@ import structlog
 
 from arc_agent.config.sections import Config
 from arc_agent.guard.pause import Brake
-from arc_agent.heartbeat import Heartbeat
-from arc_agent.holding import HoldTime
 from arc_agent.host.clock import Clock
 from arc_agent.host.pulse import Pulse
 from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.lease_table import LeaseTable
 from arc_agent.jobs.spool import Spool
-from arc_agent.meter import Meter
 from arc_agent.net.connection import BackOff, Connection, NoAnswer, NoContact, Refused, retrying
 from arc_agent.net.lease_calls import LeaseAnswer, ask, release
 from arc_agent.net.server_state import Contact
-from arc_agent.presence import Presence
-from arc_agent.runner import Runner
+from arc_agent.work.heartbeat import Heartbeat
+from arc_agent.work.meter import Meter
+from arc_agent.work.poll_wait import HoldTime
+from arc_agent.work.registration import Presence
+from arc_agent.work.runner import Runner
 from arc_protocol.types import LeaseInfo, LeaseRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -7,8 +7,8 @@ import os
 import sys
 from typing import Final, Protocol
 
-from arc_agent.live import Live
 from arc_agent.net.connection import NoContact, Refused
+from arc_agent.work.live_config import Live
 
 _DONE: Final = 0
 _NOT_YET: Final = 1

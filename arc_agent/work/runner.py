@@ -13,12 +13,10 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from arc_agent.config.sections import Config
-from arc_agent.events import Speaker
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.sealed_params import Seals
 from arc_agent.guard.signatures import Signatures, Signed
 from arc_agent.guard.turns import Line
-from arc_agent.handler_lines import HandlerLines
 from arc_agent.handlers.calling import Raised, Returned, call_handler, call_in
 from arc_agent.handlers.context import Context, ParamsSource, Retry
 from arc_agent.handlers.events import Speech
@@ -40,12 +38,14 @@ from arc_agent.jobs.responses import (
 from arc_agent.jobs.result_files import StoredBody, store_stream
 from arc_agent.jobs.run_journal import Journal
 from arc_agent.jobs.spool import Spool
-from arc_agent.meter import Meter
 from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.lease_calls import BrokenLease, release, renew
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
+from arc_agent.work.event_sender import Speaker
+from arc_agent.work.handler_limits import HandlerLines
+from arc_agent.work.meter import Meter
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.lifecycle import budget_seconds
 from arc_protocol.types import InlineBody, RenewRequest, RenewResponse, StorageBody

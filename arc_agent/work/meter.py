@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from arc_agent.guard.pause import Brake
     from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
-    from arc_agent.runner import Runner
+    from arc_agent.work.runner import Runner
 
 
 class MetricsError(Exception):

@@ -1,0 +1,1 @@
+"""The agent's loops: polling, running, renewing, registering, sending events."""
