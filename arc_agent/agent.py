@@ -26,6 +26,7 @@ import structlog
 
 from arc_agent import __version__
 from arc_agent.config.sections import audit_directory, control_socket, data_directory
+from arc_agent.control.verbs import register
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import Brake
@@ -47,7 +48,6 @@ from arc_agent.jobs.spool import Spool, SpoolError
 from arc_agent.net.connection import BackOff, Connection
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import Transfer
-from arc_agent.operating import register
 from arc_agent.work.event_sender import Speaker
 from arc_agent.work.handler_limits import HandlerLines
 from arc_agent.work.heartbeat import Heartbeat
@@ -247,7 +247,7 @@ class Agent:
             control = Control(control_socket(config, os.environ))
 
             async def status() -> Mapping[str, Any]:
-                from arc_agent.status import Parts, facts  # only who is asked pays for it
+                from arc_agent.control.status import Parts, facts  # only who is asked pays for it
 
                 return await facts(
                     Parts(
@@ -390,7 +390,7 @@ class Agent:
         listen = self._live.config.metrics.listen
         if listen is None or self._once is not None:
             return Meter()
-        from arc_agent.metrics import Counting  # only who asks for it pays for it
+        from arc_agent.control.metrics import Counting  # only who asks for it pays for it
 
         return Counting(listen)
 

@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from arc_agent.config.sections import Config, audit_directory, data_directory
+from arc_agent.control.status import CLOCK_OFF_SECONDS
 from arc_agent.handlers.loading import ImportFailed, load_handlers
 from arc_agent.handlers.registry import HandlerError
 from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.net.connection import Answer, Connection, NoContact, Refused
 from arc_agent.net.routes import Network
 from arc_agent.net.token import Bearer, Token, TokenError
-from arc_agent.status import CLOCK_OFF_SECONDS
 from arc_agent.status_cli import size, span
 from arc_agent.work.live_config import Source, bearer_of, policy_of
 from arc_protocol.types import LeaseRequest, RenewRequest

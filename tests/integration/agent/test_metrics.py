@@ -17,8 +17,8 @@ from scripted_server import ScriptedServer
 
 from arc_agent import CommandFailed, handler
 from arc_agent.config.sections import read
+from arc_agent.control.metrics import Counting
 from arc_agent.jobs.outcome import Succeeded
-from arc_agent.metrics import Counting
 from arc_runtime.settings import SettingsError
 
 Figures = dict[tuple[str, tuple[str, ...]], float]

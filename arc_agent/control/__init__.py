@@ -1,0 +1,1 @@
+"""What a running agent answers to operators and monitors."""
