@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from arc_agent import __version__
-from arc_agent.install import PRODUCT as AGENT
+from arc_agent.cli.install import PRODUCT as AGENT
 from arc_runtime.installation import AnyStep, File, Host, Link, below
 from arc_runtime.installation_product import Product, Request, plan
 from arc_runtime.installation_program import Program

@@ -43,7 +43,7 @@ def show():
 import arc_agent.agent
 real = arc_agent.agent.Agent._ready
 arc_agent.agent.Agent._ready = lambda agent: (show(), real(agent))[1]
-from arc_agent.cli import main
+from arc_agent.cli.main import main
 sys.argv[0] = "arc-agent"
 main()
 """

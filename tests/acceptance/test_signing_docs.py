@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arc_agent.cli import main
+from arc_agent.cli.main import main
 
 from .processes import BIN, Process
 

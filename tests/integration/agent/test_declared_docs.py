@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 from conftest import running
 from scripted_server import ScriptedServer, inline
 
-from arc_agent.cli import main
+from arc_agent.cli.main import main
 
 PAGE = (Path(__file__).parents[3] / "docs" / "declared-handlers.md").read_text()
 FILES = dict(re.findall(r"```\w+ file=(\S+)\n(.*?)```", PAGE, re.DOTALL))

@@ -59,7 +59,7 @@ async def test_the_file_of_the_page_is_handed_over(server: ScriptedServer, place
 
 def test_the_configuration_of_the_page_is_good(place: Path) -> None:
     checked = _run(
-        place, "-c", "from arc_agent.cli import main; main(['check-config', 'agent.yaml'])"
+        place, "-c", "from arc_agent.cli.main import main; main(['check-config', 'agent.yaml'])"
     )
 
     assert "agent.yaml: ok; 6 handlers" in checked.stderr

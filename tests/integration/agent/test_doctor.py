@@ -11,8 +11,8 @@ import pytest
 from conftest import Start
 from scripted_server import ScriptedServer
 
-from arc_agent import doctor
-from arc_agent.cli import main
+from arc_agent.cli import doctor
+from arc_agent.cli.main import main
 
 TOKEN = "agent-token-4711-secret"
 
@@ -167,7 +167,7 @@ def test_what_systemd_says_of_the_unit_is_judged(
 ) -> None:
     other = tmp_path / "arc-agent.service"
     other.write_text("[Service]\n")
-    ours = Path(doctor.__file__).parent / "units" / "arc-agent.service"
+    ours = Path(doctor.__file__).parent.parent / "units" / "arc-agent.service"
     places = {"OTHER": str(other), "OURS": str(ours)}
     found = {name: places.get(value, value) for name, value in properties.items()}
 

@@ -13,7 +13,7 @@ import pytest
 from scripted_server import ScriptedServer
 from test_process import agent
 
-from arc_agent.cli import main
+from arc_agent.cli.main import main
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
 FILES = dict(re.findall(r"```yaml file=(\S+)\n(.*?)```", PAGE, re.DOTALL))

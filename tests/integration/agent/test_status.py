@@ -14,9 +14,9 @@ from conftest import RunningAgent, Start
 from scripted_server import ScriptedServer
 
 from arc_agent import Context, handler
-from arc_agent.cli import main
+from arc_agent.cli.main import main
+from arc_agent.cli.status import as_text, size, span
 from arc_agent.host.control_socket import AgentNotThere, ask
-from arc_agent.status_cli import as_text, size, span
 
 
 def socket_of(agent: RunningAgent) -> Path:

@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 import structlog
 
-from arc_agent import enrolling
 from arc_agent.agent import Agent
+from arc_agent.cli import enrol
 from arc_agent.config.sections import ServerSection
 from arc_agent.host.clock import boot_seconds
 from arc_agent.net.access_token import EnrolledToken
@@ -73,7 +73,7 @@ class House:
             replace=replace,
             enrol_token_file=token or await self.enrol_token(),
         )
-        return await asyncio.to_thread(enrolling.run, given)
+        return await asyncio.to_thread(enrol.run, given)
 
     def token(self) -> EnrolledToken:
         """What an agent that starts now goes by."""

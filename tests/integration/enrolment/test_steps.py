@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arc_agent import enrolling
+from arc_agent.cli import enrol
 from arc_agent.net import access_token, identity_files
 from arc_agent.net.connection import Connection
 from arc_agent.net.token import Token
@@ -56,7 +56,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch) -> Arm:
             if name == point:
                 raise Died(name)
 
-        for module in (access_token, enrolling, identity_files):
+        for module in (access_token, enrol, identity_files):
             monkeypatch.setattr(module, "hit", hit)
 
     return arm

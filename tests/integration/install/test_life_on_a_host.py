@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_agent.install import front
+from arc_agent.cli.install import front
 
 from .conftest import House, run
 from .supervised import Unit

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arc_agent.cli import main
+from arc_agent.cli.main import main
 from arc_agent.config.sections import AuditSection
 from arc_agent.guard.audit import Audit, AuditError, AuditUnavailable
 from arc_agent.guard.audit_reader import Broken, entries, verify

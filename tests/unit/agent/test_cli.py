@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from arc_agent.cli import main
+from arc_agent.cli.main import main
 
 REFUSALS = {
     "no server": ([], "server.url: is required"),

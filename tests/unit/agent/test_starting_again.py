@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_agent.cli import main
+from arc_agent.cli.main import main
 from arc_agent.jobs import spool
 
 START = ["run", "--server", "http://127.0.0.1:9", "--deployment", "dep-1", "--data-dir"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from arc_agent.install import PRODUCT
+from arc_agent.cli.install import PRODUCT
 from arc_runtime import installation
 from arc_runtime.installation import (
     AnyStep,

@@ -112,11 +112,11 @@ def run(given: argparse.Namespace) -> int:
 
 def _status(given: argparse.Namespace) -> int:
     """status."""
-    from arc_agent import status_cli
+    from arc_agent.cli import status
 
-    status = _ask(given)
-    _print(status_cli.as_json(status) if given.json else status_cli.as_text(status))
-    return _DONE if status["is_healthy"] else _NO
+    facts = _ask(given)
+    _print(status.as_json(facts) if given.json else status.as_text(facts))
+    return _DONE if facts["is_healthy"] else _NO
 
 
 def _doctor(given: argparse.Namespace) -> int:
@@ -125,7 +125,7 @@ def _doctor(given: argparse.Namespace) -> int:
 
     import msgspec
 
-    from arc_agent.doctor import Finding, Place, examine, line
+    from arc_agent.cli.doctor import Finding, Place, examine, line
     from arc_agent.work.live_config import Source
     from arc_runtime.secrets_in_logs import mask_known
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from arc_agent.cli.status import size, span
 from arc_agent.config.sections import Config, audit_directory, data_directory
 from arc_agent.control.status import CLOCK_OFF_SECONDS
 from arc_agent.handlers.loading import ImportFailed, load_handlers
@@ -27,7 +28,6 @@ from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlR
 from arc_agent.net.connection import Answer, Connection, NoContact, Refused
 from arc_agent.net.routes import Network
 from arc_agent.net.token import Bearer, Token, TokenError
-from arc_agent.status_cli import size, span
 from arc_agent.work.live_config import Source, bearer_of, policy_of
 from arc_protocol.types import LeaseRequest, RenewRequest
 from arc_runtime.secrets_in_logs import mask_known
@@ -457,7 +457,9 @@ def judge_unit(unit: str, found: Mapping[str, str]) -> Finding:
         state = found.get("ActiveState")
         return _bad("unit", f"{unit} is {state}: systemctl start, or journalctl -u {unit}")
     file = Path(found.get("FragmentPath", ""))
-    packaged = Path(__file__).parent / "units" / ("arc-agent@.service" if "@" in unit else unit)
+    packaged = (
+        Path(__file__).parent.parent / "units" / ("arc-agent@.service" if "@" in unit else unit)
+    )
     with suppress(OSError):
         if file.read_bytes() != packaged.read_bytes():
             return _bad("unit", f"{unit} runs, but {file} is not this version's: install again")

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent import __version__, enrol_cli, handler_cli, host_cli, keys_cli
+from arc_agent import __version__
+from arc_agent.cli import control, enrol_arguments, handlers, keys
 
 _BROKEN: Final = 1
 """A full disk or a directory in use: the unit tries again, and it may have passed."""
@@ -32,26 +33,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in _ADMINISTRATION:
-        from arc_agent import install  # what a running agent never needs
+        from arc_agent.cli import install  # what a running agent never needs
 
         return install.front().main(words)
-    if enrol_cli.has_token(words):
-        _say(f"arc-agent: {enrol_cli.WHY_NOT}")
+    if enrol_arguments.has_token(words):
+        _say(f"arc-agent: {enrol_arguments.WHY_NOT}")
         return _BAD
     given = _parser().parse_args(words)
     if given.command == "enrol":
-        from arc_agent import enrolling
+        from arc_agent.cli import enrol
 
         try:
-            return enrolling.run(given)
+            return enrol.run(given)
         except Exception as error:
             return _refused(error)
     if given.command == "check-config":
         return _check(given.file)
     if given.command == "keys":
-        return keys_cli.run(given)
-    if given.command in (*host_cli.COMMANDS, *handler_cli.COMMANDS):
-        module = host_cli if given.command in host_cli.COMMANDS else handler_cli
+        return keys.run(given)
+    if given.command in (*control.COMMANDS, *handlers.COMMANDS):
+        module = control if given.command in control.COMMANDS else handlers
         try:
             return module.run(given)
         except Exception as error:
@@ -96,10 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path, metavar="F", help="the configuration (YAML)")
     for name, text in _ADMINISTRATION.items():
         commands.add_parser(name, help=text)
-    enrol_cli.add_to(commands)
-    host_cli.add_to(commands)
-    keys_cli.add_to(commands)
-    handler_cli.add_to(commands)
+    enrol_arguments.add_to(commands)
+    control.add_to(commands)
+    keys.add_to(commands)
+    handlers.add_to(commands)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""What an operator types on the host: `arc-agent` and its commands."""
