@@ -15,8 +15,8 @@ from arc_protocol.types import AgentInfo, AgentList, AgentRegistration, HeldLeas
 from arc_server.attendance import Attendance
 from arc_server.limits import CommandLimits
 from arc_server.operations import Operations, to_the_end
-from arc_server.ports import Clock, Command, CommandStore, Holder
-from arc_server.schemas import split_schemas
+from arc_server.ports.handler_schemas import split_schemas
+from arc_server.ports.records import Clock, Command, CommandStore, Holder
 
 log = structlog.get_logger(__name__)
 

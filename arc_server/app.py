@@ -20,7 +20,6 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
 from arc_server.auth.revocations import Revocations
-from arc_server.blobs.keys import KeysUnusable, Signer
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
 from arc_server.commands import CommandService
@@ -41,7 +40,8 @@ from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.operations import Operations
-from arc_server.ports import Clock, CommandStore
+from arc_server.ports.records import Clock, CommandStore
+from arc_server.server_keys import KeysUnusable, Signer
 from arc_server.store.refusals import StoreRefused
 from arc_server.store.sqlite import SqliteStore
 from arc_server.sweeper import Sweeper

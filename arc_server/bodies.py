@@ -27,7 +27,7 @@ from arc_protocol.types import (
     SuccessResponse,
 )
 from arc_server.limits import CommandLimits
-from arc_server.ports import (
+from arc_server.ports.records import (
     AwaitedBlob,
     BlobStore,
     Clock,

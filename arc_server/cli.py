@@ -27,7 +27,6 @@ from arc_runtime import logs, systemd
 from arc_runtime.settings import SettingsError
 from arc_server.app import KEYS, CannotStart, RunningServer, serving
 from arc_server.auth.tokens import Scope, new_token
-from arc_server.blobs.keys import FILE_NAME, KeysUnusable, read_keys, rotate
 from arc_server.cli_store import (
     ConfigOption,
     DataDirOption,
@@ -39,7 +38,8 @@ from arc_server.cli_store import (
 from arc_server.config import ServerConfig, load_config
 from arc_server.configured import deployments, max_url_seconds
 from arc_server.enrol_cli import credentials, enrol_tokens
-from arc_server.ports import CommandStore, Token
+from arc_server.ports.records import CommandStore, Token
+from arc_server.server_keys import FILE_NAME, KeysUnusable, read_keys, rotate
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from arc_server.app import DATABASE, CannotStart, open_store
 from arc_server.config import load_config
-from arc_server.ports import CommandStore
+from arc_server.ports.records import CommandStore
 
 R = TypeVar("R")
 

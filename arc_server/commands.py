@@ -65,7 +65,7 @@ from arc_server.bodies import Bodies, directory
 from arc_server.identifiers import FreshLeaseIds, new_command_id
 from arc_server.limits import CommandLimits
 from arc_server.operations import to_the_end
-from arc_server.ports import (
+from arc_server.ports.records import (
     AwaitedBlob,
     BlobStore,
     Clock,

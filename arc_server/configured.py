@@ -9,7 +9,7 @@ from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config import DeploymentEntry, ServerConfig, bad_value
 from arc_server.dispatch.outbox import PushLimits
 from arc_server.limits import CommandLimits
-from arc_server.ports import Deployment
+from arc_server.ports.records import Deployment
 from arc_server.sweeper import SweepLimits
 
 

@@ -7,7 +7,7 @@ from arc_protocol.errors import CommandNotFound, InvalidCommand
 from arc_protocol.types import EventList, EventsRequest
 from arc_server.commands import check_wait
 from arc_server.limits import CommandLimits
-from arc_server.ports import CommandStore, EventPage
+from arc_server.ports.records import CommandStore, EventPage
 from arc_server.wakeups import Wakeups
 
 

@@ -17,7 +17,7 @@ import structlog
 
 from arc_protocol.errors import Unavailable
 from arc_server.commands import CommandService
-from arc_server.ports import Clock, Command, CommandStore
+from arc_server.ports.records import Clock, Command, CommandStore
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
 
-from arc_server.ports import CommandWithResponse, Holder
+from arc_server.ports.records import CommandWithResponse, Holder
 
 WorkKey = tuple[str, str | None]
 """Deployment and target id; None for a waiter of whatever the default target is."""

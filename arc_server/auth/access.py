@@ -11,8 +11,8 @@ import secrets
 from typing import Final
 
 from arc_protocol.errors import Unauthorized
-from arc_server.blobs.keys import Signer
-from arc_server.ports import Clock
+from arc_server.ports.records import Clock
+from arc_server.server_keys import Signer
 
 PREFIX: Final = "arc_access_"
 CHALLENGE_SECONDS: Final = 60

@@ -12,7 +12,7 @@ import msgspec
 from arc_protocol.errors import Unauthorized
 from arc_server.auth.access import PREFIX, AccessTokens
 from arc_server.auth.tokens import Scope, hash_token, is_well_formed
-from arc_server.ports import Clock, CommandStore
+from arc_server.ports.records import Clock, CommandStore
 
 MAX_REMEMBERED: Final = 10_000
 """Tokens whose look-up is remembered; far more than an installation has agents and senders."""

@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from arc_server.ports import Token
+from arc_server.ports.records import Token
 
 SECRET_BYTES: Final = 32
 _TEXT: Final = re.compile(r"arc_(?:admin|sender|agent)_[A-Za-z0-9_-]{43}", re.ASCII)

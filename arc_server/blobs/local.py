@@ -34,7 +34,7 @@ from arc_protocol.errors import (
 from arc_protocol.types import HttpBackend, PresignedRequest
 from arc_runtime import failpoints
 from arc_runtime.directories import make_directory, sync_directory
-from arc_server.blobs.keys import BLOB, Signer
+from arc_server.server_keys import BLOB, Signer
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ import aiohttp
 
 from arc_protocol.types import Envelope, encode
 from arc_protocol.urls import redact
-from arc_server.ports import Deployment, PushOutcome
+from arc_server.ports.records import Deployment, PushOutcome
 
 ACCEPTED: Final = 202
 DEFINITE_REJECTIONS: Final = frozenset({400, 401, 403, 404, 409, 413, 415, 422})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from arc_protocol.types import Envelope
-from arc_server.ports import Deployment, PushOutcome
+from arc_server.ports.records import Deployment, PushOutcome
 
 
 class NullDispatcher:

@@ -19,7 +19,7 @@ from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, Unavailable
 from arc_server.commands import CommandService
 from arc_server.identifiers import new_lease_id
-from arc_server.ports import (
+from arc_server.ports.records import (
     Clock,
     CommandStore,
     Dispatcher,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from aiohttp import hdrs, web
 
-from arc_server.blobs.keys import BLOB, Signer
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.http.answers import SERVER, empty_answer
 from arc_server.http.calls import Call
@@ -14,7 +13,8 @@ from arc_server.http.commands import ADMINS
 from arc_server.http.ranges import byte_range
 from arc_server.http.routing import Access, Route
 from arc_server.http.signatures import is_signed
-from arc_server.ports import Clock
+from arc_server.ports.records import Clock
+from arc_server.server_keys import BLOB, Signer
 
 
 def routes(

@@ -16,7 +16,7 @@ from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Route
-from arc_server.ports import CommandFilter
+from arc_server.ports.records import CommandFilter
 
 SENDERS: Final = frozenset({Scope.ADMIN, Scope.SENDER})
 ADMINS: Final = frozenset({Scope.ADMIN})

@@ -12,7 +12,7 @@ from arc_protocol.errors import Unavailable
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Access, Route
-from arc_server.ports import CommandStore
+from arc_server.ports.records import CommandStore
 
 CHECK_SECONDS: Final = 5.0
 """A database that takes longer than this to answer is not ready."""

@@ -6,8 +6,8 @@ import re
 from datetime import datetime
 from typing import Final
 
-from arc_server.blobs.keys import Signer
 from arc_server.http.calls import Call
+from arc_server.server_keys import Signer
 
 _EXPIRES: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
 

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import msgspec
 
-from arc_server.ports import (
+from arc_server.ports.records import (
     AwaitedBlob,
     DamagedBody,
     ReadResponse,

@@ -16,7 +16,7 @@ from arc_protocol.errors import (
     InvalidStateTransition,
 )
 from arc_protocol.types import State
-from arc_server.ports import (
+from arc_server.ports.records import (
     AwaitedBlob,
     Command,
     Created,

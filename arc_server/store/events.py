@@ -8,7 +8,7 @@ import msgspec
 
 from arc_protocol.errors import CommandNotFound, LeaseLost
 from arc_protocol.types import EventsRequest, Progress, RecordedLine, encode
-from arc_server.ports import Command, EventPage
+from arc_server.ports.records import Command, EventPage
 from arc_server.store.rows import command_of, micros, moment
 from arc_server.store.session import Session
 

@@ -38,7 +38,8 @@ from arc_protocol.types import (
     ResourceType,
     State,
 )
-from arc_server.ports import (
+from arc_server.ports.handler_schemas import split_schemas
+from arc_server.ports.records import (
     AgentPresence,
     AwaitedBlob,
     Command,
@@ -66,7 +67,6 @@ from arc_server.ports import (
     Submission,
     Token,
 )
-from arc_server.schemas import split_schemas
 from arc_server.store.memory_credentials import MemoryCredentials
 
 CANCELLED = StoredError(code="CANCELLED", message="the command was cancelled")

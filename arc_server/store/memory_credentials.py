@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from arc_protocol.errors import StoreUnavailable
-from arc_server.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
 from arc_server.store.enrolling import check_enrolment, check_new_key
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from arc_protocol import lifecycle
 from arc_protocol.types import State
-from arc_server.ports import (
+from arc_server.ports.records import (
     CommandFilter,
     CommandPage,
     CommandWithBodies,

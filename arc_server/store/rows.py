@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from arc_protocol.types import CommandTarget, ResourceType, State
-from arc_server.ports import Command
+from arc_server.ports.records import Command
 
 Row = tuple[Any, ...]
 

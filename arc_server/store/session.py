@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from arc_protocol.types import IMPLICIT_TARGET, CommandTarget
-from arc_server.ports import Command, StoredInline, StoredParams
+from arc_server.ports.records import Command, StoredInline, StoredParams
 from arc_server.store.rows import Row, target_of
 
 NUMBERS_PER_BLOCK: Final = 1_000

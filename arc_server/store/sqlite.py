@@ -17,8 +17,8 @@ import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable
 from arc_protocol.types import AgentRegistration, EventsRequest
-from arc_server.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
-from arc_server.ports import (
+from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_server.ports.records import (
     AgentPresence,
     Command,
     CommandFilter,

@@ -22,7 +22,7 @@ from arc_protocol.types import (
     StorageBody,
     SubmittedResponse,
 )
-from arc_server.ports import (
+from arc_server.ports.records import (
     Deployment,
     NewCommand,
     StoredError,

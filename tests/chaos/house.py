@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from arc_server.agents import AgentService
-from arc_server.blobs.keys import Signer
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.commands import CommandService
 from arc_server.limits import CommandLimits
 from arc_server.operations import Operations
-from arc_server.ports import Clock
+from arc_server.ports.records import Clock
+from arc_server.server_keys import Signer
 from arc_server.store.sqlite import SqliteStore
 from arc_server.wakeups import Wakeups
 

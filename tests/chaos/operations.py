@@ -17,7 +17,7 @@ from arc_protocol.types import (
     StorageBody,
     SuccessResponse,
 )
-from arc_server.ports import (
+from arc_server.ports.records import (
     CommandFilter,
     StoredInline,
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_server.ports import (
+from arc_server.ports.records import (
     AwaitedBlob,
     DamagedBody,
     StoredBlob,

@@ -23,8 +23,8 @@ from arc_protocol.errors import (
 )
 from arc_protocol.types import HttpBackend
 from arc_runtime import failpoints
-from arc_server.blobs.keys import BLOB, Signer
 from arc_server.blobs.local import READ_BYTES, TEMPORARY, WRITE_BYTES, LocalBlobStore
+from arc_server.server_keys import BLOB, Signer
 
 PATH = "arc/commands/cmd_1/params"
 LIMIT = 1 << 30

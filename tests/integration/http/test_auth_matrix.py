@@ -17,10 +17,10 @@ from arc_server.app import Parts, RunningServer, all_routes
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
-from arc_server.blobs.keys import BLOB, Signer, rotate
 from arc_server.config import ServerConfig
-from arc_server.credentials import NewCredential
 from arc_server.http.routing import Access
+from arc_server.ports.credentials import NewCredential
+from arc_server.server_keys import BLOB, Signer, rotate
 
 HOUR = timedelta(hours=1)
 

@@ -16,7 +16,7 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope
 from arc_server.config import EnrolmentSection
-from arc_server.credentials import NewCredential
+from arc_server.ports.credentials import NewCredential
 from arc_server.store.sqlite import SqliteStore
 
 

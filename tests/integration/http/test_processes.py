@@ -24,8 +24,8 @@ import structlog
 from running_server import OWN, inline
 
 from arc_runtime import logs
-from arc_server.blobs.keys import FILE_NAME
 from arc_server.cli import main
+from arc_server.server_keys import FILE_NAME
 
 CREATE = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
 SERVE = (sys.executable, "-m", "arc_server", "serve")

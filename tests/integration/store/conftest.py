@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_server.ports import CommandStore
+from arc_server.ports.records import CommandStore
 from arc_server.store.memory import MemoryStore
 from arc_server.store.sqlite import SqliteStore
 

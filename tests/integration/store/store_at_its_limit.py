@@ -19,7 +19,7 @@ from typing import Any
 from store_samples import create, lease, read
 
 from arc_protocol.errors import StoreUnavailable
-from arc_server.ports import StoredInline
+from arc_server.ports.records import StoredInline
 from arc_server.store.sqlite import SqliteStore
 
 BODY = StoredInline(data=os.urandom(20_000))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from arc_protocol.types import AgentRegistration, CommandTarget, HandlerInfo, ResourceType
-from arc_server.ports import (
+from arc_server.ports.records import (
     AwaitedBlob,
     Command,
     CommandStore,

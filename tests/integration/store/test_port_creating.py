@@ -31,7 +31,7 @@ from arc_protocol.errors import (
     StoreUnavailable,
 )
 from arc_protocol.types import IMPLICIT_TARGET, State
-from arc_server.ports import AwaitedBlob, CommandStore, StoredBlob, StoredInline
+from arc_server.ports.records import AwaitedBlob, CommandStore, StoredBlob, StoredInline
 
 
 async def test_a_new_command_is_pending_in_its_first_attempt(store: CommandStore) -> None:

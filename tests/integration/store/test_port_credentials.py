@@ -8,8 +8,8 @@ import pytest
 from store_samples import DEPLOYMENT, NOW, after, token
 
 from arc_protocol.errors import Conflict, Forbidden, StoreUnavailable, Unauthorized
-from arc_server.credentials import AgentKey, EnrolToken, NewCredential
-from arc_server.ports import CommandStore
+from arc_server.ports.credentials import AgentKey, EnrolToken, NewCredential
+from arc_server.ports.records import CommandStore
 
 
 def enrol_token(number: int = 1, **changes: Any) -> EnrolToken:

@@ -23,7 +23,7 @@ from store_samples import (
 
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.types import HandlerInfo, State
-from arc_server.ports import Command, CommandFilter, CommandStore
+from arc_server.ports.records import Command, CommandFilter, CommandStore
 
 
 async def _every_page(store: CommandStore, which: CommandFilter, limit: int) -> list[Command]:

@@ -9,7 +9,7 @@ from store_samples import NOW, RESULT, after, lease, leased
 
 from arc_protocol.errors import CommandNotFound, LeaseLost
 from arc_protocol.types import EventsRequest, LogLine, Progress
-from arc_server.ports import Command, CommandStore
+from arc_server.ports.records import Command, CommandStore
 
 
 def lines(*numbers: int) -> list[LogLine]:

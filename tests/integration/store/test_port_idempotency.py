@@ -21,7 +21,7 @@ from store_samples import (
 
 from arc_protocol.errors import CommandTargetAmbiguous, IdempotencyKeyReused
 from arc_protocol.types import State
-from arc_server.ports import CommandStore
+from arc_server.ports.records import CommandStore
 
 
 async def test_a_repeat_answers_the_command_in_its_current_state(store: CommandStore) -> None:

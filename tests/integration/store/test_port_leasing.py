@@ -25,7 +25,7 @@ from store_samples import (
 
 from arc_protocol.errors import LeaseNotFound
 from arc_protocol.types import State
-from arc_server.ports import CommandStore, StoredError
+from arc_server.ports.records import CommandStore, StoredError
 
 
 async def test_a_lease_makes_its_command_dispatched(store: CommandStore) -> None:

@@ -32,7 +32,7 @@ from arc_protocol.errors import (
 )
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.types import State
-from arc_server.ports import (
+from arc_server.ports.records import (
     CommandStore,
     Completion,
     StoredBlob,

@@ -15,7 +15,7 @@ from store_samples import (
     pushed,
 )
 
-from arc_server.ports import CommandStore, Granted, StoredInline
+from arc_server.ports.records import CommandStore, Granted, StoredInline
 
 SIGNATURE = "eyJh.eyJj.c2ln"
 

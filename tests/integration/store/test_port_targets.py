@@ -25,7 +25,7 @@ from arc_protocol.errors import (
     CommandTargetNotFound,
 )
 from arc_protocol.types import IMPLICIT_TARGET, CommandTarget, State
-from arc_server.ports import CommandStore
+from arc_server.ports.records import CommandStore
 
 
 async def targets_of(store: CommandStore) -> list[CommandTarget]:

@@ -17,7 +17,7 @@ from store_samples import (
 )
 
 from arc_protocol.types import State
-from arc_server.ports import CommandStore, StoredError
+from arc_server.ports.records import CommandStore, StoredError
 
 
 async def test_live_commands_past_their_deadline_expire_the_earliest_first(

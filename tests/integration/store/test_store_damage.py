@@ -22,7 +22,7 @@ from store_samples import (
 )
 
 from arc_protocol.types import State
-from arc_server.ports import DamagedBody, StoredError, StoredInline, StoredSuccess
+from arc_server.ports.records import DamagedBody, StoredError, StoredInline, StoredSuccess
 from arc_server.store.sqlite import SqliteStore
 
 DAMAGE = {

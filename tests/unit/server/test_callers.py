@@ -7,7 +7,7 @@ import pytest
 from arc_protocol.errors import StoreUnavailable, Unauthorized
 from arc_server.auth.callers import Authenticator, Caller
 from arc_server.auth.tokens import NewToken, Scope, hash_token, is_well_formed, new_token
-from arc_server.ports import CommandStore, Token
+from arc_server.ports.records import CommandStore, Token
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from arc_server.blobs.keys import (
+from arc_server.server_keys import (
     FILE_NAME,
     RECHECK_SECONDS,
     KeysUnusable,

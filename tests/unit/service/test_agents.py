@@ -17,7 +17,7 @@ from arc_protocol.types import (
     RenewRequest,
 )
 from arc_server.attendance import Attendance
-from arc_server.ports import Deployment
+from arc_server.ports.records import Deployment
 
 from .fakes import START, Gate
 from .world import World, daemon

@@ -28,7 +28,7 @@ from arc_protocol.types import (
     StorageBody,
 )
 from arc_server.limits import CommandLimits
-from arc_server.ports import CommandFilter, Deployment
+from arc_server.ports.records import CommandFilter, Deployment
 
 from .fakes import START
 from .world import SMALL_LIMITS, World, daemon, inline_of, path_of

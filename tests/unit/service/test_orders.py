@@ -25,7 +25,7 @@ import pytest
 from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError
 from arc_protocol.types import InlineBody, LeaseRequest, RenewRequest, State, SuccessResponse
-from arc_server.ports import (
+from arc_server.ports.records import (
     Command,
     CommandWithResponse,
     LeaseQuery,

@@ -16,7 +16,7 @@ from arc_server.clock import SystemClock
 from arc_server.dispatch.http import HttpDispatcher
 from arc_server.dispatch.null import NullDispatcher
 from arc_server.dispatch.outbox import PushLimits
-from arc_server.ports import Deployment, Dispatcher, PushOutcome
+from arc_server.ports.records import Deployment, Dispatcher, PushOutcome
 
 from .fakes import Gate, until
 from .push_worker import PushWorker, push_worker, silent_listener

@@ -9,7 +9,7 @@ import pytest
 
 from arc_protocol.errors import IdempotencyKeyReused, LeaseLost
 from arc_protocol.types import ErrorResponse, State, StorageBody, SuccessResponse
-from arc_server.ports import CommandFilter
+from arc_server.ports.records import CommandFilter
 
 from .fakes import Gate
 from .world import World, error, inline_of, path_of, success

@@ -9,8 +9,8 @@ import pytest
 
 from arc_protocol.errors import Conflict
 from arc_protocol.types import BodySpec, Payload, State, StorageBody, SuccessResponse
-from arc_server.blobs.keys import Signer
 from arc_server.blobs.local import LocalBlobStore
+from arc_server.server_keys import Signer
 
 from .world import World, inline_of, path_of, success
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pytest
 
 from arc_protocol.types import LeaseResponse, State
-from arc_server.ports import CommandFilter
+from arc_server.ports.records import CommandFilter
 from arc_server.store.memory import MemoryStore
 
 from .world import World

@@ -24,7 +24,7 @@ from arc_protocol.types import (
     StorageBody,
     SuccessResponse,
 )
-from arc_server.ports import CommandFilter
+from arc_server.ports.records import CommandFilter
 
 from .fakes import START, Gate
 from .world import BASE, World, daemon, error, inline_of, path_of, success

@@ -28,7 +28,7 @@ from arc_server.commands import CommandService
 from arc_server.dispatch.outbox import Outbox, PushLimits
 from arc_server.limits import CommandLimits
 from arc_server.operations import Operations
-from arc_server.ports import Deployment, Dispatcher
+from arc_server.ports.records import Deployment, Dispatcher
 from arc_server.sweeper import Sweeper, SweepLimits
 from arc_server.wakeups import Wakeups
 

@@ -24,7 +24,7 @@ from arc_protocol.types import (
     RecordedLine,
     State,
 )
-from arc_server.credentials import CredentialStore
+from arc_server.ports.credentials import CredentialStore
 
 Holder = tuple[str, str]
 """An agent: deployment and agent id."""

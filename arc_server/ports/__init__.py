@@ -1,0 +1,1 @@
+"""What the services are written against: records, and the ports of store, blobs, push and clock."""
