@@ -42,8 +42,8 @@ from arc_server.http.server import HttpServer
 from arc_server.operations import Operations
 from arc_server.ports.records import Clock, CommandStore
 from arc_server.server_keys import KeysUnusable, Signer
-from arc_server.store.refusals import StoreRefused
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.engine.refusals import StoreRefused
+from arc_server.store.sqlite_store import SqliteStore
 from arc_server.sweeper import Sweeper
 from arc_server.wakeups import Wakeups
 

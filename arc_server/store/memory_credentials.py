@@ -9,7 +9,7 @@ import msgspec
 
 from arc_protocol.errors import StoreUnavailable
 from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
-from arc_server.store.enrolling import check_enrolment, check_new_key
+from arc_server.store.operations.credentials import check_enrolment, check_new_key
 
 
 class MemoryCredentials:

@@ -15,7 +15,7 @@ from arc_server.limits import CommandLimits
 from arc_server.operations import Operations
 from arc_server.ports.records import Clock
 from arc_server.server_keys import Signer
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 from arc_server.wakeups import Wakeups
 
 BASE_URL = "http://server.test/v1"

@@ -21,8 +21,8 @@ from arc_protocol.types import (
     StorageBody,
     SuccessResponse,
 )
-from arc_server.store import opening
-from arc_server.store.refusals import StoreRefused
+from arc_server.store.engine import opening
+from arc_server.store.engine.refusals import StoreRefused
 
 from .deeds import DEPLOYMENT, chunks, digest, inline, request
 from .house import BASE_URL, INLINE_BYTES, House, SetClock, open_house

@@ -18,7 +18,8 @@ from arc_server.ports.records import (
     StoredParams,
     StoredSuccess,
 )
-from arc_server.store import bodies, faults, rows
+from arc_server.store.engine import faults, rows
+from arc_server.store.operations import bodies
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 

@@ -9,7 +9,7 @@ import pytest
 
 from arc_protocol import lifecycle
 from arc_protocol.types import State
-from arc_server.store import queries, schema
+from arc_server.store.engine import queries, schema
 
 STATES = re.compile(r"'([A-Z_]+)'")
 

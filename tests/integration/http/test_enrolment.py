@@ -17,7 +17,7 @@ from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope
 from arc_server.config import EnrolmentSection
 from arc_server.ports.credentials import NewCredential
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from arc_server.ports.records import CommandStore
 from arc_server.store.memory import MemoryStore
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 
 MEMORY_DISK = Path("/dev/shm")
 

@@ -20,7 +20,7 @@ from store_samples import create, lease, read
 
 from arc_protocol.errors import StoreUnavailable
 from arc_server.ports.records import StoredInline
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 
 BODY = StoredInline(data=os.urandom(20_000))
 

@@ -23,7 +23,7 @@ from store_samples import (
 
 from arc_protocol.types import State
 from arc_server.ports.records import DamagedBody, StoredError, StoredInline, StoredSuccess
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 
 DAMAGE = {
     "another byte": "UPDATE {table} SET data = CAST(x'7b2272' || substr(data, 5) AS BLOB)",

@@ -17,8 +17,8 @@ from store_samples import NOW, RESULT, after, create, leased, read, response_of
 
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.types import State
-from arc_server.store import transactions
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.engine import transactions
+from arc_server.store.sqlite_store import SqliteStore
 
 HERE = Path(__file__).parent
 
@@ -179,7 +179,7 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 from store_samples import *
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 
 async def main():
     store = await SqliteStore.open(Path(sys.argv[1]))

@@ -24,9 +24,10 @@ from store_samples import (
 
 from arc_protocol.errors import CommandNotFound, StoreUnavailable
 from arc_protocol.types import State
-from arc_server.store import batching, outcomes, transactions
-from arc_server.store.session import Session
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.engine import batches, transactions
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import complete
+from arc_server.store.sqlite_store import SqliteStore
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The failpoints that are passed, in order."""
     names: list[str] = []
     monkeypatch.setattr(transactions, "hit", names.append)
-    monkeypatch.setattr(batching, "hit", names.append)
+    monkeypatch.setattr(batches, "hit", names.append)
     return names
 
 
@@ -152,7 +153,7 @@ async def test_a_caller_that_goes_away_breaks_no_batch(sqlite: SqliteStore) -> N
 
 
 async def test_what_was_not_begun_when_its_caller_went_is_not_done(sqlite: SqliteStore) -> None:
-    submitted = sqlite._writes.submit(outcomes.sign_of_life, NOW)
+    submitted = sqlite._writes.submit(complete.sign_of_life, NOW)
     submitted.cancel()
 
     await create(sqlite)
@@ -189,7 +190,7 @@ async def test_a_read_sees_what_was_acknowledged_before_it(sqlite: SqliteStore) 
 
 async def test_a_reading_connection_cannot_write(sqlite: SqliteStore) -> None:
     with pytest.raises(StoreUnavailable):
-        await sqlite._reads.submit(outcomes.sign_of_life, NOW)
+        await sqlite._reads.submit(complete.sign_of_life, NOW)
 
     assert await sqlite.last_sign_of_life() is None
 

@@ -32,7 +32,7 @@ from arc_server.ports.records import (
     Submission,
 )
 from arc_server.store.memory import MemoryStore
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 
 MEMORY_DISK = Path("/dev/shm")
 """Where there is one, a commit costs nothing: this test is about answers, not about disks."""

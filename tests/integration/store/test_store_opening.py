@@ -36,9 +36,9 @@ from store_samples import (
 )
 
 from arc_protocol.types import State
-from arc_server.store import opening, queries, schema
-from arc_server.store.refusals import StoreCorrupt, StoreLocked, StoreRefused, StoreTooNew
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.engine import opening, queries, schema
+from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRefused, StoreTooNew
+from arc_server.store.sqlite_store import SqliteStore
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ async def test_a_second_server_is_refused_and_the_first_goes_on(path: Path) -> N
 async def test_the_lock_ends_with_its_process(path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from arc_server.store.sqlite import SqliteStore\n"
+        "from arc_server.store.sqlite_store import SqliteStore\n"
         "async def main():\n"
         "    await SqliteStore.open(Path(sys.argv[1])); print('open', flush=True)\n"
         "    await asyncio.Event().wait()\n"
@@ -367,7 +367,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(
 async def test_a_migration_killed_at_any_statement_is_whole_or_not_at_all(path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from arc_server.store.sqlite import SqliteStore\n"
+        "from arc_server.store.sqlite_store import SqliteStore\n"
         "async def main():\n"
         "    store = await SqliteStore.open(Path(sys.argv[1])); await store.close()\n"
         "asyncio.run(main())\n"

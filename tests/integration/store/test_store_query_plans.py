@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from arc_server.store import queries, schema
+from arc_server.store.engine import queries, schema
 
 WHOLE_TABLES = {"list_tokens", "list_enrol_tokens", "list_credentials"}
 """Asked by an administrator, of tables that are short."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_server.store.memory import MemoryStore
-from arc_server.store.sqlite import SqliteStore
+from arc_server.store.sqlite_store import SqliteStore
 
 KINDS: Final = ("memory", "sqlite")
 _SHARED_MEMORY: Final = Path("/dev/shm")

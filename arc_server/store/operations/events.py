@@ -9,8 +9,8 @@ import msgspec
 from arc_protocol.errors import CommandNotFound, LeaseLost
 from arc_protocol.types import EventsRequest, Progress, RecordedLine, encode
 from arc_server.ports.records import Command, EventPage
-from arc_server.store.rows import command_of, micros, moment
-from arc_server.store.session import Session
+from arc_server.store.engine.rows import command_of, micros, moment
+from arc_server.store.engine.session import Session
 
 
 class _Stream(NamedTuple):

@@ -9,9 +9,9 @@ import msgspec
 from arc_protocol import lifecycle
 from arc_protocol.types import CommandTarget, State
 from arc_server.ports.records import Command, StoredError, StoredResponse, StoredSuccess
-from arc_server.store import bodies
-from arc_server.store.rows import micros
-from arc_server.store.session import Session
+from arc_server.store.engine.rows import micros
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import bodies
 
 CANCELLED = StoredError(code=lifecycle.CANCELLED, message="the command was cancelled")
 

@@ -15,9 +15,9 @@ import structlog
 
 from arc_protocol.errors import ArcError, StoreUnavailable
 from arc_runtime.failpoints import hit
-from arc_server.store import faults
-from arc_server.store.batching import Operation
-from arc_server.store.session import Again, Session
+from arc_server.store.engine import faults
+from arc_server.store.engine.batches import Operation
+from arc_server.store.engine.session import Again, Session
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ import structlog
 
 from arc_protocol.errors import StoreUnavailable
 from arc_runtime.failpoints import hit
-from arc_server.store.worker import Worker
+from arc_server.store.engine.thread import Worker
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from arc_server.store.refusals import StoreLocked
+from arc_server.store.engine.refusals import StoreLocked
 
 
 class DirectoryLock:

@@ -19,9 +19,9 @@ from arc_server.ports.records import (
     StoredSuccess,
     Submission,
 )
-from arc_server.store import bodies, endings
-from arc_server.store.rows import command_of, micros
-from arc_server.store.session import Session
+from arc_server.store.engine.rows import command_of, micros
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import bodies, transitions
 
 
 def complete(
@@ -36,7 +36,7 @@ def complete(
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
     if lifecycle.is_overdue(command.deadline, now):
-        return Completion(command=endings.expire(db, seq, command, now), changed=True)
+        return Completion(command=transitions.expire(db, seq, command, now), changed=True)
     if lease_id is not None and lease_id != command.lease_id:
         raise LeaseLost(
             "the command has been leased again since, or never under this lease",
@@ -49,9 +49,9 @@ def complete(
                 f"the command is {command.state}, not dispatched",
                 **{"from": command.state, "to": _end_of(response)},
             )
-        endings.hit_one(db.change("dispatch_again", seq=seq, lease_id=lease_id))
+        transitions.hit_one(db.change("dispatch_again", seq=seq, lease_id=lease_id))
         command = msgspec.structs.replace(command, state=State.DISPATCHED)
-    return Completion(command=endings.finish(db, seq, command, response, now), changed=True)
+    return Completion(command=transitions.finish(db, seq, command, response, now), changed=True)
 
 
 def complete_all(
@@ -81,11 +81,11 @@ def cancel(db: Session, command_id: str, now: datetime) -> Completion:
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
     if lifecycle.is_overdue(command.deadline, now):
-        return Completion(command=endings.expire(db, seq, command, now), changed=True)
+        return Completion(command=transitions.expire(db, seq, command, now), changed=True)
     if command.state is not State.DISPATCHED:
-        ended = endings.fail(db, seq, command, endings.CANCELLED, now)
+        ended = transitions.fail(db, seq, command, transitions.CANCELLED, now)
         return Completion(command=ended, changed=True)
-    endings.hit_one(db.change("request_cancel", seq=seq, lease_id=command.lease_id))
+    transitions.hit_one(db.change("request_cancel", seq=seq, lease_id=command.lease_id))
     asked = msgspec.structs.replace(command, cancel_requested=True)
     db.remember(seq, asked)
     return Completion(command=asked, changed=True)
@@ -96,7 +96,7 @@ def fail(db: Session, command_id: str, error: StoredError, now: datetime) -> Com
     seq, command = _find(db, command_id)
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
-    return Completion(command=endings.fail(db, seq, command, error, now), changed=True)
+    return Completion(command=transitions.fail(db, seq, command, error, now), changed=True)
 
 
 def write_payload(
@@ -114,19 +114,21 @@ def write_payload(
         db.unreadable.discard(row[0])
         db.forget_command(row[0])
     if response is not None:
-        endings.put_response(db, row[0], response)
+        transitions.put_response(db, row[0], response)
 
 
 def expire_due(db: Session, now: datetime, limit: int) -> Sequence[Command]:
     """See CommandStore.expire_due."""
     rows = db.rows("overdue", now=micros(now), limit=limit)
-    return [endings.expire(db, row[0], command_of(row), now) for row in rows]
+    return [transitions.expire(db, row[0], command_of(row), now) for row in rows]
 
 
 def requeue_lapsed(db: Session, now: datetime, limit: int) -> Sequence[Command]:
     """See CommandStore.requeue_lapsed."""
     rows = db.rows("lapsed", now=micros(now), limit=limit)
-    return [endings.hand_back(db, row[0], command_of(row), now, costs_attempt=True) for row in rows]
+    return [
+        transitions.hand_back(db, row[0], command_of(row), now, costs_attempt=True) for row in rows
+    ]
 
 
 def forget_keys(db: Session, before: datetime, limit: int) -> int:

@@ -12,7 +12,7 @@ from arc_protocol.errors import (
     DeploymentNotFound,
 )
 from arc_protocol.types import IMPLICIT_TARGET, CommandTarget, ResourceType
-from arc_server.store.session import KnownDeployment, Session
+from arc_server.store.engine.session import KnownDeployment, Session
 
 
 class Resolved(NamedTuple):

@@ -40,23 +40,14 @@ from arc_server.ports.records import (
     Submission,
     Token,
 )
-from arc_server.store import (
-    creating,
-    directory,
-    enrolling,
-    leasing,
-    opening,
-    outcomes,
-    queries,
-    reading,
-    schema,
-)
-from arc_server.store import events as store_events
-from arc_server.store.batching import Batches, Operation
-from arc_server.store.lock import DirectoryLock
-from arc_server.store.session import Session
-from arc_server.store.transactions import Reading, Writing
-from arc_server.store.worker import Worker
+from arc_server.store.engine import opening, queries, schema
+from arc_server.store.engine.batches import Batches, Operation
+from arc_server.store.engine.lock import DirectoryLock
+from arc_server.store.engine.session import Session
+from arc_server.store.engine.thread import Worker
+from arc_server.store.engine.transactions import Reading, Writing
+from arc_server.store.operations import complete, create, credentials, directory, lease, read
+from arc_server.store.operations import events as store_events
 
 MAX_BATCH: Final = 512
 """Operations in one commit. More only make the first wait for the last."""
@@ -144,42 +135,42 @@ class SqliteStore:
 
     async def create(self, new: NewCommand) -> Created:
         """See CommandStore."""
-        return await self._writes.submit(creating.create, new)
+        return await self._writes.submit(create.create, new)
 
     async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
         """See CommandStore."""
-        outcome = await self._writes.submit(creating.mark_uploaded, command_id, params, now)
+        outcome = await self._writes.submit(create.mark_uploaded, command_id, params, now)
         if isinstance(outcome, ArcError):
             raise outcome
         return outcome
 
     async def get(self, command_id: str) -> CommandWithResponse | None:
         """See CommandStore."""
-        return await self._reads.submit(reading.get, command_id)
+        return await self._reads.submit(read.get, command_id)
 
     async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:
         """See CommandStore."""
-        return await self._reads.submit(reading.get_with_bodies, command_id)
+        return await self._reads.submit(read.get_with_bodies, command_id)
 
     async def write_payload(
         self, command_id: str, params: StoredBody | None, response: StoredResponse | None
     ) -> None:
         """See CommandStore."""
-        await self._writes.submit(outcomes.write_payload, command_id, params, response)
+        await self._writes.submit(complete.write_payload, command_id, params, response)
 
     async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
         """See CommandStore. Looks on as long as it found only what has ended."""
-        return await self._look_on(lambda: self._writes.submit(leasing.lease, query, now))
+        return await self._look_on(lambda: self._writes.submit(lease.lease, query, now))
 
     async def lease_push(
         self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
     ) -> Granted:
         """See CommandStore."""
         return await self._look_on(
-            lambda: self._writes.submit(leasing.lease_push, lease_ids, lease_seconds, now)
+            lambda: self._writes.submit(lease.lease_push, lease_ids, lease_seconds, now)
         )
 
-    async def _look_on(self, look: Callable[[], asyncio.Future[leasing.Look]]) -> Granted:
+    async def _look_on(self, look: Callable[[], asyncio.Future[lease.Look]]) -> Granted:
         """Ask again while a look was cut short by what it had to end, and found nothing yet."""
         ended: list[Command] = []
         while True:
@@ -190,7 +181,7 @@ class SqliteStore:
 
     async def next_push_at(self) -> datetime | None:
         """See CommandStore."""
-        return await self._reads.submit(reading.next_push_at)
+        return await self._reads.submit(read.next_push_at)
 
     async def renew(
         self,
@@ -200,9 +191,7 @@ class SqliteStore:
         deployment_id: str | None = None,
     ) -> Renewal:
         """See CommandStore."""
-        return await self._writes.submit(
-            leasing.renew, lease_ids, lease_seconds, now, deployment_id
-        )
+        return await self._writes.submit(lease.renew, lease_ids, lease_seconds, now, deployment_id)
 
     async def release(
         self,
@@ -215,20 +204,20 @@ class SqliteStore:
     ) -> Command:
         """See CommandStore."""
         return await self._writes.submit(
-            leasing.release, lease_id, now, costs_attempt, deployment_id, push_after
+            lease.release, lease_id, now, costs_attempt, deployment_id, push_after
         )
 
     async def complete(
         self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
     ) -> Completion:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.complete, command_id, lease_id, response, now)
+        return await self._writes.submit(complete.complete, command_id, lease_id, response, now)
 
     async def complete_all(
         self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
     ) -> Sequence[Completion | ArcError]:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.complete_all, submissions, now, deployment_id)
+        return await self._writes.submit(complete.complete_all, submissions, now, deployment_id)
 
     async def add_events(
         self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
@@ -242,49 +231,49 @@ class SqliteStore:
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.cancel, command_id, now)
+        return await self._writes.submit(complete.cancel, command_id, now)
 
     async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.fail, command_id, error, now)
+        return await self._writes.submit(complete.fail, command_id, error, now)
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
         """See CommandStore."""
-        return await self._lists.submit(reading.list_commands, which, before, limit)
+        return await self._lists.submit(read.list_commands, which, before, limit)
 
     # time
 
     async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.expire_due, now, limit)
+        return await self._writes.submit(complete.expire_due, now, limit)
 
     async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.requeue_lapsed, now, limit)
+        return await self._writes.submit(complete.requeue_lapsed, now, limit)
 
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.forget_keys, before, limit)
+        return await self._writes.submit(complete.forget_keys, before, limit)
 
     async def shift_leases(self, seconds: float) -> int:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.shift_leases, seconds)
+        return await self._writes.submit(complete.shift_leases, seconds)
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
         """See CommandStore."""
-        return await self._writes.submit(outcomes.grant_grace, lapsed_since, now, until)
+        return await self._writes.submit(complete.grant_grace, lapsed_since, now, until)
 
     async def sign_of_life(self, now: datetime) -> None:
         """See CommandStore."""
-        await self._writes.submit(outcomes.sign_of_life, now)
+        await self._writes.submit(complete.sign_of_life, now)
 
     async def last_sign_of_life(self) -> datetime | None:
         """See CommandStore."""
-        return await self._reads.submit(reading.last_sign_of_life)
+        return await self._reads.submit(read.last_sign_of_life)
 
     async def has_live_leases(self) -> bool:
         """See CommandStore."""
-        return await self._reads.submit(reading.has_live_leases)
+        return await self._reads.submit(read.has_live_leases)
 
     # deployments, agents, tokens
 
@@ -339,47 +328,47 @@ class SqliteStore:
 
     async def put_enrol_token(self, token: EnrolToken) -> None:
         """See CredentialStore."""
-        await self._writes.submit(enrolling.put_enrol_token, token)
+        await self._writes.submit(credentials.put_enrol_token, token)
 
     async def list_enrol_tokens(self) -> Sequence[EnrolToken]:
         """See CredentialStore."""
-        return await self._lists.submit(enrolling.list_enrol_tokens)
+        return await self._lists.submit(credentials.list_enrol_tokens)
 
     async def revoke_enrol_token(self, token_id: str, now: datetime) -> bool:
         """See CredentialStore."""
-        return await self._writes.submit(enrolling.revoke_enrol_token, token_id, now)
+        return await self._writes.submit(credentials.revoke_enrol_token, token_id, now)
 
     async def enrol(self, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
         """See CredentialStore."""
-        return await self._writes.submit(enrolling.enrol, token_hash, new, now)
+        return await self._writes.submit(credentials.enrol, token_hash, new, now)
 
     async def find_key(self, key_id: str) -> KnownKey | None:
         """See CredentialStore."""
-        return await self._reads.submit(enrolling.find_key, key_id)
+        return await self._reads.submit(credentials.find_key, key_id)
 
     async def add_key(self, new: AgentKey, signed_by: str, now: datetime) -> KnownKey:
         """See CredentialStore."""
-        return await self._writes.submit(enrolling.add_key, new, signed_by, now)
+        return await self._writes.submit(credentials.add_key, new, signed_by, now)
 
     async def use_key(self, key_id: str, now: datetime, older_end_at: datetime) -> None:
         """See CredentialStore."""
-        await self._writes.submit(enrolling.use_key, key_id, now, older_end_at)
+        await self._writes.submit(credentials.use_key, key_id, now, older_end_at)
 
     async def find_credential(self, credential_id: str) -> Credential | None:
         """See CredentialStore."""
-        return await self._reads.submit(enrolling.find_credential, credential_id)
+        return await self._reads.submit(credentials.find_credential, credential_id)
 
     async def list_credentials(self) -> Sequence[Credential]:
         """See CredentialStore."""
-        return await self._lists.submit(enrolling.list_credentials)
+        return await self._lists.submit(credentials.list_credentials)
 
     async def revoke_credential(self, credential_id: str, now: datetime) -> bool:
         """See CredentialStore."""
-        return await self._writes.submit(enrolling.revoke_credential, credential_id, now)
+        return await self._writes.submit(credentials.revoke_credential, credential_id, now)
 
     async def revocations(self) -> int:
         """See CredentialStore."""
-        return await self._reads.submit(enrolling.revocations)
+        return await self._reads.submit(credentials.revocations)
 
     # the database itself
 
@@ -387,7 +376,7 @@ class SqliteStore:
         """See CommandStore."""
         if self._failed.is_set():
             raise StoreUnavailable(self._failure)
-        if await self._reads.submit(reading.schema_version) != schema.newest():
+        if await self._reads.submit(read.schema_version) != schema.newest():
             raise StoreUnavailable("the schema of the database is not this release's")
 
     async def close(self) -> None:

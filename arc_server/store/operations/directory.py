@@ -12,10 +12,17 @@ from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
 from arc_protocol.types import AgentRegistration, CommandTarget, encode
 from arc_server.ports.handler_schemas import HandlerSchemas, split_schemas, with_schemas
 from arc_server.ports.records import AgentPresence, Deployment, Holder, Token
-from arc_server.store import targets
-from arc_server.store.enrolling import count_revocation
-from arc_server.store.rows import Row, command_of, micros, micros_or_none, moment, moment_or_none
-from arc_server.store.session import Session
+from arc_server.store.engine.rows import (
+    Row,
+    command_of,
+    micros,
+    micros_or_none,
+    moment,
+    moment_or_none,
+)
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import targets
+from arc_server.store.operations.credentials import count_revocation
 
 _REGISTRATION: Final = msgspec.json.Decoder(AgentRegistration)
 _SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])

@@ -25,9 +25,9 @@ from arc_server.ports.records import (
     StoredBody,
     StoredInline,
 )
-from arc_server.store import bodies, endings, targets
-from arc_server.store.rows import NONE, WIDTH, command_of, micros
-from arc_server.store.session import KnownDeployment, Session
+from arc_server.store.engine.rows import NONE, WIDTH, command_of, micros
+from arc_server.store.engine.session import KnownDeployment, Session
+from arc_server.store.operations import bodies, targets, transitions
 
 
 class _Key(NamedTuple):
@@ -122,7 +122,7 @@ def _replay(db: Session, new: NewCommand, params_digest: bytes, seq: int) -> Cre
         )
     row = db.row("command_with_params", seq=seq)
     if row is None:
-        raise endings.LostUpdate("an idempotency key names a command that is not there")
+        raise transitions.LostUpdate("an idempotency key names a command that is not there")
     params = bodies.to_params(*row[WIDTH : WIDTH + bodies.WIDTH])
     return Created(command=command_of(row), is_replay=True, params=params)
 
@@ -170,10 +170,10 @@ def mark_uploaded(
     if command.state is not State.PENDING_UPLOAD:
         raise _not_awaited(command)
     if lifecycle.is_overdue(command.deadline, now):
-        return _not_awaited(endings.expire(db, seq, command, now))
+        return _not_awaited(transitions.expire(db, seq, command, now))
     form, data, size, checksum = bodies.of_params(params)
     db.change("replace_params", command=seq, form=form, data=data, size=size, checksum=checksum)
-    endings.hit_one(
+    transitions.hit_one(
         db.change(
             "ready_after_upload",
             seq=seq,

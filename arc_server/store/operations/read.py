@@ -16,10 +16,11 @@ from arc_server.ports.records import (
     ReadResponse,
     StoredParams,
 )
-from arc_server.store import bodies, schema
-from arc_server.store.bodies import UNREADABLE
-from arc_server.store.rows import WIDTH, Row, command_of, moment
-from arc_server.store.session import Session
+from arc_server.store.engine import schema
+from arc_server.store.engine.rows import WIDTH, Row, command_of, moment
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import bodies
+from arc_server.store.operations.bodies import UNREADABLE
 
 _AFTER_ALL: Final = 2**63 - 1
 """Above every seq: where a list begins."""

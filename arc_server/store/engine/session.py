@@ -15,7 +15,7 @@ import msgspec
 
 from arc_protocol.types import IMPLICIT_TARGET, CommandTarget
 from arc_server.ports.records import Command, StoredInline, StoredParams
-from arc_server.store.rows import Row, target_of
+from arc_server.store.engine.rows import Row, target_of
 
 NUMBERS_PER_BLOCK: Final = 1_000
 """How many numbers are reserved at once; what is left of a block at the end is not used."""

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-from arc_server.store.refusals import StoreCorrupt, StoreTooNew
+from arc_server.store.engine.refusals import StoreCorrupt, StoreTooNew
 
 APPLICATION_ID: Final = 0x41524373
 """`ARCs` in the header of our databases: any other file is left alone."""

@@ -7,8 +7,8 @@ from datetime import datetime
 
 from arc_protocol.errors import Conflict, Forbidden, Unauthorized
 from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
-from arc_server.store.rows import Row, micros, micros_or_none, moment, moment_or_none
-from arc_server.store.session import Session
+from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
+from arc_server.store.engine.session import Session
 
 _KEY_WIDTH = 6
 """How many columns `key_columns` (sql/credentials.sql) has."""

@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from arc_server.store import faults, queries, schema
-from arc_server.store.lock import DirectoryLock
-from arc_server.store.refusals import StoreCorrupt, StoreLocked, StoreRefused
-from arc_server.store.worker import DoomedConnection, Worker, worker
+from arc_server.store.engine import faults, queries, schema
+from arc_server.store.engine.lock import DirectoryLock
+from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRefused
+from arc_server.store.engine.thread import DoomedConnection, Worker, worker
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100

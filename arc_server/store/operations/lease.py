@@ -23,9 +23,9 @@ from arc_server.ports.records import (
     StoredError,
     StoredParams,
 )
-from arc_server.store import bodies, endings, targets
-from arc_server.store.rows import WIDTH, Row, command_of, micros
-from arc_server.store.session import Again, Session
+from arc_server.store.engine.rows import WIDTH, Row, command_of, micros
+from arc_server.store.engine.session import Again, Session
+from arc_server.store.operations import bodies, targets, transitions
 
 ENDED_AT_ONCE: Final = 200
 """How many overdue or damaged commands one look at a queue ends at most."""
@@ -118,9 +118,9 @@ def _hand_out(
         for seq, command, params, signature in _candidates(db, candidates, where, wanted):
             seen += 1
             if lifecycle.is_overdue(command.deadline, now):
-                ended.append(endings.expire(db, seq, command, now))
+                ended.append(transitions.expire(db, seq, command, now))
             elif isinstance(params, AwaitedBlob | DamagedBody):
-                ended.append(endings.fail(db, seq, command, _damaged(params), now))
+                ended.append(transitions.fail(db, seq, command, _damaged(params), now))
             else:
                 lease_id = lease_ids[len(grants)]
                 leased = _dispatch(db, seq, command, lease_id, holder, now, until)
@@ -181,7 +181,7 @@ def _dispatch(
     lease_attempt = command.attempt
     if command.is_push and command.lease_id is not None:
         lease_id, lease_attempt = command.lease_id, command.lease_attempt or command.attempt
-    endings.hit_one(
+    transitions.hit_one(
         db.change(
             "dispatch",
             seq=seq,
@@ -223,7 +223,7 @@ def renew(
             continue
         command = command_of(row)
         expires_at = max(until, command.lease_expires_at or until)
-        endings.hit_one(
+        transitions.hit_one(
             db.change("renew", seq=row[0], lease_id=lease_id, expires_at=micros(expires_at))
         )
         renewed.append(msgspec.structs.replace(command, lease_expires_at=expires_at))
@@ -243,7 +243,7 @@ def release(
     row = _live(db, lease_id, deployment_id)
     if row is None:
         raise LeaseNotFound(f"no such lease, or it has ended: {lease_id}", lease_id=lease_id)
-    return endings.hand_back(
+    return transitions.hand_back(
         db, row[0], command_of(row), now, costs_attempt=costs_attempt, push_at=push_after
     )
 

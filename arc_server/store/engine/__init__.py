@@ -1,0 +1,1 @@
+"""How the SQLite database is opened, written in batches, and read."""
