@@ -15,14 +15,12 @@ import msgspec
 import structlog
 
 from arc_runtime.directories import make_directory
-from arc_server.agents import AgentService
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
 from arc_server.auth.revocations import Revocations
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
-from arc_server.commands import CommandService
 from arc_server.config import ServerConfig, listen_address
 from arc_server.configured import (
     command_limits,
@@ -33,19 +31,21 @@ from arc_server.configured import (
 )
 from arc_server.dispatch.http import HttpDispatcher
 from arc_server.dispatch.outbox import Outbox
-from arc_server.events import EventService
 from arc_server.http import agents, blobs, commands, enrolment, events, health, leases
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
-from arc_server.operations import Operations
 from arc_server.ports.records import Clock, CommandStore
 from arc_server.server_keys import KeysUnusable, Signer
+from arc_server.service.agents import AgentService
+from arc_server.service.commands import CommandService
+from arc_server.service.events import EventService
+from arc_server.service.operations import Operations
+from arc_server.service.sweeper import Sweeper
+from arc_server.service.wakeups import Wakeups
 from arc_server.store.engine.refusals import StoreRefused
 from arc_server.store.sqlite_store import SqliteStore
-from arc_server.sweeper import Sweeper
-from arc_server.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
 

@@ -17,8 +17,6 @@ import structlog
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, Unavailable
-from arc_server.commands import CommandService
-from arc_server.identifiers import new_lease_id
 from arc_server.ports.records import (
     Clock,
     CommandStore,
@@ -26,7 +24,9 @@ from arc_server.ports.records import (
     Grant,
     StoredError,
 )
-from arc_server.wakeups import Wakeups
+from arc_server.service.commands import CommandService
+from arc_server.service.identifiers import new_lease_id
+from arc_server.service.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
 

@@ -11,12 +11,12 @@ from aiohttp import web
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.types import CreateCommandRequest, Payload, State, UploadCompleteRequest
 from arc_server.auth.tokens import Scope
-from arc_server.commands import CommandService, check_wait
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Route
 from arc_server.ports.records import CommandFilter
+from arc_server.service.commands import CommandService, check_wait
 
 SENDERS: Final = frozenset({Scope.ADMIN, Scope.SENDER})
 ADMINS: Final = frozenset({Scope.ADMIN})

@@ -19,13 +19,13 @@ from arc_protocol.types import (
     decode,
 )
 from arc_server.auth.tokens import Scope
-from arc_server.commands import CommandService
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Access, Route
 from arc_server.http.signatures import is_signed
 from arc_server.ports.records import Clock
 from arc_server.server_keys import RESPONSE, Signer
+from arc_server.service.commands import CommandService
 
 HOLDERS: Final = frozenset({Scope.ADMIN, Scope.AGENT})
 DRAIN: Final = "drain"

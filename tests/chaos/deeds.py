@@ -30,7 +30,7 @@ from arc_server.ports.records import (
     StoredSuccess,
     Token,
 )
-from arc_server.sweeper import Sweeper, SweepLimits
+from arc_server.service.sweeper import Sweeper, SweepLimits
 
 from .house import BASE_URL, INLINE_BYTES, START, House
 

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from arc_server.agents import AgentService
 from arc_server.blobs.local import LocalBlobStore
-from arc_server.commands import CommandService
-from arc_server.limits import CommandLimits
-from arc_server.operations import Operations
 from arc_server.ports.records import Clock
 from arc_server.server_keys import Signer
+from arc_server.service.agents import AgentService
+from arc_server.service.commands import CommandService
+from arc_server.service.limits import CommandLimits
+from arc_server.service.operations import Operations
+from arc_server.service.wakeups import Wakeups
 from arc_server.store.sqlite_store import SqliteStore
-from arc_server.wakeups import Wakeups
 
 BASE_URL = "http://server.test/v1"
 INLINE_BYTES = 500

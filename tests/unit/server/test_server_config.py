@@ -15,8 +15,8 @@ from arc_server.configured import (
     sweep_limits,
 )
 from arc_server.dispatch.outbox import PushLimits
-from arc_server.limits import CommandLimits
-from arc_server.sweeper import SweepLimits
+from arc_server.service.limits import CommandLimits
+from arc_server.service.sweeper import SweepLimits
 
 COMMENTED = Path(__file__).parents[3] / "config" / "server.yaml"
 

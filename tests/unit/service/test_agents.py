@@ -16,8 +16,8 @@ from arc_protocol.types import (
     HandlerInfo,
     RenewRequest,
 )
-from arc_server.attendance import Attendance
 from arc_server.ports.records import Deployment
+from arc_server.service.unnamed_pollers import Attendance
 
 from .fakes import START, Gate
 from .world import World, daemon

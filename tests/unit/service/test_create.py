@@ -27,8 +27,8 @@ from arc_protocol.types import (
     State,
     StorageBody,
 )
-from arc_server.limits import CommandLimits
 from arc_server.ports.records import CommandFilter, Deployment
+from arc_server.service.limits import CommandLimits
 
 from .fakes import START
 from .world import SMALL_LIMITS, World, daemon, inline_of, path_of

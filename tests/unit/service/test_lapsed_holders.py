@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 
-from arc_server.wakeups import Wakeups
+from arc_server.service.wakeups import Wakeups
 
 from .fakes import until
 from .world import World

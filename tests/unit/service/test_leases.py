@@ -33,7 +33,7 @@ from arc_protocol.types import (
     StorageBody,
     SuccessResponse,
 )
-from arc_server.limits import CommandLimits
+from arc_server.service.limits import CommandLimits
 
 from .fakes import Gate, until
 from .world import BASE, SMALL_LIMITS, World, daemon, error, inline_of, path_of, success

@@ -33,7 +33,7 @@ from arc_server.ports.records import (
     StoredInline,
     StoredSuccess,
 )
-from arc_server.sweeper import SweepLimits
+from arc_server.service.sweeper import SweepLimits
 
 from .fakes import START
 from .stores import KINDS, opened

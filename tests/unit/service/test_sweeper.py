@@ -11,7 +11,7 @@ import pytest
 from arc_protocol import lifecycle
 from arc_protocol.errors import StorageOperationFailed, StoreUnavailable
 from arc_protocol.types import ErrorResponse, LeaseInfo, State
-from arc_server.sweeper import CLOCK_JUMP_SECONDS, Sweeper, SweepLimits
+from arc_server.service.sweeper import CLOCK_JUMP_SECONDS, Sweeper, SweepLimits
 
 from .fakes import Gate, until
 from .world import World

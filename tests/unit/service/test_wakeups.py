@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from arc_server.wakeups import MAX_REMEMBERED_CANCELS, Wakeups, WorkWaiter
+from arc_server.service.wakeups import MAX_REMEMBERED_CANCELS, Wakeups, WorkWaiter
 
 from .fakes import settle
 

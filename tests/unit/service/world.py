@@ -23,14 +23,14 @@ from arc_protocol.types import (
     StorageBody,
     SuccessResponse,
 )
-from arc_server.agents import AgentService
-from arc_server.commands import CommandService
 from arc_server.dispatch.outbox import Outbox, PushLimits
-from arc_server.limits import CommandLimits
-from arc_server.operations import Operations
 from arc_server.ports.records import Deployment, Dispatcher
-from arc_server.sweeper import Sweeper, SweepLimits
-from arc_server.wakeups import Wakeups
+from arc_server.service.agents import AgentService
+from arc_server.service.commands import CommandService
+from arc_server.service.limits import CommandLimits
+from arc_server.service.operations import Operations
+from arc_server.service.sweeper import Sweeper, SweepLimits
+from arc_server.service.wakeups import Wakeups
 
 from .fakes import FakeClock, FlakyStore, Links, MemoryBlobs, settle
 

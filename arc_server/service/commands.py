@@ -60,11 +60,6 @@ from arc_protocol.types import (
     error_body,
     utc,
 )
-from arc_server.agents import AgentService, check_deployment
-from arc_server.bodies import Bodies, directory
-from arc_server.identifiers import FreshLeaseIds, new_command_id
-from arc_server.limits import CommandLimits
-from arc_server.operations import to_the_end
 from arc_server.ports.records import (
     AwaitedBlob,
     BlobStore,
@@ -85,7 +80,12 @@ from arc_server.ports.records import (
     StoredSuccess,
     Submission,
 )
-from arc_server.wakeups import Wakeups
+from arc_server.service.agents import AgentService, check_deployment
+from arc_server.service.bodies import Bodies, directory
+from arc_server.service.identifiers import FreshLeaseIds, new_command_id
+from arc_server.service.limits import CommandLimits
+from arc_server.service.operations import to_the_end
+from arc_server.service.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
 

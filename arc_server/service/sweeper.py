@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from arc_protocol.errors import Unavailable
-from arc_server.commands import CommandService
 from arc_server.ports.records import Clock, Command, CommandStore
+from arc_server.service.commands import CommandService
 
 log = structlog.get_logger(__name__)
 

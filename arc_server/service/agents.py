@@ -12,11 +12,11 @@ import structlog
 
 from arc_protocol.errors import ArcError, Forbidden
 from arc_protocol.types import AgentInfo, AgentList, AgentRegistration, HeldLease, encode
-from arc_server.attendance import Attendance
-from arc_server.limits import CommandLimits
-from arc_server.operations import Operations, to_the_end
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.records import Clock, Command, CommandStore, Holder
+from arc_server.service.limits import CommandLimits
+from arc_server.service.operations import Operations, to_the_end
+from arc_server.service.unnamed_pollers import Attendance
 
 log = structlog.get_logger(__name__)
 

@@ -26,7 +26,6 @@ from arc_protocol.types import (
     StorageUpload,
     SuccessResponse,
 )
-from arc_server.limits import CommandLimits
 from arc_server.ports.records import (
     AwaitedBlob,
     BlobStore,
@@ -42,6 +41,7 @@ from arc_server.ports.records import (
     StoredResponse,
     StoredSuccess,
 )
+from arc_server.service.limits import CommandLimits
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""The rules of the lifecycle: what senders, holders and time may do to a command."""
