@@ -29,14 +29,14 @@ from arc_server.configured import (
     push_limits,
     sweep_limits,
 )
-from arc_server.dispatch.http import HttpDispatcher
-from arc_server.dispatch.outbox import Outbox
 from arc_server.http import agents, blobs, commands, enrolment, events, health, leases
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.records import Clock, CommandStore
+from arc_server.push.http import HttpDispatcher
+from arc_server.push.outbox import Outbox
 from arc_server.server_keys import KeysUnusable, Signer
 from arc_server.service.agents import AgentService
 from arc_server.service.commands import CommandService

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from arc_protocol.types import CommandTarget
 from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config import DeploymentEntry, ServerConfig, bad_value
-from arc_server.dispatch.outbox import PushLimits
 from arc_server.ports.records import Deployment
+from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
 from arc_server.service.sweeper import SweepLimits
 

@@ -14,7 +14,7 @@ from arc_server.configured import (
     push_limits,
     sweep_limits,
 )
-from arc_server.dispatch.outbox import PushLimits
+from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
 from arc_server.service.sweeper import SweepLimits
 

@@ -13,10 +13,10 @@ from arc_protocol import lifecycle
 from arc_protocol.errors import KvOperationFailed, StoreUnavailable
 from arc_protocol.types import Envelope, ErrorResponse, State, StorageBody, SuccessResponse
 from arc_server.clock import SystemClock
-from arc_server.dispatch.http import HttpDispatcher
-from arc_server.dispatch.null import NullDispatcher
-from arc_server.dispatch.outbox import PushLimits
 from arc_server.ports.records import Deployment, Dispatcher, PushOutcome
+from arc_server.push.http import HttpDispatcher
+from arc_server.push.null import NullDispatcher
+from arc_server.push.outbox import PushLimits
 
 from .fakes import Gate, until
 from .push_worker import PushWorker, push_worker, silent_listener

@@ -23,8 +23,8 @@ from arc_protocol.types import (
     StorageBody,
     SuccessResponse,
 )
-from arc_server.dispatch.outbox import Outbox, PushLimits
 from arc_server.ports.records import Deployment, Dispatcher
+from arc_server.push.outbox import Outbox, PushLimits
 from arc_server.service.agents import AgentService
 from arc_server.service.commands import CommandService
 from arc_server.service.limits import CommandLimits

@@ -1,0 +1,1 @@
+"""Pushes: commands sent to workers that have a URL of their own."""
