@@ -29,9 +29,9 @@ from arc_server.configured import (
     push_limits,
     sweep_limits,
 )
-from arc_server.http import agents, blobs, commands, enrolment, events, health, leases
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
+from arc_server.http.routes import agents, blobs, commands, enrolment, events, health, leases
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.records import Clock, CommandStore

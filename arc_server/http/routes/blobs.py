@@ -9,10 +9,10 @@ from aiohttp import hdrs, web
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.http.answers import SERVER, empty_answer
 from arc_server.http.calls import Call
-from arc_server.http.commands import ADMINS
 from arc_server.http.ranges import byte_range
+from arc_server.http.routes.commands import ADMINS
 from arc_server.http.routing import Access, Route
-from arc_server.http.signatures import is_signed
+from arc_server.http.signed_queries import is_signed
 from arc_server.ports.records import Clock
 from arc_server.server_keys import BLOB, Signer
 

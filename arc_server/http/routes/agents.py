@@ -10,8 +10,8 @@ from arc_protocol.types import AgentRegistration
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
-from arc_server.http.commands import SENDERS
-from arc_server.http.leases import HOLDERS
+from arc_server.http.routes.commands import SENDERS
+from arc_server.http.routes.leases import HOLDERS
 from arc_server.http.routing import Route
 from arc_server.service.agents import AgentService
 
