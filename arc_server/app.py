@@ -21,14 +21,14 @@ from arc_server.auth.enrolment import Enrolment
 from arc_server.auth.revocations import Revocations
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
-from arc_server.config import ServerConfig, listen_address
-from arc_server.configured import (
+from arc_server.config.parts import (
     command_limits,
     deployments,
     enrolment_limits,
     push_limits,
     sweep_limits,
 )
+from arc_server.config.sections import ServerConfig, listen_address
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routes import agents, blobs, commands, enrolment, events, health, leases

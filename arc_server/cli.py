@@ -35,8 +35,8 @@ from arc_server.cli_store import (
     run_loop,
     with_store,
 )
-from arc_server.config import ServerConfig, load_config
-from arc_server.configured import deployments, max_url_seconds
+from arc_server.config.parts import deployments, max_url_seconds
+from arc_server.config.sections import ServerConfig, load_config
 from arc_server.enrol_cli import credentials, enrol_tokens
 from arc_server.ports.records import CommandStore, Token
 from arc_server.server_keys import FILE_NAME, KeysUnusable, read_keys, rotate

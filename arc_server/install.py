@@ -11,7 +11,7 @@ from typing import Final
 from arc_runtime.installation_cli import Front
 from arc_runtime.installation_product import Product
 from arc_runtime.installation_services import Services
-from arc_server.config import load_config
+from arc_server.config.sections import load_config
 
 PRODUCT: Final = Product(
     name="arc-server",

@@ -12,14 +12,14 @@ from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSect
 from arc_agent.config.sections import Config
 from arc_runtime.keys import describe, keys, show_default
 from arc_runtime.settings import reference
-from arc_server.config import ServerConfig
+from arc_server.config.sections import ServerConfig
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
 HEAD = """\
 # Configuration
 
-<!-- Made by scripts/configuration_docs.py from arc_server/config.py and arc_agent/config/sections.py. -->
+<!-- Made by scripts/configuration_docs.py from arc_server/config/sections.py and arc_agent/config/sections.py. -->
 
 Server and agent read one YAML file each (`--config FILE`). Each key may also come from the environment; the command line
 goes before the environment, the environment before the file. An unknown key or a bad value is refused with its path:

@@ -27,7 +27,7 @@ from arc_server.app import RunningServer, serving
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.clock import SystemClock
-from arc_server.config import EnrolmentSection, ServerConfig
+from arc_server.config.sections import EnrolmentSection, ServerConfig
 
 DEPLOYMENT = "dep-1"
 

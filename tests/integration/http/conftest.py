@@ -11,7 +11,7 @@ import pytest
 from running_server import Client, Serve, admin_client
 
 from arc_server.app import serving
-from arc_server.config import AuthSection, ServerConfig
+from arc_server.config.sections import AuthSection, ServerConfig
 from arc_server.http.limits import HttpLimits
 
 

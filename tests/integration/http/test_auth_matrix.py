@@ -17,7 +17,7 @@ from arc_server.app import Parts, RunningServer, all_routes
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
-from arc_server.config import ServerConfig
+from arc_server.config.sections import ServerConfig
 from arc_server.http.routing import Access
 from arc_server.ports.credentials import NewCredential
 from arc_server.server_keys import BLOB, Signer, rotate

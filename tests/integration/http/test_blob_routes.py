@@ -17,7 +17,7 @@ from running_server import OWN, Client, Serve, success, until
 from yarl import URL
 
 from arc_server.blobs.local import READ_BYTES, TEMPORARY
-from arc_server.config import CommandSection
+from arc_server.config.sections import CommandSection
 
 BLOCK = 1 << 16
 

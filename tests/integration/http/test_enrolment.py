@@ -15,7 +15,7 @@ from arc_protocol import enrolment as wire
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope
-from arc_server.config import EnrolmentSection
+from arc_server.config.sections import EnrolmentSection
 from arc_server.ports.credentials import NewCredential
 from arc_server.store.sqlite_store import SqliteStore
 

@@ -12,7 +12,7 @@ import pytest
 from running_server import OWN, Client, admin_client, inline, until
 
 from arc_server.app import RunningServer, serving
-from arc_server.config import ServerConfig
+from arc_server.config.sections import ServerConfig
 from arc_server.http.limits import HttpLimits
 
 

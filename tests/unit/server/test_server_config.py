@@ -6,13 +6,19 @@ import pytest
 from arc_protocol.types import CommandTarget, ResourceType
 from arc_runtime.keys import keys
 from arc_runtime.settings import SettingsError
-from arc_server.config import PREFIX, ServerConfig, is_loopback, listen_address, load_config
-from arc_server.configured import (
+from arc_server.config.parts import (
     command_limits,
     deployments,
     max_url_seconds,
     push_limits,
     sweep_limits,
+)
+from arc_server.config.sections import (
+    PREFIX,
+    ServerConfig,
+    is_loopback,
+    listen_address,
+    load_config,
 )
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from arc_protocol.types import CommandTarget
 from arc_server.auth.enrolment import EnrolmentLimits
-from arc_server.config import DeploymentEntry, ServerConfig, bad_value
+from arc_server.config.sections import DeploymentEntry, ServerConfig, bad_value
 from arc_server.ports.records import Deployment
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits

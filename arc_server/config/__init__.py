@@ -1,0 +1,1 @@
+"""The server's configuration: its sections, and the parts made of them."""
