@@ -7,7 +7,7 @@ def main() -> None:
     """Run the command line."""
     import_structlog()
     import_aiohttp()
-    from arc_server.cli import main as run
+    from arc_server.cli.main import main as run
 
     run()
 

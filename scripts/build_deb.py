@@ -19,7 +19,7 @@ from arc_runtime.installation import AnyStep, File, Host, Link, below
 from arc_runtime.installation_product import Product, Request, plan
 from arc_runtime.installation_program import Program
 from arc_runtime.installation_services import run_command
-from arc_server.install import PRODUCT as SERVER
+from arc_server.cli.install import PRODUCT as SERVER
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = {

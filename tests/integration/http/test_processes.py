@@ -24,7 +24,7 @@ import structlog
 from running_server import OWN, inline
 
 from arc_runtime import logs
-from arc_server.cli import main
+from arc_server.cli.main import main
 from arc_server.server_keys import FILE_NAME
 
 CREATE = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}

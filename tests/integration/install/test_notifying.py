@@ -19,7 +19,7 @@ from arc_agent.host import pulse
 from arc_agent.work import poller
 from arc_agent.work.live_config import Live, Source
 from arc_agent.work.poller import Poller
-from arc_server.cli import _watch
+from arc_server.cli.main import _watch
 
 from .conftest import BIN, UNITS, House, server
 from .supervised import Unit

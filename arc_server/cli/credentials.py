@@ -13,7 +13,7 @@ import typer
 from arc_protocol.types import Name
 from arc_runtime.durations import parse_duration
 from arc_server.auth.enrolment import new_enrol_token
-from arc_server.cli_store import ConfigOption, DataDirOption, JsonOption, print_table, with_store
+from arc_server.cli.store import ConfigOption, DataDirOption, JsonOption, print_table, with_store
 from arc_server.ports.records import CommandStore
 
 FAILED: Final = 1

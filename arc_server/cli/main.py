@@ -27,7 +27,8 @@ from arc_runtime import logs, systemd
 from arc_runtime.settings import SettingsError
 from arc_server.app import KEYS, CannotStart, RunningServer, serving
 from arc_server.auth.tokens import Scope, new_token
-from arc_server.cli_store import (
+from arc_server.cli.credentials import credentials, enrol_tokens
+from arc_server.cli.store import (
     ConfigOption,
     DataDirOption,
     JsonOption,
@@ -37,7 +38,6 @@ from arc_server.cli_store import (
 )
 from arc_server.config.parts import deployments, max_url_seconds
 from arc_server.config.sections import ServerConfig, load_config
-from arc_server.enrol_cli import credentials, enrol_tokens
 from arc_server.ports.records import CommandStore, Token
 from arc_server.server_keys import FILE_NAME, KeysUnusable, read_keys, rotate
 
@@ -124,7 +124,7 @@ def _administration(verb: str, text: str) -> None:
         add_help_option=False,
     )
     def run(context: typer.Context) -> None:  # pyright: ignore[reportUnusedFunction]
-        from arc_server.install import front
+        from arc_server.cli.install import front
 
         raise typer.Exit(front().main([verb, *context.args]))
 
