@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 import typer
 
+from arc_client.bodies.params import NO_PARAMS, Body, body_of_file, open_file
 from arc_client.errors import ConfigurationError, InvalidParams
-from arc_client.params import NO_PARAMS, Body, body_of_file, open_file
 from arc_protocol.types import DEFAULT_INLINE_BYTES
 from arc_runtime.durations import parse_duration
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack, 
 import msgspec
 
 from arc_client import listening
+from arc_client.bodies.params import NO_PARAMS, Body, body_of
+from arc_client.bodies.results import body_of_result, decoded, inline_bytes, write_file
 from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import ConfigurationError, InvalidParams, ResultUnreadable
 from arc_client.pace import Clock, SystemClock, retried
-from arc_client.params import NO_PARAMS, Body, body_of
-from arc_client.results import body_of_result, decoded, inline_bytes, write_file
 from arc_client.sending import Sending
 from arc_client.transfer import Download, Location
 from arc_client.waiting import POLL_SECONDS, look, until_end
@@ -43,7 +43,7 @@ from arc_protocol.types import (
 from arc_runtime.key_files import PrivateKey
 
 if TYPE_CHECKING:
-    from arc_client.sealed import Seals
+    from arc_client.bodies.sealed import Seals
 
 T = TypeVar("T")
 
@@ -513,7 +513,7 @@ class Client:
         """
         if self._signing_key is None:
             return request, ""
-        from arc_client.signing import new_nonce, sign
+        from arc_client.bodies.signing import new_nonce, sign
 
         nonce = new_nonce()
         sealed = None if self._seals is None else self._seals.sealing
@@ -556,7 +556,7 @@ class Client:
 
 def _signing_key(file: str | Path) -> PrivateKey:
     """The key to sign with; who has none does not load the library. Raises ConfigurationError."""
-    from arc_client.signing import read_signing_key
+    from arc_client.bodies.signing import read_signing_key
 
     return read_signing_key(file)
 
@@ -565,7 +565,7 @@ def _seals(key: PrivateKey | None, host: str | Path) -> Seals:
     """What is between this sender and a host. Raises ConfigurationError."""
     if key is None:
         raise ConfigurationError("to encrypt, a signing key is needed: it is what results are for")
-    from arc_client.sealed import Seals
+    from arc_client.bodies.sealed import Seals
 
     return Seals(key, host)
 

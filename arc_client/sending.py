@@ -6,10 +6,10 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+from arc_client.bodies.params import Body
 from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import InvalidParams, UploadFailed
 from arc_client.pace import Clock, retried
-from arc_client.params import Body
 from arc_client.transfer import upload
 from arc_client.watch import Watch
 from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge

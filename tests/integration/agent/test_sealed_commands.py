@@ -17,11 +17,11 @@ from forgeries import OPS, STRANGER, carrying, claims, in_seconds, signature
 from scripted_server import ScriptedServer, inline
 
 from arc_agent import CommandFailed, Context, handler
+from arc_client.bodies.params import Body
+from arc_client.bodies.results import body_of_result
+from arc_client.bodies.sealed import Seals
 from arc_client.errors import CommandFailed as Failure
 from arc_client.errors import ResultUnreadable
-from arc_client.params import Body
-from arc_client.results import body_of_result
-from arc_client.sealed import Seals
 from arc_protocol.types import CommandStatus, ErrorResponse, State
 from arc_runtime.key_files import SEALING, PrivateKey, write_private
 

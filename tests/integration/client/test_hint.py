@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from arc_client import Client, invocation
-from arc_client.params import Body
+from arc_client.bodies.params import Body
 from arc_client.progress import Journey
 
 from .fake_server import FakeServer, agent, echo, one_kind

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from arc_client.bodies.params import SPOOL_IN_MEMORY_BYTES, Body, body_of
 from arc_client.errors import InvalidParams
-from arc_client.params import SPOOL_IN_MEMORY_BYTES, Body, body_of
 
 LARGE = os.urandom(SPOOL_IN_MEMORY_BYTES + 12_345)
 

@@ -12,9 +12,9 @@ from typing import IO, Final, cast
 
 import msgspec
 
+from arc_client.bodies.params import SPOOL_IN_MEMORY_BYTES, Body
+from arc_client.bodies.signing import public_for_replies, secret_for_replies
 from arc_client.errors import ConfigurationError, ResultUnreadable
-from arc_client.params import SPOOL_IN_MEMORY_BYTES, Body
-from arc_client.signing import public_for_replies, secret_for_replies
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.sealing import SealBroken, params_sealer, result_opener
 from arc_protocol.signatures import SEALED_ERROR, Sealing

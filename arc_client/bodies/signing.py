@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
+from arc_client.bodies.params import Body
 from arc_client.errors import ConfigurationError
-from arc_client.params import Body
 from arc_protocol.signatures import (
     NONCE_BYTES,
     Claims,

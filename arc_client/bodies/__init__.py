@@ -1,0 +1,1 @@
+"""Params and results: encoded, sealed and signed."""
