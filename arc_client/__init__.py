@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         UploadFailed,
     )
     from arc_client.sync import SyncClient, SyncCommand
-    from arc_client.watch import Watch
+    from arc_client.wire.progress_callbacks import Watch
     from arc_protocol.errors import ArcError
 
 __all__ = [
@@ -68,7 +68,7 @@ _HOMES: Final = {
     "SendOptions": "arc_client.client",
     "SyncClient": "arc_client.sync",
     "SyncCommand": "arc_client.sync",
-    "Watch": "arc_client.watch",
+    "Watch": "arc_client.wire.progress_callbacks",
 }
 """Where the names are that are not errors."""
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack, 
 
 import msgspec
 
-from arc_client import listening
 from arc_client.bodies.params import NO_PARAMS, Body, body_of
 from arc_client.bodies.results import body_of_result, decoded, inline_bytes, write_file
-from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import ConfigurationError, InvalidParams, ResultUnreadable
-from arc_client.pace import Clock, SystemClock, retried
-from arc_client.sending import Sending
-from arc_client.transfer import Download, Location
-from arc_client.waiting import POLL_SECONDS, look, until_end
-from arc_client.watch import Watch
+from arc_client.wire import events
+from arc_client.wire.connection import ANSWER_SECONDS, Connection
+from arc_client.wire.create import Sending
+from arc_client.wire.progress_callbacks import Watch
+from arc_client.wire.retry import Clock, SystemClock, retried
+from arc_client.wire.transfer import Download, Location
+from arc_client.wire.wait import POLL_SECONDS, look, until_end
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.types import (
@@ -318,14 +318,14 @@ class Client:
         Raises CommandNotFound; NotFound or MethodNotAllowed on a server that keeps no events.
         """
         return await self._again(
-            lambda: listening.look(self._connection, command_id, after=after, wait_seconds=0),
+            lambda: events.look(self._connection, command_id, after=after, wait_seconds=0),
             self._retry_seconds,
         )
 
     async def follow(self, command_id: str) -> AsyncGenerator[EventList]:
         """The same as it happens, until the command has ended and all is heard."""
         async with aclosing(
-            listening.follow(
+            events.follow(
                 self._connection, command_id, poll_seconds=self._poll_seconds, clock=self._clock
             )
         ) as heard:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from arc_client.explain import printable
 from arc_client.screen import say
-from arc_client.watch import Watch
+from arc_client.wire.progress_callbacks import Watch
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.types import CommandStatus, CreateCommandResponse, EventList, State

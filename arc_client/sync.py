@@ -11,8 +11,8 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 from arc_client.bodies.params import NO_PARAMS
 from arc_client.client import ANYTHING, RETRY_SECONDS, WAIT_SECONDS, Client, Command, SendOptions
-from arc_client.waiting import POLL_SECONDS
-from arc_client.watch import Watch
+from arc_client.wire.progress_callbacks import Watch
+from arc_client.wire.wait import POLL_SECONDS
 from arc_protocol.types import (
     DEFAULT_INLINE_BYTES,
     AgentInfo,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from arc_client.pace import SystemClock
+from arc_client.wire.retry import SystemClock
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
 Handler = Callable[[bytes], Awaitable[bytes]]

@@ -10,7 +10,6 @@ from unittest import mock
 import aiohttp
 import pytest
 
-from arc_client.connection import Connection, base_url, proxy_of, retry_after, translated
 from arc_client.errors import (
     AccessDenied,
     ConfigurationError,
@@ -18,6 +17,7 @@ from arc_client.errors import (
     UnexpectedAnswer,
     error_of,
 )
+from arc_client.wire.connection import Connection, base_url, proxy_of, retry_after, translated
 from arc_protocol.errors import (
     ArcError,
     CommandNotFound,

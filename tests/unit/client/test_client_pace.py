@@ -8,7 +8,7 @@ import pytest
 from client_fakes import FakeClock
 
 from arc_client.errors import ServerUnreachable, UnexpectedAnswer
-from arc_client.pace import Intervals, is_transient, retried
+from arc_client.wire.retry import Intervals, is_transient, retried
 from arc_protocol.errors import ArcError, CommandNotFound, RateLimited, Unavailable
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from arc_client.connection import ANSWER_SECONDS, Connection
-from arc_client.pace import Clock, Intervals, is_transient, pause_after
+from arc_client.wire.connection import ANSWER_SECONDS, Connection
+from arc_client.wire.retry import Clock, Intervals, is_transient, pause_after
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.types import EventList, Progress

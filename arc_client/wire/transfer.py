@@ -11,10 +11,10 @@ import aiohttp
 import msgspec
 
 from arc_client.bodies.params import CHUNK_BYTES, Body
-from arc_client.connection import CONNECT_SECONDS, Connection, answered, translated
 from arc_client.errors import InvalidParams, ResultUnreadable, ServerUnreachable, UnexpectedAnswer
-from arc_client.pace import Clock, is_transient, retried
-from arc_client.watch import Watch
+from arc_client.wire.connection import CONNECT_SECONDS, Connection, answered, translated
+from arc_client.wire.progress_callbacks import Watch
+from arc_client.wire.retry import Clock, is_transient, retried
 from arc_protocol.errors import ArcError, InvalidEnvelope
 from arc_protocol.types import HttpBackend, LocalBackend, PresignedRequest
 from arc_protocol.urls import resolve

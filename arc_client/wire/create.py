@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from arc_client.bodies.params import Body
-from arc_client.connection import ANSWER_SECONDS, Connection
 from arc_client.errors import InvalidParams, UploadFailed
-from arc_client.pace import Clock, retried
-from arc_client.transfer import upload
-from arc_client.watch import Watch
+from arc_client.wire.connection import ANSWER_SECONDS, Connection
+from arc_client.wire.progress_callbacks import Watch
+from arc_client.wire.retry import Clock, retried
+from arc_client.wire.transfer import upload
 from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge
 from arc_protocol.types import (
     CreateCommandRequest,

@@ -7,10 +7,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from arc_client.connection import Connection
 from arc_client.errors import CommandTimeout
-from arc_client.pace import INTERVAL_CAP_SECONDS, Clock, Intervals, is_transient, pause_after
-from arc_client.watch import Watch
+from arc_client.wire.connection import Connection
+from arc_client.wire.progress_callbacks import Watch
+from arc_client.wire.retry import INTERVAL_CAP_SECONDS, Clock, Intervals, is_transient, pause_after
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.types import CommandStatus, State

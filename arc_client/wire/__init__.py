@@ -1,0 +1,1 @@
+"""Requests to the server: create, wait, events, transfers, and when to retry."""
