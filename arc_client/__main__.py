@@ -1,6 +1,6 @@
 """`python -m arc_client` is `arc`."""
 
-from arc_client.cli import main
+from arc_client.cli.main import main
 
 if __name__ == "__main__":
     main()

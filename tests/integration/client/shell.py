@@ -18,7 +18,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from arc_client.cli import app
+from arc_client.cli.main import app
 
 _ONE_AT_A_TIME = threading.Lock()
 ARC = [sys.executable, "-m", "arc_client"]

@@ -341,7 +341,7 @@ async def test_a_reader_that_leaves_ends_it_quietly(server: FakeServer) -> None:
 
 
 async def test_help_loads_neither_the_http_client_nor_the_tables() -> None:
-    program = "import sys, arc_client.cli; print({'aiohttp', 'rich'} & set(sys.modules))"
+    program = "import sys, arc_client.cli.main; print({'aiohttp', 'rich'} & set(sys.modules))"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
     )

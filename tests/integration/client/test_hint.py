@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from arc_client import Client, invocation
+from arc_client import Client
 from arc_client.bodies.params import Body
-from arc_client.progress import Journey
+from arc_client.cli import invoke
+from arc_client.cli.progress import Journey
 
 from .fake_server import FakeServer, agent, echo, one_kind
 from .shell import arc
@@ -32,10 +33,10 @@ async def invoke(server: FakeServer, until: Any) -> list[str]:
     """Invoke what has no handler, let one appear once `until` is so; what was noted meanwhile."""
     journey = Noting()
     params = Body(b"7", size=1)
-    whom = invocation.Addressee("dep", "late", None)
+    whom = invoke.Addressee("dep", "late", None)
     async with Client(server.url, watch=journey) as client:
         waiting = asyncio.ensure_future(
-            invocation.invoke(client, journey, whom, params, {}, timeout=30, out=None)
+            invoke.invoke(client, journey, whom, params, {}, timeout=30, out=None)
         )
         await server.until(until)
         while not journey.notes and not server.faults.get("agents") and server.knows_part_2:
@@ -49,7 +50,7 @@ async def invoke(server: FakeServer, until: Any) -> list[str]:
 async def test_who_waits_for_nobody_is_told_so(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(invocation, "HINT_SECONDS", 0.05)
+    monkeypatch.setattr(invoke, "HINT_SECONDS", 0.05)
     server.agents = [agent("a1", "other")]
 
     notes = await invoke(server, lambda: server.count("GET", "/v1/agents") > 0)

@@ -100,7 +100,7 @@ async def test_what_is_written_in_python_works(
 def test_the_page_names_every_option_of_invoke() -> None:
     from typer.main import get_command
 
-    from arc_client.cli import app
+    from arc_client.cli.main import app
 
     invoke = get_command(app).commands["invoke"]  # type: ignore[attr-defined]
     options = {flag for parameter in invoke.params for flag in parameter.opts if flag[:2] == "--"}

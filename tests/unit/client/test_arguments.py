@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_client.arguments import CHECKED_BYTES, Access, check_json, check_writable, params_body
+from arc_client.cli.arguments import CHECKED_BYTES, Access, check_json, check_writable, params_body
 from arc_client.errors import ConfigurationError, InvalidParams
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from arc_client import errors
+from arc_client.cli.explain import agent_hint, as_record, explain, printable
 from arc_client.errors import error_of, failure_of
-from arc_client.explain import agent_hint, as_record, explain, printable
 from arc_protocol.errors import ArcError
 from arc_protocol.types import AgentInfo, CommandTarget, ErrorResponse, HandlerInfo, ResourceType
 

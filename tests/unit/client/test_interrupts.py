@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from arc_client.interrupts import Interrupted, Interrupts
+from arc_client.cli.interrupts import Interrupted, Interrupts
 
 
 class Person:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from arc_client import screen
+from arc_client.cli import output
+from arc_client.cli.explain import explain
 from arc_client.errors import failure_of
-from arc_client.explain import explain
 from arc_protocol.types import (
     AgentInfo,
     AgentStatus,
@@ -51,7 +51,7 @@ def command(**changes: object) -> CommandStatus:
 def test_a_result_in_a_pipe_is_as_it_came(
     capfdbinary: pytest.CaptureFixture[bytes], data: bytes, written: bytes
 ) -> None:
-    screen.write_result(data)
+    output.write_result(data)
 
     assert capfdbinary.readouterr() == (written, b"")
 
@@ -64,12 +64,12 @@ def test_bytes_that_would_garble_a_terminal_are_not_shown_on_one(
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
 
-    with pytest.raises(screen.NotShown):
-        screen.write_result(data)
+    with pytest.raises(output.NotShown):
+        output.write_result(data)
 
 
 def test_a_table_in_a_pipe_is_plain_and_cuts_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    screen.show_commands([command(command="x" * 300), command(command_id="cmd_2")])
+    output.show_commands([command(command="x" * 300), command(command_id="cmd_2")])
 
     header, first, second = capfd.readouterr().out.splitlines()
     assert header.split() == ["ID", "DEPLOYMENT", "COMMAND", "STATE", "ATTEMPT", "CREATED", "TOOK"]
@@ -80,8 +80,8 @@ def test_a_table_in_a_pipe_is_plain_and_cuts_nothing(capfd: pytest.CaptureFixtur
 
 def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:
     response = SuccessResponse(response=InlineBody.of(b"12345"))
-    screen.show_status(command(response=response))
-    screen.show_status(CommandStatus(command_id="cmd_2", state=State.PENDING, attempt=1))
+    output.show_status(command(response=response))
+    output.show_status(CommandStatus(command_id="cmd_2", state=State.PENDING, attempt=1))
 
     shown = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines()[:7])
     assert shown["state"] == "SUCCEEDED"
@@ -92,13 +92,13 @@ def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[s
 def test_the_size_of_a_result_is_that_of_its_bytes(capfd: pytest.CaptureFixture[str]) -> None:
     for length in (0, 1, 2, 3, 4):
         body = InlineBody.of(b"x" * length)
-        screen.show_status(command(response=SuccessResponse(response=body)))
+        output.show_status(command(response=SuccessResponse(response=body)))
         assert f"result      {length} bytes\n" in capfd.readouterr().out
 
 
 def test_a_failure_shows_its_code_and_details(capfd: pytest.CaptureFixture[str]) -> None:
     response = ErrorResponse(code="E", message="no\x1b[m", details="line 1\nline 2")
-    screen.show_status(command(state=State.FAILED, response=response))
+    output.show_status(command(state=State.FAILED, response=response))
 
     out = capfd.readouterr().out
     assert "error       E: no\\x1b[m\n" in out
@@ -119,7 +119,7 @@ def test_a_failure_shows_its_code_and_details(capfd: pytest.CaptureFixture[str])
 def test_what_became_of_a_cancel(
     capfd: pytest.CaptureFixture[str], changes: dict[str, object], said: str
 ) -> None:
-    screen.show_cancel(command(**changes))
+    output.show_cancel(command(**changes))
 
     assert capfd.readouterr().out == f"{said}\n"
 
@@ -127,9 +127,9 @@ def test_what_became_of_a_cancel(
 def test_an_error_goes_to_stderr_as_text_or_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     error = failure_of("cmd_1", ErrorResponse(code="E", message="m\x07", details="d1\nd2"))
 
-    screen.tell_error(error, explain(error), as_json=False)
+    output.tell_error(error, explain(error), as_json=False)
     text = capfd.readouterr()
-    screen.tell_error(error, explain(error), as_json=True)
+    output.tell_error(error, explain(error), as_json=True)
     record = capfd.readouterr()
 
     assert text == ("", "error: command cmd_1 failed: E: m\\x07\n  d1\n  d2\n")
@@ -150,7 +150,7 @@ def test_a_paused_agent_shows_with_its_note(capsys: pytest.CaptureFixture[str]) 
         holding=[],
     )
 
-    screen.show_agents([agent])
+    output.show_agents([agent])
 
     out = capsys.readouterr().out
     assert "paused until " in out

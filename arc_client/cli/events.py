@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
+from arc_client.cli.explain import printable
+from arc_client.cli.output import print_line, say, show_json
 from arc_client.client import Client
-from arc_client.explain import printable
-from arc_client.screen import print_line, say, show_json
 from arc_protocol.types import EventList, Progress
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arc_client.explain import printable
-from arc_client.screen import say
+from arc_client.cli.explain import printable
+from arc_client.cli.output import say
 from arc_client.wire.progress_callbacks import Watch
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL

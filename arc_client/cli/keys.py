@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from arc_client.explain import ExitCode
-from arc_client.screen import print_line, say
+from arc_client.cli.explain import ExitCode
+from arc_client.cli.output import print_line, say
 from arc_runtime.key_files import (
     SIGNING,
     KeyFileError,

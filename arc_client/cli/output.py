@@ -12,8 +12,8 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from arc_client.catalogue import Offer, rows_of
-from arc_client.explain import Explanation, as_record, printable
+from arc_client.cli.explain import Explanation, as_record, printable
+from arc_client.cli.handlers import Offer, rows_of
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import CANCELLED, TERMINAL
 from arc_protocol.types import (

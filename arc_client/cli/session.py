@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from arc_client.arguments import Access
-from arc_client.explain import ExitCode, explain
-from arc_client.interrupts import Interrupted
-from arc_client.progress import Journey, LiveJourney
-from arc_client.screen import NotShown, is_shown_on, say, tell_error
+from arc_client.cli.arguments import Access
+from arc_client.cli.explain import ExitCode, explain
+from arc_client.cli.interrupts import Interrupted
+from arc_client.cli.output import NotShown, is_shown_on, say, tell_error
+from arc_client.cli.progress import Journey, LiveJourney
 from arc_protocol.errors import ArcError
 from arc_protocol.types import State
 

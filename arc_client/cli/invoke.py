@@ -14,15 +14,22 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arc_client.arguments import STDOUT
 from arc_client.bodies.params import Body
 from arc_client.bodies.results import body_of_result
+from arc_client.cli.arguments import STDOUT
+from arc_client.cli.explain import absence, agent_hint, explain
+from arc_client.cli.interrupts import Interrupts
+from arc_client.cli.output import (
+    SHOWN_BYTES,
+    NotShown,
+    is_shown_on,
+    prompt,
+    write_bytes,
+    write_result,
+)
+from arc_client.cli.progress import Journey
 from arc_client.client import Client, Command, SendOptions
 from arc_client.errors import AgentAbsent
-from arc_client.explain import absence, agent_hint, explain
-from arc_client.interrupts import Interrupts
-from arc_client.progress import Journey
-from arc_client.screen import SHOWN_BYTES, NotShown, is_shown_on, prompt, write_bytes, write_result
 from arc_protocol.errors import ArcError
 from arc_protocol.types import AgentList, CommandStatus, InlineBody, State
 

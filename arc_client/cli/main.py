@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from arc_client import keys_cli
-from arc_client.arguments import Access, check_writable, duration, params_body
-from arc_client.catalogue import offers
-from arc_client.running import reporting, with_client
-from arc_client.screen import (
+from arc_client.cli import keys
+from arc_client.cli.arguments import Access, check_writable, duration, params_body
+from arc_client.cli.handlers import offers
+from arc_client.cli.output import (
     describe_offer,
     print_line,
     say,
@@ -28,6 +27,7 @@ from arc_client.screen import (
     show_offers,
     show_status,
 )
+from arc_client.cli.session import reporting, with_client
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.types import State
 
@@ -51,7 +51,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.add_typer(keys_cli.app)
+app.add_typer(keys.app)
 
 ServerOption = Annotated[
     str | None, typer.Option("--server", metavar="URL", help="The server, or ARC_SERVER_URL.")
@@ -196,17 +196,17 @@ def invoke(
         with params_body(params, is_raw=raw) as body:
 
             async def work(client: Client) -> None:
-                from arc_client import invocation
+                from arc_client.cli import invoke
 
-                whom = invocation.Addressee(deployment, command, target)
-                how = invocation.SendOptions(
+                whom = invoke.Addressee(deployment, command, target)
+                how = invoke.SendOptions(
                     deadline=deadline,
                     target=target,
                     idempotency_key=key,
                     max_attempts=max_attempts,
                 )
                 if not no_wait:
-                    await invocation.invoke(
+                    await invoke.invoke(
                         client,
                         journey,
                         whom,
@@ -218,7 +218,7 @@ def invoke(
                         is_fresh=is_fresh,
                     )
                     return
-                sent = await invocation.send(client, journey, whom, body, how)
+                sent = await invoke.send(client, journey, whom, body, how)
                 if as_json:
                     show_json({"commandId": sent.id, "state": sent.state})
                 else:
@@ -247,9 +247,9 @@ def wait(
             check_writable(out)
 
         async def work(client: Client) -> None:
-            from arc_client import invocation
+            from arc_client.cli import invoke
 
-            await invocation.wait(client, journey, command_id, timeout=timeout, out=out)
+            await invoke.wait(client, journey, command_id, timeout=timeout, out=out)
 
         with_client(access, journey, work, patience=timeout)
 
@@ -291,7 +291,7 @@ def events(
     with reporting(as_json=as_json, command_id=command_id) as journey:
 
         async def work(client: Client) -> None:
-            from arc_client.transcript import show_events
+            from arc_client.cli.events import show_events
 
             await show_events(client, command_id, is_followed=follow, as_json=as_json)
 
