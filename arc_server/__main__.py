@@ -1,6 +1,6 @@
 """The entry point of `arc-server`, and of `python -m arc_server`."""
 
-from arc_runtime.light_imports import import_aiohttp, import_structlog
+from arc_runtime.startup.light_imports import import_aiohttp, import_structlog
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from arc_agent import __version__
 from arc_agent.cli.install import PRODUCT as AGENT
-from arc_runtime.installation import AnyStep, File, Host, Link, below
-from arc_runtime.installation_product import Product, Request, plan
-from arc_runtime.installation_program import Program
-from arc_runtime.installation_services import run_command
+from arc_runtime.install.plan import AnyStep, File, Host, Link, below
+from arc_runtime.install.product import Product, Request, plan
+from arc_runtime.install.program import Program
+from arc_runtime.install.services import run_command
 from arc_server.cli.install import PRODUCT as SERVER
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
 from arc_agent.config.sections import Config
-from arc_runtime.keys import describe, keys, show_default
-from arc_runtime.settings import reference
+from arc_runtime.config.options import describe, keys, show_default
+from arc_runtime.config.settings import reference
 from arc_server.config.sections import ServerConfig
 
 FILE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"

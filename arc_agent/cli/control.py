@@ -127,7 +127,7 @@ def _doctor(given: argparse.Namespace) -> int:
 
     from arc_agent.cli.doctor import Finding, Place, examine, line
     from arc_agent.work.live_config import Source
-    from arc_runtime.secrets_in_logs import mask_known
+    from arc_runtime.logs.redaction import mask_known
 
     file = given.config or (_USUAL_CONFIG if _is_there(_USUAL_CONFIG) else None)
     overrides = {} if given.data_dir is None else {"data_dir": str(given.data_dir)}
@@ -257,7 +257,7 @@ def _is_there(path: Path) -> bool:
 def _config(given: argparse.Namespace) -> Any:
     """The agent's configuration, None when there is none to be found. Raises SettingsError."""
     from arc_agent.config.sections import read
-    from arc_runtime.settings import SettingsError
+    from arc_runtime.config.settings import SettingsError
 
     file = given.config or (_USUAL_CONFIG if _is_there(_USUAL_CONFIG) else None)
     try:

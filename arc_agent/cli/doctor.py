@@ -30,8 +30,8 @@ from arc_agent.net.routes import Network
 from arc_agent.net.token import Bearer, Token, TokenError
 from arc_agent.work.live_config import Source, bearer_of, policy_of
 from arc_protocol.types import LeaseRequest, RenewRequest
-from arc_runtime.secrets_in_logs import mask_known
-from arc_runtime.settings import SettingsError
+from arc_runtime.config.settings import SettingsError
+from arc_runtime.logs.redaction import mask_known
 
 _SECONDS: Final = 10.0
 """What one look may take."""

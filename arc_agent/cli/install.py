@@ -10,10 +10,10 @@ from typing import Final
 
 from arc_agent.config.sections import read
 from arc_agent.net.token import Token, TokenError
-from arc_runtime.installation_cli import Front
-from arc_runtime.installation_product import Product
-from arc_runtime.installation_services import Services
-from arc_runtime.settings import SettingsError
+from arc_runtime.config.settings import SettingsError
+from arc_runtime.install.cli import Front
+from arc_runtime.install.product import Product
+from arc_runtime.install.services import Services
 
 PRODUCT: Final = Product(
     name="arc-agent",

@@ -135,7 +135,7 @@ def _check(file: Path) -> int:
 
 def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """The agent's whole life; the exit code."""
-    from arc_runtime.light_imports import import_aiohttp, import_structlog
+    from arc_runtime.startup.light_imports import import_aiohttp, import_structlog
 
     import_structlog()
     import_aiohttp()
@@ -197,7 +197,7 @@ def _refused(error: Exception) -> int:
     from arc_agent.jobs.spool import SpoolError
     from arc_agent.net.token import TokenError
     from arc_agent.work.meter import MetricsError
-    from arc_runtime.settings import SettingsError
+    from arc_runtime.config.settings import SettingsError
 
     known = (
         SettingsError,

@@ -19,9 +19,9 @@ import msgspec
 
 from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
 from arc_protocol.types import CommandTarget, Name, ResourceType
-from arc_runtime.settings import SettingsError, load
+from arc_runtime.config.settings import SettingsError, load
+from arc_runtime.config.yaml_file import YamlError, read_yaml
 from arc_runtime.systemd import credential
-from arc_runtime.yaml_file import YamlError, read_yaml
 
 PREFIX: Final = "ARC_AGENT"
 

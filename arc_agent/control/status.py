@@ -26,7 +26,7 @@ from arc_agent.work.live_config import Live
 from arc_agent.work.poller import Poller
 from arc_agent.work.runner import Runner
 from arc_protocol.urls import redact
-from arc_runtime.secrets_in_logs import mask_known
+from arc_runtime.logs.redaction import mask_known
 
 CLOCK_OFF_SECONDS: Final = 60.0
 """A host's clock that is further from the server's is worth a word."""

@@ -16,7 +16,7 @@ import msgspec
 
 from arc_agent.config.params_schema import BadSchema, Schema, compile_schema
 from arc_agent.guard.policy import MINUTES_A_DAY, Action, Policy, Rule, Window, minutes_of
-from arc_runtime.settings import SettingsError, load
+from arc_runtime.config.settings import SettingsError, load
 
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from arc_agent.config.sections import EventsSection
 from arc_protocol.types import MAX_EVENT_TEXT, EventsRequest, LogLine, Progress, encode
-from arc_runtime.secrets_in_logs import redact_fields, redact_text
+from arc_runtime.logs.redaction import redact_fields, redact_text
 
 Level = Literal["debug", "info", "warning", "error"]
 _RANKS: Final = {"debug": 0, "info": 1, "warning": 2, "error": 3, "none": 4}

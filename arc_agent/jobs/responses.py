@@ -21,7 +21,7 @@ from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome,
 from arc_agent.jobs.result_files import StoredBody, store_bytes, store_file
 from arc_agent.net.transfer import NoRoom
 from arc_protocol.types import ErrorResponse, InlineBody, SuccessResponse, encode
-from arc_runtime.secrets_in_logs import mask_known
+from arc_runtime.logs.redaction import mask_known
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

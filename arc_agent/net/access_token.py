@@ -32,7 +32,7 @@ from arc_protocol.enrolment import (
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.types import decode
 from arc_runtime.failpoints import hit
-from arc_runtime.secrets_in_logs import keep_secret
+from arc_runtime.logs.redaction import keep_secret
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from yarl import URL
 
 from arc_agent.config.sections import ProxySection
-from arc_runtime.secrets_in_logs import keep_secret
+from arc_runtime.logs.redaction import keep_secret
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _MAX_AUTH_BYTES: Final = 4096

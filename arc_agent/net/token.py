@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from arc_runtime.secrets_in_logs import keep_secret
+from arc_runtime.logs.redaction import keep_secret
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -25,9 +25,9 @@ from arc_agent.net.allowed_hosts import HostPolicy
 from arc_agent.net.routes import Network
 from arc_agent.net.tls import TlsError
 from arc_agent.net.token import Bearer, Token, TokenError
-from arc_runtime import logs
-from arc_runtime.log_output import Output
-from arc_runtime.settings import SettingsError
+from arc_runtime.config.settings import SettingsError
+from arc_runtime.logs import setup
+from arc_runtime.logs.output import Output
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -92,7 +92,7 @@ class Live:
     def configure_logs(self, config: Config | None = None) -> None:
         """Log as the configuration says."""
         chosen = (config or self.config).log
-        old, self._output = self._output, logs.configure(chosen.format, chosen.level)
+        old, self._output = self._output, setup.configure(chosen.format, chosen.level)
         if old is not None and old is not self._output:  # mostly it is the same, and stays
             old.close()
 

@@ -44,7 +44,7 @@ def with_client(
         options["poll_seconds"] = SHOWN_POLL_SECONDS
 
     async def connected() -> None:
-        from arc_runtime.light_imports import import_aiohttp
+        from arc_runtime.startup.light_imports import import_aiohttp
 
         import_aiohttp()
         from arc_client.client import Client

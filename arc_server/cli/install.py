@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from arc_runtime.installation_cli import Front
-from arc_runtime.installation_product import Product
-from arc_runtime.installation_services import Services
+from arc_runtime.install.cli import Front
+from arc_runtime.install.product import Product
+from arc_runtime.install.services import Services
 from arc_server.config.sections import load_config
 
 PRODUCT: Final = Product(

@@ -23,8 +23,9 @@ import typer
 
 from arc_protocol.errors import ArcError
 from arc_protocol.types import Name
-from arc_runtime import logs, systemd
-from arc_runtime.settings import SettingsError
+from arc_runtime import systemd
+from arc_runtime.config.settings import SettingsError
+from arc_runtime.logs import setup
 from arc_server.app import KEYS, CannotStart, RunningServer, serving
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.cli.credentials import credentials, enrol_tokens
@@ -234,7 +235,7 @@ def list_keys(
 async def _serve(load: Callable[[], ServerConfig]) -> int:
     """The whole life of a server; its exit code."""
     config = load()
-    logs.configure(config.log.format, config.log.level)
+    setup.configure(config.log.format, config.log.level)
     async with serving(config) as server:
         stopping = _on_signals(server, load)
         _spare_collections()
@@ -295,7 +296,7 @@ def _on_signals(
         try:
             server.reload()
             config = load()
-            logs.configure(config.log.format, config.log.level)
+            setup.configure(config.log.format, config.log.level)
             log.info("server.reloaded", log_level=config.log.level)
         except SettingsError as error:
             log.warning("server.reload_failed", reason=str(error))

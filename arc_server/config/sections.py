@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from arc_protocol.types import DEFAULT_INLINE_BYTES, Name, ResourceType
-from arc_runtime.settings import SettingsError, load
+from arc_runtime.config.settings import SettingsError, load
 from arc_server.http.limits import HttpLimits
 
 PREFIX: Final = "ARC_SERVER"

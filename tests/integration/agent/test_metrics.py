@@ -19,7 +19,7 @@ from arc_agent import CommandFailed, handler
 from arc_agent.config.sections import read
 from arc_agent.control.metrics import Counting
 from arc_agent.jobs.outcome import Succeeded
-from arc_runtime.settings import SettingsError
+from arc_runtime.config.settings import SettingsError
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
 

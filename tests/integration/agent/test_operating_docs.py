@@ -19,7 +19,7 @@ from scripted_server import ScriptedServer
 from arc_agent import Context, handler
 from arc_agent.cli import main
 from arc_agent.config.sections import read
-from arc_runtime.journald import fields
+from arc_runtime.logs.journald import fields
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "operating.md").read_text()

@@ -23,7 +23,7 @@ import pytest
 import structlog
 from running_server import OWN, inline
 
-from arc_runtime import logs
+from arc_runtime.logs import setup
 from arc_server.cli.main import main
 from arc_server.server_keys import FILE_NAME
 
@@ -364,5 +364,5 @@ def _logging_as_before() -> Iterator[None]:
     """`serve` sets up logging for its process, which is this one."""
     before = structlog.get_config()
     yield
-    logs.configure(stream=sys.stderr)
+    setup.configure(stream=sys.stderr)
     structlog.configure(**before)

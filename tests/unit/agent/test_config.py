@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arc_agent.config.sections import base_url, data_directory, read
-from arc_runtime.settings import SettingsError
+from arc_runtime.config.settings import SettingsError
 
 NEEDED = {"server.url": "https://arc.example.com", "deployment": "dep-1"}
 

@@ -12,7 +12,7 @@ import yaml
 from arc_agent.config.params_schema import read_params
 from arc_agent.guard.policy import Action, Policy, Question, Verdict
 from arc_agent.guard.policy_file import read_policy
-from arc_runtime.settings import SettingsError
+from arc_runtime.config.settings import SettingsError
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)  # a Monday
 

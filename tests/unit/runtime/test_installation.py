@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from arc_agent.cli.install import PRODUCT
-from arc_runtime import installation
-from arc_runtime.installation import (
+from arc_runtime.install import plan
+from arc_runtime.install.plan import (
     AnyStep,
     Directory,
     File,
@@ -25,9 +25,9 @@ from arc_runtime.installation import (
     shown,
     take_back,
 )
-from arc_runtime.installation_product import Request, install, refuse_from_within, upgrade_product
-from arc_runtime.installation_program import Program, check_interpreter
-from arc_runtime.installation_upgrade import go_to, upgrade
+from arc_runtime.install.product import Request, install, refuse_from_within, upgrade_product
+from arc_runtime.install.program import Program, check_interpreter
+from arc_runtime.install.upgrade import go_to, upgrade
 
 STEPS: Sequence[AnyStep] = (
     Directory(path="/etc/arc", mode=0o750),
@@ -101,14 +101,14 @@ def test_what_was_interrupted_anywhere_can_be_taken_back_and_repeated(
 
     with monkeypatch.context() as patch:
         if is_noted:
-            patch.setattr(installation, "write_link", die)
+            patch.setattr(plan, "write_link", die)
             patch.setattr(Path, "mkdir", die)
-            real = installation.write_file
+            real = plan.write_file
 
             def write(path: Path, content: bytes, mode: int) -> None:
                 die() if path.name != "manifest.json" else real(path, content, mode)
 
-            patch.setattr(installation, "write_file", write)
+            patch.setattr(plan, "write_file", write)
         else:
             patch.setattr(Manifest, "note", die)
         with pytest.raises(KeyboardInterrupt):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from arc_runtime.installation import InstallError
-from arc_runtime.installation_services import Systemctl, run_command, systemd_version
+from arc_runtime.install.plan import InstallError
+from arc_runtime.install.services import Systemctl, run_command, systemd_version
 
 SYSTEMCTL = """#!/bin/sh
 echo "$@" >> "{place}/asked"

@@ -15,8 +15,8 @@ from typing import Any, TextIO
 import pytest
 import structlog
 
-from arc_runtime import journald, logs
-from arc_runtime.secrets_in_logs import redact_fields
+from arc_runtime.logs import journald, setup
+from arc_runtime.logs.redaction import redact_fields
 
 
 class Journal:
@@ -90,7 +90,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 def test_an_event_is_fields_of_the_journal(journal: Journal, stderr: TextIO) -> None:
-    output = logs.configure("auto", stream=stderr)
+    output = setup.configure("auto", stream=stderr)
 
     structlog.get_logger().warning("lease.lost", command_id="cmd_1", attempt=2, tags=["a"])
     output.close()
@@ -110,7 +110,7 @@ def test_an_event_is_fields_of_the_journal(journal: Journal, stderr: TextIO) -> 
 
 
 def test_a_traceback_comes_whole_and_without_secrets(journal: Journal, stderr: TextIO) -> None:
-    output = logs.configure("auto", stream=stderr)
+    output = setup.configure("auto", stream=stderr)
     try:
         raise ValueError("https://u:secret@h/")
     except ValueError:
@@ -124,7 +124,7 @@ def test_a_traceback_comes_whole_and_without_secrets(journal: Journal, stderr: T
 
 
 def test_a_line_break_in_a_value_makes_no_other_field(journal: Journal, stderr: TextIO) -> None:
-    output = logs.configure("auto", stream=stderr)
+    output = setup.configure("auto", stream=stderr)
 
     structlog.get_logger().info("x", said="a\nPRIORITY=0\nMESSAGE=forged", **{"na me=é": "v"})
     output.close()
@@ -136,7 +136,7 @@ def test_a_line_break_in_a_value_makes_no_other_field(journal: Journal, stderr: 
 
 
 def test_an_event_that_is_too_large_comes_cut(journal: Journal, stderr: TextIO) -> None:
-    output = logs.configure("auto", stream=stderr)
+    output = setup.configure("auto", stream=stderr)
 
     structlog.get_logger().info("x", **{f"field_{n}": "y" * 16_000 for n in range(40)})
     output.close()
@@ -148,7 +148,7 @@ def test_an_event_that_is_too_large_comes_cut(journal: Journal, stderr: TextIO) 
 def test_what_the_journal_does_not_take_is_counted_and_told(
     journal: Journal, stderr: TextIO
 ) -> None:
-    output = logs.configure("auto", stream=stderr)
+    output = setup.configure("auto", stream=stderr)
     log = structlog.get_logger()
     count = 0
     while not getattr(output, "_lost", 0):
@@ -169,7 +169,7 @@ def test_what_the_journal_does_not_take_is_counted_and_told(
 def test_a_journal_that_was_restarted_is_found_again(
     journal: Journal, stderr: TextIO, place: Path
 ) -> None:
-    output = logs.configure("auto", stream=stderr)
+    output = setup.configure("auto", stream=stderr)
     journal.socket.close()
     (place / "journal").unlink()
     again = Journal(place / "journal")
@@ -184,9 +184,9 @@ def test_a_journal_that_was_restarted_is_found_again(
 def test_a_reload_keeps_the_output_and_another_format_changes_it(
     journal: Journal, stderr: TextIO
 ) -> None:
-    first = logs.configure("auto", stream=stderr)
-    assert logs.configure("auto", "debug", stream=stderr) is first
-    second = logs.configure("json", stream=stderr)
+    first = setup.configure("auto", stream=stderr)
+    assert setup.configure("auto", "debug", stream=stderr) is first
+    second = setup.configure("json", stream=stderr)
     structlog.get_logger().info("x")
     second.close()
     first.close()
@@ -201,7 +201,7 @@ def test_elsewhere_lines_are_json(
     journal: Journal, stderr: TextIO, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", value)
-    output = logs.configure("auto", stream=stderr)
+    output = setup.configure("auto", stream=stderr)
     structlog.get_logger().info("x")
     output.close()
 

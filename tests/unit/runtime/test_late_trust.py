@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from fakes.certificates import Authority
 
-from arc_runtime.late_trust import LateTrust, contexts_made_late
+from arc_runtime.startup.late_trust import LateTrust, contexts_made_late
 
 IMPORT = """
-from arc_runtime.late_trust import LateTrust, contexts_made_late
+from arc_runtime.startup.late_trust import LateTrust, contexts_made_late
 with contexts_made_late():
     import aiohttp.connector as connector
 import ssl

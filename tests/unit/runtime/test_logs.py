@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import structlog
 
-from arc_runtime import logs
-from arc_runtime.secrets_in_logs import redact_fields, redact_text
+from arc_runtime.logs import setup
+from arc_runtime.logs.redaction import redact_fields, redact_text
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def events(stream: io.StringIO) -> list[dict[str, Any]]:
 
 
 def test_an_event_is_one_line_of_json_with_time_level_and_fields(stream: io.StringIO) -> None:
-    logs.configure("json", stream=stream)
+    setup.configure("json", stream=stream)
 
     structlog.get_logger().info("lease.acquired", command_id="cmd_1", attempt=2, age=1.5)
 
@@ -64,7 +64,7 @@ def test_an_event_is_one_line_of_json_with_time_level_and_fields(stream: io.Stri
 
 
 def test_auto_is_json_where_no_terminal_is(stream: io.StringIO) -> None:
-    logs.configure("auto", stream=stream)
+    setup.configure("auto", stream=stream)
 
     structlog.get_logger().warning("a.b")
 
@@ -76,7 +76,7 @@ def test_auto_is_coloured_text_on_a_terminal(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     with open(theirs, "w") as terminal, open(ours, "rb", buffering=0) as screen:
-        output = logs.configure("auto", stream=terminal)
+        output = setup.configure("auto", stream=terminal)
         structlog.get_logger().error("a.b", name="two words")
         shown = screen.read(4096).decode()
         output.close()
@@ -89,7 +89,7 @@ def test_no_colour_is_used_when_the_environment_says_so(monkeypatch: pytest.Monk
     monkeypatch.setenv("NO_COLOR", "1")
     ours, theirs = pty.openpty()
     with open(theirs, "w") as terminal, open(ours, "rb", buffering=0) as screen:
-        output = logs.configure("auto", stream=terminal)
+        output = setup.configure("auto", stream=terminal)
         structlog.get_logger().error("a.b")
         shown = screen.read(4096).decode()
         output.close()
@@ -99,7 +99,7 @@ def test_no_colour_is_used_when_the_environment_says_so(monkeypatch: pytest.Monk
 
 
 def test_text_shows_fields_and_the_exception_on_lines_of_its_own(stream: io.StringIO) -> None:
-    logs.configure("text", stream=stream)
+    setup.configure("text", stream=stream)
 
     try:
         raise ValueError("no good")
@@ -117,7 +117,7 @@ def test_text_shows_fields_and_the_exception_on_lines_of_its_own(stream: io.Stri
 def test_no_character_of_a_value_acts_on_a_terminal(
     stream: io.StringIO, form: Any, evil: str
 ) -> None:
-    logs.configure(form, stream=stream)
+    setup.configure(form, stream=stream)
 
     structlog.get_logger().info(f"event {evil}", value=evil, **{f"name{evil}": 1})
 
@@ -126,7 +126,7 @@ def test_no_character_of_a_value_acts_on_a_terminal(
 
 
 def test_levels_below_the_threshold_are_not_logged(stream: io.StringIO) -> None:
-    logs.configure("json", "warning", stream)
+    setup.configure("json", "warning", stream)
 
     structlog.get_logger().info("quiet")
     logging.getLogger("library").info("quiet too")
@@ -137,10 +137,10 @@ def test_levels_below_the_threshold_are_not_logged(stream: io.StringIO) -> None:
 
 def test_the_level_can_be_changed_later_for_loggers_that_exist(stream: io.StringIO) -> None:
     log = structlog.get_logger()
-    logs.configure("json", "warning", stream)
+    setup.configure("json", "warning", stream)
     log.info("quiet")
 
-    logs.configure("json", "debug", stream)
+    setup.configure("json", "debug", stream)
     log.debug("loud")
 
     assert [event["event"] for event in events(stream)] == ["loud"]
@@ -149,9 +149,9 @@ def test_the_level_can_be_changed_later_for_loggers_that_exist(stream: io.String
 def test_a_logger_bound_before_a_reload_still_writes_after_it() -> None:
     read, write = os.pipe()
     with open(write, "w") as stream, open(read, "rb", buffering=0) as lines:
-        logs.configure("json", stream=stream)
+        setup.configure("json", stream=stream)
         bound = structlog.get_logger().bind(command_id="c")
-        output = logs.configure("text", stream=stream)
+        output = setup.configure("text", stream=stream)
         bound.info("still.here")
         shown = lines.read(4096)
         output.close()
@@ -161,13 +161,13 @@ def test_a_logger_bound_before_a_reload_still_writes_after_it() -> None:
 
 def test_unknown_formats_and_levels_are_refused(stream: io.StringIO) -> None:
     with pytest.raises(ValueError, match="unknown log format 'xml'; there are auto, json, text"):
-        logs.configure("xml", stream=stream)  # type: ignore[arg-type]
+        setup.configure("xml", stream=stream)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown log level 'loud'; there are debug, info"):
-        logs.configure("json", "loud", stream)
+        setup.configure("json", "loud", stream)
 
 
 def test_what_libraries_log_comes_out_the_same_way(stream: io.StringIO) -> None:
-    logs.configure("json", stream=stream)
+    setup.configure("json", stream=stream)
 
     logging.getLogger("aiohttp.access").info("GET %s %d", "/x?sig=abc", 200)
     try:
@@ -188,7 +188,7 @@ def test_a_librarys_broken_log_call_is_logged_as_such(
     stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own would raise
-    logs.configure("json", stream=stream)
+    setup.configure("json", stream=stream)
 
     logging.getLogger("broken").warning("%d pieces", "text")
 
@@ -200,7 +200,7 @@ def test_warnings_are_logged_not_printed(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logs.configure("json", stream=stream)
+        setup.configure("json", stream=stream)
 
         warnings.warn("old", DeprecationWarning, stacklevel=1)
         logging.captureWarnings(False)
@@ -210,7 +210,7 @@ def test_warnings_are_logged_not_printed(
 
 
 def test_context_that_was_bound_is_in_every_event(stream: io.StringIO) -> None:
-    logs.configure("json", stream=stream)
+    setup.configure("json", stream=stream)
 
     with structlog.contextvars.bound_contextvars(command_id="c"):
         structlog.get_logger().info("inside")
@@ -281,7 +281,7 @@ def test_secrets_within_text_are_not_shown(text: str, shown: str) -> None:
 
 
 def test_a_secret_in_an_exceptions_text_is_not_shown(stream: io.StringIO) -> None:
-    logs.configure("json", stream=stream)
+    setup.configure("json", stream=stream)
 
     try:
         raise OSError("cannot GET https://h/x?sig=s3cret with Bearer abcd1234")
@@ -311,7 +311,7 @@ class Unspeakable:
 
 
 def test_values_of_any_kind_are_logged_and_none_breaks_the_call(stream: io.StringIO) -> None:
-    logs.configure("json", stream=stream)
+    setup.configure("json", stream=stream)
     circle: dict[str, Any] = {}
     circle["self"] = circle
 
@@ -393,7 +393,7 @@ def test_a_reader_that_does_not_read_delays_little_and_is_told_what_it_missed() 
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 65536)
     with open(write, "w") as stream, open(read, "rb", buffering=0) as lines:
-        output = logs.configure("json", stream=stream)
+        output = setup.configure("json", stream=stream)
         log = structlog.get_logger()
         started = time.monotonic()
         for number in range(3000):
@@ -427,7 +427,7 @@ def test_a_line_longer_than_the_pipe_arrives_whole_when_somebody_reads() -> None
     reader = threading.Thread(target=drain)
     reader.start()
     with open(write, "w") as stream:
-        output = logs.configure("json", stream=stream)
+        output = setup.configure("json", stream=stream)
         structlog.get_logger().info("long", parts=["x" * 10_000] * 50)
         output.close()
     reader.join(timeout=10)
@@ -445,7 +445,7 @@ def test_lines_of_several_threads_do_not_mix() -> None:
                 chunks.append(chunk)
 
     with open(write, "w") as stream:
-        output = logs.configure("json", stream=stream)
+        output = setup.configure("json", stream=stream)
         log = structlog.get_logger()
         threads = [
             threading.Thread(target=lambda: [log.info("x", filling="y" * 6000) for _ in range(20)])

@@ -14,8 +14,8 @@ from urllib.parse import quote
 import pytest
 import structlog
 
-from arc_runtime import logs, secrets_in_logs
-from arc_runtime.secrets_in_logs import KnownSecrets, keep_secret, mask_known, redact_text
+from arc_runtime.logs import redaction, setup
+from arc_runtime.logs.redaction import KnownSecrets, keep_secret, mask_known, redact_text
 
 TOKEN = "arc_agent_Zq8vTf3xk2LmN0pR"
 PASSWORD = "pa/ss w\"ö'rd+1"
@@ -27,7 +27,7 @@ OTHER = "0therS3cretNobodyKnows"
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the process knows is the test's own."""
-    monkeypatch.setattr(secrets_in_logs, "_KNOWN", KnownSecrets())
+    monkeypatch.setattr(redaction, "_KNOWN", KnownSecrets())
     keep_secret(TOKEN, PASSWORD, BASIC)
 
 
@@ -36,7 +36,7 @@ def stream() -> Iterator[io.StringIO]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     written = io.StringIO()
-    logs.configure("json", "debug", written)
+    setup.configure("json", "debug", written)
     yield written
     logging.captureWarnings(False)
     structlog.reset_defaults()

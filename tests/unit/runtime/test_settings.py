@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from arc_runtime.settings import SettingsError, load, reference
+from arc_runtime.config.settings import SettingsError, load, reference
 
 
 def described(text: str, **constraints: Any) -> msgspec.Meta:

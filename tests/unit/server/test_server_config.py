@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from arc_protocol.types import CommandTarget, ResourceType
-from arc_runtime.keys import keys
-from arc_runtime.settings import SettingsError
+from arc_runtime.config.options import keys
+from arc_runtime.config.settings import SettingsError
 from arc_server.config.parts import (
     command_limits,
     deployments,

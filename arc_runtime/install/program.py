@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from arc_runtime.installation import Host, InstallError, below, write_link
+from arc_runtime.install.plan import Host, InstallError, below, write_link
 
 DISTRIBUTION: Final = "arc-commands"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 from msgspec import inspect
 
-from arc_runtime.keys import (
+from arc_runtime.config.options import (
     Key,
     describe,
     is_optional,
@@ -26,7 +26,7 @@ from arc_runtime.keys import (
     show_default,
     value_type,
 )
-from arc_runtime.yaml_file import YamlError, parse_yaml, read_yaml
+from arc_runtime.config.yaml_file import YamlError, parse_yaml, read_yaml
 
 T = TypeVar("T", bound=msgspec.Struct)
 

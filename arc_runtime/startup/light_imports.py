@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from importlib import import_module
 
-from arc_runtime.late_trust import contexts_made_late
+from arc_runtime.startup.late_trust import contexts_made_late
 
 
 def import_structlog() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from arc_runtime.installation import InstallError, Say
+from arc_runtime.install.plan import InstallError, Say
 
 _STOP_SECONDS: Final = 24 * 3600.0
 """A drain may be as long as its configuration says; systemd bounds it."""

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from arc_runtime.installation import Host, InstallError
-from arc_runtime.installation_product import (
+from arc_runtime.config.settings import SettingsError
+from arc_runtime.install.plan import Host, InstallError
+from arc_runtime.install.product import (
     Names,
     Product,
     Request,
@@ -24,8 +25,7 @@ from arc_runtime.installation_product import (
     uninstall,
     upgrade_product,
 )
-from arc_runtime.installation_services import Services, run_command, services_of
-from arc_runtime.settings import SettingsError
+from arc_runtime.install.services import Services, run_command, services_of
 
 VERBS: Final = {
     "install": "install it on this host: program, user, configuration, unit",

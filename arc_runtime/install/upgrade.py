@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from arc_runtime.installation import Host, InstallError
-from arc_runtime.installation_program import Program
-from arc_runtime.installation_services import Services
+from arc_runtime.install.plan import Host, InstallError
+from arc_runtime.install.program import Program
+from arc_runtime.install.services import Services
 
 
 def upgrade(

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from arc_runtime.installation import (
+from arc_runtime.install.plan import (
     AnyStep,
     Directory,
     Entry,
@@ -30,9 +30,9 @@ from arc_runtime.installation import (
     shown_backwards,
     take_back,
 )
-from arc_runtime.installation_program import Program, check_interpreter
-from arc_runtime.installation_services import Services, run_command, systemd_version
-from arc_runtime.installation_upgrade import go_to, upgrade
+from arc_runtime.install.program import Program, check_interpreter
+from arc_runtime.install.services import Services, run_command, systemd_version
+from arc_runtime.install.upgrade import go_to, upgrade
 
 _INSTANCE: Final = re.compile(r"[a-z][a-z0-9-]{0,19}")
 """What fits a user name of 31 characters."""

@@ -1,0 +1,1 @@
+"""Loading a configuration: YAML, environment and command line into checked sections."""

@@ -1,0 +1,1 @@
+"""Installing, upgrading and removing one of the services on a host."""

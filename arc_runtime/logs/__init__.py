@@ -1,0 +1,1 @@
+"""Logging: structured events, their output, and the removal of secrets."""

@@ -1,0 +1,1 @@
+"""Starting fast: heavy modules imported late and without their unused parts."""
