@@ -7,7 +7,7 @@ every claim against the envelope; nothing is written again to be compared. What 
 little, and everything else is refused: other header fields (`crit`, `jwk`, `b64` …), claims that
 are not known (they might restrict), a name twice, base64 with padding, whitespace or loose bits.
 
-Pure: the signature itself is made in arc_client.bodies.signing and checked in arc_agent.guard.signatures.
+Pure: arc_client.bodies.signing makes the signature, arc_agent.guard.signatures checks it.
 """
 
 from __future__ import annotations

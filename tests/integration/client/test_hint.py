@@ -29,7 +29,7 @@ class Noting(Journey):
         self.notes.append(text)
 
 
-async def invoke(server: FakeServer, until: Any) -> list[str]:
+async def invoked(server: FakeServer, until: Any) -> list[str]:
     """Invoke what has no handler, let one appear once `until` is so; what was noted meanwhile."""
     journey = Noting()
     params = Body(b"7", size=1)
@@ -53,7 +53,7 @@ async def test_who_waits_for_nobody_is_told_so(
     monkeypatch.setattr(invoke, "HINT_SECONDS", 0.05)
     server.agents = [agent("a1", "other")]
 
-    notes = await invoke(server, lambda: server.count("GET", "/v1/agents") > 0)
+    notes = await invoked(server, lambda: server.count("GET", "/v1/agents") > 0)
 
     expected = ["still waiting: no agent of dep has been seen yet"] if server.knows_part_2 else []
     assert notes == expected
