@@ -32,16 +32,9 @@ from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import Failed, Succeeded
 from arc_agent.jobs.responses import failure, stored
 from arc_agent.jobs.result_files import StoredBody, store_stream
-from arc_protocol.types import (
-    CommandTarget,
-    Envelope,
-    HttpBackend,
-    InlineBody,
-    LeaseInfo,
-    PresignedRequest,
-    ResourceType,
-    ResponseHandling,
-)
+from arc_protocol.messages.base import CommandTarget, ResourceType
+from arc_protocol.messages.bodies import HttpBackend, InlineBody, PresignedRequest
+from arc_protocol.messages.leases import Envelope, LeaseInfo, ResponseHandling
 
 __all__ = ["Result", "Running", "run", "start"]
 

@@ -27,19 +27,16 @@ from arc_client.wire.transfer import Download, Location
 from arc_client.wire.wait import POLL_SECONDS, look, until_end
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.types import (
-    DEFAULT_INLINE_BYTES,
-    AgentInfo,
-    AgentList,
+from arc_protocol.messages.agents import AgentInfo, AgentList
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES, InlineBody, StorageBody
+from arc_protocol.messages.commands import (
     CommandList,
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
-    EventList,
-    InlineBody,
-    State,
-    StorageBody,
 )
+from arc_protocol.messages.events import EventList
 from arc_runtime.key_files import PrivateKey
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ import msgspec
 from arc_protocol import errors
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import CANCELLED
-from arc_protocol.types import ErrorResponse, State
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.urls import redact
 
 _SHOWN_TEXT: Final = 200

@@ -13,14 +13,11 @@ from arc_client.bodies.params import NO_PARAMS
 from arc_client.client import ANYTHING, RETRY_SECONDS, WAIT_SECONDS, Client, Command, SendOptions
 from arc_client.wire.progress_callbacks import Watch
 from arc_client.wire.wait import POLL_SECONDS
-from arc_protocol.types import (
-    DEFAULT_INLINE_BYTES,
-    AgentInfo,
-    AgentList,
-    CommandStatus,
-    EventList,
-    State,
-)
+from arc_protocol.messages.agents import AgentInfo, AgentList
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
+from arc_protocol.messages.commands import CommandStatus
+from arc_protocol.messages.events import EventList
 
 T = TypeVar("T")
 

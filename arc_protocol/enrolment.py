@@ -14,7 +14,8 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from arc_protocol.types import Label, Message, Name, decode_base64
+from arc_protocol.messages.base import Label, Message, Name
+from arc_protocol.messages.bodies import decode_base64
 
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64

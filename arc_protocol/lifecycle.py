@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 
 TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.PENDING_UPLOAD: frozenset({State.PENDING, State.FAILED, State.EXPIRED}),

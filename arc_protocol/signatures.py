@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from arc_protocol.types import SIGNATURE_CHARS, Name, Size, Timestamp
+from arc_protocol.messages.base import SIGNATURE_CHARS, Name, Size, Timestamp
 
 TYPE: Final = "arc-command+jws"
 """`typ`: a signature of anything else that was made with the same key is not one of a command."""

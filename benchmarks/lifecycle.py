@@ -31,19 +31,15 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from arc_protocol.types import (
+from arc_protocol.codec import encode
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import InlineBody, SuccessResponse
+from arc_protocol.messages.commands import (
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
-    InlineBody,
-    LeaseInfo,
-    LeaseResponse,
-    RespondRequest,
-    State,
-    SubmittedResponse,
-    SuccessResponse,
-    encode,
 )
+from arc_protocol.messages.leases import LeaseInfo, LeaseResponse, RespondRequest, SubmittedResponse
 from benchmarks.connection import Connection
 
 PARAMS = InlineBody.of(json.dumps({"report": "x" * 285}).encode())

@@ -29,7 +29,7 @@ from arc_agent.net.connection import Answer, Connection, NoContact, Refused
 from arc_agent.net.routes import Network
 from arc_agent.net.token import Bearer, Token, TokenError
 from arc_agent.work.live_config import Source, bearer_of, policy_of
-from arc_protocol.types import LeaseRequest, RenewRequest
+from arc_protocol.messages.leases import LeaseRequest, RenewRequest
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs.redaction import mask_known
 

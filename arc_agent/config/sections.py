@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
-from arc_protocol.types import CommandTarget, Name, ResourceType
+from arc_protocol.messages.base import CommandTarget, Name, ResourceType
 from arc_runtime.config.settings import SettingsError, load
 from arc_runtime.config.yaml_file import YamlError, read_yaml
 from arc_runtime.systemd import credential

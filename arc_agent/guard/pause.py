@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from arc_agent.host.data_dir import sync_directory
-from arc_protocol.types import AgentStatus
+from arc_protocol.messages.agents import AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

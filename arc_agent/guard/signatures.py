@@ -28,8 +28,8 @@ from arc_agent.guard.used_signatures import Claim, Nonces, NoncesError
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import Failed, GivenBack, Outcome, Succeeded
+from arc_protocol.messages.base import IMPLICIT_TARGET
 from arc_protocol.signatures import Claims, MalformedSignature, Parts, read_claims, take_apart
-from arc_protocol.types import IMPLICIT_TARGET
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

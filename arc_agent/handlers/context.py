@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Final
 import structlog
 
 from arc_agent.handlers.events import HandlerLog, Speech
-from arc_protocol.types import CommandTarget, TraceContext
+from arc_protocol.messages.base import CommandTarget
+from arc_protocol.messages.leases import TraceContext
 
 MAX_RETRY_SECONDS: Final = 7 * 86_400
 _CHUNK_BYTES: Final = 256 * 1024

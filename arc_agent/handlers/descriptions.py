@@ -12,7 +12,7 @@ import structlog
 from arc_agent.config.sections import HandlersSection
 from arc_agent.handlers import shapes
 from arc_agent.handlers.registry import Handler
-from arc_protocol.types import HandlerInfo
+from arc_protocol.messages.agents import HandlerInfo
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

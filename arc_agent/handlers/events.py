@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from arc_agent.config.sections import EventsSection
-from arc_protocol.types import MAX_EVENT_TEXT, EventsRequest, LogLine, Progress, encode
+from arc_protocol.codec import encode
+from arc_protocol.messages.events import MAX_EVENT_TEXT, EventsRequest, LogLine, Progress
 from arc_runtime.logs.redaction import redact_fields, redact_text
 
 Level = Literal["debug", "info", "warning", "error"]

@@ -14,7 +14,7 @@ from arc_agent.config.sections import HandlerSettings
 from arc_agent.handlers import shapes
 from arc_agent.handlers.context import Context
 from arc_agent.handlers.shapes import UNTYPED
-from arc_protocol.types import Name
+from arc_protocol.messages.base import Name
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NoReturn, Union, cast
 
 import msgspec
 
-from arc_protocol.types import split_path
+from arc_protocol.codec import split_path
 
 UNTYPED: Final = inspect.Parameter.empty
 """The type of params, or of a result, that may be anything."""

@@ -22,18 +22,12 @@ from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused, code_of
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import Transfer, TransferRefused
+from arc_protocol.codec import decode, encode
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.types import (
-    ErrorBody,
-    ErrorResponse,
-    InlineBody,
-    Message,
-    RespondResponse,
-    StorageBody,
-    SuccessResponse,
-    decode,
-    encode,
-)
+from arc_protocol.messages.base import Message
+from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
+from arc_protocol.messages.errors import ErrorBody
+from arc_protocol.messages.leases import RespondResponse
 from arc_protocol.urls import same_origin
 from arc_runtime.failpoints import hit
 

@@ -11,7 +11,9 @@ import msgspec
 from arc_agent.jobs.outcome import Failed
 from arc_agent.net.allowed_hosts import HostRefused
 from arc_protocol.errors import InvalidEnvelope
-from arc_protocol.types import PROTOCOL, CommandTarget, HttpBackend, LeaseInfo, PresignedRequest
+from arc_protocol.messages.base import PROTOCOL, CommandTarget
+from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
+from arc_protocol.messages.leases import LeaseInfo
 from arc_protocol.urls import resolve
 
 _MAX_INLINE_BYTES: Final = 1024 * 1024

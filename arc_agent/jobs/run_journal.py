@@ -23,7 +23,7 @@ from arc_agent.jobs.job import Addresses, Job
 from arc_agent.jobs.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import message_of
 from arc_agent.jobs.spool import Spool
-from arc_protocol.types import PresignedRequest
+from arc_protocol.messages.bodies import PresignedRequest
 from arc_runtime.failpoints import hit
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -21,7 +21,7 @@ import structlog
 from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir, is_passing, sync_directory
 from arc_agent.jobs.result_files import StoredBody
-from arc_protocol.types import PresignedRequest
+from arc_protocol.messages.bodies import PresignedRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -22,6 +22,7 @@ from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Ref
 from arc_agent.net.identity_files import Identity, IdentityError, IdentityFiles, KeyPair
 from arc_agent.net.routes import Network
 from arc_agent.net.token import Token
+from arc_protocol.codec import decode
 from arc_protocol.enrolment import (
     AccessToken,
     AccessTokenRequest,
@@ -30,7 +31,6 @@ from arc_protocol.enrolment import (
     NewKeyRequest,
 )
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.types import decode
 from arc_runtime.failpoints import hit
 from arc_runtime.logs.redaction import keep_secret
 

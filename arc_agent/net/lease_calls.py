@@ -10,16 +10,15 @@ import msgspec
 import structlog
 
 from arc_agent.net.connection import Answer, Connection, NoContact
+from arc_protocol.codec import decode
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.types import (
-    MAX_NAME_LENGTH,
+from arc_protocol.messages.base import MAX_NAME_LENGTH, Message
+from arc_protocol.messages.leases import (
     LeaseInfo,
     LeaseRequest,
-    Message,
     ReleaseRequest,
     RenewRequest,
     RenewResponse,
-    decode,
 )
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -34,7 +34,7 @@ from arc_agent.net.connection import (
 )
 from arc_agent.net.local_files import LocalFiles
 from arc_agent.net.routes import Network
-from arc_protocol.types import HttpBackend, LocalBackend, PresignedRequest
+from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -18,7 +18,8 @@ from arc_agent.handlers.calling import call_in
 from arc_agent.handlers.events import Speech
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.server_state import Contact
-from arc_protocol.types import EventsRequest, Progress, encode
+from arc_protocol.codec import encode
+from arc_protocol.messages.events import EventsRequest, Progress
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -28,7 +28,7 @@ from arc_agent.net.server_state import Contact
 from arc_agent.net.token import Bearer
 from arc_agent.work.meter import Meter
 from arc_protocol.lifecycle import renew_after_seconds
-from arc_protocol.types import RenewRequest, RenewResponse
+from arc_protocol.messages.leases import RenewRequest, RenewResponse
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -27,7 +27,7 @@ from arc_agent.work.meter import Meter
 from arc_agent.work.poll_wait import HoldTime
 from arc_agent.work.registration import Presence
 from arc_agent.work.runner import Runner
-from arc_protocol.types import LeaseInfo, LeaseRequest
+from arc_protocol.messages.leases import LeaseInfo, LeaseRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

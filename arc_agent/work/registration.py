@@ -14,7 +14,7 @@ from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import Registry
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.server_state import Contact
-from arc_protocol.types import AgentRegistration, AgentStatus
+from arc_protocol.messages.agents import AgentRegistration, AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

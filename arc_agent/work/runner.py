@@ -48,7 +48,8 @@ from arc_agent.work.handler_limits import HandlerLines
 from arc_agent.work.meter import Meter
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.lifecycle import budget_seconds
-from arc_protocol.types import InlineBody, RenewRequest, RenewResponse, StorageBody
+from arc_protocol.messages.bodies import InlineBody, StorageBody
+from arc_protocol.messages.leases import RenewRequest, RenewResponse
 from arc_runtime.failpoints import hit
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

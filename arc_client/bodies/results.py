@@ -13,7 +13,9 @@ from typing import IO, Any, TypeVar, cast
 import msgspec
 
 from arc_client.errors import CommandExpired, ResultUnreadable, failure_of
-from arc_protocol.types import BodySpec, CommandStatus, InlineBody, State, SuccessResponse
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import BodySpec, InlineBody, SuccessResponse
+from arc_protocol.messages.commands import CommandStatus
 
 T = TypeVar("T")
 

@@ -15,10 +15,12 @@ import msgspec
 from arc_client.bodies.params import SPOOL_IN_MEMORY_BYTES, Body
 from arc_client.bodies.signing import public_for_replies, secret_for_replies
 from arc_client.errors import ConfigurationError, ResultUnreadable
+from arc_protocol.codec import decode
 from arc_protocol.errors import InvalidCommand
+from arc_protocol.messages.bodies import ErrorResponse
+from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.sealing import SealBroken, params_sealer, result_opener
 from arc_protocol.signatures import SEALED_ERROR, Sealing
-from arc_protocol.types import CommandStatus, ErrorResponse, decode
 from arc_runtime.key_files import SEALING, KeyFileError, PrivateKey, PublicKey, read_public
 
 _MAX_KNOWN: Final = 10_000

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arc_client.bodies.params import Body
 from arc_client.errors import ConfigurationError
+from arc_protocol.messages.commands import CreateCommandRequest
 from arc_protocol.signatures import (
     NONCE_BYTES,
     Claims,
@@ -18,7 +19,6 @@ from arc_protocol.signatures import (
     encode_base64url,
     signing_input,
 )
-from arc_protocol.types import CreateCommandRequest
 from arc_runtime.key_files import SIGNING, KeyFileError, PrivateKey, read_private
 
 

@@ -15,7 +15,7 @@ import typer
 
 from arc_client.bodies.params import NO_PARAMS, Body, body_of_file, open_file
 from arc_client.errors import ConfigurationError, InvalidParams
-from arc_protocol.types import DEFAULT_INLINE_BYTES
+from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.durations import parse_duration
 
 STDOUT: Final = Path("-")

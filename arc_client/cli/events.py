@@ -7,7 +7,7 @@ from contextlib import aclosing
 from arc_client.cli.explain import printable
 from arc_client.cli.output import print_line, say, show_json
 from arc_client.client import Client
-from arc_protocol.types import EventList, Progress
+from arc_protocol.messages.events import EventList, Progress
 
 
 async def show_events(client: Client, command_id: str, *, is_followed: bool, as_json: bool) -> None:

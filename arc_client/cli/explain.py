@@ -14,7 +14,7 @@ import msgspec
 from arc_client import errors as client
 from arc_protocol import errors as server
 from arc_protocol.errors import ArcError
-from arc_protocol.types import AgentInfo, AgentList
+from arc_protocol.messages.agents import AgentInfo, AgentList
 from arc_runtime.durations import format_duration
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from arc_protocol.types import AgentInfo, HandlerInfo
+from arc_protocol.messages.agents import AgentInfo, HandlerInfo
 
 Schema = Mapping[str, Any]
 

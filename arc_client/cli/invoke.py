@@ -31,7 +31,10 @@ from arc_client.cli.progress import Journey
 from arc_client.client import Client, Command, SendOptions
 from arc_client.errors import AgentAbsent
 from arc_protocol.errors import ArcError
-from arc_protocol.types import AgentList, CommandStatus, InlineBody, State
+from arc_protocol.messages.agents import AgentList
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import InlineBody
+from arc_protocol.messages.commands import CommandStatus
 
 T = TypeVar("T")
 

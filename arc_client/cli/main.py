@@ -29,7 +29,7 @@ from arc_client.cli.output import (
 )
 from arc_client.cli.session import reporting, with_client
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 
 if TYPE_CHECKING:
     from arc_client.client import Client

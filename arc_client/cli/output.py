@@ -16,14 +16,9 @@ from arc_client.cli.explain import Explanation, as_record, printable
 from arc_client.cli.handlers import Offer, rows_of
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import CANCELLED, TERMINAL
-from arc_protocol.types import (
-    AgentInfo,
-    AgentStatus,
-    CommandStatus,
-    ErrorResponse,
-    HandlerInfo,
-    InlineBody,
-)
+from arc_protocol.messages.agents import AgentInfo, AgentStatus, HandlerInfo
+from arc_protocol.messages.bodies import ErrorResponse, InlineBody
+from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
 
 SHOWN_BYTES: Final = 1024 * 1024

@@ -9,8 +9,10 @@ from arc_client.cli.output import say
 from arc_client.wire.progress_callbacks import Watch
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.types import CommandStatus, CreateCommandResponse, EventList, State
-from arc_protocol.types import Progress as HandlerProgress
+from arc_protocol.messages.base import State
+from arc_protocol.messages.commands import CommandStatus, CreateCommandResponse
+from arc_protocol.messages.events import EventList
+from arc_protocol.messages.events import Progress as HandlerProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn

@@ -19,7 +19,7 @@ from arc_client.cli.interrupts import Interrupted
 from arc_client.cli.output import NotShown, is_shown_on, say, tell_error
 from arc_client.cli.progress import Journey, LiveJourney
 from arc_protocol.errors import ArcError
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 
 if TYPE_CHECKING:
     from arc_client.client import Client

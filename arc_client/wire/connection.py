@@ -25,8 +25,8 @@ from arc_client.errors import (
     UnexpectedAnswer,
     error_of,
 )
+from arc_protocol.codec import decode, encode
 from arc_protocol.errors import ArcError, InvalidCommand
-from arc_protocol.types import decode, encode
 from arc_protocol.urls import redact
 
 T = TypeVar("T")

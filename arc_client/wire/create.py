@@ -13,10 +13,10 @@ from arc_client.wire.progress_callbacks import Watch
 from arc_client.wire.retry import Clock, retried
 from arc_client.wire.transfer import upload
 from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge
-from arc_protocol.types import (
+from arc_protocol.messages.base import State
+from arc_protocol.messages.commands import (
     CreateCommandRequest,
     CreateCommandResponse,
-    State,
     StorageUpload,
     UploadCompleteRequest,
     UploadCompleteResponse,

@@ -9,7 +9,7 @@ from arc_client.wire.connection import ANSWER_SECONDS, Connection
 from arc_client.wire.retry import Clock, Intervals, is_transient, pause_after
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.types import EventList, Progress
+from arc_protocol.messages.events import EventList, Progress
 
 _LEAST_SECONDS: Final = 0.2
 """Between two looks: a handler that talks without end is heard in larger pieces."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from arc_protocol.errors import ArcError
-from arc_protocol.types import CommandStatus, CreateCommandResponse, EventList
+from arc_protocol.messages.commands import CommandStatus, CreateCommandResponse
+from arc_protocol.messages.events import EventList
 
 
 class Watch:

@@ -16,7 +16,7 @@ from arc_client.wire.connection import CONNECT_SECONDS, Connection, answered, tr
 from arc_client.wire.progress_callbacks import Watch
 from arc_client.wire.retry import Clock, is_transient, retried
 from arc_protocol.errors import ArcError, InvalidEnvelope
-from arc_protocol.types import HttpBackend, LocalBackend, PresignedRequest
+from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
 from arc_protocol.urls import resolve
 
 STALL_SECONDS: Final = 60.0

@@ -13,7 +13,8 @@ from arc_client.wire.progress_callbacks import Watch
 from arc_client.wire.retry import INTERVAL_CAP_SECONDS, Clock, Intervals, is_transient, pause_after
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.types import CommandStatus, State
+from arc_protocol.messages.base import State
+from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
 
 POLL_SECONDS: Final = 30

@@ -31,7 +31,7 @@ from arc_protocol.errors import (
     StorageOperationFailed,
     Unavailable,
 )
-from arc_protocol.types import HttpBackend, PresignedRequest
+from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from arc_runtime import failpoints
 from arc_runtime.directories import make_directory, sync_directory
 from arc_server.server_keys import BLOB, Signer

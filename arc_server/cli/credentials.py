@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from arc_protocol.types import Name
+from arc_protocol.messages.base import Name
 from arc_runtime.durations import parse_duration
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.cli.store import ConfigOption, DataDirOption, JsonOption, print_table, with_store

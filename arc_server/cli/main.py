@@ -22,7 +22,7 @@ import structlog
 import typer
 
 from arc_protocol.errors import ArcError
-from arc_protocol.types import Name
+from arc_protocol.messages.base import Name
 from arc_runtime import systemd
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs import setup

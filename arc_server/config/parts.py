@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from arc_protocol.types import CommandTarget
+from arc_protocol.messages.base import CommandTarget
 from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config.sections import DeploymentEntry, ServerConfig, bad_value
 from arc_server.ports.records import Deployment

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from arc_protocol.types import DEFAULT_INLINE_BYTES, Name, ResourceType
+from arc_protocol.messages.base import Name, ResourceType
+from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.config.settings import SettingsError, load
 from arc_server.http.limits import HttpLimits
 

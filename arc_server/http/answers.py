@@ -7,6 +7,7 @@ from typing import Any, Final
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
+from arc_protocol.codec import encode
 from arc_protocol.errors import (
     ArcError,
     MethodNotAllowed,
@@ -15,7 +16,7 @@ from arc_protocol.errors import (
     Unauthorized,
     Unavailable,
 )
-from arc_protocol.types import encode, error_body
+from arc_protocol.messages.errors import error_body
 
 SERVER: Final = "arc-server"
 RETRY_AFTER_SECONDS: Final = "1"

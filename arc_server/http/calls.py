@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from arc_protocol.codec import decode
 from arc_protocol.errors import BadRequest, InvalidCommand, PayloadTooLarge, RequestTimeout
-from arc_protocol.types import decode
 from arc_server.auth.callers import Caller
 from arc_server.auth.revocations import Waits
 from arc_server.http.base_urls import BaseUrls

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.types import MAX_WAIT_SECONDS, Name
+from arc_protocol.messages.base import MAX_WAIT_SECONDS, Name
 
 E = TypeVar("E", bound=StrEnum)
 

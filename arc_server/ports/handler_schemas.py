@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from arc_protocol.types import AgentRegistration, Message
+from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.base import Message
 
 
 class HandlerSchemas(Message, frozen=True, kw_only=True):

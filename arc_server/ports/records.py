@@ -14,16 +14,11 @@ from typing import Protocol
 import msgspec
 
 from arc_protocol.errors import ArcError
-from arc_protocol.types import (
-    AgentRegistration,
-    CommandTarget,
-    Envelope,
-    EventsRequest,
-    PresignedRequest,
-    Progress,
-    RecordedLine,
-    State,
-)
+from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.base import CommandTarget, State
+from arc_protocol.messages.bodies import PresignedRequest
+from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
+from arc_protocol.messages.leases import Envelope
 from arc_server.ports.credentials import CredentialStore
 
 Holder = tuple[str, str]

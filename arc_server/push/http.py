@@ -6,7 +6,8 @@ from typing import Final
 
 import aiohttp
 
-from arc_protocol.types import Envelope, encode
+from arc_protocol.codec import encode
+from arc_protocol.messages.leases import Envelope
 from arc_protocol.urls import redact
 from arc_server.ports.records import Deployment, PushOutcome
 

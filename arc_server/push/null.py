@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arc_protocol.types import Envelope
+from arc_protocol.messages.leases import Envelope
 from arc_server.ports.records import Deployment, PushOutcome
 
 

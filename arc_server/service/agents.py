@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from arc_protocol.codec import encode
 from arc_protocol.errors import ArcError, Forbidden
-from arc_protocol.types import AgentInfo, AgentList, AgentRegistration, HeldLease, encode
+from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldLease
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.records import Clock, Command, CommandStore, Holder
 from arc_server.service.limits import CommandLimits

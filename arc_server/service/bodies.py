@@ -16,16 +16,16 @@ from typing import Final
 import structlog
 
 from arc_protocol.errors import ArcError, InvalidCommand, NotFound, PayloadTooLarge
-from arc_protocol.types import (
+from arc_protocol.messages.bodies import (
     BodySpec,
     CommandResponse,
     ErrorResponse,
     InlineBody,
     PresignedRequest,
     StorageBody,
-    StorageUpload,
     SuccessResponse,
 )
+from arc_protocol.messages.commands import StorageUpload
 from arc_server.ports.records import (
     AwaitedBlob,
     BlobStore,

@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from arc_protocol import lifecycle
+from arc_protocol.codec import utc
 from arc_protocol.errors import (
     ArcError,
     BadRequest,
@@ -33,21 +34,22 @@ from arc_protocol.errors import (
     LeaseNotFound,
     NotFound,
 )
-from arc_protocol.types import (
-    DEFAULT_LEASE_SECONDS,
-    MAX_WAIT_SECONDS,
-    PROTOCOL,
+from arc_protocol.messages.base import DEFAULT_LEASE_SECONDS, MAX_WAIT_SECONDS, PROTOCOL, State
+from arc_protocol.messages.bodies import CommandResponse, InlineBody
+from arc_protocol.messages.commands import (
     CommandList,
-    CommandResponse,
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
+    Payload,
+    UploadCompleteResponse,
+)
+from arc_protocol.messages.errors import error_body
+from arc_protocol.messages.leases import (
     Envelope,
-    InlineBody,
     LeaseInfo,
     LeaseRequest,
     LeaseResponse,
-    Payload,
     RefusedResponse,
     RenewedLease,
     RenewRequest,
@@ -55,10 +57,6 @@ from arc_protocol.types import (
     RespondRequest,
     RespondResponse,
     ResponseHandling,
-    State,
-    UploadCompleteResponse,
-    error_body,
-    utc,
 )
 from arc_server.ports.records import (
     AwaitedBlob,

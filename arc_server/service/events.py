@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import CommandNotFound, InvalidCommand
-from arc_protocol.types import EventList, EventsRequest
+from arc_protocol.messages.events import EventList, EventsRequest
 from arc_server.ports.records import CommandStore, EventPage
 from arc_server.service.commands import check_wait
 from arc_server.service.limits import CommandLimits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from arc_protocol.types import DEFAULT_INLINE_BYTES
+from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 
 
 class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
-from arc_protocol.types import DeploymentPresence
+from arc_protocol.messages.agents import DeploymentPresence
 
 _MOST: Final = 10_000
 """Deployments that are remembered; of more, those that were longest silent are forgotten."""

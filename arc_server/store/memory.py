@@ -28,16 +28,9 @@ from arc_protocol.errors import (
     LeaseNotFound,
     StoreUnavailable,
 )
-from arc_protocol.types import (
-    IMPLICIT_TARGET,
-    AgentRegistration,
-    CommandTarget,
-    EventsRequest,
-    Progress,
-    RecordedLine,
-    ResourceType,
-    State,
-)
+from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, ResourceType, State
+from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.records import (
     AgentPresence,

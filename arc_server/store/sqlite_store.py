@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable
-from arc_protocol.types import AgentRegistration, EventsRequest
+from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
 from arc_server.ports.records import (
     AgentPresence,

@@ -9,17 +9,14 @@ from datetime import timedelta
 from typing import Any
 
 from arc_protocol.errors import ArcError
-from arc_protocol.types import (
-    AgentRegistration,
-    CommandTarget,
-    CreateCommandRequest,
-    HandlerInfo,
-    InlineBody,
+from arc_protocol.messages.agents import AgentRegistration, HandlerInfo
+from arc_protocol.messages.base import CommandTarget, ResourceType
+from arc_protocol.messages.bodies import InlineBody, StorageBody
+from arc_protocol.messages.commands import CreateCommandRequest
+from arc_protocol.messages.leases import (
     LeaseRequest,
     RenewRequest,
-    ResourceType,
     RespondRequest,
-    StorageBody,
     SubmittedResponse,
 )
 from arc_server.ports.records import (

@@ -12,15 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from arc_protocol.errors import ArcError
-from arc_protocol.types import (
-    CommandTarget,
-    ErrorResponse,
-    LeaseInfo,
-    LeaseRequest,
-    ResourceType,
-    StorageBody,
-    SuccessResponse,
-)
+from arc_protocol.messages.base import CommandTarget, ResourceType
+from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
+from arc_protocol.messages.leases import LeaseInfo, LeaseRequest
 from arc_server.store.engine import opening
 from arc_server.store.engine.refusals import StoreRefused
 

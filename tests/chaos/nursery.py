@@ -17,7 +17,14 @@ import tempfile
 import traceback
 from typing import Any, NamedTuple
 
-DEPENDENCIES = ("aiosqlite", "msgspec", "structlog", "tenacity", "arc_protocol.types")
+DEPENDENCIES = (
+    "aiosqlite",
+    "msgspec",
+    "structlog",
+    "tenacity",
+    "arc_protocol.codec",
+    "arc_protocol.messages.leases",
+)
 OURS = ("chaos.operations",)
 
 

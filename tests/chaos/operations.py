@@ -11,12 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from arc_protocol.types import (
-    ErrorResponse,
-    LeaseRequest,
-    StorageBody,
-    SuccessResponse,
-)
+from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
+from arc_protocol.messages.leases import LeaseRequest
 from arc_server.ports.records import (
     CommandFilter,
     StoredInline,

@@ -14,7 +14,7 @@ from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir
 from arc_agent.jobs.result_files import StoredBody, store_bytes
 from arc_agent.jobs.spool import Entry, Spool
-from arc_protocol.types import HttpBackend, PresignedRequest
+from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 
 from .house import INLINE_BYTES, START
 from .lives import CHECKPOINT_PAGES

@@ -13,7 +13,9 @@ import pytest
 from fakes.part1_commands import Era
 from fakes.part1_server import Part1Server
 
-from arc_protocol.types import CommandStatus, CreateCommandResponse, LeaseResponse, decode
+from arc_protocol.codec import decode
+from arc_protocol.messages.commands import CommandStatus, CreateCommandResponse
+from arc_protocol.messages.leases import LeaseResponse
 from arc_protocol.urls import resolve
 
 TARGET = {"resourceId": "default", "resourceType": "daemon"}

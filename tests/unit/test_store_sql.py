@@ -8,7 +8,7 @@ from collections import defaultdict
 import pytest
 
 from arc_protocol import lifecycle
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.store.engine import queries, schema
 
 STATES = re.compile(r"'([A-Z_]+)'")

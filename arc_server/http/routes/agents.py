@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from arc_protocol.types import AgentRegistration
+from arc_protocol.messages.agents import AgentRegistration
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call

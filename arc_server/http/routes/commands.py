@@ -9,7 +9,8 @@ import msgspec
 from aiohttp import web
 
 from arc_protocol.errors import StoreUnavailable
-from arc_protocol.types import CreateCommandRequest, Payload, State, UploadCompleteRequest
+from arc_protocol.messages.base import State
+from arc_protocol.messages.commands import CreateCommandRequest, Payload, UploadCompleteRequest
 from arc_server.auth.tokens import Scope
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer

@@ -7,9 +7,9 @@ from typing import Final, TypeVar
 
 from aiohttp import hdrs, web
 
+from arc_protocol.codec import decode
 from arc_protocol.enrolment import AccessTokenRequest, EnrolRequest, NewKeyRequest
 from arc_protocol.errors import PayloadTooLarge, RateLimited
-from arc_protocol.types import decode
 from arc_server.auth.enrolment import Enrolment
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call

@@ -8,15 +8,15 @@ from typing import Final, cast
 
 from aiohttp import hdrs, web
 
+from arc_protocol.codec import decode
 from arc_protocol.errors import InvalidCommand, LeaseNotFound
-from arc_protocol.types import (
-    CommandResponse,
+from arc_protocol.messages.bodies import CommandResponse
+from arc_protocol.messages.leases import (
     LeaseRequest,
     LeaseResponse,
     ReleaseRequest,
     RenewRequest,
     RespondRequest,
-    decode,
 )
 from arc_server.auth.tokens import Scope
 from arc_server.http.answers import empty_answer, json_answer

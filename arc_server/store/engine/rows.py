@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from arc_protocol.types import CommandTarget, ResourceType, State
+from arc_protocol.messages.base import CommandTarget, ResourceType, State
 from arc_server.ports.records import Command
 
 Row = tuple[Any, ...]

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arc_protocol.types import IMPLICIT_TARGET, CommandTarget
+from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget
 from arc_server.ports.records import Command, StoredInline, StoredParams
 from arc_server.store.engine.rows import Row, target_of
 

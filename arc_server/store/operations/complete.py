@@ -9,7 +9,7 @@ import msgspec
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, CommandNotFound, InvalidStateTransition, LeaseLost
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.ports.records import (
     Command,
     Completion,

@@ -15,7 +15,7 @@ from arc_protocol.errors import (
     InvalidCommand,
     InvalidStateTransition,
 )
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.ports.records import (
     AwaitedBlob,
     Command,

@@ -8,8 +8,10 @@ from typing import Final
 
 import msgspec
 
+from arc_protocol.codec import encode
 from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
-from arc_protocol.types import AgentRegistration, CommandTarget, encode
+from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.handler_schemas import HandlerSchemas, split_schemas, with_schemas
 from arc_server.ports.records import AgentPresence, Deployment, Holder, Token
 from arc_server.store.engine.rows import (

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from arc_protocol.codec import encode
 from arc_protocol.errors import CommandNotFound, LeaseLost
-from arc_protocol.types import EventsRequest, Progress, RecordedLine, encode
+from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
 from arc_server.ports.records import Command, EventPage
 from arc_server.store.engine.rows import command_of, micros, moment
 from arc_server.store.engine.session import Session

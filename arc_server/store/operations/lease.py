@@ -11,7 +11,7 @@ import msgspec
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import LeaseNotFound, SerializationFailed
-from arc_protocol.types import IMPLICIT_TARGET, CommandTarget, State
+from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, State
 from arc_server.ports.records import (
     AwaitedBlob,
     Command,

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from arc_protocol import lifecycle
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.ports.records import (
     CommandFilter,
     CommandPage,

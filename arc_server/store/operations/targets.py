@@ -11,7 +11,7 @@ from arc_protocol.errors import (
     CommandTargetNotFound,
     DeploymentNotFound,
 )
-from arc_protocol.types import IMPLICIT_TARGET, CommandTarget, ResourceType
+from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, ResourceType
 from arc_server.store.engine.session import KnownDeployment, Session
 
 

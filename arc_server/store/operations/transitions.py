@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from arc_protocol import lifecycle
-from arc_protocol.types import CommandTarget, State
+from arc_protocol.messages.base import CommandTarget, State
 from arc_server.ports.records import Command, StoredError, StoredResponse, StoredSuccess
 from arc_server.store.engine.rows import micros
 from arc_server.store.engine.session import Session

@@ -138,7 +138,7 @@ def test_the_configurations_of_the_page_are_good(tmp_path: Path) -> None:
 
 
 def test_the_events_of_the_page_are_logged_somewhere() -> None:
-    source = "".join(path.read_text() for path in (ROOT / "arc_agent").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "arc_agent").rglob("*.py"))
 
     for event in table("event"):
         assert f'"{event}"' in source, event

@@ -22,7 +22,9 @@ from arc_client.bodies.results import body_of_result
 from arc_client.bodies.sealed import Seals
 from arc_client.errors import CommandFailed as Failure
 from arc_client.errors import ResultUnreadable
-from arc_protocol.types import CommandStatus, ErrorResponse, State
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import ErrorResponse
+from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.key_files import SEALING, PrivateKey, write_private
 
 HOST = PrivateKey("edge-7", SEALING, bytes(range(7, 39)))

@@ -21,7 +21,9 @@ from arc_agent.net.connection import Connection, NoContact, Refused
 from arc_agent.net.lease_calls import ask
 from arc_agent.net.token import Token
 from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
-from arc_protocol.types import LeaseRequest, LocalBackend, PresignedRequest, decode
+from arc_protocol.codec import decode
+from arc_protocol.messages.bodies import LocalBackend, PresignedRequest
+from arc_protocol.messages.leases import LeaseRequest
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -21,7 +21,7 @@ from arc_protocol.errors import (
     StorageOperationFailed,
     Unavailable,
 )
-from arc_protocol.types import HttpBackend
+from arc_protocol.messages.bodies import HttpBackend
 from arc_runtime import failpoints
 from arc_server.blobs.local import READ_BYTES, TEMPORARY, WRITE_BYTES, LocalBlobStore
 from arc_server.server_keys import BLOB, Signer

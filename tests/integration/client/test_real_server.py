@@ -31,7 +31,7 @@ from arc_client import (
     Watch,
 )
 from arc_protocol.errors import CommandNotFound, IdempotencyKeyReused, InvalidCommand
-from arc_protocol.types import CommandStatus
+from arc_protocol.messages.commands import CommandStatus
 
 from .fake_server import Hasty
 from .shell import arc as run_arc

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from arc_protocol.types import AgentRegistration, CommandTarget, HandlerInfo, ResourceType
+from arc_protocol.messages.agents import AgentRegistration, HandlerInfo
+from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_server.ports.records import (
     AwaitedBlob,
     Command,

@@ -30,7 +30,7 @@ from arc_protocol.errors import (
     InvalidStateTransition,
     StoreUnavailable,
 )
-from arc_protocol.types import IMPLICIT_TARGET, State
+from arc_protocol.messages.base import IMPLICIT_TARGET, State
 from arc_server.ports.records import AwaitedBlob, CommandStore, StoredBlob, StoredInline
 
 

@@ -22,7 +22,8 @@ from store_samples import (
 )
 
 from arc_protocol.errors import StoreUnavailable
-from arc_protocol.types import HandlerInfo, State
+from arc_protocol.messages.agents import HandlerInfo
+from arc_protocol.messages.base import State
 from arc_server.ports.records import Command, CommandFilter, CommandStore
 
 

@@ -8,7 +8,7 @@ import pytest
 from store_samples import NOW, RESULT, after, lease, leased
 
 from arc_protocol.errors import CommandNotFound, LeaseLost
-from arc_protocol.types import EventsRequest, LogLine, Progress
+from arc_protocol.messages.events import EventsRequest, LogLine, Progress
 from arc_server.ports.records import Command, CommandStore
 
 

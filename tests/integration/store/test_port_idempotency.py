@@ -20,7 +20,7 @@ from store_samples import (
 )
 
 from arc_protocol.errors import CommandTargetAmbiguous, IdempotencyKeyReused
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.ports.records import CommandStore
 
 

@@ -31,7 +31,7 @@ from arc_protocol.errors import (
     LeaseNotFound,
 )
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.ports.records import (
     CommandStore,
     Completion,

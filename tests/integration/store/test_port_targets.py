@@ -24,7 +24,7 @@ from arc_protocol.errors import (
     CommandTargetIdInvalid,
     CommandTargetNotFound,
 )
-from arc_protocol.types import IMPLICIT_TARGET, CommandTarget, State
+from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, State
 from arc_server.ports.records import CommandStore
 
 

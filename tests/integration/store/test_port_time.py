@@ -16,7 +16,7 @@ from store_samples import (
     response_of,
 )
 
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.ports.records import CommandStore, StoredError
 
 

@@ -21,7 +21,7 @@ from store_samples import (
     response_of,
 )
 
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.ports.records import DamagedBody, StoredError, StoredInline, StoredSuccess
 from arc_server.store.sqlite_store import SqliteStore
 

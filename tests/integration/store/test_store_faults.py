@@ -16,7 +16,7 @@ import pytest
 from store_samples import NOW, RESULT, after, create, leased, read, response_of
 
 from arc_protocol.errors import StoreUnavailable
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.store.engine import transactions
 from arc_server.store.sqlite_store import SqliteStore
 

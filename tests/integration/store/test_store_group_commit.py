@@ -23,7 +23,7 @@ from store_samples import (
 )
 
 from arc_protocol.errors import CommandNotFound, StoreUnavailable
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.store.engine import batches, transactions
 from arc_server.store.engine.session import Session
 from arc_server.store.operations import complete

@@ -17,7 +17,7 @@ from store_samples import DEPLOYMENT, HANDLER_ERROR, NOW, PARAMS, RESULT, UPLOAD
 
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL, may_follow
-from arc_protocol.types import CommandTarget, State
+from arc_protocol.messages.base import CommandTarget, State
 from arc_server.ports.records import (
     Command,
     CommandFilter,

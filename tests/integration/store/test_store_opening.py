@@ -35,7 +35,7 @@ from store_samples import (
     token,
 )
 
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.store.engine import opening, queries, schema
 from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRefused, StoreTooNew
 from arc_server.store.sqlite_store import SqliteStore

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import arc_server.store
 from arc_server.store.engine import queries, schema
 
 WHOLE_TABLES = {"list_tokens", "list_enrol_tokens", "list_credentials"}
@@ -76,11 +78,7 @@ def test_hot_queries_use_the_index_that_holds_only_what_they_may_find(
 
 
 def test_every_query_is_used() -> None:
-    import arc_server.store as package
-
-    [folder] = package.__path__
-    source = "".join(
-        file.read_text() for file in sorted(__import__("pathlib").Path(folder).glob("*.py"))
-    )
+    [folder] = arc_server.store.__path__
+    source = "".join(file.read_text() for file in sorted(Path(folder).rglob("*.py")))
     unused = [name for name in queries.load() if f'"{name}"' not in source]
     assert not unused

@@ -283,8 +283,8 @@ def test_what_is_not_declared_costs_nothing_at_rest() -> None:
         "from arc_agent.handlers.loading import check_host, load_handlers\n"
         "settings = HandlersSection(exec={'x': ExecSection(argv=['true'])})\n"
         "load_handlers(settings), check_host(settings)\n"
-        "names = ('argv', 'declared', 'http', 'isolation', 'rows', 'sql', 'statements')\n"
-        "loaded = {f'arc_agent.handlers.{name}' for name in names} | {'asyncpg'}\n"
+        "names = ('argv', 'http', 'isolation', 'placeholders', 'rows', 'sql', 'statements')\n"
+        "loaded = {f'arc_agent.handlers.declared.{name}' for name in names} | {'asyncpg'}\n"
         "assert not loaded & set(sys.modules), loaded & set(sys.modules)\n"
     )
 

@@ -16,7 +16,8 @@ from arc_agent.jobs.job import Addresses, Job
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.jobs.run_journal import MAX_ANNOUNCED_BYTES, Journal, answer_left
 from arc_agent.jobs.spool import Entry, Spool
-from arc_protocol.types import LeaseInfo, decode
+from arc_protocol.codec import decode
+from arc_protocol.messages.leases import LeaseInfo
 
 WHERE = Addresses("https://server/response?lease=l", None)
 LEASE = """{"leaseId": "%s", "leaseExpiresAt": "2026-11-24T10:00:00Z", "commandId": "%s",

@@ -10,7 +10,8 @@ import structlog
 
 from arc_agent.config.sections import EventsSection
 from arc_agent.handlers.events import HandlerLog, Speech
-from arc_protocol.types import MAX_EVENTS_BYTES, Progress, encode
+from arc_protocol.codec import encode
+from arc_protocol.messages.events import MAX_EVENTS_BYTES, Progress
 
 
 def speech(**settings: Any) -> Speech:

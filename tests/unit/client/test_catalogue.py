@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arc_client.cli.handlers import MAX_ROWS, offers, rows_of
-from arc_protocol.types import AgentInfo, HandlerInfo
+from arc_protocol.messages.agents import AgentInfo, HandlerInfo
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 

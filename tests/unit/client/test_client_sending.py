@@ -24,7 +24,7 @@ from arc_client import (
     Watch,
 )
 from arc_protocol.errors import IdempotencyKeyReused, InvalidCommand, PayloadTooLarge, RateLimited
-from arc_protocol.types import CreateCommandResponse
+from arc_protocol.messages.commands import CreateCommandResponse
 
 CREATE = "http://h/v1/commands"
 COMPLETE = "http://h/v1/commands/cmd_1/upload-complete"

@@ -11,7 +11,9 @@ from arc_client import errors
 from arc_client.cli.explain import agent_hint, as_record, explain, printable
 from arc_client.errors import error_of, failure_of
 from arc_protocol.errors import ArcError
-from arc_protocol.types import AgentInfo, CommandTarget, ErrorResponse, HandlerInfo, ResourceType
+from arc_protocol.messages.agents import AgentInfo, HandlerInfo
+from arc_protocol.messages.base import CommandTarget, ResourceType
+from arc_protocol.messages.bodies import ErrorResponse
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 

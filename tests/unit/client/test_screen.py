@@ -10,15 +10,10 @@ import pytest
 from arc_client.cli import output
 from arc_client.cli.explain import explain
 from arc_client.errors import failure_of
-from arc_protocol.types import (
-    AgentInfo,
-    AgentStatus,
-    CommandStatus,
-    ErrorResponse,
-    InlineBody,
-    State,
-    SuccessResponse,
-)
+from arc_protocol.messages.agents import AgentInfo, AgentStatus
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import ErrorResponse, InlineBody, SuccessResponse
+from arc_protocol.messages.commands import CommandStatus
 
 CREATED = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 

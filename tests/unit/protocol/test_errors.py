@@ -5,7 +5,7 @@ import pytest
 
 from arc_protocol import errors
 from arc_protocol.errors import ArcError
-from arc_protocol.types import error_body
+from arc_protocol.messages.errors import error_body
 
 # protocol.md 1.2, and the framework's own answers
 STATUSES = {

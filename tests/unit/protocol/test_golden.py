@@ -11,31 +11,31 @@ from typing import Any, Final
 
 import pytest
 
-from arc_protocol import types
-from arc_protocol.types import (
-    AgentList,
-    AgentRegistration,
+from arc_protocol.codec import decode, encode
+from arc_protocol.errors import InvalidCommand
+from arc_protocol.messages import agents, base, bodies, commands, errors, events, leases
+from arc_protocol.messages.agents import AgentList, AgentRegistration
+from arc_protocol.messages.bodies import CommandResponse
+from arc_protocol.messages.commands import (
     CommandList,
-    CommandResponse,
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
+    Payload,
+    UploadCompleteRequest,
+    UploadCompleteResponse,
+)
+from arc_protocol.messages.errors import ErrorBody
+from arc_protocol.messages.events import EventList, EventsRequest
+from arc_protocol.messages.leases import (
     Envelope,
-    ErrorBody,
-    EventList,
-    EventsRequest,
     LeaseRequest,
     LeaseResponse,
-    Payload,
     ReleaseRequest,
     RenewRequest,
     RenewResponse,
     RespondRequest,
     RespondResponse,
-    UploadCompleteRequest,
-    UploadCompleteResponse,
-    decode,
-    encode,
 )
 
 GOLDEN: Final = Path(__file__).with_name("golden")
@@ -159,7 +159,7 @@ def test_no_required_field_may_be_left_out(name: str) -> None:
 
     for field in required:
         less = {key: value for key, value in document.items() if key != field}
-        with pytest.raises(types.InvalidCommand, match=f"^{field}: "):
+        with pytest.raises(InvalidCommand, match=f"^{field}: "):
             decode(json.dumps(less).encode(), VECTORS[name])
 
 
@@ -168,17 +168,18 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
     rewritten = {f"{name}.rewritten" for name in ONLY_READ}
     parts = {
         kind
-        for kind in vars(types).values()
-        if isinstance(kind, type) and issubclass(kind, types.Message)
-    } - {types.Message}
+        for module in (agents, bodies, commands, errors, events, leases)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, base.Message)
+    } - {base.Message}
     whole = {kind for value in VECTORS.values() for kind in _structs(value)}
     nested = {
-        types.CommandTarget, types.HttpBackend, types.LocalBackend, types.PresignedRequest,
-        types.InlineBody, types.StorageBody, types.StorageUpload, types.TraceContext,
-        types.ResponseHandling, types.LeaseInfo, types.RenewedLease, types.HandlerInfo,
-        types.HeldLease, types.AgentInfo, types.AgentStatus, types.SubmittedResponse,
-        types.RefusedResponse, types.Progress, types.LogLine, types.RecordedLine,
-        types.DeploymentPresence,
+        base.CommandTarget, bodies.HttpBackend, bodies.LocalBackend, bodies.PresignedRequest,
+        bodies.InlineBody, bodies.StorageBody, commands.StorageUpload, leases.TraceContext,
+        leases.ResponseHandling, leases.LeaseInfo, leases.RenewedLease, agents.HandlerInfo,
+        agents.HeldLease, agents.AgentInfo, agents.AgentStatus, leases.SubmittedResponse,
+        leases.RefusedResponse, events.Progress, events.LogLine, events.RecordedLine,
+        agents.DeploymentPresence,
     }  # fmt: skip
 
     assert files == VECTORS.keys() | rewritten

@@ -21,7 +21,7 @@ from arc_protocol.lifecycle import (
     renew_after_seconds,
     sources,
 )
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 
 NOW = datetime(2026, 11, 23, 20, tzinfo=UTC)
 

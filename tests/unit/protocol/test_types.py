@@ -9,22 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arc_protocol.codec import decode, encode, utc
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.types import (
-    AgentRegistration,
-    CommandResponse,
-    CommandTarget,
-    CreateCommandRequest,
-    HandlerInfo,
-    InlineBody,
-    LeaseRequest,
-    Timestamp,
-    UploadCompleteRequest,
-    decode,
-    decode_base64,
-    encode,
-    utc,
-)
+from arc_protocol.messages.agents import AgentRegistration, HandlerInfo
+from arc_protocol.messages.base import CommandTarget, Timestamp
+from arc_protocol.messages.bodies import CommandResponse, InlineBody, decode_base64
+from arc_protocol.messages.commands import CreateCommandRequest, UploadCompleteRequest
+from arc_protocol.messages.leases import LeaseRequest
 
 
 def create(**changes: Any) -> bytes:

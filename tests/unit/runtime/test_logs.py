@@ -346,12 +346,12 @@ def test_values_of_any_kind_are_logged_and_none_breaks_the_call(stream: io.Strin
 def test_a_reader_that_is_gone_stops_nothing() -> None:
     code = """
 import os, sys, structlog
-from arc_runtime import logs
-logs.configure("json")
+from arc_runtime.logs import setup
+setup.configure("json")
 read, write = os.pipe()
 os.dup2(write, 2)
 os.close(write)
-logs.configure("json", stream=open(2, "w", closefd=False))
+setup.configure("json", stream=open(2, "w", closefd=False))
 os.close(read)
 for _ in range(100):
     structlog.get_logger().info("nobody hears")
@@ -366,18 +366,16 @@ print("alive")
 def test_a_closed_standard_error_stops_nothing_and_no_other_file_gets_the_lines() -> None:
     code = """
 import os, structlog
-from arc_runtime import logs
-logs.configure("json")
+from arc_runtime.logs import setup
+setup.configure("json")
 os.close(2)
 other = os.open("/dev/null", os.O_RDWR)
 assert other == 2
 structlog.get_logger().info("through the duplicate")
 print("alive")
 """
-    never_open = (
-        f"exec 2>&-; exec {sys.executable} -c 'import structlog; from arc_runtime import logs;"
-    )
-    never_open += ' logs.configure(); structlog.get_logger().info("x"); print("alive")\''
+    never_open = f"exec 2>&-; exec {sys.executable} -c 'import structlog; from arc_runtime.logs import setup;"
+    never_open += ' setup.configure(); structlog.get_logger().info("x"); print("alive")\''
 
     closed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30

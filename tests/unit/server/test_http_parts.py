@@ -11,7 +11,7 @@ from arc_protocol.errors import (
     NotFound,
     RangeNotSatisfiable,
 )
-from arc_protocol.types import State
+from arc_protocol.messages.base import State
 from arc_server.http import fields
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.calls import Call

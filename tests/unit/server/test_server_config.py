@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_protocol.types import CommandTarget, ResourceType
+from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_runtime.config.options import keys
 from arc_runtime.config.settings import SettingsError
 from arc_server.config.parts import (

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from arc_protocol.errors import Conflict, NotFound, PayloadTooLarge, StoreUnavailable
-from arc_protocol.types import HttpBackend, PresignedRequest
+from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 
 START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 CHUNK = 1 << 16

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from arc_protocol.types import Envelope, decode
+from arc_protocol.codec import decode
+from arc_protocol.messages.leases import Envelope
 
 PATH = "/_alien/commands"
 

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from arc_protocol.errors import Forbidden, StoreUnavailable
-from arc_protocol.types import (
+from arc_protocol.messages.agents import (
     AgentRegistration,
     AgentStatus,
     DeploymentPresence,
     HandlerInfo,
-    RenewRequest,
 )
+from arc_protocol.messages.leases import RenewRequest
 from arc_server.ports.records import Deployment
 from arc_server.service.unnamed_pollers import Attendance
 

@@ -20,13 +20,8 @@ from arc_protocol.errors import (
     StorageOperationFailed,
     StoreUnavailable,
 )
-from arc_protocol.types import (
-    HttpBackend,
-    InlineBody,
-    PresignedRequest,
-    State,
-    StorageBody,
-)
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import HttpBackend, InlineBody, PresignedRequest, StorageBody
 from arc_server.ports.records import CommandFilter, Deployment
 from arc_server.service.limits import CommandLimits
 

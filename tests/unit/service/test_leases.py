@@ -20,19 +20,15 @@ from arc_protocol.errors import (
     StorageOperationFailed,
     StoreUnavailable,
 )
-from arc_protocol.types import (
+from arc_protocol.messages.base import (
     MAX_WAIT_SECONDS,
     PROTOCOL,
     CommandTarget,
-    ErrorResponse,
-    InlineBody,
-    LeaseInfo,
-    RenewRequest,
     ResourceType,
     State,
-    StorageBody,
-    SuccessResponse,
 )
+from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
+from arc_protocol.messages.leases import LeaseInfo, RenewRequest
 from arc_server.service.limits import CommandLimits
 
 from .fakes import Gate, until

@@ -24,7 +24,9 @@ import pytest
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError
-from arc_protocol.types import InlineBody, LeaseRequest, RenewRequest, State, SuccessResponse
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import InlineBody, SuccessResponse
+from arc_protocol.messages.leases import LeaseRequest, RenewRequest
 from arc_server.ports.records import (
     Command,
     CommandWithResponse,

@@ -11,7 +11,9 @@ import pytest
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import KvOperationFailed, StoreUnavailable
-from arc_protocol.types import Envelope, ErrorResponse, State, StorageBody, SuccessResponse
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
+from arc_protocol.messages.leases import Envelope
 from arc_server.clock import SystemClock
 from arc_server.ports.records import Deployment, Dispatcher, PushOutcome
 from arc_server.push.http import HttpDispatcher

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from arc_protocol.errors import IdempotencyKeyReused, LeaseLost
-from arc_protocol.types import ErrorResponse, State, StorageBody, SuccessResponse
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
 from arc_server.ports.records import CommandFilter
 
 from .fakes import Gate

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from arc_protocol.errors import Conflict
-from arc_protocol.types import BodySpec, Payload, State, StorageBody, SuccessResponse
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import BodySpec, StorageBody, SuccessResponse
+from arc_protocol.messages.commands import Payload
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.server_keys import Signer
 

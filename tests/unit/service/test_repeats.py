@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from arc_protocol.errors import InvalidStateTransition
-from arc_protocol.types import StorageBody, SuccessResponse
+from arc_protocol.messages.bodies import StorageBody, SuccessResponse
 
 from .world import World, path_of
 

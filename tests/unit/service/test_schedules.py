@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from arc_protocol.types import LeaseResponse, State
+from arc_protocol.messages.base import State
+from arc_protocol.messages.leases import LeaseResponse
 from arc_server.ports.records import CommandFilter
 from arc_server.store.memory import MemoryStore
 

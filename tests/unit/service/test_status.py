@@ -15,15 +15,9 @@ from arc_protocol.errors import (
     InvalidCommand,
     StoreUnavailable,
 )
-from arc_protocol.types import (
-    MAX_WAIT_SECONDS,
-    ErrorResponse,
-    InlineBody,
-    Payload,
-    State,
-    StorageBody,
-    SuccessResponse,
-)
+from arc_protocol.messages.base import MAX_WAIT_SECONDS, State
+from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
+from arc_protocol.messages.commands import Payload
 from arc_server.ports.records import CommandFilter
 
 from .fakes import START, Gate

@@ -10,7 +10,9 @@ import pytest
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import StorageOperationFailed, StoreUnavailable
-from arc_protocol.types import ErrorResponse, LeaseInfo, State
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import ErrorResponse
+from arc_protocol.messages.leases import LeaseInfo
 from arc_server.service.sweeper import CLOCK_JUMP_SECONDS, Sweeper, SweepLimits
 
 from .fakes import Gate, until

@@ -17,7 +17,9 @@ from arc_protocol.errors import (
     StorageOperationFailed,
     StoreUnavailable,
 )
-from arc_protocol.types import CreateCommandResponse, PresignedRequest, State
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import PresignedRequest
+from arc_protocol.messages.commands import CreateCommandResponse
 
 from .fakes import Gate
 from .world import World, inline_of, path_of

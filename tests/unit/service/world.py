@@ -6,22 +6,25 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from arc_protocol.types import (
+from arc_protocol.messages.base import CommandTarget, ResourceType
+from arc_protocol.messages.bodies import (
     BodySpec,
-    CommandStatus,
-    CommandTarget,
-    CreateCommandRequest,
-    CreateCommandResponse,
     ErrorResponse,
     InlineBody,
+    StorageBody,
+    SuccessResponse,
+)
+from arc_protocol.messages.commands import (
+    CommandStatus,
+    CreateCommandRequest,
+    CreateCommandResponse,
+)
+from arc_protocol.messages.leases import (
     LeaseInfo,
     LeaseRequest,
     LeaseResponse,
     RenewRequest,
     RenewResponse,
-    ResourceType,
-    StorageBody,
-    SuccessResponse,
 )
 from arc_server.ports.records import Deployment, Dispatcher
 from arc_server.push.outbox import Outbox, PushLimits

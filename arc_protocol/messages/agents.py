@@ -1,0 +1,117 @@
+"""Agents: their registration, their handlers, and what the server knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Final, cast
+
+import msgspec
+
+from arc_protocol.messages.base import CommandTarget, Label, Message, Name, Timestamp
+
+MAX_SCHEMA_DEPTH: Final = 100
+"""Of a handler's schema: what was read must be writable too, at any depth of the stack."""
+
+
+class HandlerInfo(Message, frozen=True, kw_only=True):
+    """A handler that an agent offers. Raises ValueError for a schema nested too deeply."""
+
+    name: Name
+    description: str | None = None
+    params_schema: dict[str, Any] | None = None
+    """JSON Schema of what it takes; absent when it takes anything, or the schema is too large."""
+    result_schema: dict[str, Any] | None = None
+    """The same of what it returns."""
+    idempotent: bool | None = None
+    """Whether a second run does no harm: if not, it is not run again once it has started."""
+    timeout_seconds: float | None = None
+    """The longest that one run may take."""
+
+    def __post_init__(self) -> None:
+        _check_depth(self.params_schema, "paramsSchema")
+        _check_depth(self.result_schema, "resultSchema")
+
+
+def _check_depth(schema: dict[str, Any] | None, field: str) -> None:
+    """Raises ValueError for a schema nested too deeply."""
+    if schema is not None:
+        level: list[Any] = [schema]
+        for _ in range(MAX_SCHEMA_DEPTH):
+            level = [inner for value in level for inner in _inner(value)]
+            if not level:
+                return
+        raise ValueError(f"{field} is nested more than {MAX_SCHEMA_DEPTH} levels deep")
+
+
+class AgentStatus(Message, frozen=True, kw_only=True):
+    """Why an agent takes on no work, or not all that it could; absent when all is well."""
+
+    state: Name
+    """`paused` and `stopped` by a person on its host, `degraded` by trouble of its own."""
+    note: Label | None = None
+    until: Timestamp | None = None
+    """When it ends by itself."""
+
+
+class AgentRegistration(Message, frozen=True, kw_only=True):
+    """PUT /agents/{agentId}. The id is of one process start, never a host name."""
+
+    deployment_id: Name
+    version: Label
+    hostname: Label
+    handlers: Annotated[list[HandlerInfo], msgspec.Meta(max_length=1_000)]
+    target: CommandTarget | None = None
+    status: AgentStatus | None = None
+
+
+class HeldLease(Message, frozen=True, kw_only=True):
+    """A command that an agent is running."""
+
+    command_id: str
+    command: str
+    attempt: int
+    lease_expires_at: Timestamp
+
+
+class AgentInfo(Message, frozen=True, kw_only=True):
+    """One agent of GET /agents."""
+
+    agent_id: str
+    deployment_id: str
+    target: CommandTarget | None = None
+    version: str
+    hostname: str
+    handlers: list[HandlerInfo]
+    status: AgentStatus | None = None
+    first_seen_at: Timestamp
+    last_seen_at: Timestamp
+    holding: list[HeldLease]
+
+
+class DeploymentPresence(Message, frozen=True, kw_only=True):
+    """What else the server knows of who serves a deployment: not every receiver says who it is.
+
+    By the server's clock, all of it: the reader's may be wrong.
+    """
+
+    now: Timestamp
+    watched_since: Timestamp
+    """What was before, this server has not seen."""
+    is_pushed: bool = False
+    """Commands are delivered to a URL: no agent is to be expected."""
+    polled_at: Timestamp | None = None
+    """When a receiver that does not say who it is last asked for work."""
+
+
+class AgentList(Message, frozen=True, kw_only=True):
+    """GET /agents. `presence` when it was asked about one deployment."""
+
+    agents: list[AgentInfo]
+    presence: DeploymentPresence | None = None
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    """What a JSON value holds directly."""
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()

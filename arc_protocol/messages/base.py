@@ -1,0 +1,71 @@
+"""The base of every message, and the names, limits and instants that all of them use.
+
+Field names are camelCase on the wire and snake_case here. Optional fields that are None are absent
+on the wire; on input, absent and null mean one thing. Unknown fields are ignored.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final
+
+import msgspec
+
+PROTOCOL: Final = "arc.v1"
+DEFAULT_LEASE_SECONDS: Final = 60
+MAX_WAIT_SECONDS: Final = 60
+MAX_NAME_LENGTH: Final = 256
+SIGNATURE_CHARS: Final = 4096
+"""The longest `signature` of a command."""
+NO_CONTROLS: Final = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
+Label = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH, pattern=NO_CONTROLS)]
+"""Up to 256 characters, no control characters; may be empty."""
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NO_CONTROLS)]
+"""A deployment, command, target or agent name: 1 to 256 characters, no control characters."""
+IdempotencyKey = Label
+Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
+"""RFC 3339 with any offset on input, always UTC with `Z` on output. Never without an offset."""
+Signature = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=SIGNATURE_CHARS, pattern=r"\A[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z"
+    ),
+]
+"""A JWS in compact form (arc_protocol.signatures). A server looks no further into it than this."""
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""Bytes of the decoded body, never of its base64."""
+
+
+class State(StrEnum):
+    """Where a command stands. No other state may appear on the wire."""
+
+    PENDING_UPLOAD = "PENDING_UPLOAD"
+    PENDING = "PENDING"
+    DISPATCHED = "DISPATCHED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    EXPIRED = "EXPIRED"
+
+
+class ResourceType(StrEnum):
+    """What kind of thing a target is."""
+
+    WORKER = "worker"
+    CONTAINER = "container"
+    DAEMON = "daemon"
+
+
+class Message(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    """The base of every message: frozen, camelCase, None is absent."""
+
+
+class CommandTarget(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """Who a command is for within a deployment."""
+
+    resource_id: Name
+    resource_type: ResourceType
+
+
+IMPLICIT_TARGET: Final = CommandTarget(resource_id="default", resource_type=ResourceType.DAEMON)
+"""The target of a deployment that has none registered."""

@@ -1,0 +1,136 @@
+"""The holder's messages: lease, renew, release, respond, and the envelope of a command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from arc_protocol.messages.base import CommandTarget, Message, Name, Timestamp
+from arc_protocol.messages.bodies import BodySpec, CommandResponse, PresignedRequest
+from arc_protocol.messages.errors import ErrorBody
+
+
+class TraceContext(Message, frozen=True, kw_only=True):
+    """W3C trace context, carried through unchanged."""
+
+    traceparent: str
+    tracestate: str | None = None
+
+
+class ResponseHandling(Message, frozen=True, kw_only=True):
+    """How the holder hands in its response."""
+
+    max_inline_bytes: int
+    submit_response_url: str
+    storage_upload_request: PresignedRequest
+
+
+class Envelope(Message, frozen=True, kw_only=True):
+    """A command as its receiver gets it."""
+
+    protocol: str
+    deployment_id: str
+    target: CommandTarget | None = None
+    """Always there in what we emit; 1.x servers do not know it."""
+    command_id: str
+    attempt: Annotated[int, msgspec.Meta(ge=1)]
+    trace_context: TraceContext | None = None
+    deadline: Timestamp | None = None
+    command: str
+    params: BodySpec
+    response_handling: ResponseHandling
+    signature: str | None = None
+    """Ours: what the create carried, unchanged."""
+
+
+class LeaseRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases. `wait_seconds` and `agent_id` are ours; no target is a 1.x agent."""
+
+    deployment_id: Name
+    target: CommandTarget | None = None
+    max_leases: int | None = None
+    lease_seconds: int | None = None
+    wait_seconds: float | None = None
+    agent_id: Name | None = None
+
+
+class LeaseInfo(Message, frozen=True, kw_only=True):
+    """One lease. `lease_seconds` is ours: count it on a monotonic clock from before the request."""
+
+    lease_id: str
+    lease_expires_at: Timestamp
+    command_id: str
+    attempt: int
+    envelope: Envelope
+    lease_seconds: float | None = None
+    max_attempts: int | None = None
+    """The last attempt that there will be: a holder that gives up says why itself."""
+
+
+class LeaseResponse(Message, frozen=True, kw_only=True):
+    """The answer to a lease request; empty when nothing is ready.
+
+    `cancelled` names leases of this `agent_id` whose commands somebody wants cancelled.
+    """
+
+    leases: list[LeaseInfo]
+    cancelled: list[str] | None = None
+
+
+class ReleaseRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases/{id}/release, all of it optional. `drain` costs no attempt."""
+
+    lease_id: str | None = None
+    reason: str | None = None
+
+
+class RenewRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases/renew: one call for all that an agent holds."""
+
+    lease_ids: Annotated[list[str], msgspec.Meta(max_length=10_000)]
+    lease_seconds: int | None = None
+    agent_id: Name | None = None
+
+
+class RenewedLease(Message, frozen=True, kw_only=True):
+    """A lease that goes on."""
+
+    lease_id: str
+    lease_expires_at: Timestamp
+    lease_seconds: float
+
+
+class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """Each lease asked for is in `renewed` or `lost`; `cancelled` are among the renewed."""
+
+    renewed: list[RenewedLease]
+    lost: list[str]
+    cancelled: list[str]
+
+
+class SubmittedResponse(Message, frozen=True, kw_only=True):
+    """A response with the lease that it is handed in under."""
+
+    lease_id: Name
+    command_id: Name
+    response: CommandResponse
+
+
+class RespondRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/leases/respond: one call for all that is finished. Each stands alone."""
+
+    responses: Annotated[list[SubmittedResponse], msgspec.Meta(max_length=1_000)]
+
+
+class RefusedResponse(Message, frozen=True, kw_only=True):
+    """A response that PUT …/response would have refused with `error`."""
+
+    lease_id: str
+    error: ErrorBody
+
+
+class RespondResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
+    """What was refused; all the rest was taken."""
+
+    refused: list[RefusedResponse]
