@@ -374,8 +374,9 @@ assert other == 2
 structlog.get_logger().info("through the duplicate")
 print("alive")
 """
-    never_open = f"exec 2>&-; exec {sys.executable} -c 'import structlog; from arc_runtime.logs import setup;"
-    never_open += ' setup.configure(); structlog.get_logger().info("x"); print("alive")\''
+    program = "import structlog; from arc_runtime.logs import setup; setup.configure();"
+    program += ' structlog.get_logger().info("x"); print("alive")'
+    never_open = f"exec 2>&-; exec {sys.executable} -c '{program}'"
 
     closed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30
