@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from .world import World, make_template
+from tests.support.world import World, make_template
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from .processes import Process, eventually, let_real_time_pass
-from .world import World
+from tests.support.processes import Process, eventually, let_real_time_pass
+from tests.support.world import World
 
 KILLS = [
     pytest.param(4, 40, id="4-kills"),

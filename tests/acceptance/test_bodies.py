@@ -8,23 +8,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from .octets import digest_of, octets, octets_in_time
-from .sender import DEPLOYMENT
-from .world import World
+from tests.support.large_bodies import RESULT_SEED, ask_for
+from tests.support.octets import digest_of, octets_in_time
+from tests.support.raw_sender import DEPLOYMENT
+from tests.support.world import World
 
 MEGABYTE = 1_000_000
 SMALL = 300
 LARGE = 20 * MEGABYTE
-RESULT_SEED = 7
 MEBIBYTE = 1024 * 1024
 
 SIZES = [(params, result) for params in (SMALL, LARGE) for result in (SMALL, LARGE)]
-
-
-def ask_for(result_bytes: int, length: int) -> bytes:
-    """Params of that length: a line that says what to answer, then filling."""
-    line = f"{result_bytes} {RESULT_SEED}\n".encode()
-    return line + b"".join(octets(length - len(line), seed=1))
 
 
 async def ask_for_in_time(result_bytes: int, length: int) -> AsyncIterator[bytes]:

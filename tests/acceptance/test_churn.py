@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pytest
 
-from .processes import eventually
-from .world import World
+from tests.support.processes import eventually
+from tests.support.world import World
 
 COMMANDS = 2_000
 STOPS = 10

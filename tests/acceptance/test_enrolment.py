@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .processes import BIN, Process, run_once
-from .sender import DEPLOYMENT
-from .world import World
+from tests.support.processes import BIN, Process, run_once
+from tests.support.raw_sender import DEPLOYMENT
+from tests.support.world import World
 
 SECRET = re.compile(r"arc_(?:enrol|access)_[A-Za-z0-9_-]{16}")
 

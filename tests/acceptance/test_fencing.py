@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from .processes import eventually
-from .sender import Refused, failure, success
-from .world import World
+from tests.support.processes import eventually
+from tests.support.raw_sender import Refused, failure, success
+from tests.support.world import World
 
 LEASE_SECONDS = 2
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .processes import BIN, let_real_time_pass
-from .world import World
+from tests.support.processes import BIN, let_real_time_pass
+from tests.support.world import World
 
 HEAVY = (
     "asyncpg",

@@ -8,7 +8,7 @@ import time
 import aiohttp
 import pytest
 
-from .world import World
+from tests.support.world import World
 
 LEASE_SECONDS = 2
 

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.certificates import Authority
-from fakes.network import ForwardProxy, TlsFront
 
 from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.routes import Network
 from arc_agent.net.token import Token
-
-from .octets import digest_of
-from .processes import Process, eventually
-from .test_bodies import RESULT_SEED, ask_for
-from .world import World
+from tests.support.certificates import Authority
+from tests.support.large_bodies import RESULT_SEED, ask_for
+from tests.support.network_front import ForwardProxy, TlsFront
+from tests.support.octets import digest_of
+from tests.support.processes import Process, eventually
+from tests.support.world import World
 
 HOST = "arc.test"
 """A name that nobody but the proxies of these tests knows."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .processes import let_real_time_pass
-from .world import World
+from tests.support.processes import let_real_time_pass
+from tests.support.world import World
 
 LEASE_SECONDS = 2
 OUTAGES = [

@@ -7,8 +7,8 @@ import asyncio
 import aiohttp
 import pytest
 
-from .processes import eventually
-from .world import World
+from tests.support.processes import eventually
+from tests.support.world import World
 
 LEASE_SECONDS = 2
 

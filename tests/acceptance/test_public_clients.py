@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .public_clients import (
+from tests.support.public_clients import (
     DAEMON,
     FETCH,
     JSON,

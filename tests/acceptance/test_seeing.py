@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from .processes import Process
-from .sender import DEPLOYMENT
-from .world import World
+from tests.support.processes import Process
+from tests.support.raw_sender import DEPLOYMENT
+from tests.support.world import World
 
 
 async def doctor(world: World, deployment: str) -> tuple[int, dict[str, dict[str, str]]]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chaos.boundaries import walk_failpoints, walk_statements
-from chaos.random_kills import kill_at_failpoint, kill_at_random
-from chaos.scratch import in_memory
+
+from tests.chaos.boundaries import walk_failpoints, walk_statements
+from tests.chaos.random_kills import kill_at_failpoint, kill_at_random
+from tests.chaos.scratch import in_memory
 
 KILLS = 10
 

@@ -13,8 +13,7 @@ import pytest
 import yaml
 
 from arc_agent.cli.main import main
-
-from .processes import BIN, Process
+from tests.support.processes import BIN, Process
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signing.md").read_text()
 FILES = dict(re.findall(r"```\w+ file=(\S+)\n(.*?)```", PAGE, re.DOTALL))

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from .processes import eventually
-from .sender import Refused, Sender, success
-from .world import World
+from tests.support.processes import eventually
+from tests.support.raw_sender import Refused, Sender, success
+from tests.support.world import World
 
 LEASE_SECONDS = 2
 

@@ -15,9 +15,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .audit import audit, dump
-from .nursery import Nursery, Outcome
-from .operations import BY_NAME, TICK_BY_TICK, Operation
+from tests.chaos.data_directory_audit import audit, dump
+from tests.chaos.forked_children import ForkedChildren, Outcome
+from tests.chaos.operations import BY_NAME, TICK_BY_TICK, Operation
 
 SIGKILL = 9
 FAILPOINTS = (
@@ -51,18 +51,22 @@ class Walk:
     """One operation, killed at one boundary after another."""
 
     def __init__(
-        self, operation: Operation, nursery: Nursery, directory: Path, doomed: Nursery | None = None
+        self,
+        operation: Operation,
+        children: ForkedChildren,
+        directory: Path,
+        doomed: ForkedChildren | None = None,
     ) -> None:
-        """`doomed`: where those are born that die, if not in `nursery`."""
+        """`doomed`: where those are born that die, if not in `children`."""
         self._operation = operation
-        self._nursery = nursery
-        self._doomed = doomed or nursery
+        self._nursery = children
+        self._doomed = doomed or children
         self._prepared = directory / "prepared"
         self._current = directory / "current"
         self._scratch = directory / "scratch"
         self._job = {"operation": operation.name, "data_dir": str(self._current)}
         job = {**self._job, "do": "prepare", "data_dir": str(self._prepared)}
-        self._notes = nursery.succeed(job)
+        self._notes = children.succeed(job)
         self._known = set(_ID.findall(json.dumps(self._notes)))
         self._before = self._dump(self._prepared)
         self._restore()
@@ -167,35 +171,38 @@ class Walk:
 
 def walk_statements(name: str, directory: Path) -> list[Boundary]:
     """Every statement of one operation."""
-    with closing(Nursery()) as nursery:
-        return list(Walk(BY_NAME[name], nursery, directory).at_statements())
+    with closing(ForkedChildren()) as children:
+        return list(Walk(BY_NAME[name], children, directory).at_statements())
 
 
 def walk_failpoints(name: str, directory: Path) -> list[Boundary]:
     """Every failpoint that one operation passes."""
-    with closing(Nursery()) as nursery, closing(Nursery(arms_failpoints=True)) as doomed:
-        return list(Walk(BY_NAME[name], nursery, directory, doomed).at_failpoints())
+    with (
+        closing(ForkedChildren()) as children,
+        closing(ForkedChildren(arms_failpoints=True)) as doomed,
+    ):
+        return list(Walk(BY_NAME[name], children, directory, doomed).at_failpoints())
 
 
-def walk_first_start(nursery: Nursery, directory: Path) -> list[Boundary]:
+def walk_first_start(children: ForkedChildren, directory: Path) -> list[Boundary]:
     """Every statement of a first start: settings, migrations, and what checks them."""
     data_dir, scratch = directory / "data", directory / "scratch"
     found: list[Boundary] = []
     job = {"do": "open", "data_dir": str(data_dir)}
     data_dir.mkdir(parents=True)
-    nursery.succeed(job)
+    children.succeed(job)
     whole = dump(data_dir, scratch)
     for number in range(1, 10_000):
         is_over = True
         for when in ("before", "after"):
             shutil.rmtree(data_dir)
             data_dir.mkdir()
-            outcome = nursery.run(job, {"ARC_STATEMENT_KILL": f"open:{number}:{when}"})
+            outcome = children.run(job, {"ARC_STATEMENT_KILL": f"open:{number}:{when}"})
             if outcome.signal == 0:
                 continue
             assert outcome.signal == SIGKILL, outcome.said
             is_over = False
-            nursery.succeed(job)
+            children.succeed(job)
             assert dump(data_dir, scratch) == whole
             assert audit(data_dir) == []
             found.append(Boundary("first start", f"{when} statement {number}", _statement(outcome)))

@@ -27,8 +27,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from .history import TERMINAL, Event
-from .stories import Story, answer_of, stories_of
+from tests.chaos.command_histories import Story, answer_of, stories_of
+from tests.chaos.history import TERMINAL, Event
 
 
 class Violation(NamedTuple):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from . import shim
-from .nursery import Nursery
-from .scratch import in_memory
+from tests.chaos import disk_shim as shim
+from tests.chaos.forked_children import ForkedChildren
+from tests.chaos.scratch import in_memory
 
 
 @pytest.fixture
@@ -20,16 +20,16 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def nursery() -> Iterator[Nursery]:
+def children() -> Iterator[ForkedChildren]:
     """Children that die at statements."""
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
+    children = ForkedChildren()
+    yield children
+    children.close()
 
 
 @pytest.fixture
-def shimmed_nursery(tmp_path: Path) -> Iterator[Nursery]:
+def shimmed_children(tmp_path: Path) -> Iterator[ForkedChildren]:
     """Children whose disk is watched, and fails when asked to."""
-    nursery = Nursery(env={shim.SHIM_VARIABLE: str(shim.build(tmp_path))})
-    yield nursery
-    nursery.close()
+    children = ForkedChildren(env={shim.SHIM_VARIABLE: str(shim.build(tmp_path))})
+    yield children
+    children.close()

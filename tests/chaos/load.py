@@ -13,9 +13,9 @@ from typing import Any
 
 import aiohttp
 
-from .history import TERMINAL, History, Open, digest
-from .victim import Victim
-from .wire import Json, Reply, Wire, inline
+from tests.chaos.history import TERMINAL, History, Open, digest
+from tests.chaos.killed_server import KilledServer
+from tests.chaos.killed_wire import Json, Reply, Wire, inline
 
 DEPLOYMENT = "site-1"
 LARGE = 100
@@ -28,12 +28,12 @@ PASSING = (408, 429)
 class Load:
     """All clients of one server, and the history that they write together."""
 
-    def __init__(self, victim: Victim, session: aiohttp.ClientSession, source: random.Random):
+    def __init__(self, server: KilledServer, session: aiohttp.ClientSession, source: random.Random):
         self.history = History()
         self.is_ending = asyncio.Event()
         """Nothing new is created, and holders take everything to its end."""
-        self._victim = victim
-        self._wire = Wire(victim, session)
+        self._victim = server
+        self._wire = Wire(server, session)
         self._random = source
         self._live: dict[str, None] = {}
         self._ids: list[str] = []

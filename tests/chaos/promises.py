@@ -10,8 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from .audit import BLOB, INLINE, blob_file, problems
-from .power_cut import Kind, Record
+from tests.chaos.data_directory_audit import BLOB, INLINE, blob_file, problems
+from tests.chaos.power_cut import Kind, Record
 
 Facts = dict[str, Any]
 

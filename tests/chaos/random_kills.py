@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
-from acceptance.processes import let_real_time_pass
 
-from .audit import audit
-from .checker import Violation, check
-from .history import History
-from .load import Load
-from .victim import Victim
+from tests.chaos.checker import Violation, check
+from tests.chaos.data_directory_audit import audit
+from tests.chaos.history import History
+from tests.chaos.killed_server import KilledServer
+from tests.chaos.load import Load
+from tests.support.processes import let_real_time_pass
 
 SENDERS, HOLDERS, READERS = 4, 4, 2
 
@@ -59,12 +59,12 @@ class Verdict(NamedTuple):
 async def kill_at_random(kills: int, directory: Path) -> Verdict:
     """Kill a server under load that many times; then everything ends, and is looked at."""
 
-    async def kill(victim: Victim, load: Load, source: random.Random) -> None:
+    async def kill(server: KilledServer, load: Load, source: random.Random) -> None:
         for _ in range(kills):
-            await victim.start()
+            await server.start()
             await load.more_events(source.randint(5, 80))
             await let_real_time_pass(source.uniform(0, 0.01))
-            await victim.kill()
+            await server.kill()
 
     return await under_load(kill, directory)
 
@@ -72,40 +72,40 @@ async def kill_at_random(kills: int, directory: Path) -> Verdict:
 async def kill_at_failpoint(name: str, directory: Path) -> Verdict:
     """The same with one death, at the N-th passing of a failpoint."""
 
-    async def kill(victim: Victim, load: Load, source: random.Random) -> None:
-        await victim.start({"ARC_FAILPOINT": f"{name}=kill@{source.randint(5, 20)}"})
-        await victim.died()
+    async def kill(server: KilledServer, load: Load, source: random.Random) -> None:
+        await server.start({"ARC_FAILPOINT": f"{name}=kill@{source.randint(5, 20)}"})
+        await server.died()
 
     return await under_load(kill, directory)
 
 
 async def under_load(
-    kill: Callable[[Victim, Load, random.Random], Awaitable[None]], directory: Path
+    kill: Callable[[KilledServer, Load, random.Random], Awaitable[None]], directory: Path
 ) -> Verdict:
     """Load while `kill` does what it does to a server; it is down then, and started once more."""
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(1 << 32))
     source = random.Random(seed)
-    victim = Victim(directory)
+    server = KilledServer(directory)
     timeout = aiohttp.ClientTimeout(total=60)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            load = Load(victim, session, source)
+            load = Load(server, session, source)
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(load.run(SENDERS, HOLDERS, READERS))
-                await kill(victim, load, source)
-                await victim.start()
+                await kill(server, load, source)
+                await server.start()
                 await load.more_events(20)
                 load.is_ending.set()
                 await running
             await load.look_at_everything()
-            await victim.stop()
+            await server.stop()
     finally:
-        await victim.put_away()
+        await server.put_away()
     load.history.save(directory / "history.jsonl")
     return Verdict(
         violations=check(load.history.events),
-        audit=audit(victim.data_dir),
+        audit=audit(server.data_dir),
         history=load.history,
         seed=seed,
-        said=victim.said,
+        said=server.said,
     )

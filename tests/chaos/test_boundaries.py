@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from arc_runtime import failpoints
-
-from . import operations
-from .boundaries import (
+from tests.chaos import operations
+from tests.chaos.boundaries import (
     FAILPOINTS,
     Boundary,
     Walk,
@@ -20,7 +19,7 @@ from .boundaries import (
     walk_first_start,
     walk_statements,
 )
-from .nursery import Nursery
+from tests.chaos.forked_children import ForkedChildren
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
@@ -64,8 +63,8 @@ def test_every_failpoint_of_every_operation(scratch: Path):
     assert {boundary.where.partition(",")[0] for boundary in died} == set(FAILPOINTS)
 
 
-def test_every_statement_of_a_first_start(nursery: Nursery, scratch: Path):
-    died = walk_first_start(nursery, scratch)
+def test_every_statement_of_a_first_start(children: ForkedChildren, scratch: Path):
+    died = walk_first_start(children, scratch)
 
     show("first start", died)
     assert len(died) >= FIRST_START_FLOOR
@@ -78,10 +77,10 @@ def test_the_walk_knows_every_failpoint_of_the_server():
 
 
 def test_the_walk_notices_an_operation_that_is_not_one_transaction(
-    nursery: Nursery, scratch: Path, monkeypatch: pytest.MonkeyPatch
+    children: ForkedChildren, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    walk = Walk(operations.BY_NAME["sweep.tick"], nursery, scratch)
-    monkeypatch.setattr("chaos.boundaries.TICK_BY_TICK", frozenset())
+    walk = Walk(operations.BY_NAME["sweep.tick"], children, scratch)
+    monkeypatch.setattr("tests.chaos.boundaries.TICK_BY_TICK", frozenset())
 
     with pytest.raises(AssertionError, match="what is left"):
         list(walk.at_statements())

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
-from . import shim
-from .audit import audit
-from .lives import Fault
-from .load import Load
-from .nursery import Nursery
-from .power_cut import Remains, read_log
-from .promises import Promises
-from .random_kills import under_load
-from .victim import Victim
+from tests.chaos import disk_shim as shim
+from tests.chaos.data_directory_audit import audit
+from tests.chaos.disk_scenarios import Fault
+from tests.chaos.forked_children import ForkedChildren
+from tests.chaos.killed_server import KilledServer
+from tests.chaos.load import Load
+from tests.chaos.power_cut import Remains, read_log
+from tests.chaos.promises import Promises
+from tests.chaos.random_kills import under_load
 
 pytestmark = [
     pytest.mark.chaos,
@@ -81,23 +81,23 @@ SERIES = [
 def walk(series: Series, library: Path, directory: Path) -> Counter[str]:
     """A fault at call 1, 2, … until a run ends without it; how runs have ended."""
     ended: Counter[str] = Counter()
-    with closing(Nursery(env={shim.SHIM_VARIABLE: str(library)})) as nursery:
+    with closing(ForkedChildren(env={shim.SHIM_VARIABLE: str(library)})) as children:
         n = 1
-        while (end := live(series, n, nursery, directory)) is not None:
+        while (end := live(series, n, children, directory)) is not None:
             ended[end] += 1
             n += 1
     return ended
 
 
-def live(series: Series, n: int, nursery: Nursery, directory: Path) -> str | None:
+def live(series: Series, n: int, children: ForkedChildren, directory: Path) -> str | None:
     """One run with one fault, and the look at what it leaves; None when the fault never came."""
     shutil.rmtree(directory, ignore_errors=True)
     data_dir, log = directory / "data", directory / "log"
     data_dir.mkdir(parents=True)
     fault = Fault(series.kind, series.number, n, series.is_for_ever, series.when)
-    outcome = nursery.run(
+    outcome = children.run(
         {
-            "module": "chaos.lives",
+            "module": "tests.chaos.disk_scenarios",
             "data_dir": str(data_dir),
             "log": str(log),
             "lives": LIVES if series.when == "work" else 0,
@@ -113,7 +113,7 @@ def live(series: Series, n: int, nursery: Nursery, directory: Path) -> str | Non
     assert broken == [], where
     if series.when == "work":
         assert set(outcome.answer["ends"]) <= REFUSALS, where
-    nursery.succeed({"do": "settle", "operation": "create", "data_dir": str(data_dir)})
+    children.succeed({"do": "settle", "operation": "create", "data_dir": str(data_dir)})
     assert audit(data_dir) == [], where
     if outcome.answer["stops"]:
         return "the process stops"
@@ -155,15 +155,15 @@ def test_every_call_that_can_fail_fails_once_and_nothing_is_lost(tmp_path: Path,
 async def test_a_server_whose_fsync_fails_stops_and_has_lost_nothing(tmp_path: Path):
     library = shim.build(tmp_path)
 
-    async def fail(victim: Victim, load: Load, source: random.Random) -> None:
-        await victim.start(
+    async def fail(server: KilledServer, load: Load, source: random.Random) -> None:
+        await server.start(
             {
                 shim.SHIM_VARIABLE: str(library),
-                "DISK_ROOT": str(victim.data_dir),
+                "DISK_ROOT": str(server.data_dir),
                 "DISK_FAULT": f"sync:{errno.EIO}:{source.randint(10, 40)}:ever:arc.db-wal",
             }
         )
-        await victim.died(FAILED)
+        await server.died(FAILED)
 
     verdict = await under_load(fail, tmp_path)
 
@@ -173,32 +173,32 @@ async def test_a_server_whose_fsync_fails_stops_and_has_lost_nothing(tmp_path: P
 
 @pytest.mark.skipif(bool(no_namespaces()), reason=no_namespaces())
 async def test_a_full_disk_is_answered_503_until_there_is_room_again(tmp_path: Path):
-    victim = Victim(tmp_path)
+    server = KilledServer(tmp_path)
     ballast = "ballast"
     try:
-        await victim.start(memory_bytes=DISK_BYTES)
+        await server.start(memory_bytes=DISK_BYTES)
         async with aiohttp.ClientSession() as session:
-            kept = await create(victim, session, "before")
+            kept = await create(server, session, "before")
             assert kept[0] == 200
-            filled = fill(victim.inside / ballast) - ROOM_BYTES
-            os.truncate(victim.inside / ballast, filled)
+            filled = fill(server.inside / ballast) - ROOM_BYTES
+            os.truncate(server.inside / ballast, filled)
 
-            answers = [await create(victim, session, f"{n}") for n in range(200)]
+            answers = [await create(server, session, f"{n}") for n in range(200)]
 
             assert {status for status, _ in answers} == {200, 503}
             assert {body["code"] for status, body in answers if status == 503} == {"UNAVAILABLE"}
-            assert (await status_of(victim, session, kept[1]["commandId"])) == "PENDING"
-            (victim.inside / ballast).unlink()
-            again = [await create(victim, session, f"{n}") for n in range(200)]
+            assert (await status_of(server, session, kept[1]["commandId"])) == "PENDING"
+            (server.inside / ballast).unlink()
+            again = [await create(server, session, f"{n}") for n in range(200)]
             assert {status for status, _ in again} == {200}
             for (status, body), (_, repeated) in zip(answers, again, strict=True):
                 if status == 200:
                     assert repeated["commandId"] == body["commandId"]
             refused = sum(status == 503 for status, _ in answers)
-        shutil.copytree(victim.inside, tmp_path / "copy")
-        await victim.stop()
+        shutil.copytree(server.inside, tmp_path / "copy")
+        await server.stop()
     finally:
-        await victim.put_away()
+        await server.put_away()
 
     print(f"disk full ({filled} bytes of ballast): {refused} of 200 creates heard 503")
     assert audit(tmp_path / "copy") == []
@@ -224,7 +224,7 @@ def put(file: FileIO, size: int) -> int:
         return 0
 
 
-async def create(victim: Victim, session: aiohttp.ClientSession, key: str) -> tuple[int, Any]:
+async def create(server: KilledServer, session: aiohttp.ClientSession, key: str) -> tuple[int, Any]:
     """One create; its status and its answer."""
     body = {
         "deploymentId": "site-1",
@@ -232,12 +232,12 @@ async def create(victim: Victim, session: aiohttp.ClientSession, key: str) -> tu
         "params": {"mode": "inline", "inlineBase64": base64.b64encode(bytes(300)).decode()},
         "idempotencyKey": key,
     }
-    async with session.post(f"{victim.url}/commands", json=body) as answer:
+    async with session.post(f"{server.url}/commands", json=body) as answer:
         return answer.status, await answer.json()
 
 
-async def status_of(victim: Victim, session: aiohttp.ClientSession, command_id: str) -> str:
+async def status_of(server: KilledServer, session: aiohttp.ClientSession, command_id: str) -> str:
     """The state of a command."""
-    async with session.get(f"{victim.url}/commands/{command_id}") as answer:
+    async with session.get(f"{server.url}/commands/{command_id}") as answer:
         assert answer.status == 200
         return (await answer.json())["state"]

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import pytest
 
-from . import shim
-from .audit import audit
-from .nursery import Nursery
-from .power_cut import Remains, read_log
-from .promises import Promises, SpoolPromises
+from tests.chaos import disk_shim as shim
+from tests.chaos.data_directory_audit import audit
+from tests.chaos.forked_children import ForkedChildren
+from tests.chaos.power_cut import Remains, read_log
+from tests.chaos.promises import Promises, SpoolPromises
 
 pytestmark = [
     pytest.mark.chaos,
@@ -71,48 +71,55 @@ def cut_power(
 
 
 def cut_power_of_a_server(
-    nursery: Nursery, directory: Path, count: int, *, synchronous: str = "FULL"
+    children: ForkedChildren, directory: Path, count: int, *, synchronous: str = "FULL"
 ) -> Cuts:
     """Run lives of commands once, and cut the power at any point of them."""
     data_dir, log = directory / "data", directory / "log"
     data_dir.mkdir()
-    job = {"module": "chaos.lives", "data_dir": str(data_dir), "log": str(log)}
-    nursery.succeed({**job, "synchronous": synchronous, "generations": 2, "lives": LIVES})
+    job = {"module": "tests.chaos.disk_scenarios", "data_dir": str(data_dir), "log": str(log)}
+    children.succeed({**job, "synchronous": synchronous, "generations": 2, "lives": LIVES})
 
     def reopen(image: Path) -> list[str]:
-        nursery.succeed({"do": "settle", "operation": "create", "data_dir": str(image)})
+        children.succeed({"do": "settle", "operation": "create", "data_dir": str(image)})
         return audit(image)
 
     return cut_power(data_dir, log, count, Promises(read_log(log)), reopen)
 
 
 def cut_power_of_an_agent(
-    nursery: Nursery, directory: Path, count: int, *, synchronous: str = "FULL"
+    children: ForkedChildren, directory: Path, count: int, *, synchronous: str = "FULL"
 ) -> Cuts:
     """The same with results in an agent's spool."""
     data_dir, log = directory / "data", directory / "log"
     data_dir.mkdir()
-    job = {"module": "chaos.spool_lives", "data_dir": str(data_dir), "log": str(log), "do": "work"}
-    nursery.succeed({**job, "synchronous": synchronous, "generations": 3, "lives": 3 * LIVES})
+    job = {
+        "module": "tests.chaos.spool_scenarios",
+        "data_dir": str(data_dir),
+        "log": str(log),
+        "do": "work",
+    }
+    children.succeed({**job, "synchronous": synchronous, "generations": 3, "lives": 3 * LIVES})
     promises = SpoolPromises()
 
     def reopen(image: Path) -> list[str]:
-        inside = nursery.succeed({**job, "do": "look", "data_dir": str(image)})
+        inside = children.succeed({**job, "do": "look", "data_dir": str(image)})
         return list(promises.differ(inside))
 
     return cut_power(data_dir, log, count, promises, reopen)
 
 
-def test_no_power_cut_takes_what_was_acknowledged(shimmed_nursery: Nursery, scratch: Path):
-    cuts = cut_power_of_a_server(shimmed_nursery, scratch, CUTS)
+def test_no_power_cut_takes_what_was_acknowledged(shimmed_children: ForkedChildren, scratch: Path):
+    cuts = cut_power_of_a_server(shimmed_children, scratch, CUTS)
 
     print(f"server: {cuts.count} power cuts {dict(cuts.ways)}, {cuts.acknowledgements} promises")
     assert cuts.broken == []
     assert cuts.acknowledgements > 5 * LIVES
 
 
-def test_no_power_cut_takes_a_result_from_an_agents_spool(shimmed_nursery: Nursery, scratch: Path):
-    cuts = cut_power_of_an_agent(shimmed_nursery, scratch, CUTS)
+def test_no_power_cut_takes_a_result_from_an_agents_spool(
+    shimmed_children: ForkedChildren, scratch: Path
+):
+    cuts = cut_power_of_an_agent(shimmed_children, scratch, CUTS)
 
     print(f"spool: {cuts.count} power cuts {dict(cuts.ways)}, {cuts.acknowledgements} promises")
     assert cuts.broken == []
@@ -121,9 +128,9 @@ def test_no_power_cut_takes_a_result_from_an_agents_spool(shimmed_nursery: Nurse
 
 @pytest.mark.parametrize("cut", [cut_power_of_a_server, cut_power_of_an_agent])
 def test_the_replay_notices_a_database_that_is_not_synced_at_every_commit(
-    shimmed_nursery: Nursery, scratch: Path, cut: Callable[..., Cuts]
+    shimmed_children: ForkedChildren, scratch: Path, cut: Callable[..., Cuts]
 ):
-    cuts = cut(shimmed_nursery, scratch, CONTROL_CUTS, synchronous="NORMAL")
+    cuts = cut(shimmed_children, scratch, CONTROL_CUTS, synchronous="NORMAL")
 
     print(f"control, synchronous=NORMAL: {len(cuts.broken)} of {cuts.count} cuts lose something")
     assert len(cuts.broken) > CONTROL_CUTS // 10

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from .boundaries import FAILPOINTS
-from .random_kills import kill_at_failpoint, kill_at_random
+from tests.chaos.boundaries import FAILPOINTS
+from tests.chaos.random_kills import kill_at_failpoint, kill_at_random
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from conftest import running
-from scripted_server import ScriptedServer, inline
 
 from arc_agent.cli.main import main
+from tests.support.running_agent import running
+from tests.support.scripted_server import ScriptedServer, inline
 
 PAGE = (Path(__file__).parents[3] / "docs" / "declared-handlers.md").read_text()
 FILES = dict(re.findall(r"```\w+ file=(\S+)\n(.*?)```", PAGE, re.DOTALL))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start
-from scripted_server import ScriptedServer, inline
+
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer, inline
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 WORD = {"enum": ["a", "b"]}

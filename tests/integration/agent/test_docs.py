@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import running
-from scripted_server import ScriptedServer, inline
+
+from tests.support.running_agent import running
+from tests.support.scripted_server import ScriptedServer, inline
 
 PAGE = (Path(__file__).parents[3] / "docs" / "handlers.md").read_text()
 FILES = dict(re.findall(r"```\w+ file=(\S+)\n(.*?)```", PAGE, re.DOTALL))

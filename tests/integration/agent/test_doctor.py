@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start
-from scripted_server import ScriptedServer
 
 from arc_agent.cli import doctor
 from arc_agent.cli.main import main
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer
 
 TOKEN = "agent-token-4711-secret"
 

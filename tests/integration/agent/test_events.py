@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import Start
-from scripted_server import ScriptedServer
 
 from arc_agent import Context, handler
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer
 
 FAST = {"interval_seconds": 0.05}
 

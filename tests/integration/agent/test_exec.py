@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from conftest import Start
-from scripted_server import ScriptedServer, inline
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer, inline
 
 
 def python(code: str, *more: str) -> list[str]:

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import structlog
-from declared_runs import Run
 
 from arc_agent.config.declared_handlers import ExecSection, LimitsSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared import isolation
 from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.registry import HandlerError
+from tests.support.declared_runs import Run
 
 MIB = 1024 * 1024
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")

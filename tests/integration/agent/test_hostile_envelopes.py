@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_server import Bystander, HostileServer, Lie, endless, raw, says
-from scripted_server import inline
 
 from arc_agent import handler
+from tests.support.hostile_server import Bystander, HostileServer, Lie, endless, raw, says
+from tests.support.scripted_server import inline
 
 Start = Callable[..., Any]
 Change = Callable[[dict[str, Any]], Any]

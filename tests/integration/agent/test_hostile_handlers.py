@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from scripted_server import ScriptedServer, inline
-from test_process import agent
 
 from arc_agent import handler
+from tests.support.agent_process import agent
+from tests.support.scripted_server import ScriptedServer, inline
 
 Start = Callable[..., Any]
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from declared_runs import Run
 
 from arc_agent.config.declared_handlers import HttpSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared.http import http_handler
+from tests.support.declared_runs import Run
 
 NAME = {"type": "string", "maxLength": 30}
 

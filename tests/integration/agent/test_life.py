@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from conftest import Start
-from scripted_server import ScriptedServer, inline
-
 from arc_agent import CommandFailed, Context, handler
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer, inline
 
 
 async def test_a_command_runs_and_its_result_is_handed_in(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripted_server import ScriptedServer, inline
-from test_process import agent
 
 from arc_agent.config.sections import HandlersSection
 from arc_agent.handlers.loading import load_handlers
 from arc_agent.handlers.registry import HandlerError
+from tests.support.agent_process import agent
+from tests.support.scripted_server import ScriptedServer, inline
 
 MODULE = """
 import os, pathlib, time

@@ -11,15 +11,15 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import RunningAgent, Start
 from prometheus_client.parser import text_string_to_metric_families
-from scripted_server import ScriptedServer
 
 from arc_agent import CommandFailed, handler
 from arc_agent.config.sections import read
 from arc_agent.control.metrics import Counting
 from arc_agent.jobs.outcome import Succeeded
 from arc_runtime.config.settings import SettingsError
+from tests.support.running_agent import RunningAgent, Start
+from tests.support.scripted_server import ScriptedServer
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start
-from scripted_server import ScriptedServer, inline
-from test_process import agent
 
 from arc_agent import Context, Retry, handler
+from tests.support.agent_process import agent
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer, inline
 
 HANDLERS = """
 import os, pathlib, signal

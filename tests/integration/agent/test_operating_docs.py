@@ -12,14 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
-from conftest import Start
 from prometheus_client.parser import text_string_to_metric_families
-from scripted_server import ScriptedServer
 
 from arc_agent import Context, handler
 from arc_agent.cli import main
 from arc_agent.config.sections import read
 from arc_runtime.logs.journald import fields
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "operating.md").read_text()

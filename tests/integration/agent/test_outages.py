@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start
-from scripted_server import ScriptedServer, inline
 
 from arc_agent import handler
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer, inline
 
 
 async def test_a_result_outlives_an_outage_and_arrives_once(

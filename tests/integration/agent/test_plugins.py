@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripted_server import ScriptedServer, inline
-from test_process import agent
+
+from tests.support.agent_process import agent
+from tests.support.scripted_server import ScriptedServer, inline
 
 ARC_AGENT = str(Path(sys.executable).parent / "arc-agent")
 

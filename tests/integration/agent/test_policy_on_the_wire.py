@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import RunningAgent, Start, running
-from scripted_server import ScriptedServer, inline
 
 from arc_agent import handler
 from arc_agent.guard.audit_reader import entries, verify
 from arc_agent.host.control_socket import ControlRefused, ask
+from tests.support.running_agent import RunningAgent, Start, running
+from tests.support.scripted_server import ScriptedServer, inline
 
 ran: list[str] = []
 

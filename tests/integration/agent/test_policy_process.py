@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripted_server import ScriptedServer
-from test_process import agent
 
 from arc_agent.cli.main import main
+from tests.support.agent_process import agent
+from tests.support.scripted_server import ScriptedServer
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
 FILES = dict(re.findall(r"```yaml file=(\S+)\n(.*?)```", PAGE, re.DOTALL))

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.name_server import NameServer, look_up
-from hostile_server import Bystander
-from test_transfer import fetch, presigned
 
 from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.net import routes
 from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.connection import NoContact
 from arc_agent.net.transfer import Transfer
+from tests.integration.agent.test_transfer import fetch, presigned
+from tests.support.hostile_server import Bystander
+from tests.support.name_server import NameServer, look_up
 
 GOOD = "127.0.0.2"
 """Where the store is: the configuration allows it."""

@@ -8,9 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
-from scripted_server import ScriptedServer, inline
-
 from arc_agent.guard.pause import Brake, Order
+from tests.support.scripted_server import ScriptedServer, inline
 
 HANDLERS = """
 import asyncio, pathlib

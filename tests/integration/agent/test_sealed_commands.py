@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Start, running
-from forgeries import OPS, STRANGER, carrying, claims, in_seconds, signature
-from scripted_server import ScriptedServer, inline
 
 from arc_agent import CommandFailed, Context, handler
 from arc_client.bodies.params import Body
@@ -26,6 +23,9 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.key_files import SEALING, PrivateKey, write_private
+from tests.support.forgeries import OPS, STRANGER, carrying, claims, in_seconds, signature
+from tests.support.running_agent import Start, running
+from tests.support.scripted_server import ScriptedServer, inline
 
 HOST = PrivateKey("edge-7", SEALING, bytes(range(7, 39)))
 OTHER_HOST = PrivateKey("edge-8", SEALING, bytes(range(8, 40)))

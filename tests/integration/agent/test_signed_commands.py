@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunningAgent, Start, running
-from forgeries import (
+
+from arc_agent import Context, handler
+from arc_agent.guard.audit_reader import entries
+from arc_agent.guard.signatures import Signatures
+from arc_agent.host.control_socket import AgentNotThere, ask
+from tests.support.agent_process import agent as process
+from tests.support.forgeries import (
     COMMAND,
     EXPIRED,
     FORGERIES,
@@ -33,13 +38,8 @@ from forgeries import (
     in_seconds,
     signature,
 )
-from scripted_server import ScriptedServer, inline
-from test_process import agent as process
-
-from arc_agent import Context, handler
-from arc_agent.guard.audit_reader import entries
-from arc_agent.guard.signatures import Signatures
-from arc_agent.host.control_socket import AgentNotThere, ask
+from tests.support.running_agent import RunningAgent, Start, running
+from tests.support.scripted_server import ScriptedServer, inline
 
 ONCE = """
 from arc_agent import handler

@@ -12,12 +12,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from declared_runs import Run
-from real_postgres import postgres
 
 from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared.sql import sql_handler
+from tests.support.declared_runs import Run
+from tests.support.real_postgres import postgres
 
 TEXT = {"type": "string", "maxLength": 100}
 NUMBER = {"type": "integer", "minimum": -(2**62), "maximum": 2**62}

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunningAgent, Start
-from scripted_server import ScriptedServer
 
 from arc_agent import Context, handler
 from arc_agent.cli.main import main
 from arc_agent.cli.status import as_text, size, span
 from arc_agent.host.control_socket import AgentNotThere, ask
+from tests.support.running_agent import RunningAgent, Start
+from tests.support.scripted_server import ScriptedServer
 
 
 def socket_of(agent: RunningAgent) -> Path:

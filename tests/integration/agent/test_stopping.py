@@ -6,10 +6,9 @@ import asyncio
 import sqlite3
 from typing import Any
 
-from conftest import Start
-from scripted_server import ScriptedServer, inline
-
 from arc_agent import handler
+from tests.support.running_agent import Start
+from tests.support.scripted_server import ScriptedServer, inline
 
 
 async def test_a_stopping_agent_lets_handlers_finish(server: ScriptedServer, start: Start) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from .fake_server import FakeServer, echo, fail
+from tests.support.fake_server import FakeServer, echo, fail
 
 
 @pytest.fixture(params=[True, False], ids=["parts 1 and 2", "part 1 only"])

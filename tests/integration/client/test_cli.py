@@ -10,8 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
-from .fake_server import FakeServer, agent, answer, echo, one_kind
-from .shell import arc, arc_process, start
+from tests.support.fake_server import FakeServer, agent, answer, echo, one_kind
+from tests.support.shell import arc, arc_process, start
 
 LARGE = b'"' + b"0123456789abcdef" * 100_000 + b'"'
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .fake_server import FakeServer, one_kind
-from .shell import terminal
+from tests.support.fake_server import FakeServer, one_kind
+from tests.support.shell import terminal
 
 pytestmark = one_kind
 LARGE = 3_000_000

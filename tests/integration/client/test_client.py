@@ -26,8 +26,7 @@ from arc_client import (
     TokenRefused,
 )
 from arc_protocol.errors import CommandNotFound, IdempotencyKeyReused, MethodNotAllowed, NotFound
-
-from .fake_server import FakeServer, Hasty, agent, answer, broken, echo, one_kind
+from tests.support.fake_server import FakeServer, Hasty, agent, answer, broken, echo, one_kind
 
 LARGE = os.urandom(3_000_000)
 

@@ -12,9 +12,8 @@ from arc_client import Client
 from arc_client.bodies.params import Body
 from arc_client.cli import invoke
 from arc_client.cli.progress import Journey
-
-from .fake_server import FakeServer, agent, echo, one_kind
-from .shell import arc
+from tests.support.fake_server import FakeServer, agent, echo, one_kind
+from tests.support.shell import arc
 
 
 class Noting(Journey):

@@ -32,9 +32,8 @@ from arc_client import (
 )
 from arc_protocol.errors import CommandNotFound, IdempotencyKeyReused, InvalidCommand
 from arc_protocol.messages.commands import CommandStatus
-
-from .fake_server import Hasty
-from .shell import arc as run_arc
+from tests.support.fake_server import Hasty
+from tests.support.shell import arc as run_arc
 
 SERVER = [sys.executable, "-m", "arc_server"]
 LARGE = os.urandom(3_000_000)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from .fake_server import FakeServer, agent, echo
-from .shell import environment
+from tests.support.fake_server import FakeServer, agent, echo
+from tests.support.shell import environment
 
 PAGE = (Path(__file__).parents[3] / "docs" / "sender.md").read_text()
 SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)

@@ -14,8 +14,7 @@ from arc_agent.net.access_token import EnrolledToken
 from arc_agent.net.token import TokenError
 from arc_agent.work.live_config import Live, Source
 from arc_protocol.enrolment import AccessToken
-
-from .conftest import House, StartAgent, house, until
+from tests.support.enrolment_host import EnrolmentHost, StartAgent, enrolment_host, until
 
 
 def events(logged: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -30,12 +29,12 @@ def bearer(agent: Agent) -> EnrolledToken:
 
 
 async def test_an_agent_that_enrolled_runs_commands_though_the_clocks_are_hours_apart(
-    home: House, start: StartAgent, logged: list[dict[str, Any]]
+    host: EnrolmentHost, start: StartAgent, logged: list[dict[str, Any]]
 ) -> None:
-    await home.enrol()
-    agent = await start(home)
+    await host.enrol()
+    agent = await start(host)
 
-    ended = await home.invoke()
+    ended = await host.invoke()
 
     assert ended["state"] == "SUCCEEDED"
     status = bearer(agent).status()
@@ -48,23 +47,23 @@ async def test_an_agent_that_enrolled_runs_commands_though_the_clocks_are_hours_
 async def test_access_tokens_are_renewed_before_they_end(
     tmp_path: Path, start: StartAgent, logged: list[dict[str, Any]]
 ) -> None:
-    async with house(tmp_path, access_seconds=1) as home:
-        await home.enrol()
-        agent = await start(home)
+    async with enrolment_host(tmp_path, access_seconds=1) as host:
+        await host.enrol()
+        agent = await start(host)
         seen: set[str] = set()
         await until(lambda: seen.add(bearer(agent).value or "") or len(seen - {""}) >= 4)
 
-        assert (await home.invoke())["state"] == "SUCCEEDED"
+        assert (await host.invoke())["state"] == "SUCCEEDED"
 
     assert not events(logged, "contact.refused")
 
 
 @pytest.mark.parametrize("seconds", [0, -3600, 0.001])
 async def test_a_server_whose_tokens_have_no_life_is_not_asked_without_a_pause(
-    home: House, start: StartAgent, seconds: float
+    host: EnrolmentHost, start: StartAgent, seconds: float
 ) -> None:
-    await home.enrol()
-    token = bearer(await start(home))
+    await host.enrol()
+    token = bearer(await start(host))
     spoilt = AccessToken(
         token="t" * 40, expires_in_seconds=seconds, credential_id="c", deployment_id="d"
     )
@@ -77,12 +76,14 @@ async def test_a_server_whose_tokens_have_no_life_is_not_asked_without_a_pause(
 async def test_keys_are_renewed_while_the_agent_works(
     tmp_path: Path, start: StartAgent, logged: list[dict[str, Any]]
 ) -> None:
-    async with house(tmp_path, access_seconds=1, key_seconds=1, key_overlap_seconds=0) as home:
-        await home.enrol()
-        await start(home)
+    async with enrolment_host(
+        tmp_path, access_seconds=1, key_seconds=1, key_overlap_seconds=0
+    ) as host:
+        await host.enrol()
+        await start(host)
         await until(lambda: len(events(logged, "credential.new_key")) >= 4)  # each said twice
 
-        assert (await home.invoke())["state"] == "SUCCEEDED"
+        assert (await host.invoke())["state"] == "SUCCEEDED"
 
     assert not events(logged, "contact.refused")
 
@@ -90,33 +91,36 @@ async def test_keys_are_renewed_while_the_agent_works(
 async def test_a_server_that_is_away_past_the_end_of_the_token_is_found_again(
     tmp_path: Path, start: StartAgent, logged: list[dict[str, Any]]
 ) -> None:
-    async with house(tmp_path, access_seconds=1) as home:
-        await home.enrol()
-        agent = await start(home)
-        assert (await home.invoke())["state"] == "SUCCEEDED"
-        listen = urlsplit(home.server.url).netloc
+    async with enrolment_host(tmp_path, access_seconds=1) as host:
+        await host.enrol()
+        agent = await start(host)
+        assert (await host.invoke())["state"] == "SUCCEEDED"
+        listen = urlsplit(host.server.url).netloc
     await until(lambda: (bearer(agent).status().token_ends_in_seconds or 0) < -0.5)
 
-    async with house(tmp_path, listen, access_seconds=1) as home:
-        assert (await home.invoke())["state"] == "SUCCEEDED"
+    async with enrolment_host(tmp_path, listen, access_seconds=1) as host:
+        assert (await host.invoke())["state"] == "SUCCEEDED"
         assert bearer(agent).status().state == "good"
     assert not events(logged, "credential.revoked")
 
 
 async def test_a_revoked_agent_says_so_once_keeps_its_results_and_is_mended_by_enrolling_anew(
-    home: House, start: StartAgent, logged: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    host: EnrolmentHost,
+    start: StartAgent,
+    logged: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(access_token, "_REFUSED_SECONDS", (0.1, 0.2))
-    await home.enrol()
-    agent = await start(home)
-    wakeups = home.server.parts.wakeups
-    assert (await home.invoke())["state"] == "SUCCEEDED"
+    await host.enrol()
+    agent = await start(host)
+    wakeups = host.server.parts.wakeups
+    assert (await host.invoke())["state"] == "SUCCEEDED"
     await until(lambda: wakeups.waiting_for_work == 1)
 
-    await home.revoke()
+    await host.revoke()
     await until(lambda: bearer(agent).status().state == "refused", seconds=5)
     await until(lambda: len(events(logged, "contact.refused")) == 1)
-    waiting = await home.invoke(seconds=1)
+    waiting = await host.invoke(seconds=1)
 
     assert waiting["state"] == "PENDING"
     assert wakeups.waiting_for_work == 0
@@ -126,14 +130,14 @@ async def test_a_revoked_agent_says_so_once_keeps_its_results_and_is_mended_by_e
     assert bearer(agent).status().reason == "this agent's credential was revoked"
     assert bearer(agent).value is None
 
-    assert await home.enrol(replace=True) == 0
-    assert (await home.invoke())["state"] == "SUCCEEDED"
+    assert await host.enrol(replace=True) == 0
+    assert (await host.invoke())["state"] == "SUCCEEDED"
     assert len(events(logged, "credential.revoked")) == 1
     assert len(events(logged, "contact.refused")) == 1
 
 
 async def test_an_agent_that_is_turned_away_asks_seldom(
-    home: House, start: StartAgent, monkeypatch: pytest.MonkeyPatch
+    host: EnrolmentHost, start: StartAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     post = access_token._post
@@ -143,10 +147,10 @@ async def test_an_agent_that_is_turned_away_asks_seldom(
         return await post(connection, name, message, kind)
 
     monkeypatch.setattr(access_token, "_post", count)
-    await home.enrol()
-    await home.revoke()
+    await host.enrol()
+    await host.revoke()
 
-    agent = await start(home)
+    agent = await start(host)
     await until(lambda: bearer(agent).status().state == "refused")
     for _ in range(20):  # the poller tries again and again, every 0.2 s at most
         with pytest.raises(access_token.Refused):
@@ -156,25 +160,25 @@ async def test_an_agent_that_is_turned_away_asks_seldom(
 
 
 async def test_an_identity_for_another_deployment_stops_the_start(
-    home: House, tmp_path: Path
+    host: EnrolmentHost, tmp_path: Path
 ) -> None:
-    await home.enrol()
+    await host.enrol()
     file = tmp_path / "agent.yaml"
-    file.write_text(f"server: {{url: {home.server.url}}}\ndeployment: dep-2\n")
-    source = Source(file=file, environ={}, overrides={"data_dir": str(home.directory)})
+    file.write_text(f"server: {{url: {host.server.url}}}\ndeployment: dep-2\n")
+    source = Source(file=file, environ={}, overrides={"data_dir": str(host.directory)})
 
     with pytest.raises(TokenError, match=r"'dep-1'.*'dep-2'"):
         Live(source)
 
 
 async def test_a_damaged_identity_stops_the_start_with_a_clear_line(
-    home: House, tmp_path: Path
+    host: EnrolmentHost, tmp_path: Path
 ) -> None:
-    await home.enrol()
-    (home.files.directory / "identity.json").write_bytes(b"{")
+    await host.enrol()
+    (host.files.directory / "identity.json").write_bytes(b"{")
     file = tmp_path / "agent.yaml"
-    file.write_text(f"server: {{url: {home.server.url}}}\ndeployment: dep-1\n")
-    source = Source(file=file, environ={}, overrides={"data_dir": str(home.directory)})
+    file.write_text(f"server: {{url: {host.server.url}}}\ndeployment: dep-1\n")
+    source = Source(file=file, environ={}, overrides={"data_dir": str(host.directory)})
 
     with pytest.raises(TokenError, match=r"identity\.json is damaged: enrol again"):
         Live(source)

@@ -14,8 +14,7 @@ from arc_agent.net import access_token, identity_files
 from arc_agent.net.connection import Connection
 from arc_agent.net.token import Token
 from arc_runtime import failpoints
-
-from .conftest import House
+from tests.support.enrolment_host import EnrolmentHost
 
 ENROLMENT = (
     "agent.after_enrol_key",
@@ -62,10 +61,10 @@ def die_at(monkeypatch: pytest.MonkeyPatch) -> Arm:
     return arm
 
 
-async def renew(home: House) -> str | None:
+async def renew(host: EnrolmentHost) -> str | None:
     """What an agent does at its start; its access token."""
-    token = home.token()
-    connection = Connection(home.settings, Token(None, None))
+    token = host.token()
+    connection = Connection(host.settings, Token(None, None))
     await connection.open()
     try:
         await token.renew(connection)
@@ -74,105 +73,105 @@ async def renew(home: House) -> str | None:
     return token.value
 
 
-def names(home: House) -> set[str]:
+def names(host: EnrolmentHost) -> set[str]:
     """The files of the identity."""
-    return {path.name for path in home.files.directory.iterdir()}
+    return {path.name for path in host.files.directory.iterdir()}
 
 
-def key_of(home: House) -> str:
+def key_of(host: EnrolmentHost) -> str:
     """The key in force on the host."""
-    found = home.files.read()
+    found = host.files.read()
     assert found is not None
     return found.key.key_id
 
 
 @pytest.mark.parametrize("second", [None, *ROTATION])
 async def test_a_rotation_survives_a_death_at_every_step_and_another_one_after_it(
-    home: House, die_at: Arm, second: str | None
+    host: EnrolmentHost, die_at: Arm, second: str | None
 ) -> None:
     for first in ROTATION:
         die_at(None)
-        await home.enrol(replace=True)
-        assert await home.lease(await renew(home)) == 200
-        before = key_of(home)
-        home.clock.offset += QUARTER
+        await host.enrol(replace=True)
+        assert await host.lease(await renew(host)) == 200
+        before = key_of(host)
+        host.clock.offset += QUARTER
 
         for point in (first, second):
             die_at(point)
             if point is not None:
                 try:
-                    await renew(home)
+                    await renew(host)
                 except Died:
                     pass
                 else:  # what the first death had left to do, does not pass there
                     assert point is second
         die_at(None)
-        tokens = [await renew(home), await renew(home)]
+        tokens = [await renew(host), await renew(host)]
 
-        assert [await home.lease(each) for each in tokens] == [200, 200], (first, second)
-        assert key_of(home) != before
-        assert names(home) == {"identity.json"}
-        known = await home.server.parts.store.find_key(key_of(home))
+        assert [await host.lease(each) for each in tokens] == [200, 200], (first, second)
+        assert key_of(host) != before
+        assert names(host) == {"identity.json"}
+        known = await host.server.parts.store.find_key(key_of(host))
         assert known is not None
         assert known.key.used_at is not None
 
 
 async def test_a_host_whose_key_took_over_at_the_server_alone_goes_on_with_it(
-    home: House, die_at: Arm
+    host: EnrolmentHost, die_at: Arm
 ) -> None:
     """An old copy of the state came back: the key in it has ended, the one that follows has not."""
-    await home.enrol()
-    await renew(home)
-    home.clock.offset += QUARTER
+    await host.enrol()
+    await renew(host)
+    host.clock.offset += QUARTER
     die_at("agent.before_new_key")
     with pytest.raises(Died):
-        await renew(home)
+        await renew(host)
     die_at(None)
-    following = home.files.next_key()
+    following = host.files.next_key()
     assert following is not None
-    store = home.server.parts.store
-    await store.use_key(following.key_id, home.clock.now(), home.clock.now())
+    store = host.server.parts.store
+    await store.use_key(following.key_id, host.clock.now(), host.clock.now())
 
-    assert await home.lease(await renew(home)) == 200
+    assert await host.lease(await renew(host)) == 200
 
-    assert key_of(home) == following.key_id
-    assert names(home) == {"identity.json"}
+    assert key_of(host) == following.key_id
+    assert names(host) == {"identity.json"}
 
 
 @pytest.mark.parametrize("point", ENROLMENT)
 async def test_an_enrolment_that_dies_anywhere_is_repeated_with_the_same_token(
-    home: House, die_at: Arm, point: str
+    host: EnrolmentHost, die_at: Arm, point: str
 ) -> None:
-    token = await home.enrol_token(uses=1)
+    token = await host.enrol_token(uses=1)
     die_at(point)
     with pytest.raises(Died):
-        await home.enrol(token)
+        await host.enrol(token)
 
     die_at(None)
-    code = await home.enrol(token)
+    code = await host.enrol(token)
 
     is_done = point == "agent.after_identity"
     assert code == (1 if is_done else 0)
-    assert await home.lease(await renew(home)) == 200
-    assert len(await home.server.parts.store.list_credentials()) == 1
+    assert await host.lease(await renew(host)) == 200
+    assert len(await host.server.parts.store.list_credentials()) == 1
 
 
-async def test_what_an_enrolment_leaves_is_for_its_owner_only(home: House) -> None:
-    await home.enrol()
+async def test_what_an_enrolment_leaves_is_for_its_owner_only(host: EnrolmentHost) -> None:
+    await host.enrol()
 
     modes = {
         path.name: stat.S_IMODE(path.stat().st_mode)
-        for path in (home.files.directory, *home.files.directory.iterdir())
+        for path in (host.files.directory, *host.files.directory.iterdir())
     }
 
     assert modes == {"identity": 0o700, "identity.json": 0o600}
-    found = home.files.read()
+    found = host.files.read()
     assert found is not None
     assert found.key.seed not in repr(found)
 
 
 async def test_the_private_key_never_crosses_the_wire(
-    home: House, monkeypatch: pytest.MonkeyPatch
+    host: EnrolmentHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
     exchange = Connection._exchange
@@ -182,11 +181,11 @@ async def test_the_private_key_never_crosses_the_wire(
         return await exchange(self, method, url, body, *rest)
 
     monkeypatch.setattr(Connection, "_exchange", listen)
-    await home.enrol()
-    seeds = [home.files.read()]
-    home.clock.offset += QUARTER
-    await renew(home)
-    seeds.append(home.files.read())
+    await host.enrol()
+    seeds = [host.files.read()]
+    host.clock.offset += QUARTER
+    await renew(host)
+    seeds.append(host.files.read())
 
     assert len(sent) == 5  # enrol, challenge, token, challenge, key
     for found in seeds:

@@ -2,53 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from .supervised import Unit
-
-BIN = Path(sys.executable).parent
-UNITS = Path(__file__).parents[3] / "systemd"
-
-
-def run(*argv: str | Path) -> str:
-    """Run a program to its end; what it printed. It must end with 0."""
-    done = subprocess.run(
-        [str(part) for part in argv], text=True, capture_output=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-class House:
-    """A scratch root with a server that has a token for its agent."""
-
-    def __init__(self, root: Path, url: str) -> None:
-        self.root = root
-        self.url = url
-
-    def token(self, scope: str) -> str:
-        """A new token of the server."""
-        data = self.root / "var/lib/arc-server"
-        return run(
-            BIN / "arc-server", "token", "create", "--scope", scope,
-            "--deployment", "acme", "--data-dir", data,
-        )  # fmt: skip
-
-    def invoke(self, command: str, *more: str) -> str:
-        """Send a command and wait for its result."""
-        file = self.root / "sender.token"
-        if not file.exists():
-            file.write_text(self.token("sender"))
-        return run(
-            BIN / "arc", "invoke", "acme", command,
-            "--server", self.url, "--token-file", file, *more,
-        )  # fmt: skip
+from tests.support.installed_server import InstalledServer, server
+from tests.support.supervised_unit import Unit
 
 
 @pytest.fixture(scope="session")
@@ -60,23 +20,11 @@ def server_unit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unit]:
         yield unit
 
 
-def server(root: Path, **options: float) -> Unit:
-    """A server's unit below a root, on a port of its own choice."""
-    return Unit(
-        root,
-        "arc-server.service",
-        file=UNITS / "arc-server.service",
-        argv=[str(BIN / "arc-server"), "serve", "--listen", "127.0.0.1:0"],
-        environ={"ARC_SERVER_DATA_DIR": str(root / "var/lib/arc-server")},
-        **options,
-    )
-
-
 @pytest.fixture
-def house(server_unit: Unit) -> House:
+def installed(server_unit: Unit) -> InstalledServer:
     """The server that runs, and its root."""
     until = time.monotonic() + 10
     while not (url := server_unit.told("STATUS=serving on ")):  # it comes after READY
         assert time.monotonic() < until, server_unit.tail()
         time.sleep(0.02)
-    return House(server_unit.root, url[0].removeprefix("STATUS=serving on "))
+    return InstalledServer(server_unit.root, url[0].removeprefix("STATUS=serving on "))

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import House, run
-from .supervised import Unit
-from .test_life_on_a_host import ACCOUNTS
+from tests.support.installed_server import ACCOUNTS, InstalledServer, run
+from tests.support.supervised_unit import Unit
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,7 +49,7 @@ def files(root: Path) -> set[str]:
 
 
 def test_a_package_is_installed_runs_is_removed_and_purged(
-    package: Path, tmp_path: Path, house: House
+    package: Path, tmp_path: Path, installed: InstalledServer
 ) -> None:
     root = tmp_path / "root"
     for directory in ("info", "updates", "triggers"):
@@ -73,12 +72,12 @@ def test_a_package_is_installed_runs_is_removed_and_purged(
     assert f"{name}:" in (root / "etc/passwd").read_text()
     if name == "arc-agent":
         (root / "etc/credstore").mkdir()
-        (root / "etc/credstore/arc-agent.token").write_text(house.token("agent"))
-        environ = {"ARC_AGENT_SERVER_URL": house.url, "ARC_AGENT_DEPLOYMENT": "acme"}
+        (root / "etc/credstore/arc-agent.token").write_text(installed.token("agent"))
+        environ = {"ARC_AGENT_SERVER_URL": installed.url, "ARC_AGENT_DEPLOYMENT": "acme"}
         file = root / "lib/systemd/system/arc-agent.service"
         with Unit(root, "arc-agent.service", file=file, environ=environ) as unit:
             assert unit.start(), unit.tail()
-            assert '"pong":true' in house.invoke("arc.ping")
+            assert '"pong":true' in installed.invoke("arc.ping")
             unit.stop()
     else:
         program = root / "opt/arc-server/current/bin"

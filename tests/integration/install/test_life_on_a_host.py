@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from arc_agent.cli.install import front
-
-from .conftest import House, run
-from .supervised import Unit
+from tests.support.installed_server import ACCOUNTS, InstalledServer, run
+from tests.support.supervised_unit import Unit
 
 SOURCE = Path(__file__).parents[3]
 pytestmark = pytest.mark.host  # minutes: it builds virtual environments
-ACCOUNTS = ("passwd", "group", "shadow", "gshadow")
 
 
 class StandIn:
@@ -59,10 +57,10 @@ class StandIn:
 class Place:
     """A scratch root that looks like a host's, and our command line on it."""
 
-    def __init__(self, root: Path, house: House) -> None:
+    def __init__(self, root: Path, installed: InstalledServer) -> None:
         self.root = root
         self.services = StandIn(root)
-        self._house = house
+        self._house = installed
         (root / "etc").mkdir(parents=True)
         for name in ACCOUNTS:
             (root / "etc" / name).write_text(Path("/etc", name).read_text())
@@ -70,7 +68,7 @@ class Place:
         (root / "etc/.pwd.lock").touch()
         for directory in ("opt", "var/lib", "usr/local/bin", "etc/systemd/system"):
             (root / directory).mkdir(parents=True)
-        (root.parent / "agent.token").write_text(house.token("agent"))
+        (root.parent / "agent.token").write_text(installed.token("agent"))
 
     def agent(self, verb: str, *arguments: str | Path) -> int:
         """One of our commands; its exit code."""
@@ -103,8 +101,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, house: House) -> Iterator[Place]:
-    found = Place(tmp_path / "root", house)
+def place(tmp_path: Path, installed: InstalledServer) -> Iterator[Place]:
+    found = Place(tmp_path / "root", installed)
     yield found
     found.services.close()
 
@@ -146,14 +144,17 @@ def release_of(place: Place) -> str:
 
 
 def test_an_agent_lives_on_a_host_and_leaves_it_as_it_was(
-    place: Place, house: House, wheels: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    place: Place,
+    installed: InstalledServer,
+    wheels: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = place.files()
 
     # it is installed, and works
     assert place.install() == 0
     unit = place.services.unit("arc-agent.service")
-    assert '"pong":true' in house.invoke("arc.ping")
+    assert '"pong":true' in installed.invoke("arc.ping")
     assert (place.root / "etc/credstore/arc-agent.token").stat().st_mode & 0o777 == 0o600
     assert (place.root / "etc/arc/agent.yaml").stat().st_mode & 0o777 == 0o644
     assert "arc-agent:" in (place.root / "etc/passwd").read_text()
@@ -170,7 +171,7 @@ def test_an_agent_lives_on_a_host_and_leaves_it_as_it_was(
     assert unit.is_active
     assert unit.pid != pid
     assert unit.ended_by == [0]
-    house.invoke("arc.ping")
+    installed.invoke("arc.ping")
 
     # one that does not come up
     upgraded = place.files()
@@ -179,7 +180,7 @@ def test_an_agent_lives_on_a_host_and_leaves_it_as_it_was(
     assert all("var/lib/" in name for name in place.files().keys() ^ upgraded.keys())
     assert (place.version(), release_of(place)) == ("versions/2", "0.1.7\n")
     assert unit.is_active
-    house.invoke("arc.ping")
+    installed.invoke("arc.ping")
 
     # one that pip makes nothing of
     (place.root.parent / "no.whl").write_text("not a wheel")
@@ -190,7 +191,7 @@ def test_an_agent_lives_on_a_host_and_leaves_it_as_it_was(
     # and back to the first
     assert place.agent("upgrade", "--back") == 0
     assert (place.version(), release_of(place)) == ("versions/1", "0.1.0\n")
-    house.invoke("arc.ping")
+    installed.invoke("arc.ping")
 
     # it goes, and leaves its spool and its audit log
     assert place.agent("uninstall") == 0
@@ -244,7 +245,7 @@ def test_a_dry_run_prints_all_that_is_then_done_and_an_edited_configuration_stay
 
 
 def test_two_instances_share_the_program_until_the_last_one_goes(
-    place: Place, house: House
+    place: Place, installed: InstalledServer
 ) -> None:
     before = place.files()
 
@@ -257,7 +258,7 @@ def test_two_instances_share_the_program_until_the_last_one_goes(
 
     assert place.agent("uninstall", "--instance", "north", "--purge") == 0
     assert (north.is_active, south.is_active) == (False, True)
-    assert '"pong":true' in house.invoke("arc.ping")
+    assert '"pong":true' in installed.invoke("arc.ping")
     assert place.agent("uninstall", "--instance", "south", "--purge") == 0
     assert place.files() == before
 

@@ -20,9 +20,8 @@ from arc_agent.work import poller
 from arc_agent.work.live_config import Live, Source
 from arc_agent.work.poller import Poller
 from arc_server.cli.main import _watch
-
-from .conftest import BIN, UNITS, House, server
-from .supervised import Unit
+from tests.support.installed_server import BIN, UNITS, InstalledServer, server
+from tests.support.supervised_unit import Unit
 
 HANDLERS = """
 import asyncio, time
@@ -40,22 +39,22 @@ async def wait() -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, house: House) -> Path:
+def place(tmp_path: Path, installed: InstalledServer) -> Path:
     """A root with an agent's handlers, and its token in the credential store."""
     (tmp_path / "my_handlers.py").write_text(HANDLERS)
     (tmp_path / "etc/credstore").mkdir(parents=True)
-    (tmp_path / "etc/credstore/arc-agent.token").write_text(house.token("agent"))
+    (tmp_path / "etc/credstore/arc-agent.token").write_text(installed.token("agent"))
     return tmp_path
 
 
-def agent(place: Path, house: House, **options: float) -> Unit:
+def agent(place: Path, installed: InstalledServer, **options: float) -> Unit:
     """An agent's unit, run from this environment. It is given no token but its credential."""
     return Unit(
         place,
         "arc-agent.service",
         file=UNITS / "arc-agent.service",
         argv=[
-            str(BIN / "arc-agent"), "run", "--server", house.url, "--deployment", "acme",
+            str(BIN / "arc-agent"), "run", "--server", installed.url, "--deployment", "acme",
             "--handlers", str(place / "my_handlers.py"),
         ],
         environ={"ARC_AGENT_MAX_CONCURRENT": "1", "ARC_AGENT_DRAIN_SECONDS": "3"},
@@ -63,10 +62,10 @@ def agent(place: Path, house: House, **options: float) -> Unit:
     )  # fmt: skip
 
 
-def test_an_agent_tells_its_whole_life(place: Path, house: House) -> None:
-    with agent(place, house) as unit:
+def test_an_agent_tells_its_whole_life(place: Path, installed: InstalledServer) -> None:
+    with agent(place, installed) as unit:
         assert unit.start(), unit.tail()
-        house.invoke("arc.ping")
+        installed.invoke("arc.ping")
         unit.until(
             lambda: any(
                 re.fullmatch(r"STATUS=0 running, 1 done, last contact \d+ s ago", text)
@@ -84,10 +83,12 @@ def test_an_agent_tells_its_whole_life(place: Path, house: House) -> None:
         assert unit.ended_by == [0]
 
 
-def test_the_status_changes_every_few_seconds_at_most(place: Path, house: House) -> None:
-    with agent(place, house, watchdog_seconds=4) as unit:
+def test_the_status_changes_every_few_seconds_at_most(
+    place: Path, installed: InstalledServer
+) -> None:
+    with agent(place, installed, watchdog_seconds=4) as unit:
         assert unit.start(), unit.tail()
-        house.invoke("arc.ping")
+        installed.invoke("arc.ping")
         unit.until(lambda: len(unit.told("STATUS=")) >= 2)
 
         at = [when for when, text in unit.messages if text.startswith("STATUS=")]
@@ -95,10 +96,12 @@ def test_the_status_changes_every_few_seconds_at_most(place: Path, house: House)
         assert len(unit.told("WATCHDOG=1")) > 2
 
 
-def test_a_handler_that_blocks_the_event_loop_trips_the_watchdog(place: Path, house: House) -> None:
-    with agent(place, house, watchdog_seconds=3) as unit:
+def test_a_handler_that_blocks_the_event_loop_trips_the_watchdog(
+    place: Path, installed: InstalledServer
+) -> None:
+    with agent(place, installed, watchdog_seconds=3) as unit:
         assert unit.start(), unit.tail()
-        house.invoke("block", "--no-wait")
+        installed.invoke("block", "--no-wait")
         unit.until(lambda: unit.ended_by)
 
         assert unit.ended_by == [-signal.SIGABRT]
@@ -106,12 +109,14 @@ def test_a_handler_that_blocks_the_event_loop_trips_the_watchdog(place: Path, ho
         assert unit.starts == 2
 
 
-def test_an_agent_that_has_no_free_slot_is_not_stuck(place: Path, house: House) -> None:
-    with agent(place, house, watchdog_seconds=4) as unit:
+def test_an_agent_that_has_no_free_slot_is_not_stuck(
+    place: Path, installed: InstalledServer
+) -> None:
+    with agent(place, installed, watchdog_seconds=4) as unit:
         assert unit.start(), unit.tail()
         before = len(unit.told("WATCHDOG=1"))
 
-        assert house.invoke("wait") == '"waited"\n'
+        assert installed.invoke("wait") == '"waited"\n'
         assert len(unit.told("WATCHDOG=1")) > before
         assert unit.ended_by == []
 
@@ -205,15 +210,15 @@ async def starved(listener: Listener, seconds: float = 15) -> None:
 async def test_a_poller_that_hangs_starves_the_watchdog(
     tmp_path: Path,
     listener: Listener,
-    house: House,
+    installed: InstalledServer,
     monkeypatch: pytest.MonkeyPatch,
     owner: Any,
     name: str,
 ) -> None:
     monkeypatch.setattr(pulse, "LATE_SECONDS", 0.3)
-    (tmp_path / "token").write_text(house.token("agent"))
+    (tmp_path / "token").write_text(installed.token("agent"))
     settings = {
-        "server.url": house.url,
+        "server.url": installed.url,
         "server.token_file": str(tmp_path / "token"),
         "server.request_timeout_seconds": "0.5",
         "deployment": "acme",

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import BIN, UNITS, House, run
-from .sandbox import allowed, values
-from .supervised import Unit
+from tests.support.installed_server import BIN, UNITS, InstalledServer, run
+from tests.support.supervised_unit import Unit
+from tests.support.unit_sandbox import allowed, values
 
 EVERY = ["arc-agent.service", "arc-agent@.service", "arc-server.service"]
 EXPOSURE_AT_MOST = 1.2
@@ -164,31 +164,31 @@ def test_systemd_knows_every_drop_in_of_the_page(tmp_path: Path) -> None:
 @needs_systemd
 @needs_seccomp
 def test_an_agent_lives_under_its_units_filter_with_its_real_handlers(
-    tmp_path: Path, house: House
+    tmp_path: Path, installed: InstalledServer
 ) -> None:
     (tmp_path / "my_handlers.py").write_text(HANDLERS)
     (tmp_path / "agent.yaml").write_text(CONFIG)
     (tmp_path / "etc/credstore").mkdir(parents=True)
-    (tmp_path / "etc/credstore/arc-agent.token").write_text(house.token("agent"))
+    (tmp_path / "etc/credstore/arc-agent.token").write_text(installed.token("agent"))
     file = UNITS / "arc-agent.service"
     agent = [
-        str(BIN / "arc-agent"), "run", "--server", house.url, "--deployment", "acme",
+        str(BIN / "arc-agent"), "run", "--server", installed.url, "--deployment", "acme",
         "--config", str(tmp_path / "agent.yaml"), "--handlers", str(tmp_path / "my_handlers.py"),
     ]  # fmt: skip
-    sandbox = [sys.executable, str(Path(__file__).with_name("sandbox.py")), str(file)]
+    sandbox = [sys.executable, "-m", "tests.support.unit_sandbox", str(file)]
     with Unit(tmp_path, "arc-agent.service", file=file, argv=[*sandbox, *agent]) as unit:
         assert unit.start(), unit.tail()
 
-        assert json.loads(house.invoke("arc.system-info"))["cpus"] > 0
-        assert json.loads(house.invoke("shell", "--params", '"hello "')) == '"hello "2\n'
-        assert len(house.invoke("large")) >= 1_000_000
-        refused = json.loads(house.invoke("refused"))
+        assert json.loads(installed.invoke("arc.system-info"))["cpus"] > 0
+        assert json.loads(installed.invoke("shell", "--params", '"hello "')) == '"hello "2\n'
+        assert len(installed.invoke("large")) >= 1_000_000
+        refused = json.loads(installed.invoke("refused"))
         in_memory = refused.pop("code in memory")
         assert in_memory == ("EACCES" if refuses_code_in_memory() else "allowed")
         assert refused == {"priority": "EPERM", "netlink": "EPERM", "mount": "EPERM"}
         with pytest.raises(AssertionError, match="TIMEOUT"):
-            house.invoke("slow")
-        assert json.loads(house.invoke("limits")) == "allowed"
+            installed.invoke("slow")
+        assert json.loads(installed.invoke("limits")) == "allowed"
 
         unit.stop()
         assert unit.ended_by == [0]

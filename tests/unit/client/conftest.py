@@ -9,7 +9,8 @@ from unittest import mock
 import pytest
 from aiohttp import ClientResponse
 from aioresponses import aioresponses
-from client_fakes import FakeClock
+
+from tests.support.client_fakes import FakeClock
 
 
 class Response(ClientResponse):

@@ -1,0 +1,170 @@
+"""Lives of commands on a disk that is watched: each acknowledgement is noted in its log.
+
+Run by forked_children.py in a process that was started with the shim. A note says what must be true
+of one command from then on; its `stage` goes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from arc_protocol.errors import ArcError
+from arc_protocol.messages.base import CommandTarget, ResourceType
+from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
+from arc_protocol.messages.leases import LeaseInfo, LeaseRequest
+from arc_server.store.engine import opening
+from arc_server.store.engine.refusals import StoreRefused
+from tests.chaos.disk_shim import Disk
+from tests.chaos.lifecycle_calls import DEPLOYMENT, chunks, digest, inline, request
+from tests.chaos.server_parts import (
+    BASE_URL,
+    INLINE_BYTES,
+    ServerParts,
+    SetClock,
+    open_server_parts,
+)
+
+CHECKPOINT_PAGES = 30
+"""Few, so that checkpoints are many in a short log."""
+
+
+async def perform(job: dict[str, Any]) -> dict[str, Any]:
+    """Several lives at a time, several times over; the parts is closed and opened between.
+
+    With a `fault` in it: what lives and houses have ended with, and whether the fault has come.
+    """
+    data_dir = Path(job["data_dir"])
+    disk = Disk()
+    disk.watch(data_dir, Path(job["log"]))
+    set_up(synchronous=job.get("synchronous", "FULL"))
+    if "fault" not in job:
+        for generation in range(job["generations"]):
+            async with open_server_parts(data_dir, SetClock()) as parts:
+                await asyncio.gather(*_lives(parts, disk, generation, job["lives"]))
+        return {}
+    fault = Fault(**job["fault"])
+    ends: list[str] = []
+    if fault.when == "open":
+        fault.arm(disk)
+    try:
+        async with open_server_parts(data_dir, SetClock()) as parts:
+            if fault.when == "work":
+                fault.arm(disk)
+            lives = _lives(parts, disk, 0, job["lives"])
+            for error in await asyncio.gather(*lives, return_exceptions=True):
+                ends += [] if error is None else [name_of(error)]
+            has_failed = parts.has_failed
+    except (StoreRefused, OSError) as error:
+        ends.append(name_of(error))
+        has_failed = True
+    return {"ends": ends, "stops": has_failed, "came": disk.has_failed()}
+
+
+class Fault(NamedTuple):
+    """What happens to the disk, and when."""
+
+    kind: str
+    """write or sync."""
+    number: int
+    """The errno."""
+    n: int
+    """At the N-th call."""
+    is_for_ever: bool
+    when: str
+    """Counted from `open`, or from when the parts is open and the `work` begins."""
+
+    def arm(self, disk: Disk) -> None:
+        """From now on."""
+        disk.fail(self.kind, self.number, self.n, ever=self.is_for_ever)
+
+
+def name_of(error: BaseException) -> str:
+    """What an error is, as a caller would tell it: its code, or its kind when it has none."""
+    return error.code if isinstance(error, ArcError) else f"{type(error).__name__}: {error}"
+
+
+def _lives(
+    parts: ServerParts, disk: Disk, generation: int, count: int
+) -> list[Coroutine[Any, Any, None]]:
+    return [Life(parts, disk, f"{generation}-{n}").live(n) for n in range(count)]
+
+
+def set_up(*, synchronous: str = "FULL") -> None:
+    """Change the settings of databases that this process opens."""
+    wanted = {"synchronous": synchronous, "wal_autocheckpoint": str(CHECKPOINT_PAGES)}
+    names = (setting.partition(" = ")[0] for setting in opening._SETTINGS)
+    values = (setting.partition(" = ")[2] for setting in opening._SETTINGS)
+    opening._SETTINGS = tuple(
+        f"{name} = {wanted.get(name, value)}" for name, value in zip(names, values, strict=True)
+    )
+
+
+class Life:
+    """One command from its create to its end, by one of several ways."""
+
+    def __init__(self, parts: ServerParts, disk: Disk, name: str) -> None:
+        self._house = parts
+        self._disk = disk
+        self._name = name
+        self._target = CommandTarget(resource_id=f"t-{name}", resource_type=ResourceType.DAEMON)
+        self._facts: dict[str, Any] = {"stage": 0, "response": None, "lease": None}
+
+    def _acknowledged(self, **facts: Any) -> None:
+        self._facts.update(facts, stage=self._facts["stage"] + 1)
+        self._disk.note(self._facts)
+
+    async def live(self, n: int) -> None:
+        """`n` decides which way."""
+        service = self._house.service
+        data = self._text("params", is_large=n % 2 == 0)
+        is_upload = n % 3 == 0
+        fields = {"idempotency_key": self._name, "target_resource_id": self._target.resource_id}
+        asked = request(None, size=len(data), **fields) if is_upload else request(data, **fields)
+        created = await service.create(asked, base_url=BASE_URL)
+        self._facts |= {"id": created.command_id, "key": self._name, "params": digest(data)}
+        self._acknowledged(state=created.state, attempt=1)
+        if created.storage_upload is not None:
+            await self._upload(created.storage_upload.put_request.path, data)
+            await service.upload_complete(created.command_id, len(data))
+            self._acknowledged(state="PENDING")
+        lease = await self._lease()
+        if n % 4 == 1:
+            await service.release(lease.lease_id)
+            self._acknowledged(state="PENDING", attempt=2)
+            lease = await self._lease()
+        await self._end(lease, n)
+
+    async def _lease(self) -> LeaseInfo:
+        answer = await self._house.service.lease(
+            LeaseRequest(deployment_id=DEPLOYMENT, target=self._target), base_url=BASE_URL
+        )
+        [lease] = answer.leases
+        self._acknowledged(state="DISPATCHED", attempt=lease.attempt, lease=lease.lease_id)
+        return lease
+
+    async def _end(self, lease: LeaseInfo, n: int) -> None:
+        submit = self._house.service.submit_response
+        if n % 5 == 4:
+            error = ErrorResponse(code="HANDLER_ERROR", message=self._name)
+            await submit(lease.command_id, error, lease_id=lease.lease_id)
+            self._acknowledged(state="FAILED")
+            return
+        data = self._text("result", is_large=n % 2 == 1)
+        body = inline(data)
+        if n % 4 == 3:
+            upload = lease.envelope.response_handling.storage_upload_request
+            await self._upload(upload.path, data)
+            body = StorageBody(size=len(data), storage_put_used=True)
+        await submit(lease.command_id, SuccessResponse(response=body), lease_id=lease.lease_id)
+        self._acknowledged(state="SUCCEEDED", response=digest(data))
+
+    async def _upload(self, path: str, data: bytes) -> None:
+        await self._house.blobs.write(path, chunks(data), len(data))
+        if len(data) > INLINE_BYTES:  # a small one moves into the database
+            self._disk.note({"blob": path, "digest": digest(data)})
+
+    def _text(self, what: str, *, is_large: bool) -> bytes:
+        return f"{what} of {self._name}. ".encode() * (50 if is_large else 1)

@@ -1,0 +1,120 @@
+"""Processes that are born to die: forked from one that has its imports behind it.
+
+Run as a program it reads a job a line, forks, and says what became of the child. The child is a
+process of its own with real files and a real SIGKILL; only the second that it would need to start
+is saved. Everything that acts at import (failpoints) is imported in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from typing import Any, NamedTuple
+
+DEPENDENCIES = (
+    "aiosqlite",
+    "msgspec",
+    "structlog",
+    "tenacity",
+    "arc_protocol.codec",
+    "arc_protocol.messages.leases",
+)
+OURS = ("tests.chaos.operations",)
+
+
+class Outcome(NamedTuple):
+    """What became of a child."""
+
+    answer: Any
+    """None when it died."""
+    signal: int
+    code: int
+    said: str
+    """Its standard error."""
+
+
+class ForkedChildren:
+    """The parent, seen from the tests. One child at a time."""
+
+    def __init__(self, *, arms_failpoints: bool = False, env: dict[str, str] | None = None) -> None:
+        """`arms_failpoints`: children import our code themselves, with their environment."""
+        modules = DEPENDENCIES if arms_failpoints else DEPENDENCIES + OURS
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **(env or {})},
+        )
+
+    def run(self, job: dict[str, Any], env: dict[str, str] | None = None) -> Outcome:
+        """Have a child do a job; what became of it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"env": env or {}, "job": job}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the children has died"
+        return Outcome(**json.loads(line))
+
+    def succeed(self, job: dict[str, Any], env: dict[str, str] | None = None) -> Any:
+        """The answer of a child that is not to die."""
+        outcome = self.run(job, env)
+        assert (outcome.signal, outcome.code) == (0, 0), f"{job}\n{outcome.said}"
+        return outcome.answer
+
+    def close(self) -> None:
+        """No more children."""
+        self._process.communicate()
+
+
+def _serve() -> None:
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    for line in sys.stdin:
+        message = json.loads(line)
+        with tempfile.TemporaryFile() as said:
+            print(json.dumps(_raise_child(message["job"], message["env"], said)), flush=True)
+
+
+def _raise_child(job: dict[str, Any], env: dict[str, str], said: Any) -> dict[str, Any]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _live(job, env, said.fileno(), writing)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    said.seek(0)
+    return {
+        "answer": json.loads(answer) if answer else None,
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+        "code": 0 if os.WIFSIGNALED(status) else os.WEXITSTATUS(status),
+        "said": said.read().decode(errors="replace"),
+    }
+
+
+def _live(job: dict[str, Any], env: dict[str, str], said: int, writing: int) -> None:
+    """A child's life. It never returns to the loop of its parent."""
+    try:
+        os.dup2(said, 2)
+        os.dup2(said, 1)
+        os.environ.update(env)
+        module = importlib.import_module(job.get("module", "tests.chaos.operations"))
+        answer = asyncio.run(module.perform(job))
+        os.write(writing, json.dumps(answer).encode())
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,98 @@
+"""A service on real files, without its HTTP: quick to start, and it dies like the whole server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from arc_server.blobs.local import LocalBlobStore
+from arc_server.ports.records import Clock
+from arc_server.server_keys import Signer
+from arc_server.service.agents import AgentService
+from arc_server.service.commands import CommandService
+from arc_server.service.limits import CommandLimits
+from arc_server.service.operations import Operations
+from arc_server.service.wakeups import Wakeups
+from arc_server.store.sqlite_store import SqliteStore
+
+BASE_URL = "http://server.test/v1"
+INLINE_BYTES = 500
+"""Small, so that bodies move to blob storage without being large."""
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+class SetClock:
+    """Stands still until it is moved."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def drift(self) -> float:
+        return 0.0
+
+    def adjust(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+    def monotonic(self) -> float:
+        return (self._now - START).total_seconds()
+
+    async def sleep(self, seconds: float) -> None:
+        self.adjust(seconds)
+
+
+class ServerParts:
+    """What an operation works with."""
+
+    def __init__(
+        self, store: SqliteStore, blobs: LocalBlobStore, clock: Clock, signer: Signer
+    ) -> None:
+        self.store = store
+        self.blobs = blobs
+        self.clock = clock
+        self.has_failed = False
+        """The store says that the process is to stop."""
+        self.operations = Operations()
+        limits = CommandLimits(inline_bytes=INLINE_BYTES)
+        self.agents = AgentService(
+            store=store, clock=clock, limits=limits, operations=self.operations
+        )
+        self.service = CommandService(
+            store=store,
+            blobs=blobs,
+            links=signer,
+            clock=clock,
+            wakeups=Wakeups(),
+            limits=limits,
+            agents=self.agents,
+        )
+
+    async def watch(self) -> None:
+        """Notice when the store has failed for good."""
+        await self.store.wait_failed()
+        self.has_failed = True
+
+
+@asynccontextmanager
+async def open_server_parts(data_dir: Path, clock: Clock) -> AsyncIterator[ServerParts]:
+    """A data directory, laid out as the server does it."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    store = await SqliteStore.open(data_dir / "arc.db")
+    try:
+        signer = Signer(data_dir / "keys")
+        blobs = LocalBlobStore(data_dir / "blobs", signer)
+        parts = ServerParts(store, blobs, clock, signer)
+        watching = asyncio.create_task(parts.watch())
+        try:
+            yield parts
+        finally:
+            watching.cancel()
+            await parts.operations.finish()
+            await blobs.close()
+    finally:
+        await store.close()

@@ -1,0 +1,97 @@
+"""Results on their way through an agent's spool, on a disk that is watched.
+
+Run by forked_children.py in a process that was started with the shim. A note says what must be true
+of one result from then on: it is `in` the spool, `leaving` it (then nobody knows), or `out`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from arc_agent.config.sections import SpoolSection
+from arc_agent.host.data_dir import DataDir
+from arc_agent.jobs.result_files import StoredBody, store_bytes
+from arc_agent.jobs.spool import Entry, Spool
+from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
+from tests.chaos.disk_scenarios import CHECKPOINT_PAGES
+from tests.chaos.disk_shim import Disk
+from tests.chaos.server_parts import INLINE_BYTES, START
+
+SETTINGS = SpoolSection(min_free_bytes=0)
+UPLOAD = PresignedRequest(
+    backend=HttpBackend(url="http://server.test/v1/blobs/b", method="PUT", headers={}),
+    expiration=START,
+    operation="put",
+    path="b",
+)
+
+
+async def perform(job: dict[str, Any]) -> dict[str, Any]:
+    """Put results in and take most of them out, in several starts; or, to `look`, what is in."""
+    path = Path(job["data_dir"])
+    if job["do"] == "look":
+        with DataDir(path) as data_dir:
+            return await _inside(data_dir)
+    disk = Disk()
+    disk.watch(path, Path(job["log"]))
+    for generation in range(job["generations"]):
+        with DataDir(path) as data_dir:
+            spool = await Spool.open(data_dir, SETTINGS)
+            await spool._db.execute(f"PRAGMA synchronous = {job['synchronous']}")
+            await spool._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            for n in range(job["lives"]):
+                await _live(data_dir, spool, disk, f"{generation}-{n}", n)
+            await spool.close()
+    return {}
+
+
+async def _live(data_dir: DataDir, spool: Spool, disk: Disk, name: str, n: int) -> None:
+    """One result; `n` decides its size and how it leaves."""
+    data = f"result {name} ".encode() * (100 if n % 2 else 1)
+    stored = store_bytes(data_dir, data, INLINE_BYTES, lambda: True)
+    is_file = isinstance(stored, StoredBody)
+    facts = {"entry": name, "digest": hashlib.sha256(data).hexdigest()}
+    entry = await spool.put(
+        command_id=name,
+        lease_id=f"lease_{name}",
+        command="report",
+        attempt=1,
+        submit_url="http://server.test/v1/commands/c/response",
+        upload=UPLOAD if is_file else None,
+        message=None if is_file else data,
+        body=stored if is_file else None,
+    )
+    assert entry.seq >= 0, "the disk did not take it"
+    disk.note({**facts, "is": "in"})
+    if n % 5 == 0:
+        return
+    if n % 3 == 0:
+        entry = await spool.rebind(
+            entry, lease_id="lease_new", attempt=2, submit_url=None, upload=UPLOAD
+        )
+    if is_file:
+        entry = await spool.mark_uploaded(entry)
+    disk.note({**facts, "is": "leaving"})
+    await _leave(spool, entry, n)
+    disk.note({**facts, "is": "out"})
+
+
+async def _leave(spool: Spool, entry: Entry, n: int) -> None:
+    if n % 7 == 0:
+        await spool.bury(entry, "the server will never take it")
+    else:
+        await spool.remove(entry)
+
+
+async def _inside(data_dir: DataDir) -> dict[str, Any]:
+    """What an agent finds when it starts: for each result the digest of what it would send."""
+    spool = await Spool.open(data_dir, SETTINGS)
+    found: dict[str, Any] = {}
+    for entry in spool.entries():
+        message = await spool.message(entry)
+        data = spool.body_path(entry).read_bytes() if entry.body is not None else message or b""
+        found[entry.command_id] = hashlib.sha256(data).hexdigest()
+    await spool.close()
+    return found

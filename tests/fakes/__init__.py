@@ -1,1 +1,0 @@
-"""Other people's servers, as small as tests need them."""

@@ -1,0 +1,368 @@
+"""`arc-server` from the command line: how it starts, refuses to start, obeys signals and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from arc_runtime.logs import setup
+from arc_server.cli.main import main
+from arc_server.server_keys import FILE_NAME
+from tests.support.running_server import OWN, inline
+
+CREATE = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
+SERVE = (sys.executable, "-m", "arc_server", "serve")
+LOCAL = ("--listen", "127.0.0.1:0")
+
+
+class Ended(msgspec.Struct):
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run `arc-server` to its end, in this process: it starts no second time for nothing."""
+
+    def run_main(*arguments: str | Path) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["arc-server", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capfd.readouterr()
+        code = exit_.value.code
+        return Ended(code if isinstance(code, int) else 0, out, err)
+
+    return run_main
+
+
+def assert_one_line(ended: Ended, *words: str) -> None:
+    """Exit code 2, nothing on stdout and one clear line on stderr."""
+    assert (ended.code, ended.out) == (2, ""), ended
+    assert ended.err.count("\n") == 1, ended
+    assert ended.err.startswith("arc-server: "), ended
+    for word in words:
+        assert word in ended.err, ended
+
+
+class Process:
+    """A server that serves."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, log: Path) -> None:
+        self.process = process
+        self.url = url
+        self.log = log
+
+    def call(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
+        """One request: status and what was answered."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.loads(answer.read() or "null")
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextmanager
+def server(
+    data_dir: Path, *arguments: str | Path, env: dict[str, str] | None = None
+) -> Iterator[Process]:
+    """A server process on a free port, killed at the end at the latest."""
+    log = data_dir.with_suffix(".log")
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            [*SERVE, "--data-dir", data_dir, *LOCAL, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=os.environ | (env or {}),
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("READY http://127.0.0.1:"), log.read_text()
+            yield Process(process, line.removeprefix("READY ").strip(), log)
+        finally:
+            process.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Poll a condition, for a while."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Every file below a directory."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+# refusals
+
+
+def corrupt(directory: Path) -> str:
+    (directory / "arc.db").write_bytes(b"this is no database at all" * 1000)
+    return "arc.db"
+
+
+def newer(directory: Path) -> str:
+    with contextlib.closing(sqlite3.connect(directory / "arc.db")) as database:
+        database.execute("PRAGMA user_version = 9999")
+        database.execute("CREATE TABLE future (x)")
+        database.commit()
+    return "arc.db"
+
+
+def damaged_keys(directory: Path) -> str:
+    (directory / "keys").mkdir()
+    (directory / "keys" / FILE_NAME).write_text("damaged")
+    (directory / "keys" / FILE_NAME).chmod(0o600)
+    return FILE_NAME
+
+
+@pytest.mark.parametrize("spoil", [corrupt, newer, damaged_keys])
+def test_a_data_directory_that_cannot_be_used_is_refused_and_left_as_it_is(
+    tmp_path: Path, run: Run, spoil: Callable[[Path], str]
+) -> None:
+    name = spoil(tmp_path)
+    before = tree(tmp_path)
+
+    assert_one_line(run("serve", "--data-dir", tmp_path, *LOCAL), "data_dir", name)
+
+    after = tree(tmp_path)
+    assert {file: after[file] for file in before} == before
+
+
+def test_a_data_directory_that_cannot_be_written_is_refused(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    ended = run("serve", "--data-dir", tmp_path / "file" / "data", *LOCAL)
+
+    assert_one_line(ended, "data_dir", str(tmp_path / "file"))
+
+
+def test_a_port_in_use_is_refused_before_the_data_directory_is_made(
+    tmp_path: Path, run: Run
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        ended = run("serve", "--data-dir", tmp_path / "data", "--listen", address)
+
+    assert_one_line(ended, "listen", address, "in use")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http:\n  max_body: 5\n", ("http.max_body", "unknown key", "max_body_bytes")),
+        ("http: {max_body_bytes: -5}\n", ("http.max_body_bytes",)),
+        ("http: [\n", ("server.yaml",)),
+        ("[]", ("server.yaml",)),
+        (None, ("server.yaml",)),
+    ],
+)
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_a_configuration_that_cannot_be_used_is_refused_with_the_path_of_its_key(
+    tmp_path: Path, run: Run, command: str, text: str | None, words: tuple[str, ...]
+) -> None:
+    file = tmp_path / "server.yaml"
+    if text is not None:
+        file.write_text(text)
+    data_dir = tmp_path / "data"
+    serve = ("serve", "--config", file, "--data-dir", data_dir, *LOCAL)
+
+    ended = run(*(serve if command == "serve" else ("check-config", file)))
+
+    assert_one_line(ended, *words)
+    assert not data_dir.exists()
+
+
+def test_a_configuration_that_can_be_used_is_called_good(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "server.yaml"
+    file.write_text("listen: 127.0.0.1:1\n")
+
+    assert run("check-config", file) == Ended(0, f"{file}: good\n", "")
+
+
+def test_an_unknown_variable_is_refused(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARC_SERVER_LISTEM", "x")
+
+    ended = run("serve", "--data-dir", tmp_path / "data", *LOCAL)
+
+    assert_one_line(ended, "ARC_SERVER_LISTEM", "ARC_SERVER_LISTEN")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "10.1.2.3:80", "example.org:80"])
+def test_no_auth_is_refused_off_loopback(tmp_path: Path, run: Run, listen: str) -> None:
+    ended = run("serve", "--data-dir", tmp_path / "data", "--no-auth", "--listen", listen)
+
+    assert_one_line(ended, "auth.disabled", "loopback")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--scope", "king"),
+        ("--scope", "admin", "--deployment", OWN),
+        ("--scope", "agent", "--deployment", "a\nb"),
+        ("--scope", "agent", "--deployment", ""),
+        (),
+    ],
+)
+def test_a_token_that_cannot_be_is_not_made(
+    tmp_path: Path, run: Run, arguments: tuple[str, ...]
+) -> None:
+    ended = run("token", "create", *arguments, "--data-dir", tmp_path / "data")
+
+    assert (ended.code, ended.out) == (2, "")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", [("token", "list"), ("token", "revoke", "x"), ("keys", "list")])
+def test_what_reads_a_data_directory_does_not_make_one(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    assert_one_line(run(*command, "--data-dir", tmp_path / "data"), "data_dir")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("command", ["serve", "token", "keys", "check-config"])
+def test_every_command_has_help(run: Run, command: str) -> None:
+    ended = run(command, "--help")
+
+    assert ended.code == 0
+    assert "Usage" in ended.out
+
+
+# a running server
+
+
+def test_tokens_and_keys_are_managed_while_the_server_runs(tmp_path: Path, run: Run) -> None:
+    data, config = tmp_path / "data", tmp_path / "server.yaml"
+    config.write_text("auth: {token_cache_seconds: 0.1}\n")
+    with server(data, "--config", config) as running:
+        second = run("serve", "--data-dir", data, *LOCAL)
+        assert_one_line(second, "data_dir", str(data), "another server")
+
+        made = run("token", "create", "--scope", "sender", "--deployment", OWN, "--data-dir", data)
+        assert made.code == 0
+        token, token_id = made.out.removesuffix("\n"), made.err.strip()
+        assert len(token) == len("arc_sender_") + 43
+        assert running.call("GET", "/v1/commands", token=token)[0] == 200
+
+        listed = run("token", "list", "--json", "--data-dir", data)
+        (entry,) = msgspec.json.decode(listed.out)
+        assert (entry["id"], entry["scope"], entry["deployment"]) == (token_id, "sender", OWN)
+        assert token not in listed.out
+        assert token_id in run("token", "list", "--data-dir", data).out
+
+        assert run("token", "revoke", "tok_unknown", "--data-dir", data).code == 1
+        assert run("token", "revoke", token_id, "--data-dir", data).code == 0
+        until(lambda: running.call("GET", "/v1/commands", token=token)[0] == 401)
+
+        rotated = run("keys", "rotate", "--data-dir", data)
+        keys = run("keys", "list", "--json", "--data-dir", data)
+        assert [key["id"] for key in msgspec.json.decode(keys.out)][:1] == [rotated.out.strip()]
+        assert len(msgspec.json.decode(keys.out)) == 2
+        assert "secret" not in keys.out
+
+        config.write_text("log: {level: debug}\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: "server.reloaded" in running.log.read_text())
+        assert "keys.reloaded" in running.log.read_text()
+        config.write_text("log: {level: loud}\n")
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: "server.reload_failed" in running.log.read_text())
+
+        assert running.end() == 0
+        assert running.process.stdout is not None
+        assert running.process.stdout.read() == ""
+        assert token not in running.log.read_text()
+
+
+def test_a_killed_server_has_kept_what_it_acknowledged_and_starts_again(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with server(data, "--no-auth") as running:
+        command_id = running.call("POST", "/v1/commands", CREATE)[1]["commandId"]
+        assert running.end(signal.SIGKILL) == -signal.SIGKILL
+
+    with server(data, "--no-auth") as running:
+        assert running.call("GET", f"/v1/commands/{command_id}")[1]["state"] == "PENDING"
+        assert running.end(signal.SIGINT) == 0
+
+
+def test_a_server_whose_disk_fails_at_a_commit_stops_at_once_and_says_why(
+    tmp_path: Path, run: Run
+) -> None:
+    data = tmp_path / "data"
+    run("token", "create", "--scope", "admin", "--data-dir", data)
+    env = {"ARC_FAILPOINT": "store.before_commit=raise"}
+
+    with server(data, "--no-auth", env=env) as running:
+        with contextlib.suppress(OSError):  # a sweep may have met the fault before the request
+            assert running.call("POST", "/v1/commands", CREATE)[0] == 503
+
+        assert running.process.wait(30) == 1
+        assert "server.failed" in running.log.read_text()
+
+
+def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with server(data, "--no-auth") as running:
+        host, _, port = running.url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port))) as upload:
+            upload.sendall(b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+            until(lambda: running.call("GET", "/healthz")[0] == 200)
+            running.process.send_signal(signal.SIGTERM)
+            until(lambda: "server.stopping" in running.log.read_text())
+
+            assert running.end() == 128 + signal.SIGTERM
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """`serve` sets up logging for its process, which is this one."""
+    before = structlog.get_config()
+    yield
+    setup.configure(stream=sys.stderr)
+    structlog.configure(**before)

@@ -1,0 +1,472 @@
+"""What arrives on the socket itself: garbage, smuggling, limits, slow clients, keep-alive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from arc_protocol.errors import StoreUnavailable
+from tests.support.running_server import OWN, Client, Serve, inline, until
+
+HOST = "Host: arc.example\r\n"
+CREATE = json.dumps({"deploymentId": OWN, "command": "report", "params": inline(b"{}")}).encode()
+
+
+class Wire:
+    """One connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, client: Client) -> Wire:
+        host, _, port = client.server.url.removeprefix("http://").rpartition(":")
+        return cls(*await asyncio.open_connection(host, int(port)))
+
+    async def send(self, data: bytes | str) -> Wire:
+        self.writer.write(data if isinstance(data, bytes) else data.encode("latin-1"))
+        await self.writer.drain()
+        return self
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers in lower case, body."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.strip().split("\r\n")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return int(first.split()[1]), headers, body
+
+    async def error(self) -> tuple[int, str]:
+        """The next answer, an error with the JSON body: status and code."""
+        status, headers, body = await self.answer()
+        assert headers["content-type"] == "application/json"
+        error = json.loads(body)
+        assert error["httpStatusCode"] == status
+        assert isinstance(error["retryable"], bool)
+        return status, error["code"]
+
+    async def is_closed(self) -> bool:
+        """Wait for the end of the connection; nothing may come before it."""
+        try:
+            return await self.reader.read() == b""
+        except ConnectionResetError:
+            return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionResetError:
+            return
+
+
+def authorized(client: Client, head: str, body: bytes = b"") -> bytes:
+    """A request with the client's token."""
+    lines = f"{head}\r\n{HOST}Authorization: Bearer {client.token}\r\n"
+    return f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+GARBAGE = {
+    "noise": bytes(range(256)) * 4,
+    "TLS": bytes.fromhex("16030100ba010000b60303") + b"\x00" * 100,
+    "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no version": b"GET /healthz\r\n\r\n",
+    "a version that is none": b"GET /healthz HTTP/9.9.9\r\nHost: a\r\n\r\n",
+    "a space before the colon": b"GET /healthz HTTP/1.1\r\nHost : a\r\n\r\n",
+    "a header without a colon": b"GET /healthz HTTP/1.1\r\nHost a\r\n\r\n",
+    "a folded header": b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n",
+    "a NUL in a header": b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: b\x00c\r\n\r\n",
+    "a bare CR in a header": b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: b\rc\r\n\r\n",
+    "a NUL in the target": b"GET /heal\x00thz HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a space in the target": b"GET /heal thz HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a length and chunks": (
+        b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "two lengths": (
+        b"POST /v1/commands HTTP/1.1\r\nHost: a\r\n"
+        b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"
+    ),
+    "a negative length": b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: -4\r\n\r\n",
+    "a length with a sign": b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\n",
+    "a length in hex": b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: 0x4\r\n\r\n",
+    "a length past 64 bits": (
+        b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n"
+    ),
+    "an encoding that is not chunked": (
+        b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n"
+    ),
+    "chunked twice": (
+        b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n"
+    ),
+    "an encoding with a vertical tab": (
+        b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+async def test_what_is_no_http_gets_a_400_with_the_json_body_and_the_connection_ends(
+    client: Client, what: str
+) -> None:
+    wire = await (await Wire.open(client)).send(GARBAGE[what])
+
+    assert await wire.error() == (400, "BAD_REQUEST")
+    assert await wire.is_closed()
+    await wire.close()
+
+
+BAD_CHUNKS = {
+    "a size that is none": b"xyz\r\nabc\r\n0\r\n\r\n",
+    "a size that is negative": b"-1\r\n\r\n",
+    "a size past 64 bits": b"fffffffffffffffff\r\n",
+    "no line end after the data": b"3\r\nabcdef\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("what", BAD_CHUNKS)
+async def test_broken_chunks_are_refused_and_nothing_is_stored(client: Client, what: str) -> None:
+    head = (
+        f"POST /v1/commands HTTP/1.1\r\n{HOST}Authorization: Bearer {client.token}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    )
+    wire = await (await Wire.open(client)).send(head.encode() + BAD_CHUNKS[what])
+
+    assert (await wire.error())[0] == 400
+    assert await wire.is_closed()
+    await wire.close()
+    assert (await client.call("GET", "/v1/commands")).json == {"commands": []}
+
+
+async def test_a_second_request_hidden_in_a_body_is_not_run(client: Client) -> None:
+    hidden = authorized(client, "POST /v1/commands HTTP/1.1", CREATE)
+    wire = await Wire.open(client)
+
+    await wire.send(authorized(client, "GET /healthz HTTP/1.1", hidden))
+
+    assert (await wire.answer())[0] == 200
+    await wire.close()
+    assert (await client.call("GET", "/v1/commands")).json == {"commands": []}
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        "GET /" + "x" * 9000 + " HTTP/1.1\r\n" + HOST,
+        "GET /healthz HTTP/1.1\r\n" + HOST + "X: " + "x" * 9000 + "\r\n",
+        "GET /healthz HTTP/1.1\r\n" + HOST + "X" * 9000 + ": x\r\n",
+        "GET /healthz HTTP/1.1\r\n" + HOST + "".join(f"X-{n}: x\r\n" for n in range(200)),
+    ],
+    ids=["line", "value", "name", "number"],
+)
+async def test_headers_above_the_limit_are_a_431(client: Client, request_head: str) -> None:
+    wire = await (await Wire.open(client)).send(f"{request_head}\r\n")
+
+    assert await wire.error() == (431, "HEADERS_TOO_LARGE")
+    assert await wire.is_closed()
+    await wire.close()
+
+
+async def test_a_header_that_never_ends_is_cut_off(client: Client) -> None:
+    wire = await (await Wire.open(client)).send(f"GET /healthz HTTP/1.1\r\n{HOST}X: ")
+
+    for _ in range(5):
+        await wire.send("x" * 4096)
+
+    assert await wire.error() == (431, "HEADERS_TOO_LARGE")
+    await wire.close()
+
+
+@pytest.mark.parametrize("host", ["", "Host: a b\r\n", "Host: a/b\r\n", "Host: a@b\r\n"])
+async def test_a_request_whose_answer_needs_a_host_and_has_none_is_refused(
+    client: Client, host: str
+) -> None:
+    head = f"POST /v1/commands HTTP/1.1\r\n{host}Authorization: Bearer {client.token}\r\n"
+    wire = await Wire.open(client)
+
+    await wire.send(f"{head}Content-Length: {len(CREATE)}\r\n\r\n".encode() + CREATE)
+
+    assert await wire.error() == (400, "BAD_REQUEST")
+    await wire.close()
+    assert (await client.call("GET", "/v1/commands")).json == {"commands": []}
+
+
+# time
+
+
+async def test_headers_that_arrive_too_slowly_are_a_408(serve: Serve) -> None:
+    async with serve(http={"header_seconds": 0.1}) as client:
+        wire = await (await Wire.open(client)).send("GET /healthz HTTP/1.1\r\nHost")
+
+        assert await wire.error() == (408, "REQUEST_TIMEOUT")
+        assert await wire.is_closed()
+        await wire.close()
+
+
+async def test_a_connection_on_which_nothing_is_said_is_closed(serve: Serve) -> None:
+    async with serve(http={"header_seconds": 0.1}) as client:
+        wire = await Wire.open(client)
+
+        assert await wire.is_closed()
+        await wire.close()
+
+
+async def test_a_body_that_arrives_too_slowly_is_a_408_and_nothing_is_stored(serve: Serve) -> None:
+    async with serve(http={"body_seconds": 0.1}) as client:
+        wire = await Wire.open(client)
+
+        await wire.send(authorized(client, "POST /v1/commands HTTP/1.1", CREATE)[:-1])
+
+        assert await wire.error() == (408, "REQUEST_TIMEOUT")
+        await wire.close()
+        assert (await client.call("GET", "/v1/commands")).json == {"commands": []}
+
+
+async def test_a_body_may_take_the_time_that_the_slowest_line_needs(serve: Serve) -> None:
+    async with serve(http={"body_seconds": 0.2, "body_bytes_per_second": 1}) as client:
+        wire = await Wire.open(client)
+        request = authorized(client, "POST /v1/commands HTTP/1.1", CREATE)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+
+        await wire.send(request[:-10])
+        await until(lambda: loop.time() - begun > 0.5)
+        assert not wire.reader.at_eof()
+        await wire.send(request[-10:])
+
+        assert (await wire.answer())[0] == 200
+        await wire.close()
+
+
+async def test_an_idle_connection_is_closed_after_its_time(serve: Serve) -> None:
+    async with serve(http={"keep_alive_seconds": 0.1}) as client:
+        wire = await (await Wire.open(client)).send(f"GET /healthz HTTP/1.1\r\n{HOST}\r\n")
+
+        assert (await wire.answer())[0] == 200
+        assert await wire.is_closed()
+        await wire.close()
+
+
+async def test_a_client_that_reads_nothing_is_cut_off(serve: Serve) -> None:
+    async with serve(http={"write_seconds": 0.1}) as client:
+        command_id = await client.create(params=inline(b"x" * 8_000_000))
+        (lease,) = await client.lease()
+        url = lease["envelope"]["params"]["storageGetRequest"]["backend"]["url"]
+        path = url.removeprefix(client.server.url)
+        wire = await Wire.open(client)
+        wire.writer.transport.pause_reading()
+
+        await wire.send(f"GET {path} HTTP/1.1\r\n{HOST}\r\n")
+        await connections_are(client, 1)
+
+        await wire.close()
+        assert (await client.status(command_id))["state"] == "DISPATCHED"
+
+
+async def connections_are(client: Client, count: int) -> None:
+    """Until the server holds that many connections."""
+    await until(lambda: client.server.http.open_connections == count)
+
+
+# connections
+
+
+async def test_connections_past_the_limit_get_a_503_and_those_below_go_on(serve: Serve) -> None:
+    async with serve(http={"max_connections": 2}) as client:
+        first, second, third = [await Wire.open(client) for _ in range(3)]
+        ask = f"GET /healthz HTTP/1.1\r\n{HOST}\r\n"
+        await connections_are(client, 2)
+
+        await third.send(ask)
+        assert await third.error() == (503, "UNAVAILABLE")
+        assert await third.is_closed()
+
+        for wire in (first, second):
+            assert (await (await wire.send(ask)).answer())[0] == 200
+            await wire.close()
+        await third.close()
+        await connections_are(client, 0)
+        assert (await client.call("GET", "/healthz")).status == 200
+
+
+async def test_requests_may_be_pipelined(client: Client) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(authorized(client, "POST /v1/commands HTTP/1.1", CREATE) * 50)
+
+    answers = [await wire.answer() for _ in range(50)]
+    assert {status for status, _, _ in answers} == {200}
+    assert len({json.loads(body)["commandId"] for _, _, body in answers}) == 50
+    await wire.close()
+
+
+async def test_an_error_before_the_body_is_read_leaves_the_connection_usable(
+    client: Client,
+) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(f"POST /v1/commands HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\nabcde")
+    assert await wire.error() == (401, "UNAUTHORIZED")
+    await wire.send(f"GET /healthz HTTP/1.1\r\n{HOST}\r\n")
+
+    assert (await wire.answer())[0] == 200
+    await wire.close()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_connection_is_closed_when_the_client_wants_it_closed(
+    client: Client, version: str
+) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(f"GET /healthz HTTP/{version}\r\n{HOST}Connection: close\r\n\r\n")
+
+    assert (await wire.answer())[0] == 200
+    assert await wire.is_closed()
+    await wire.close()
+
+
+async def test_the_absolute_form_of_a_target_is_understood(client: Client) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(f"GET http://proxy.example/v1//healthz?x=1 HTTP/1.1\r\n{HOST}\r\n")
+
+    assert (await wire.answer())[0] == 200
+    await wire.close()
+
+
+@pytest.mark.parametrize("head", ["OPTIONS * HTTP/1.1", "CONNECT a.example:80 HTTP/1.1"])
+async def test_targets_that_are_no_paths_are_not_found(client: Client, head: str) -> None:
+    wire = await (await Wire.open(client)).send(f"{head}\r\n{HOST}\r\n")
+
+    assert await wire.error() == (404, "NOT_FOUND")
+    await wire.close()
+
+
+async def test_an_upgrade_is_declined_and_the_request_answered(client: Client) -> None:
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    wire = await (await Wire.open(client)).send(f"GET /healthz HTTP/1.1\r\n{HOST}{upgrade}\r\n")
+
+    assert (await wire.answer())[0] == 200
+    await wire.close()
+
+
+async def test_head_has_the_headers_of_get_and_no_body(client: Client) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(f"HEAD /healthz HTTP/1.1\r\n{HOST}\r\n")
+    head = await wire.reader.readuntil(b"\r\n\r\n")
+    await wire.send(f"GET /healthz HTTP/1.1\r\n{HOST}\r\n")
+
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (await wire.answer())[2] == b'{"status":"ok"}'
+    await wire.close()
+
+
+# Expect: 100-continue
+
+
+async def test_a_client_that_waits_for_leave_gets_it_when_its_body_is_wanted(
+    client: Client,
+) -> None:
+    head, _, body = authorized(client, "POST /v1/commands HTTP/1.1", CREATE).partition(b"\r\n\r\n")
+    wire = await (await Wire.open(client)).send(head + b"\r\nExpect: 100-continue\r\n\r\n")
+
+    assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await wire.send(body)
+
+    assert (await wire.answer())[0] == 200
+    await wire.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "token", "length", "expected"),
+    [
+        ("/v1/commands", False, 5, (401, "UNAUTHORIZED")),
+        ("/v1/commands", True, 40 << 20, (413, "PAYLOAD_TOO_LARGE")),
+        ("/v1/nothing", True, 5, (404, "NOT_FOUND")),
+    ],
+)
+async def test_a_client_that_waits_for_leave_is_refused_before_it_sends(
+    client: Client, path: str, token: bool, length: int, expected: tuple[int, str]
+) -> None:
+    authorization = f"Authorization: Bearer {client.token}\r\n" if token else ""
+    wire = await Wire.open(client)
+
+    await wire.send(
+        f"POST {path} HTTP/1.1\r\n{HOST}{authorization}"
+        f"Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+    )
+
+    assert await wire.error() == expected
+    await wire.close()
+
+
+async def test_an_expectation_that_is_not_known_is_refused(client: Client) -> None:
+    wire = await Wire.open(client)
+    head = authorized(client, "POST /v1/commands HTTP/1.1", CREATE).partition(b"\r\n\r\n")[0]
+
+    await wire.send(head + b"\r\nExpect: miracles\r\n\r\n")
+
+    assert (await wire.error())[0] == 400
+    await wire.close()
+
+
+async def test_what_follows_a_body_is_judged_as_the_next_request(client: Client) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(authorized(client, "GET /v1/commands HTTP/1.1", CREATE) + b"surplus\r\n\r\n")
+
+    assert await wire.error() == (400, "BAD_REQUEST")
+    assert await wire.is_closed()
+    await wire.close()
+
+
+async def test_a_body_that_breaks_off_stores_nothing(client: Client) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(authorized(client, "POST /v1/commands HTTP/1.1", CREATE)[:-1])
+    await wire.close()
+
+    await connections_are(client, 0)
+    assert (await client.call("GET", "/v1/commands")).json == {"commands": []}
+
+
+# what goes wrong inside
+
+
+async def test_an_unexpected_failure_is_a_500_without_details(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(client.server.parts.store, "list", failing)
+
+    answer = await client.call("GET", "/v1/commands")
+
+    assert (answer.status, answer.code) == (500, "COMMANDS_ERROR")
+    assert b"secret" not in answer.body
+
+
+async def test_a_database_that_is_away_is_a_503_that_says_when_to_come_back(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def failing(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable("the database is away")
+
+    monkeypatch.setattr(client.server.parts.store, "list", failing)
+    monkeypatch.setattr(client.server.parts.store, "check", failing)
+
+    answer = await client.call("GET", "/v1/commands")
+    ready = await client.call("GET", "/readyz")
+    alive = await client.call("GET", "/healthz")
+
+    assert (answer.status, answer.code) == (503, "UNAVAILABLE")
+    assert answer.headers["Retry-After"] == "1"
+    assert (ready.status, ready.code) == (503, "UNAVAILABLE")
+    assert alive.status == 200

@@ -1,0 +1,230 @@
+"""Lists, deployments, agents, tokens, and the end."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from arc_protocol.errors import StoreUnavailable
+from arc_protocol.messages.agents import HandlerInfo
+from arc_protocol.messages.base import State
+from arc_server.ports.records import Command, CommandFilter, CommandStore
+from tests.support.store_samples import (
+    DEPLOYMENT,
+    NOW,
+    RESULT,
+    after,
+    create,
+    daemon,
+    deployment,
+    ids,
+    lease,
+    leased,
+    read,
+    registration,
+    token,
+)
+
+
+async def _every_page(store: CommandStore, which: CommandFilter, limit: int) -> list[Command]:
+    found: list[Command] = []
+    before: int | None = None
+    for _ in range(100):
+        page = await store.list(which, before, limit)
+        assert len(page.commands) <= limit
+        found += page.commands
+        if page.next_before is None:
+            return found
+        assert len(page.commands) == limit
+        before = page.next_before
+    raise AssertionError("the list does not end")
+
+
+@pytest.mark.parametrize("limit", [1, 3, 12, 13])
+async def test_lists_are_newest_first_and_complete_page_by_page(
+    store: CommandStore, limit: int
+) -> None:
+    made: list[Command] = []
+    for deployment_id, name in itertools.product(("dep-1", "dep-2"), ("a", "b")):
+        for _ in range(3):
+            made.append(await create(store, deployment_id=deployment_id, command=name))
+    await lease(store, 2)
+    await store.cancel(made[7].command_id, NOW)
+    stored = [await read(store, command.command_id) for command in reversed(made)]
+
+    for deployment_id, state, name in itertools.product(
+        (None, "dep-1", "dep-2", "dep-3"), (None, *State), (None, "a", "b", "c")
+    ):
+        which = CommandFilter(deployment_id=deployment_id, state=state, command=name)
+        expected = [
+            command
+            for command in stored
+            if deployment_id in (None, command.deployment_id)
+            and state in (None, command.state)
+            and name in (None, command.command)
+        ]
+        assert await _every_page(store, which, limit) == expected
+
+
+async def test_a_list_goes_on_where_it_was_while_commands_come_in(store: CommandStore) -> None:
+    old = [(await create(store)).command_id for _ in range(4)]
+    first = await store.list(CommandFilter(), None, 2)
+
+    await create(store)
+    second = await store.list(CommandFilter(), first.next_before, 2)
+
+    assert ids(first.commands) + ids(second.commands) == old[::-1]
+    assert second.next_before is None
+
+
+async def test_a_deployment_reads_back_as_configured(store: CommandStore) -> None:
+    configured = deployment(
+        daemon("one"),
+        daemon("two"),
+        default_target_id="two",
+        push_url="https://worker.example/push",
+        push_token="secret",
+    )
+
+    await store.put_deployment(configured, NOW)
+
+    assert await store.get_deployment(DEPLOYMENT) == configured
+    assert await store.get_deployment("dep-2") is None
+    await store.put_deployment(deployment(daemon("one"), daemon("two")), after(1))
+    assert await store.get_deployment(DEPLOYMENT) == deployment(daemon("one"), daemon("two"))
+
+
+async def test_an_agent_is_known_from_its_registration_on(store: CommandStore) -> None:
+    presence = await store.put_agent("agent-1", registration(), NOW)
+
+    assert presence.registration == registration()
+    assert presence.first_seen_at == presence.last_seen_at == NOW
+    assert presence.holding == []
+
+    again = await store.put_agent("agent-1", registration(version="2.0"), after(9))
+    assert again.registration.version == "2.0"
+    assert (again.first_seen_at, again.last_seen_at) == (NOW, after(9))
+
+
+async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: CommandStore) -> None:
+    said = registration(
+        handlers=[
+            HandlerInfo(
+                name="report",
+                description="Monthly",
+                params_schema={"type": "object", "properties": {"month": {"type": "string"}}},
+                result_schema={"type": "integer"},
+                idempotent=False,
+                timeout_seconds=60.0,
+            ),
+            HandlerInfo(name="arc.ping"),
+        ]
+    )
+    await store.put_agent("agent-1", said, NOW)
+
+    [brief] = await store.list_agents(None, NOW, 10)
+    [whole] = await store.list_agents(None, NOW, 10, with_schemas=True)
+
+    assert whole.registration == said
+    assert brief.registration.handlers == [
+        HandlerInfo(name="report", description="Monthly", idempotent=False, timeout_seconds=60.0),
+        HandlerInfo(name="arc.ping"),
+    ]
+    await store.put_agent("agent-1", registration(handlers=[HandlerInfo(name="report")]), NOW)
+    [again] = await store.list_agents(None, NOW, 10, with_schemas=True)
+    assert again.registration.handlers == [HandlerInfo(name="report")]
+
+
+async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: CommandStore) -> None:
+    await store.put_agent("agent-1", registration(), NOW)
+    await store.put_agent("agent-2", registration(), after(2))
+    await store.put_agent("agent-3", registration(deployment_id="dep-2"), after(1))
+    held, done = await leased(store), await leased(store)
+    await store.complete(done.command_id, done.lease_id, RESULT, NOW)
+
+    everyone = await store.list_agents(None, NOW, 10)
+
+    assert [agent.agent_id for agent in everyone] == ["agent-2", "agent-3", "agent-1"]
+    assert [list(agent.holding) for agent in everyone] == [[], [], [held]]
+    here = await store.list_agents(DEPLOYMENT, NOW, 10)
+    assert [agent.agent_id for agent in here] == ["agent-2", "agent-1"]
+    late = await store.list_agents(None, after(1), 10)
+    assert [agent.agent_id for agent in late] == ["agent-2", "agent-3"]
+    assert [agent.agent_id for agent in await store.list_agents(None, NOW, 1)] == ["agent-2"]
+
+
+async def test_when_agents_were_heard_of_never_moves_back(store: CommandStore) -> None:
+    await store.put_agent("agent-1", registration(), after(5))
+    await store.put_agent("agent-2", registration(), after(5))
+
+    await store.touch_agents(
+        {
+            (DEPLOYMENT, "agent-1"): after(9),
+            (DEPLOYMENT, "agent-2"): after(3),
+            (DEPLOYMENT, "agent-9"): after(9),
+            ("dep-2", "agent-2"): after(9),
+        }
+    )
+    await store.put_agent("agent-1", registration(), after(7))
+
+    agents = await store.list_agents(None, NOW, 10)
+    assert [(agent.agent_id, agent.last_seen_at) for agent in agents] == [
+        ("agent-1", after(9)),
+        ("agent-2", after(5)),
+    ]
+
+
+async def test_tokens_are_found_by_their_hash_until_they_are_revoked(store: CommandStore) -> None:
+    one = token(deployment_id=DEPLOYMENT, created_at=after(1))
+    other = token(scope="admin")
+    await store.put_token(one)
+    await store.put_token(other)
+
+    assert await store.find_token(one.token_hash) == one
+    assert await store.find_token(b"no such hash") is None
+    assert await store.list_tokens() == [other, one]
+
+    assert await store.revoke_token(one.token_id, after(5))
+    assert await store.revoke_token(one.token_id, after(6))
+    assert not await store.revoke_token("tok_none", after(5))
+    revoked = await store.find_token(one.token_hash)
+    assert revoked is not None
+    assert revoked.revoked_at == after(5)
+    assert await store.find_token(other.token_hash) == other
+
+
+async def test_a_token_that_is_there_is_not_replaced(store: CommandStore) -> None:
+    one = token()
+    await store.put_token(one)
+
+    with pytest.raises(StoreUnavailable):
+        await store.put_token(token(token_id=one.token_id))
+    with pytest.raises(StoreUnavailable):
+        await store.put_token(token(token_hash=one.token_hash))
+
+    assert await store.list_tokens() == [one]
+
+
+async def test_a_closed_store_is_unavailable(store: CommandStore) -> None:
+    await store.check()
+
+    await store.close()
+
+    for call in (store.check(), store.get("cmd_a"), create(store), store.has_live_leases()):
+        with pytest.raises(StoreUnavailable):
+            await call
+    await store.close()
+
+
+async def test_the_same_id_in_another_deployment_is_another_agent(store: CommandStore) -> None:
+    await store.put_agent("agent-1", registration(), NOW)
+    await store.put_agent("agent-1", registration(deployment_id="dep-2", hostname="x"), after(1))
+
+    [here] = await store.list_agents(DEPLOYMENT, NOW, 10)
+    [there] = await store.list_agents("dep-2", NOW, 10)
+
+    assert here.registration.hostname == registration().hostname
+    assert (here.last_seen_at, there.last_seen_at) == (NOW, after(1))
+    assert there.registration.hostname == "x"
+    assert len(await store.list_agents(None, NOW, 10)) == 2

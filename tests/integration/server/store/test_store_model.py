@@ -1,0 +1,370 @@
+"""Random operations against SQLite and against the model: the same answers, the same states."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from arc_protocol.errors import ArcError
+from arc_protocol.lifecycle import TERMINAL, may_follow
+from arc_protocol.messages.base import CommandTarget, State
+from arc_server.ports.records import (
+    Command,
+    CommandFilter,
+    CommandStore,
+    CommandWithBodies,
+    Deployment,
+    LeaseQuery,
+    NewCommand,
+    StoredBlob,
+    StoredError,
+    StoredInline,
+    Submission,
+)
+from arc_server.store.sqlite_store import SqliteStore
+from tests.model.memory import MemoryStore
+from tests.support.store_samples import (
+    DEPLOYMENT,
+    HANDLER_ERROR,
+    NOW,
+    PARAMS,
+    RESULT,
+    UPLOAD,
+    daemon,
+    worker,
+)
+
+MEMORY_DISK = Path("/dev/shm")
+"""Where there is one, a commit costs nothing: this test is about answers, not about disks."""
+TARGET_IDS = ("default", "one", "two")
+TARGETS = st.builds(
+    lambda name, make: make(name), st.sampled_from(TARGET_IDS), st.sampled_from((daemon, worker))
+)
+NAMED = st.none() | st.sampled_from((*TARGET_IDS, "", "a:b"))
+DEPLOYMENTS = st.sampled_from((DEPLOYMENT, "dep-2"))
+KEYS = st.none() | st.sampled_from(("k", "l"))
+RESPONSES = st.sampled_from((RESULT, HANDLER_ERROR))
+SECONDS = st.sampled_from((0, 1, 7, 30, 61))
+MAYBE = st.booleans()
+
+
+class TwoStores(RuleBasedStateMachine):
+    """Does everything twice. Ids of unknown commands and leases are among those drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None))
+        self.model: CommandStore = MemoryStore()
+        self.sqlite = self.loop.run_until_complete(SqliteStore.open(self.folder / "arc.db"))
+        self.now = NOW
+        self.command_ids = ["cmd_none"]
+        self.lease_ids = ["lease_none"]
+        self.seen: dict[str, Command] = {}
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(self.sqlite.close())
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+    def both(self, call: Callable[[CommandStore], Any]) -> Any:
+        """The answer of both, which must be one."""
+        expected = self.loop.run_until_complete(_outcome(call(self.model)))
+        answer = self.loop.run_until_complete(_outcome(call(self.sqlite)))
+        assert answer == expected
+        return answer
+
+    def command_id(self, index: int) -> str:
+        return self.command_ids[index % len(self.command_ids)]
+
+    def lease_id(self, index: int) -> str:
+        return self.lease_ids[index % len(self.lease_ids)]
+
+    def later(self, seconds: float | None) -> datetime | None:
+        return None if seconds is None else self.now + timedelta(seconds=seconds)
+
+    @rule(
+        deployment_id=DEPLOYMENTS,
+        named=NAMED,
+        name=st.sampled_from("ab"),
+        params=st.sampled_from(
+            (PARAMS, StoredInline(data=b""), StoredBlob(path="p", size=9), UPLOAD)
+        ),
+        digest=st.sampled_from((b"1", b"1", b"1", b"2")),
+        key=KEYS,
+        deadline=st.none() | SECONDS,
+        max_attempts=st.integers(1, 3),
+        auto_register=MAYBE,
+    )
+    def create(
+        self,
+        deployment_id: str,
+        named: str | None,
+        name: str,
+        params: Any,
+        digest: bytes,
+        key: str | None,
+        deadline: float | None,
+        max_attempts: int,
+        auto_register: bool,
+    ) -> None:
+        new = NewCommand(
+            command_id=f"cmd_{len(self.command_ids)}",
+            deployment_id=deployment_id,
+            target_resource_id=named,
+            command=name,
+            params=params,
+            params_digest=digest,
+            max_attempts=max_attempts,
+            created_at=self.now,
+            deadline=self.later(deadline),
+            idempotency_key=key,
+            auto_register=auto_register,
+        )
+        self.both(lambda store: store.create(new))
+        self.command_ids.append(new.command_id)
+
+    @rule(
+        deployment_id=DEPLOYMENTS,
+        asked=st.none() | TARGETS,
+        count=st.integers(0, 4),
+        seconds=SECONDS,
+        auto_register=MAYBE,
+    )
+    def lease(
+        self,
+        deployment_id: str,
+        asked: CommandTarget | None,
+        count: int,
+        seconds: float,
+        auto_register: bool,
+    ) -> None:
+        query = LeaseQuery(
+            deployment_id=deployment_id,
+            target=asked,
+            lease_ids=self.fresh_leases(count),
+            lease_seconds=seconds,
+            holder="agent-1",
+            auto_register=auto_register,
+        )
+        self.both(lambda store: store.lease(query, self.now))
+
+    def fresh_leases(self, count: int) -> list[str]:
+        fresh = [f"lease_{len(self.lease_ids) + n}" for n in range(count)]
+        self.lease_ids += fresh
+        return fresh
+
+    @rule(count=st.integers(1, 3), seconds=SECONDS)
+    def lease_push(self, count: int, seconds: float) -> None:
+        fresh = self.fresh_leases(count)
+        self.both(lambda store: store.lease_push(fresh, seconds, self.now))
+
+    @rule(index=st.integers(0, 40), response=RESPONSES, lease=st.none() | st.integers(0, 40))
+    def complete(self, index: int, response: Any, lease: int | None) -> None:
+        command_id = self.command_id(index)
+        lease_id = None if lease is None else self.lease_id(lease)
+        self.both(lambda store: store.complete(command_id, lease_id, response, self.now))
+
+    @rule(index=st.integers(0, 40), response=RESPONSES)
+    def complete_under_the_latest_lease(self, index: int, response: Any) -> None:
+        found = self.both(lambda store: store.get(self.command_id(index)))
+        if found is None:
+            return
+        command = found.command
+        self.both(
+            lambda store: store.complete(command.command_id, command.lease_id, response, self.now)
+        )
+
+    @rule(
+        given=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), RESPONSES), max_size=4),
+        deployment_id=st.none() | DEPLOYMENTS,
+    )
+    def complete_all(self, given: list[tuple[int, int, Any]], deployment_id: str | None) -> None:
+        submissions = [
+            Submission(self.command_id(command), self.lease_id(lease), response)
+            for command, lease, response in given
+        ]
+
+        async def complete(store: CommandStore) -> list[Any]:
+            outcomes = await store.complete_all(submissions, self.now, deployment_id)
+            return [type(each) if isinstance(each, ArcError) else each for each in outcomes]
+
+        self.both(complete)
+
+    @rule(
+        index=st.integers(0, 40),
+        costs=MAYBE,
+        deployment_id=st.none() | DEPLOYMENTS,
+        push_after=st.none() | SECONDS,
+    )
+    def release(
+        self, index: int, costs: bool, deployment_id: str | None, push_after: float | None
+    ) -> None:
+        lease_id, due = self.lease_id(index), self.later(push_after)
+        self.both(
+            lambda store: store.release(
+                lease_id,
+                self.now,
+                costs_attempt=costs,
+                deployment_id=deployment_id,
+                push_after=due,
+            )
+        )
+
+    @rule(
+        indexes=st.lists(st.integers(0, 40), max_size=5),
+        seconds=SECONDS,
+        deployment_id=st.none() | DEPLOYMENTS,
+    )
+    def renew(self, indexes: list[int], seconds: float, deployment_id: str | None) -> None:
+        lease_ids = [self.lease_id(index) for index in indexes]
+        self.both(lambda store: store.renew(lease_ids, seconds, self.now, deployment_id))
+
+    @rule(index=st.integers(0, 40))
+    def get(self, index: int) -> None:
+        self.both(lambda store: store.get(self.command_id(index)))
+
+    @rule(index=st.integers(0, 40))
+    def cancel(self, index: int) -> None:
+        self.both(lambda store: store.cancel(self.command_id(index), self.now))
+
+    @rule(index=st.integers(0, 40))
+    def fail(self, index: int) -> None:
+        error = StoredError(code="DELIVERY_FAILED", message="HTTP 404")
+        self.both(lambda store: store.fail(self.command_id(index), error, self.now))
+
+    @rule(index=st.integers(0, 40))
+    def mark_uploaded(self, index: int) -> None:
+        params = StoredBlob(path="p", size=5)
+        self.both(lambda store: store.mark_uploaded(self.command_id(index), params, self.now))
+
+    @rule(
+        index=st.integers(0, 40),
+        params=st.none() | st.just(PARAMS),
+        response=st.none() | RESPONSES,
+    )
+    def write_payload(self, index: int, params: Any, response: Any) -> None:
+        self.both(lambda store: store.write_payload(self.command_id(index), params, response))
+
+    @rule(
+        deployment_id=DEPLOYMENTS,
+        configured=st.lists(TARGETS, max_size=2, unique_by=lambda target: target.resource_id),
+        default=st.none() | st.sampled_from(TARGET_IDS),
+        push_url=st.none() | st.none() | st.just("https://worker.example/push"),
+    )
+    def put_deployment(
+        self,
+        deployment_id: str,
+        configured: list[CommandTarget],
+        default: str | None,
+        push_url: str | None,
+    ) -> None:
+        deployment = Deployment(
+            deployment_id=deployment_id,
+            targets=tuple(configured),
+            default_target_id=default,
+            push_url=push_url,
+        )
+        self.both(lambda store: store.put_deployment(deployment, self.now))
+
+    @rule(seconds=SECONDS)
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule(limit=st.integers(1, 3))
+    def expire_due(self, limit: int) -> None:
+        self.both(lambda store: store.expire_due(self.now, limit))
+
+    @rule(limit=st.integers(1, 3))
+    def requeue_lapsed(self, limit: int) -> None:
+        self.both(lambda store: store.requeue_lapsed(self.now, limit))
+
+    @rule(seconds=st.sampled_from((-3600, -0.5, 7)))
+    def shift_leases(self, seconds: float) -> None:
+        self.both(lambda store: store.shift_leases(seconds))
+
+    @rule(since=SECONDS, until=SECONDS)
+    def grant_grace(self, since: float, until: float) -> None:
+        lapsed_since = self.now - timedelta(seconds=since)
+        end = self.now + timedelta(seconds=until)
+        self.both(lambda store: store.grant_grace(lapsed_since, self.now, end))
+
+    @rule()
+    def forget_keys(self) -> None:
+        self.both(lambda store: store.forget_idempotency_keys(self.now + timedelta(days=2), 100))
+
+    @precondition(lambda self: len(self.command_ids) > 1)
+    @rule()
+    def restart(self) -> None:
+        self.loop.run_until_complete(self.sqlite.close())
+        self.sqlite = self.loop.run_until_complete(SqliteStore.open(self.folder / "arc.db"))
+
+    @invariant()
+    def everything_is_stored_alike(self) -> None:
+        for command_id in self.command_ids:
+            found = self.both(lambda store, each=command_id: store.get_with_bodies(each))
+            if found is not None:
+                self.follow(found)
+        for deployment_id in (DEPLOYMENT, "dep-2"):
+            self.both(lambda store, each=deployment_id: store.get_deployment(each))
+        self.both(lambda store: store.next_push_at())
+        self.both(lambda store: store.has_live_leases())
+        page = self.both(_listed)
+        assert page == sorted(page, key=lambda command: int(command.command_id[4:]), reverse=True)
+
+    def follow(self, found: CommandWithBodies) -> None:
+        """Each change of state is one of the table, attempts never go down, the end is the end."""
+        command = found.command
+        before = self.seen.get(command.command_id)
+        self.seen[command.command_id] = command
+        if command.state is State.FAILED:
+            assert found.response is not None
+        if before is None or before == command:
+            return
+        assert before.state not in TERMINAL
+        assert command.attempt >= before.attempt
+        assert command.attempt <= command.max_attempts
+        is_step = command.state is before.state or may_follow(before.state, command.state)
+        is_late_response = (before.state, command.state) == (State.PENDING, State.SUCCEEDED)
+        assert is_step or is_late_response
+
+
+async def _listed(store: CommandStore) -> list[Command]:
+    return list((await store.list(CommandFilter(), None, 1000)).commands)
+
+
+async def _outcome(answer: Any) -> Any:
+    """What a call answers, or the kind of error that it raises; sequences as lists."""
+    try:
+        return _plain(await answer)
+    except ArcError as error:
+        return type(error)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "__struct_fields__"):
+        for name in ("grants", "ended", "renewed", "lost", "targets"):
+            if hasattr(value, name):
+                return [type(value)] + [
+                    _plain(getattr(value, field)) for field in value.__struct_fields__
+                ]
+        return value
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+TwoStores.TestCase.settings = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+test_sqlite_answers_as_the_model_does = TwoStores.TestCase

@@ -1,0 +1,868 @@
+"""The store as a plain model: dictionaries, lists in order, and the rules spelled out.
+
+What the SQLite store is compared with, and what unit tests of CommandService run on. Nothing is
+durable, nothing is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from arc_protocol import lifecycle
+from arc_protocol.errors import (
+    ArcError,
+    CommandNotFound,
+    CommandTargetAmbiguous,
+    CommandTargetIdInvalid,
+    CommandTargetNotFound,
+    DeploymentNotFound,
+    IdempotencyKeyReused,
+    InvalidCommand,
+    InvalidStateTransition,
+    LeaseLost,
+    LeaseNotFound,
+    StoreUnavailable,
+)
+from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, ResourceType, State
+from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
+from arc_server.ports.handler_schemas import split_schemas
+from arc_server.ports.records import (
+    AgentPresence,
+    AwaitedBlob,
+    Command,
+    CommandFilter,
+    CommandPage,
+    CommandWithBodies,
+    CommandWithResponse,
+    Completion,
+    Created,
+    DamagedBody,
+    Deployment,
+    EventPage,
+    Grant,
+    Granted,
+    Holder,
+    LeaseQuery,
+    NewCommand,
+    ReadResponse,
+    Renewal,
+    StoredBody,
+    StoredError,
+    StoredParams,
+    StoredResponse,
+    StoredSuccess,
+    Submission,
+    Token,
+)
+from tests.model.memory_credentials import MemoryCredentials
+
+CANCELLED = StoredError(code="CANCELLED", message="the command was cancelled")
+
+
+@dataclass
+class _Stored:
+    """A command and all that belongs to it."""
+
+    seq: int
+    command: Command
+    params: StoredParams
+    response: ReadResponse | None = None
+    signature: str | None = None
+    ready_order: int = 0
+    push_at: datetime | None = None
+    said: _Said = field(default_factory=lambda: _Said())
+
+
+@dataclass
+class _Said:
+    """What the holders of a command have said."""
+
+    lease_id: str = ""
+    last_number: int = 0
+    lines: list[RecordedLine] = field(default_factory=list[RecordedLine])
+    dropped: int = 0
+    """Unsent by holders of earlier leases."""
+    dropped_here: int = 0
+    unsent: int = 0
+    progress: Progress | None = None
+
+
+@dataclass
+class _Key:
+    """What an idempotency key stands for."""
+
+    names_target: bool
+    is_implicit: bool
+    """Made for the implicit target, or for the one that took over from it."""
+    target_id: str
+    digest: bytes
+    command_id: str
+    created_at: datetime
+
+
+@dataclass
+class _Place:
+    """A deployment as registered."""
+
+    targets: dict[str, CommandTarget] = field(default_factory=dict[str, CommandTarget])
+    default: str | None = None
+    heir: str | None = None
+    push_url: str | None = None
+    push_token: str | None = None
+
+
+class MemoryStore(MemoryCredentials):
+    """CommandStore without a database."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._commands: dict[str, _Stored] = {}
+        self._keys: dict[tuple[str, str, str], list[_Key]] = {}
+        self._places: dict[str, _Place] = {}
+        self._agents: dict[Holder, AgentPresence] = {}
+        self._tokens: dict[bytes, Token] = {}
+        self._sign_of_life: datetime | None = None
+        self._numbers = 0
+
+    # creating
+
+    async def create(self, new: NewCommand) -> Created:
+        """See CommandStore."""
+        self._check_open()
+        place = self._places.get(new.deployment_id)
+        if place is None and not new.auto_register:
+            raise DeploymentNotFound(f"no such deployment: {new.deployment_id}")
+        place = place or _Place()
+        target = error = None
+        try:
+            target = _target_of_create(place, new)
+        except (CommandTargetAmbiguous, CommandTargetIdInvalid, CommandTargetNotFound) as refusal:
+            error = refusal
+        key = None if new.idempotency_key is None else self._find_key(new, place, target)
+        if key is not None:
+            if key.digest != new.params_digest:
+                raise IdempotencyKeyReused("idempotencyKey: was used before with other params")
+            stored = self._commands[key.command_id]
+            return Created(command=stored.command, is_replay=True, params=stored.params)
+        if target is None:
+            raise error or AssertionError
+        if lifecycle.is_overdue(new.deadline, new.created_at):
+            raise InvalidCommand("deadline: is not in the future")
+        if new.command_id in self._commands:
+            raise StoreUnavailable(f"there is a command {new.command_id}")
+        self._places.setdefault(new.deployment_id, place)
+        is_named = new.target_resource_id is not None
+        if is_named and new.auto_register and target.resource_id not in place.targets:
+            self._register(new.deployment_id, target)
+        is_awaited = isinstance(new.params, AwaitedBlob)
+        number = self._next_number()
+        stored = _Stored(
+            seq=number,
+            command=Command(
+                command_id=new.command_id,
+                deployment_id=new.deployment_id,
+                target=target,
+                command=new.command,
+                state=State.PENDING_UPLOAD if is_awaited else State.PENDING,
+                attempt=1,
+                max_attempts=new.max_attempts,
+                created_at=new.created_at,
+                is_push=place.push_url is not None,
+                deadline=new.deadline,
+            ),
+            params=new.params,
+            signature=new.signature,
+            ready_order=number,
+            push_at=new.created_at,
+        )
+        self._commands[new.command_id] = stored
+        if new.idempotency_key is not None:
+            self._keys.setdefault(_key_name(new), []).append(
+                _Key(
+                    names_target=new.target_resource_id is not None,
+                    is_implicit=_is_implicit(place, target),
+                    target_id=target.resource_id,
+                    digest=new.params_digest,
+                    command_id=new.command_id,
+                    created_at=new.created_at,
+                )
+            )
+        return Created(command=stored.command, is_replay=False, params=new.params)
+
+    def _find_key(
+        self, new: NewCommand, place: _Place, target: CommandTarget | None
+    ) -> _Key | None:
+        keys = self._keys.get(_key_name(new), [])
+        if new.target_resource_id is None:
+            for key in keys:
+                if not key.names_target:
+                    return key
+        for key in keys:
+            if target is not None and _is_same(key, place, target):
+                return key
+        return None
+
+    def _register(self, deployment_id: str, target: CommandTarget) -> bool:
+        """Register a target; whether it took over waiting commands of the implicit one."""
+        place = self._places.setdefault(deployment_id, _Place())
+        is_first = not place.targets
+        place.targets[target.resource_id] = target
+        return is_first and self._inherit(deployment_id, target)
+
+    def _inherit(self, deployment_id: str, target: CommandTarget) -> bool:
+        self._places[deployment_id].heir = target.resource_id
+        return self._move(deployment_id, IMPLICIT_TARGET.resource_id, target)
+
+    def _move(self, deployment_id: str, from_id: str, target: CommandTarget) -> bool:
+        waiting = [
+            stored
+            for stored in self._commands.values()
+            if stored.command.deployment_id == deployment_id
+            and stored.command.state in (State.PENDING, State.PENDING_UPLOAD)
+            and stored.command.target.resource_id == from_id
+            and stored.command.target != target
+        ]
+        for stored in waiting:
+            self._set(stored, target=target)
+        return bool(waiting)
+
+    async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
+        """See CommandStore."""
+        stored = self._find(command_id)
+        if stored.command.state is State.PENDING_UPLOAD:
+            if not lifecycle.is_overdue(stored.command.deadline, now):
+                stored.params = params
+                stored.ready_order = self._next_number()
+                stored.push_at = now
+                return self._set(stored, state=State.PENDING)
+            self._expire(stored, now)
+        raise InvalidStateTransition(f"the command is {stored.command.state}")
+
+    # reading
+
+    async def get(self, command_id: str) -> CommandWithResponse | None:
+        """See CommandStore."""
+        self._check_open()
+        stored = self._commands.get(command_id)
+        if stored is None:
+            return None
+        is_terminal = stored.command.state in lifecycle.TERMINAL
+        return CommandWithResponse(
+            command=stored.command, response=stored.response if is_terminal else None
+        )
+
+    async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:
+        """See CommandStore."""
+        self._check_open()
+        stored = self._commands.get(command_id)
+        if stored is None:
+            return None
+        return CommandWithBodies(
+            command=stored.command, params=stored.params, response=stored.response
+        )
+
+    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
+        """See CommandStore."""
+        self._check_open()
+        found = [
+            stored
+            for stored in sorted(self._commands.values(), key=lambda each: -each.seq)
+            if (before is None or stored.seq < before)
+            and which.deployment_id in (None, stored.command.deployment_id)
+            and which.state in (None, stored.command.state)
+            and which.command in (None, stored.command.command)
+        ]
+        page = found[:limit]
+        return CommandPage(
+            commands=[stored.command for stored in page],
+            next_before=page[-1].seq if page and len(found) > limit else None,
+        )
+
+    async def write_payload(
+        self, command_id: str, params: StoredBody | None, response: StoredResponse | None
+    ) -> None:
+        """See CommandStore."""
+        stored = self._find(command_id)
+        stored.params = params or stored.params
+        stored.response = response or stored.response
+
+    # leasing
+
+    async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
+        """See CommandStore."""
+        self._check_open()
+        place = self._places.get(query.deployment_id)
+        if place is None and not query.auto_register:
+            return Granted(grants=())
+        place = place or self._places.setdefault(query.deployment_id, _Place())
+        named, inherited = query.target, False
+        if named is None:
+            target = _default_target(place)
+        elif named.resource_id in place.targets:
+            target = place.targets[named.resource_id]
+        elif query.auto_register:
+            target = named if _is_good_id(named.resource_id) else None
+            inherited = target is not None and self._register(query.deployment_id, named)
+        else:
+            is_implicit = not place.targets and named.resource_id == IMPLICIT_TARGET.resource_id
+            target = IMPLICIT_TARGET if is_implicit else None
+        if target is None:
+            return Granted(grants=())
+        if named is not None and target.resource_type is not named.resource_type:
+            return Granted(grants=(), type_mismatch=True)
+        queue = sorted(
+            (
+                stored
+                for stored in self._commands.values()
+                if stored.command.state is State.PENDING
+                and not stored.command.is_push
+                and stored.command.deployment_id == query.deployment_id
+                and stored.command.target.resource_id == target.resource_id
+            ),
+            key=lambda stored: stored.ready_order,
+        )
+        granted = self._grant(queue, query.lease_ids, query.lease_seconds, query.holder, now)
+        return msgspec.structs.replace(granted, inherited=inherited)
+
+    async def lease_push(
+        self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+    ) -> Granted:
+        """See CommandStore."""
+        self._check_open()
+        due = [stored for stored in self._waiting_pushes() if _push_at(stored) <= now]
+        return self._grant(due, lease_ids, lease_seconds, None, now)
+
+    async def next_push_at(self) -> datetime | None:
+        """See CommandStore."""
+        self._check_open()
+        return next((_push_at(stored) for stored in self._waiting_pushes()), None)
+
+    def _waiting_pushes(self) -> Sequence[_Stored]:
+        return sorted(
+            (
+                stored
+                for stored in self._commands.values()
+                if stored.command.state is State.PENDING and stored.command.is_push
+            ),
+            key=lambda stored: (_push_at(stored), stored.ready_order),
+        )
+
+    def _grant(
+        self,
+        queue: Iterable[_Stored],
+        lease_ids: Sequence[str],
+        lease_seconds: float,
+        holder: str | None,
+        now: datetime,
+    ) -> Granted:
+        grants: list[Grant] = []
+        ended: list[Command] = []
+        for stored in queue:
+            if len(grants) == len(lease_ids):
+                break
+            command, params = stored.command, stored.params
+            if lifecycle.is_overdue(command.deadline, now):
+                ended.append(self._expire(stored, now))
+            elif isinstance(params, DamagedBody | AwaitedBlob):
+                message = "the params cannot be read back: they were never uploaded"
+                if isinstance(params, DamagedBody):
+                    message = f"the params cannot be read back: {params.reason}"
+                error = StoredError(code="SERIALIZATION_FAILED", message=message)
+                ended.append(self._end(stored, State.FAILED, error, now))
+            else:
+                is_again = command.is_push and command.lease_id is not None
+                leased = self._set(
+                    stored,
+                    state=State.DISPATCHED,
+                    dispatched_at=now,
+                    lease_id=command.lease_id if is_again else lease_ids[len(grants)],
+                    lease_attempt=command.lease_attempt if is_again else command.attempt,
+                    lease_expires_at=now + timedelta(seconds=lease_seconds),
+                    lease_holder=holder,
+                )
+                grants.append(Grant(command=leased, params=params, signature=stored.signature))
+        return Granted(grants=grants, ended=ended)
+
+    async def renew(
+        self,
+        lease_ids: Sequence[str],
+        lease_seconds: float,
+        now: datetime,
+        deployment_id: str | None = None,
+    ) -> Renewal:
+        """See CommandStore."""
+        self._check_open()
+        renewed: list[Command] = []
+        lost: list[str] = []
+        for lease_id in dict.fromkeys(lease_ids):
+            stored = self._find_lease(lease_id, deployment_id)
+            if stored is None:
+                lost.append(lease_id)
+            else:
+                until = now + timedelta(seconds=lease_seconds)
+                until = max(until, stored.command.lease_expires_at or until)
+                renewed.append(self._set(stored, lease_expires_at=until))
+        return Renewal(renewed=renewed, lost=lost)
+
+    async def release(
+        self,
+        lease_id: str,
+        now: datetime,
+        *,
+        costs_attempt: bool,
+        deployment_id: str | None = None,
+        push_after: datetime | None = None,
+    ) -> Command:
+        """See CommandStore."""
+        self._check_open()
+        stored = self._find_lease(lease_id, deployment_id)
+        if stored is None:
+            raise LeaseNotFound(f"no such lease, or it has ended: {lease_id}")
+        return self._hand_back(stored, now, costs_attempt=costs_attempt, push_after=push_after)
+
+    def _hand_back(
+        self,
+        stored: _Stored,
+        now: datetime,
+        *,
+        costs_attempt: bool,
+        push_after: datetime | None = None,
+    ) -> Command:
+        command = stored.command
+        if lifecycle.is_overdue(command.deadline, now):
+            return self._expire(stored, now)
+        if command.cancel_requested:
+            return self._end(stored, State.FAILED, CANCELLED, now)
+        if costs_attempt and command.attempt >= command.max_attempts:
+            error = StoredError(
+                code="MAX_ATTEMPTS_EXCEEDED",
+                message=f"no response after {command.max_attempts} attempts, the most allowed",
+            )
+            return self._end(stored, State.FAILED, error, now)
+        stored.push_at = push_after or stored.push_at
+        place = self._places[command.deployment_id]
+        target = place.targets.get(command.target.resource_id, command.target)
+        if place.heir is not None and target.resource_id not in place.targets:
+            target = place.targets[place.heir]
+        attempt = command.attempt + 1 if costs_attempt else command.attempt
+        return self._set(stored, state=State.PENDING, attempt=attempt, target=target)
+
+    # ending
+
+    async def complete(
+        self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
+    ) -> Completion:
+        """See CommandStore."""
+        stored = self._find(command_id)
+        command = stored.command
+        if command.state in lifecycle.TERMINAL:
+            return Completion(command=command, changed=False)
+        if lifecycle.is_overdue(command.deadline, now):
+            return Completion(command=self._expire(stored, now), changed=True)
+        if lease_id is None and command.state is not State.DISPATCHED:
+            raise InvalidStateTransition(f"the command is {command.state}, not dispatched")
+        if lease_id is not None and lease_id != command.lease_id:
+            raise LeaseLost("the command has been leased again since, or never under this lease")
+        state = State.SUCCEEDED if isinstance(response, StoredSuccess) else State.FAILED
+        return Completion(command=self._end(stored, state, response, now), changed=True)
+
+    async def complete_all(
+        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+    ) -> Sequence[Completion | ArcError]:
+        """See CommandStore."""
+        answers: list[Completion | ArcError] = []
+        for given in submissions:
+            try:
+                command = self._find(given.command_id).command
+                if deployment_id is not None and command.deployment_id != deployment_id:
+                    raise CommandNotFound(f"no such command: {given.command_id}")
+                answers.append(
+                    await self.complete(given.command_id, given.lease_id, given.response, now)
+                )
+            except ArcError as error:
+                answers.append(error)
+        return answers
+
+    async def add_events(
+        self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
+    ) -> Command:
+        """See CommandStore."""
+        stored = self._find(command_id)
+        command = stored.command
+        if deployment_id is not None and command.deployment_id != deployment_id:
+            raise CommandNotFound(f"no such command: {command_id}")
+        if events.lease_id != command.lease_id:
+            raise LeaseLost("the command has been leased again since, or never under this lease")
+        said = stored.said
+        if said.lease_id != events.lease_id:
+            said.lease_id, said.last_number = events.lease_id, 0
+            said.dropped, said.unsent = said.dropped + said.unsent, 0
+            said.progress = None
+        for line in events.lines:
+            if line.number > said.last_number:
+                said.lines.append(
+                    RecordedLine(
+                        place=said.dropped_here + len(said.lines) + 1,
+                        attempt=command.lease_attempt or command.attempt,
+                        at=line.at,
+                        level=line.level,
+                        message=line.message,
+                    )
+                )
+        said.last_number = max([said.last_number, *(line.number for line in events.lines)])
+        while len(said.lines) > keep:
+            del said.lines[0]
+            said.dropped_here += 1
+        said.unsent = max(said.unsent, events.dropped)
+        said.progress = events.progress or said.progress
+        return command
+
+    async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
+        """See CommandStore."""
+        stored = self._commands.get(command_id)
+        if stored is None:
+            return None
+        said = stored.said
+        return EventPage(
+            command=stored.command,
+            lines=[line for line in said.lines if line.place > after][:limit],
+            progress=said.progress,
+            dropped=said.dropped + said.dropped_here + said.unsent,
+        )
+
+    async def cancel(self, command_id: str, now: datetime) -> Completion:
+        """See CommandStore."""
+        stored = self._find(command_id)
+        command = stored.command
+        if command.state in lifecycle.TERMINAL:
+            return Completion(command=command, changed=False)
+        if lifecycle.is_overdue(command.deadline, now):
+            return Completion(command=self._expire(stored, now), changed=True)
+        if command.state is State.DISPATCHED:
+            return Completion(command=self._set(stored, cancel_requested=True), changed=True)
+        return Completion(command=self._end(stored, State.FAILED, CANCELLED, now), changed=True)
+
+    async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
+        """See CommandStore."""
+        stored = self._find(command_id)
+        if stored.command.state in lifecycle.TERMINAL:
+            return Completion(command=stored.command, changed=False)
+        return Completion(command=self._end(stored, State.FAILED, error, now), changed=True)
+
+    # time
+
+    async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
+        """See CommandStore."""
+        overdue = self._live(lambda command: lifecycle.is_overdue(command.deadline, now))
+        overdue.sort(key=lambda stored: (stored.command.deadline or now, stored.seq))
+        return [self._expire(stored, now) for stored in overdue[:limit]]
+
+    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
+        """See CommandStore."""
+        lapsed = self._leases(lambda expires_at: expires_at <= now)
+        lapsed.sort(key=lambda stored: (stored.command.lease_expires_at or now, stored.seq))
+        return [self._hand_back(stored, now, costs_attempt=True) for stored in lapsed[:limit]]
+
+    async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
+        """See CommandStore."""
+        self._check_open()
+        forgotten = 0
+        for keys in self._keys.values():
+            for key in list(keys):
+                is_orphan = key.command_id not in self._commands
+                if is_orphan and key.created_at < before and forgotten < limit:
+                    keys.remove(key)
+                    forgotten += 1
+        return forgotten
+
+    async def shift_leases(self, seconds: float) -> int:
+        """See CommandStore."""
+        shift = timedelta(seconds=seconds)
+        live = self._leases(lambda _: True)
+        for stored in live:
+            until = stored.command.lease_expires_at
+            self._set(stored, lease_expires_at=None if until is None else until + shift)
+        for stored in self._live(lambda command: command.is_push):
+            stored.push_at = None if stored.push_at is None else stored.push_at + shift
+        if self._sign_of_life is not None:
+            self._sign_of_life += shift
+        return len(live)
+
+    async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
+        """See CommandStore."""
+        lapsed = self._leases(lambda expires_at: lapsed_since <= expires_at <= now)
+        for stored in lapsed:
+            self._set(stored, lease_expires_at=until)
+        return len(lapsed)
+
+    async def sign_of_life(self, now: datetime) -> None:
+        """See CommandStore."""
+        self._check_open()
+        self._sign_of_life = max(now, self._sign_of_life or now)
+
+    async def last_sign_of_life(self) -> datetime | None:
+        """See CommandStore."""
+        self._check_open()
+        return self._sign_of_life
+
+    async def has_live_leases(self) -> bool:
+        """See CommandStore."""
+        return bool(self._leases(lambda _: True))
+
+    # deployments, agents, tokens
+
+    async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
+        """See CommandStore."""
+        self._check_open()
+        deployment_id, default = deployment.deployment_id, deployment.default_target_id
+        known = self._places.get(deployment_id, _Place())
+        for target in deployment.targets:
+            if not _is_good_id(target.resource_id):
+                raise CommandTargetIdInvalid("target id: must not be empty or contain ':'")
+        named = {target.resource_id for target in deployment.targets} | known.targets.keys()
+        if default is not None and default not in named:
+            raise CommandTargetNotFound(f"the default target {default!r} is not registered")
+        place = self._places.setdefault(deployment_id, known)
+        is_first = not place.targets
+        for target in deployment.targets:
+            is_new = target.resource_id not in place.targets
+            place.targets[target.resource_id] = target
+            if not is_new:
+                self._move(deployment_id, target.resource_id, target)
+        if is_first and deployment.targets:
+            self._inherit(deployment_id, place.targets[default or next(iter(place.targets))])
+        place.default = default
+        had_push = place.push_url is not None
+        place.push_url, place.push_token = deployment.push_url, deployment.push_token
+        is_push = deployment.push_url is not None
+        for stored in self._live(lambda command: command.deployment_id == deployment_id):
+            if is_push != had_push:
+                self._set(stored, is_push=is_push)
+                stored.push_at = now
+
+    async def get_deployment(self, deployment_id: str) -> Deployment | None:
+        """See CommandStore."""
+        self._check_open()
+        place = self._places.get(deployment_id)
+        if place is None:
+            return None
+        return Deployment(
+            deployment_id=deployment_id,
+            targets=tuple(place.targets.values()),
+            default_target_id=place.default,
+            push_url=place.push_url,
+            push_token=place.push_token,
+        )
+
+    async def put_agent(
+        self, agent_id: str, registration: AgentRegistration, now: datetime
+    ) -> AgentPresence:
+        """See CommandStore."""
+        self._check_open()
+        holder = (registration.deployment_id, agent_id)
+        known = self._agents.get(holder)
+        self._agents[holder] = AgentPresence(
+            agent_id=agent_id,
+            registration=registration,
+            first_seen_at=known.first_seen_at if known else now,
+            last_seen_at=max(now, known.last_seen_at) if known else now,
+        )
+        return self._presence(self._agents[holder])
+
+    async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
+        """See CommandStore."""
+        self._check_open()
+        for holder, at in seen.items():
+            agent = self._agents.get(holder)
+            if agent is not None and at > agent.last_seen_at:
+                self._agents[holder] = msgspec.structs.replace(agent, last_seen_at=at)
+
+    async def list_agents(
+        self,
+        deployment_id: str | None,
+        seen_since: datetime,
+        limit: int,
+        *,
+        with_schemas: bool = False,
+    ) -> Sequence[AgentPresence]:
+        """See CommandStore."""
+        self._check_open()
+        found = [
+            agent
+            for agent in self._agents.values()
+            if agent.last_seen_at >= seen_since
+            and deployment_id in (None, agent.registration.deployment_id)
+        ]
+        found.sort(
+            key=lambda agent: (
+                agent.last_seen_at,
+                agent.registration.deployment_id,
+                agent.agent_id,
+            ),
+            reverse=True,
+        )
+        found = [self._presence(agent) for agent in found[:limit]]
+        if with_schemas:
+            return found
+        return [
+            msgspec.structs.replace(agent, registration=split_schemas(agent.registration)[0])
+            for agent in found
+        ]
+
+    def _presence(self, agent: AgentPresence) -> AgentPresence:
+        held = self._live(
+            lambda command: (
+                command.state is State.DISPATCHED
+                and command.lease_holder == agent.agent_id
+                and command.deployment_id == agent.registration.deployment_id
+            )
+        )
+        return msgspec.structs.replace(agent, holding=[stored.command for stored in held])
+
+    async def put_token(self, token: Token) -> None:
+        """See CommandStore."""
+        self._check_open()
+        if token.token_hash in self._tokens or any(
+            each.token_id == token.token_id for each in self._tokens.values()
+        ):
+            raise StoreUnavailable("there is such a token")
+        self._tokens[token.token_hash] = token
+
+    async def find_token(self, token_hash: bytes) -> Token | None:
+        """See CommandStore."""
+        self._check_open()
+        return self._tokens.get(token_hash)
+
+    async def list_tokens(self) -> Sequence[Token]:
+        """See CommandStore."""
+        self._check_open()
+        return sorted(self._tokens.values(), key=lambda token: (token.created_at, token.token_id))
+
+    async def revoke_token(self, token_id: str, now: datetime) -> bool:
+        """See CommandStore."""
+        self._check_open()
+        for token in self._tokens.values():
+            if token.token_id == token_id:
+                revoked = msgspec.structs.replace(token, revoked_at=token.revoked_at or now)
+                self._tokens[token.token_hash] = revoked
+                self._revocations += token.revoked_at is None
+                return True
+        return False
+
+    # the database itself
+
+    async def check(self) -> None:
+        """See CommandStore."""
+        self._check_open()
+
+    async def close(self) -> None:
+        """See CommandStore."""
+        self._is_closed = True
+
+    # inside
+
+    def _next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _find(self, command_id: str) -> _Stored:
+        self._check_open()
+        stored = self._commands.get(command_id)
+        if stored is None:
+            raise CommandNotFound(f"no such command: {command_id}")
+        return stored
+
+    def _find_lease(self, lease_id: str, deployment_id: str | None) -> _Stored | None:
+        for stored in self._live(lambda command: command.state is State.DISPATCHED):
+            command = stored.command
+            if command.lease_id == lease_id and deployment_id in (None, command.deployment_id):
+                return stored
+        return None
+
+    def _live(self, which: Callable[[Command], bool]) -> list[_Stored]:
+        self._check_open()
+        return [
+            stored
+            for stored in self._commands.values()
+            if stored.command.state in lifecycle.LIVE and which(stored.command)
+        ]
+
+    def _leases(self, which: Callable[[datetime], bool]) -> list[_Stored]:
+        return self._live(
+            lambda command: (
+                command.state is State.DISPATCHED
+                and command.lease_expires_at is not None
+                and which(command.lease_expires_at)
+            )
+        )
+
+    def _set(self, stored: _Stored, **changes: Any) -> Command:
+        stored.command = msgspec.structs.replace(stored.command, **changes)
+        return stored.command
+
+    def _expire(self, stored: _Stored, now: datetime) -> Command:
+        return self._set(stored, state=State.EXPIRED, completed_at=now)
+
+    def _end(
+        self, stored: _Stored, state: State, response: StoredResponse, now: datetime
+    ) -> Command:
+        stored.response = response
+        return self._set(stored, state=state, completed_at=now)
+
+
+def _key_name(new: NewCommand) -> tuple[str, str, str]:
+    return new.deployment_id, new.command, new.idempotency_key or ""
+
+
+def _is_good_id(resource_id: str) -> bool:
+    return bool(resource_id) and ":" not in resource_id
+
+
+def _is_implicit(place: _Place, target: CommandTarget) -> bool:
+    """Whether a target is the implicit one or its heir, or would be once it is registered."""
+    return not place.targets or target.resource_id == place.heir
+
+
+def _is_same(key: _Key, place: _Place, target: CommandTarget) -> bool:
+    """Whether a key was made for that target, or for the implicit one that it took over from."""
+    if key.is_implicit:
+        return _is_implicit(place, target)
+    return key.target_id == target.resource_id
+
+
+def _default_target(place: _Place) -> CommandTarget | None:
+    if place.default is not None:
+        return place.targets[place.default]
+    if not place.targets:
+        return IMPLICIT_TARGET
+    if len(place.targets) == 1:
+        return next(iter(place.targets.values()))
+    return None
+
+
+def _target_of_create(place: _Place, new: NewCommand) -> CommandTarget:
+    named = new.target_resource_id
+    if named is None:
+        default = _default_target(place)
+        if default is None:
+            raise CommandTargetAmbiguous("the deployment has several targets and no default")
+        return default
+    if ":" in named:
+        raise CommandTargetIdInvalid("targetResourceId: must not contain ':'")
+    if named in place.targets:
+        return place.targets[named]
+    if named and new.auto_register:
+        return CommandTarget(resource_id=named, resource_type=ResourceType.DAEMON)
+    if named == IMPLICIT_TARGET.resource_id and not place.targets:
+        return IMPLICIT_TARGET
+    raise CommandTargetNotFound(f"the deployment has no target {named!r}")
+
+
+def _push_at(stored: _Stored) -> datetime:
+    return stored.push_at or stored.command.created_at

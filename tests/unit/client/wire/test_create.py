@@ -1,0 +1,450 @@
+"""Creating commands and uploading params, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aioresponses import CallbackResult, aioresponses
+
+from arc_client import (
+    Client,
+    InvalidParams,
+    ServerUnreachable,
+    TokenRefused,
+    UnexpectedAnswer,
+    UploadFailed,
+    Watch,
+)
+from arc_protocol.errors import IdempotencyKeyReused, InvalidCommand, PayloadTooLarge, RateLimited
+from arc_protocol.messages.commands import CreateCommandResponse
+from tests.support.client_fakes import FakeClock, created, error, status, upload_to
+
+CREATE = "http://h/v1/commands"
+COMPLETE = "http://h/v1/commands/cmd_1/upload-complete"
+STORE = "http://blobs/p"
+LARGE = b'"' + b"x" * 200_000 + b'"'
+
+
+def creates(http: aioresponses) -> list[dict[str, Any]]:
+    """The bodies of all create requests."""
+    return [
+        json.loads(call.kwargs["data"])
+        for (method, url), calls in http.requests.items()
+        for call in calls
+        if method == "POST" and str(url) == CREATE
+    ]
+
+
+def uploads(http: aioresponses, answers: list[Any]) -> list[tuple[str, bytes]]:
+    """Take uploads to the store, answer each as told, and remember what came to which URL."""
+    taken: list[tuple[str, bytes]] = []
+
+    def take(url: Any, **kwargs: Any) -> CallbackResult:
+        body = kwargs["data"]  # aioresponses has read it to its end
+        assert kwargs["headers"]["Content-Length"] == str(len(body))
+        assert kwargs["headers"]["x-kind"] == "block"
+        assert "Authorization" not in kwargs["headers"]
+        taken.append((str(url), body))
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return CallbackResult(status=answer)
+
+    http.put(re.compile("^http://blobs/"), callback=take, repeat=True)
+    return taken
+
+
+async def test_every_create_carries_a_key_and_repeats_it(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, exception=aiohttp.ServerDisconnectedError())
+    http.post(CREATE, status=503, body=error("UNAVAILABLE"))
+    http.post(CREATE, status=408)
+    http.post(CREATE, payload=created())
+
+    async with Client("http://h", clock=clock) as arc:
+        sent = await arc.send("dep", "c", {"a": 1})
+
+    bodies = creates(http)
+    assert len(bodies) == 4
+    assert all(body == bodies[0] for body in bodies)
+    assert bodies[0]["idempotencyKey"] == sent.idempotency_key
+    assert len(sent.idempotency_key) == 36
+
+
+async def test_what_is_asked_for_is_what_is_sent_and_no_more(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, payload=created(), repeat=True)
+    deadline = datetime(2100, 1, 1, 2, tzinfo=UTC).astimezone()
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c", idempotency_key="k")
+        await arc.send(
+            "dep", "c", b"x", deadline=deadline, target="t", idempotency_key="k", max_attempts=2
+        )
+
+    assert creates(http) == [
+        {
+            "deploymentId": "dep",
+            "command": "c",
+            "params": {"mode": "inline", "inlineBase64": "e30="},
+            "idempotencyKey": "k",
+        },
+        {
+            "deploymentId": "dep",
+            "command": "c",
+            "params": {"mode": "inline", "inlineBase64": "eA=="},
+            "deadline": "2100-01-01T02:00:00Z",
+            "idempotencyKey": "k",
+            "targetResourceId": "t",
+            "maxAttempts": 2,
+        },
+    ]
+
+
+@pytest.mark.parametrize("deadline", [300, 300.0, timedelta(minutes=5)])
+async def test_a_deadline_may_be_a_number_of_seconds_from_now(
+    http: aioresponses, clock: FakeClock, deadline: Any
+) -> None:
+    http.post(CREATE, payload=created())
+    before = datetime.now(UTC)
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c", deadline=deadline)
+
+    sent = datetime.fromisoformat(creates(http)[0]["deadline"])
+    assert before <= sent - timedelta(minutes=5) <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("deadline", [datetime(2100, 1, 1), 1e15, float("nan"), timedelta.max])
+async def test_a_deadline_that_is_no_instant_is_refused(
+    http: aioresponses, clock: FakeClock, deadline: Any
+) -> None:
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(InvalidParams, match="deadline"):
+            await arc.send("dep", "c", deadline=deadline)
+
+    assert creates(http) == []
+
+
+async def test_a_server_that_stays_away_is_an_error_with_the_key_to_go_on_with(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, exception=aiohttp.ServerDisconnectedError(), repeat=True)
+
+    async with Client("http://h", clock=clock, retry_seconds=20) as arc:
+        with pytest.raises(ServerUnreachable, match="closed the connection") as raised:
+            await arc.invoke("dep", "c", timeout=3600)
+
+    assert raised.value.context["idempotency_key"] == creates(http)[0]["idempotencyKey"]
+    assert 1010 < clock.now <= 1020
+
+
+async def test_nobody_retries_longer_than_he_would_wait(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, exception=aiohttp.ServerDisconnectedError(), repeat=True)
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(ServerUnreachable):
+            await arc.invoke("dep", "c", timeout=3)
+
+    assert clock.now <= 1003
+
+
+async def test_a_server_that_is_busy_to_the_end_is_told_apart_from_one_that_is_gone(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, status=429, body=error("RATE_LIMITED"), repeat=True)
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(RateLimited, match="said so"):
+            await arc.send("dep", "c")
+
+
+@pytest.mark.parametrize(
+    ("code", "http_status", "kind"),
+    [
+        ("INVALID_COMMAND", 400, InvalidCommand),
+        ("IDEMPOTENCY_KEY_REUSED", 409, IdempotencyKeyReused),
+        ("PAYLOAD_TOO_LARGE", 413, PayloadTooLarge),
+        ("UNAUTHORIZED", 401, TokenRefused),
+    ],
+)
+async def test_a_refusal_is_final(
+    http: aioresponses, clock: FakeClock, code: str, http_status: int, kind: type[Exception]
+) -> None:
+    http.post(CREATE, status=http_status, body=error(code))
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(kind, match="said so"):
+            await arc.send("dep", "c")
+
+    assert len(creates(http)) == 1
+
+
+async def test_a_redirect_is_not_followed_but_told(http: aioresponses, clock: FakeClock) -> None:
+    http.post(CREATE, status=301, headers={"Location": "https://h/v1/commands"})
+
+    async with Client("http://h", token="secret", clock=clock) as arc:
+        with pytest.raises(UnexpectedAnswer, match=r"redirects to https://h/v1/commands"):
+            await arc.send("dep", "c")
+
+
+async def test_a_refused_token_is_read_again_from_its_file_once(
+    http: aioresponses, clock: FakeClock, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    seen: list[str] = []
+
+    def judge(url: Any, **kwargs: Any) -> CallbackResult:
+        seen.append(kwargs["headers"]["Authorization"])
+        if seen[-1] == "Bearer new":
+            return CallbackResult(payload=created())
+        return CallbackResult(status=401, body=error("UNAUTHORIZED"))
+
+    http.post(CREATE, callback=judge, repeat=True)
+
+    async with Client("http://h", token_file=file, clock=clock) as arc:
+        with pytest.raises(TokenRefused):
+            await arc.send("dep", "c")
+        file.write_text("new\n")
+        await arc.send("dep", "c")
+        await arc.send("dep", "c")
+
+    assert seen == ["Bearer old", "Bearer old", "Bearer new", "Bearer new"]
+
+
+async def test_small_params_go_along_and_large_ones_are_uploaded(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    taken = uploads(http, [200])
+    storage = upload_to(f"{STORE}?sig=1")
+    http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
+    http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
+
+    async with Client("http://h", token="secret", clock=clock) as arc:
+        sent = await arc.send("dep", "c", LARGE)
+
+    assert creates(http)[0]["params"] == {"mode": "storage", "size": len(LARGE)}
+    assert taken == [(f"{STORE}?sig=1", LARGE)]
+    assert sent.state == "PENDING"
+
+
+@pytest.mark.parametrize(
+    "failure", [409, 403, 404, 500, 503, aiohttp.ClientOSError(104, "reset")], ids=str
+)
+async def test_an_upload_that_fails_begins_again_at_a_fresh_url(
+    http: aioresponses, clock: FakeClock, failure: Any
+) -> None:
+    taken = uploads(http, [failure, 200])
+    for number in (1, 2):
+        storage = upload_to(f"{STORE}?sig={number}")
+        http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
+    http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c", LARGE)
+
+    assert taken == [(f"{STORE}?sig=1", LARGE), (f"{STORE}?sig=2", LARGE)]
+    first, second = creates(http)
+    assert first == second
+
+
+async def test_a_server_that_renews_no_url_gets_the_upload_at_the_old_one(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    taken = uploads(http, [503, 200])
+    storage = upload_to(f"{STORE}?sig=1")
+    http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
+    http.post(CREATE, payload=created("PENDING_UPLOAD"))
+    http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c", LARGE)
+
+    assert [url for url, _ in taken] == [f"{STORE}?sig=1"] * 2
+
+
+async def test_an_upload_that_keeps_failing_is_given_up_with_the_commands_id(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    taken = uploads(http, [403] * 100)
+    storage = upload_to(STORE)
+    http.post(
+        CREATE,
+        payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage),
+        repeat=True,
+    )
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(UploadFailed, match="HTTP 403") as raised:
+            await arc.send("dep", "c", LARGE)
+
+    assert len(taken) == 5
+    assert raised.value.command_id == "cmd_1"
+    assert raised.value.context["idempotency_key"]
+
+
+async def test_params_that_are_too_large_for_the_store_are_sent_once(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    taken = uploads(http, [413])
+    storage = upload_to(STORE)
+    http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(UploadFailed, match="413"):
+            await arc.send("dep", "c", LARGE)
+
+    assert len(taken) == 1
+
+
+async def test_an_upload_that_the_server_does_not_find_is_made_again(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    taken = uploads(http, [200, 200])
+    storage = upload_to(STORE)
+    http.post(
+        CREATE,
+        payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage),
+        repeat=True,
+    )
+    http.post(COMPLETE, status=400, body=error("INVALID_COMMAND", "size: nothing there"))
+    http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c", LARGE)
+
+    assert len(taken) == 2
+
+
+async def test_an_upload_complete_whose_answer_got_lost_is_said_again_and_believed(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    taken = uploads(http, [200])
+    storage = upload_to(STORE)
+    http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
+    http.post(CREATE, payload=created("DISPATCHED"))
+    http.post(COMPLETE, exception=aiohttp.ServerDisconnectedError())
+    http.post(COMPLETE, status=400, body=error("INVALID_STATE_TRANSITION", "it is DISPATCHED"))
+
+    async with Client("http://h", clock=clock) as arc:
+        sent = await arc.send("dep", "c", LARGE)
+
+    assert len(taken) == 1
+    assert sent.state == "DISPATCHED"
+
+
+async def test_large_params_of_a_key_that_was_used_before_are_not_uploaded_again(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, payload=created("SUCCEEDED"))
+    http.get(re.compile("http://h/v1/commands/cmd_1"), payload=status("SUCCEEDED", b"7"))
+
+    async with Client("http://h", clock=clock) as arc:
+        assert await arc.invoke("dep", "c", LARGE, idempotency_key="k") == 7
+
+
+async def test_a_server_that_says_nowhere_to_upload_is_not_asked_for_ever(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, payload=created("PENDING_UPLOAD"))
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(UploadFailed, match="does not say where"):
+            await arc.send("dep", "c", LARGE)
+
+
+async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: FakeClock) -> None:
+    told: list[Any] = []
+
+    class Told(Watch):
+        def created(self, answer: CreateCommandResponse) -> None:
+            told.append(answer.command_id)
+
+        def uploading(self, sent: int, total: int) -> None:
+            told.append((sent, total))
+
+        def retrying(self, error: Exception) -> None:
+            told.append(type(error))
+
+    uploads(http, [200])
+    storage = upload_to(STORE)
+    http.post(CREATE, status=503)
+    http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
+    http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
+
+    async with Client("http://h", clock=clock, watch=Told()) as arc:
+        await arc.send("dep", "c", LARGE)
+
+    unavailable, *rest = told
+    assert unavailable.code == "UNAVAILABLE"
+    assert rest == ["cmd_1", (0, len(LARGE)), (len(LARGE), len(LARGE)), "cmd_1"]
+
+
+async def test_a_client_that_is_not_open_says_so(clock: FakeClock) -> None:
+    with pytest.raises(RuntimeError, match="`with` statement"):
+        await Client("http://h", clock=clock).status("cmd_1")
+
+
+async def test_cancelling_an_invoke_leaves_no_retry_behind(
+    http: aioresponses, clock: FakeClock
+) -> None:
+    http.post(CREATE, status=503, repeat=True)
+
+    async with Client("http://h", clock=clock, retry_seconds=1e9) as arc:
+        task = asyncio.ensure_future(arc.invoke("dep", "c", timeout=None))
+        async with asyncio.timeout(5):
+            while len(creates(http)) < 3:
+                await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        before = len(creates(http))
+        await asyncio.sleep(0)
+
+    assert len(creates(http)) == before
+
+
+async def test_a_quick_command_is_one_request(http: aioresponses, clock: FakeClock) -> None:
+    http.post(CREATE, payload=created(status=status("SUCCEEDED", b"7")))
+
+    async with Client("http://h", clock=clock) as arc:
+        assert await arc.invoke("dep", "c") == 7
+
+    (sent,) = creates(http)
+    assert sent["waitSeconds"] == 1.0
+    assert sum(map(len, http.requests.values())) == 1
+
+
+@pytest.mark.parametrize("more", [{"status": status("DISPATCHED")}, {}], ids=["ours", "part 1"])
+async def test_what_is_not_done_within_the_create_is_waited_for(
+    http: aioresponses, clock: FakeClock, more: dict[str, Any]
+) -> None:
+    http.post(CREATE, payload=created(**more))
+    http.get(
+        f"http://h/v1/commands/cmd_1?waitSeconds={9 if more else 10}",
+        payload=status("SUCCEEDED", b"7"),
+    )
+
+    async with Client("http://h", clock=clock) as arc:
+        assert await arc.invoke("dep", "c", timeout=10) == 7
+
+
+async def test_a_send_waits_for_nothing(http: aioresponses, clock: FakeClock) -> None:
+    http.post(CREATE, payload=created())
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c")
+
+    assert "waitSeconds" not in creates(http)[0]

@@ -1,0 +1,203 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from arc_protocol.messages.base import CommandTarget, ResourceType
+from arc_runtime.config.options import keys
+from arc_runtime.config.settings import SettingsError
+from arc_server.config.parts import (
+    command_limits,
+    deployments,
+    max_url_seconds,
+    push_limits,
+    sweep_limits,
+)
+from arc_server.config.sections import (
+    PREFIX,
+    ServerConfig,
+    is_loopback,
+    listen_address,
+    load_config,
+)
+from arc_server.push.outbox import PushLimits
+from arc_server.service.limits import CommandLimits
+from arc_server.service.sweeper import SweepLimits
+
+COMMENTED = Path(__file__).parents[4] / "config" / "server.yaml"
+
+
+def load(text: str, directory: Path, environ: Mapping[str, str] | None = None) -> ServerConfig:
+    file = directory / "server.yaml"
+    file.write_text(text)
+    return load_config(file, None, environ or {})
+
+
+def test_without_a_file_every_key_has_its_default() -> None:
+    assert load_config(None, None, {}) == ServerConfig()
+
+
+def test_the_defaults_are_those_of_the_parts() -> None:
+    config = ServerConfig()
+
+    assert command_limits(config) == CommandLimits()
+    assert push_limits(config) == PushLimits()
+    assert sweep_limits(config) == SweepLimits()
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    assert [key.path for key in keys(ServerConfig, PREFIX) if not key.description] == []
+
+
+def test_the_commented_file_says_nothing_but_the_defaults() -> None:
+    assert load_config(COMMENTED, None, {}) == ServerConfig(data_dir=Path("/var/lib/arc-server"))
+
+
+def test_the_commented_file_names_every_key() -> None:
+    text = COMMENTED.read_text()
+
+    missing = [
+        key.path
+        for key in keys(ServerConfig, PREFIX)
+        if f"{key.path.rpartition('.')[2].removesuffix('[]')}:" not in text
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("listne: 127.0.0.1:1", "listne"),
+        ("http: {max_body: 5}", "http.max_body"),
+        ("http: {max_body_bytes: lots}", "http.max_body_bytes"),
+        ("http: {max_body_bytes: 0}", "http.max_body_bytes"),
+        ("leases: {max_seconds: 3601}", "leases.max_seconds"),
+        ("listen: 127.0.0.1", "listen"),
+        ("listen: 127.0.0.1:65536", "listen"),
+        ("listen: ':8080'", "listen"),
+        ("public_url: arc.example", "public_url"),
+        ("public_url: 'ftp://arc.example'", "public_url"),
+        ("public_url: 'http://[::1'", "public_url"),
+        ("public_url: 'http://a b'", "public_url"),
+        ("log: {level: loud}", "log.level"),
+        ("auth: {disabled: true}\nlisten: 0.0.0.0:80", "auth.disabled"),
+        ("commands: {default_max_attempts: 6, max_attempts: 5}", "commands.default_max_attempts"),
+        ("commands: {list_page: 6, max_list_page: 5}", "commands.list_page"),
+        ("deployments: [{}]", "deployments[0].id"),
+        ("deployments: [{id: ''}]", "deployments[0].id"),
+        ("deployments: [{id: a}, {id: a}]", "deployments[1].id"),
+        ("deployments: [{id: a, target: x}]", "deployments[0].target"),
+        ("deployments: [{id: a, targets: [{resource_id: 'a:b'}]}]", "deployments[0].targets"),
+        (
+            "deployments: [{id: a, targets: [{resource_id: b}, {resource_id: b}]}]",
+            "deployments[0].targets",
+        ),
+        (
+            "deployments: [{id: a, targets: [{resource_id: b, resource_type: robot}]}]",
+            "deployments[0].targets[0].resource_type",
+        ),
+        ("deployments: [{id: a, default_target: b}]", "deployments[0].default_target"),
+        ("deployments: [{id: a, push_url: nowhere}]", "deployments[0].push_url"),
+        ("deployments: [{id: a, push_token: x}]", "deployments[0].push_url"),
+        (
+            "deployments: [{id: a, push_url: 'http://b', push_token: x, push_token_file: y}]",
+            "deployments[0].push_token_file",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_its_key(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(text, tmp_path)
+
+    assert refused.value.key == key
+    assert str(refused.value).startswith(f"{key}: ")
+
+
+def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
+    config = load(
+        "listen: 127.0.0.1:1\nhttp: {drain_seconds: 5}",
+        tmp_path,
+        {"ARC_SERVER_LISTEN": "127.0.0.1:2", "ARC_SERVER_HTTP_MAX_BODY_BYTES": "4096"},
+    )
+
+    assert config.listen == "127.0.0.1:2"
+    assert config.http.max_body_bytes == 4096
+    assert config.http.drain_seconds == 5
+
+
+def test_the_variable_of_the_sender_does_not_disturb(tmp_path: Path) -> None:
+    assert load("", tmp_path, {"ARC_SERVER_URL": "http://x"}) == ServerConfig()
+
+
+@pytest.mark.parametrize(
+    ("listen", "expected"),
+    [
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:8484", ("::1", 8484)),
+        ("arc.internal:80", ("arc.internal", 80)),
+    ],
+)
+def test_a_listen_address_is_host_and_port(listen: str, expected: tuple[str, int]) -> None:
+    assert listen_address(ServerConfig(listen=listen)) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.evil.example", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
+
+
+def test_deployments_are_given_to_the_store_with_their_token_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("secret\n")
+    config = load(
+        f"""
+        deployments:
+          - id: plain
+          - id: pushed
+            push_url: https://worker.example/_alien/commands
+            push_token_file: {tmp_path}/token
+            targets: [{{resource_id: api, resource_type: worker}}, {{resource_id: jobs}}]
+            default_target: api
+        """,
+        tmp_path,
+    )
+
+    plain, pushed = deployments(config)
+
+    assert (plain.deployment_id, plain.targets, plain.push_url) == ("plain", [], None)
+    assert pushed.push_token == "secret"
+    assert pushed.default_target_id == "api"
+    assert pushed.targets == [
+        CommandTarget(resource_id="api", resource_type=ResourceType.WORKER),
+        CommandTarget(resource_id="jobs", resource_type=ResourceType.DAEMON),
+    ]
+
+
+def test_a_token_file_that_cannot_be_read_is_refused_with_its_key(tmp_path: Path) -> None:
+    config = load(
+        f"deployments: [{{id: a, push_url: 'http://b', push_token_file: {tmp_path}/none}}]",
+        tmp_path,
+    )
+
+    with pytest.raises(SettingsError, match=r"deployments\[0\].push_token_file: cannot be read"):
+        deployments(config)
+
+
+def test_the_longest_url_is_the_longest_of_all(tmp_path: Path) -> None:
+    config = load(
+        "urls: {response_seconds: 60, upload_seconds: 61, download_seconds: 90}", tmp_path
+    )
+
+    assert max_url_seconds(config) == 90

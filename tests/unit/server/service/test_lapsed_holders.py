@@ -1,0 +1,56 @@
+"""A holder that let its lease run out may be a connection with nobody behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+from arc_server.service.wakeups import Wakeups
+from tests.support.service_fakes import until
+from tests.support.service_world import World
+
+
+async def test_a_lapsed_lease_is_not_handed_to_the_waiting_poll_of_its_own_holder(
+    world: World,
+) -> None:
+    created = await world.create()
+    await world.lease(agent="frozen", seconds=10)
+    frozen = asyncio.ensure_future(world.poll(agent="frozen", wait=60))
+    await until(lambda: world.wakeups.waiting_for_work == 1)
+    other = asyncio.ensure_future(world.poll(agent="other", wait=60))
+    await until(lambda: world.wakeups.waiting_for_work == 2)
+
+    await world.pass_time(11)
+
+    [lease] = (await other).leases
+    assert (lease.command_id, lease.attempt) == (created.command_id, 2)
+    assert (await frozen).leases == []
+
+
+async def test_a_holder_that_asks_again_gets_the_command_that_it_let_lapse(world: World) -> None:
+    created = await world.create()
+    await world.lease(agent="alone", seconds=10)
+    waiting = asyncio.ensure_future(world.poll(agent="alone", wait=60))
+    await until(lambda: world.wakeups.waiting_for_work == 1)
+
+    await world.pass_time(11)
+    assert (await waiting).leases == []
+    lease = await world.lease(agent="alone")
+
+    assert (lease.command_id, lease.attempt) == (created.command_id, 2)
+
+
+async def test_a_dismissed_waiter_passes_on_a_wakeup_that_it_had() -> None:
+    wakeups = Wakeups()
+    with ExitStack() as answering:
+        first = answering.enter_context(wakeups.for_work("d", "t", "first"))
+        with wakeups.for_work("d", "t", "second") as second:
+            first.arm()
+            second.arm()
+            wakeups.work_ready("d", "t")
+
+            wakeups.dismiss("d", "first")
+            answering.close()
+
+            assert (first.is_dismissed, second.is_dismissed) == (True, False)
+            assert await second.sleep(5)

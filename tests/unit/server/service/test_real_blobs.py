@@ -1,0 +1,72 @@
+"""The paths and calls that the service makes, against blobs on a disk and signed links."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from arc_protocol.errors import Conflict
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import BodySpec, StorageBody, SuccessResponse
+from arc_protocol.messages.commands import Payload
+from arc_server.blobs.local import LocalBlobStore
+from arc_server.server_keys import Signer
+from tests.support.service_world import World, inline_of, path_of, success
+
+LARGE = bytes(range(256)) * 40
+
+
+@pytest.fixture
+async def blobs(tmp_path: Path) -> AsyncIterator[LocalBlobStore]:
+    store = LocalBlobStore(tmp_path / "blobs", Signer(tmp_path / "keys"))
+    yield store
+    await store.close()
+
+
+async def read(blobs: LocalBlobStore, body: BodySpec) -> bytes:
+    return b"".join([chunk async for chunk in blobs.read(path_of(body))])
+
+
+async def test_large_bodies_of_every_kind_go_through_real_files(
+    world_of: Callable[..., World], blobs: LocalBlobStore
+) -> None:
+    world = world_of(blobs=blobs)
+    await world.sweeper.tick()
+
+    inline = await world.create(params=LARGE)
+    uploaded = await world.upload(len(LARGE))
+    assert uploaded.storage_upload is not None
+    await world.put(uploaded.storage_upload.put_request, LARGE)
+    await world.service.upload_complete(uploaded.command_id, len(LARGE))
+    small = await world.upload(5)
+    assert small.storage_upload is not None
+    await world.put(small.storage_upload.put_request, b"12345")
+    await world.service.upload_complete(small.command_id, 5)
+
+    first, second, third = (await world.poll(count=3)).leases
+    assert await read(blobs, first.envelope.params) == LARGE
+    assert await read(blobs, second.envelope.params) == LARGE
+    assert inline_of(third.envelope.params) == b"12345"
+    with pytest.raises(Conflict):
+        await world.put(uploaded.storage_upload.put_request, LARGE)
+
+    await world.respond(first, success(LARGE[::-1]))
+    put = second.envelope.response_handling.storage_upload_request
+    await world.put(put, LARGE[::-1])
+    await world.respond(
+        second, SuccessResponse(response=StorageBody(size=len(LARGE), storage_put_used=True))
+    )
+    with pytest.raises(Conflict):
+        await world.put(put, LARGE)
+    for command_id in (inline.command_id, uploaded.command_id):
+        status = await world.status(command_id)
+        assert status.state is State.SUCCEEDED
+        assert isinstance(status.response, SuccessResponse)
+        assert await read(blobs, status.response.response) == LARGE[::-1]
+
+    await world.service.write_payload(inline.command_id, Payload(response=success(LARGE)))
+    repaired = (await world.status(inline.command_id)).response
+    assert isinstance(repaired, SuccessResponse)
+    assert await read(blobs, repaired.response) == LARGE
