@@ -4,8 +4,8 @@ A lifecycle is: create (300 B of params, idempotency key) → lease → response
 sender; every step durable (SQLite, WAL, synchronous=FULL). It is measured as ARC's own sender and
 agent do it: a create that waits for the result, and responses that are ready at the same time
 handed in together. And step by step, one request for each but the shared lease poll, as clients do
-that know less. The server has one core, this driver the other. Quote ratios from one run: the
-machines are noisy.
+that know less. Then an empty store is measured beside one that holds a million commands. The server
+has one core, this driver the other. Quote ratios from one run: the machines are noisy.
 
     python benchmarks/lifecycle.py [--seconds 5] [--json] [--profile FILE]
 """
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +40,17 @@ from arc_protocol.messages.commands import (
     CreateCommandResponse,
 )
 from arc_protocol.messages.leases import LeaseInfo, LeaseResponse, RespondRequest, SubmittedResponse
+from benchmarks import stored
 from benchmarks.connection import Connection
 
+DEPLOYMENT = "bench"
 PARAMS = InlineBody.of(json.dumps({"report": "x" * 285}).encode())
-RESPONSE = SuccessResponse(response=InlineBody.of(json.dumps({"rows": "y" * 286}).encode()))
+RESPONSE_BODY = json.dumps({"rows": "y" * 286}).encode()
+RESPONSE = SuccessResponse(response=InlineBody.of(RESPONSE_BODY))
 TARGET = "host"
-"""Named by senders and holders, so that what `fill` stores for another target stays pending."""
+"""Named by senders and holders, so that what is stored for another target stays pending."""
+TURNS = 4
+"""How often an empty store and a full one are measured, one after the other."""
 LEASES_PER_POLL = 64
 AGENTS = 2
 RESPONDERS = 32
@@ -61,6 +66,17 @@ class Measured:
     latencies: list[float] = field(repr=False, default_factory=list)
     cpu_seconds: float = 0.0
     """Of the server, all its threads: steadier than the rate on a noisy machine."""
+
+    @classmethod
+    def of(cls, turns: Sequence[Measured]) -> Measured:
+        """Join the turns of one measurement, all of the same length."""
+        return cls(
+            turns[0].name,
+            turns[0].senders,
+            statistics.mean(turn.per_second for turn in turns),
+            [latency for turn in turns for latency in turn.latencies],
+            sum(turn.cpu_seconds for turn in turns),
+        )
 
     @property
     def cpu_micros(self) -> float:
@@ -166,7 +182,7 @@ _STATUS = msgspec.json.Decoder(CommandStatus)
 async def lifecycle(connection: Connection, manner: Manner) -> None:
     """The sender's half: create, and wait for the result."""
     request = CreateCommandRequest(
-        deployment_id="bench",
+        deployment_id=DEPLOYMENT,
         target_resource_id=TARGET,
         command="report",
         params=PARAMS,
@@ -193,7 +209,7 @@ async def agents(url: str, manner: Manner) -> None:
         free.put_nowait(await Connection.open(url))
     ask = json.dumps(
         {
-            "deploymentId": "bench",
+            "deploymentId": DEPLOYMENT,
             "target": {"resourceId": TARGET, "resourceType": "daemon"},
             "maxLeases": LEASES_PER_POLL,
             "leaseSeconds": 60,
@@ -246,26 +262,6 @@ async def agents(url: str, manner: Manner) -> None:
             free.get_nowait().close()
 
 
-async def fill(url: str, deployment: str, count: int) -> None:
-    """Store that many commands that nobody leases."""
-    body = encode(
-        CreateCommandRequest(
-            deployment_id=deployment, command="report", params=PARAMS, target_resource_id="idle"
-        )
-    )
-    connections = [await Connection.open(url) for _ in range(64)]
-    left = iter(range(count))
-
-    async def create(connection: Connection) -> None:
-        for _ in left:
-            status, answer = await connection.request("POST", "/v1/commands", body)
-            assert status == 200, answer
-
-    await asyncio.gather(*map(create, connections))
-    for connection in connections:
-        connection.close()
-
-
 async def measure(
     at: Server, senders: int, seconds: float, *, manner: Manner = OURS, name: str | None = None
 ) -> Measured:
@@ -298,24 +294,49 @@ async def run(options: argparse.Namespace) -> list[Measured]:
                     for manner in (OURS, STEP_BY_STEP)
                 ]
         if options.stored:
-            with server(Path(scratch) / "b", options.server_core) as at:
-                senders = max(options.senders)
-                rows.append(await measure(at, senders, options.seconds, name="empty"))
-                rows.append(await measure(at, 1, options.seconds, name="empty, at rest"))
-                await fill(at.url, "bench", options.pending)
-                await fill(at.url, "other", options.stored - options.pending)
-                name = f"{options.stored} stored, {options.pending} pending"
-                rows.append(await measure(at, senders, options.seconds, name=name))
-                rows.append(await measure(at, 1, options.seconds, name=f"{name}, at rest"))
+            rows += await compare_stores(Path(scratch), options)
     return rows
+
+
+async def compare_stores(scratch: Path, options: argparse.Namespace) -> list[Measured]:
+    """Measure an empty store and a full one in turns: what else the machine does hits both."""
+    with server(scratch / "full", options.server_core):
+        pass  # it makes the schema
+    seconds = stored.fill(
+        scratch / "full" / "arc.db",
+        stored=options.stored,
+        pending=options.pending,
+        deployments=options.deployments,
+        known=DEPLOYMENT,
+        body=RESPONSE_BODY,
+    )
+    name = (
+        f"{options.stored:,} stored, {options.pending:,} pending, {options.deployments} deployments"
+    )
+    print(f"{name}: filled in {seconds:.0f} s", file=sys.stderr)
+    turns: list[Measured] = []
+    with (
+        server(scratch / "empty", options.server_core) as empty,
+        server(scratch / "full", options.server_core) as full,
+    ):
+        for _ in range(TURNS):
+            for senders, suffix in ((max(options.senders), ""), (1, ", at rest")):
+                for at, what in ((empty, "empty"), (full, name)):
+                    turns.append(
+                        await measure(at, senders, options.seconds / TURNS, name=what + suffix)
+                    )
+    by_name: dict[str, list[Measured]] = {}
+    for turn in turns:
+        by_name.setdefault(turn.name, []).append(turn)
+    return [Measured.of(turns) for turns in by_name.values()]
 
 
 def report(rows: list[Measured]) -> None:
     """A table, and the ratios that are asked for."""
-    print(f"{'what':40} {'senders':>7} {'per s':>7} {'p50 ms':>8} {'p99 ms':>8} {'CPU µs':>7}")
+    print(f"{'what':60} {'senders':>7} {'per s':>7} {'p50 ms':>8} {'p99 ms':>8} {'CPU µs':>7}")
     for row in rows:
         print(
-            f"{row.name:40} {row.senders:7} {row.per_second:7.0f} "
+            f"{row.name:60} {row.senders:7} {row.per_second:7.0f} "
             f"{row.quantile(0.5):8.2f} {row.quantile(0.99):8.2f} {row.cpu_micros:7.0f}"
         )
     by_name = {(row.name, row.senders): row for row in rows}
@@ -329,8 +350,10 @@ def report(rows: list[Measured]) -> None:
     empty = [row for row in rows if row.name.startswith("empty")]
     full = [row for row in rows if " stored" in row.name]
     for before, after in zip(empty, full, strict=True):
-        ratio = statistics.mean(after.latencies) / statistics.mean(before.latencies)
-        print(f"{after.name}: mean latency {ratio:.2f} x that of {before.name}")
+        print(
+            f"{after.name}: rate {after.per_second / before.per_second:.2f} x that of"
+            f" {before.name}, the server's CPU {after.cpu_micros / before.cpu_micros:.2f} x"
+        )
 
 
 def main() -> None:
@@ -338,8 +361,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--senders", type=int, nargs="+", default=[1, 16, 128])
-    parser.add_argument("--stored", type=int, default=100_000, help="0 leaves that part out")
-    parser.add_argument("--pending", type=int, default=10_000)
+    parser.add_argument("--stored", type=int, default=1_000_000, help="0 leaves that part out")
+    parser.add_argument("--pending", type=int, default=100_000)
+    parser.add_argument("--deployments", type=int, default=500)
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--driver-core", type=int, default=1)
     parser.add_argument("--profile", help="a cProfile of the server, written here")
