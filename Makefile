@@ -42,6 +42,7 @@ check: $(VENV)/.dev  ## lint, types, import rules
 
 bench: $(VENV)/.dev  ## measure; see docs/performance.md
 	@$(BIN)/python benchmarks/lifecycle.py
+	@$(BIN)/python benchmarks/end_to_end.py
 
 chaos: $(VENV)/.dev  ## kills at every boundary and at random moments
 	@$(BIN)/python -m pytest tests/chaos -m "" -p no:xdist -s

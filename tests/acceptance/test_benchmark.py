@@ -38,3 +38,24 @@ def test_lifecycles_are_measured_against_the_trivial_route_and_in_a_full_store()
     }  # fmt: skip
     assert all(row["per_second"] > 0 for row in rows.values())
     assert rows["lifecycle"]["p50_ms"] > rows["healthz"]["p50_ms"]
+
+
+def test_whole_commands_are_measured_with_each_process_and_with_responses_that_wait(
+    tmp_path: Path,
+) -> None:
+    results = tmp_path / "results.json"
+
+    printed = run(
+        "end_to_end.py",
+        *("--seconds", "0.3", "--handlers", "exec", "--at-once", "0", "2", "--waiting", "3"),
+        *("--profile", "--json", str(results)),
+    )
+
+    rows = {row["case"]: row for row in json.loads(results.read_text())["rows"]}
+    waits = "async, 64 at once, 3 in the spool"
+    assert set(rows) == {"exec, at rest", "exec, 2 at once", waits}
+    for row in rows.values():
+        assert row["agent_cpu"] > row["agent_main_cpu"] > 0
+        assert min(row["server_cpu"], row["sender_cpu"], row["trivial_cpu"]) > 0
+    assert rows["exec, 2 at once"]["started_cpu"] > 0
+    assert "arc_agent." in printed, "the profile names functions of the agent"

@@ -1,0 +1,265 @@
+"""The programs of one virtual environment as processes: server, agent and sender.
+
+A benchmark starts them as an operator does, with the defaults of a real agent (audit and spool on)
+and of a real server (`synchronous=FULL`, tokens), so that before and after differ in nothing but
+the `bin` directory that they come from. Logs go to files: a pipe would cost the driver's CPU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+HERE: Final = Path(__file__).resolve().parent
+DEPLOYMENT: Final = "bench"
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 60.0
+ANSWER_SECONDS: Final = 900.0
+"""How long a sender may take for a job."""
+_LINE_BYTES: Final = 1 << 26
+"""The longest answer of a sender: a latency for each of its commands."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The `bin` directory of a virtual environment, and what the report calls it."""
+
+    name: str
+    directory: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Programs:
+        """Read `NAME=DIR` or `DIR`. Raises ValueError when the directory holds no agent."""
+        name, _, directory = text.rpartition("=")
+        path = Path(directory).absolute()
+        if not (path / "arc-agent").is_file():
+            raise ValueError(f"{path} holds no arc-agent: give the bin directory of a .venv")
+        return cls(name or path.parent.parent.name, path)
+
+    def path(self, program: str) -> str:
+        """Return the path of one of the programs."""
+        return str(self.directory / program)
+
+
+class Process:
+    """A running process and what it has used."""
+
+    def __init__(self, running: asyncio.subprocess.Process, log: Path) -> None:
+        self.running = running
+        self.log = log
+
+    @classmethod
+    async def start(cls, log: Path, *command: str, env: Mapping[str, str] | None = None) -> Process:
+        """Start a command with pipes for input and output; what it logs goes to a file."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ARC_", "PYTHON"))}
+        with log.open("ab") as errors:
+            running = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=errors,
+                env={**inherited, **(env or {})},
+                limit=_LINE_BYTES,
+            )
+        return cls(running, log)
+
+    async def line(self, seconds: float = START_SECONDS) -> str:
+        """Return the next line that it prints. Raises SystemExit when it ends instead."""
+        assert self.running.stdout is not None
+        async with asyncio.timeout(seconds):
+            line = await self.running.stdout.readline()
+        if not line:
+            raise SystemExit(f"a program ended: {self.log.read_text()[-4000:]}")
+        return line.decode().rstrip("\n")
+
+    async def logged(self, event: str, seconds: float = START_SECONDS) -> None:
+        """Wait until it has logged an event. Raises SystemExit when it does not."""
+        until = time.monotonic() + seconds
+        while f'"event":"{event}"' not in self.log.read_text().replace('": "', '":"'):
+            if self.running.returncode is not None or time.monotonic() > until:
+                raise SystemExit(f"no {event}: {self.log.read_text()[-4000:]}")
+            await asyncio.sleep(0.05)
+
+    async def close_input(self) -> None:
+        """Close its standard input and wait until it has ended by itself."""
+        assert self.running.stdin is not None
+        self.running.stdin.close()
+        async with asyncio.timeout(STOP_SECONDS):
+            await self.running.wait()
+
+    async def stop(self) -> None:
+        """End it by SIGTERM; kill it when that takes too long."""
+        if self.running.returncode is None:
+            self.running.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.running.wait()
+        except TimeoutError:
+            self.running.kill()
+            await self.running.wait()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The CPU time of all its threads so far, without its children's."""
+        return time.clock_gettime((~self.running.pid << 3) | 2)  # CPUCLOCK_SCHED of a process
+
+    @property
+    def main_thread_cpu_seconds(self) -> float:
+        """The CPU time of its main thread so far."""
+        pid = self.running.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+    @property
+    def children_cpu_seconds(self) -> float:
+        """The CPU time of the children that it has waited for."""
+        fields = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def resident_bytes(self) -> int:
+        """What it has in memory now."""
+        pages = int(Path(f"/proc/{self.running.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def ask(sender: Process, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a sender a job, a line of JSON; return its answer, the same."""
+    stdin = sender.running.stdin
+    assert stdin is not None
+    stdin.write(json.dumps(job).encode() + b"\n")
+    return json.loads(await sender.line(ANSWER_SECONDS))
+
+
+class Trio:
+    """A server, an agent and a sender that work together."""
+
+    def __init__(
+        self, programs: Programs, directory: Path, *, max_concurrent: int, is_sampled: bool = False
+    ) -> None:
+        """Nothing is started yet. With `is_sampled` the agent's main thread is profiled."""
+        self.programs = programs
+        self.url = ""
+        self.server: Process
+        self.agent: Process
+        self.sender: Process
+        self._directory = directory
+        self._max_concurrent = max_concurrent
+        self._samples = directory / "samples" if is_sampled else None
+
+    @property
+    def agent_directory(self) -> Path:
+        """Where the agent keeps spool and audit."""
+        return self._directory / "agent"
+
+    async def start_server(self) -> None:
+        """Make the tokens and start the server."""
+        data = self._directory / "server"
+        for scope in ("sender", "agent"):
+            made = subprocess.run(
+                [
+                    *(self.programs.path("arc-server"), "token", "create", "--scope", scope),
+                    *("--deployment", DEPLOYMENT, "--data-dir", str(data)),
+                ],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            token = self._token(scope)
+            token.touch(0o600)
+            token.write_text(made.stdout)
+        self.server = await Process.start(
+            self._directory / "server.log",
+            *(self.programs.path("arc-server"), "serve"),
+            *("--data-dir", str(data), "--listen", "127.0.0.1:0"),
+        )
+        line = await self.server.line()
+        if not line.startswith("READY "):
+            raise SystemExit(f"the server did not start: {line}")
+        self.url = line.removeprefix("READY ")
+
+    async def start_agent(self) -> None:
+        """Start the agent, or start it again. It polls when this returns."""
+        config = self._directory / "agent.yaml"
+        config.write_text(json.dumps(self._agent_config()))  # JSON is YAML
+        run = ("run", "--config", str(config))
+        command = [self.programs.path("arc-agent"), *run]
+        if self._samples is not None:
+            sampling = (str(HERE / "sampling.py"), str(self._samples))
+            command = [self.programs.path("python"), *sampling, *run]
+        log = self._directory / "agent.log"
+        log.unlink(missing_ok=True)
+        self.agent = await Process.start(log, *command)
+        await self.agent.logged("ready", STOP_SECONDS)
+
+    async def start_sender(self) -> None:
+        """Start the sender."""
+        self.sender = await Process.start(
+            self._directory / "sender.log",
+            *(self.programs.path("python"), str(HERE / "sender.py")),
+            *(self.url, DEPLOYMENT, str(self._token("sender"))),
+        )
+
+    async def send(self, **job: Any) -> dict[str, Any]:
+        """Let the sender do a job; its answer."""
+        return await ask(self.sender, {"seconds": 600.0, "count": 0, "pause": 0, **job})
+
+    def forget_samples(self) -> None:
+        """Begin a profile."""
+        if self._samples is not None:
+            self._samples.unlink(missing_ok=True)
+            self.agent.running.send_signal(signal.SIGUSR1)
+
+    async def samples(self) -> str:
+        """End a profile: its stacks, one a line with the number of samples."""
+        if self._samples is None:
+            return ""
+        self.agent.running.send_signal(signal.SIGUSR2)
+        async with asyncio.timeout(START_SECONDS):
+            while not self._samples.exists():
+                await asyncio.sleep(0.02)
+        return self._samples.read_text()
+
+    def _token(self, scope: str) -> Path:
+        return self._directory / f"{scope}.token"
+
+    def _agent_config(self) -> dict[str, Any]:
+        return {
+            "server": {"url": self.url, "token_file": str(self._token("agent"))},
+            "deployment": DEPLOYMENT,
+            "name": "bench",
+            "data_dir": str(self.agent_directory),
+            "max_concurrent": self._max_concurrent,
+            "transfer": {"allow_hosts": ["127.0.0.1"]},
+            "handlers": {
+                "modules": [str(HERE / "trivial_handlers.py")],
+                "exec": {"bench.exec": {"argv": ["/bin/echo", "done"], "output": "text"}},
+            },
+        }
+
+
+@asynccontextmanager
+async def trio(
+    programs: Programs, directory: Path, *, max_concurrent: int, is_sampled: bool = False
+) -> AsyncIterator[Trio]:
+    """Start a server, an agent and a sender; stop them at the end."""
+    directory.mkdir()
+    started = Trio(programs, directory, max_concurrent=max_concurrent, is_sampled=is_sampled)
+    try:
+        await started.start_server()
+        await started.start_agent()
+        await started.start_sender()
+        yield started
+    finally:
+        for name in ("sender", "agent", "server"):
+            process = getattr(started, name, None)
+            if process is not None:
+                await process.stop()
