@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench chaos test-big deb test-deb test-host lock clean
+.PHONY: help demo test check bench bench-peers chaos test-big deb test-deb test-host lock clean
 
 help:  ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -44,6 +45,15 @@ bench: $(VENV)/.dev  ## measure; see docs/performance.md
 	@$(BIN)/python benchmarks/lifecycle.py
 	@$(BIN)/python benchmarks/end_to_end.py
 
+$(PEERS)/.built: benchmarks/peers.txt
+	@echo "installing the peers into $(PEERS) …"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt && \
+	  touch $@ || echo "not all of the peers could be installed"
+
+bench-peers: $(VENV)/.dev $(PEERS)/.built  ## beside Celery on Redis and Procrastinate on Postgres
+	@$(BIN)/python benchmarks/peers.py $(PEERS)/bin/python
+
 chaos: $(VENV)/.dev  ## kills at every boundary and at random moments
 	@$(BIN)/python -m pytest tests/chaos -m "" -p no:xdist -s
 	@$(BIN)/python -m pytest tests/unit tests/integration tests/acceptance -m chaos -p no:xdist -s
@@ -65,4 +75,4 @@ lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) .demo .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(PEERS) .demo .pytest_cache .ruff_cache .hypothesis build dist

@@ -108,30 +108,34 @@ class Process:
             await self.running.wait()
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.running.pid
+
+    @property
     def cpu_seconds(self) -> float:
         """The CPU time of all its threads so far, without its children's."""
-        return time.clock_gettime((~self.running.pid << 3) | 2)  # CPUCLOCK_SCHED of a process
+        return time.clock_gettime((~self.pid << 3) | 2)  # CPUCLOCK_SCHED of a process
 
     @property
     def main_thread_cpu_seconds(self) -> float:
         """The CPU time of its main thread so far."""
-        pid = self.running.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
+        return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]) / 1e9
 
     @property
     def children_cpu_seconds(self) -> float:
         """The CPU time of the children that it has waited for."""
-        fields = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def resident_bytes(self) -> int:
         """What it has in memory now."""
-        pages = int(Path(f"/proc/{self.running.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-async def ask(sender: Process, job: Mapping[str, Any]) -> dict[str, Any]:
+async def ask(sender: Process, **job: Any) -> dict[str, Any]:
     """Give a sender a job, a line of JSON; return its answer, the same."""
     stdin = sender.running.stdin
     assert stdin is not None
@@ -210,7 +214,7 @@ class Trio:
 
     async def send(self, **job: Any) -> dict[str, Any]:
         """Let the sender do a job; its answer."""
-        return await ask(self.sender, {"seconds": 600.0, "count": 0, "pause": 0, **job})
+        return await ask(self.sender, **{"seconds": 600.0, "count": 0, "pause": 0, **job})
 
     def forget_samples(self) -> None:
         """Begin a profile."""
