@@ -1,4 +1,4 @@
-"""A lean HTTP/1.1 connection, so that the driver of a benchmark is not what is measured."""
+"""Connection is lean HTTP/1.1, so that the driver of a benchmark is not what it measures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection, one request at a time. Answers must carry Content-Length."""
+    """A connection keeps alive and has one request at a time. Answers carry Content-Length."""
 
     def __init__(self, host: str) -> None:
         self._host = host
@@ -30,16 +30,16 @@ class Connection(asyncio.Protocol):
         return connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's."""
+        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """asyncio's."""
+        """Fail the request that waits."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
-        """asyncio's."""
+        """Complete the request that waits when its answer is whole."""
         buffer = self._buffer = self._buffer + data if self._buffer else data
         if self._need < 0:
             end = buffer.find(_END_OF_HEAD)
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
     async def request(
         self, method: str, path: str, body: bytes = b"", token: str = ""
     ) -> tuple[int, bytes]:
-        """Send and wait: status and body."""
+        """Send a request; return the status and the body of its answer."""
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{authorization}"
@@ -72,6 +72,6 @@ class Connection(asyncio.Protocol):
         return await self._answer
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()

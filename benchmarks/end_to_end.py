@@ -1,4 +1,4 @@
-"""Whole commands: server, agent and library as processes, from invoke to result.
+"""This benchmark measures whole commands, from invoke to result: server, agent and library.
 
 Each case is measured beside the trivial route of the same server in the same second: CPU time is
 quoted in requests of that route, rates as a share of its rate. With several `--programs` all cases
@@ -30,9 +30,9 @@ from benchmarks.programs import Programs, Trio, trio
 
 HANDLERS: Final = ("async", "sync", "exec")
 REST: Final = 0
-"""At once: one at a time, with pauses."""
+"""The `--at-once` that means one at a time, with pauses."""
 REST_COMMANDS_PER_SECOND: Final = 30
-"""About how many there are at rest; so many seconds' worth are measured, whatever they take."""
+"""How many commands at rest stand for one of `--seconds`: enough for a p99 in a few seconds."""
 REST_PAUSE_SECONDS: Final = 0.02
 """Longer than what an agent does after it has responded."""
 MAX_CONCURRENT: Final = 64
@@ -49,7 +49,7 @@ SETTLE_SECONDS: Final = 240.0
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a handler, how many at once, and what waits in the spool meanwhile."""
+    """A case is a handler, how many run at once, and how much waits in the spool meanwhile."""
 
     handler: str
     at_once: int
@@ -57,7 +57,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What the report calls it."""
+        """Return the name of the case in the report."""
         load = "at rest" if self.at_once == REST else f"{self.at_once} at once"
         wait = "" if self.waiting is None else f", {self.waiting:,} in the spool"
         return f"{self.handler}, {load}{wait}"
@@ -65,7 +65,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement. CPU times are microseconds for one command."""
+    """A row is one measurement. CPU times are microseconds for one command."""
 
     programs: str
     case: str
@@ -87,13 +87,13 @@ class Row:
 
     @property
     def share(self) -> float:
-        """The rate as a share of the trivial route's."""
+        """Return the rate as a share of the trivial route's."""
         return self.per_second / self.trivial_per_second
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What an agent at rest has in memory, before its first command and after the last."""
+    """Memory of an agent at rest, before its first command and after the last."""
 
     programs: str
     before_mib: float
@@ -102,7 +102,7 @@ class Memory:
 
 @dataclass
 class Results:
-    """Everything that a run has found."""
+    """Results of a whole run."""
 
     rows: list[Row]
     memory: list[Memory]
@@ -228,7 +228,7 @@ def progress(row: Row) -> None:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rounds of one case with one programs: the median of each figure."""
+    """A summary joins the rounds of one case with one programs: the median of each figure."""
 
     rows: list[Row]
 
@@ -257,7 +257,7 @@ class Summary:
 
 
 def summaries(rows: list[Row]) -> Iterator[Summary]:
-    """Return the rows of each case and programs together, in the order of the first round."""
+    """Join the rows of each case and programs, in the order of the first round."""
     together: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         together.setdefault((row.case, row.programs), []).append(row)

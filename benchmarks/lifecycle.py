@@ -1,9 +1,9 @@
-"""The trivial route and full lifecycles of one real server, in one run.
+"""This benchmark measures the trivial route and full lifecycles of one real server.
 
 A lifecycle is: create (300 B of params, idempotency key) → lease → response → result seen by the
 sender; every step durable (SQLite, WAL, synchronous=FULL). It is measured as ARC's own sender and
 agent do it: a create that waits for the result, and responses that are ready at the same time
-handed in together. And step by step, one request for each but the shared lease poll, as clients do
+submitted together. And step by step, one request for each but the shared lease poll, as clients do
 that know less. Then an empty store is measured beside one that holds a million commands. The server
 has one core, this driver the other. Quote ratios from one run: the machines are noisy.
 
@@ -58,7 +58,7 @@ RESPONDERS = 32
 
 @dataclass
 class Measured:
-    """One row of the report."""
+    """A row of the report."""
 
     name: str
     senders: int
@@ -80,18 +80,18 @@ class Measured:
 
     @property
     def cpu_micros(self) -> float:
-        """Of the server, for one round."""
+        """Return the CPU time of the server for one round."""
         return self.cpu_seconds / max(1, len(self.latencies)) * 1e6
 
     def quantile(self, share: float) -> float:
-        """Milliseconds."""
+        """Return a quantile of the latencies in milliseconds."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 
 
 @dataclass
 class Server:
-    """A running server."""
+    """A server that runs."""
 
     url: str
     process: subprocess.Popen[str]
@@ -99,7 +99,7 @@ class Server:
 
 @contextmanager
 def server(data_dir: Path, core: int, profile: str | None = None):
-    """A real server on a free port, on one core; yields its address and process."""
+    """Start a server on a free port, on one core; stop it at the end."""
     command = [sys.executable, "-m", "arc_server"]
     if profile:
         command = [sys.executable, "-m", "cProfile", "-o", profile, "-m", "arc_server"]
@@ -121,7 +121,7 @@ def server(data_dir: Path, core: int, profile: str | None = None):
 
 
 def cpu_seconds(process: subprocess.Popen[str]) -> float:
-    """What a process has used so far."""
+    """Return the CPU time of a process so far."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -133,7 +133,7 @@ async def loops(
     seconds: float,
     step: Callable[[Connection], Awaitable[None]],
 ) -> Measured:
-    """`senders` connections, each running `step` over and over for that long."""
+    """Run `step` over and over for so long, in each of `senders` connections."""
     url = at.url
     latencies: list[float] = []
     connections = [await Connection.open(url) for _ in range(senders)]
@@ -153,20 +153,20 @@ async def loops(
 
 
 async def health(connection: Connection) -> None:
-    """The trivial route."""
+    """Ask the trivial route."""
     status, _ = await connection.request("GET", "/healthz")
     assert status == 200
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How a lifecycle goes over the wire."""
+    """A manner in which a lifecycle goes over the wire."""
 
     name: str
     wait_seconds: float | None
     """How long the create is held for the result; without, the sender polls for it."""
     is_together: bool
-    """Whether the agents hand in together what is ready together."""
+    """Whether the agents submit together what is ready together."""
 
 
 OURS = Manner("lifecycle", 30, True)
@@ -180,7 +180,7 @@ _STATUS = msgspec.json.Decoder(CommandStatus)
 
 
 async def lifecycle(connection: Connection, manner: Manner) -> None:
-    """The sender's half: create, and wait for the result."""
+    """Do the sender's half: create a command and wait for its result."""
     request = CreateCommandRequest(
         deployment_id=DEPLOYMENT,
         target_resource_id=TARGET,
@@ -203,7 +203,7 @@ async def lifecycle(connection: Connection, manner: Manner) -> None:
 
 
 async def agents(url: str, manner: Manner) -> None:
-    """The holders' half, until cancelled: lease by long poll, hand in responses at once."""
+    """Do the holders' half until cancelled: lease by long poll, submit responses at once."""
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(RESPONDERS):
         free.put_nowait(await Connection.open(url))
@@ -227,7 +227,7 @@ async def agents(url: str, manner: Manner) -> None:
         finally:
             free.put_nowait(connection)
 
-    def hand_in(leases: list[LeaseInfo], responses: asyncio.TaskGroup) -> None:
+    def submit(leases: list[LeaseInfo], responses: asyncio.TaskGroup) -> None:
         if manner.is_together:
             submitted = [
                 SubmittedResponse(
@@ -249,7 +249,7 @@ async def agents(url: str, manner: Manner) -> None:
                 status, body = await connection.request("POST", "/v1/commands/leases", ask)
                 assert status == 200, body
                 if leases := _LEASED.decode(body).leases:
-                    hand_in(leases, responses)
+                    submit(leases, responses)
         finally:
             connection.close()  # a poll left behind would go on taking leases
 
@@ -265,7 +265,7 @@ async def agents(url: str, manner: Manner) -> None:
 async def measure(
     at: Server, senders: int, seconds: float, *, manner: Manner = OURS, name: str | None = None
 ) -> Measured:
-    """Lifecycles with holders running beside."""
+    """Measure lifecycles, with holders that run beside."""
     holding = asyncio.create_task(agents(at.url, manner))
 
     async def step(connection: Connection) -> None:
@@ -282,7 +282,7 @@ async def measure(
 
 
 async def run(options: argparse.Namespace) -> list[Measured]:
-    """The whole programme."""
+    """Measure everything that was asked for."""
     os.sched_setaffinity(0, {options.driver_core})
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="arc-bench-") as scratch:
@@ -332,7 +332,7 @@ async def compare_stores(scratch: Path, options: argparse.Namespace) -> list[Mea
 
 
 def report(rows: list[Measured]) -> None:
-    """A table, and the ratios that are asked for."""
+    """Print a table, and the ratios that matter."""
     print(f"{'what':60} {'senders':>7} {'per s':>7} {'p50 ms':>8} {'p99 ms':>8} {'CPU µs':>7}")
     for row in rows:
         print(

@@ -1,4 +1,4 @@
-"""Celery on Redis, as a peer of ARC. It runs in the peers' environment.
+"""Celery on Redis is a peer of ARC. This program runs in the peers' environment.
 
 PEER_REDIS=redis://127.0.0.1:6379/0 python benchmarks/peer_celery.py
 """
@@ -30,7 +30,7 @@ def answer(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def invoke(until: float) -> list[float]:
-    """Send tasks and wait for their results, one after the other; the latencies."""
+    """Send tasks and wait for their results, one after the other; return the latencies."""
     latencies: list[float] = []
     while (began := time.perf_counter()) < until:
         answer.delay({"rows": 1204}).get(timeout=ANSWER_SECONDS)

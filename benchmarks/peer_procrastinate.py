@@ -1,4 +1,4 @@
-"""Procrastinate on Postgres, as a peer of ARC. It runs in the peers' environment.
+"""Procrastinate on Postgres is a peer of ARC. This program runs in the peers' environment.
 
 python benchmarks/peer_procrastinate.py serve DIRECTORY     # Postgres; prints READY and its URI
 PEER_POSTGRES=postgresql://… python benchmarks/peer_procrastinate.py work|send
@@ -24,7 +24,7 @@ BEGIN PERFORM pg_notify('peer_done', NEW.id::text); RETURN NULL; END $$;
 CREATE TRIGGER peer_done AFTER UPDATE OF status ON procrastinate_jobs
   FOR EACH ROW WHEN (NEW.status = 'succeeded') EXECUTE FUNCTION peer_done();
 """
-"""Procrastinate keeps no results, and a sender that polls would slow it down: this tells it."""
+"""Procrastinate keeps no results, and polling would slow it down: a trigger notifies the sender."""
 
 app = procrastinate.App(
     connector=procrastinate.PsycopgConnector(

@@ -1,4 +1,4 @@
-"""ARC beside Celery on Redis and Procrastinate on Postgres, in turns, in one run.
+"""This benchmark measures ARC, Celery on Redis and Procrastinate on Postgres in turns.
 
 All are durable: ARC's store with `synchronous=FULL`, Redis with an append-only file that is synced
 always, Postgres as it comes. All do the least that a task can do, from the sender's call to the
@@ -37,16 +37,16 @@ WARM_UP_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Contender:
-    """ARC or a peer, running."""
+    """A contender is ARC or a peer that runs."""
 
     send: Callable[..., Awaitable[dict[str, Any]]]
     """Does a job: `at_once`, `seconds`."""
     processes: tuple[int, ...]
-    """The ids of all its processes, but for those that they have started themselves."""
+    """The ids of all its processes, except for their children."""
 
     @property
     def cpu_seconds(self) -> float:
-        """The CPU time of all its processes so far."""
+        """Return the CPU time of all its processes so far."""
         roots = [psutil.Process(process) for process in self.processes]
         everything = {*roots, *(each for root in roots for each in root.children(recursive=True))}
         times = [each.cpu_times() for each in everything]
@@ -55,7 +55,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Turn:
-    """One measurement."""
+    """A turn is one measurement of one contender."""
 
     per_second: float
     cpu_micros: float
@@ -140,7 +140,7 @@ async def procrastinate(python: Path, scratch: Path) -> AsyncIterator[Contender]
 
 
 async def measure(contender: Contender, options: argparse.Namespace) -> Turn:
-    """Measure one contender once."""
+    """Measure a contender once."""
     used = contender.cpu_seconds
     answer = await contender.send(at_once=options.at_once, seconds=options.seconds)
     count = len(answer["latencies"])
@@ -148,7 +148,7 @@ async def measure(contender: Contender, options: argparse.Namespace) -> Turn:
 
 
 async def run(options: argparse.Namespace) -> dict[str, list[Turn]]:
-    """Measure all in turns; the turns by name."""
+    """Measure all contenders in turns; return the turns by name."""
     peers = {
         "Celery, Redis (AOF always)": celery,
         "Procrastinate, Postgres": procrastinate,

@@ -1,4 +1,4 @@
-"""The programs of one virtual environment as processes: server, agent and sender.
+"""Programs of one virtual environment run as processes: server, agent and sender.
 
 A benchmark starts them as an operator does, with the defaults of a real agent (audit and spool on)
 and of a real server (`synchronous=FULL`, tokens), so that before and after differ in nothing but
@@ -31,7 +31,7 @@ _LINE_BYTES: Final = 1 << 26
 
 @dataclass(frozen=True)
 class Programs:
-    """The `bin` directory of a virtual environment, and what the report calls it."""
+    """Programs are the `bin` directory of a virtual environment, with a name for the report."""
 
     name: str
     directory: Path
@@ -51,7 +51,7 @@ class Programs:
 
 
 class Process:
-    """A running process and what it has used."""
+    """A process that runs, and its use of CPU and memory."""
 
     def __init__(self, running: asyncio.subprocess.Process, log: Path) -> None:
         self.running = running
@@ -73,7 +73,7 @@ class Process:
         return cls(running, log)
 
     async def line(self, seconds: float = START_SECONDS) -> str:
-        """Return the next line that it prints. Raises SystemExit when it ends instead."""
+        """Return the next line that the process prints. Raises SystemExit when it ends instead."""
         assert self.running.stdout is not None
         async with asyncio.timeout(seconds):
             line = await self.running.stdout.readline()
@@ -82,7 +82,7 @@ class Process:
         return line.decode().rstrip("\n")
 
     async def logged(self, event: str, seconds: float = START_SECONDS) -> None:
-        """Wait until it has logged an event. Raises SystemExit when it does not."""
+        """Wait until the process has logged an event. Raises SystemExit when it does not."""
         until = time.monotonic() + seconds
         while f'"event":"{event}"' not in self.log.read_text().replace('": "', '":"'):
             if self.running.returncode is not None or time.monotonic() > until:
@@ -97,7 +97,7 @@ class Process:
             await self.running.wait()
 
     async def stop(self) -> None:
-        """End it by SIGTERM; kill it when that takes too long."""
+        """End the process by SIGTERM; kill it when that takes too long."""
         if self.running.returncode is None:
             self.running.terminate()
         try:
@@ -109,34 +109,34 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return its process id."""
         return self.running.pid
 
     @property
     def cpu_seconds(self) -> float:
-        """The CPU time of all its threads so far, without its children's."""
+        """Return the CPU time of all its threads so far, without its children's."""
         return time.clock_gettime((~self.pid << 3) | 2)  # CPUCLOCK_SCHED of a process
 
     @property
     def main_thread_cpu_seconds(self) -> float:
-        """The CPU time of its main thread so far."""
+        """Return the CPU time of its main thread so far."""
         return int(Path(f"/proc/{self.pid}/task/{self.pid}/schedstat").read_text().split()[0]) / 1e9
 
     @property
     def children_cpu_seconds(self) -> float:
-        """The CPU time of the children that it has waited for."""
+        """Return the CPU time of the children that it has waited for."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def resident_bytes(self) -> int:
-        """What it has in memory now."""
+        """Return its resident memory."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 async def ask(sender: Process, **job: Any) -> dict[str, Any]:
-    """Give a sender a job, a line of JSON; return its answer, the same."""
+    """Give a sender a job as a line of JSON; return its answer."""
     stdin = sender.running.stdin
     assert stdin is not None
     stdin.write(json.dumps(job).encode() + b"\n")
@@ -144,12 +144,12 @@ async def ask(sender: Process, **job: Any) -> dict[str, Any]:
 
 
 class Trio:
-    """A server, an agent and a sender that work together."""
+    """A trio is a server, an agent and a sender that work together."""
 
     def __init__(
         self, programs: Programs, directory: Path, *, max_concurrent: int, is_sampled: bool = False
     ) -> None:
-        """Nothing is started yet. With `is_sampled` the agent's main thread is profiled."""
+        """Start nothing yet. With `is_sampled` the agent's main thread is profiled."""
         self.programs = programs
         self.url = ""
         self.server: Process
@@ -161,7 +161,7 @@ class Trio:
 
     @property
     def agent_directory(self) -> Path:
-        """Where the agent keeps spool and audit."""
+        """Return the directory in which the agent keeps spool and audit."""
         return self._directory / "agent"
 
     async def start_server(self) -> None:
@@ -213,7 +213,7 @@ class Trio:
         )
 
     async def send(self, **job: Any) -> dict[str, Any]:
-        """Let the sender do a job; its answer."""
+        """Give the sender a job; return its answer."""
         return await ask(self.sender, **{"seconds": 600.0, "count": 0, "pause": 0, **job})
 
     def forget_samples(self) -> None:
@@ -223,7 +223,7 @@ class Trio:
             self.agent.running.send_signal(signal.SIGUSR1)
 
     async def samples(self) -> str:
-        """End a profile: its stacks, one a line with the number of samples."""
+        """End a profile; return its stacks, one a line with the number of samples."""
         if self._samples is None:
             return ""
         self.agent.running.send_signal(signal.SIGUSR2)

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Final
 
 INTERVAL_SECONDS: Final = 0.001
-"""What is asked for. The kernel counts in its own ticks, of 1 to 10 ms."""
+"""The interval to ask for. The kernel counts in its own ticks, of 1 to 10 ms."""
 PROGRAM: Final = "arc-agent"
 _CLOCK_THREAD_CPUTIME_ID: Final = 3
 _SIGEV_THREAD_ID: Final = 4
@@ -52,7 +52,7 @@ class _Itimerspec(ctypes.Structure):
 
 
 class Sampler:
-    """The stacks of the main thread, with the number of samples of each."""
+    """The sampler counts how often each stack of the main thread is seen."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

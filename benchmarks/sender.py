@@ -1,4 +1,4 @@
-"""The sender of the end-to-end benchmark: arc_client in a process of its own.
+"""The sender of the end-to-end benchmark is arc_client in a process of its own.
 
 It reads one job a line from standard input and prints one answer a line. It runs with the Python of
 the programs that are measured, so it imports nothing of this repository.
@@ -20,7 +20,7 @@ PARAMS = {"rows": 1204}
 
 
 async def run(client: Client, deployment: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Invoke in `at_once` tasks until `seconds` are over or `count` are done; the latencies."""
+    """Invoke in `at_once` tasks until `seconds` are over or `count` are done."""
     latencies: list[float] = []
     begun = time.perf_counter()
     until = begun + job["seconds"]

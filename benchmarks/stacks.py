@@ -1,4 +1,4 @@
-"""A profile in words: which functions the main thread's CPU time goes to.
+"""A profile names the functions to which the main thread's CPU time goes.
 
 It reads the stacks of benchmarks/sampling.py, one a line with its number of samples.
 """

@@ -1,4 +1,4 @@
-"""A store that holds many commands, filled by SQL: through the server it would take an hour.
+"""A store is filled with many commands by SQL: through the server it would take an hour.
 
 The server has made the schema before, and does not run meanwhile. What is stored looks as the
 server would have stored it: bodies with their checksums, an idempotency key for each command.
@@ -62,7 +62,7 @@ INSERT INTO idempotency_keys (
 def fill(
     database: Path, *, stored: int, pending: int, deployments: int, known: str, body: bytes
 ) -> float:
-    """Store commands over so many deployments, of which `known` is one; the seconds it took."""
+    """Store commands over so many deployments, one of them `known`; return the seconds taken."""
     began = time.perf_counter()
     names = [known, *(f"deployment-{number:04}" for number in range(1, deployments))]
     with closing(sqlite3.connect(database, isolation_level=None)) as db:

@@ -1,4 +1,4 @@
-"""The trivial route of a server: the unit in which a run counts.
+"""The trivial route of a server is the unit of a run.
 
 `GET /healthz` does nothing, so its CPU time tells how fast this machine is at this moment with this
 server's HTTP. What a command costs is quoted in such requests, and a rate as a share of its rate.
@@ -20,7 +20,7 @@ CONNECTIONS: Final = 64
 
 @dataclass(frozen=True)
 class Trivial:
-    """What the trivial route came to."""
+    """A measurement of the trivial route."""
 
     per_second: float
     cpu_micros: float

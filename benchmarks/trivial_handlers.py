@@ -1,4 +1,4 @@
-"""The handlers of the end-to-end benchmark: the least that a handler can do."""
+"""The handlers of the end-to-end benchmark do the least that a handler can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses that wait in an agent's spool and cannot be delivered while a benchmark measures.
+"""Responses wait in an agent's spool and cannot be delivered while a benchmark measures.
 
 Their submit URL leads to a host that is down for a long time: it answers 503 and asks to be left
 alone. The agent tries each once and puts it off, as in a real outage of that host, while the server
@@ -32,7 +32,7 @@ _ANSWER: Final = (
 
 
 class HostThatIsDown:
-    """A host that answers 503 to all, and knows which responses it was offered."""
+    """A host answers 503 to all, and remembers which responses it was offered."""
 
     def __init__(self) -> None:
         self.offered: set[bytes] = set()
@@ -47,7 +47,7 @@ class HostThatIsDown:
 
 
 class _Refusal(asyncio.Protocol):
-    """One connection to that host."""
+    """A connection to the host that is down."""
 
     def __init__(self, host: HostThatIsDown) -> None:
         self._host = host
@@ -75,7 +75,7 @@ class _Refusal(asyncio.Protocol):
 
 @asynccontextmanager
 async def host_that_is_down() -> AsyncIterator[HostThatIsDown]:
-    """Start that host on a free port of this machine."""
+    """Start a host that is down, on a free port of this machine."""
     host = HostThatIsDown()
     server = await asyncio.get_running_loop().create_server(lambda: _Refusal(host), "127.0.0.1", 0)
     try:
