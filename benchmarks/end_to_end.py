@@ -4,7 +4,8 @@ Each case is measured beside the trivial route of the same server in the same se
 quoted in requests of that route, rates as a share of its rate. With several `--programs` all cases
 are measured in turns, so that before and after see the same machine.
 
-    python benchmarks/end_to_end.py [--seconds 3] [--rounds 1] [--json FILE] [--profile]
+    python benchmarks/end_to_end.py [--seconds 3] [--rounds 1] [--json FILE]
+    python benchmarks/end_to_end.py --handlers async --at-once 64 --waiting --profile
     python benchmarks/end_to_end.py --programs before=DIR --programs after=DIR --rounds 5
 """
 
@@ -171,7 +172,7 @@ async def under_load(scratch: Path, options: argparse.Namespace) -> Results:
                     programs,
                     scratch / f"load-{number}",
                     max_concurrent=options.max_concurrent,
-                    is_sampled=options.profile,
+                    sampled=options.profile,
                 )
             )
             for number, programs in enumerate(options.programs)
@@ -204,7 +205,7 @@ async def with_waiting(scratch: Path, options: argparse.Namespace) -> list[Row]:
                         programs,
                         directory,
                         max_concurrent=options.max_concurrent,
-                        is_sampled=options.profile,
+                        sampled=options.profile,
                     ) as at,
                 ):
                     await at.agent.stop()
@@ -348,7 +349,13 @@ def parse() -> argparse.Namespace:
         help="how many connections drive the trivial route",
     )
     parser.add_argument("--max-concurrent", type=int, default=MAX_CONCURRENT, metavar="SLOTS")
-    parser.add_argument("--profile", action="store_true", help="of the agent's main thread")
+    parser.add_argument(
+        "--profile",
+        nargs="?",
+        choices=("arc-agent", "arc-server"),
+        const="arc-agent",
+        help="show where the main thread of a program spends its CPU time (default: the agent)",
+    )
     parser.add_argument("--top", type=int, default=25, help="how long the profile's tables are")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
     options = parser.parse_args()

@@ -147,9 +147,14 @@ class Trio:
     """A trio is a server, an agent and a sender that work together."""
 
     def __init__(
-        self, programs: Programs, directory: Path, *, max_concurrent: int, is_sampled: bool = False
+        self,
+        programs: Programs,
+        directory: Path,
+        *,
+        max_concurrent: int,
+        sampled: str | None = None,
     ) -> None:
-        """Start nothing yet. With `is_sampled` the agent's main thread is profiled."""
+        """Start nothing yet. `sampled` names the program whose main thread is profiled."""
         self.programs = programs
         self.url = ""
         self.server: Process
@@ -157,7 +162,8 @@ class Trio:
         self.sender: Process
         self._directory = directory
         self._max_concurrent = max_concurrent
-        self._samples = directory / "samples" if is_sampled else None
+        self._sampled = sampled
+        self._samples = directory / "samples"
 
     @property
     def agent_directory(self) -> Path:
@@ -182,7 +188,8 @@ class Trio:
             token.write_text(made.stdout)
         self.server = await Process.start(
             self._directory / "server.log",
-            *(self.programs.path("arc-server"), "serve"),
+            *self._command("arc-server"),
+            "serve",
             *("--data-dir", str(data), "--listen", "127.0.0.1:0"),
         )
         line = await self.server.line()
@@ -194,11 +201,7 @@ class Trio:
         """Start the agent, or start it again. It polls when this returns."""
         config = self._directory / "agent.yaml"
         config.write_text(json.dumps(self._agent_config()))  # JSON is YAML
-        run = ("run", "--config", str(config))
-        command = [self.programs.path("arc-agent"), *run]
-        if self._samples is not None:
-            sampling = (str(HERE / "sampling.py"), str(self._samples))
-            command = [self.programs.path("python"), *sampling, *run]
+        command = (*self._command("arc-agent"), "run", "--config", str(config))
         log = self._directory / "agent.log"
         log.unlink(missing_ok=True)
         self.agent = await Process.start(log, *command)
@@ -218,19 +221,28 @@ class Trio:
 
     def forget_samples(self) -> None:
         """Begin a profile."""
-        if self._samples is not None:
-            self._samples.unlink(missing_ok=True)
-            self.agent.running.send_signal(signal.SIGUSR1)
+        self._samples.unlink(missing_ok=True)
+        self._signal_sampled(signal.SIGUSR1)
 
     async def samples(self) -> str:
         """End a profile; return its stacks, one a line with the number of samples."""
-        if self._samples is None:
-            return ""
-        self.agent.running.send_signal(signal.SIGUSR2)
+        self._signal_sampled(signal.SIGUSR2)
         async with asyncio.timeout(START_SECONDS):
             while not self._samples.exists():
                 await asyncio.sleep(0.02)
         return self._samples.read_text()
+
+    def _signal_sampled(self, number: signal.Signals) -> None:
+        sampled = {"arc-server": self.server, "arc-agent": self.agent}.get(self._sampled or "")
+        if sampled is not None:
+            sampled.running.send_signal(number)
+
+    def _command(self, program: str) -> tuple[str, ...]:
+        """Return what runs a program, with the sampler if the program is to be profiled."""
+        if program != self._sampled:
+            return (self.programs.path(program),)
+        sampling = str(HERE / "sampling.py")
+        return (self.programs.path("python"), sampling, str(self._samples), program)
 
     def _token(self, scope: str) -> Path:
         return self._directory / f"{scope}.token"
@@ -252,11 +264,11 @@ class Trio:
 
 @asynccontextmanager
 async def trio(
-    programs: Programs, directory: Path, *, max_concurrent: int, is_sampled: bool = False
+    programs: Programs, directory: Path, *, max_concurrent: int, sampled: str | None = None
 ) -> AsyncIterator[Trio]:
     """Start a server, an agent and a sender; stop them at the end."""
     directory.mkdir()
-    started = Trio(programs, directory, max_concurrent=max_concurrent, is_sampled=is_sampled)
+    started = Trio(programs, directory, max_concurrent=max_concurrent, sampled=sampled)
     try:
         await started.start_server()
         await started.start_agent()

@@ -1,11 +1,11 @@
-"""The sampler shows where the agent's main thread spends its CPU time.
+"""The sampler shows where the main thread of a program spends its CPU time.
 
-It runs the agent in its own process and takes the stack of the main thread by a timer that counts
-this thread's CPU time alone. A thread that samples would see the main thread only where it lets go
-of the interpreter, and cProfile makes small functions look large. SIGUSR1 forgets what was seen so
-far; SIGUSR2 writes the stacks to a file, one a line with its number of samples.
+It runs an ARC program in its own process and takes the stack of the main thread by a timer that
+counts this thread's CPU time alone. A thread that samples would see the main thread only where it
+lets go of the interpreter, and cProfile makes small functions look large. SIGUSR1 forgets what was
+seen so far; SIGUSR2 writes the stacks to a file, one a line with its number of samples.
 
-    DIR/python benchmarks/sampling.py FILE run --config agent.yaml
+    DIR/python benchmarks/sampling.py FILE arc-agent run --config agent.yaml
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Final
 
 INTERVAL_SECONDS: Final = 0.001
 """The interval to ask for. The kernel counts in its own ticks, of 1 to 10 ms."""
-PROGRAM: Final = "arc-agent"
 _CLOCK_THREAD_CPUTIME_ID: Final = 3
 _SIGEV_THREAD_ID: Final = 4
 
@@ -94,11 +93,11 @@ class Sampler:
 
 
 def main() -> None:
-    """Run the agent with the arguments that follow the file."""
-    _, file, *arguments = sys.argv
-    [program] = entry_points(group="console_scripts", name=PROGRAM)
+    """Run the program that is named after the file, with the arguments that follow."""
+    _, file, name, *arguments = sys.argv
+    [program] = entry_points(group="console_scripts", name=name)
     run = program.load()
-    sys.argv = [PROGRAM, *arguments]
+    sys.argv = [name, *arguments]
     Sampler(Path(file)).start()
     run()
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-LOOP: Final = "asyncio.events:Handle._run"
-"""Below it stands what the event loop was running: a step of a task, or a callback."""
+LOOPS: Final = ("asyncio.events:Handle._run", "asyncio.runners:Runner.run")
+"""Below one of them stands what the event loop was running: a step of a task, or a callback. uvloop
+has no frames of its own, so the second stands for it."""
 OURS: Final = "arc_"
-_ENTRY: Final = ("arc_agent.cli", "arc_agent.__main__")
 
 
 def report(samples: str, most: int) -> str:
@@ -21,10 +21,11 @@ def report(samples: str, most: int) -> str:
     functions: Counter[str] = Counter()
     for line in samples.splitlines():
         text, _, number = line.rpartition(" ")
-        stack, count = text.split(";"), int(number)
-        tasks[_task(stack)] += count
-        owners[_owner(stack)] += count
-        for function in set(stack[_below_loop(stack) :]):
+        stack, count = _below_loop(text.split(";")), int(number)
+        own = [function for function in stack if function.startswith(OURS)]
+        tasks[stack[0]] += count
+        owners[own[-1] if own else stack[0]] += count
+        for function in set(stack):
             functions[function] += count
     total = sum(tasks.values())
     return "\n".join(
@@ -43,16 +44,10 @@ def _table(counts: Counter[str], total: int, most: int) -> str:
     )
 
 
-def _below_loop(stack: list[str]) -> int:
-    return stack.index(LOOP) + 1 if LOOP in stack else len(stack) - 1
-
-
-def _task(stack: list[str]) -> str:
-    place = _below_loop(stack)
-    return stack[place] if place < len(stack) and LOOP in stack else f"the loop: {stack[-1]}"
-
-
-def _owner(stack: list[str]) -> str:
-    own = (name for name in reversed(stack) if name.startswith(OURS))
-    found = next((name for name in own if not name.startswith(_ENTRY)), None)
-    return found or f"the loop: {stack[-1]}"
+def _below_loop(stack: list[str]) -> list[str]:
+    for loop in LOOPS:
+        if loop in stack[:-1]:
+            below = stack[stack.index(loop) + 1 :]
+            is_loop = below[0].startswith("asyncio.base_events:")
+            return [f"the loop: {below[-1]}"] if is_loop else below
+    return [f"the loop: {stack[-1]}"]
