@@ -19,6 +19,7 @@ import msgspec
 
 from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
 from arc_protocol.messages.base import CommandTarget, Name, ResourceType
+from arc_runtime.config.sections import LogSection, Section, about
 from arc_runtime.config.settings import SettingsError, load
 from arc_runtime.config.yaml_file import YamlError, read_yaml
 from arc_runtime.systemd import credential
@@ -29,42 +30,33 @@ _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 _MebiByte: Final = 1024 * 1024
 
 
-def _about(text: str, **bounds: Any) -> Any:
-    """The metadata of a key: what it is for, and its bounds."""
-    return msgspec.Meta(description=text, **bounds)
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of every section: frozen, and no key that is not known."""
-
-
 class ServerSection(Section, frozen=True, kw_only=True):
     """Where the server is, and how this agent shows who it is."""
 
-    url: Annotated[
-        str | None, _about("The server, with or without `/v1` at the end. Required.")
-    ] = None
+    url: Annotated[str | None, about("The server, with or without `/v1` at the end. Required.")] = (
+        None
+    )
     token_file: Annotated[
         Path | None,
-        _about(
+        about(
             "A file that holds the bearer token; read again when it is refused. Default: the"
             " credential `token` of the systemd unit, if it has one."
         ),
     ] = None
     token: Annotated[
         str | None,
-        _about("The bearer token itself. A file is better, and wins: it can be replaced."),
+        about("The bearer token itself. A file is better, and wins: it can be replaced."),
     ] = None
-    ca_file: Annotated[Path | None, _about("The older name of `tls.ca_file`.")] = None
+    ca_file: Annotated[Path | None, about("The older name of `tls.ca_file`.")] = None
     connect_timeout_seconds: Annotated[
-        float, _about("How long a connection may take to open, TLS included.", gt=0, le=300)
+        float, about("How long a connection may take to open, TLS included.", gt=0, le=300)
     ] = 10.0
     request_timeout_seconds: Annotated[
-        float, _about("How long a request may take, a long poll's wait not counted.", gt=0, le=600)
+        float, about("How long a request may take, a long poll's wait not counted.", gt=0, le=600)
     ] = 30.0
     max_back_off_seconds: Annotated[
         float,
-        _about("The longest pause between two tries while it cannot be reached.", gt=0, le=30),
+        about("The longest pause between two tries while it cannot be reached.", gt=0, le=30),
     ] = 30.0
 
 
@@ -73,79 +65,79 @@ class ProxySection(Section, frozen=True, kw_only=True):
 
     url: Annotated[
         str | None,
-        _about(
+        about(
             "The proxy for the server and for bodies, `http://proxy.corp:3128`; a user and password"
             " may stand in it. Default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say."
         ),
     ] = None
     auth_file: Annotated[
         Path | None,
-        _about(
+        about(
             "A file that holds `user:password` for the proxy; read again when it changes. Default:"
             " the credential `proxy` of the systemd unit, if it has one."
         ),
     ] = None
     except_hosts: Annotated[
         list[str],
-        _about(
+        about(
             "Hosts (`arc.corp`, `*.corp`, `arc.corp:8443`) and networks (`10.0.0.0/8`) that are"
             " reached without `proxy.url`."
         ),
     ] = []
     from_environment: Annotated[
-        bool, _about("Whether the environment's proxy is used where `proxy.url` names none.")
+        bool, about("Whether the environment's proxy is used where `proxy.url` names none.")
     ] = True
 
 
 class TlsSection(Section, frozen=True, kw_only=True):
     """Who is trusted, and who this host is: docs/network.md. Changed files are read again."""
 
-    ca_file: Annotated[Path | None, _about("Certificates (PEM) to trust besides the system's.")] = (
+    ca_file: Annotated[Path | None, about("Certificates (PEM) to trust besides the system's.")] = (
         None
     )
     ca_only: Annotated[
-        bool, _about("Whether only `tls.ca_file` is trusted, and none of the system's.")
+        bool, about("Whether only `tls.ca_file` is trusted, and none of the system's.")
     ] = False
     client_cert: Annotated[
         Path | None,
-        _about(
+        about(
             "This host's own certificate and what it is chained to (PEM), shown to the server and"
             " to nobody else."
         ),
     ] = None
     client_key: Annotated[
         Path | None,
-        _about("Its key (PEM, without a password). Default: it stands in `tls.client_cert`."),
+        about("Its key (PEM, without a password). Default: it stands in `tls.client_cert`."),
     ] = None
     crl_file: Annotated[
         Path | None,
-        _about(
+        about(
             "Lists of revoked certificates (PEM). With it a certificate whose issuer has no list"
             " here, or an old one, is refused."
         ),
     ] = None
     crl_check: Annotated[
         Literal["chain", "leaf"],
-        _about("Whether the whole chain is looked up in these lists, or the server's own only."),
+        about("Whether the whole chain is looked up in these lists, or the server's own only."),
     ] = "chain"
 
 
 class TargetSection(Section, frozen=True, kw_only=True):
     """Which of the deployment's targets this agent is. Absent: the deployment's default target."""
 
-    resource_id: Annotated[str, _about("The target's id.", min_length=1, max_length=256)]
+    resource_id: Annotated[str, about("The target's id.", min_length=1, max_length=256)]
     resource_type: Annotated[
-        Literal["daemon", "container", "worker"], _about("What kind of thing it is.")
+        Literal["daemon", "container", "worker"], about("What kind of thing it is.")
     ] = "daemon"
 
 
 class LeaseSection(Section, frozen=True, kw_only=True):
     """How commands are held."""
 
-    seconds: Annotated[int, _about("How long a lease is, until renewed.", ge=1, le=3600)] = 60
+    seconds: Annotated[int, about("How long a lease is, until renewed.", ge=1, le=3600)] = 60
     run_on_seconds: Annotated[
         float,
-        _about(
+        about(
             "How long a handler runs on past its lease while no renewal can reach the server,"
             " in case the server is down and gives the command to nobody else; 0 stops it at once.",
             ge=0,
@@ -158,7 +150,7 @@ class RenewSection(Section, frozen=True, kw_only=True):
     """How held leases are renewed."""
 
     at_most_seconds: Annotated[
-        float, _about("The longest time between two renewals.", gt=0, le=600)
+        float, about("The longest time between two renewals.", gt=0, le=600)
     ] = 10.0
 
 
@@ -166,42 +158,42 @@ class PollSection(Section, frozen=True, kw_only=True):
     """How work is asked for."""
 
     wait_seconds: Annotated[
-        float, _about("How long the server may hold a request until work comes.", ge=0, le=60)
+        float, about("How long the server may hold a request until work comes.", ge=0, le=60)
     ] = 25.0
     interval_seconds: Annotated[
         float,
-        _about("Between two requests to a server that does not hold them.", gt=0, le=3600),
+        about("Between two requests to a server that does not hold them.", gt=0, le=3600),
     ] = 5.0
     max_interval_seconds: Annotated[
-        float, _about("The same, when nothing has come for a while.", gt=0, le=3600)
+        float, about("The same, when nothing has come for a while.", gt=0, le=3600)
     ] = 30.0
-    jitter: Annotated[float, _about("By how much these two vary.", ge=0, le=1)] = 0.1
+    jitter: Annotated[float, about("By how much these two vary.", ge=0, le=1)] = 0.1
 
 
 class DrainSection(Section, frozen=True, kw_only=True):
     """How the agent stops."""
 
     seconds: Annotated[
-        float, _about("What running handlers get to finish after SIGTERM.", ge=0, le=86_400)
+        float, about("What running handlers get to finish after SIGTERM.", ge=0, le=86_400)
     ] = 30.0
     flush_seconds: Annotated[
         float,
-        _about("What finished responses then get to be delivered; later: at the next start.", ge=0),
+        about("What finished responses then get to be delivered; later: at the next start.", ge=0),
     ] = 10.0
 
 
 class SpoolSection(Section, frozen=True, kw_only=True):
     """Finished responses on disk. No lease is asked for when there is no room for its result."""
 
-    max_bytes: Annotated[int, _about("What undelivered responses may take.", ge=0)] = (
+    max_bytes: Annotated[int, about("What undelivered responses may take.", ge=0)] = (
         1024 * _MebiByte
     )
     min_free_bytes: Annotated[
-        int, _about("What must stay free on the disk of the data directory.", ge=0)
+        int, about("What must stay free on the disk of the data directory.", ge=0)
     ] = 64 * _MebiByte
     min_free_inodes: Annotated[
         int,
-        _about("How many files its file system must still be able to take, if it counts.", ge=0),
+        about("How many files its file system must still be able to take, if it counts.", ge=0),
     ] = 1024
 
 
@@ -210,43 +202,43 @@ class TransferSection(Section, frozen=True, kw_only=True):
 
     allow_hosts: Annotated[
         list[str],
-        _about(
+        about(
             "Hosts (`blobs.corp`, `*.corp`) and networks (`10.2.0.0/16`) that bodies may go to"
             " although they are private."
         ),
     ] = []
     public_hosts: Annotated[
-        bool, _about("Whether any public host is allowed, as well as the server's own.")
+        bool, about("Whether any public host is allowed, as well as the server's own.")
     ] = True
     local_dir: Annotated[
         Path | None,
-        _about("Where a server on the same host keeps bodies as files. Absent: files are refused."),
+        about("Where a server on the same host keeps bodies as files. Absent: files are refused."),
     ] = None
-    max_bytes: Annotated[int, _about("The largest body that is fetched.", ge=0)] = 4096 * _MebiByte
+    max_bytes: Annotated[int, about("The largest body that is fetched.", ge=0)] = 4096 * _MebiByte
     stall_seconds: Annotated[
-        float, _about("How long a transfer may stand still before it is tried again.", gt=0, le=600)
+        float, about("How long a transfer may stand still before it is tried again.", gt=0, le=600)
     ] = 30.0
     give_up_seconds: Annotated[
         float,
-        _about("How long params are tried before the command is handed back.", gt=0, le=86_400),
+        about("How long params are tried before the command is handed back.", gt=0, le=86_400),
     ] = 300.0
 
 
 class HandlerSettings(Section, frozen=True, kw_only=True):
     """What this host says of one handler, over what its code says."""
 
-    timeout_seconds: Annotated[float, _about("The longest that it may run.", gt=0)] | None = None
+    timeout_seconds: Annotated[float, about("The longest that it may run.", gt=0)] | None = None
     concurrency: (
         Annotated[
             int,
-            _about("How many run at the same time; others wait without a slot.", ge=1, le=1000),
+            about("How many run at the same time; others wait without a slot.", ge=1, le=1000),
         ]
         | None
     ) = None
     idempotent: (
         Annotated[
             bool,
-            _about(
+            about(
                 "Whether it may run again though it may have been executed. If not, such a command"
                 " is answered with MAYBE_EXECUTED."
             ),
@@ -259,21 +251,21 @@ class HandlersSection(Section, frozen=True, kw_only=True):
     """What the agent can do."""
 
     modules: Annotated[
-        list[str], _about("Python modules, or paths of .py files, that hold handlers.")
+        list[str], about("Python modules, or paths of .py files, that hold handlers.")
     ] = []
-    path: Annotated[list[Path], _about("Directories to look for these modules in, first.")] = []
+    path: Annotated[list[Path], about("Directories to look for these modules in, first.")] = []
     entry_points: Annotated[
-        bool, _about("Whether installed packages may add handlers (`arc_agent.handlers`).")
+        bool, about("Whether installed packages may add handlers (`arc_agent.handlers`).")
     ] = True
     strict: Annotated[
-        bool, _about("Whether an entry point that fails to import stops the agent.")
+        bool, about("Whether an entry point that fails to import stops the agent.")
     ] = False
     settings: Annotated[
-        dict[str, HandlerSettings], _about("What is otherwise than in their code, by name.")
+        dict[str, HandlerSettings], about("What is otherwise than in their code, by name.")
     ] = {}
     max_waiting: Annotated[
         int,
-        _about(
+        about(
             "How many commands may be held that wait for their handler or for another try; then"
             " no more are asked for.",
             ge=1,
@@ -281,33 +273,33 @@ class HandlersSection(Section, frozen=True, kw_only=True):
         ),
     ] = 50
     lifespan_seconds: Annotated[
-        float, _about("How long a lifespan may take to open, and to close.", gt=0, le=3600)
+        float, about("How long a lifespan may take to open, and to close.", gt=0, le=3600)
     ] = 30.0
     journal_days: Annotated[
         float,
-        _about("How long it is remembered which commands were started here.", gt=0, le=3650),
+        about("How long it is remembered which commands were started here.", gt=0, le=3650),
     ] = 30.0
-    exec: Annotated[dict[str, ExecSection], _about("Commands that run programs, by name.")] = {}
+    exec: Annotated[dict[str, ExecSection], about("Commands that run programs, by name.")] = {}
     http: Annotated[
-        dict[str, HttpSection], _about("Commands that ask a service on this host, by name.")
+        dict[str, HttpSection], about("Commands that ask a service on this host, by name.")
     ] = {}
-    sql: Annotated[dict[str, SqlSection], _about("Commands that ask a database, by name.")] = {}
+    sql: Annotated[dict[str, SqlSection], about("Commands that ask a database, by name.")] = {}
     timeout_seconds: (
-        Annotated[float, _about("The longest that any handler may run.", gt=0)] | None
+        Annotated[float, about("The longest that any handler may run.", gt=0)] | None
     ) = None
     grace_seconds: Annotated[
-        float, _about("What a cancelled handler gets before it is abandoned.", ge=0, le=600)
+        float, about("What a cancelled handler gets before it is abandoned.", ge=0, le=600)
     ] = 5.0
     max_schema_bytes: Annotated[
         int,
-        _about(
+        about(
             "How large a handler's schema may be that the server is told; 0: it is told none.",
             ge=0,
             le=256 * 1024,
         ),
     ] = 16 * 1024
     send_tracebacks: Annotated[
-        bool, _about("Whether senders see the traceback of a handler that failed.")
+        bool, about("Whether senders see the traceback of a handler that failed.")
     ] = False
 
 
@@ -316,11 +308,11 @@ class PolicySection(Section, frozen=True, kw_only=True):
 
     file: Annotated[
         Path | None,
-        _about("The host's rules (YAML). Absent: everything that has a handler is allowed."),
+        about("The host's rules (YAML). Absent: everything that has a handler is allowed."),
     ] = None
     approval_seconds: Annotated[
         float,
-        _about(
+        about(
             "How long a command waits for `arc-agent approve` before it is denied.",
             gt=0,
             le=7 * 86_400,
@@ -328,14 +320,14 @@ class PolicySection(Section, frozen=True, kw_only=True):
     ] = 3600.0
     queue_seconds: Annotated[
         float,
-        _about(
+        about(
             "How long a command waits for others of its rule (`at_once`) before it is denied.",
             gt=0,
             le=86_400,
         ),
     ] = 300.0
     max_waiting: Annotated[
-        int, _about("How many commands may wait like this; more are denied.", ge=1, le=1000)
+        int, about("How many commands may wait like this; more are denied.", ge=1, le=1000)
     ] = 50
 
 
@@ -344,28 +336,28 @@ class SigningSection(Section, frozen=True, kw_only=True):
 
     keys: Annotated[
         Path | None,
-        _about(
+        about(
             "Public keys (`NAME ed25519 KEY`, a line each): a file, or a directory whose `*.pub`"
             " files are read. Absent: signatures are not looked at."
         ),
     ] = None
-    required: Annotated[bool, _about("Whether a command without a signature is refused.")] = False
+    required: Annotated[bool, about("Whether a command without a signature is refused.")] = False
     any_target: Annotated[
         bool,
-        _about(
+        about(
             "Whether a host with a `target` also runs what was signed for no target in particular."
         ),
     ] = False
     host_keys: Annotated[
         list[Path],
-        _about(
+        about(
             "Private keys of this host (`arc-agent keys new`), a file each, to read sealed params"
             " with."
         ),
     ] = []
     max_age_seconds: Annotated[
         float,
-        _about(
+        about(
             "How old a signature may be, whatever its deadline. As long it is remembered.",
             gt=0,
             le=366 * 86_400,
@@ -373,40 +365,40 @@ class SigningSection(Section, frozen=True, kw_only=True):
     ] = 86_400.0
     skew_seconds: Annotated[
         float,
-        _about("How far the clocks of sender and host may differ.", ge=0, le=86_400),
+        about("How far the clocks of sender and host may differ.", ge=0, le=86_400),
     ] = 300.0
 
 
 class AuditSection(Section, frozen=True, kw_only=True):
     """The log of every decision about a command: docs/audit.md."""
 
-    enabled: Annotated[bool, _about("Whether it is kept. No line, no command.")] = True
+    enabled: Annotated[bool, about("Whether it is kept. No line, no command.")] = True
     directory: Annotated[
         Path | None,
-        _about("Where its files are; one agent each. Default: `audit` in the data directory."),
+        about("Where its files are; one agent each. Default: `audit` in the data directory."),
     ] = None
     max_bytes: Annotated[
-        int, _about("How large a file may grow before the next is begun.", ge=4096)
+        int, about("How large a file may grow before the next is begun.", ge=4096)
     ] = 16 * _MebiByte
     keep: Annotated[
-        int, _about("How many files are kept, the current one included.", ge=1, le=10_000)
+        int, about("How many files are kept, the current one included.", ge=1, le=10_000)
     ] = 10
 
 
 class EventsSection(Section, frozen=True, kw_only=True):
     """What handlers say while they run, `ctx.progress` and `ctx.log`, for the command's sender."""
 
-    enabled: Annotated[bool, _about("Whether any of it leaves this host.")] = True
+    enabled: Annotated[bool, about("Whether any of it leaves this host.")] = True
     level: Annotated[
         Literal["debug", "info", "warning", "error", "none"],
-        _about("Lines of this level and above are sent; `none`: progress alone."),
+        about("Lines of this level and above are sent; `none`: progress alone."),
     ] = "info"
     interval_seconds: Annotated[
-        float, _about("How long what is said is collected before it is sent.", ge=0.05, le=60)
+        float, about("How long what is said is collected before it is sent.", ge=0.05, le=60)
     ] = 1.0
     buffer_bytes: Annotated[
         int,
-        _about(
+        about(
             "What a command may have said and not sent yet; older lines are dropped and counted.",
             ge=1024,
             le=64 * _MebiByte,
@@ -419,7 +411,7 @@ class ControlSection(Section, frozen=True, kw_only=True):
 
     socket: Annotated[
         Path | None,
-        _about(
+        about(
             "A Unix socket (mode 0660). Default: `control.sock` in $RUNTIME_DIRECTORY, else in"
             " the data directory."
         ),
@@ -430,7 +422,7 @@ class WatchdogSection(Section, frozen=True, kw_only=True):
     """What is watched besides leases."""
 
     blocked_seconds: Annotated[
-        float, _about("How long a handler may block the event loop unnoticed.", gt=0, le=3600)
+        float, about("How long a handler may block the event loop unnoticed.", gt=0, le=3600)
     ] = 5.0
 
 
@@ -439,29 +431,15 @@ class MetricsSection(Section, frozen=True, kw_only=True):
 
     listen: Annotated[
         str | None,
-        _about(
+        about(
             "Where GET /healthz, /readyz and /metrics are answered, `127.0.0.1:9180`; needs the"
             " extra `metrics`. Absent: nowhere."
         ),
     ] = None
     public: Annotated[
         bool,
-        _about("Whether that may be an address which others reach: nobody is asked who they are."),
+        about("Whether that may be an address which others reach: nobody is asked who they are."),
     ] = False
-
-
-class LogSection(Section, frozen=True, kw_only=True):
-    """What is logged, to standard error."""
-
-    format: Annotated[
-        Literal["auto", "json", "text"],
-        _about(
-            "`auto` is text on a terminal, fields in the journal under systemd, else JSON lines."
-        ),
-    ] = "auto"
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], _about("What is left out below.")
-    ] = "info"
 
 
 class Config(Section, frozen=True, kw_only=True):
@@ -472,7 +450,7 @@ class Config(Section, frozen=True, kw_only=True):
     tls: TlsSection = TlsSection()
     deployment: (
         Annotated[
-            str, _about("The deployment whose commands are run here. Required.", max_length=256)
+            str, about("The deployment whose commands are run here. Required.", max_length=256)
         ]
         | None
     ) = None
@@ -480,19 +458,19 @@ class Config(Section, frozen=True, kw_only=True):
     name: (
         Annotated[
             str,
-            _about("What the agent is called in lists. Default: the host's name.", max_length=200),
+            about("What the agent is called in lists. Default: the host's name.", max_length=200),
         ]
         | None
     ) = None
     data_dir: Annotated[
         Path | None,
-        _about(
+        about(
             "Spool and temporary files; one agent each. Default: $STATE_DIRECTORY, else"
             " ~/.local/state/arc-agent."
         ),
     ] = None
     max_concurrent: Annotated[
-        int, _about("How many commands run at the same time.", ge=1, le=1000)
+        int, about("How many commands run at the same time.", ge=1, le=1000)
     ] = 4
     lease: LeaseSection = LeaseSection()
     renew: RenewSection = RenewSection()

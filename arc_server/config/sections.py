@@ -10,13 +10,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
-
-import msgspec
 
 from arc_protocol.messages.base import Name, ResourceType
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
+from arc_runtime.config.sections import LogSection, Section, about
 from arc_runtime.config.settings import SettingsError, load
 from arc_server.http.limits import HttpLimits
 
@@ -29,35 +28,15 @@ MAX_URL_SECONDS: Final = 366 * DAY_SECONDS
 _LISTEN: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
 
-def _about(text: str, **bounds: Any) -> Any:
-    """The metadata of a key: what it is for, and its bounds."""
-    return msgspec.Meta(description=text, **bounds)
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of every section: frozen, and no key that is not known."""
-
-
-class LogSection(Section, frozen=True, kw_only=True):
-    """What the server tells about itself on standard error."""
-
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], _about("The least that is logged. Reloaded.")
-    ] = "info"
-    format: Annotated[
-        Literal["auto", "json", "text"], _about("`auto`: text on a terminal, JSON lines elsewhere.")
-    ] = "auto"
-
-
 class AuthSection(Section, frozen=True, kw_only=True):
     """Who may call."""
 
     disabled: Annotated[
-        bool, _about("Every caller is an admin (`--no-auth`). Refused off loopback addresses.")
+        bool, about("Every caller is an admin (`--no-auth`). Refused off loopback addresses.")
     ] = False
     token_cache_seconds: Annotated[
         float,
-        _about(
+        about(
             "How long a look-up is remembered, unless something is revoked meanwhile.",
             ge=0,
             le=300,
@@ -65,7 +44,7 @@ class AuthSection(Section, frozen=True, kw_only=True):
     ] = 5.0
     revocation_seconds: Annotated[
         float,
-        _about(
+        about(
             "How often the server looks whether a token or a credential was revoked: the most that"
             " it lives on, also in a request that waits.",
             gt=0,
@@ -79,7 +58,7 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
 
     access_seconds: Annotated[
         float,
-        _about(
+        about(
             "How long an access token is good. Agents fetch the next at two thirds of it.",
             ge=1,
             le=DAY_SECONDS,
@@ -87,7 +66,7 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     ] = 3600.0
     key_seconds: Annotated[
         float,
-        _about(
+        about(
             "How old an agent's key grows: at two thirds of it the agent makes a new one. An old"
             " one is still good for an agent that was off.",
             ge=1,
@@ -96,7 +75,7 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     ] = 90.0 * DAY_SECONDS
     key_overlap_seconds: Annotated[
         float,
-        _about(
+        about(
             "How long the key before is good after a new one was first used.",
             ge=0,
             le=MAX_URL_SECONDS,
@@ -104,7 +83,7 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     ] = float(DAY_SECONDS)
     max_per_second: Annotated[
         float,
-        _about(
+        about(
             "Enrolments a second, and as many access tokens and new keys that a good signature asks"
             " for; 429 past it.",
             gt=0,
@@ -117,14 +96,14 @@ class LeaseSection(Section, frozen=True, kw_only=True):
     """How commands are handed out."""
 
     max_seconds: Annotated[
-        int, _about("The longest lease that may be asked for.", ge=1, le=3600)
+        int, about("The longest lease that may be asked for.", ge=1, le=3600)
     ] = 3600
     max_per_request: Annotated[
-        int, _about("The most leases that one request may ask for.", ge=1, le=1000)
+        int, about("The most leases that one request may ask for.", ge=1, le=1000)
     ] = 1000
     outage_grace_seconds: Annotated[
         float,
-        _about(
+        about(
             "For how long leases that ran out while the server was down stay renewable when it is"
             " back. Longer than the agents' longest back-off.",
             ge=0,
@@ -138,31 +117,31 @@ class CommandSection(Section, frozen=True, kw_only=True):
 
     inline_bytes: Annotated[
         int,
-        _about(
+        about(
             "Bodies up to this size travel in messages; larger ones go to blob storage.",
             ge=0,
             le=16 << 20,
         ),
     ] = DEFAULT_INLINE_BYTES
     max_blob_bytes: Annotated[
-        int, _about("The largest body that may be uploaded; 413 past it.", ge=1, le=1 << 45)
+        int, about("The largest body that may be uploaded; 413 past it.", ge=1, le=1 << 45)
     ] = 5 << 30
     default_max_attempts: Annotated[
         int,
-        _about(
+        about(
             "How often a command is handed out before it fails, unless it says so.", ge=1, le=10_000
         ),
     ] = 5
     max_attempts: Annotated[
-        int, _about("The most attempts that a command may ask for.", ge=1, le=10_000)
+        int, about("The most attempts that a command may ask for.", ge=1, le=10_000)
     ] = 100
     list_page: Annotated[
-        int, _about("Commands on a page unless asked otherwise.", ge=1, le=10_000)
+        int, about("Commands on a page unless asked otherwise.", ge=1, le=10_000)
     ] = 100
-    max_list_page: Annotated[int, _about("The most commands on a page.", ge=1, le=10_000)] = 1000
+    max_list_page: Annotated[int, about("The most commands on a page.", ge=1, le=10_000)] = 1000
     kept_event_lines: Annotated[
         int,
-        _about(
+        about(
             "How many of the last lines that handlers say about a command are kept.",
             ge=1,
             le=100_000,
@@ -170,7 +149,7 @@ class CommandSection(Section, frozen=True, kw_only=True):
     ] = 1000
     idempotency_key_seconds: Annotated[
         float,
-        _about(
+        about(
             "The least that an idempotency key lives; never shorter than its command.",
             ge=DAY_SECONDS,
             le=MAX_URL_SECONDS,
@@ -183,7 +162,7 @@ class UrlSection(Section, frozen=True, kw_only=True):
 
     response_seconds: Annotated[
         float,
-        _about(
+        about(
             "URLs that a response is uploaded and handed in by: as long as the outage that a"
             " finished result shall survive.",
             ge=60,
@@ -191,11 +170,11 @@ class UrlSection(Section, frozen=True, kw_only=True):
         ),
     ] = 7.0 * DAY_SECONDS
     upload_seconds: Annotated[
-        float, _about("URLs that params are uploaded by.", ge=60, le=MAX_URL_SECONDS)
+        float, about("URLs that params are uploaded by.", ge=60, le=MAX_URL_SECONDS)
     ] = 3600.0
     download_seconds: Annotated[
         float,
-        _about(
+        about(
             "URLs that bodies are read by; minted afresh at every read.", ge=60, le=MAX_URL_SECONDS
         ),
     ] = 3600.0
@@ -205,7 +184,7 @@ class TargetsSection(Section, frozen=True, kw_only=True):
     """How deployments and targets come to be known."""
 
     auto_register: Annotated[
-        bool, _about("Register deployments and targets when they are first named.")
+        bool, about("Register deployments and targets when they are first named.")
     ] = True
 
 
@@ -214,18 +193,16 @@ class AgentSection(Section, frozen=True, kw_only=True):
 
     listed_seconds: Annotated[
         float,
-        _about(
+        about(
             "For how long an agent that is not heard of stays in the list.",
             ge=1,
             le=MAX_URL_SECONDS,
         ),
     ] = 7.0 * DAY_SECONDS
-    max_listed: Annotated[int, _about("The most agents in one answer.", ge=1, le=1_000_000)] = (
-        10_000
-    )
+    max_listed: Annotated[int, about("The most agents in one answer.", ge=1, le=1_000_000)] = 10_000
     max_schemas_bytes: Annotated[
         int,
-        _about(
+        about(
             "What the schemas of one agent's handlers may take; more are not kept.",
             ge=0,
             le=16 << 20,
@@ -236,16 +213,16 @@ class AgentSection(Section, frozen=True, kw_only=True):
 class PushSection(Section, frozen=True, kw_only=True):
     """Delivery to deployments that have a `push_url`."""
 
-    timeout_seconds: Annotated[float, _about("How long one send may take.", gt=0, le=300)] = 10.0
+    timeout_seconds: Annotated[float, about("How long one send may take.", gt=0, le=300)] = 10.0
     response_seconds: Annotated[
         float,
-        _about(
+        about(
             "How long an accepted command may take before it is sent again.", gt=0, le=DAY_SECONDS
         ),
     ] = 330.0
     backoff_base_seconds: Annotated[
         float,
-        _about(
+        about(
             "The longest first pause before a failed send is tried again; each next may be twice as"
             " long.",
             gt=0,
@@ -253,64 +230,62 @@ class PushSection(Section, frozen=True, kw_only=True):
         ),
     ] = 5.0
     backoff_cap_seconds: Annotated[
-        float, _about("The longest such pause.", gt=0, le=DAY_SECONDS)
+        float, about("The longest such pause.", gt=0, le=DAY_SECONDS)
     ] = 60.0
-    concurrency: Annotated[int, _about("Sends at a time.", ge=1, le=1000)] = 32
+    concurrency: Annotated[int, about("Sends at a time.", ge=1, le=1000)] = 32
 
 
 class SweeperSection(Section, frozen=True, kw_only=True):
     """How time passes: deadlines, lapsed leases, keys."""
 
     interval_seconds: Annotated[
-        float, _about("How often deadlines and leases are looked at.", gt=0, le=60)
+        float, about("How often deadlines and leases are looked at.", gt=0, le=60)
     ] = 0.5
     batch: Annotated[
-        int, _about("Commands that one step of a sweep changes at most.", ge=1, le=10_000)
+        int, about("Commands that one step of a sweep changes at most.", ge=1, le=10_000)
     ] = 500
     outage_seconds: Annotated[
         float,
-        _about("A silence of the server longer than this counts as an outage.", gt=0, le=3600),
+        about("A silence of the server longer than this counts as an outage.", gt=0, le=3600),
     ] = 5.0
 
 
 class TargetEntry(Section, frozen=True, kw_only=True):
     """One target of a deployment."""
 
-    resource_id: Annotated[Name, _about("Its id; no colon.")]
-    resource_type: Annotated[ResourceType, _about("What kind of thing it is.")] = (
-        ResourceType.DAEMON
-    )
+    resource_id: Annotated[Name, about("Its id; no colon.")]
+    resource_type: Annotated[ResourceType, about("What kind of thing it is.")] = ResourceType.DAEMON
 
 
 class DeploymentEntry(Section, frozen=True, kw_only=True):
     """A deployment that is known from the start."""
 
-    id: Annotated[Name, _about("Its name.")]
-    targets: Annotated[list[TargetEntry], _about("Its targets; more may register themselves.")] = []
+    id: Annotated[Name, about("Its name.")]
+    targets: Annotated[list[TargetEntry], about("Its targets; more may register themselves.")] = []
     default_target: Annotated[
-        Name | None, _about("The target of commands that name none, when there are several.")
+        Name | None, about("The target of commands that name none, when there are several.")
     ] = None
-    push_url: Annotated[
-        str | None, _about("Commands are POSTed there instead of being leased.")
-    ] = None
-    push_token: Annotated[str | None, _about("The bearer token for it.")] = None
+    push_url: Annotated[str | None, about("Commands are POSTed there instead of being leased.")] = (
+        None
+    )
+    push_token: Annotated[str | None, about("The bearer token for it.")] = None
     push_token_file: Annotated[
-        Path | None, _about("A file that holds that token; better than the token itself.")
+        Path | None, about("A file that holds that token; better than the token itself.")
     ] = None
 
 
 class ServerConfig(Section, frozen=True, kw_only=True):
     """All of it."""
 
-    listen: Annotated[str, _about("HOST:PORT to serve on; port 0 picks a free one.")] = (
+    listen: Annotated[str, about("HOST:PORT to serve on; port 0 picks a free one.")] = (
         "127.0.0.1:8484"
     )
     data_dir: Annotated[
-        Path, _about("Where database, blobs and signing keys are kept. One server each.")
+        Path, about("Where database, blobs and signing keys are kept. One server each.")
     ] = Path("arc-data")
     public_url: Annotated[
         str | None,
-        _about(
+        about(
             "What URLs in answers begin with, as clients reach the server. Absent: scheme and host"
             " of the request that asked."
         ),
@@ -327,7 +302,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     push: PushSection = PushSection()
     sweeper: SweeperSection = SweeperSection()
     deployments: Annotated[
-        list[DeploymentEntry], _about("Deployments that are known from the start.")
+        list[DeploymentEntry], about("Deployments that are known from the start.")
     ] = []
 
 
