@@ -11,12 +11,14 @@ from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypedDict, TypeVar, Unpack, cast
+from typing import Any, Final, Self, TypedDict, TypeVar, Unpack, cast
 
 import msgspec
 
 from arc_client.bodies.params import NO_PARAMS, Body, body_of
 from arc_client.bodies.results import body_of_result, decoded, inline_bytes, write_file
+from arc_client.bodies.sealed import Seals
+from arc_client.bodies.signing import new_nonce, read_signing_key, sign
 from arc_client.errors import ConfigurationError, InvalidParams, ResultUnreadable
 from arc_client.wire import events
 from arc_client.wire.connection import ANSWER_SECONDS, Connection
@@ -38,9 +40,6 @@ from arc_protocol.messages.commands import (
 )
 from arc_protocol.messages.events import EventList
 from arc_runtime.key_files import PrivateKey
-
-if TYPE_CHECKING:
-    from arc_client.bodies.sealed import Seals
 
 T = TypeVar("T")
 
@@ -164,7 +163,7 @@ class Client:
         self._poll_seconds = poll_seconds
         self._watch = watch or Watch()
         self._clock = clock or SystemClock()
-        self._signing_key = None if signing_key is None else _signing_key(signing_key)
+        self._signing_key = None if signing_key is None else read_signing_key(signing_key)
         self._seals = None if encrypt_to is None else _seals(self._signing_key, encrypt_to)
 
     async def __aenter__(self) -> Self:
@@ -510,8 +509,6 @@ class Client:
         """
         if self._signing_key is None:
             return request, ""
-        from arc_client.bodies.signing import new_nonce, sign
-
         nonce = new_nonce()
         sealed = None if self._seals is None else self._seals.sealing
         signature = await sign(self._signing_key, request, body, nonce=nonce, sealed=sealed)
@@ -551,19 +548,10 @@ class Client:
         return self._retry_seconds if timeout is None else min(self._retry_seconds, timeout)
 
 
-def _signing_key(file: str | Path) -> PrivateKey:
-    """The key to sign with; who has none does not load the library. Raises ConfigurationError."""
-    from arc_client.bodies.signing import read_signing_key
-
-    return read_signing_key(file)
-
-
 def _seals(key: PrivateKey | None, host: str | Path) -> Seals:
     """What is between this sender and a host. Raises ConfigurationError."""
     if key is None:
         raise ConfigurationError("to encrypt, a signing key is needed: it is what results are for")
-    from arc_client.bodies.sealed import Seals
-
     return Seals(key, host)
 
 

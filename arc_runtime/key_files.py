@@ -13,9 +13,16 @@ import stat
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
+
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    from nacl import bindings
+else:
+    bindings = late_module("nacl.bindings")
 
 SIGNING: Final = "ed25519"
 SEALING: Final = "x25519"
@@ -207,14 +214,10 @@ def _purpose(kind: Kind) -> str:
 
 
 def _public_of(kind: Kind, secret: bytes) -> bytes:
-    """The public part; the library is only loaded where there are keys."""
+    """Return the public part of a key."""
     if kind == SIGNING:
-        from nacl.bindings import crypto_sign_seed_keypair
-
-        return crypto_sign_seed_keypair(secret)[0]
-    from nacl.bindings import crypto_scalarmult_base
-
-    return crypto_scalarmult_base(secret)
+        return bindings.crypto_sign_seed_keypair(secret)[0]
+    return bindings.crypto_scalarmult_base(secret)
 
 
 def _text(data: bytes) -> str:

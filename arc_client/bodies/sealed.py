@@ -8,7 +8,7 @@ from base64 import b64decode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, TYPE_CHECKING, Final, cast
 
 import msgspec
 
@@ -19,9 +19,14 @@ from arc_protocol.codec import decode
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.messages.commands import CommandStatus
-from arc_protocol.sealing import SealBroken, params_sealer, result_opener
 from arc_protocol.signatures import SEALED_ERROR, Sealing
 from arc_runtime.key_files import SEALING, KeyFileError, PrivateKey, PublicKey, read_public
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    from arc_protocol import sealing
+else:
+    sealing = late_module("arc_protocol.sealing")
 
 _MAX_KNOWN: Final = 10_000
 """How many commands are remembered; the result of any other must be for this sender, no more."""
@@ -44,7 +49,7 @@ class Seals:
     @asynccontextmanager
     async def sealed(self, body: Body) -> AsyncGenerator[Body]:
         """A body for the host alone. Raises InvalidParams."""
-        sealer = params_sealer(self._host.data)
+        sealer = sealing.params_sealer(self._host.data)
         with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY_BYTES) as spool:
             async for chunk in body.chunks():
                 spool.write(await asyncio.to_thread(sealer.feed, chunk))
@@ -62,7 +67,7 @@ class Seals:
 
         What comes out is the handler's; that it is the whole is known at the end.
         """
-        opener = result_opener(
+        opener = sealing.result_opener(
             secret_for_replies(self._key), self._host.data, self._nonces.get(command_id)
         )
         try:
@@ -71,7 +76,7 @@ class Seals:
                     yield opened
             if rest := opener.finish():
                 yield rest
-        except SealBroken as error:
+        except sealing.SealBroken as error:
             raise _unreadable(command_id, error) from error
 
     def told(self, status: CommandStatus) -> CommandStatus:
@@ -83,13 +88,13 @@ class Seals:
         if not isinstance(response, ErrorResponse) or response.code != SEALED_ERROR:
             return status
         command_id = status.command_id
-        opener = result_opener(
+        opener = sealing.result_opener(
             secret_for_replies(self._key), self._host.data, self._nonces.get(command_id)
         )
         try:
             data = b64decode(response.details or "", validate=True)
             error = decode(opener.feed(data) + opener.finish(), ErrorResponse)
-        except (SealBroken, ValueError, InvalidCommand) as problem:
+        except (sealing.SealBroken, ValueError, InvalidCommand) as problem:
             raise _unreadable(command_id, problem) from problem
         return msgspec.structs.replace(status, response=error)
 

@@ -7,6 +7,7 @@ import secrets
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arc_client.bodies.params import Body
 from arc_client.errors import ConfigurationError
@@ -20,6 +21,12 @@ from arc_protocol.signatures import (
     signing_input,
 )
 from arc_runtime.key_files import SIGNING, KeyFileError, PrivateKey, read_private
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    from nacl import bindings
+else:
+    bindings = late_module("nacl.bindings")
 
 
 def read_signing_key(file: str | Path) -> PrivateKey:
@@ -49,8 +56,6 @@ async def sign(
     Made once for each command: what is sent again carries the same one, or the second that
     arrives would be another command. Reads the body, which is then sent from its beginning.
     """
-    from nacl.bindings import crypto_sign, crypto_sign_BYTES, crypto_sign_seed_keypair
-
     claims = Claims(
         deployment=request.deployment_id,
         target=request.target_resource_id,
@@ -63,22 +68,19 @@ async def sign(
         sealed=sealed,
     )
     signed = signing_input(key.name, claims)
-    _, secret = crypto_sign_seed_keypair(key.secret)
-    return compact(signed, crypto_sign(signed, secret)[:crypto_sign_BYTES])
+    _, secret = bindings.crypto_sign_seed_keypair(key.secret)
+    return compact(signed, bindings.crypto_sign(signed, secret)[: bindings.crypto_sign_BYTES])
 
 
 def public_for_replies(key: PrivateKey) -> str:
     """What hosts seal results with: the X25519 form of the signing key, base64url."""
-    from nacl.bindings import crypto_sign_ed25519_pk_to_curve25519
-
-    return encode_base64url(crypto_sign_ed25519_pk_to_curve25519(key.public().data))
+    return encode_base64url(bindings.crypto_sign_ed25519_pk_to_curve25519(key.public().data))
 
 
 def secret_for_replies(key: PrivateKey) -> bytes:
     """What opens them again."""
-    from nacl.bindings import crypto_sign_ed25519_sk_to_curve25519, crypto_sign_seed_keypair
-
-    return crypto_sign_ed25519_sk_to_curve25519(crypto_sign_seed_keypair(key.secret)[1])
+    _, secret = bindings.crypto_sign_seed_keypair(key.secret)
+    return bindings.crypto_sign_ed25519_sk_to_curve25519(secret)
 
 
 async def _digest(body: Body) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TextIO, TypeVar
 
 import structlog
 
+from arc_runtime.logs import journald
 from arc_runtime.logs.output import LogOutput, Output
 from arc_runtime.logs.redaction import redact_fields
 
@@ -93,8 +94,6 @@ def _journal(
     """How and where events are sent to the journal; None when that is not what is read."""
     if chosen != "auto" or "JOURNAL_STREAM" not in os.environ:
         return None
-    from arc_runtime.logs import journald  # costs nothing elsewhere
-
     if not journald.leads_to_journal(stream):
         return None
 
