@@ -62,15 +62,19 @@ class Connection:
         if token is not None and token_file is not None:
             raise ConfigurationError("give a token or a token file, not both")
         self.base_url: Final = base_url(server_url)
+        self._prefix: Final = f"{self.base_url}/"
         self._token_file: Final = Path(token_file) if token_file is not None else None
         self._token = read_token(self._token_file) if self._token_file else token
         if self._token is not None:
             check_token(self._token, "the token")
         self._tls: Final = _trusting(Path(ca_file)) if ca_file is not None else True
         self._session: aiohttp.ClientSession | None = None
+        self._proxy: str | None = None
 
     async def open(self) -> None:
         """Make the connection pool."""
+        # Reading the environment for every request would cost more than building the request.
+        self._proxy = proxy_of(self.base_url)
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
@@ -172,7 +176,7 @@ class Connection:
             data=data,
             skip_auto_headers=("Content-Type",),
             allow_redirects=False,
-            proxy=proxy_of(url),
+            proxy=self._proxy if url.startswith(self._prefix) else proxy_of(url),
             timeout=timeout,
         )
 

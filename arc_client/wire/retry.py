@@ -122,7 +122,18 @@ async def retried(
         if on_retry is not None and error is not None:
             on_retry(error)
 
-    async def once() -> T:
+    # The first try goes without tenacity, which costs as much as the request itself. Only a
+    # failure is handed to it, as the outcome of its first attempt.
+    try:
+        return await work()
+    except Exception as error:
+        first: Exception | None = error
+
+    async def again() -> T:
+        nonlocal first
+        if first is not None:
+            error, first = first, None
+            raise error
         return await work()
 
     return await AsyncRetrying(
@@ -132,7 +143,7 @@ async def retried(
         retry=retry_if_exception(should_retry),
         before_sleep=before_sleep,
         reraise=True,
-    )(once)
+    )(again)
 
 
 _JITTER: Final = random.Random()  # noqa: S311  # spreads load, keeps no secret
