@@ -1,11 +1,11 @@
-"""The sender of ARC: a library and the command line `arc`.
+"""The sender of ARC is a library and the command line `arc`.
 
     from arc_client import Client
 
     async with Client("https://arc.example.com", token_file="/etc/arc/token") as arc:
         report = await arc.invoke("edge-7", "reports.generate", {"month": "2026-10"})
 
-`SyncClient` is the same without async. The errors are drawn in arc_client.errors.
+`SyncClient` has the same methods without async. The tree of errors is in arc_client.errors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from arc_client.client import Client, Command, SendOptions
+    from arc_client.client import Client, Command
     from arc_client.errors import (
         AccessDenied,
         AgentAbsent,
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
         UploadFailed,
     )
+    from arc_client.send_options import SendOptions
     from arc_client.sync import SyncClient, SyncCommand
-    from arc_client.wire.progress_callbacks import Watch
+    from arc_client.wire.progress_callbacks import ProgressCallbacks
     from arc_protocol.errors import ArcError
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "ConfigurationError",
     "InvalidParams",
     "NotAllowed",
+    "ProgressCallbacks",
     "ResultUnreadable",
     "SendOptions",
     "ServerUnreachable",
@@ -58,24 +60,25 @@ __all__ = [
     "TokenRefused",
     "UnexpectedAnswer",
     "UploadFailed",
-    "Watch",
 ]
 
 _HOMES: Final = {
     "ArcError": "arc_protocol.errors",
     "Client": "arc_client.client",
     "Command": "arc_client.client",
-    "SendOptions": "arc_client.client",
+    "SendOptions": "arc_client.send_options",
     "SyncClient": "arc_client.sync",
     "SyncCommand": "arc_client.sync",
-    "Watch": "arc_client.wire.progress_callbacks",
+    "ProgressCallbacks": "arc_client.wire.progress_callbacks",
 }
-"""Where the names are that are not errors."""
+"""The modules of the names that are not errors."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: the HTTP client alone takes a quarter of a second,
-    which `arc --help` need not wait for (PEP 562)."""
+    """Import a public name on its first use (PEP 562).
+
+    The HTTP client alone takes a quarter of a second, which `arc --help` does without.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES.get(name, "arc_client.errors")), name)

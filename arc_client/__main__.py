@@ -1,4 +1,4 @@
-"""`python -m arc_client` is `arc`."""
+"""Running `python -m arc_client` is running `arc`."""
 
 from arc_client.cli.main import main
 

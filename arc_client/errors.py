@@ -1,26 +1,26 @@
-"""What can go wrong for a sender.
+"""The errors of a sender.
 
     ArcError                        of arc_protocol: code, http_status, retryable, message, context
     ├── CommandError                there is a command, but no result of it; has `command_id`
     │   ├── CommandFailed               it ended FAILED; `code` and `details` are its handler's
     │   │   └── CommandCancelled        CANCELLED
-    │   ├── AgentAbsent                 AGENT_ABSENT: nobody was there to take it; it was cancelled
+    │   ├── AgentAbsent                 AGENT_ABSENT: no agent was there; it was cancelled
     │   ├── CommandExpired              COMMAND_EXPIRED: its deadline passed first
-    │   ├── CommandTimeout              COMMAND_TIMEOUT: our wait ended, it goes on; has `state`
+    │   ├── CommandTimeout              COMMAND_TIMEOUT: the wait ended, it goes on; has `state`
     │   ├── UploadFailed                UPLOAD_FAILED: its params did not reach the server
-    │   └── ResultUnreadable            RESULT_UNREADABLE: done, but its result cannot be had
+    │   └── ResultUnreadable            RESULT_UNREADABLE: done, but its result cannot be read
     ├── NotAllowed
     │   ├── TokenRefused            401 UNAUTHORIZED
     │   └── AccessDenied            403 FORBIDDEN
-    ├── ServerUnreachable           SERVER_UNREACHABLE: no answer, as long as we tried    retryable
+    ├── ServerUnreachable           SERVER_UNREACHABLE: no answer, for all retries        retryable
     ├── UnexpectedAnswer            UNEXPECTED_ANSWER: not an answer of this protocol
     ├── InvalidParams               INVALID_PARAMS: the params cannot be read or sent
-    └── ConfigurationError          CONFIGURATION_ERROR: a server URL or token that is of no use
+    └── ConfigurationError          CONFIGURATION_ERROR: an unusable server URL or token
 
-Everything else that the server refuses is raised as the class that arc_protocol.errors has for its
-code: InvalidCommand, CommandNotFound, IdempotencyKeyReused, PayloadTooLarge, RateLimited, …
+Any other refusal of the server is raised as the class that arc_protocol.errors has for its code:
+InvalidCommand, CommandNotFound, IdempotencyKeyReused, PayloadTooLarge, RateLimited, …
 
-`context` may carry `command_id`, `idempotency_key` (send the same create again with it: it will not
+`context` may carry `command_id`, `idempotency_key` (a create that is sent again with it does not
 run twice), `status` (of the HTTP answer) and `retry_after` (seconds).
 """
 
@@ -38,11 +38,11 @@ from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.urls import redact
 
 _SHOWN_TEXT: Final = 200
-"""How many characters of a foreign error page are worth showing."""
+"""How many characters of a foreign error page are shown."""
 
 
 class CommandError(ArcError):
-    """There is a command, but no result of it."""
+    """A command error: the command exists, but there is no result."""
 
     def __init__(self, message: str, /, *, command_id: str, **context: Any) -> None:
         super().__init__(message, command_id=command_id, **context)
@@ -50,13 +50,13 @@ class CommandError(ArcError):
 
 
 class CommandFailed(CommandError):
-    """The command ended FAILED. `code` and `details` are those of its handler, or the server's."""
+    """The command ended FAILED. `code` and `details` are its handler's, or the server's."""
 
     def __init__(
         self, message: str, /, *, code: str, command_id: str, details: str | None = None
     ) -> None:
         super().__init__(message, command_id=command_id)
-        # The one error whose code is not known beforehand.
+        # The one class whose code is not fixed.
         self.code = code  # pyright: ignore[reportAttributeAccessIssue]
         self.details = details
 
@@ -65,56 +65,56 @@ class CommandFailed(CommandError):
 
 
 class CommandCancelled(CommandFailed):
-    """Somebody cancelled the command."""
+    """The command was cancelled by a sender or an operator."""
 
 
 class AgentAbsent(CommandError):
-    """No agent was there that would have taken the command. It was cancelled, and has not run."""
+    """No agent was there to take the command. It was cancelled, and has not run."""
 
     code = "AGENT_ABSENT"
 
 
 class CommandExpired(CommandError, errors.CommandExpired):
-    """The deadline passed before there was a result."""
+    """The command's deadline passed before there was a result."""
 
 
 class CommandTimeout(CommandError):
-    """We stopped waiting. The command goes on: wait for it again, or cancel it."""
+    """The wait ran out. The command goes on: wait for it again, or cancel it."""
 
     code = "COMMAND_TIMEOUT"
 
     def __init__(self, message: str, /, *, command_id: str, state: State | None) -> None:
         super().__init__(message, command_id=command_id, state=state)
         self.state = state
-        """Where it stood when it was last seen; None when no status could be read at all."""
+        """The state that was last read; None when no status could be read at all."""
 
 
 class UploadFailed(CommandError):
-    """The params did not reach the server; the command waits for them and will not run."""
+    """The params did not reach the server: the command waits for them and will not run."""
 
     code = "UPLOAD_FAILED"
 
 
 class ResultUnreadable(CommandError):
-    """The command is done, but its result cannot be fetched, is damaged or is not JSON."""
+    """The command succeeded, but its result cannot be fetched, is damaged or is not JSON."""
 
     code = "RESULT_UNREADABLE"
 
 
 class NotAllowed(ArcError):
-    """The server does not let this token do this."""
+    """The server does not allow this token to do this."""
 
 
 class TokenRefused(NotAllowed, errors.Unauthorized):
-    """No token, or one that the server does not know."""
+    """The request had no token, or one that the server does not know."""
 
 
 class AccessDenied(NotAllowed, errors.Forbidden):
-    """A good token that does not cover this."""
+    """The token is known but does not cover this request."""
 
 
 class ServerUnreachable(ArcError):
-    """The server gave no answer. Whether it got the request is not known."""
+    """The server gave no answer. It may or may not have received the request."""
 
     code = "SERVER_UNREACHABLE"
     http_status = 503
@@ -122,7 +122,7 @@ class ServerUnreachable(ArcError):
 
 
 class UnexpectedAnswer(ArcError):
-    """The server, or something in front of it, answered what this protocol does not know."""
+    """The server, or something in front of it, gave an answer that is not of this protocol."""
 
     code = "UNEXPECTED_ANSWER"
     http_status = 502
@@ -136,14 +136,14 @@ class InvalidParams(ArcError):
 
 
 class ConfigurationError(ArcError):
-    """A server URL, token or certificate file that cannot be used."""
+    """The server URL, the token or a certificate or key file cannot be used."""
 
     code = "CONFIGURATION_ERROR"
     http_status = 400
 
 
 class _ErrorAnswer(msgspec.Struct):
-    """What every generation's error body has; the rest of it is optional."""
+    """The error body that every generation of the protocol has."""
 
     code: str
     message: str
@@ -167,10 +167,10 @@ _BY_STATUS: Final[dict[int, type[ArcError]]] = {
 
 
 def error_of(status: int, body: bytes, *, url: str, retry_after: float | None = None) -> ArcError:
-    """The error that an HTTP answer stands for: by its code, else by its status.
+    """Return the error that an HTTP answer stands for: by its code, else by its status.
 
-    `context["is_ours"]` says whether the answer had an ARC error body. One without comes from
-    something in front of the server, and may be gone at the next try.
+    `context["is_ours"]` is True if the answer had an ARC error body. An answer without one comes
+    from something in front of the server, and the next try may get past it.
     """
     context = {"status": status, "retry_after": retry_after}
     try:
@@ -185,7 +185,7 @@ def error_of(status: int, body: bytes, *, url: str, retry_after: float | None = 
 
 
 def failure_of(command_id: str, response: ErrorResponse | None) -> CommandFailed:
-    """The error that a FAILED command stands for."""
+    """Return the error that a FAILED command stands for."""
     if response is None:
         return CommandFailed("the server gives no reason", code="UNKNOWN", command_id=command_id)
     kind = CommandCancelled if response.code == CANCELLED else CommandFailed

@@ -1,7 +1,7 @@
-"""What a command is sent with: JSON, bytes, a file or a stream, as a body that can be sent again.
+"""Params become a body, from JSON, bytes, a file or a stream, that can be sent again.
 
-A body knows its size before it is sent, and every retry sends the same bytes. What cannot be read
-twice (a pipe, a generator) is first written to a temporary file, unless it is small.
+A body knows its size before it is sent, and every retry sends the same bytes. A source that cannot
+be read twice (a pipe, a generator) is first written to a temporary file, unless it is small.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import msgspec
 from arc_client.errors import InvalidParams
 
 CHUNK_BYTES: Final = 256 * 1024
-"""What is read and sent at once."""
+"""The size of one read and one write."""
 SPOOL_IN_MEMORY_BYTES: Final = 1024 * 1024
-"""Up to here, what can be read only once is kept in memory; a temporary file takes over then."""
+"""A source that can be read only once is kept in memory up to here, then in a temporary file."""
 
 NO_PARAMS: Final = b"{}"
-"""What a command without params is sent with."""
+"""The params of a command that is sent without any."""
 
 
 class Body:
-    """Bytes of a known size that can be read any number of times: in memory, or of a file.
+    """A body has a known size and can be read any number of times, from memory or from a file.
 
-    One reader at a time.
+    It takes one reader at a time.
     """
 
     def __init__(self, source: bytes | IO[bytes], *, start: int = 0, size: int) -> None:
@@ -39,10 +39,10 @@ class Body:
         self._start = start
         self.size: Final = size
         self.is_in_memory: Final = isinstance(source, bytes)
-        """Whether `data` does not block."""
+        """True: `data` does not block."""
 
     def data(self) -> bytes:
-        """All of it; blocks unless it is in memory. Raises InvalidParams as `chunks` does."""
+        """Return the whole body; blocks unless it is in memory. Raises what `chunks` does."""
         if isinstance(self._source, bytes):
             return self._source
         try:
@@ -55,7 +55,7 @@ class Body:
         return data
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """From the beginning, in order, `size` bytes: what a file grew by meanwhile is left out.
+        """Yield the body from its beginning: `size` bytes, even if the file has grown since.
 
         Raises InvalidParams when the file has become shorter or cannot be read.
         """
@@ -65,12 +65,12 @@ class Body:
             return
         try:
             await asyncio.to_thread(self._source.seek, self._start)
-            left = self.size
-            while left:
-                chunk = await asyncio.to_thread(self._source.read, min(CHUNK_BYTES, left))
+            remaining = self.size
+            while remaining:
+                chunk = await asyncio.to_thread(self._source.read, min(CHUNK_BYTES, remaining))
                 if not chunk:
                     raise _shortened()
-                left -= len(chunk)
+                remaining -= len(chunk)
                 yield chunk
         except OSError as error:
             raise _unreadable(error) from error
@@ -78,12 +78,12 @@ class Body:
 
 @asynccontextmanager
 async def body_of(params: Any) -> AsyncGenerator[Body]:
-    """Make a body of whatever a caller sends.
+    """Make a body of a caller's params, for as long as the context lasts.
 
-    bytes-like objects are sent as they are; a `Path`, a binary file or an async iterable of bytes
-    is streamed; everything else (a `str` too) becomes JSON, with what msgspec adds: structs,
+    Bytes-like objects are sent as they are. A `Path`, a binary file or an async iterable of bytes
+    is streamed. Everything else, a `str` too, becomes JSON; msgspec's types count: structs,
     dataclasses, datetimes, UUIDs. A path is opened here and closed afterwards; a caller's own file
-    is read from where it stands and left open. Raises InvalidParams.
+    is read from its present position and left open. Raises InvalidParams.
     """
     match params:
         case Body():
@@ -114,7 +114,7 @@ async def body_of(params: Any) -> AsyncGenerator[Body]:
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """A file to send. Raises InvalidParams, naming it."""
+    """Open a file to send. Raises InvalidParams, naming the file."""
     try:
         return path.open("rb")
     except OSError as error:
@@ -122,9 +122,9 @@ def open_file(path: Path) -> IO[bytes]:
 
 
 def body_of_file(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
-    """The rest of a binary file as a body, and a temporary file to close afterwards, if any.
+    """Return the rest of a binary file as a body, and a temporary file to close afterwards, if any.
 
-    A regular file is not read here; anything else is read to its end, which may take as long as
+    A regular file is not read here. Anything else is read to its end, which may take as long as
     its writer does. Raises InvalidParams.
     """
     try:
@@ -138,7 +138,7 @@ def body_of_file(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
 
 def _spooled(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
     """Read a stream to its end: into memory while it is small, else into a temporary file."""
-    # One read of the system at a time: between two of them an interrupt is heard.
+    # One read of the system at a time: between two of them an interrupt gets through.
     read: Callable[[int], Any] = getattr(file, "read1", file.read)
     head = bytearray()
     while len(head) <= SPOOL_IN_MEMORY_BYTES:
@@ -146,7 +146,7 @@ def _spooled(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
         if not chunk:
             return Body(bytes(head), size=len(head)), None
         head += chunk
-    spool = tempfile.TemporaryFile()  # noqa: SIM115  # its life is the caller's to end
+    spool = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     try:
         size = spool.write(head)
         del head
@@ -159,7 +159,7 @@ def _spooled(file: IO[bytes]) -> tuple[Body, IO[bytes] | None]:
 
 
 def _size_left(file: IO[bytes]) -> int | None:
-    """How many bytes a file still has; None when it cannot be read twice."""
+    """Return how many bytes a file still has; None when it cannot be read twice."""
     try:
         about = os.fstat(file.fileno())
     except (OSError, AttributeError):  # BytesIO and the like have no descriptor
@@ -175,14 +175,14 @@ def _size_left(file: IO[bytes]) -> int | None:
 
 
 def _bytes_of(chunk: Any) -> bytes:
-    """Refuse a text file, whose size in bytes and in characters differ."""
+    """Return a chunk that is bytes. Raises InvalidParams for a text file's."""
     if not isinstance(chunk, bytes):
         raise InvalidParams("the params are a text file; open it in binary mode")
     return chunk
 
 
 def _json_body(params: Any) -> Body:
-    """Params as JSON. Raises InvalidParams when they have no form in JSON."""
+    """Return params as JSON. Raises InvalidParams when they have no form in JSON."""
     try:
         data = msgspec.json.encode(params)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -191,22 +191,22 @@ def _json_body(params: Any) -> Body:
 
 
 def _unreadable(error: Exception) -> InvalidParams:
-    """Params that the system does not let us read."""
+    """Return the error of params that cannot be read."""
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return InvalidParams(f"the params cannot be read: {why}")
 
 
 def _shortened() -> InvalidParams:
-    """Params that were cut off meanwhile."""
+    """Return the error of params that became shorter while they were sent."""
     return InvalidParams("the params became shorter while they were being sent")
 
 
 async def _write(write: Callable[[bytes], int], chunk: bytes) -> None:
-    """Write to what may be a disk, without holding up the loop."""
+    """Write in a thread: the spool may be on a disk."""
     await asyncio.to_thread(write, chunk)
 
 
 def _close(file: IO[bytes] | None) -> None:
-    """Close a temporary file, which removes it."""
+    """Close a temporary file, which removes it; do nothing without one."""
     if file is not None:
         file.close()

@@ -1,4 +1,4 @@
-"""What a finished command means: its result, or the error it stands for."""
+"""A finished command becomes its result, or the error that it stands for."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 def body_of_result(status: CommandStatus) -> BodySpec:
-    """The result of a command that SUCCEEDED.
+    """Return the result of a command that SUCCEEDED.
 
-    Raises CommandFailed, CommandExpired, and ResultUnreadable when there is no result (any more).
+    Raises CommandFailed, CommandExpired, and ResultUnreadable when the server has no result.
     """
     match status.state, status.response:
         case State.SUCCEEDED, SuccessResponse(response=body):
@@ -42,7 +42,7 @@ def body_of_result(status: CommandStatus) -> BodySpec:
 
 
 def inline_bytes(body: InlineBody, command_id: str) -> bytes:
-    """The bytes of a result within the message. Raises ResultUnreadable when it is damaged."""
+    """Return the bytes of a result within the status. Raises ResultUnreadable if damaged."""
     try:
         return body.data()
     except ValueError as error:
@@ -50,7 +50,7 @@ def inline_bytes(body: InlineBody, command_id: str) -> bytes:
 
 
 def decoded(data: bytes | bytearray, returns: type[T], command_id: str) -> T:
-    """A result as what the caller asked for: `bytes` as they came, anything else from JSON.
+    """Return a result as the type that the caller asked for: `bytes` as they are, else from JSON.
 
     Raises ResultUnreadable when it is not JSON, or not of that type.
     """
@@ -66,9 +66,9 @@ def decoded(data: bytes | bytearray, returns: type[T], command_id: str) -> T:
 
 
 async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> int:
-    """Write a result to a file, which appears whole or not at all. Returns its size.
+    """Write a result to a file, which appears whole or not at all, and return its size.
 
-    A device or a pipe is written to as it is. Raises OSError.
+    A device or a pipe is written to directly. Raises OSError.
     """
     target, is_replaceable = await asyncio.to_thread(_target, path)
     if not is_replaceable:
@@ -87,13 +87,13 @@ async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> int:
 
 
 def _target(path: Path) -> tuple[Path, bool]:
-    """The file that a path means, links followed, and whether another may take its place."""
+    """Return the file that a path leads to, and True if another file may take its place."""
     target = Path(os.path.realpath(path))
     return target, target.is_file() or not target.exists()
 
 
 async def _copy(chunks: AsyncIterator[bytes], file: IO[Any]) -> int:
-    """Write all chunks; how many bytes there were."""
+    """Write all chunks, and return how many bytes they had."""
     size = 0
     async for chunk in chunks:
         await asyncio.to_thread(file.write, chunk)

@@ -1,4 +1,4 @@
-"""Params that only a host can read, and results that only this sender can."""
+"""A sender's seals: only the host can read the params, and only the sender can read the result."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ else:
     sealing = late_module("arc_protocol.sealing")
 
 _MAX_KNOWN: Final = 10_000
-"""How many commands are remembered; the result of any other must be for this sender, no more."""
+"""How many commands have a nonce to check; the result of any other must be for this sender."""
 
 
-class Seals:
-    """Between one sender, by its signing key, and one host, by its public key."""
+class SenderSeals:
+    """A sender's seals stand between its signing key and the public key of one host."""
 
     def __init__(self, key: PrivateKey, host: str | Path) -> None:
-        """`host`: a file with one line, the host's. Raises ConfigurationError."""
+        """Read the one key in the file `host`. Raises ConfigurationError."""
         self._key = key
         self._host = _read_host(Path(host))
         self._nonces: dict[str, str] = {}
 
     @property
     def sealing(self) -> Sealing:
-        """What the signature says of it."""
+        """The claim of the command's signature."""
         return Sealing(to=self._host.name, reply_to=public_for_replies(self._key))
 
     @asynccontextmanager
     async def sealed(self, body: Body) -> AsyncGenerator[Body]:
-        """A body for the host alone. Raises InvalidParams."""
+        """Seal a body for the host, for as long as the context lasts. Raises InvalidParams."""
         sealer = sealing.params_sealer(self._host.data)
         with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY_BYTES) as spool:
             async for chunk in body.chunks():
@@ -56,16 +56,17 @@ class Seals:
             spool.write(sealer.finish())
             yield Body(cast("IO[bytes]", spool), size=spool.tell())
 
-    def sent(self, command_id: str, nonce: str) -> None:
-        """Remember what the result of a command must name."""
+    def remember(self, command_id: str, nonce: str) -> None:
+        """Keep the nonce that the sealed result of a command must name."""
         self._nonces[command_id] = nonce
         if len(self._nonces) > _MAX_KNOWN:
             del self._nonces[next(iter(self._nonces))]
 
     async def opened(self, command_id: str, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-        """The result as the handler gave it. Raises ResultUnreadable for anything else.
+        """Yield a result as its handler returned it.
 
-        What comes out is the handler's; that it is the whole is known at the end.
+        Raises ResultUnreadable for a result that is not sealed for this command, and at the end
+        for one that is cut off.
         """
         opener = sealing.result_opener(
             secret_for_replies(self._key), self._host.data, self._nonces.get(command_id)
@@ -79,10 +80,10 @@ class Seals:
         except sealing.SealBroken as error:
             raise _unreadable(command_id, error) from error
 
-    def told(self, status: CommandStatus) -> CommandStatus:
-        """The status with the error that its handler ended with. Raises ResultUnreadable.
+    def with_opened_error(self, status: CommandStatus) -> CommandStatus:
+        """Return the status with the error that its handler ended with. Raises ResultUnreadable.
 
-        Errors that are not sealed are the server's or the host's own, as far as that can be known.
+        An error that is not sealed is returned as it is: it may be the server's or the host's own.
         """
         response = status.response
         if not isinstance(response, ErrorResponse) or response.code != SEALED_ERROR:
@@ -100,7 +101,7 @@ class Seals:
 
 
 def _read_host(file: Path) -> PublicKey:
-    """The one key of a file. Raises ConfigurationError."""
+    """Return the one key of a file. Raises ConfigurationError."""
     try:
         found = read_public(file, SEALING)
     except KeyFileError as error:
@@ -111,5 +112,5 @@ def _read_host(file: Path) -> PublicKey:
 
 
 def _unreadable(command_id: str, why: Exception) -> ResultUnreadable:
-    """A result that is not what was sealed for us."""
+    """Return the error of a result that is not sealed for this sender and command."""
     return ResultUnreadable(f"the sealed result cannot be opened: {why}", command_id=command_id)

@@ -1,4 +1,4 @@
-"""Signing commands: what arc_protocol.signatures describes, made with a key of the sender's."""
+"""Signing makes the signatures of arc_protocol.signatures with a key of the sender's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ else:
 
 
 def read_signing_key(file: str | Path) -> PrivateKey:
-    """A sender's private key. Raises ConfigurationError."""
+    """Return a sender's private key. Raises ConfigurationError."""
     try:
         return read_private(Path(file), SIGNING)
     except KeyFileError as error:
@@ -38,7 +38,7 @@ def read_signing_key(file: str | Path) -> PrivateKey:
 
 
 def new_nonce() -> str:
-    """What names one signature among all of its key."""
+    """Return the nonce that tells one signature of a key from all others."""
     return encode_base64url(secrets.token_bytes(NONCE_BYTES))
 
 
@@ -51,10 +51,10 @@ async def sign(
     sealed: Sealing | None = None,
     now: datetime | None = None,
 ) -> str:
-    """The signature of a create whose params are `body`. Raises InvalidParams.
+    """Return the signature of a create whose params are `body`. Raises InvalidParams.
 
-    Made once for each command: what is sent again carries the same one, or the second that
-    arrives would be another command. Reads the body, which is then sent from its beginning.
+    Sign each command once: a retry with another signature would be another command. Reads the
+    body, which is then sent from its beginning.
     """
     claims = Claims(
         deployment=request.deployment_id,
@@ -73,18 +73,18 @@ async def sign(
 
 
 def public_for_replies(key: PrivateKey) -> str:
-    """What hosts seal results with: the X25519 form of the signing key, base64url."""
+    """Return the key that hosts seal results for: X25519, of the signing key, base64url."""
     return encode_base64url(bindings.crypto_sign_ed25519_pk_to_curve25519(key.public().data))
 
 
 def secret_for_replies(key: PrivateKey) -> bytes:
-    """What opens them again."""
+    """Return the key that opens sealed results: X25519, of the signing key."""
     _, secret = bindings.crypto_sign_seed_keypair(key.secret)
     return bindings.crypto_sign_ed25519_sk_to_curve25519(secret)
 
 
 async def _digest(body: Body) -> str:
-    """The SHA-256 of a body. Raises InvalidParams."""
+    """Return the SHA-256 of a body. Raises InvalidParams."""
     digest = sha256()
     async for chunk in body.chunks():
         if body.is_in_memory:

@@ -27,7 +27,7 @@ _SHOWN: Final = 30
 """How much of the text around a mistake is shown, on each side."""
 
 
-class Access(msgspec.Struct, frozen=True):
+class ConnectionOptions(msgspec.Struct, frozen=True):
     """How to get at the server; what is not given comes from the environment."""
 
     server: str | None = None
@@ -38,11 +38,11 @@ class Access(msgspec.Struct, frozen=True):
     encrypt_to: Path | None = None
     """The public key of the host that params are sealed for, and results are sealed by."""
 
-    def over(self, other: Access | None) -> Access:
+    def over(self, other: ConnectionOptions | None) -> ConnectionOptions:
         """This one where it says something, the other elsewhere."""
         if other is None:
             return self
-        return Access(
+        return ConnectionOptions(
             self.server or other.server,
             self.token_file or other.token_file,
             self.ca_file or other.ca_file,

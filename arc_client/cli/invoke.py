@@ -27,7 +27,7 @@ from arc_client.cli.output import (
     write_bytes,
     write_result,
 )
-from arc_client.cli.progress import Journey
+from arc_client.cli.progress import CommandProgress
 from arc_client.client import Client, Command, SendOptions
 from arc_client.errors import AgentAbsent
 from arc_protocol.errors import ArcError
@@ -56,7 +56,7 @@ class Addressee(msgspec.Struct, frozen=True):
 
 async def invoke(
     client: Client,
-    journey: Journey,
+    progress: CommandProgress,
     addressee: Addressee,
     params: Body,
     options: SendOptions,
@@ -78,53 +78,57 @@ async def invoke(
     async def work() -> CommandStatus:
         sent = await client.send(addressee.deployment, addressee.command, params, **options)
         waiting = client.wait_for_end(sent.id, timeout=timeout, is_known=True)
-        heard = asyncio.ensure_future(_while_heard(client, journey, sent.id, waiting))
-        looking = asyncio.ensure_future(look_who_is_there(client, journey, addressee))
+        heard = asyncio.ensure_future(_while_heard(client, progress, sent.id, waiting))
+        looking = asyncio.ensure_future(look_who_is_there(client, progress, addressee))
         try:
             await asyncio.wait((heard, looking), return_when=asyncio.FIRST_COMPLETED)
             absent = None if heard.done() else looking.result()
-            if absent is not None and gives_up and (is_fresh or not journey.is_replay):
-                await _give_up(client, journey, sent.id, absent)
+            if absent is not None and gives_up and (is_fresh or not progress.is_replay):
+                await _give_up(client, progress, sent.id, absent)
             elif absent is not None:
-                journey.note(f"still waiting: {absent}")
+                progress.note(f"still waiting: {absent}")
             return await heard
         finally:
             for task in (heard, looking):
                 task.cancel()
             await asyncio.gather(heard, looking, return_exceptions=True)
 
-    status = await _attended(client, journey, work())
-    await show_result(client, journey, status, out)
+    status = await _attended(client, progress, work())
+    await show_result(client, progress, status, out)
 
 
 async def wait(
-    client: Client, journey: Journey, command_id: str, *, timeout: float, out: Path | None
+    client: Client, progress: CommandProgress, command_id: str, *, timeout: float, out: Path | None
 ) -> None:
     """Wait for the end of a command, and show its result. Raises as `invoke` does."""
 
     async def work() -> CommandStatus:
         waiting = client.wait_for_end(command_id, timeout=timeout)
-        return await _while_heard(client, journey, command_id, waiting)
+        return await _while_heard(client, progress, command_id, waiting)
 
-    status = await _attended(client, journey, work())
-    await show_result(client, journey, status, out)
+    status = await _attended(client, progress, work())
+    await show_result(client, progress, status, out)
 
 
 async def send(
-    client: Client, journey: Journey, addressee: Addressee, params: Body, options: SendOptions
+    client: Client,
+    progress: CommandProgress,
+    addressee: Addressee,
+    params: Body,
+    options: SendOptions,
 ) -> Command:
     """Send a command, params and all. Raises as `invoke` does."""
     work = client.send(addressee.deployment, addressee.command, params, **options)
-    return await _attended(client, journey, work)
+    return await _attended(client, progress, work)
 
 
 async def _while_heard(
-    client: Client, journey: Journey, command_id: str, waiting: Awaitable[T]
+    client: Client, progress: CommandProgress, command_id: str, waiting: Awaitable[T]
 ) -> T:
     """Wait, and let a person who watches hear meanwhile what the handler says."""
-    if not journey.is_shown:
+    if not progress.is_shown:
         return await waiting
-    listening = asyncio.ensure_future(_listen(client, journey, command_id))
+    listening = asyncio.ensure_future(_listen(client, progress, command_id))
     try:
         ended = await waiting
         await asyncio.wait((listening,), timeout=LAST_WORDS_SECONDS)
@@ -134,27 +138,27 @@ async def _while_heard(
         await asyncio.gather(listening, return_exceptions=True)
 
 
-async def _listen(client: Client, journey: Journey, command_id: str) -> None:
+async def _listen(client: Client, progress: CommandProgress, command_id: str) -> None:
     """Show what is said, if it can be heard: not on every server, nor with every token."""
     with suppress(ArcError):
         async with aclosing(client.follow(command_id)) as heard:
             async for each in heard:
-                journey.heard(each)
+                progress.on_events(each)
 
 
-async def _attended(client: Client, journey: Journey, work: Coroutine[Any, Any, T]) -> T:
+async def _attended(client: Client, progress: CommandProgress, work: Coroutine[Any, Any, T]) -> T:
     """Do it, with a person who may press Ctrl-C."""
-    offer = CancelOffer(client, journey)
+    offer = CancelOffer(client, progress)
     is_personal = is_shown_on(sys.stdin) and is_shown_on(sys.stderr)
     interrupts = Interrupts(offer.ask, offer.answered) if is_personal else Interrupts()
     try:
         return await interrupts.around(work)
     finally:
-        journey.close()
+        progress.close()
 
 
 async def show_result(
-    client: Client, journey: Journey, status: CommandStatus, out: Path | None
+    client: Client, progress: CommandProgress, status: CommandStatus, out: Path | None
 ) -> None:
     """Write the result of a command that has ended to a file or to stdout.
 
@@ -167,7 +171,7 @@ async def show_result(
         await client.result_to_file(out, status)
     elif out is None and size is not None and size <= SHOWN_BYTES:
         data = await client.result_of(status, bytes)
-        journey.close()
+        progress.close()
         write_result(data)
     elif is_shown_on(sys.stdout) and out is None:
         raise NotShown
@@ -181,45 +185,47 @@ async def show_result(
 class CancelOffer:
     """The question that Ctrl-C puts at a terminal, and what follows."""
 
-    def __init__(self, client: Client, journey: Journey) -> None:
+    def __init__(self, client: Client, progress: CommandProgress) -> None:
         self._client = client
-        self._journey = journey
+        self._progress = progress
 
     def ask(self) -> bool:
         """Offer to cancel; False while there is no command yet."""
-        command_id = self._journey.command_id
+        command_id = self._progress.command_id
         if command_id is None:
             return False
-        self._journey.pause()
+        self._progress.pause()
         prompt(f"Cancel {command_id}? [y/N] (Ctrl-C again: leave, and let it run) ")
         return True
 
     async def answered(self, line: bytes) -> None:
         """Cancel, or not; the wait goes on either way, for the end that this brings."""
-        command_id = self._journey.command_id
+        command_id = self._progress.command_id
         if command_id is not None and line.strip().lower() in (b"y", b"yes"):
             try:
                 status = await self._client.cancel(command_id)
             except ArcError as error:
-                self._journey.note(f"it cannot be cancelled: {explain(error).what}")
+                self._progress.note(f"it cannot be cancelled: {explain(error).what}")
             else:
                 if status.state is State.DISPATCHED:
-                    self._journey.note("cancelling; its agent has yet to stop it")
-        self._journey.resume()
+                    self._progress.note("cancelling; its agent has yet to stop it")
+        self._progress.resume()
 
 
-async def look_who_is_there(client: Client, journey: Journey, addressee: Addressee) -> str | None:
+async def look_who_is_there(
+    client: Client, progress: CommandProgress, addressee: Addressee
+) -> str | None:
     """That nobody is there who would take the command, if that is certain; say why it may wait.
 
     A command that is taken at once costs no request for this.
     """
     await asyncio.sleep(HINT_SECONDS)
-    command_id = journey.command_id
-    if command_id is None or journey.state is State.PENDING_UPLOAD:
+    command_id = progress.command_id
+    if command_id is None or progress.state is State.PENDING_UPLOAD:
         return None
     try:
-        journey.looked(await client.status(command_id))
-        if journey.state is not State.PENDING:
+        progress.on_status(await client.status(command_id))
+        if progress.state is not State.PENDING:
             return None
         found = await client.roll_call(addressee.deployment)
     except ArcError:  # a server without that route, or a token without that right
@@ -227,7 +233,7 @@ async def look_who_is_there(client: Client, journey: Journey, addressee: Address
     certain = absence(found, addressee.deployment, addressee.target)
     hint = None if certain else _hint(found, addressee)
     if hint is not None:
-        journey.note(f"still waiting: {hint}")
+        progress.note(f"still waiting: {hint}")
     return certain
 
 
@@ -240,9 +246,9 @@ def _hint(found: AgentList, addressee: Addressee) -> str | None:
     return agent_hint(found.agents, addressee.deployment, addressee.command, addressee.target, now)
 
 
-async def _give_up(client: Client, journey: Journey, command_id: str, reason: str) -> None:
+async def _give_up(client: Client, progress: CommandProgress, command_id: str, reason: str) -> None:
     """Cancel a command that nobody has taken. Raises AgentAbsent, unless somebody has after all."""
     status = await client.cancel(command_id)
-    journey.looked(status)
+    progress.on_status(status)
     if status.state is State.FAILED and status.dispatched_at is None:
         raise AgentAbsent(reason, command_id=command_id)

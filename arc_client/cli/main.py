@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from arc_client.cli import keys
-from arc_client.cli.arguments import Access, check_writable, duration, params_body
+from arc_client.cli.arguments import ConnectionOptions, check_writable, duration, params_body
 from arc_client.cli.handlers import offers
 from arc_client.cli.output import (
     describe_offer,
@@ -131,7 +131,7 @@ def root(
     ] = False,
 ) -> None:
     """Send commands to software that runs where you cannot reach it."""
-    ctx.obj = Access(server, token_file, ca_file)
+    ctx.obj = ConnectionOptions(server, token_file, ca_file)
 
 
 @app.command()
@@ -189,8 +189,8 @@ def invoke(
     """Send a command, wait for it, and print its result."""
     is_fresh = key is None
     key = key if key is not None else str(uuid.uuid4())
-    access = Access(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
-    with reporting(as_json=as_json, key=key) as journey:
+    access = ConnectionOptions(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
+    with reporting(as_json=as_json, key=key) as progress:
         if out is not None:
             check_writable(out)
         with params_body(params, is_raw=raw) as body:
@@ -208,7 +208,7 @@ def invoke(
                 if not no_wait:
                     await invoke.invoke(
                         client,
-                        journey,
+                        progress,
                         whom,
                         body,
                         how,
@@ -218,13 +218,13 @@ def invoke(
                         is_fresh=is_fresh,
                     )
                     return
-                sent = await invoke.send(client, journey, whom, body, how)
+                sent = await invoke.send(client, progress, whom, body, how)
                 if as_json:
                     show_json({"commandId": sent.id, "state": sent.state})
                 else:
                     print_line(sent.id)
 
-            with_client(access, journey, work, patience=timeout)
+            with_client(access, progress, work, patience=timeout)
 
 
 @app.command()
@@ -241,17 +241,17 @@ def wait(
     ca_file: CaFileOption = None,
 ) -> None:
     """Wait for a command that was sent before, and print its result."""
-    access = Access(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
-    with reporting(as_json=as_json, command_id=command_id) as journey:
+    access = ConnectionOptions(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
+    with reporting(as_json=as_json, command_id=command_id) as progress:
         if out is not None:
             check_writable(out)
 
         async def work(client: Client) -> None:
             from arc_client.cli import invoke
 
-            await invoke.wait(client, journey, command_id, timeout=timeout, out=out)
+            await invoke.wait(client, progress, command_id, timeout=timeout, out=out)
 
-        with_client(access, journey, work, patience=timeout)
+        with_client(access, progress, work, patience=timeout)
 
 
 @app.command()
@@ -264,14 +264,14 @@ def status(
     ca_file: CaFileOption = None,
 ) -> None:
     """Show where a command stands."""
-    access = Access(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as journey:
+    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json) as progress:
 
         async def work(client: Client) -> None:
             found = await client.status(command_id)
             show_json(found) if as_json else show_status(found)
 
-        with_client(access, journey, work)
+        with_client(access, progress, work)
 
 
 @app.command()
@@ -287,15 +287,15 @@ def events(
     ca_file: CaFileOption = None,
 ) -> None:
     """Show what the handler of a command says while it runs."""
-    access = Access(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json, command_id=command_id) as journey:
+    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json, command_id=command_id) as progress:
 
         async def work(client: Client) -> None:
             from arc_client.cli.events import show_events
 
             await show_events(client, command_id, is_followed=follow, as_json=as_json)
 
-        with_client(access, journey, work)
+        with_client(access, progress, work)
 
 
 @app.command(name="list")
@@ -318,8 +318,8 @@ def list_commands(
     ca_file: CaFileOption = None,
 ) -> None:
     """List commands, newest first."""
-    access = Access(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as journey:
+    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json) as progress:
 
         async def work(client: Client) -> None:
             found = [
@@ -330,7 +330,7 @@ def list_commands(
             ]
             show_json(found) if as_json else show_commands(found)
 
-        with_client(access, journey, work)
+        with_client(access, progress, work)
 
 
 @app.command()
@@ -343,8 +343,8 @@ def cancel(
     ca_file: CaFileOption = None,
 ) -> None:
     """Stop a command; one that has ended stays as it is."""
-    access = Access(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as journey:
+    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json) as progress:
 
         async def work(client: Client) -> None:
             found = await client.cancel(command_id)
@@ -352,7 +352,7 @@ def cancel(
                 found = await client.status(command_id)  # tells how it ended
             show_json(found) if as_json else show_cancel(found)
 
-        with_client(access, journey, work)
+        with_client(access, progress, work)
 
 
 @app.command()
@@ -370,8 +370,8 @@ def agents(
     ca_file: CaFileOption = None,
 ) -> None:
     """Show who is there to run commands, and what they can do."""
-    access = Access(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as journey:
+    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json) as progress:
 
         async def work(client: Client) -> None:
             found = await client.agents(deployment=deployment, schemas=handlers and as_json)
@@ -382,7 +382,7 @@ def agents(
             else:
                 show_agents(found)
 
-        with_client(access, journey, work)
+        with_client(access, progress, work)
 
 
 @app.command()
@@ -396,8 +396,8 @@ def describe(
     ca_file: CaFileOption = None,
 ) -> None:
     """Show what a command is for, what it takes and what it returns."""
-    access = Access(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as journey:
+    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
+    with reporting(as_json=as_json) as progress:
 
         async def work(client: Client) -> None:
             found = offers(await client.agents(deployment=deployment, schemas=True), command)
@@ -418,4 +418,4 @@ def describe(
                     print_line("")
                 describe_offer(offer)
 
-        with_client(access, journey, work)
+        with_client(access, progress, work)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from arc_client.cli.explain import printable
 from arc_client.cli.output import say
-from arc_client.wire.progress_callbacks import Watch
+from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
 
-class Journey(Watch):
+class CommandProgress(ProgressCallbacks):
     """Remembers where the command is; shows nothing."""
 
     is_shown = False
@@ -36,13 +36,13 @@ class Journey(Watch):
         """Whether the command has ended, as far as is known."""
         return self.state in TERMINAL
 
-    def created(self, answer: CreateCommandResponse) -> None:
+    def on_created(self, answer: CreateCommandResponse) -> None:
         """The server has the command."""
         self.command_id = answer.command_id
         self.state = answer.state
         self.is_replay = bool(answer.is_replay)
 
-    def looked(self, status: CommandStatus) -> None:
+    def on_status(self, status: CommandStatus) -> None:
         """A status was read while waiting."""
         self.state = status.state
 
@@ -60,7 +60,7 @@ class Journey(Watch):
         """Show nothing any more."""
 
 
-class LiveJourney(Journey):
+class TerminalProgress(CommandProgress):
     """The same, shown on stderr: bars for what moves, a clock while nothing does."""
 
     is_shown = True
@@ -76,20 +76,20 @@ class LiveJourney(Journey):
         self._is_told = False
         self._progress: HandlerProgress | None = None
 
-    def created(self, answer: CreateCommandResponse) -> None:
+    def on_created(self, answer: CreateCommandResponse) -> None:
         """The server has the command."""
-        super().created(answer)
+        super().on_created(answer)
         self._is_told = False
         if answer.state is not State.PENDING_UPLOAD:
             self.waiting()
 
-    def uploading(self, sent: int, total: int) -> None:
+    def on_upload(self, sent: int, total: int) -> None:
         """So many bytes of the params went out."""
         self._move("upload", sent, total)
 
-    def looked(self, status: CommandStatus) -> None:
+    def on_status(self, status: CommandStatus) -> None:
         """A status was read while waiting."""
-        super().looked(status)
+        super().on_status(status)
         self._is_told = False
         self.close() if self.is_over else self.waiting()
 
@@ -103,7 +103,7 @@ class LiveJourney(Journey):
         shown = self._show("wait")
         shown.update(shown.task_ids[0], description=text)
 
-    def heard(self, events: EventList) -> None:
+    def on_events(self, events: EventList) -> None:
         """The command's handler said something: lines stay, how far it is moves."""
         for line in events.lines:
             mark = "" if line.level == "info" else f"{line.level}: "
@@ -121,11 +121,11 @@ class LiveJourney(Journey):
             total=progress.total,
         )
 
-    def downloading(self, received: int, total: int | None) -> None:
+    def on_download(self, received: int, total: int | None) -> None:
         """So many bytes of the result came in."""
         self._move("download", received, total)
 
-    def retrying(self, error: ArcError) -> None:
+    def on_retry(self, error: ArcError) -> None:
         """Say once what is wrong; until it works again."""
         if not self._is_told:
             self.note(f"{error.message}; trying again")

@@ -1,4 +1,4 @@
-"""The HTTP side of a sender: one server, its token, and what its answers mean."""
+"""The sender's connection: HTTP requests to one server, its token, and what answers mean."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ T = TypeVar("T")
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
-"""How long one request may take, besides what it asks the server to wait."""
+"""How long one request may take beyond the time that it asks the server to hold it."""
 
 _VERSIONED: Final = "v1"
-"""The path segment under which the routes are (protocol.md, part 1)."""
+"""The path segment under which the routes are (docs/protocol.md, Requests and answers)."""
 
 
-class Connection:
-    """Requests to one server. Holds a connection pool: open it, close it.
+class SenderConnection:
+    """A sender's connection holds a pool of HTTP connections to one server. Open it, and close it.
 
     The token goes to this server only: never to a presigned URL, never along a redirect. Proxies
-    are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`), credentials from nowhere but here.
+    are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`) when it is opened; credentials come
+    from the arguments alone.
     """
 
     def __init__(
@@ -54,10 +55,10 @@ class Connection:
         token_file: str | Path | None = None,
         ca_file: str | Path | None = None,
     ) -> None:
-        """Check everything, connect nowhere. Raises ConfigurationError.
+        """Check the arguments, and connect nowhere yet. Raises ConfigurationError.
 
-        `server_url` may end in `/v1` or not. A token file is read again when its token is refused.
-        `ca_file` holds the certificates to trust (PEM) instead of the system's.
+        `server_url` may end in `/v1`. A token file is read again when its token is refused.
+        `ca_file` holds the certificates (PEM) to trust in place of the system's.
         """
         if token is not None and token_file is not None:
             raise ConfigurationError("give a token or a token file, not both")
@@ -87,7 +88,7 @@ class Connection:
             self._session = None
 
     def url(self, *path: str, query: Mapping[str, str | int | None] | None = None) -> str:
-        """The URL of a route, each segment and value quoted; a query value of None is left out."""
+        """Return the URL of a route. Segments and values are quoted; None is left out."""
         segments = "/".join(quote(segment, safe="") for segment in path)
         pairs = "&".join(
             f"{name}={quote(str(value), safe='')}"
@@ -105,10 +106,10 @@ class Connection:
         message: Any = None,
         limit_seconds: float = ANSWER_SECONDS,
     ) -> T:
-        """One request, once, and its answer as a message of `kind`.
+        """Send one request, once, and return its answer as a message of `kind`.
 
-        Raises ServerUnreachable when there is no whole answer within `limit_seconds`, what the
-        answer says when it is an error (errors.error_of), and UnexpectedAnswer when it is neither.
+        Raises ServerUnreachable when there is no whole answer within `limit_seconds`, the error
+        that an error answer stands for (errors.error_of), and UnexpectedAnswer for anything else.
         """
         body = encode(message) if message is not None else None
         token = self._token
@@ -129,7 +130,7 @@ class Connection:
     async def _exchange(
         self, method: str, url: str, body: bytes | None, token: str | None, limit_seconds: float
     ) -> bytes:
-        """Send a request to the server and return the body of its 200."""
+        """Send a request to the server and return the body of its 200. Raises its error else."""
         headers: dict[str, str] = {}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -146,11 +147,11 @@ class Connection:
         return data
 
     async def _token_instead_of(self, refused: str | None) -> str | None:
-        """A token that was not refused yet: put in place by another request, or in the file."""
+        """Return a token that was not refused yet, of another request or of the file; else None."""
         if self._token_file is not None and self._token == refused:
             try:
                 self._token = await asyncio.to_thread(read_token, self._token_file)
-            except ConfigurationError:  # being replaced, or gone: the refusal says enough
+            except ConfigurationError:  # being replaced, or gone: the refusal is the better error
                 return None
         return self._token if self._token != refused else None
 
@@ -163,9 +164,9 @@ class Connection:
         timeout: aiohttp.ClientTimeout,
         data: Any = None,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Send a request as it stands: URL byte for byte, no token added, no redirect followed.
+        """Send a request with its URL byte for byte, no token added, no redirect followed.
 
-        aiohttp's own errors come out; use and read it within `translated`.
+        Raises aiohttp's own errors: use and read the answer within `translated`.
         """
         if self._session is None:
             raise RuntimeError("the client is not open: use it in a `with` statement")
@@ -183,9 +184,9 @@ class Connection:
 
 @contextmanager
 def translated(url: str) -> Generator[None]:
-    """Raise what goes wrong on the way to or from a host as ServerUnreachable.
+    """Raise ServerUnreachable in place of an error on the way to or from a host.
 
-    A certificate that is not trusted is a ConfigurationError.
+    Raises ConfigurationError for a certificate that is not trusted.
     """
     try:
         yield
@@ -201,7 +202,7 @@ def translated(url: str) -> Generator[None]:
 
 
 def answered(response: aiohttp.ClientResponse, data: bytes) -> ArcError:
-    """The error that a response other than a success stands for."""
+    """Return the error that an answer other than a success stands for."""
     where = response.headers.get("Location")
     if 300 <= response.status < 400 and where is not None:
         return UnexpectedAnswer(
@@ -217,7 +218,7 @@ def answered(response: aiohttp.ClientResponse, data: bytes) -> ArcError:
 
 
 def base_url(server_url: str) -> str:
-    """The URL that the routes are appended to, without a slash at its end.
+    """Return the URL that routes are appended to, without a slash at its end.
 
     Raises ConfigurationError for anything but `http(s)://host[:port][/prefix][/v1]`.
     """
@@ -240,7 +241,7 @@ def base_url(server_url: str) -> str:
 
 
 def read_token(path: Path) -> str:
-    """The token in a file, without the white space around it. Raises ConfigurationError."""
+    """Return the token in a file, without the white space around it. Raises ConfigurationError."""
     try:
         token = path.read_text(encoding="ascii").strip()
     except UnicodeDecodeError as error:
@@ -254,7 +255,7 @@ def read_token(path: Path) -> str:
 
 
 def check_token(token: str, where: str) -> None:
-    """Refuse what cannot be sent in a header. Raises ConfigurationError without showing it."""
+    """Raise ConfigurationError if a token cannot be sent in a header; the token is not shown."""
     if not token:
         raise ConfigurationError(f"{where} is empty")
     if not (token.isascii() and token.isprintable()) or " " in token:
@@ -262,7 +263,7 @@ def check_token(token: str, where: str) -> None:
 
 
 def retry_after(value: str | None, now: datetime) -> float | None:
-    """`Retry-After` in seconds, of either form of RFC 9110 10.2.3; None when it says nothing."""
+    """Return `Retry-After` in seconds, from either form of RFC 9110 10.2.3; None if unreadable."""
     if value is None:
         return None
     if value.strip().isdecimal():
@@ -275,7 +276,7 @@ def retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for a URL; none for this machine itself."""
+    """Return the proxy that the environment names for a URL; None for this machine itself."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if _is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
@@ -285,13 +286,13 @@ def proxy_of(url: str) -> str | None:
 
 
 def host_of(url: str) -> str:
-    """What of a URL is worth naming in a message: scheme, host and port."""
+    """Return scheme, host and port of a URL, which is what a message names."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own."""
+    """Return True if a name or address is this machine's own."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -301,7 +302,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:
-    """TLS that trusts the certificates of a file, and no others. Raises ConfigurationError."""
+    """Return TLS that trusts only the certificates of a file. Raises ConfigurationError."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -311,7 +312,7 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
 
 
 def _reason(error: Exception) -> str:
-    """Why a connection failed, in as few words as the error allows."""
+    """Return why a connection failed, in as few words as the error allows."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return "there is no such host"
@@ -328,7 +329,7 @@ def _reason(error: Exception) -> str:
 
 
 def _of_system(error: OSError) -> str:
-    """What the system says; asyncio puts other words in its place."""
+    """Return the system's own text for an error; asyncio puts other words in its place."""
     if isinstance(error, ssl.SSLError):
         return f"TLS fails: {error.reason or error}"
     text = os.strerror(error.errno) if error.errno else str(error)

@@ -1,4 +1,4 @@
-"""Bringing a command to the server: create it, and upload its params when they are large."""
+"""A creation brings one command to the server, and uploads its params when they are large."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final, TypeVar
 
 from arc_client.bodies.params import Body
 from arc_client.errors import InvalidParams, UploadFailed
-from arc_client.wire.connection import ANSWER_SECONDS, Connection
-from arc_client.wire.progress_callbacks import Watch
-from arc_client.wire.retry import Clock, retried
+from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
+from arc_client.wire.progress_callbacks import ProgressCallbacks
+from arc_client.wire.retry import MonotonicClock, retried
 from arc_client.wire.transfer import upload
 from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge
 from arc_protocol.messages.base import State
@@ -28,32 +28,32 @@ UPLOAD_TRIES: Final = 5
 """How often an upload is tried, each time to a fresh URL."""
 
 
-class Sending:
-    """One command on its way to the server. The key lets every step be repeated."""
+class Creation:
+    """A creation can repeat every step, because the create carries an idempotency key."""
 
     def __init__(
         self,
-        connection: Connection,
+        connection: SenderConnection,
         request: CreateCommandRequest,
         body: Body,
         *,
-        clock: Clock,
+        clock: MonotonicClock,
         retry_seconds: float,
-        watch: Watch,
+        callbacks: ProgressCallbacks,
     ) -> None:
         self._connection = connection
         self._request = request
         self._body = body
         self._clock = clock
         self._retry_seconds = retry_seconds
-        self._watch = watch
+        self._callbacks = callbacks
         self._location: tuple[StorageUpload, str] | None = None
-        """Where to upload to, and the URL that said so."""
+        """The upload that the server asks for, and the URL whose answer asked for it."""
 
     async def create(self) -> CreateCommandResponse:
-        """Create the command, or learn where it stands when it was created before.
+        """Create the command, or read its state if an earlier try has created it.
 
-        Raises what the server refuses, or what went wrong until the patience ended.
+        Raises what the server refuses for good, and the last error once the retries are over.
         """
         url = self._connection.url("commands")
         answer = await self._retried(
@@ -70,9 +70,9 @@ class Sending:
         return answer
 
     async def upload(self, created: CreateCommandResponse) -> CreateCommandResponse:
-        """Upload the params that a command waits for, and say so.
+        """Upload the params that a command waits for, and report them complete.
 
-        Before every further try the create is sent again: that gets a fresh URL, or the news that
+        Before every further try the create is sent again: its answer has a fresh URL, or says that
         the params are there already. Raises UploadFailed, and what `create` does.
         """
         answer: CreateCommandResponse | None = created
@@ -91,34 +91,36 @@ class Sending:
             until=math.inf,
             should_retry=_is_worth_another_upload,
             tries=UPLOAD_TRIES,
-            on_retry=self._tell,
+            on_retry=self._callbacks.on_retry,
         )
 
     async def _put(self, command_id: str) -> None:
-        """PUT the params where the server wants them. Raises UploadFailed, InvalidParams."""
+        """PUT the params to the presigned URL. Raises UploadFailed, InvalidParams."""
         if self._location is None:
             raise UploadFailed(
                 "the server does not say where to upload the params",
                 command_id=command_id,
                 is_final=True,
             )
-        where, told_by = self._location
+        storage, source_url = self._location
         try:
-            await upload(self._connection, where.put_request, told_by, self._body, self._watch)
+            await upload(
+                self._connection, storage.put_request, source_url, self._body, self._callbacks
+            )
         except InvalidParams:
             raise
         except ArcError as error:
             raise _upload_failed(command_id, error) from error
 
     async def _complete(self, latest: CreateCommandResponse) -> CreateCommandResponse:
-        """Say that the params are there. Raises UploadFailed when the server does not find them."""
+        """Report the params complete. Raises UploadFailed when the server does not find them."""
         url = self._connection.url("commands", latest.command_id, "upload-complete")
         message = UploadCompleteRequest(size=self._body.size)
         try:
             answer = await self._retried(
                 lambda: self._connection.call("POST", url, UploadCompleteResponse, message=message)
             )
-        except InvalidStateTransition:  # said before, and the answer got lost; or it has ended
+        except InvalidStateTransition:  # the answer to an earlier report was lost, or it has ended
             return await self.create()
         except InvalidCommand as error:
             raise _upload_failed(latest.command_id, error) from error
@@ -130,22 +132,17 @@ class Sending:
         )
 
     async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a request of ours for as long as the patience lasts."""
+        """Repeat a request to the server for `retry_seconds`."""
         return await retried(
             work,
             clock=self._clock,
             until=self._clock.monotonic() + self._retry_seconds,
-            on_retry=self._tell,
+            on_retry=self._callbacks.on_retry,
         )
-
-    def _tell(self, error: BaseException) -> None:
-        """Pass on that something is about to be tried again."""
-        if isinstance(error, ArcError):
-            self._watch.retrying(error)
 
 
 def _upload_failed(command_id: str, error: ArcError) -> UploadFailed:
-    """The same, as a matter of this command's params."""
+    """Return the error as one of this command's params."""
     return UploadFailed(
         f"the params cannot be uploaded: {error.message}",
         command_id=command_id,
@@ -155,5 +152,5 @@ def _upload_failed(command_id: str, error: ArcError) -> UploadFailed:
 
 
 def _is_worth_another_upload(error: BaseException) -> bool:
-    """Whether a fresh URL, or just another try, may help."""
+    """Return True if a fresh URL, or just another try, may help."""
     return isinstance(error, UploadFailed) and not error.context.get("is_final", False)

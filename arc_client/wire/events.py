@@ -1,36 +1,36 @@
-"""Hearing what the handler of a command says while it runs."""
+"""Events are what a command's handler logs and reports while it runs."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from arc_client.wire.connection import ANSWER_SECONDS, Connection
-from arc_client.wire.retry import Clock, Intervals, is_transient, pause_after
+from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
+from arc_client.wire.retry import Intervals, MonotonicClock, is_transient, pause_after
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.events import EventList, Progress
 
 _LEAST_SECONDS: Final = 0.2
-"""Between two looks: a handler that talks without end is heard in larger pieces."""
+"""Between two requests: the lines of a handler that logs without pause come in larger batches."""
 
 
-async def look(
-    connection: Connection, command_id: str, *, after: int, wait_seconds: int
+async def read_events(
+    connection: SenderConnection, command_id: str, *, after: int, wait_seconds: int
 ) -> EventList:
-    """What was said after a place, once; held by the server while nothing is."""
+    """Return the events after a place; the server holds the request while there are none."""
     query = {"after": after or None, "waitSeconds": wait_seconds or None}
     url = connection.url("commands", command_id, "events", query=query)
     return await connection.call("GET", url, EventList, limit_seconds=wait_seconds + ANSWER_SECONDS)
 
 
-async def follow(
-    connection: Connection, command_id: str, *, poll_seconds: int, clock: Clock
+async def follow_events(
+    connection: SenderConnection, command_id: str, *, poll_seconds: int, clock: MonotonicClock
 ) -> AsyncGenerator[EventList]:
-    """Whatever is said until the command has ended and nothing is left to hear.
+    """Yield events until the command has ended and none is left.
 
-    Each has something new: lines, or another progress. A request that fails in passing ends
-    nothing. Raises what the server refuses for good.
+    Each batch has lines or a changed progress. A request that fails in passing ends nothing.
+    Raises what the server refuses for good.
     """
     after = 0
     progress: Progress | None = None
@@ -39,7 +39,9 @@ async def follow(
     while True:
         asked_at = clock.monotonic()
         try:
-            heard = await look(connection, command_id, after=after, wait_seconds=wait_seconds)
+            batch = await read_events(
+                connection, command_id, after=after, wait_seconds=wait_seconds
+            )
         except ArcError as error:
             if not is_transient(error):
                 raise
@@ -47,9 +49,9 @@ async def follow(
             continue
         intervals.reset()
         wait_seconds = poll_seconds
-        if heard.lines or heard.progress != progress:
-            after, progress = heard.next, heard.progress
-            yield heard
-        elif heard.state in TERMINAL:
+        if batch.lines or batch.progress != progress:
+            after, progress = batch.next, batch.progress
+            yield batch
+        elif batch.state in TERMINAL:
             return
         await clock.sleep(max(0.0, _LEAST_SECONDS - (clock.monotonic() - asked_at)))

@@ -1,4 +1,4 @@
-"""What a caller may want to see while a command is on its way."""
+"""Progress callbacks let a caller show what happens while a command is on its way."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from arc_protocol.messages.commands import CommandStatus, CreateCommandResponse
 from arc_protocol.messages.events import EventList
 
 
-class Watch:
-    """Told of everything that happens; does nothing. Override what you need, and return quickly."""
+class ProgressCallbacks:
+    """Progress callbacks do nothing by default. Override what you need, and return quickly."""
 
-    def created(self, answer: CreateCommandResponse) -> None:
-        """The server has the command, but not yet its params when the state is PENDING_UPLOAD.
+    def on_created(self, answer: CreateCommandResponse) -> None:
+        """Show that the server has the command, without its params while it is PENDING_UPLOAD.
 
-        Told once more when it has those too.
+        Called once more when the params are uploaded.
         """
 
-    def uploading(self, sent: int, total: int) -> None:
-        """So many bytes of the params went out. Begins again at 0 when the upload does."""
+    def on_upload(self, sent: int, total: int) -> None:
+        """Show that `sent` of `total` bytes of the params went out; 0 when it starts anew."""
 
-    def looked(self, status: CommandStatus) -> None:
-        """A status was read while waiting."""
+    def on_status(self, status: CommandStatus) -> None:
+        """Show a status that was read during a wait."""
 
-    def heard(self, events: EventList) -> None:
-        """The command's handler said something."""
+    def on_events(self, events: EventList) -> None:
+        """Show what the command's handler has logged, and its progress."""
 
-    def downloading(self, received: int, total: int | None) -> None:
-        """So many bytes of the result came in; None when the server does not say how many."""
+    def on_download(self, received: int, total: int | None) -> None:
+        """Show that `received` bytes of the result arrived; `total` is None when it is unknown."""
 
-    def retrying(self, error: ArcError) -> None:
-        """Something failed in passing and is about to be tried again."""
+    def on_retry(self, error: ArcError) -> None:
+        """Show that a request failed in passing and is about to be tried again."""

@@ -1,4 +1,4 @@
-"""Bodies to and from blob storage: presigned PUT and GET, streamed, without a token."""
+"""Transfers stream bodies to and from blob storage by presigned URLs, without a token."""
 
 from __future__ import annotations
 
@@ -12,53 +12,57 @@ import msgspec
 
 from arc_client.bodies.params import CHUNK_BYTES, Body
 from arc_client.errors import InvalidParams, ResultUnreadable, ServerUnreachable, UnexpectedAnswer
-from arc_client.wire.connection import CONNECT_SECONDS, Connection, answered, translated
-from arc_client.wire.progress_callbacks import Watch
-from arc_client.wire.retry import Clock, is_transient, retried
+from arc_client.wire.connection import CONNECT_SECONDS, SenderConnection, answered, translated
+from arc_client.wire.progress_callbacks import ProgressCallbacks
+from arc_client.wire.retry import MonotonicClock, is_transient, retried
 from arc_protocol.errors import ArcError, InvalidEnvelope
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
 from arc_protocol.urls import resolve
 
 STALL_SECONDS: Final = 60.0
-"""A transfer that moves nothing for so long is given up and tried again."""
+"""A transfer that moves nothing for this long is broken off and tried again."""
 TRIES: Final = 6
-"""How often a transfer is tried without getting any further; the window of time applies too."""
+"""How often a transfer is tried without getting any further; `retry_seconds` applies too."""
 REFUSALS: Final = 2
-"""How often a fresh URL may be refused before we believe it."""
+"""How often a fresh URL may be refused before the refusal is final."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-")
 
 
 class Location(NamedTuple):
-    """Where a body is to be fetched: the request, the URL it was told by, and the body's size."""
+    """A location is the presigned request of a body, the URL whose answer held it, and the size."""
 
     request: PresignedRequest
-    told_by: str
+    source_url: str
     size: int | None
 
 
 async def upload(
-    connection: Connection, request: PresignedRequest, told_by: str, body: Body, watch: Watch
+    connection: SenderConnection,
+    request: PresignedRequest,
+    source_url: str,
+    body: Body,
+    callbacks: ProgressCallbacks,
 ) -> None:
     """PUT a body to a presigned URL, once.
 
-    Raises ServerUnreachable, what the storage answered, InvalidParams when the body cannot be
-    read, and UnexpectedAnswer when the request is not for us.
+    Raises ServerUnreachable, the storage's error, InvalidParams when the body cannot be read, and
+    UnexpectedAnswer when the request is not one that a sender can make.
     """
-    backend = backend_of(request, told_by)
+    backend = backend_of(request, source_url)
     unreadable: InvalidParams | None = None
     loop = asyncio.get_running_loop()
 
     async def chunks(stall: asyncio.Timeout) -> AsyncIterator[bytes]:
         nonlocal unreadable
         sent = 0
-        watch.uploading(sent, body.size)
+        callbacks.on_upload(sent, body.size)
         try:
             async for chunk in body.chunks():
                 yield chunk
                 sent += len(chunk)
                 stall.reschedule(loop.time() + STALL_SECONDS)
-                watch.uploading(sent, body.size)
+                callbacks.on_upload(sent, body.size)
         except InvalidParams as error:
             unreadable = error
             raise
@@ -85,30 +89,30 @@ async def upload(
 
 
 class Download:
-    """The bytes of a body, each once and in order, whatever happens to the connection.
+    """A download yields each byte of a body once and in order, across broken connections.
 
-    After a break it goes on from where it was (a Range request, or by skipping what it has), with
-    a fresh presigned URL each time: the old one may have expired. Iterate it, and close it.
-    Raises ResultUnreadable when it cannot be had whole.
+    After a break it goes on where it was (by a Range request, or by skipping what it has), with a
+    fresh presigned URL each time: the old one may have expired. Iterate it, and close it. Raises
+    ResultUnreadable when the whole body cannot be fetched.
     """
 
     def __init__(
         self,
-        connection: Connection,
+        connection: SenderConnection,
         locate: Callable[[], Awaitable[Location]],
         *,
         command_id: str,
-        clock: Clock,
+        clock: MonotonicClock,
         retry_seconds: float,
-        watch: Watch,
+        callbacks: ProgressCallbacks,
     ) -> None:
-        """`locate` reads the status anew; called before the first byte and after each break."""
+        """`locate` returns a fresh location; called before the first byte and after each break."""
         self._connection = connection
         self._locate = locate
         self._command_id = command_id
         self._clock = clock
         self._retry_seconds = retry_seconds
-        self._watch = watch
+        self._callbacks = callbacks
         self._response: aiohttp.ClientResponse | None = None
         self._received = 0
         self._size: int | None = None
@@ -133,7 +137,7 @@ class Download:
                 until=self._clock.monotonic() + self._retry_seconds,
                 should_retry=should_retry,
                 tries=TRIES,
-                on_retry=self._tell,
+                on_retry=self._callbacks.on_retry,
             )
         except ResultUnreadable:
             raise
@@ -147,13 +151,13 @@ class Download:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         response, self._response = self._response, None
         if response is not None:
             response.close()
 
     async def _next(self) -> bytes:
-        """The next chunk, of a new connection if need be; empty at the end."""
+        """Return the next chunk, from a new connection if need be; empty at the end."""
         try:
             if self._response is None:
                 self._response = await self._connect()
@@ -166,14 +170,14 @@ class Download:
         if self._size is not None and self._received > self._size:
             raise self._unreadable(f"has more than the {self._size} bytes it was said to have")
         if chunk:
-            self._watch.downloading(self._received, self._size)
+            self._callbacks.on_download(self._received, self._size)
         return chunk
 
     async def _connect(self) -> aiohttp.ClientResponse:
-        """Ask for what is still missing, and stand at its beginning."""
+        """Request what is still missing, and skip to its beginning."""
         location = await self._locate()
         self._size = location.size
-        backend = backend_of(location.request, location.told_by)
+        backend = backend_of(location.request, location.source_url)
         headers = {"Accept-Encoding": "identity", **backend.headers}
         if self._received:
             headers["Range"] = f"bytes={self._received}-"
@@ -187,14 +191,14 @@ class Download:
                 ),
             ).__aenter__()
             try:
-                await self._stand_at(response, self._received)
+                await self._skip_to(response, self._received)
             except BaseException:
                 response.close()
                 raise
         return response
 
-    async def _stand_at(self, response: aiohttp.ClientResponse, position: int) -> None:
-        """Skip what an answer repeats. Raises what it says when it is no success."""
+    async def _skip_to(self, response: aiohttp.ClientResponse, position: int) -> None:
+        """Skip what an answer repeats. Raises the answer's error when it is no success."""
         if response.status == 206:
             begin = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if begin is None or int(begin[1]) != position:
@@ -210,26 +214,21 @@ class Download:
                 raise UnexpectedAnswer("the storage answered with less than it did before")
             position -= skipped
 
-    def _tell(self, error: BaseException) -> None:
-        """Pass on that something is about to be tried again."""
-        if isinstance(error, ArcError):
-            self._watch.retrying(error)
-
     def _unreadable(self, why: str) -> ResultUnreadable:
-        """The result cannot be had."""
+        """Return the error of a result that cannot be fetched whole."""
         return ResultUnreadable(f"the result {why}", command_id=self._command_id)
 
 
-def backend_of(request: PresignedRequest, told_by: str) -> HttpBackend:
-    """The HTTP request of a presigned one, its URL absolute.
+def backend_of(request: PresignedRequest, source_url: str) -> HttpBackend:
+    """Return the HTTP request of a presigned request, with an absolute URL.
 
-    `told_by` is the URL whose answer it came with; a relative one is resolved against it. Raises
-    UnexpectedAnswer for a file path and for what is not http(s).
+    A relative URL is resolved against `source_url`, whose answer it came with. Raises
+    UnexpectedAnswer for a file path and for a scheme other than http(s).
     """
     if isinstance(request.backend, LocalBackend):
         raise UnexpectedAnswer("the server hands out a path on its own disk, which only it can use")
     try:
-        url = resolve(told_by, request.backend.url)
+        url = resolve(source_url, request.backend.url)
     except InvalidEnvelope as error:
         raise UnexpectedAnswer(f"the server hands out a URL that is none: {error}") from error
     return msgspec.structs.replace(request.backend, url=url)

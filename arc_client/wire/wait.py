@@ -1,4 +1,4 @@
-"""Waiting for a command to end: by long poll, or by looking now and then."""
+"""A wait for a command's end goes by long poll, or by a request now and then."""
 
 # ruff: noqa: ASYNC109  # this time-out ends a wait and nothing else: the command goes on
 
@@ -8,9 +8,15 @@ import math
 from typing import Final
 
 from arc_client.errors import CommandTimeout
-from arc_client.wire.connection import Connection
-from arc_client.wire.progress_callbacks import Watch
-from arc_client.wire.retry import INTERVAL_CAP_SECONDS, Clock, Intervals, is_transient, pause_after
+from arc_client.wire.connection import SenderConnection
+from arc_client.wire.progress_callbacks import ProgressCallbacks
+from arc_client.wire.retry import (
+    INTERVAL_CAP_SECONDS,
+    Intervals,
+    MonotonicClock,
+    is_transient,
+    pause_after,
+)
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
@@ -18,83 +24,83 @@ from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
 
 POLL_SECONDS: Final = 30
-"""How long one status request asks the server to hold it, unless told otherwise: below the 60 s
-that proxies cut off at."""
+"""How long one status request asks the server to hold it by default: less than the 60 s that
+proxies cut off at."""
 ANSWER_SECONDS: Final = 10.0
-"""How much longer the answer to it may take."""
+"""How much longer the answer may take."""
 
 _HELD: Final = 0.8
-"""A server that keeps a request for this part of what it was asked does wait for us; one that
-answers sooner is asked again after a pause."""
+"""A server that holds a request for this part of the time that was asked for does long polls; one
+that answers sooner is asked again after a pause."""
 _OVERTIME_SECONDS: Final = 1.0
-"""How long the last request of a wait may take past its end."""
+"""How far the last request of a wait may pass the wait's end."""
 
 
-async def look(
-    connection: Connection, command_id: str, *, wait_seconds: int, limit_seconds: float
+async def read_status(
+    connection: SenderConnection, command_id: str, *, wait_seconds: int, limit_seconds: float
 ) -> CommandStatus:
-    """One status request, held by the server for up to `wait_seconds` while nothing is decided."""
+    """Return a command's status; the server holds the request until the command has ended."""
     url = connection.url(
         "commands", command_id, query={"waitSeconds": wait_seconds} if wait_seconds else None
     )
     return await connection.call("GET", url, CommandStatus, limit_seconds=limit_seconds)
 
 
-async def until_end(
-    connection: Connection,
+async def wait_for_end(
+    connection: SenderConnection,
     command_id: str,
     *,
     timeout: float | None,
     poll_seconds: int,
-    clock: Clock,
-    watch: Watch,
+    clock: MonotonicClock,
+    callbacks: ProgressCallbacks,
 ) -> CommandStatus:
-    """The status of a command once it is terminal.
+    """Return the status of a command once it is terminal.
 
-    A request that fails in passing ends nothing while there is time left, and the last look is
-    taken when the time is over. Raises CommandTimeout, and what the server refuses for good.
+    A request that fails in passing does not end the wait, and the status is read a last time when
+    the time is over. Raises CommandTimeout, and what the server refuses for good.
     """
     ends_at = math.inf if timeout is None else clock.monotonic() + timeout
     intervals = Intervals()
     state: State | None = None
     while True:
         asked_at = clock.monotonic()
-        left = max(0.0, ends_at - asked_at)
-        wait_seconds = int(min(poll_seconds, left))
+        remaining = max(0.0, ends_at - asked_at)
+        wait_seconds = int(min(poll_seconds, remaining))
         problem: ArcError | None = None
         try:
-            status = await look(
+            status = await read_status(
                 connection,
                 command_id,
                 wait_seconds=wait_seconds,
-                limit_seconds=min(wait_seconds + ANSWER_SECONDS, left + _OVERTIME_SECONDS),
+                limit_seconds=min(wait_seconds + ANSWER_SECONDS, remaining + _OVERTIME_SECONDS),
             )
         except ArcError as error:
             if not _may_pass(error):
                 raise
             problem = error
-            watch.retrying(error)
+            callbacks.on_retry(error)
         else:
-            watch.looked(status)
+            callbacks.on_status(status)
             state = status.state
             if state in TERMINAL:
                 return status
         took = clock.monotonic() - asked_at
-        left = ends_at - clock.monotonic()
-        if left <= 0:
+        remaining = ends_at - clock.monotonic()
+        if remaining <= 0:
             raise _timed_out(command_id, timeout, state, problem) from problem
         is_held = wait_seconds > 0 and took >= _HELD * wait_seconds
         if is_held or took >= INTERVAL_CAP_SECONDS:  # cut off on the way, after a good while
             intervals.reset()
         if problem is not None or not is_held:
-            await clock.sleep(min(max(intervals.next(), pause_after(problem)), left))
+            await clock.sleep(min(max(intervals.next(), pause_after(problem)), remaining))
 
 
 def _may_pass(error: ArcError) -> bool:
-    """Whether a failure need not be the server's last word on this command.
+    """Return True if a failure need not be the server's last word on this command.
 
-    What has no error body of ours comes from something in front of the server, which answers so
-    while the server is being replaced.
+    An answer without an ARC error body comes from something in front of the server, which answers
+    like that while the server is being replaced.
     """
     return is_transient(error) or not error.context.get("is_ours", False)
 
@@ -102,7 +108,7 @@ def _may_pass(error: ArcError) -> bool:
 def _timed_out(
     command_id: str, timeout: float | None, state: State | None, problem: ArcError | None
 ) -> CommandTimeout:
-    """Say what is known at the end of a wait."""
+    """Return the error of a wait that ran out, with the state that was last read."""
     stands = f"is still {state}" if state else "is not done as far as is known"
     asked = f"; the server could not be asked at the end: {problem.message}" if problem else ""
     return CommandTimeout(

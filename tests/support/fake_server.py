@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from arc_client.wire.retry import SystemClock
+from arc_client.wire.retry import SystemMonotonicClock
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
 Handler = Callable[[bytes], Awaitable[bytes]]
@@ -457,7 +457,7 @@ def agent(agent_id: str, deployment: str) -> dict[str, object]:
     }
 
 
-class Hasty(SystemClock):
+class Hasty(SystemMonotonicClock):
     """A clock for people who do not like to wait between two tries."""
 
     async def sleep(self, seconds: float) -> None:

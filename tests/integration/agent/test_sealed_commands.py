@@ -16,7 +16,7 @@ import pytest
 from arc_agent import CommandFailed, Context, handler
 from arc_client.bodies.params import Body
 from arc_client.bodies.results import body_of_result
-from arc_client.bodies.sealed import Seals
+from arc_client.bodies.sealed import SenderSeals
 from arc_client.errors import CommandFailed as Failure
 from arc_client.errors import ResultUnreadable
 from arc_protocol.messages.base import State
@@ -68,23 +68,23 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def seals(tmp_path: Path) -> Callable[..., Seals]:
+def seals(tmp_path: Path) -> Callable[..., SenderSeals]:
     """What is between a sender and a host."""
 
-    def of(host: PrivateKey = HOST, sender: PrivateKey = OPS) -> Seals:
+    def of(host: PrivateKey = HOST, sender: PrivateKey = OPS) -> SenderSeals:
         (tmp_path / f"{host.name}.pub").write_text(host.public().line)
-        return Seals(sender, tmp_path / f"{host.name}.pub")
+        return SenderSeals(sender, tmp_path / f"{host.name}.pub")
 
     return of
 
 
-async def sealed(seals: Seals, data: bytes) -> bytes:
+async def sealed(seals: SenderSeals, data: bytes) -> bytes:
     """Params as they are sent."""
     async with seals.sealed(Body(data, size=len(data))) as body:
         return body.data()
 
 
-def signed(seals: Seals, data: bytes, command: str) -> tuple[str, str]:
+def signed(seals: SenderSeals, data: bytes, command: str) -> tuple[str, str]:
     """A signature of sealed params, and its nonce."""
     told = claims(
         target=None,
@@ -97,7 +97,7 @@ def signed(seals: Seals, data: bytes, command: str) -> tuple[str, str]:
     return signature(told), told["nonce"]
 
 
-async def opened(seals: Seals, command_id: str, data: bytes) -> bytes:
+async def opened(seals: SenderSeals, command_id: str, data: bytes) -> bytes:
     """A result as its sender reads it."""
 
     async def one() -> AsyncIterator[bytes]:
@@ -111,7 +111,7 @@ async def test_a_server_sees_neither_params_nor_result(
     server: ScriptedServer,
     start: Start,
     settings: dict[str, Any],
-    seals: Callable[..., Seals],
+    seals: Callable[..., SenderSeals],
     size: int,
 ) -> None:
     agent = await start(server, twice, **settings)
@@ -119,7 +119,7 @@ async def test_a_server_sees_neither_params_nor_result(
     data = SECRET + os.urandom(size)
     params = await sealed(between, data)
     text, nonce = signed(between, params, "twice")
-    between.sent("cmd", nonce)
+    between.remember("cmd", nonce)
     is_large = size > 1000
 
     server.send("twice", raw=params, stored=is_large, command_id="cmd", change=carrying(text))
@@ -135,13 +135,16 @@ async def test_a_server_sees_neither_params_nor_result(
 
 
 async def test_an_error_of_a_handler_is_sealed_and_what_it_says_stays_on_the_host(
-    server: ScriptedServer, start: Start, settings: dict[str, Any], seals: Callable[..., Seals]
+    server: ScriptedServer,
+    start: Start,
+    settings: dict[str, Any],
+    seals: Callable[..., SenderSeals],
 ) -> None:
     await start(server, fail, events={"interval_seconds": 0.05}, **settings)
     between = seals()
     params = await sealed(between, SECRET)
     text, nonce = signed(between, params, "fail")
-    between.sent("cmd", nonce)
+    between.remember("cmd", nonce)
 
     server.send("fail", raw=params, command_id="cmd", change=carrying(text))
     response = await server.response()
@@ -153,7 +156,7 @@ async def test_an_error_of_a_handler_is_sealed_and_what_it_says_stays_on_the_hos
     )
     status = CommandStatus(command_id="cmd", state=State.FAILED, attempt=1, response=error)
     with pytest.raises(Failure) as caught:
-        body_of_result(between.told(status))
+        body_of_result(between.with_opened_error(status))
     assert caught.value.code == "WRONG_PASSWORD"
     assert caught.value.message == f"not {SECRET.decode()}"
     assert caught.value.details is not None
@@ -163,7 +166,10 @@ async def test_an_error_of_a_handler_is_sealed_and_what_it_says_stays_on_the_hos
 
 
 async def test_params_that_this_host_cannot_open_are_refused(
-    server: ScriptedServer, start: Start, settings: dict[str, Any], seals: Callable[..., Seals]
+    server: ScriptedServer,
+    start: Start,
+    settings: dict[str, Any],
+    seals: Callable[..., SenderSeals],
 ) -> None:
     await start(server, twice, **settings)
     other, mine = seals(OTHER_HOST), seals()
@@ -182,7 +188,10 @@ async def test_params_that_this_host_cannot_open_are_refused(
 
 
 async def test_a_result_that_is_not_what_the_host_sealed_for_this_command_is_refused(
-    server: ScriptedServer, start: Start, settings: dict[str, Any], seals: Callable[..., Seals]
+    server: ScriptedServer,
+    start: Start,
+    settings: dict[str, Any],
+    seals: Callable[..., SenderSeals],
 ) -> None:
     await start(server, twice, **settings)
     between = seals()
@@ -190,7 +199,7 @@ async def test_a_result_that_is_not_what_the_host_sealed_for_this_command_is_ref
     for name in ("one", "two"):
         params = await sealed(between, SECRET)
         text, nonce = signed(between, params, "twice")
-        between.sent(name, nonce)
+        between.remember(name, nonce)
         server.send("twice", raw=params, command_id=name, change=carrying(text))
         await server.response(len(results) + 1)
         results[name] = inline(server.responses(name)[0])
@@ -206,12 +215,15 @@ async def test_a_result_that_is_not_what_the_host_sealed_for_this_command_is_ref
 
 
 async def test_what_a_handler_leaves_for_after_a_restart_is_sealed(
-    server: ScriptedServer, tmp_path: Path, settings: dict[str, Any], seals: Callable[..., Seals]
+    server: ScriptedServer,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    seals: Callable[..., SenderSeals],
 ) -> None:
     between = seals()
     params = await sealed(between, SECRET)
     text, nonce = signed(between, params, "restart")
-    between.sent("cmd", nonce)
+    between.remember("cmd", nonce)
     async with running(server.url, tmp_path, (restart,), settings) as agent:
         server.send("restart", raw=params, command_id="cmd", change=carrying(text))
         async with asyncio.timeout(15):

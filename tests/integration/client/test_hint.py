@@ -11,12 +11,12 @@ import pytest
 from arc_client import Client
 from arc_client.bodies.params import Body
 from arc_client.cli import invoke
-from arc_client.cli.progress import Journey
+from arc_client.cli.progress import CommandProgress
 from tests.support.fake_server import FakeServer, agent, echo, one_kind
 from tests.support.shell import arc
 
 
-class Noting(Journey):
+class Noting(CommandProgress):
     """Keeps what it is told to note."""
 
     def __init__(self) -> None:
@@ -30,20 +30,20 @@ class Noting(Journey):
 
 async def invoked(server: FakeServer, until: Any) -> list[str]:
     """Invoke what has no handler, let one appear once `until` is so; what was noted meanwhile."""
-    journey = Noting()
+    progress = Noting()
     params = Body(b"7", size=1)
     whom = invoke.Addressee("dep", "late", None)
-    async with Client(server.url, watch=journey) as client:
+    async with Client(server.url, callbacks=progress) as client:
         waiting = asyncio.ensure_future(
-            invoke.invoke(client, journey, whom, params, {}, timeout=30, out=None)
+            invoke.invoke(client, progress, whom, params, {}, timeout=30, out=None)
         )
         await server.until(until)
-        while not journey.notes and not server.faults.get("agents") and server.knows_part_2:
+        while not progress.notes and not server.faults.get("agents") and server.knows_part_2:
             await asyncio.sleep(0)
         server.handlers["late"] = echo
         server.run("cmd_1")
         await waiting
-    return journey.notes
+    return progress.notes
 
 
 async def test_who_waits_for_nobody_is_told_so(

@@ -27,8 +27,8 @@ from arc_client import (
     CommandExpired,
     CommandFailed,
     InvalidParams,
+    ProgressCallbacks,
     TokenRefused,
-    Watch,
 )
 from arc_protocol.errors import CommandNotFound, IdempotencyKeyReused, InvalidCommand
 from arc_protocol.messages.commands import CommandStatus
@@ -165,11 +165,11 @@ async def test_small_and_large_bodies_go_out_and_come_back(
 async def test_the_wait_is_one_long_poll(server: RealServer, dep: str) -> None:
     looked: list[CommandStatus] = []
 
-    class Looking(Watch):
-        def looked(self, status: CommandStatus) -> None:
+    class Looking(ProgressCallbacks):
+        def on_status(self, status: CommandStatus) -> None:
             looked.append(status)
 
-    async with Client(server.url, watch=Looking()) as arc:
+    async with Client(server.url, callbacks=Looking()) as arc:
         sent = await arc.send(dep, "echo", 7)
         waiting = asyncio.ensure_future(sent.result())
         async with holder(server.url, dep):

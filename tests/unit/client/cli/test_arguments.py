@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from arc_client.cli.arguments import CHECKED_BYTES, Access, check_json, check_writable, params_body
+from arc_client.cli.arguments import (
+    CHECKED_BYTES,
+    ConnectionOptions,
+    check_json,
+    check_writable,
+    params_body,
+)
 from arc_client.errors import ConfigurationError, InvalidParams
 
 
@@ -119,33 +125,35 @@ def test_what_is_given_counts_before_the_environment(tmp_path: Path) -> None:
         "ARC_CA_FILE": "",
     }
 
-    assert Access().client_options(environ) == {
+    assert ConnectionOptions().client_options(environ) == {
         "server_url": "http://env",
         "token_file": Path("/env/token"),
         "token": None,
         "ca_file": None,
     }
-    given = Access("http://given", tmp_path / "token").client_options(environ)
+    given = ConnectionOptions("http://given", tmp_path / "token").client_options(environ)
     assert given["server_url"] == "http://given"
     assert given["token_file"] == tmp_path / "token"
     assert given["token"] is None
 
 
 def test_a_token_may_be_in_the_environment_itself() -> None:
-    options = Access("http://h").client_options({"ARC_TOKEN": "t", "ARC_TOKEN_FILE": ""})
+    options = ConnectionOptions("http://h").client_options({"ARC_TOKEN": "t", "ARC_TOKEN_FILE": ""})
 
     assert (options["token"], options["token_file"]) == ("t", None)
 
 
 def test_options_of_a_command_count_before_those_of_arc() -> None:
-    outer = Access("http://outer", Path("outer"), Path("ca"))
+    outer = ConnectionOptions("http://outer", Path("outer"), Path("ca"))
 
-    assert Access("http://inner").over(outer) == Access("http://inner", Path("outer"), Path("ca"))
+    assert ConnectionOptions("http://inner").over(outer) == ConnectionOptions(
+        "http://inner", Path("outer"), Path("ca")
+    )
 
 
 def test_without_a_server_it_says_how_to_name_one() -> None:
     with pytest.raises(ConfigurationError, match="--server URL or set ARC_SERVER_URL"):
-        Access().client_options({})
+        ConnectionOptions().client_options({})
 
 
 def test_where_a_result_cannot_be_written_is_said_beforehand(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from arc_client.errors import (
     UnexpectedAnswer,
     error_of,
 )
-from arc_client.wire.connection import Connection, base_url, proxy_of, retry_after, translated
+from arc_client.wire.connection import SenderConnection, base_url, proxy_of, retry_after, translated
 from arc_protocol.errors import (
     ArcError,
     CommandNotFound,
@@ -57,7 +57,7 @@ def test_a_url_that_is_no_server_is_refused_without_its_password(given: str) -> 
 
 
 def test_ids_and_values_are_quoted_into_urls() -> None:
-    connection = Connection("http://h")
+    connection = SenderConnection("http://h")
 
     url = connection.url("commands", "a/../b?c", query={"deploymentId": "x&y", "state": None})
 
@@ -70,7 +70,7 @@ def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str) -
     file.write_text(content)
 
     with pytest.raises(ConfigurationError) as refused:
-        Connection("http://h", token_file=file)
+        SenderConnection("http://h", token_file=file)
 
     assert str(file) in refused.value.message
     assert "lines" not in refused.value.message
@@ -78,12 +78,12 @@ def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str) -
 
 def test_a_token_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no-token: No such file"):
-        Connection("http://h", token_file=tmp_path / "no-token")
+        SenderConnection("http://h", token_file=tmp_path / "no-token")
 
 
 def test_a_token_and_a_token_file_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not both"):
-        Connection("http://h", token="t", token_file=tmp_path)
+        SenderConnection("http://h", token="t", token_file=tmp_path)
 
 
 def test_a_file_of_certificates_that_holds_none_is_refused(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_file_of_certificates_that_holds_none_is_refused(tmp_path: Path) -> No
     file.write_text("no certificate")
 
     with pytest.raises(ConfigurationError, match="cannot use the certificates"):
-        Connection("https://h", ca_file=file)
+        SenderConnection("https://h", ca_file=file)
 
 
 @pytest.mark.parametrize(

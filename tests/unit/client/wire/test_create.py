@@ -16,11 +16,11 @@ from aioresponses import CallbackResult, aioresponses
 from arc_client import (
     Client,
     InvalidParams,
+    ProgressCallbacks,
     ServerUnreachable,
     TokenRefused,
     UnexpectedAnswer,
     UploadFailed,
-    Watch,
 )
 from arc_protocol.errors import IdempotencyKeyReused, InvalidCommand, PayloadTooLarge, RateLimited
 from arc_protocol.messages.commands import CreateCommandResponse
@@ -368,14 +368,14 @@ async def test_a_server_that_says_nowhere_to_upload_is_not_asked_for_ever(
 async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: FakeClock) -> None:
     told: list[Any] = []
 
-    class Told(Watch):
-        def created(self, answer: CreateCommandResponse) -> None:
+    class Told(ProgressCallbacks):
+        def on_created(self, answer: CreateCommandResponse) -> None:
             told.append(answer.command_id)
 
-        def uploading(self, sent: int, total: int) -> None:
+        def on_upload(self, sent: int, total: int) -> None:
             told.append((sent, total))
 
-        def retrying(self, error: Exception) -> None:
+        def on_retry(self, error: Exception) -> None:
             told.append(type(error))
 
     uploads(http, [200])
@@ -384,7 +384,7 @@ async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: FakeClo
     http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", clock=clock, watch=Told()) as arc:
+    async with Client("http://h", clock=clock, callbacks=Told()) as arc:
         await arc.send("dep", "c", LARGE)
 
     unavailable, *rest = told

@@ -1,0 +1,42 @@
+"""Send options say how a command is sent: its deadline, its target, its key and its attempts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TypedDict
+
+from arc_client.errors import InvalidParams
+
+
+class SendOptions(TypedDict, total=False):
+    """Send options are keyword arguments of `send` and `invoke`. None counts as absent."""
+
+    deadline: float | timedelta | datetime | None
+    """When the server gives the command up: seconds from now by this machine's clock, or an
+    instant."""
+    target: str | None
+    """One of several targets of the deployment, by its resource id."""
+    idempotency_key: str | None
+    """A key that was used before returns the result of that command and runs nothing. Default: a
+    fresh one."""
+    max_attempts: int | None
+    """How many attempts the command may have. Default: the server's."""
+
+
+def instant_of(deadline: float | timedelta | datetime | None) -> datetime | None:
+    """Return a deadline as an instant in UTC.
+
+    Raises InvalidParams when it has no time zone or lies outside the calendar.
+    """
+    if deadline is None:
+        return None
+    try:
+        if isinstance(deadline, datetime):
+            if deadline.tzinfo is None:
+                raise InvalidParams("the deadline has no time zone")
+            return deadline.astimezone(UTC)
+        if not isinstance(deadline, timedelta):
+            deadline = timedelta(seconds=deadline)
+        return datetime.now(UTC) + deadline
+    except (OverflowError, ValueError) as error:
+        raise InvalidParams("the deadline lies outside the calendar") from error
