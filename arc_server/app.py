@@ -34,7 +34,8 @@ from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routes import agents, blobs, commands, enrolment, events, health, leases
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
-from arc_server.ports.records import Clock, CommandStore
+from arc_server.ports.clock import Clock
+from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
 from arc_server.server_keys import KeysUnusable, Signer
@@ -69,7 +70,7 @@ class StoreFailed(Exception):
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """What a server is made of, as its routes need it."""
 
-    store: CommandStore
+    store: Store
     blobs: LocalBlobStore
     signer: Signer
     clock: Clock

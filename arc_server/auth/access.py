@@ -11,7 +11,7 @@ import secrets
 from typing import Final
 
 from arc_protocol.errors import Unauthorized
-from arc_server.ports.records import Clock
+from arc_server.ports.clock import Clock
 from arc_server.server_keys import Signer
 
 PREFIX: Final = "arc_access_"

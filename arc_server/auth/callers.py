@@ -12,7 +12,8 @@ import msgspec
 from arc_protocol.errors import Unauthorized
 from arc_server.auth.access import PREFIX, AccessTokens
 from arc_server.auth.tokens import Scope, hash_token, is_well_formed
-from arc_server.ports.records import Clock, CommandStore
+from arc_server.ports.clock import Clock
+from arc_server.ports.credentials import CredentialStore
 
 MAX_REMEMBERED: Final = 10_000
 """Tokens whose look-up is remembered; far more than an installation has agents and senders."""
@@ -44,7 +45,7 @@ class Authenticator:
 
     def __init__(
         self,
-        store: CommandStore,
+        store: CredentialStore,
         clock: Clock,
         *,
         cache_seconds: float,

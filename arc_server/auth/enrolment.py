@@ -33,14 +33,9 @@ from arc_protocol.enrolment import (
 from arc_protocol.errors import InvalidCommand, Unauthorized
 from arc_server.auth.access import CHALLENGE_SECONDS, AccessTokens
 from arc_server.auth.tokens import SECRET_BYTES, hash_token
-from arc_server.ports.credentials import (
-    AgentKey,
-    CredentialStore,
-    EnrolToken,
-    KnownKey,
-    NewCredential,
-)
-from arc_server.ports.records import Clock
+from arc_server.ports.clock import Clock
+from arc_server.ports.credentials import CredentialStore
+from arc_server.ports.records import AgentKey, EnrolToken, KnownKey, NewCredential
 
 log = structlog.get_logger(__name__)
 

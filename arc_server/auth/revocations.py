@@ -14,8 +14,8 @@ import structlog
 
 from arc_protocol.errors import StoreUnavailable, Unauthorized
 from arc_server.auth.callers import Authenticator
+from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
-from arc_server.ports.records import Clock
 
 log = structlog.get_logger(__name__)
 

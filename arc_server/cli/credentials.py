@@ -14,7 +14,7 @@ from arc_protocol.messages.base import Name
 from arc_runtime.durations import parse_duration
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.cli.store import ConfigOption, DataDirOption, JsonOption, print_table, with_store
-from arc_server.ports.records import CommandStore
+from arc_server.ports.credentials import CredentialStore
 
 FAILED: Final = 1
 MAX_USES: Final = 100_000
@@ -49,7 +49,7 @@ def create_enrol_token(
         raise typer.BadParameter(f"--expires: more than nothing, at most {MAX_EXPIRY.days}d")
     made = new_enrol_token(deployment, uses, expires_in, datetime.now(UTC))
 
-    async def put(store: CommandStore) -> None:
+    async def put(store: CredentialStore) -> None:
         await store.put_enrol_token(made.stored)
 
     with_store(config, data_dir, put)
@@ -63,7 +63,7 @@ def list_enrol_tokens(
 ) -> None:
     """List enrol tokens; never their text, which is not stored."""
 
-    async def read(store: CommandStore) -> list[dict[str, Any]]:
+    async def read(store: CredentialStore) -> list[dict[str, Any]]:
         return [
             {
                 "id": token.token_id,
@@ -91,7 +91,7 @@ def revoke_enrol_token(
 ) -> None:
     """Let nobody enrol with it any more. Agents that did stay: see `credential revoke`."""
 
-    async def revoke(store: CommandStore) -> bool:
+    async def revoke(store: CredentialStore) -> bool:
         return await store.revoke_enrol_token(token_id, datetime.now(UTC))
 
     if not with_store(config, data_dir, revoke, must_exist=True):
@@ -105,7 +105,7 @@ def list_credentials(
 ) -> None:
     """List the agents that enrolled."""
 
-    async def read(store: CommandStore) -> list[dict[str, Any]]:
+    async def read(store: CredentialStore) -> list[dict[str, Any]]:
         return [
             {
                 "id": each.credential_id,
@@ -130,7 +130,7 @@ def revoke_credential(
 ) -> None:
     """Turn an agent away: within seconds, also where it waits for work now."""
 
-    async def revoke(store: CommandStore) -> bool:
+    async def revoke(store: CredentialStore) -> bool:
         return await store.revoke_credential(credential_id, datetime.now(UTC))
 
     if not with_store(config, data_dir, revoke, must_exist=True):

@@ -39,7 +39,8 @@ from arc_server.cli.store import (
 )
 from arc_server.config.parts import deployments, max_url_seconds
 from arc_server.config.sections import ServerConfig, load_config
-from arc_server.ports.records import CommandStore, Token
+from arc_server.ports.credentials import TokenStore
+from arc_server.ports.records import Token
 from arc_server.server_keys import FILE_NAME, KeysUnusable, read_keys, rotate
 
 log = structlog.get_logger(__name__)
@@ -154,7 +155,7 @@ def create_token(
             raise typer.BadParameter(f"--deployment: {error}") from None
     made = new_token(scope, deployment, datetime.now(UTC))
 
-    async def put(store: CommandStore) -> None:
+    async def put(store: TokenStore) -> None:
         await store.put_token(made.stored)
 
     with_store(config, data_dir, put)
@@ -168,7 +169,7 @@ def list_tokens(
 ) -> None:
     """List tokens; never their text, which is not stored."""
 
-    async def read(store: CommandStore) -> list[Token]:
+    async def read(store: TokenStore) -> list[Token]:
         return list(await store.list_tokens())
 
     found = with_store(config, data_dir, read, must_exist=True)
@@ -187,7 +188,7 @@ def revoke_token(
 ) -> None:
     """Revoke a token. A running server refuses it within seconds."""
 
-    async def revoke(store: CommandStore) -> bool:
+    async def revoke(store: TokenStore) -> bool:
         return await store.revoke_token(token_id, datetime.now(UTC))
 
     if not with_store(config, data_dir, revoke, must_exist=True):

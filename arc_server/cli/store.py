@@ -14,7 +14,7 @@ from rich.table import Table
 
 from arc_server.app import DATABASE, CannotStart, open_store
 from arc_server.config.sections import load_config
-from arc_server.ports.records import CommandStore
+from arc_server.ports.store import Store
 
 R = TypeVar("R")
 
@@ -28,7 +28,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a tabl
 def with_store(
     config: Path | None,
     data_dir: Path | None,
-    use: Callable[[CommandStore], Coroutine[Any, Any, R]],
+    use: Callable[[Store], Coroutine[Any, Any, R]],
     *,
     must_exist: bool = False,
 ) -> R:

@@ -1,1 +1,1 @@
-"""What the services are written against: records, and the ports of store, blobs, push and clock."""
+"""Ports are what the services are written against: records, and one file for each port."""

@@ -17,13 +17,9 @@ import structlog
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, Unavailable
-from arc_server.ports.records import (
-    Clock,
-    CommandStore,
-    Dispatcher,
-    Grant,
-    StoredError,
-)
+from arc_server.ports.clock import Clock
+from arc_server.ports.pushes import Dispatcher, PushStore
+from arc_server.ports.records import Grant, StoredError
 from arc_server.service.commands import CommandService
 from arc_server.service.identifiers import new_lease_id
 from arc_server.service.wakeups import Wakeups
@@ -52,7 +48,7 @@ class Outbox:
     def __init__(
         self,
         *,
-        store: CommandStore,
+        store: PushStore,
         service: CommandService,
         dispatcher: Dispatcher,
         clock: Clock,

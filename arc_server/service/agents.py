@@ -13,8 +13,10 @@ import structlog
 from arc_protocol.codec import encode
 from arc_protocol.errors import ArcError, Forbidden
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldLease
+from arc_server.ports.agents import AgentStore
+from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
-from arc_server.ports.records import Clock, Command, CommandStore, Holder
+from arc_server.ports.records import Command, Holder
 from arc_server.service.limits import CommandLimits
 from arc_server.service.operations import Operations, to_the_end
 from arc_server.service.unnamed_pollers import Attendance
@@ -26,7 +28,7 @@ class AgentService:
     """The directory of agents. `within`: see CommandService."""
 
     def __init__(
-        self, *, store: CommandStore, clock: Clock, limits: CommandLimits, operations: Operations
+        self, *, store: AgentStore, clock: Clock, limits: CommandLimits, operations: Operations
     ) -> None:
         self.operations = operations
         self._store = store

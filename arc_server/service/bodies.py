@@ -26,10 +26,10 @@ from arc_protocol.messages.bodies import (
     SuccessResponse,
 )
 from arc_protocol.messages.commands import StorageUpload
+from arc_server.ports.blobs import BlobStore
+from arc_server.ports.clock import Clock
 from arc_server.ports.records import (
     AwaitedBlob,
-    BlobStore,
-    Clock,
     Command,
     DamagedBody,
     ReadResponse,

@@ -58,26 +58,26 @@ from arc_protocol.messages.leases import (
     RespondResponse,
     ResponseHandling,
 )
+from arc_server.ports.blobs import BlobStore
+from arc_server.ports.clock import Clock
+from arc_server.ports.links import ResponseLinks
 from arc_server.ports.records import (
     AwaitedBlob,
-    BlobStore,
-    Clock,
     Command,
     CommandFilter,
-    CommandStore,
     CommandWithResponse,
     Completion,
     Grant,
     Granted,
     LeaseQuery,
     NewCommand,
-    ResponseLinks,
     StoredBlob,
     StoredInline,
     StoredResponse,
     StoredSuccess,
     Submission,
 )
+from arc_server.ports.store import Store
 from arc_server.service.agents import AgentService, check_deployment
 from arc_server.service.bodies import Bodies, directory
 from arc_server.service.identifiers import FreshLeaseIds, new_command_id
@@ -97,7 +97,7 @@ class CommandService:
     def __init__(
         self,
         *,
-        store: CommandStore,
+        store: Store,
         blobs: BlobStore,
         links: ResponseLinks,
         clock: Clock,
@@ -122,7 +122,7 @@ class CommandService:
         """Store a command, or answer the one that an earlier create with the same key made.
 
         Raises Forbidden, InvalidCommand (naming the field), PayloadTooLarge, IdempotencyKeyReused
-        and what targets can be wrong about (`CommandStore.create`).
+        and what targets can be wrong about (`Store.create`).
         """
         check_deployment(request.deployment_id, within)
         max_attempts = self._bounded(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from arc_protocol import lifecycle
 from arc_protocol.errors import CommandNotFound, InvalidCommand
 from arc_protocol.messages.events import EventList, EventsRequest
-from arc_server.ports.records import CommandStore, EventPage
+from arc_server.ports.events import EventStore
+from arc_server.ports.records import EventPage
 from arc_server.service.commands import check_wait
 from arc_server.service.limits import CommandLimits
 from arc_server.service.wakeups import Wakeups
@@ -14,7 +15,7 @@ from arc_server.service.wakeups import Wakeups
 class EventService:
     """Lines and progress of commands. `within`: see CommandService."""
 
-    def __init__(self, *, store: CommandStore, wakeups: Wakeups, limits: CommandLimits) -> None:
+    def __init__(self, *, store: EventStore, wakeups: Wakeups, limits: CommandLimits) -> None:
         self._store = store
         self._wakeups = wakeups
         self._limits = limits

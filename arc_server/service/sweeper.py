@@ -16,7 +16,9 @@ import msgspec
 import structlog
 
 from arc_protocol.errors import Unavailable
-from arc_server.ports.records import Clock, Command, CommandStore
+from arc_server.ports.clock import Clock
+from arc_server.ports.records import Command
+from arc_server.ports.sweeps import SweepStore
 from arc_server.service.commands import CommandService
 
 log = structlog.get_logger(__name__)
@@ -50,7 +52,7 @@ class Sweeper:
     def __init__(
         self,
         *,
-        store: CommandStore,
+        store: SweepStore,
         service: CommandService,
         clock: Clock,
         limits: SweepLimits,

@@ -18,8 +18,8 @@ import msgspec
 from arc_protocol.errors import ArcError, StoreUnavailable
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.events import EventsRequest
-from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
 from arc_server.ports.records import (
+    AgentKey,
     AgentPresence,
     Command,
     CommandFilter,
@@ -28,12 +28,16 @@ from arc_server.ports.records import (
     CommandWithResponse,
     Completion,
     Created,
+    Credential,
     Deployment,
+    EnrolToken,
     EventPage,
     Granted,
     Holder,
+    KnownKey,
     LeaseQuery,
     NewCommand,
+    NewCredential,
     Renewal,
     StoredBody,
     StoredError,
@@ -55,7 +59,7 @@ MAX_BATCH: Final = 512
 
 
 class SqliteStore:
-    """CommandStore in one file. Made by `open`.
+    """Store in one file. Made by `open`.
 
     An operation whose caller is cancelled may be committed all the same.
     """
@@ -135,38 +139,38 @@ class SqliteStore:
     # commands
 
     async def create(self, new: NewCommand) -> Created:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(create.create, new)
 
     async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
-        """See CommandStore."""
+        """See Store."""
         outcome = await self._writes.submit(create.mark_uploaded, command_id, params, now)
         if isinstance(outcome, ArcError):
             raise outcome
         return outcome
 
     async def get(self, command_id: str) -> CommandWithResponse | None:
-        """See CommandStore."""
+        """See Store."""
         return await self._reads.submit(read.get, command_id)
 
     async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:
-        """See CommandStore."""
+        """See Store."""
         return await self._reads.submit(read.get_with_bodies, command_id)
 
     async def write_payload(
         self, command_id: str, params: StoredBody | None, response: StoredResponse | None
     ) -> None:
-        """See CommandStore."""
+        """See Store."""
         await self._writes.submit(complete.write_payload, command_id, params, response)
 
     async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
-        """See CommandStore. Looks on as long as it found only what has ended."""
+        """See Store. Looks on as long as it found only what has ended."""
         return await self._look_on(lambda: self._writes.submit(lease.lease, query, now))
 
     async def lease_push(
         self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
     ) -> Granted:
-        """See CommandStore."""
+        """See Store."""
         return await self._look_on(
             lambda: self._writes.submit(lease.lease_push, lease_ids, lease_seconds, now)
         )
@@ -181,7 +185,7 @@ class SqliteStore:
                 return msgspec.structs.replace(granted, ended=ended)
 
     async def next_push_at(self) -> datetime | None:
-        """See CommandStore."""
+        """See Store."""
         return await self._reads.submit(read.next_push_at)
 
     async def renew(
@@ -191,7 +195,7 @@ class SqliteStore:
         now: datetime,
         deployment_id: str | None = None,
     ) -> Renewal:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(lease.renew, lease_ids, lease_seconds, now, deployment_id)
 
     async def release(
@@ -203,7 +207,7 @@ class SqliteStore:
         deployment_id: str | None = None,
         push_after: datetime | None = None,
     ) -> Command:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(
             lease.release, lease_id, now, costs_attempt, deployment_id, push_after
         )
@@ -211,89 +215,89 @@ class SqliteStore:
     async def complete(
         self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
     ) -> Completion:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.complete, command_id, lease_id, response, now)
 
     async def complete_all(
         self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
     ) -> Sequence[Completion | ArcError]:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.complete_all, submissions, now, deployment_id)
 
     async def add_events(
         self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
     ) -> Command:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(store_events.add, command_id, events, keep, deployment_id)
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
-        """See CommandStore."""
+        """See Store."""
         return await self._lists.submit(store_events.read, command_id, after, limit)
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.cancel, command_id, now)
 
     async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.fail, command_id, error, now)
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        """See CommandStore."""
+        """See Store."""
         return await self._lists.submit(read.list_commands, which, before, limit)
 
     # time
 
     async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.expire_due, now, limit)
 
     async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.requeue_lapsed, now, limit)
 
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.forget_keys, before, limit)
 
     async def shift_leases(self, seconds: float) -> int:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.shift_leases, seconds)
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(complete.grant_grace, lapsed_since, now, until)
 
     async def sign_of_life(self, now: datetime) -> None:
-        """See CommandStore."""
+        """See Store."""
         await self._writes.submit(complete.sign_of_life, now)
 
     async def last_sign_of_life(self) -> datetime | None:
-        """See CommandStore."""
+        """See Store."""
         return await self._reads.submit(read.last_sign_of_life)
 
     async def has_live_leases(self) -> bool:
-        """See CommandStore."""
+        """See Store."""
         return await self._reads.submit(read.has_live_leases)
 
     # deployments, agents, tokens
 
     async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
-        """See CommandStore."""
+        """See Store."""
         await self._writes.submit(directory.put_deployment, deployment, now)
 
     async def get_deployment(self, deployment_id: str) -> Deployment | None:
-        """See CommandStore."""
+        """See Store."""
         return await self._reads.submit(directory.get_deployment, deployment_id)
 
     async def put_agent(
         self, agent_id: str, registration: AgentRegistration, now: datetime
     ) -> AgentPresence:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(directory.put_agent, agent_id, registration, now)
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
-        """See CommandStore."""
+        """See Store."""
         await self._writes.submit(directory.touch_agents, seen)
 
     async def list_agents(
@@ -304,25 +308,25 @@ class SqliteStore:
         *,
         with_schemas: bool = False,
     ) -> Sequence[AgentPresence]:
-        """See CommandStore."""
+        """See Store."""
         return await self._lists.submit(
             directory.list_agents, deployment_id, seen_since, limit, with_schemas
         )
 
     async def put_token(self, token: Token) -> None:
-        """See CommandStore."""
+        """See Store."""
         await self._writes.submit(directory.put_token, token)
 
     async def find_token(self, token_hash: bytes) -> Token | None:
-        """See CommandStore."""
+        """See Store."""
         return await self._reads.submit(directory.find_token, token_hash)
 
     async def list_tokens(self) -> Sequence[Token]:
-        """See CommandStore."""
+        """See Store."""
         return await self._lists.submit(directory.list_tokens)
 
     async def revoke_token(self, token_id: str, now: datetime) -> bool:
-        """See CommandStore."""
+        """See Store."""
         return await self._writes.submit(directory.revoke_token, token_id, now)
 
     # credentials of agents
@@ -374,14 +378,14 @@ class SqliteStore:
     # the database itself
 
     async def check(self) -> None:
-        """See CommandStore."""
+        """See Store."""
         if self._failed.is_set():
             raise StoreUnavailable(self._failure)
         if await self._reads.submit(read.schema_version) != schema.newest():
             raise StoreUnavailable("the schema of the database is not this release's")
 
     async def close(self) -> None:
-        """See CommandStore."""
+        """See Store."""
         await self._resources.aclose()
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from arc_server.blobs.local import LocalBlobStore
-from arc_server.ports.records import Clock
+from arc_server.ports.clock import Clock
 from arc_server.server_keys import Signer
 from arc_server.service.agents import AgentService
 from arc_server.service.commands import CommandService

@@ -118,7 +118,7 @@ class _Place:
 
 
 class MemoryStore(MemoryCredentials):
-    """CommandStore without a database."""
+    """Store without a database."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class MemoryStore(MemoryCredentials):
     # creating
 
     async def create(self, new: NewCommand) -> Created:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         place = self._places.get(new.deployment_id)
         if place is None and not new.auto_register:
@@ -233,7 +233,7 @@ class MemoryStore(MemoryCredentials):
         return bool(waiting)
 
     async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
-        """See CommandStore."""
+        """See Store."""
         stored = self._find(command_id)
         if stored.command.state is State.PENDING_UPLOAD:
             if not lifecycle.is_overdue(stored.command.deadline, now):
@@ -247,7 +247,7 @@ class MemoryStore(MemoryCredentials):
     # reading
 
     async def get(self, command_id: str) -> CommandWithResponse | None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         stored = self._commands.get(command_id)
         if stored is None:
@@ -258,7 +258,7 @@ class MemoryStore(MemoryCredentials):
         )
 
     async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         stored = self._commands.get(command_id)
         if stored is None:
@@ -268,7 +268,7 @@ class MemoryStore(MemoryCredentials):
         )
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         found = [
             stored
@@ -287,7 +287,7 @@ class MemoryStore(MemoryCredentials):
     async def write_payload(
         self, command_id: str, params: StoredBody | None, response: StoredResponse | None
     ) -> None:
-        """See CommandStore."""
+        """See Store."""
         stored = self._find(command_id)
         stored.params = params or stored.params
         stored.response = response or stored.response
@@ -295,7 +295,7 @@ class MemoryStore(MemoryCredentials):
     # leasing
 
     async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         place = self._places.get(query.deployment_id)
         if place is None and not query.auto_register:
@@ -333,13 +333,13 @@ class MemoryStore(MemoryCredentials):
     async def lease_push(
         self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
     ) -> Granted:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         due = [stored for stored in self._waiting_pushes() if _push_at(stored) <= now]
         return self._grant(due, lease_ids, lease_seconds, None, now)
 
     async def next_push_at(self) -> datetime | None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         return next((_push_at(stored) for stored in self._waiting_pushes()), None)
 
@@ -396,7 +396,7 @@ class MemoryStore(MemoryCredentials):
         now: datetime,
         deployment_id: str | None = None,
     ) -> Renewal:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         renewed: list[Command] = []
         lost: list[str] = []
@@ -419,7 +419,7 @@ class MemoryStore(MemoryCredentials):
         deployment_id: str | None = None,
         push_after: datetime | None = None,
     ) -> Command:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         stored = self._find_lease(lease_id, deployment_id)
         if stored is None:
@@ -458,7 +458,7 @@ class MemoryStore(MemoryCredentials):
     async def complete(
         self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
     ) -> Completion:
-        """See CommandStore."""
+        """See Store."""
         stored = self._find(command_id)
         command = stored.command
         if command.state in lifecycle.TERMINAL:
@@ -475,7 +475,7 @@ class MemoryStore(MemoryCredentials):
     async def complete_all(
         self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
     ) -> Sequence[Completion | ArcError]:
-        """See CommandStore."""
+        """See Store."""
         answers: list[Completion | ArcError] = []
         for given in submissions:
             try:
@@ -492,7 +492,7 @@ class MemoryStore(MemoryCredentials):
     async def add_events(
         self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
     ) -> Command:
-        """See CommandStore."""
+        """See Store."""
         stored = self._find(command_id)
         command = stored.command
         if deployment_id is not None and command.deployment_id != deployment_id:
@@ -524,7 +524,7 @@ class MemoryStore(MemoryCredentials):
         return command
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
-        """See CommandStore."""
+        """See Store."""
         stored = self._commands.get(command_id)
         if stored is None:
             return None
@@ -537,7 +537,7 @@ class MemoryStore(MemoryCredentials):
         )
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
-        """See CommandStore."""
+        """See Store."""
         stored = self._find(command_id)
         command = stored.command
         if command.state in lifecycle.TERMINAL:
@@ -549,7 +549,7 @@ class MemoryStore(MemoryCredentials):
         return Completion(command=self._end(stored, State.FAILED, CANCELLED, now), changed=True)
 
     async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
-        """See CommandStore."""
+        """See Store."""
         stored = self._find(command_id)
         if stored.command.state in lifecycle.TERMINAL:
             return Completion(command=stored.command, changed=False)
@@ -558,19 +558,19 @@ class MemoryStore(MemoryCredentials):
     # time
 
     async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
-        """See CommandStore."""
+        """See Store."""
         overdue = self._live(lambda command: lifecycle.is_overdue(command.deadline, now))
         overdue.sort(key=lambda stored: (stored.command.deadline or now, stored.seq))
         return [self._expire(stored, now) for stored in overdue[:limit]]
 
     async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
-        """See CommandStore."""
+        """See Store."""
         lapsed = self._leases(lambda expires_at: expires_at <= now)
         lapsed.sort(key=lambda stored: (stored.command.lease_expires_at or now, stored.seq))
         return [self._hand_back(stored, now, costs_attempt=True) for stored in lapsed[:limit]]
 
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         forgotten = 0
         for keys in self._keys.values():
@@ -582,7 +582,7 @@ class MemoryStore(MemoryCredentials):
         return forgotten
 
     async def shift_leases(self, seconds: float) -> int:
-        """See CommandStore."""
+        """See Store."""
         shift = timedelta(seconds=seconds)
         live = self._leases(lambda _: True)
         for stored in live:
@@ -595,30 +595,30 @@ class MemoryStore(MemoryCredentials):
         return len(live)
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
-        """See CommandStore."""
+        """See Store."""
         lapsed = self._leases(lambda expires_at: lapsed_since <= expires_at <= now)
         for stored in lapsed:
             self._set(stored, lease_expires_at=until)
         return len(lapsed)
 
     async def sign_of_life(self, now: datetime) -> None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         self._sign_of_life = max(now, self._sign_of_life or now)
 
     async def last_sign_of_life(self) -> datetime | None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         return self._sign_of_life
 
     async def has_live_leases(self) -> bool:
-        """See CommandStore."""
+        """See Store."""
         return bool(self._leases(lambda _: True))
 
     # deployments, agents, tokens
 
     async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         deployment_id, default = deployment.deployment_id, deployment.default_target_id
         known = self._places.get(deployment_id, _Place())
@@ -647,7 +647,7 @@ class MemoryStore(MemoryCredentials):
                 stored.push_at = now
 
     async def get_deployment(self, deployment_id: str) -> Deployment | None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         place = self._places.get(deployment_id)
         if place is None:
@@ -663,7 +663,7 @@ class MemoryStore(MemoryCredentials):
     async def put_agent(
         self, agent_id: str, registration: AgentRegistration, now: datetime
     ) -> AgentPresence:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         holder = (registration.deployment_id, agent_id)
         known = self._agents.get(holder)
@@ -676,7 +676,7 @@ class MemoryStore(MemoryCredentials):
         return self._presence(self._agents[holder])
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         for holder, at in seen.items():
             agent = self._agents.get(holder)
@@ -691,7 +691,7 @@ class MemoryStore(MemoryCredentials):
         *,
         with_schemas: bool = False,
     ) -> Sequence[AgentPresence]:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         found = [
             agent
@@ -726,7 +726,7 @@ class MemoryStore(MemoryCredentials):
         return msgspec.structs.replace(agent, holding=[stored.command for stored in held])
 
     async def put_token(self, token: Token) -> None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         if token.token_hash in self._tokens or any(
             each.token_id == token.token_id for each in self._tokens.values()
@@ -735,17 +735,17 @@ class MemoryStore(MemoryCredentials):
         self._tokens[token.token_hash] = token
 
     async def find_token(self, token_hash: bytes) -> Token | None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         return self._tokens.get(token_hash)
 
     async def list_tokens(self) -> Sequence[Token]:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         return sorted(self._tokens.values(), key=lambda token: (token.created_at, token.token_id))
 
     async def revoke_token(self, token_id: str, now: datetime) -> bool:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
         for token in self._tokens.values():
             if token.token_id == token_id:
@@ -758,11 +758,11 @@ class MemoryStore(MemoryCredentials):
     # the database itself
 
     async def check(self) -> None:
-        """See CommandStore."""
+        """See Store."""
         self._check_open()
 
     async def close(self) -> None:
-        """See CommandStore."""
+        """See Store."""
         self._is_closed = True
 
     # inside

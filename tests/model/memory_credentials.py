@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from arc_protocol.errors import StoreUnavailable
-from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_server.ports.records import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
 from arc_server.store.operations.credentials import check_enrolment, check_new_key
 
 

@@ -26,7 +26,8 @@ from arc_protocol.messages.leases import (
     RenewRequest,
     RenewResponse,
 )
-from arc_server.ports.records import Deployment, Dispatcher
+from arc_server.ports.pushes import Dispatcher
+from arc_server.ports.records import Deployment
 from arc_server.push.outbox import Outbox, PushLimits
 from arc_server.service.agents import AgentService
 from arc_server.service.commands import CommandService

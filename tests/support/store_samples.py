@@ -12,7 +12,6 @@ from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_server.ports.records import (
     AwaitedBlob,
     Command,
-    CommandStore,
     Deployment,
     Granted,
     LeaseQuery,
@@ -22,6 +21,7 @@ from arc_server.ports.records import (
     StoredSuccess,
     Token,
 )
+from arc_server.ports.store import Store
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)
 DEPLOYMENT = "dep-1"
@@ -79,17 +79,17 @@ def query(count: int = 1, **changes: Any) -> LeaseQuery:
     )
 
 
-async def create(store: CommandStore, **changes: Any) -> Command:
+async def create(store: Store, **changes: Any) -> Command:
     """A stored command."""
     return (await store.create(new(**changes))).command
 
 
-async def lease(store: CommandStore, count: int = 1, at: datetime = NOW, **changes: Any) -> Granted:
+async def lease(store: Store, count: int = 1, at: datetime = NOW, **changes: Any) -> Granted:
     """Ask for leases."""
     return await store.lease(query(count, **changes), at)
 
 
-async def leased(store: CommandStore, at: datetime = NOW, **changes: Any) -> Command:
+async def leased(store: Store, at: datetime = NOW, **changes: Any) -> Command:
     """A stored command that somebody holds."""
     command = await create(store, **changes)
     granted = await lease(store, at=at)
@@ -97,14 +97,14 @@ async def leased(store: CommandStore, at: datetime = NOW, **changes: Any) -> Com
     return granted.grants[0].command
 
 
-async def read(store: CommandStore, command_id: str) -> Command:
+async def read(store: Store, command_id: str) -> Command:
     """A command as it stands."""
     found = await store.get(command_id)
     assert found is not None
     return found.command
 
 
-async def response_of(store: CommandStore, command_id: str) -> Any:
+async def response_of(store: Store, command_id: str) -> Any:
     """What a sender would see."""
     found = await store.get(command_id)
     assert found is not None

@@ -13,7 +13,7 @@ from arc_server.http.ranges import byte_range
 from arc_server.http.routes.commands import ADMINS
 from arc_server.http.routing import Access, Route
 from arc_server.http.signed_queries import is_signed
-from arc_server.ports.records import Clock
+from arc_server.ports.clock import Clock
 from arc_server.server_keys import BLOB, Signer
 
 

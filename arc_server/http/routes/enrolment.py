@@ -14,7 +14,7 @@ from arc_server.auth.enrolment import Enrolment
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Access, Route
-from arc_server.ports.records import Clock
+from arc_server.ports.clock import Clock
 
 T = TypeVar("T")
 

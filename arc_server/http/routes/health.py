@@ -12,13 +12,13 @@ from arc_protocol.errors import Unavailable
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Access, Route
-from arc_server.ports.records import CommandStore
+from arc_server.ports.store import StoreHealth
 
 CHECK_SECONDS: Final = 5.0
 """A database that takes longer than this to answer is not ready."""
 
 
-def routes(store: CommandStore, is_stopping: Callable[[], bool]) -> Sequence[Route]:
+def routes(store: StoreHealth, is_stopping: Callable[[], bool]) -> Sequence[Route]:
     """`/healthz`: the process lives. `/readyz`: the database answers and its schema is current."""
 
     async def alive(_: Call) -> web.StreamResponse:

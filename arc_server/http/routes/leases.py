@@ -23,7 +23,7 @@ from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Access, Route
 from arc_server.http.signed_queries import is_signed
-from arc_server.ports.records import Clock
+from arc_server.ports.clock import Clock
 from arc_server.server_keys import RESPONSE, Signer
 from arc_server.service.commands import CommandService
 

@@ -31,7 +31,7 @@ def complete(
     response: StoredResponse,
     now: datetime,
 ) -> Completion:
-    """See CommandStore.complete."""
+    """See Store.complete."""
     seq, command = _find(db, command_id)
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
@@ -57,7 +57,7 @@ def complete(
 def complete_all(
     db: Session, submissions: Sequence[Submission], now: datetime, deployment_id: str | None
 ) -> Sequence[Completion | ArcError]:
-    """See CommandStore.complete_all. An error of one has changed nothing: it looked first."""
+    """See Store.complete_all. An error of one has changed nothing: it looked first."""
     answers: list[Completion | ArcError] = []
     for given in submissions:
         try:
@@ -76,7 +76,7 @@ def _end_of(response: StoredResponse) -> State:
 
 
 def cancel(db: Session, command_id: str, now: datetime) -> Completion:
-    """See CommandStore.cancel."""
+    """See Store.cancel."""
     seq, command = _find(db, command_id)
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
@@ -92,7 +92,7 @@ def cancel(db: Session, command_id: str, now: datetime) -> Completion:
 
 
 def fail(db: Session, command_id: str, error: StoredError, now: datetime) -> Completion:
-    """See CommandStore.fail."""
+    """See Store.fail."""
     seq, command = _find(db, command_id)
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
@@ -102,7 +102,7 @@ def fail(db: Session, command_id: str, error: StoredError, now: datetime) -> Com
 def write_payload(
     db: Session, command_id: str, params: StoredBody | None, response: StoredResponse | None
 ) -> None:
-    """See CommandStore.write_payload."""
+    """See Store.write_payload."""
     row = db.row("find_seq", command_id=command_id)
     if row is None:
         raise _not_found(command_id)
@@ -118,13 +118,13 @@ def write_payload(
 
 
 def expire_due(db: Session, now: datetime, limit: int) -> Sequence[Command]:
-    """See CommandStore.expire_due."""
+    """See Store.expire_due."""
     rows = db.rows("overdue", now=micros(now), limit=limit)
     return [transitions.expire(db, row[0], command_of(row), now) for row in rows]
 
 
 def requeue_lapsed(db: Session, now: datetime, limit: int) -> Sequence[Command]:
-    """See CommandStore.requeue_lapsed."""
+    """See Store.requeue_lapsed."""
     rows = db.rows("lapsed", now=micros(now), limit=limit)
     return [
         transitions.hand_back(db, row[0], command_of(row), now, costs_attempt=True) for row in rows
@@ -132,12 +132,12 @@ def requeue_lapsed(db: Session, now: datetime, limit: int) -> Sequence[Command]:
 
 
 def forget_keys(db: Session, before: datetime, limit: int) -> int:
-    """See CommandStore.forget_idempotency_keys."""
+    """See Store.forget_idempotency_keys."""
     return db.change("forget_keys", before=micros(before), limit=limit)
 
 
 def shift_leases(db: Session, seconds: float) -> int:
-    """See CommandStore.shift_leases."""
+    """See Store.shift_leases."""
     db.forget_commands()
     shift = round(seconds * 1_000_000)
     db.change("shift_pushes", shift=shift)
@@ -146,7 +146,7 @@ def shift_leases(db: Session, seconds: float) -> int:
 
 
 def grant_grace(db: Session, lapsed_since: datetime, now: datetime, until: datetime) -> int:
-    """See CommandStore.grant_grace."""
+    """See Store.grant_grace."""
     db.forget_commands()
     return db.change(
         "grant_grace", lapsed_since=micros(lapsed_since), now=micros(now), until=micros(until)
@@ -154,7 +154,7 @@ def grant_grace(db: Session, lapsed_since: datetime, now: datetime, until: datet
 
 
 def sign_of_life(db: Session, now: datetime) -> None:
-    """See CommandStore.sign_of_life."""
+    """See Store.sign_of_life."""
     db.change("put_sign_of_life", now=micros(now))
 
 

@@ -39,7 +39,7 @@ class _Key(NamedTuple):
 
 
 def create(db: Session, new: NewCommand) -> Created:
-    """See CommandStore.create."""
+    """See Store.create."""
     deployment = targets.known_or_new(db, new.deployment_id, auto_register=new.auto_register)
     resolved = targets.resolve(deployment, new.target_resource_id, auto_register=new.auto_register)
     key = None
@@ -162,7 +162,7 @@ def _insert(
 def mark_uploaded(
     db: Session, command_id: str, params: StoredBody, now: datetime
 ) -> Command | ArcError:
-    """See CommandStore.mark_uploaded. An error that it answers comes with a change: EXPIRED."""
+    """See Store.mark_uploaded. An error that it answers comes with a change: EXPIRED."""
     row = db.row("find_command", command_id=command_id)
     if row is None:
         raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)

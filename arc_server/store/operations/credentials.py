@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from arc_protocol.errors import Conflict, Forbidden, Unauthorized
-from arc_server.ports.credentials import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_server.ports.records import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
 from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
 from arc_server.store.engine.session import Session
 

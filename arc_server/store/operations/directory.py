@@ -31,7 +31,7 @@ _SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])
 
 
 def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
-    """See CommandStore.put_deployment. Waiting commands follow: to the heir of the implicit target,
+    """See Store.put_deployment. Waiting commands follow: to the heir of the implicit target,
     to a target's new type, and from being leased to being pushed and back."""
     _check_targets(db, deployment)
     deployment_id = deployment.deployment_id
@@ -100,7 +100,7 @@ def _check_targets(db: Session, deployment: Deployment) -> None:
 
 
 def get_deployment(db: Session, deployment_id: str) -> Deployment | None:
-    """See CommandStore.get_deployment."""
+    """See Store.get_deployment."""
     db.forget_deployment(deployment_id)
     known = db.deployment(deployment_id)
     if known is None:
@@ -117,7 +117,7 @@ def get_deployment(db: Session, deployment_id: str) -> Deployment | None:
 def put_agent(
     db: Session, agent_id: str, registration: AgentRegistration, now: datetime
 ) -> AgentPresence:
-    """See CommandStore.put_agent."""
+    """See Store.put_agent."""
     bare, schemas = split_schemas(registration)
     db.change(
         "put_agent",
@@ -132,7 +132,7 @@ def put_agent(
 
 
 def touch_agents(db: Session, seen: Mapping[Holder, datetime]) -> None:
-    """See CommandStore.touch_agents."""
+    """See Store.touch_agents."""
     for (deployment_id, agent_id), at in seen.items():
         db.change("touch_agent", deployment_id=deployment_id, agent_id=agent_id, now=micros(at))
 
@@ -144,7 +144,7 @@ def list_agents(
     limit: int,
     has_schemas: bool,
 ) -> Sequence[AgentPresence]:
-    """See CommandStore.list_agents."""
+    """See Store.list_agents."""
     since = micros(seen_since)
     rows = (
         db.rows("list_agents", seen_since=since, limit=limit, with_schemas=has_schemas)
@@ -178,7 +178,7 @@ def _presence(db: Session, row: Row, *, has_schemas: bool) -> AgentPresence:
 
 
 def put_token(db: Session, token: Token) -> None:
-    """See CommandStore.put_token."""
+    """See Store.put_token."""
     db.change(
         "put_token",
         token_hash=token.token_hash,
@@ -191,18 +191,18 @@ def put_token(db: Session, token: Token) -> None:
 
 
 def find_token(db: Session, token_hash: bytes) -> Token | None:
-    """See CommandStore.find_token."""
+    """See Store.find_token."""
     row = db.row("find_token", token_hash=token_hash)
     return None if row is None else _token(row)
 
 
 def list_tokens(db: Session) -> Sequence[Token]:
-    """See CommandStore.list_tokens."""
+    """See Store.list_tokens."""
     return [_token(row) for row in db.rows("list_tokens")]
 
 
 def revoke_token(db: Session, token_id: str, now: datetime) -> bool:
-    """See CommandStore.revoke_token. A token that is revoked already stays revoked since then."""
+    """See Store.revoke_token. A token that is revoked already stays revoked since then."""
     if not db.change("revoke_token", token_id=token_id, now=micros(now)):
         return db.row("has_token", token_id=token_id) is not None
     count_revocation(db)

@@ -26,7 +26,7 @@ class _Stream(NamedTuple):
 def add(
     db: Session, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None
 ) -> Command:
-    """See CommandStore.add_events."""
+    """See Store.add_events."""
     row = db.row("find_command", command_id=command_id)
     if row is None or (deployment_id is not None and row[2] != deployment_id):
         raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
@@ -79,7 +79,7 @@ def _stream(db: Session, seq: int, lease_id: str) -> _Stream:
 
 
 def read(db: Session, command_id: str, after: int, limit: int) -> EventPage | None:
-    """See CommandStore.events."""
+    """See Store.events."""
     row = db.row("find_command", command_id=command_id)
     if row is None:
         return None

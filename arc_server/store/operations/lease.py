@@ -52,7 +52,7 @@ class _Target(NamedTuple):
 
 
 def lease(db: Session, query: LeaseQuery, now: datetime) -> Look:
-    """See CommandStore.lease; bounded work, so that it may have to be asked again."""
+    """See Store.lease; bounded work, so that it may have to be asked again."""
     found = _leased_target(db, query, now)
     if found.target is None:
         return Look(Granted(grants=(), type_mismatch=found.type_mismatch))
@@ -71,7 +71,7 @@ def lease(db: Session, query: LeaseQuery, now: datetime) -> Look:
 
 
 def lease_push(db: Session, lease_ids: Sequence[str], lease_seconds: float, now: datetime) -> Look:
-    """See CommandStore.lease_push."""
+    """See Store.lease_push."""
     return _hand_out(db, "due_pushes", {"now": micros(now)}, lease_ids, lease_seconds, None, now)
 
 
@@ -212,7 +212,7 @@ def renew(
     now: datetime,
     deployment_id: str | None,
 ) -> Renewal:
-    """See CommandStore.renew."""
+    """See Store.renew."""
     until = now + timedelta(seconds=lease_seconds)
     renewed: list[Command] = []
     lost: list[str] = []
@@ -239,7 +239,7 @@ def release(
     deployment_id: str | None,
     push_after: datetime | None,
 ) -> Command:
-    """See CommandStore.release."""
+    """See Store.release."""
     row = _live(db, lease_id, deployment_id)
     if row is None:
         raise LeaseNotFound(f"no such lease, or it has ended: {lease_id}", lease_id=lease_id)

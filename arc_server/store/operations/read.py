@@ -28,7 +28,7 @@ _ENDED_BADLY: Final = (State.FAILED, State.EXPIRED)
 
 
 def get(db: Session, command_id: str) -> CommandWithResponse | None:
-    """See CommandStore.get."""
+    """See Store.get."""
     try:
         row = db.row("command_with_response", command_id=command_id)
     except sqlite3.DatabaseError:
@@ -52,7 +52,7 @@ def _get_around_damage(db: Session, command_id: str) -> CommandWithResponse | No
 
 
 def get_with_bodies(db: Session, command_id: str) -> CommandWithBodies | None:
-    """See CommandStore.get_with_bodies."""
+    """See Store.get_with_bodies."""
     row = db.row("find_command", command_id=command_id)
     if row is None:
         return None
@@ -78,19 +78,19 @@ def _response(db: Session, seq: int) -> ReadResponse | None:
 
 
 def next_push_at(db: Session) -> datetime | None:
-    """See CommandStore.next_push_at."""
+    """See Store.next_push_at."""
     row = db.row("next_push_at")
     return None if row is None else moment(row[0])
 
 
 def last_sign_of_life(db: Session) -> datetime | None:
-    """See CommandStore.last_sign_of_life."""
+    """See Store.last_sign_of_life."""
     row = db.row("last_sign_of_life")
     return None if row is None else moment(row[0])
 
 
 def has_live_leases(db: Session) -> bool:
-    """See CommandStore.has_live_leases."""
+    """See Store.has_live_leases."""
     return db.rows("has_live_leases") == [(1,)]
 
 
@@ -100,7 +100,7 @@ def schema_version(db: Session) -> int:
 
 
 def list_commands(db: Session, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-    """See CommandStore.list."""
+    """See Store.list."""
     end = _AFTER_ALL if before is None else before
     rows = _newest(db, which, end, limit + 1)
     page = rows[:limit]

@@ -17,7 +17,7 @@ from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.config.sections import ServerConfig
 from arc_server.http.routing import Access
-from arc_server.ports.credentials import NewCredential
+from arc_server.ports.records import NewCredential
 from arc_server.server_keys import BLOB, Signer, rotate
 from tests.support.enrolling_host import Host, enrol_token
 from tests.support.running_server import (

@@ -14,7 +14,7 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope
 from arc_server.config.sections import EnrolmentSection
-from arc_server.ports.credentials import NewCredential
+from arc_server.ports.records import NewCredential
 from arc_server.store.sqlite_store import SqliteStore
 from tests.support.enrolling_host import Host, enrol_token
 from tests.support.running_server import OTHER, OWN, Client, Serve, make_token, until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_server.ports.records import CommandStore
+from arc_server.ports.store import Store
 from arc_server.store.sqlite_store import SqliteStore
 from tests.model.memory import MemoryStore
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(params=["sqlite", "memory"])
-async def store(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[CommandStore]:
+async def store(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Store]:
     """An empty store of each kind."""
     opened = (
         await SqliteStore.open(folder / "arc.db") if request.param == "sqlite" else MemoryStore()

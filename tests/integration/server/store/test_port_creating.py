@@ -15,7 +15,8 @@ from arc_protocol.errors import (
     StoreUnavailable,
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, State
-from arc_server.ports.records import AwaitedBlob, CommandStore, StoredBlob, StoredInline
+from arc_server.ports.records import AwaitedBlob, StoredBlob, StoredInline
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
     NOW,
@@ -34,7 +35,7 @@ from tests.support.store_samples import (
 )
 
 
-async def test_a_new_command_is_pending_in_its_first_attempt(store: CommandStore) -> None:
+async def test_a_new_command_is_pending_in_its_first_attempt(store: Store) -> None:
     created = await store.create(new(command_id="cmd_a", deadline=after(300), max_attempts=4))
 
     command = created.command
@@ -49,7 +50,7 @@ async def test_a_new_command_is_pending_in_its_first_attempt(store: CommandStore
     assert await read(store, "cmd_a") == command
 
 
-async def test_everything_stored_reads_back_as_it_was(store: CommandStore) -> None:
+async def test_everything_stored_reads_back_as_it_was(store: Store) -> None:
     deadline = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
     name = "naïve \N{SNOWMAN} '; DROP TABLE commands; --"
 
@@ -78,7 +79,7 @@ async def test_everything_stored_reads_back_as_it_was(store: CommandStore) -> No
     ids=["empty", "large", "empty blob", "huge blob", "awaited", "announced"],
 )
 async def test_params_of_every_form_read_back(
-    store: CommandStore, params: StoredInline | StoredBlob | AwaitedBlob
+    store: Store, params: StoredInline | StoredBlob | AwaitedBlob
 ) -> None:
     await create(store, command_id="cmd_a", params=params)
 
@@ -88,14 +89,14 @@ async def test_params_of_every_form_read_back(
     assert found.params == params
 
 
-async def test_params_that_are_awaited_make_the_command_wait(store: CommandStore) -> None:
+async def test_params_that_are_awaited_make_the_command_wait(store: Store) -> None:
     command = await create(store, params=UPLOAD)
 
     assert command.state is State.PENDING_UPLOAD
     assert not (await lease(store)).grants
 
 
-async def test_an_upload_makes_it_ready_behind_the_rest(store: CommandStore) -> None:
+async def test_an_upload_makes_it_ready_behind_the_rest(store: Store) -> None:
     await create(store, command_id="cmd_early", params=UPLOAD)
     await create(store, command_id="cmd_later", params=UPLOAD)
     await create(store, command_id="cmd_ready")
@@ -111,7 +112,7 @@ async def test_an_upload_makes_it_ready_behind_the_rest(store: CommandStore) -> 
     assert granted.grants[2].params == arrived
 
 
-async def test_an_upload_is_refused_in_every_other_state(store: CommandStore) -> None:
+async def test_an_upload_is_refused_in_every_other_state(store: Store) -> None:
     held = await leased(store)
     await create(store, command_id="cmd_pending")
 
@@ -125,7 +126,7 @@ async def test_an_upload_is_refused_in_every_other_state(store: CommandStore) ->
 
 
 async def test_an_upload_past_the_deadline_is_refused_and_expires_the_command(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     await create(store, command_id="cmd_a", params=UPLOAD, deadline=after(10))
 
@@ -137,7 +138,7 @@ async def test_an_upload_past_the_deadline_is_refused_and_expires_the_command(
     assert command.completed_at == after(10)
 
 
-async def test_a_deadline_that_has_passed_is_refused(store: CommandStore) -> None:
+async def test_a_deadline_that_has_passed_is_refused(store: Store) -> None:
     with pytest.raises(InvalidCommand, match="deadline"):
         await create(store, command_id="cmd_a", deadline=NOW)
 
@@ -145,7 +146,7 @@ async def test_a_deadline_that_has_passed_is_refused(store: CommandStore) -> Non
     assert await store.get_deployment(DEPLOYMENT) is None
 
 
-async def test_an_unknown_deployment_is_registered_unless_that_is_off(store: CommandStore) -> None:
+async def test_an_unknown_deployment_is_registered_unless_that_is_off(store: Store) -> None:
     with pytest.raises(DeploymentNotFound):
         await create(store, auto_register=False)
     assert await store.get_deployment(DEPLOYMENT) is None
@@ -158,7 +159,7 @@ async def test_an_unknown_deployment_is_registered_unless_that_is_off(store: Com
     await create(store, auto_register=False)
 
 
-async def test_commands_of_a_push_deployment_are_pushed(store: CommandStore) -> None:
+async def test_commands_of_a_push_deployment_are_pushed(store: Store) -> None:
     await store.put_deployment(pushed(), NOW)
 
     command = await create(store)
@@ -167,7 +168,7 @@ async def test_commands_of_a_push_deployment_are_pushed(store: CommandStore) -> 
     assert not (await lease(store)).grants
 
 
-async def test_an_id_that_is_taken_is_refused_and_the_first_stands(store: CommandStore) -> None:
+async def test_an_id_that_is_taken_is_refused_and_the_first_stands(store: Store) -> None:
     first = await create(store, command_id="cmd_a")
 
     with pytest.raises(StoreUnavailable):
@@ -178,7 +179,7 @@ async def test_an_id_that_is_taken_is_refused_and_the_first_stands(store: Comman
 
 
 async def test_concurrent_creates_are_leased_in_the_order_of_their_answers(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     await store.put_deployment(deployment(daemon("vault")), NOW)
 

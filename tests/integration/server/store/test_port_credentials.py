@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from arc_protocol.errors import Conflict, Forbidden, StoreUnavailable, Unauthorized
-from arc_server.ports.credentials import AgentKey, EnrolToken, NewCredential
-from arc_server.ports.records import CommandStore
+from arc_server.ports.records import AgentKey, EnrolToken, NewCredential
+from arc_server.ports.store import Store
 from tests.support.store_samples import DEPLOYMENT, NOW, after, token
 
 
@@ -44,13 +44,13 @@ def key(name: str, credential: int = 1) -> AgentKey:
     )
 
 
-async def enrolled(store: CommandStore, number: int = 1) -> None:
+async def enrolled(store: Store, number: int = 1) -> None:
     made = enrol_token(number)
     await store.put_enrol_token(made)
     await store.enrol(made.token_hash, new(number), NOW)
 
 
-async def test_an_enrolment_stores_a_credential_and_its_key(store: CommandStore) -> None:
+async def test_an_enrolment_stores_a_credential_and_its_key(store: Store) -> None:
     made = enrol_token(uses=2)
     await store.put_enrol_token(made)
 
@@ -71,7 +71,7 @@ async def test_an_enrolment_stores_a_credential_and_its_key(store: CommandStore)
     assert await store.find_credential("cred_2") is None
 
 
-async def test_a_token_enrols_as_many_as_it_has_uses(store: CommandStore) -> None:
+async def test_a_token_enrols_as_many_as_it_has_uses(store: Store) -> None:
     made = enrol_token(uses=2)
     await store.put_enrol_token(made)
     for number in (1, 2):
@@ -85,7 +85,7 @@ async def test_a_token_enrols_as_many_as_it_has_uses(store: CommandStore) -> Non
 
 
 async def test_the_same_key_again_is_answered_as_it_stands_also_after_the_end(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     made = enrol_token()
     await store.put_enrol_token(made)
@@ -107,7 +107,7 @@ async def test_the_same_key_again_is_answered_as_it_stands_also_after_the_end(
     ],
 )
 async def test_a_refused_enrolment_stores_nothing(
-    store: CommandStore,
+    store: Store,
     changes: dict[str, Any],
     request_changes: dict[str, Any],
     error: type[Exception],
@@ -124,7 +124,7 @@ async def test_a_refused_enrolment_stores_nothing(
     assert await store.list_credentials() == []
 
 
-async def test_a_key_is_enrolled_by_one_token_only(store: CommandStore) -> None:
+async def test_a_key_is_enrolled_by_one_token_only(store: Store) -> None:
     await enrolled(store)
     other = enrol_token(2)
     await store.put_enrol_token(other)
@@ -133,7 +133,7 @@ async def test_a_key_is_enrolled_by_one_token_only(store: CommandStore) -> None:
         await store.enrol(other.token_hash, new(), NOW)
 
 
-async def test_enrol_tokens_are_listed_in_order_and_revoked_once(store: CommandStore) -> None:
+async def test_enrol_tokens_are_listed_in_order_and_revoked_once(store: Store) -> None:
     late, early = enrol_token(1, created_at=after(2)), enrol_token(2)
     await store.put_enrol_token(late)
     await store.put_enrol_token(early)
@@ -147,7 +147,7 @@ async def test_enrol_tokens_are_listed_in_order_and_revoked_once(store: CommandS
         await store.put_enrol_token(early)
 
 
-async def test_the_older_keys_end_when_a_newer_one_is_first_used(store: CommandStore) -> None:
+async def test_the_older_keys_end_when_a_newer_one_is_first_used(store: Store) -> None:
     await enrolled(store)
     await enrolled(store, 2)
     await store.use_key("key_1", NOW, after(1))
@@ -168,7 +168,7 @@ async def test_the_older_keys_end_when_a_newer_one_is_first_used(store: CommandS
     assert untouched.key.ends_at is None
 
 
-async def test_keys_that_have_ended_go_when_a_newer_one_is_used(store: CommandStore) -> None:
+async def test_keys_that_have_ended_go_when_a_newer_one_is_used(store: Store) -> None:
     await enrolled(store)
     await store.add_key(key("key_b"), "key_1", NOW)
     await store.use_key("key_b", NOW, after(10))
@@ -182,7 +182,7 @@ async def test_keys_that_have_ended_go_when_a_newer_one_is_used(store: CommandSt
     assert ending.key.ends_at == after(20)
 
 
-async def test_a_new_key_again_stays_as_it_is_and_unused_ones_go(store: CommandStore) -> None:
+async def test_a_new_key_again_stays_as_it_is_and_unused_ones_go(store: Store) -> None:
     await enrolled(store)
     first = await store.add_key(key("key_lost"), "key_1", NOW)
 
@@ -194,7 +194,7 @@ async def test_a_new_key_again_stays_as_it_is_and_unused_ones_go(store: CommandS
     assert await store.find_key("key_new") is not None
 
 
-async def test_only_a_good_key_of_the_same_credential_lets_another_in(store: CommandStore) -> None:
+async def test_only_a_good_key_of_the_same_credential_lets_another_in(store: Store) -> None:
     await enrolled(store)
     await enrolled(store, 2)
     await store.add_key(key("key_b"), "key_1", NOW)
@@ -212,7 +212,7 @@ async def test_only_a_good_key_of_the_same_credential_lets_another_in(store: Com
     assert await store.find_key("key_new") is None
 
 
-async def test_a_revoked_credential_has_no_good_key(store: CommandStore) -> None:
+async def test_a_revoked_credential_has_no_good_key(store: Store) -> None:
     await enrolled(store)
 
     assert await store.revoke_credential("cred_1", after(5))
@@ -227,7 +227,7 @@ async def test_a_revoked_credential_has_no_good_key(store: CommandStore) -> None
         await store.enrol(enrol_token().token_hash, new(), NOW)
 
 
-async def test_every_revocation_is_counted(store: CommandStore) -> None:
+async def test_every_revocation_is_counted(store: Store) -> None:
     await enrolled(store)
     plain = token()
     await store.put_token(plain)

@@ -9,7 +9,8 @@ import pytest
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.messages.agents import HandlerInfo
 from arc_protocol.messages.base import State
-from arc_server.ports.records import Command, CommandFilter, CommandStore
+from arc_server.ports.records import Command, CommandFilter
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
     NOW,
@@ -27,7 +28,7 @@ from tests.support.store_samples import (
 )
 
 
-async def _every_page(store: CommandStore, which: CommandFilter, limit: int) -> list[Command]:
+async def _every_page(store: Store, which: CommandFilter, limit: int) -> list[Command]:
     found: list[Command] = []
     before: int | None = None
     for _ in range(100):
@@ -42,9 +43,7 @@ async def _every_page(store: CommandStore, which: CommandFilter, limit: int) -> 
 
 
 @pytest.mark.parametrize("limit", [1, 3, 12, 13])
-async def test_lists_are_newest_first_and_complete_page_by_page(
-    store: CommandStore, limit: int
-) -> None:
+async def test_lists_are_newest_first_and_complete_page_by_page(store: Store, limit: int) -> None:
     made: list[Command] = []
     for deployment_id, name in itertools.product(("dep-1", "dep-2"), ("a", "b")):
         for _ in range(3):
@@ -67,7 +66,7 @@ async def test_lists_are_newest_first_and_complete_page_by_page(
         assert await _every_page(store, which, limit) == expected
 
 
-async def test_a_list_goes_on_where_it_was_while_commands_come_in(store: CommandStore) -> None:
+async def test_a_list_goes_on_where_it_was_while_commands_come_in(store: Store) -> None:
     old = [(await create(store)).command_id for _ in range(4)]
     first = await store.list(CommandFilter(), None, 2)
 
@@ -78,7 +77,7 @@ async def test_a_list_goes_on_where_it_was_while_commands_come_in(store: Command
     assert second.next_before is None
 
 
-async def test_a_deployment_reads_back_as_configured(store: CommandStore) -> None:
+async def test_a_deployment_reads_back_as_configured(store: Store) -> None:
     configured = deployment(
         daemon("one"),
         daemon("two"),
@@ -95,7 +94,7 @@ async def test_a_deployment_reads_back_as_configured(store: CommandStore) -> Non
     assert await store.get_deployment(DEPLOYMENT) == deployment(daemon("one"), daemon("two"))
 
 
-async def test_an_agent_is_known_from_its_registration_on(store: CommandStore) -> None:
+async def test_an_agent_is_known_from_its_registration_on(store: Store) -> None:
     presence = await store.put_agent("agent-1", registration(), NOW)
 
     assert presence.registration == registration()
@@ -107,7 +106,7 @@ async def test_an_agent_is_known_from_its_registration_on(store: CommandStore) -
     assert (again.first_seen_at, again.last_seen_at) == (NOW, after(9))
 
 
-async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: CommandStore) -> None:
+async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: Store) -> None:
     said = registration(
         handlers=[
             HandlerInfo(
@@ -136,7 +135,7 @@ async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: CommandSto
     assert again.registration.handlers == [HandlerInfo(name="report")]
 
 
-async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: CommandStore) -> None:
+async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: Store) -> None:
     await store.put_agent("agent-1", registration(), NOW)
     await store.put_agent("agent-2", registration(), after(2))
     await store.put_agent("agent-3", registration(deployment_id="dep-2"), after(1))
@@ -154,7 +153,7 @@ async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: Com
     assert [agent.agent_id for agent in await store.list_agents(None, NOW, 1)] == ["agent-2"]
 
 
-async def test_when_agents_were_heard_of_never_moves_back(store: CommandStore) -> None:
+async def test_when_agents_were_heard_of_never_moves_back(store: Store) -> None:
     await store.put_agent("agent-1", registration(), after(5))
     await store.put_agent("agent-2", registration(), after(5))
 
@@ -175,7 +174,7 @@ async def test_when_agents_were_heard_of_never_moves_back(store: CommandStore) -
     ]
 
 
-async def test_tokens_are_found_by_their_hash_until_they_are_revoked(store: CommandStore) -> None:
+async def test_tokens_are_found_by_their_hash_until_they_are_revoked(store: Store) -> None:
     one = token(deployment_id=DEPLOYMENT, created_at=after(1))
     other = token(scope="admin")
     await store.put_token(one)
@@ -194,7 +193,7 @@ async def test_tokens_are_found_by_their_hash_until_they_are_revoked(store: Comm
     assert await store.find_token(other.token_hash) == other
 
 
-async def test_a_token_that_is_there_is_not_replaced(store: CommandStore) -> None:
+async def test_a_token_that_is_there_is_not_replaced(store: Store) -> None:
     one = token()
     await store.put_token(one)
 
@@ -206,7 +205,7 @@ async def test_a_token_that_is_there_is_not_replaced(store: CommandStore) -> Non
     assert await store.list_tokens() == [one]
 
 
-async def test_a_closed_store_is_unavailable(store: CommandStore) -> None:
+async def test_a_closed_store_is_unavailable(store: Store) -> None:
     await store.check()
 
     await store.close()
@@ -217,7 +216,7 @@ async def test_a_closed_store_is_unavailable(store: CommandStore) -> None:
     await store.close()
 
 
-async def test_the_same_id_in_another_deployment_is_another_agent(store: CommandStore) -> None:
+async def test_the_same_id_in_another_deployment_is_another_agent(store: Store) -> None:
     await store.put_agent("agent-1", registration(), NOW)
     await store.put_agent("agent-1", registration(deployment_id="dep-2", hostname="x"), after(1))
 

@@ -8,7 +8,8 @@ import pytest
 
 from arc_protocol.errors import CommandNotFound, LeaseLost
 from arc_protocol.messages.events import EventsRequest, LogLine, Progress
-from arc_server.ports.records import Command, CommandStore
+from arc_server.ports.records import Command
+from arc_server.ports.store import Store
 from tests.support.store_samples import NOW, RESULT, after, lease, leased
 
 
@@ -20,13 +21,13 @@ def said(command: Command, *numbers: int, **more: Any) -> EventsRequest:
     return EventsRequest(lease_id=command.lease_id or "", lines=lines(*numbers), **more)
 
 
-async def heard(store: CommandStore, command: Command, since: int = 0) -> list[tuple[int, str]]:
+async def heard(store: Store, command: Command, since: int = 0) -> list[tuple[int, str]]:
     page = await store.events(command.command_id, since, 1000)
     assert page is not None
     return [(line.place, line.message) for line in page.lines]
 
 
-async def test_lines_are_kept_in_order_and_read_from_any_place(store: CommandStore) -> None:
+async def test_lines_are_kept_in_order_and_read_from_any_place(store: Store) -> None:
     held = await leased(store)
 
     await store.add_events(held.command_id, said(held, 1, 2), 100)
@@ -41,7 +42,7 @@ async def test_lines_are_kept_in_order_and_read_from_any_place(store: CommandSto
     assert (page.command, page.progress, page.dropped) == (held, None, 0)
 
 
-async def test_lines_that_are_sent_again_are_not_recorded_again(store: CommandStore) -> None:
+async def test_lines_that_are_sent_again_are_not_recorded_again(store: Store) -> None:
     held = await leased(store)
 
     await store.add_events(held.command_id, said(held, 1, 2), 100)
@@ -51,7 +52,7 @@ async def test_lines_that_are_sent_again_are_not_recorded_again(store: CommandSt
 
 
 async def test_the_next_holder_counts_from_one_again_and_its_places_go_on(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     held = await leased(store)
     await store.add_events(held.command_id, said(held, 1, 2, dropped=4), 100)
@@ -66,7 +67,7 @@ async def test_the_next_holder_counts_from_one_again_and_its_places_go_on(
     assert page.dropped == 5
 
 
-async def test_the_last_lines_stay_and_the_rest_is_counted(store: CommandStore) -> None:
+async def test_the_last_lines_stay_and_the_rest_is_counted(store: Store) -> None:
     held = await leased(store)
 
     await store.add_events(held.command_id, said(held, 1, 2, dropped=7), 3)
@@ -79,7 +80,7 @@ async def test_the_last_lines_stay_and_the_rest_is_counted(store: CommandStore) 
 
 
 async def test_the_latest_progress_is_what_is_known_until_another_holder_begins(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     held = await leased(store)
     await store.add_events(held.command_id, said(held, progress=Progress(done=1, total=9)), 9)
@@ -98,7 +99,7 @@ async def test_the_latest_progress_is_what_is_known_until_another_holder_begins(
     assert page.progress is None
 
 
-async def test_only_the_latest_holder_is_heard_also_after_the_end(store: CommandStore) -> None:
+async def test_only_the_latest_holder_is_heard_also_after_the_end(store: Store) -> None:
     first = await leased(store)
     await store.release(first.lease_id or "", NOW, costs_attempt=True)
     (grant,) = (await lease(store)).grants

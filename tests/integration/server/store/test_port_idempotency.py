@@ -9,7 +9,7 @@ import pytest
 
 from arc_protocol.errors import CommandTargetAmbiguous, IdempotencyKeyReused
 from arc_protocol.messages.base import State
-from arc_server.ports.records import CommandStore
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     NOW,
     RESULT,
@@ -24,7 +24,7 @@ from tests.support.store_samples import (
 )
 
 
-async def test_a_repeat_answers_the_command_in_its_current_state(store: CommandStore) -> None:
+async def test_a_repeat_answers_the_command_in_its_current_state(store: Store) -> None:
     held = await leased(store, idempotency_key="k", command_id="cmd_a")
     await store.complete("cmd_a", held.lease_id, RESULT, after(1))
 
@@ -35,7 +35,7 @@ async def test_a_repeat_answers_the_command_in_its_current_state(store: CommandS
     assert repeat.command.state is State.SUCCEEDED
 
 
-async def test_a_repeat_past_the_deadline_is_answered_all_the_same(store: CommandStore) -> None:
+async def test_a_repeat_past_the_deadline_is_answered_all_the_same(store: Store) -> None:
     await create(store, idempotency_key="k", command_id="cmd_a", deadline=after(10))
 
     repeat = await store.create(
@@ -46,7 +46,7 @@ async def test_a_repeat_past_the_deadline_is_answered_all_the_same(store: Comman
     assert repeat.command.state is State.PENDING
 
 
-async def test_a_repeat_that_still_waits_for_its_upload_names_the_path(store: CommandStore) -> None:
+async def test_a_repeat_that_still_waits_for_its_upload_names_the_path(store: Store) -> None:
     await create(store, idempotency_key="k", params=UPLOAD)
 
     repeat = await store.create(new(idempotency_key="k", params=UPLOAD))
@@ -55,7 +55,7 @@ async def test_a_repeat_that_still_waits_for_its_upload_names_the_path(store: Co
     assert repeat.params == UPLOAD
 
 
-async def test_other_params_under_the_same_key_are_refused(store: CommandStore) -> None:
+async def test_other_params_under_the_same_key_are_refused(store: Store) -> None:
     await create(store, idempotency_key="k", command_id="cmd_a")
 
     with pytest.raises(IdempotencyKeyReused):
@@ -77,7 +77,7 @@ async def test_other_params_under_the_same_key_are_refused(store: CommandStore) 
     ids=str,
 )
 async def test_a_key_counts_for_one_deployment_target_and_command(
-    store: CommandStore, change: dict[str, str]
+    store: Store, change: dict[str, str]
 ) -> None:
     await store.put_deployment(
         deployment(daemon("one"), daemon("other"), default_target_id="one"), NOW
@@ -89,13 +89,13 @@ async def test_a_key_counts_for_one_deployment_target_and_command(
     assert not other.is_replay
 
 
-async def test_the_empty_key_is_a_key(store: CommandStore) -> None:
+async def test_the_empty_key_is_a_key(store: Store) -> None:
     await create(store, idempotency_key="")
 
     assert (await store.create(new(idempotency_key=""))).is_replay
 
 
-async def test_fifty_concurrent_creates_with_one_key_make_one_command(store: CommandStore) -> None:
+async def test_fifty_concurrent_creates_with_one_key_make_one_command(store: Store) -> None:
     created = await asyncio.gather(*(store.create(new(idempotency_key="k")) for _ in range(50)))
 
     assert len({each.command.command_id for each in created}) == 1
@@ -104,7 +104,7 @@ async def test_fifty_concurrent_creates_with_one_key_make_one_command(store: Com
 
 
 async def test_the_keys_of_the_implicit_target_go_over_to_the_first_one(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     held = await leased(store, idempotency_key="done", command_id="cmd_done")
     await store.complete("cmd_done", held.lease_id, RESULT, NOW)
@@ -119,7 +119,7 @@ async def test_the_keys_of_the_implicit_target_go_over_to_the_first_one(
             assert repeat.command.command_id == f"cmd_{key}"
 
 
-async def test_a_create_that_makes_the_first_target_finds_the_keys_too(store: CommandStore) -> None:
+async def test_a_create_that_makes_the_first_target_finds_the_keys_too(store: Store) -> None:
     await create(store, idempotency_key="k", command_id="cmd_a")
 
     repeat = await store.create(new(idempotency_key="k", target_resource_id="vault"))
@@ -128,7 +128,7 @@ async def test_a_create_that_makes_the_first_target_finds_the_keys_too(store: Co
     assert repeat.command.command_id == "cmd_a"
 
 
-async def test_a_refused_repeat_registers_nothing(store: CommandStore) -> None:
+async def test_a_refused_repeat_registers_nothing(store: Store) -> None:
     await create(store, idempotency_key="k")
 
     with pytest.raises(IdempotencyKeyReused):
@@ -139,7 +139,7 @@ async def test_a_refused_repeat_registers_nothing(store: CommandStore) -> None:
     assert not registered.targets
 
 
-async def test_the_keys_of_a_later_target_called_default_are_its_own(store: CommandStore) -> None:
+async def test_the_keys_of_a_later_target_called_default_are_its_own(store: Store) -> None:
     await create(store, idempotency_key="k", command_id="cmd_a")
     await store.put_deployment(deployment(daemon("vault"), daemon("default")), NOW)
 
@@ -149,7 +149,7 @@ async def test_the_keys_of_a_later_target_called_default_are_its_own(store: Comm
 
 
 async def test_a_repeat_without_target_is_answered_when_the_target_is_no_longer_clear(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     await create(store, idempotency_key="k", command_id="cmd_a")
     await store.put_deployment(deployment(daemon("one"), daemon("two")), NOW)
@@ -162,7 +162,7 @@ async def test_a_repeat_without_target_is_answered_when_the_target_is_no_longer_
         await store.create(new(idempotency_key="another"))
 
 
-async def test_a_key_stays_for_as_long_as_its_command_does(store: CommandStore) -> None:
+async def test_a_key_stays_for_as_long_as_its_command_does(store: Store) -> None:
     await create(store, idempotency_key="k")
 
     forgotten = await store.forget_idempotency_keys(NOW + timedelta(days=400), 1000)

@@ -8,7 +8,8 @@ import pytest
 
 from arc_protocol.errors import LeaseNotFound
 from arc_protocol.messages.base import State
-from arc_server.ports.records import CommandStore, StoredError
+from arc_server.ports.records import StoredError
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
     NOW,
@@ -28,7 +29,7 @@ from tests.support.store_samples import (
 )
 
 
-async def test_a_lease_makes_its_command_dispatched(store: CommandStore) -> None:
+async def test_a_lease_makes_its_command_dispatched(store: Store) -> None:
     await create(store, command_id="cmd_a")
     asked = query(lease_seconds=45.5, holder="agent-7")
 
@@ -47,7 +48,7 @@ async def test_a_lease_makes_its_command_dispatched(store: CommandStore) -> None
 
 
 async def test_the_first_ready_are_leased_first_and_never_more_than_asked_for(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     commands = [(await create(store)).command_id for _ in range(5)]
 
@@ -56,7 +57,7 @@ async def test_the_first_ready_are_leased_first_and_never_more_than_asked_for(
     assert not (await lease(store, 3)).grants
 
 
-async def test_nothing_is_handed_out_twice_to_concurrent_agents(store: CommandStore) -> None:
+async def test_nothing_is_handed_out_twice_to_concurrent_agents(store: Store) -> None:
     commands = {(await create(store)).command_id for _ in range(60)}
 
     answers = await asyncio.gather(*(lease(store, 3) for _ in range(40)))
@@ -66,7 +67,7 @@ async def test_nothing_is_handed_out_twice_to_concurrent_agents(store: CommandSt
     assert set(handed_out) == commands
 
 
-async def test_overdue_commands_end_on_the_way_and_do_not_count(store: CommandStore) -> None:
+async def test_overdue_commands_end_on_the_way_and_do_not_count(store: Store) -> None:
     await create(store, command_id="cmd_late", deadline=after(10))
     await create(store, command_id="cmd_good", deadline=after(11))
 
@@ -81,7 +82,7 @@ async def test_overdue_commands_end_on_the_way_and_do_not_count(store: CommandSt
 
 
 async def test_what_is_ready_is_found_behind_any_number_of_overdue_ones(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     await asyncio.gather(*(create(store, deadline=after(10)) for _ in range(1_000)))
     await create(store, command_id="cmd_good")
@@ -92,7 +93,7 @@ async def test_what_is_ready_is_found_behind_any_number_of_overdue_ones(
     assert len(granted.ended) == 1_000
 
 
-async def test_a_redelivered_command_keeps_its_place(store: CommandStore) -> None:
+async def test_a_redelivered_command_keeps_its_place(store: Store) -> None:
     first = await leased(store)
     second = await create(store)
 
@@ -105,7 +106,7 @@ async def test_a_redelivered_command_keeps_its_place(store: CommandStore) -> Non
     assert again.dispatched_at == after(2)
 
 
-async def test_leases_are_extended_from_now_even_when_they_have_lapsed(store: CommandStore) -> None:
+async def test_leases_are_extended_from_now_even_when_they_have_lapsed(store: Store) -> None:
     held = await leased(store)
 
     renewal = await store.renew([held.lease_id or ""], 60, after(75))
@@ -116,7 +117,7 @@ async def test_leases_are_extended_from_now_even_when_they_have_lapsed(store: Co
     assert not await store.requeue_lapsed(after(134), 10)
 
 
-async def test_a_renewal_never_shortens_a_lease(store: CommandStore) -> None:
+async def test_a_renewal_never_shortens_a_lease(store: Store) -> None:
     held = await leased(store)
     lease_id = held.lease_id or ""
 
@@ -128,7 +129,7 @@ async def test_a_renewal_never_shortens_a_lease(store: CommandStore) -> None:
     assert await store.requeue_lapsed(after(59), 10) == []
 
 
-async def test_each_lease_of_a_renewal_stands_alone(store: CommandStore) -> None:
+async def test_each_lease_of_a_renewal_stands_alone(store: Store) -> None:
     held, released, done = await leased(store), await leased(store), await leased(store)
     await store.release(released.lease_id or "", NOW, costs_attempt=True)
     await store.complete(done.command_id, done.lease_id, RESULT, NOW)
@@ -147,7 +148,7 @@ async def test_each_lease_of_a_renewal_stands_alone(store: CommandStore) -> None
     assert renewal.lost == [released.lease_id, "lease_never", done.lease_id, ""]
 
 
-async def test_a_renewal_tells_of_a_cancel(store: CommandStore) -> None:
+async def test_a_renewal_tells_of_a_cancel(store: Store) -> None:
     held = await leased(store)
     await store.cancel(held.command_id, NOW)
 
@@ -156,7 +157,7 @@ async def test_a_renewal_tells_of_a_cancel(store: CommandStore) -> None:
     assert renewal.renewed[0].cancel_requested
 
 
-async def test_leases_of_other_deployments_are_lost_to_the_caller(store: CommandStore) -> None:
+async def test_leases_of_other_deployments_are_lost_to_the_caller(store: Store) -> None:
     held = await leased(store)
     lease_id = held.lease_id or ""
 
@@ -170,7 +171,7 @@ async def test_leases_of_other_deployments_are_lost_to_the_caller(store: Command
     await store.release(lease_id, NOW, costs_attempt=True, deployment_id=DEPLOYMENT)
 
 
-async def test_a_release_costs_an_attempt(store: CommandStore) -> None:
+async def test_a_release_costs_an_attempt(store: Store) -> None:
     held = await leased(store)
 
     command = await store.release(held.lease_id or "", after(1), costs_attempt=True)
@@ -181,7 +182,7 @@ async def test_a_release_costs_an_attempt(store: CommandStore) -> None:
     assert await read(store, held.command_id) == command
 
 
-async def test_a_drains_release_costs_none(store: CommandStore) -> None:
+async def test_a_drains_release_costs_none(store: Store) -> None:
     held = await leased(store, max_attempts=1)
 
     command = await store.release(held.lease_id or "", after(1), costs_attempt=False)
@@ -191,7 +192,7 @@ async def test_a_drains_release_costs_none(store: CommandStore) -> None:
     assert (await lease(store, at=after(2))).grants
 
 
-async def test_the_last_release_fails_the_command(store: CommandStore) -> None:
+async def test_the_last_release_fails_the_command(store: Store) -> None:
     held = await leased(store, max_attempts=1)
 
     command = await store.release(held.lease_id or "", after(1), costs_attempt=True)
@@ -204,7 +205,7 @@ async def test_the_last_release_fails_the_command(store: CommandStore) -> None:
     assert response.code == "MAX_ATTEMPTS_EXCEEDED"
 
 
-async def test_a_cancelled_command_is_not_redelivered(store: CommandStore) -> None:
+async def test_a_cancelled_command_is_not_redelivered(store: Store) -> None:
     held = await leased(store)
     await store.cancel(held.command_id, NOW)
 
@@ -216,7 +217,7 @@ async def test_a_cancelled_command_is_not_redelivered(store: CommandStore) -> No
     assert response.code == "CANCELLED"
 
 
-async def test_an_overdue_command_expires_when_it_is_handed_back(store: CommandStore) -> None:
+async def test_an_overdue_command_expires_when_it_is_handed_back(store: Store) -> None:
     held = await leased(store, deadline=after(10))
 
     command = await store.release(held.lease_id or "", after(10), costs_attempt=True)
@@ -225,7 +226,7 @@ async def test_an_overdue_command_expires_when_it_is_handed_back(store: CommandS
     assert await response_of(store, held.command_id) is None
 
 
-async def test_a_lease_that_has_ended_cannot_be_released(store: CommandStore) -> None:
+async def test_a_lease_that_has_ended_cannot_be_released(store: Store) -> None:
     held = await leased(store)
     await store.release(held.lease_id or "", NOW, costs_attempt=True)
 
@@ -235,7 +236,7 @@ async def test_a_lease_that_has_ended_cannot_be_released(store: CommandStore) ->
 
 
 async def test_an_older_lease_of_a_command_that_was_leased_again_is_gone(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     first = await leased(store)
     await store.requeue_lapsed(after(60), 10)
@@ -249,7 +250,7 @@ async def test_an_older_lease_of_a_command_that_was_leased_again_is_gone(
 
 
 async def test_pushes_are_leased_when_they_are_due_whoever_they_are_for(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     await store.put_deployment(pushed(), NOW)
     await store.put_deployment(pushed(deployment_id="dep-2"), NOW)
@@ -270,7 +271,7 @@ async def test_pushes_are_leased_when_they_are_due_whoever_they_are_for(
 
 
 async def test_a_push_is_sent_again_when_it_is_due_and_under_the_same_lease(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     await store.put_deployment(pushed(), NOW)
     await create(store, command_id="cmd_1")
@@ -289,7 +290,7 @@ async def test_a_push_is_sent_again_when_it_is_due_and_under_the_same_lease(
     assert await read(store, "cmd_1") == command
 
 
-async def test_a_push_whose_params_have_arrived_is_due_at_once(store: CommandStore) -> None:
+async def test_a_push_whose_params_have_arrived_is_due_at_once(store: Store) -> None:
     await store.put_deployment(pushed(), NOW)
     await create(store, command_id="cmd_1", params=UPLOAD)
     assert await store.next_push_at() is None
@@ -300,7 +301,7 @@ async def test_a_push_whose_params_have_arrived_is_due_at_once(store: CommandSto
     assert granted_ids(await store.lease_push(["lease_1"], 30, after(30))) == ["cmd_1"]
 
 
-async def test_the_due_times_of_pushes_move_with_the_clock(store: CommandStore) -> None:
+async def test_the_due_times_of_pushes_move_with_the_clock(store: Store) -> None:
     await store.put_deployment(pushed(), NOW)
     await create(store, command_id="cmd_waiting")
     await store.lease_push(["lease_1"], 30, NOW)
@@ -313,7 +314,7 @@ async def test_the_due_times_of_pushes_move_with_the_clock(store: CommandStore) 
     assert held.lease_expires_at == after(30 - 3600)
 
 
-async def test_an_overdue_push_expires_on_the_way(store: CommandStore) -> None:
+async def test_an_overdue_push_expires_on_the_way(store: Store) -> None:
     await store.put_deployment(pushed(), NOW)
     await create(store, command_id="cmd_1", deadline=after(5))
 

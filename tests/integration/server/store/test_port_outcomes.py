@@ -20,7 +20,6 @@ from arc_protocol.errors import (
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
 from arc_server.ports.records import (
-    CommandStore,
     Completion,
     StoredBlob,
     StoredError,
@@ -29,6 +28,7 @@ from arc_server.ports.records import (
     StoredSuccess,
     Submission,
 )
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     HANDLER_ERROR,
     NOW,
@@ -56,7 +56,7 @@ from tests.support.store_samples import (
     ids=["inline", "empty", "blob", "error", "odd text"],
 )
 async def test_a_response_ends_the_command_and_reads_back(
-    store: CommandStore, response: StoredResponse, state: State
+    store: Store, response: StoredResponse, state: State
 ) -> None:
     held = await leased(store)
 
@@ -75,7 +75,7 @@ async def test_a_response_ends_the_command_and_reads_back(
 
 
 async def test_responses_handed_in_together_each_come_to_what_they_would_alone(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     held = [await leased(store) for _ in range(4)]
     await store.cancel(held[3].command_id, after(0))
@@ -111,7 +111,7 @@ async def test_responses_handed_in_together_each_come_to_what_they_would_alone(
 
 
 async def test_responses_of_another_deployment_are_as_if_there_was_no_such_command(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     held = await leased(store)
     given = [Submission(held.command_id, held.lease_id or "", RESULT)]
@@ -124,7 +124,7 @@ async def test_responses_of_another_deployment_are_as_if_there_was_no_such_comma
     assert taken.changed
 
 
-async def test_a_second_response_changes_nothing(store: CommandStore) -> None:
+async def test_a_second_response_changes_nothing(store: Store) -> None:
     held = await leased(store)
     first = await store.complete(held.command_id, held.lease_id, RESULT, after(1))
 
@@ -135,7 +135,7 @@ async def test_a_second_response_changes_nothing(store: CommandStore) -> None:
     assert await response_of(store, held.command_id) == RESULT
 
 
-async def test_forty_opposite_responses_at_once_have_one_outcome(store: CommandStore) -> None:
+async def test_forty_opposite_responses_at_once_have_one_outcome(store: Store) -> None:
     held = await leased(store)
     responses: list[StoredResponse] = [
         StoredSuccess(body=StoredInline(data=str(n).encode()))
@@ -159,7 +159,7 @@ async def test_forty_opposite_responses_at_once_have_one_outcome(store: CommandS
     assert found.command.state is (State.SUCCEEDED if winner % 2 else State.FAILED)
 
 
-async def test_a_lapsed_lease_that_nobody_took_since_still_completes(store: CommandStore) -> None:
+async def test_a_lapsed_lease_that_nobody_took_since_still_completes(store: Store) -> None:
     held = await leased(store)
 
     outcome = await store.complete(held.command_id, held.lease_id, RESULT, after(3600))
@@ -170,7 +170,7 @@ async def test_a_lapsed_lease_that_nobody_took_since_still_completes(store: Comm
 
 @pytest.mark.parametrize("how", ["lapsed", "released"])
 async def test_a_redelivered_command_that_nobody_took_since_still_completes(
-    store: CommandStore, how: str
+    store: Store, how: str
 ) -> None:
     held = await leased(store)
     if how == "lapsed":
@@ -187,7 +187,7 @@ async def test_a_redelivered_command_that_nobody_took_since_still_completes(
 
 
 async def test_a_stale_lease_is_lost_and_the_newer_holders_response_stands(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     first = await leased(store)
     await store.requeue_lapsed(after(60), 10)
@@ -201,7 +201,7 @@ async def test_a_stale_lease_is_lost_and_the_newer_holders_response_stands(
     assert await response_of(store, first.command_id) == RESULT
 
 
-async def test_a_lease_that_never_was_is_lost(store: CommandStore) -> None:
+async def test_a_lease_that_never_was_is_lost(store: Store) -> None:
     held, pending = await leased(store), await create(store)
 
     for command in (pending, held):
@@ -209,7 +209,7 @@ async def test_a_lease_that_never_was_is_lost(store: CommandStore) -> None:
             await store.complete(command.command_id, "lease_never", RESULT, NOW)
 
 
-async def test_a_response_that_names_no_lease_is_judged_by_the_state(store: CommandStore) -> None:
+async def test_a_response_that_names_no_lease_is_judged_by_the_state(store: Store) -> None:
     pending, uploading = await create(store), await create(store, params=UPLOAD)
     for command in (pending, uploading):
         with pytest.raises(InvalidStateTransition):
@@ -221,7 +221,7 @@ async def test_a_response_that_names_no_lease_is_judged_by_the_state(store: Comm
     assert outcome.command.state is State.SUCCEEDED
 
 
-async def test_a_response_after_the_deadline_is_dropped(store: CommandStore) -> None:
+async def test_a_response_after_the_deadline_is_dropped(store: Store) -> None:
     held = await leased(store, deadline=after(10))
 
     outcome = await store.complete(held.command_id, held.lease_id, RESULT, after(10))
@@ -233,7 +233,7 @@ async def test_a_response_after_the_deadline_is_dropped(store: CommandStore) -> 
     assert whole.response is None
 
 
-async def test_a_waiting_command_is_cancelled_at_once(store: CommandStore) -> None:
+async def test_a_waiting_command_is_cancelled_at_once(store: Store) -> None:
     for command in (await create(store), await create(store, params=UPLOAD)):
         outcome = await store.cancel(command.command_id, after(1))
 
@@ -246,14 +246,14 @@ async def test_a_waiting_command_is_cancelled_at_once(store: CommandStore) -> No
     assert not (await lease(store, at=after(2))).grants
 
 
-async def test_a_redelivered_command_is_cancelled_at_once_too(store: CommandStore) -> None:
+async def test_a_redelivered_command_is_cancelled_at_once_too(store: Store) -> None:
     held = await leased(store)
     await store.release(held.lease_id or "", NOW, costs_attempt=True)
 
     assert (await store.cancel(held.command_id, after(1))).command.state is State.FAILED
 
 
-async def test_a_held_command_is_cancelled_through_its_holder(store: CommandStore) -> None:
+async def test_a_held_command_is_cancelled_through_its_holder(store: Store) -> None:
     held = await leased(store)
 
     outcome = await store.cancel(held.command_id, after(1))
@@ -266,7 +266,7 @@ async def test_a_held_command_is_cancelled_through_its_holder(store: CommandStor
     assert ended.command.state is State.SUCCEEDED
 
 
-async def test_a_cancel_of_a_terminal_command_changes_nothing(store: CommandStore) -> None:
+async def test_a_cancel_of_a_terminal_command_changes_nothing(store: Store) -> None:
     held = await leased(store)
     await store.complete(held.command_id, held.lease_id, RESULT, after(1))
 
@@ -276,7 +276,7 @@ async def test_a_cancel_of_a_terminal_command_changes_nothing(store: CommandStor
     assert outcome.command.state is State.SUCCEEDED
 
 
-async def test_a_cancel_after_the_deadline_finds_the_command_expired(store: CommandStore) -> None:
+async def test_a_cancel_after_the_deadline_finds_the_command_expired(store: Store) -> None:
     command = await create(store, deadline=after(10))
 
     outcome = await store.cancel(command.command_id, after(11))
@@ -284,7 +284,7 @@ async def test_a_cancel_after_the_deadline_finds_the_command_expired(store: Comm
     assert outcome.command.state is State.EXPIRED
 
 
-async def test_any_live_command_can_be_failed_with_an_error(store: CommandStore) -> None:
+async def test_any_live_command_can_be_failed_with_an_error(store: Store) -> None:
     error = StoredError(code="DELIVERY_FAILED", message="HTTP 404")
     for command in (
         await leased(store),
@@ -300,7 +300,7 @@ async def test_any_live_command_can_be_failed_with_an_error(store: CommandStore)
         assert await response_of(store, command.command_id) == error
 
 
-async def test_an_unknown_command_is_not_found(store: CommandStore) -> None:
+async def test_an_unknown_command_is_not_found(store: Store) -> None:
     calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: store.complete("cmd_none", None, RESULT, NOW),
         lambda: store.cancel("cmd_none", NOW),
@@ -314,7 +314,7 @@ async def test_an_unknown_command_is_not_found(store: CommandStore) -> None:
     assert await store.get_with_bodies("cmd_none") is None
 
 
-async def test_a_payload_is_replaced_without_a_change_of_state(store: CommandStore) -> None:
+async def test_a_payload_is_replaced_without_a_change_of_state(store: Store) -> None:
     command = await create(store)
     planted = StoredInline(data=b"{}")
 
@@ -329,7 +329,7 @@ async def test_a_payload_is_replaced_without_a_change_of_state(store: CommandSto
     assert grant.params == planted
 
 
-async def test_half_a_payload_leaves_the_other_half(store: CommandStore) -> None:
+async def test_half_a_payload_leaves_the_other_half(store: Store) -> None:
     command = await create(store)
 
     await store.write_payload(command.command_id, None, RESULT)
@@ -341,11 +341,11 @@ async def test_half_a_payload_leaves_the_other_half(store: CommandStore) -> None
     assert (whole.params, whole.response) == (PARAMS, HANDLER_ERROR)
 
 
-async def _respond_late(store: CommandStore, command_id: str, lease_id: str) -> Completion:
+async def _respond_late(store: Store, command_id: str, lease_id: str) -> Completion:
     return await store.complete(command_id, lease_id, HANDLER_ERROR, after(50))
 
 
-Step = Callable[[CommandStore, str, str], Awaitable[object]]
+Step = Callable[[Store, str, str], Awaitable[object]]
 
 STEPS: dict[str, Step] = {
     "response": lambda store, command_id, lease_id: store.complete(
@@ -360,7 +360,7 @@ STEPS: dict[str, Step] = {
 }
 
 
-async def test_in_every_order_there_is_one_outcome_and_it_stays(store: CommandStore) -> None:
+async def test_in_every_order_there_is_one_outcome_and_it_stays(store: Store) -> None:
     for number, order in enumerate(itertools.permutations(STEPS)):
         command_id = f"cmd_order_{number}"
         await create(store, command_id=command_id, deadline=after(10))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from arc_server.ports.records import CommandStore, Granted, StoredInline
+from arc_server.ports.records import Granted, StoredInline
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
     NOW,
@@ -23,7 +24,7 @@ def signatures(granted: Granted) -> list[str | None]:
     return [grant.signature for grant in granted.grants]
 
 
-async def test_a_lease_carries_the_signature_of_the_create(store: CommandStore) -> None:
+async def test_a_lease_carries_the_signature_of_the_create(store: Store) -> None:
     await create(store, command_id="cmd_a", signature=SIGNATURE)
     await create(store, command_id="cmd_b")
 
@@ -33,7 +34,7 @@ async def test_a_lease_carries_the_signature_of_the_create(store: CommandStore) 
     assert signatures(granted) == [SIGNATURE, None]
 
 
-async def test_a_redelivered_command_still_has_its_signature(store: CommandStore) -> None:
+async def test_a_redelivered_command_still_has_its_signature(store: Store) -> None:
     await create(store, command_id="cmd_a", signature=SIGNATURE)
     first = await lease(store)
     await store.requeue_lapsed(after(61), 10)
@@ -44,21 +45,21 @@ async def test_a_redelivered_command_still_has_its_signature(store: CommandStore
     assert signatures(again) == [SIGNATURE]
 
 
-async def test_an_upload_leaves_the_signature(store: CommandStore) -> None:
+async def test_an_upload_leaves_the_signature(store: Store) -> None:
     await create(store, command_id="cmd_a", params=UPLOAD, signature=SIGNATURE)
     await store.mark_uploaded("cmd_a", StoredInline(data=b"{}"), NOW)
 
     assert signatures(await lease(store)) == [SIGNATURE]
 
 
-async def test_params_that_an_operator_replaced_keep_the_signature(store: CommandStore) -> None:
+async def test_params_that_an_operator_replaced_keep_the_signature(store: Store) -> None:
     await create(store, command_id="cmd_a", signature=SIGNATURE)
     await store.write_payload("cmd_a", StoredInline(data=b"other"), None)
 
     assert signatures(await lease(store)) == [SIGNATURE]
 
 
-async def test_of_a_repeat_the_first_signature_counts(store: CommandStore) -> None:
+async def test_of_a_repeat_the_first_signature_counts(store: Store) -> None:
     await store.create(new(command_id="cmd_a", idempotency_key="k", signature=SIGNATURE))
     repeat = await store.create(new(command_id="cmd_b", idempotency_key="k", signature="x.y.z"))
 
@@ -67,7 +68,7 @@ async def test_of_a_repeat_the_first_signature_counts(store: CommandStore) -> No
     assert signatures(await lease(store)) == [SIGNATURE]
 
 
-async def test_a_push_carries_the_signature(store: CommandStore) -> None:
+async def test_a_push_carries_the_signature(store: Store) -> None:
     await store.put_deployment(pushed(), NOW)
     await create(store, command_id="cmd_a", deployment_id=DEPLOYMENT, signature=SIGNATURE)
 

@@ -10,7 +10,7 @@ from arc_protocol.errors import (
     CommandTargetNotFound,
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, State
-from arc_server.ports.records import CommandStore
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
     NOW,
@@ -28,18 +28,18 @@ from tests.support.store_samples import (
 )
 
 
-async def targets_of(store: CommandStore) -> list[CommandTarget]:
+async def targets_of(store: Store) -> list[CommandTarget]:
     found = await store.get_deployment(DEPLOYMENT)
     return [] if found is None else list(found.targets)
 
 
-async def test_the_only_target_is_meant_when_none_is_named(store: CommandStore) -> None:
+async def test_the_only_target_is_meant_when_none_is_named(store: Store) -> None:
     await store.put_deployment(deployment(worker("web")), NOW)
 
     assert (await create(store)).target == worker("web")
 
 
-async def test_the_explicit_default_is_meant_when_there_are_several(store: CommandStore) -> None:
+async def test_the_explicit_default_is_meant_when_there_are_several(store: Store) -> None:
     both = (daemon("one"), worker("two"))
     await store.put_deployment(deployment(*both, default_target_id="two"), NOW)
 
@@ -47,7 +47,7 @@ async def test_the_explicit_default_is_meant_when_there_are_several(store: Comma
     assert (await create(store, target_resource_id="one")).target == daemon("one")
 
 
-async def test_several_targets_without_a_default_are_ambiguous(store: CommandStore) -> None:
+async def test_several_targets_without_a_default_are_ambiguous(store: Store) -> None:
     await store.put_deployment(deployment(daemon("one"), daemon("two")), NOW)
 
     with pytest.raises(CommandTargetAmbiguous):
@@ -57,14 +57,14 @@ async def test_several_targets_without_a_default_are_ambiguous(store: CommandSto
 
 
 @pytest.mark.parametrize("named", ["", "nobody"])
-async def test_an_unknown_target_is_not_found(store: CommandStore, named: str) -> None:
+async def test_an_unknown_target_is_not_found(store: Store, named: str) -> None:
     await store.put_deployment(deployment(daemon("one")), NOW)
 
     with pytest.raises(CommandTargetNotFound):
         await create(store, target_resource_id=named, auto_register=False)
 
 
-async def test_an_empty_target_is_never_registered(store: CommandStore) -> None:
+async def test_an_empty_target_is_never_registered(store: Store) -> None:
     with pytest.raises(CommandTargetNotFound):
         await create(store, target_resource_id="")
 
@@ -72,9 +72,7 @@ async def test_an_empty_target_is_never_registered(store: CommandStore) -> None:
 
 
 @pytest.mark.parametrize("auto_register", [True, False])
-async def test_a_target_id_with_a_colon_is_invalid(
-    store: CommandStore, auto_register: bool
-) -> None:
+async def test_a_target_id_with_a_colon_is_invalid(store: Store, auto_register: bool) -> None:
     await store.put_deployment(deployment(), NOW)
 
     with pytest.raises(CommandTargetIdInvalid):
@@ -84,7 +82,7 @@ async def test_a_target_id_with_a_colon_is_invalid(
 
 
 async def test_a_target_that_a_sender_names_first_is_registered_as_a_daemon(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     command = await create(store, target_resource_id="vault")
 
@@ -92,13 +90,13 @@ async def test_a_target_that_a_sender_names_first_is_registered_as_a_daemon(
     assert await targets_of(store) == [daemon("vault")]
 
 
-async def test_a_target_that_an_agent_names_first_is_registered(store: CommandStore) -> None:
+async def test_a_target_that_an_agent_names_first_is_registered(store: Store) -> None:
     await lease(store, target=worker("web"))
 
     assert await targets_of(store) == [worker("web")]
 
 
-async def test_with_auto_registration_off_an_agent_registers_nothing(store: CommandStore) -> None:
+async def test_with_auto_registration_off_an_agent_registers_nothing(store: Store) -> None:
     granted = await lease(store, target=daemon("vault"), auto_register=False)
 
     assert not granted.grants
@@ -109,7 +107,7 @@ async def test_with_auto_registration_off_an_agent_registers_nothing(store: Comm
 
 
 async def test_the_implicit_target_may_be_named_with_auto_registration_off(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     await store.put_deployment(deployment(), NOW)
 
@@ -121,7 +119,7 @@ async def test_the_implicit_target_may_be_named_with_auto_registration_off(
     assert not await targets_of(store)
 
 
-async def test_the_implicit_target_with_another_type_is_a_mismatch(store: CommandStore) -> None:
+async def test_the_implicit_target_with_another_type_is_a_mismatch(store: Store) -> None:
     await store.put_deployment(deployment(), NOW)
     await create(store)
 
@@ -132,7 +130,7 @@ async def test_the_implicit_target_with_another_type_is_a_mismatch(store: Comman
 
 
 async def test_an_agent_that_names_the_implicit_target_gets_its_commands(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     command = await create(store)
 
@@ -143,7 +141,7 @@ async def test_an_agent_that_names_the_implicit_target_gets_its_commands(
     assert await targets_of(store) == [IMPLICIT_TARGET]
 
 
-async def test_the_first_target_takes_over_what_waits_in_its_order(store: CommandStore) -> None:
+async def test_the_first_target_takes_over_what_waits_in_its_order(store: Store) -> None:
     await create(store, command_id="cmd_upload", params=UPLOAD)
     await create(store, command_id="cmd_1")
     await create(store, command_id="cmd_2")
@@ -157,7 +155,7 @@ async def test_the_first_target_takes_over_what_waits_in_its_order(store: Comman
     assert (await create(store)).target == worker("web")
 
 
-async def test_only_the_first_target_takes_over(store: CommandStore) -> None:
+async def test_only_the_first_target_takes_over(store: Store) -> None:
     await lease(store, target=daemon("one"))
     await create(store, command_id="cmd_a", target_resource_id="one")
 
@@ -167,7 +165,7 @@ async def test_only_the_first_target_takes_over(store: CommandStore) -> None:
     assert not granted.grants
 
 
-async def test_a_target_that_a_sender_names_takes_over_too(store: CommandStore) -> None:
+async def test_a_target_that_a_sender_names_takes_over_too(store: Store) -> None:
     await create(store, command_id="cmd_1")
 
     await create(store, command_id="cmd_2", target_resource_id="vault")
@@ -177,7 +175,7 @@ async def test_a_target_that_a_sender_names_takes_over_too(store: CommandStore) 
     assert not granted.inherited
 
 
-async def test_a_configured_target_takes_over_the_default_one_first(store: CommandStore) -> None:
+async def test_a_configured_target_takes_over_the_default_one_first(store: Store) -> None:
     await create(store, command_id="cmd_1")
 
     await store.put_deployment(
@@ -187,7 +185,7 @@ async def test_a_configured_target_takes_over_the_default_one_first(store: Comma
     assert (await read(store, "cmd_1")).target == daemon("two")
 
 
-async def test_what_is_terminal_or_held_is_not_taken_over(store: CommandStore) -> None:
+async def test_what_is_terminal_or_held_is_not_taken_over(store: Store) -> None:
     cancelled = await create(store)
     await store.cancel(cancelled.command_id, NOW)
     held = await leased(store)
@@ -198,7 +196,7 @@ async def test_what_is_terminal_or_held_is_not_taken_over(store: CommandStore) -
     assert (await read(store, held.command_id)).target == IMPLICIT_TARGET
 
 
-async def test_a_held_command_goes_to_the_heir_when_it_is_handed_back(store: CommandStore) -> None:
+async def test_a_held_command_goes_to_the_heir_when_it_is_handed_back(store: Store) -> None:
     released, lapsed = await leased(store), await leased(store)
     await lease(store, target=worker("web"))
 
@@ -210,7 +208,7 @@ async def test_a_held_command_goes_to_the_heir_when_it_is_handed_back(store: Com
     assert granted.grants[0].command.target == worker("web")
 
 
-async def test_a_redelivered_command_stays_with_its_target(store: CommandStore) -> None:
+async def test_a_redelivered_command_stays_with_its_target(store: Store) -> None:
     await store.put_deployment(deployment(daemon("one"), daemon("two")), NOW)
     command = await create(store, target_resource_id="two")
     [grant] = (await lease(store, target=daemon("two"))).grants
@@ -222,7 +220,7 @@ async def test_a_redelivered_command_stays_with_its_target(store: CommandStore) 
     assert granted_ids(await lease(store, target=worker("two"))) == [command.command_id]
 
 
-async def test_a_target_gets_its_own_commands_only(store: CommandStore) -> None:
+async def test_a_target_gets_its_own_commands_only(store: Store) -> None:
     await create(store, command_id="cmd_one", target_resource_id="one")
     await create(store, command_id="cmd_two", target_resource_id="two")
     await create(store, command_id="cmd_far", deployment_id="dep-2", target_resource_id="one")
@@ -231,7 +229,7 @@ async def test_a_target_gets_its_own_commands_only(store: CommandStore) -> None:
     assert granted_ids(await lease(store, 9, target=daemon("two"))) == ["cmd_two"]
 
 
-async def test_another_resource_type_is_no_match(store: CommandStore) -> None:
+async def test_another_resource_type_is_no_match(store: Store) -> None:
     await create(store, target_resource_id="one")
 
     granted = await lease(store, target=worker("one"))
@@ -241,7 +239,7 @@ async def test_another_resource_type_is_no_match(store: CommandStore) -> None:
     assert await targets_of(store) == [daemon("one")]
 
 
-async def test_without_target_the_default_targets_commands_are_leased(store: CommandStore) -> None:
+async def test_without_target_the_default_targets_commands_are_leased(store: Store) -> None:
     await create(store, command_id="cmd_one", target_resource_id="one")
     assert granted_ids(await lease(store)) == ["cmd_one"]
 
@@ -253,7 +251,7 @@ async def test_without_target_the_default_targets_commands_are_leased(store: Com
 
 
 async def test_an_agents_target_id_with_a_colon_gets_nothing_and_is_not_registered(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     granted = await lease(store, target=daemon("a:b"))
 
@@ -262,14 +260,14 @@ async def test_an_agents_target_id_with_a_colon_gets_nothing_and_is_not_register
     assert not await targets_of(store)
 
 
-async def test_targets_are_added_and_never_removed(store: CommandStore) -> None:
+async def test_targets_are_added_and_never_removed(store: Store) -> None:
     await store.put_deployment(deployment(daemon("one")), NOW)
     await store.put_deployment(deployment(daemon("two")), NOW)
 
     assert await targets_of(store) == [daemon("one"), daemon("two")]
 
 
-async def test_a_default_target_must_be_one_of_the_deployments(store: CommandStore) -> None:
+async def test_a_default_target_must_be_one_of_the_deployments(store: Store) -> None:
     with pytest.raises(CommandTargetNotFound):
         await store.put_deployment(deployment(daemon("one"), default_target_id="two"), NOW)
 
@@ -277,14 +275,14 @@ async def test_a_default_target_must_be_one_of_the_deployments(store: CommandSto
 
 
 @pytest.mark.parametrize("resource_id", ["a:b", ""])
-async def test_a_configured_target_needs_a_good_id(store: CommandStore, resource_id: str) -> None:
+async def test_a_configured_target_needs_a_good_id(store: Store, resource_id: str) -> None:
     with pytest.raises(CommandTargetIdInvalid):
         await store.put_deployment(deployment(daemon("one"), daemon(resource_id)), NOW)
 
     assert await store.get_deployment(DEPLOYMENT) is None
 
 
-async def test_waiting_commands_follow_their_target_to_its_new_type(store: CommandStore) -> None:
+async def test_waiting_commands_follow_their_target_to_its_new_type(store: Store) -> None:
     waiting = await create(store, target_resource_id="web")
 
     await store.put_deployment(deployment(worker("web")), NOW)
@@ -293,7 +291,7 @@ async def test_waiting_commands_follow_their_target_to_its_new_type(store: Comma
     assert (await lease(store, target=worker("web"))).grants
 
 
-async def test_waiting_commands_follow_from_leased_to_pushed_and_back(store: CommandStore) -> None:
+async def test_waiting_commands_follow_from_leased_to_pushed_and_back(store: Store) -> None:
     await store.put_deployment(deployment(), NOW)
     command = await create(store)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from arc_protocol.messages.base import State
-from arc_server.ports.records import CommandStore, StoredError
+from arc_server.ports.records import StoredError
+from arc_server.ports.store import Store
 from tests.support.store_samples import (
     NOW,
     RESULT,
@@ -20,7 +21,7 @@ from tests.support.store_samples import (
 
 
 async def test_live_commands_past_their_deadline_expire_the_earliest_first(
-    store: CommandStore,
+    store: Store,
 ) -> None:
     held = await leased(store, command_id="cmd_held", deadline=after(30))
     await create(store, command_id="cmd_upload", params=UPLOAD, deadline=after(20))
@@ -41,14 +42,14 @@ async def test_live_commands_past_their_deadline_expire_the_earliest_first(
         assert await response_of(store, command.command_id) is None
 
 
-async def test_a_terminal_command_never_expires(store: CommandStore) -> None:
+async def test_a_terminal_command_never_expires(store: Store) -> None:
     held = await leased(store, deadline=after(10))
     await store.complete(held.command_id, held.lease_id, RESULT, after(5))
 
     assert not await store.expire_due(after(11), 10)
 
 
-async def test_lapsed_leases_are_redelivered_the_longest_lapsed_first(store: CommandStore) -> None:
+async def test_lapsed_leases_are_redelivered_the_longest_lapsed_first(store: Store) -> None:
     for number, seconds in enumerate((30, 10, 20, 40)):
         await create(store, command_id=f"cmd_{number}")
         await lease(store, lease_seconds=seconds)
@@ -64,7 +65,7 @@ async def test_lapsed_leases_are_redelivered_the_longest_lapsed_first(store: Com
     assert granted_ids(granted) == ["cmd_0", "cmd_1", "cmd_2"]
 
 
-async def test_a_lapse_of_the_last_attempt_fails_the_command(store: CommandStore) -> None:
+async def test_a_lapse_of_the_last_attempt_fails_the_command(store: Store) -> None:
     held = await leased(store, max_attempts=1)
 
     [command] = await store.requeue_lapsed(after(60), 10)
@@ -75,7 +76,7 @@ async def test_a_lapse_of_the_last_attempt_fails_the_command(store: CommandStore
     assert response.code == "MAX_ATTEMPTS_EXCEEDED"
 
 
-async def test_a_lapse_of_a_cancelled_command_fails_it(store: CommandStore) -> None:
+async def test_a_lapse_of_a_cancelled_command_fails_it(store: Store) -> None:
     held = await leased(store)
     await store.cancel(held.command_id, after(1))
 
@@ -87,7 +88,7 @@ async def test_a_lapse_of_a_cancelled_command_fails_it(store: CommandStore) -> N
     assert response.code == "CANCELLED"
 
 
-async def test_a_lapse_past_the_deadline_expires_the_command(store: CommandStore) -> None:
+async def test_a_lapse_past_the_deadline_expires_the_command(store: Store) -> None:
     await leased(store, deadline=after(50))
 
     [command] = await store.requeue_lapsed(after(60), 10)
@@ -95,7 +96,7 @@ async def test_a_lapse_past_the_deadline_expires_the_command(store: CommandStore
     assert command.state is State.EXPIRED
 
 
-async def test_attempts_never_go_down_and_end(store: CommandStore) -> None:
+async def test_attempts_never_go_down_and_end(store: Store) -> None:
     await create(store, command_id="cmd_a", max_attempts=4)
     seen = []
 
@@ -109,7 +110,7 @@ async def test_attempts_never_go_down_and_end(store: CommandStore) -> None:
     assert (await read(store, "cmd_a")).state is State.FAILED
 
 
-async def test_every_live_lease_moves_with_the_clock(store: CommandStore) -> None:
+async def test_every_live_lease_moves_with_the_clock(store: Store) -> None:
     held, done = await leased(store), await leased(store)
     await store.complete(done.command_id, done.lease_id, RESULT, NOW)
 
@@ -120,7 +121,7 @@ async def test_every_live_lease_moves_with_the_clock(store: CommandStore) -> Non
     assert await read(store, held.command_id) == held
 
 
-async def test_grace_is_granted_to_leases_that_ran_out_in_the_gap_only(store: CommandStore) -> None:
+async def test_grace_is_granted_to_leases_that_ran_out_in_the_gap_only(store: Store) -> None:
     for number, seconds in enumerate((9, 10, 20, 21)):
         await create(store, command_id=f"cmd_{number}")
         await lease(store, lease_seconds=seconds)
@@ -131,7 +132,7 @@ async def test_grace_is_granted_to_leases_that_ran_out_in_the_gap_only(store: Co
     assert ends == [after(9), after(55), after(55), after(21)]
 
 
-async def test_a_sign_of_life_never_moves_back(store: CommandStore) -> None:
+async def test_a_sign_of_life_never_moves_back(store: Store) -> None:
     assert await store.last_sign_of_life() is None
 
     await store.sign_of_life(after(5))
@@ -142,7 +143,7 @@ async def test_a_sign_of_life_never_moves_back(store: CommandStore) -> None:
     assert await store.last_sign_of_life() == after(6)
 
 
-async def test_the_sign_of_life_moves_with_the_clock(store: CommandStore) -> None:
+async def test_the_sign_of_life_moves_with_the_clock(store: Store) -> None:
     await store.sign_of_life(after(5))
 
     await store.shift_leases(-3600)
@@ -150,7 +151,7 @@ async def test_the_sign_of_life_moves_with_the_clock(store: CommandStore) -> Non
     assert await store.last_sign_of_life() == after(5 - 3600)
 
 
-async def test_whether_anything_is_held_is_known(store: CommandStore) -> None:
+async def test_whether_anything_is_held_is_known(store: Store) -> None:
     assert not await store.has_live_leases()
     held = await leased(store)
     assert await store.has_live_leases()

@@ -20,7 +20,6 @@ from arc_protocol.messages.base import CommandTarget, State
 from arc_server.ports.records import (
     Command,
     CommandFilter,
-    CommandStore,
     CommandWithBodies,
     Deployment,
     LeaseQuery,
@@ -30,6 +29,7 @@ from arc_server.ports.records import (
     StoredInline,
     Submission,
 )
+from arc_server.ports.store import Store
 from arc_server.store.sqlite_store import SqliteStore
 from tests.model.memory import MemoryStore
 from tests.support.store_samples import (
@@ -64,7 +64,7 @@ class TwoStores(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None))
-        self.model: CommandStore = MemoryStore()
+        self.model: Store = MemoryStore()
         self.sqlite = self.loop.run_until_complete(SqliteStore.open(self.folder / "arc.db"))
         self.now = NOW
         self.command_ids = ["cmd_none"]
@@ -76,7 +76,7 @@ class TwoStores(RuleBasedStateMachine):
         self.loop.close()
         shutil.rmtree(self.folder)
 
-    def both(self, call: Callable[[CommandStore], Any]) -> Any:
+    def both(self, call: Callable[[Store], Any]) -> Any:
         """The answer of both, which must be one."""
         expected = self.loop.run_until_complete(_outcome(call(self.model)))
         answer = self.loop.run_until_complete(_outcome(call(self.sqlite)))
@@ -194,7 +194,7 @@ class TwoStores(RuleBasedStateMachine):
             for command, lease, response in given
         ]
 
-        async def complete(store: CommandStore) -> list[Any]:
+        async def complete(store: Store) -> list[Any]:
             outcomes = await store.complete_all(submissions, self.now, deployment_id)
             return [type(each) if isinstance(each, ArcError) else each for each in outcomes]
 
@@ -338,7 +338,7 @@ class TwoStores(RuleBasedStateMachine):
         assert is_step or is_late_response
 
 
-async def _listed(store: CommandStore) -> list[Command]:
+async def _listed(store: Store) -> list[Command]:
     return list((await store.list(CommandFilter(), None, 1000)).commands)
 
 

@@ -7,7 +7,8 @@ import pytest
 from arc_protocol.errors import StoreUnavailable, Unauthorized
 from arc_server.auth.callers import Authenticator, Caller
 from arc_server.auth.tokens import NewToken, Scope, hash_token, is_well_formed, new_token
-from arc_server.ports.records import CommandStore, Token
+from arc_server.ports.records import Token
+from arc_server.ports.store import Store
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -47,7 +48,7 @@ class Clock:
 
 
 def authenticator(tokens: Tokens, clock: Clock, *, no_auth: bool = False) -> Authenticator:
-    return Authenticator(cast("CommandStore", tokens), clock, cache_seconds=5, no_auth=no_auth)
+    return Authenticator(cast("Store", tokens), clock, cache_seconds=5, no_auth=no_auth)
 
 
 @pytest.mark.parametrize("scope", list(Scope))

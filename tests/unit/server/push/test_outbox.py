@@ -15,7 +15,8 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
 from arc_protocol.messages.leases import Envelope
 from arc_server.clock import SystemClock
-from arc_server.ports.records import Deployment, Dispatcher, PushOutcome
+from arc_server.ports.pushes import Dispatcher
+from arc_server.ports.records import Deployment, PushOutcome
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.null import NullDispatcher
 from arc_server.push.outbox import PushLimits

@@ -1,0 +1,39 @@
+"""The port for the directory of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from arc_protocol.messages.agents import AgentRegistration
+from arc_server.ports.deployments import DeploymentStore
+from arc_server.ports.records import AgentPresence, Holder
+
+
+class AgentStore(DeploymentStore, Protocol):
+    """Agents, by deployment and agent id together."""
+
+    async def put_agent(
+        self, agent_id: str, registration: AgentRegistration, now: datetime
+    ) -> AgentPresence:
+        """Store a registration. One agent id in two deployments is two agents."""
+        ...
+
+    async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
+        """Record when agents were last seen. Unknown ones are ignored; time never moves back."""
+        ...
+
+    async def list_agents(
+        self,
+        deployment_id: str | None,
+        seen_since: datetime,
+        limit: int,
+        *,
+        with_schemas: bool = False,
+    ) -> Sequence[AgentPresence]:
+        """Return the agents seen since then, latest first, with the commands that they hold.
+
+        The schemas of their handlers are left out unless asked for.
+        """
+        ...

@@ -1,0 +1,84 @@
+"""The ports for commands: looking one up, and all that a sender does with commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from arc_server.ports.records import (
+    Command,
+    CommandFilter,
+    CommandPage,
+    CommandWithBodies,
+    CommandWithResponse,
+    Completion,
+    Created,
+    NewCommand,
+    StoredBody,
+    StoredResponse,
+)
+
+
+class CommandLookup(Protocol):
+    """A command as it stands: read it, and end first what is overdue."""
+
+    async def get(self, command_id: str) -> CommandWithResponse | None:
+        """Return a command, with its response once it has ended. Judge no deadline."""
+        ...
+
+    async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
+        """End live commands whose deadline has passed as EXPIRED: at most `limit`, earliest first.
+
+        Return the commands that have ended.
+        """
+        ...
+
+
+class CommandStore(CommandLookup, Protocol):
+    """Commands as senders and operators see them."""
+
+    async def create(self, new: NewCommand) -> Created:
+        """Create a command. If its idempotency key was used before, return the command that this
+        key created, in its current state and whatever its deadline.
+
+        Keys are told apart by deployment, target and command name (docs/protocol.md, Idempotency).
+        The target is resolved as docs/protocol.md, Targets says.
+
+        Raises IdempotencyKeyReused (the key was used with other params), InvalidCommand (the
+        deadline is not after `created_at`), CommandTargetNotFound, CommandTargetAmbiguous,
+        CommandTargetIdInvalid (contains `:`), DeploymentNotFound (unknown, and `auto_register` is
+        off); nothing is stored then.
+        """
+        ...
+
+    async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
+        """Make a PENDING_UPLOAD command PENDING, with the params that arrived.
+
+        It is ready from `now` on, behind the commands that are ready already. An overdue command
+        ends as EXPIRED. Raises CommandNotFound, InvalidStateTransition (also when the command has
+        just expired).
+        """
+        ...
+
+    async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:
+        """Return a command with everything stored for it, in any state."""
+        ...
+
+    async def write_payload(
+        self, command_id: str, params: StoredBody | None, response: StoredResponse | None
+    ) -> None:
+        """Replace stored bodies without a change of state. Raises CommandNotFound."""
+        ...
+
+    async def cancel(self, command_id: str, now: datetime) -> Completion:
+        """Cancel a command, as far as its state allows.
+
+        Not leased yet, it ends as FAILED with CANCELLED. DISPATCHED, it gets `cancel_requested`.
+        An ended command stays as it is; an overdue one ends as EXPIRED. Raises CommandNotFound.
+        """
+        ...
+
+    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
+        """Return commands newest first, below the cursor `before`."""
+        ...

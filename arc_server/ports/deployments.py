@@ -1,0 +1,25 @@
+"""The port for deployments and their targets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from arc_server.ports.records import Deployment
+
+
+class DeploymentStore(Protocol):
+    """Deployments, as configured or as registered by a first request."""
+
+    async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
+        """Register or replace a deployment as configured. Targets are added, never removed.
+
+        Live commands follow: to the first target, from a target's old type to its new one, from
+        being leased to being pushed and back. Raises CommandTargetIdInvalid, and
+        CommandTargetNotFound when the default is none of the targets.
+        """
+        ...
+
+    async def get_deployment(self, deployment_id: str) -> Deployment | None:
+        """Return a deployment, None if it is unknown."""
+        ...

@@ -1,0 +1,93 @@
+"""The port for holders: leasing, renewing and releasing commands, and completing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from arc_protocol.errors import ArcError
+from arc_server.ports.commands import CommandLookup
+from arc_server.ports.records import (
+    Command,
+    Completion,
+    Granted,
+    LeaseQuery,
+    Renewal,
+    StoredResponse,
+    Submission,
+)
+
+
+class LeaseStore(CommandLookup, Protocol):
+    """Commands as their holders see them."""
+
+    async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
+        """Hand out up to `len(lease_ids)` ready commands of one target, first ready first.
+
+        Each becomes DISPATCHED with a lease of its own until `now + lease_seconds`. Overdue
+        commands on the way end as EXPIRED, those with damaged params as FAILED; neither counts.
+        Push commands are never handed out.
+
+        With `auto_register` an unknown deployment and the named target are registered. The first
+        target of a deployment takes over the commands that wait under the implicit one, and its
+        idempotency keys.
+        """
+        ...
+
+    async def renew(
+        self,
+        lease_ids: Sequence[str],
+        lease_seconds: float,
+        now: datetime,
+        deployment_id: str | None = None,
+    ) -> Renewal:
+        """Extend leases to `now + lease_seconds`; never shorten one.
+
+        A lease can be renewed while its command is DISPATCHED under it, lapsed or not. With
+        `deployment_id`, leases of other deployments are lost to the caller.
+        """
+        ...
+
+    async def release(
+        self,
+        lease_id: str,
+        now: datetime,
+        *,
+        costs_attempt: bool,
+        deployment_id: str | None = None,
+        push_after: datetime | None = None,
+    ) -> Command:
+        """End a lease without a response. `lifecycle.hand_back` decides what follows: redelivery or
+        failure.
+
+        The command keeps its place in the order, and is not pushed again before `push_after`. An
+        overdue command ends as EXPIRED. Raises LeaseNotFound unless it is the latest lease of a
+        DISPATCHED command (of that deployment).
+        """
+        ...
+
+    async def complete(
+        self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
+    ) -> Completion:
+        """End a DISPATCHED command as SUCCEEDED or FAILED with the response, exactly once.
+
+        If it has ended already, nothing changes. If it is overdue, it ends as EXPIRED and the
+        response is dropped (`changed` is True, the state shows it). A `lease_id` must name the
+        latest lease; a lapsed or released one completes too while its command is PENDING. Without
+        `lease_id` the command must be DISPATCHED.
+
+        Raises CommandNotFound, LeaseLost (leased again since, or never that lease),
+        InvalidStateTransition (no lease named and not DISPATCHED, or never dispatched).
+        """
+        ...
+
+    async def complete_all(
+        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+    ) -> Sequence[Completion | ArcError]:
+        """Run `complete` for each submission, in one transaction.
+
+        Return the completion of each, or the error that it raised. With `deployment_id`, commands
+        of other deployments are not found.
+        """
+        ...

@@ -1,0 +1,43 @@
+"""The ports for pushing: the store's part, and the dispatcher that sends envelopes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Protocol
+
+from arc_protocol.messages.leases import Envelope
+from arc_server.ports.deployments import DeploymentStore
+from arc_server.ports.leases import LeaseStore
+from arc_server.ports.records import Deployment, Granted, PushOutcome
+
+
+class PushStore(LeaseStore, DeploymentStore, Protocol):
+    """Commands of deployments that are pushed to. The outbox holds their leases."""
+
+    async def lease_push(
+        self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+    ) -> Granted:
+        """Lease push commands of all deployments whose next delivery is due, by the rules of
+        `lease`.
+
+        A command that was pushed before keeps its lease id and `lease_attempt`: its holder has not
+        changed, and what it submits for the first envelope counts.
+        """
+        ...
+
+    async def next_push_at(self) -> datetime | None:
+        """Return when the earliest waiting push is due, None when none waits."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """Sends envelopes to the deployments that are pushed to."""
+
+    async def push(self, deployment: Deployment, envelope: Envelope) -> PushOutcome:
+        """Send once. Never raises for what the receiver does."""
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
