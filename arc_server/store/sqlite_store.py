@@ -40,7 +40,6 @@ from arc_server.ports.records import (
     NewCredential,
     Renewal,
     StoredBody,
-    StoredError,
     StoredResponse,
     Submission,
     Token,
@@ -237,10 +236,6 @@ class SqliteStore:
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See Store."""
         return await self._writes.submit(complete.cancel, command_id, now)
-
-    async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
-        """See Store."""
-        return await self._writes.submit(complete.fail, command_id, error, now)
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
         """See Store."""

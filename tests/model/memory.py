@@ -548,15 +548,6 @@ class MemoryStore(MemoryCredentials):
             return Completion(command=self._set(stored, cancel_requested=True), changed=True)
         return Completion(command=self._end(stored, State.FAILED, CANCELLED, now), changed=True)
 
-    async def fail(self, command_id: str, error: StoredError, now: datetime) -> Completion:
-        """See Store."""
-        stored = self._find(command_id)
-        if stored.command.state in lifecycle.TERMINAL:
-            return Completion(command=stored.command, changed=False)
-        return Completion(command=self._end(stored, State.FAILED, error, now), changed=True)
-
-    # time
-
     async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
         """See Store."""
         overdue = self._live(lambda command: lifecycle.is_overdue(command.deadline, now))

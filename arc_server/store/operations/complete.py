@@ -14,7 +14,6 @@ from arc_server.ports.records import (
     Command,
     Completion,
     StoredBody,
-    StoredError,
     StoredResponse,
     StoredSuccess,
     Submission,
@@ -89,14 +88,6 @@ def cancel(db: Session, command_id: str, now: datetime) -> Completion:
     asked = msgspec.structs.replace(command, cancel_requested=True)
     db.remember(seq, asked)
     return Completion(command=asked, changed=True)
-
-
-def fail(db: Session, command_id: str, error: StoredError, now: datetime) -> Completion:
-    """See Store.fail."""
-    seq, command = _find(db, command_id)
-    if command.state in lifecycle.TERMINAL:
-        return Completion(command=command, changed=False)
-    return Completion(command=transitions.fail(db, seq, command, error, now), changed=True)
 
 
 def write_payload(

@@ -284,27 +284,10 @@ async def test_a_cancel_after_the_deadline_finds_the_command_expired(store: Stor
     assert outcome.command.state is State.EXPIRED
 
 
-async def test_any_live_command_can_be_failed_with_an_error(store: Store) -> None:
-    error = StoredError(code="DELIVERY_FAILED", message="HTTP 404")
-    for command in (
-        await leased(store),
-        await create(store, params=UPLOAD),
-        await create(store),
-    ):
-        outcome = await store.fail(command.command_id, error, after(1))
-        again = await store.fail(command.command_id, HANDLER_ERROR, after(2))
-
-        assert outcome.changed
-        assert not again.changed
-        assert again.command.state is State.FAILED
-        assert await response_of(store, command.command_id) == error
-
-
 async def test_an_unknown_command_is_not_found(store: Store) -> None:
     calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: store.complete("cmd_none", None, RESULT, NOW),
         lambda: store.cancel("cmd_none", NOW),
-        lambda: store.fail("cmd_none", HANDLER_ERROR, NOW),
         lambda: store.write_payload("cmd_none", PARAMS, None),
     ]
     for call in calls:

@@ -25,7 +25,6 @@ from arc_server.ports.records import (
     LeaseQuery,
     NewCommand,
     StoredBlob,
-    StoredError,
     StoredInline,
     Submission,
 )
@@ -236,11 +235,6 @@ class TwoStores(RuleBasedStateMachine):
     @rule(index=st.integers(0, 40))
     def cancel(self, index: int) -> None:
         self.both(lambda store: store.cancel(self.command_id(index), self.now))
-
-    @rule(index=st.integers(0, 40))
-    def fail(self, index: int) -> None:
-        error = StoredError(code="DELIVERY_FAILED", message="HTTP 404")
-        self.both(lambda store: store.fail(self.command_id(index), error, self.now))
 
     @rule(index=st.integers(0, 40))
     def mark_uploaded(self, index: int) -> None:
