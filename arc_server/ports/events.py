@@ -12,7 +12,7 @@ class EventStore(Protocol):
     """The latest lines of each command, and its progress."""
 
     async def add_events(
-        self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
+        self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
     ) -> Command:
         """Record events of the holder of the latest lease, also when the command has just ended.
 

@@ -50,8 +50,18 @@ from arc_server.store.engine.lock import DirectoryLock
 from arc_server.store.engine.session import Session
 from arc_server.store.engine.thread import Worker
 from arc_server.store.engine.transactions import Reading, Writing
-from arc_server.store.operations import complete, create, credentials, directory, lease, read
-from arc_server.store.operations import events as store_events
+from arc_server.store.operations import (
+    agents,
+    complete,
+    create,
+    credentials,
+    deployments,
+    events,
+    lease,
+    read,
+    sweeps,
+    transitions,
+)
 
 MAX_BATCH: Final = 512
 """Operations in one commit. More only make the first wait for the last."""
@@ -174,7 +184,7 @@ class SqliteStore:
             lambda: self._writes.submit(lease.lease_push, lease_ids, lease_seconds, now)
         )
 
-    async def _look_on(self, look: Callable[[], asyncio.Future[lease.Look]]) -> Granted:
+    async def _look_on(self, look: Callable[[], asyncio.Future[lease.Pass]]) -> Granted:
         """Ask again while a look was cut short by what it had to end, and found nothing yet."""
         ended: list[Command] = []
         while True:
@@ -224,14 +234,14 @@ class SqliteStore:
         return await self._writes.submit(complete.complete_all, submissions, now, deployment_id)
 
     async def add_events(
-        self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
+        self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
     ) -> Command:
         """See Store."""
-        return await self._writes.submit(store_events.add, command_id, events, keep, deployment_id)
+        return await self._writes.submit(events.add, command_id, request, keep, deployment_id)
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
         """See Store."""
-        return await self._lists.submit(store_events.read, command_id, after, limit)
+        return await self._lists.submit(events.read, command_id, after, limit)
 
     async def cancel(self, command_id: str, now: datetime) -> Completion:
         """See Store."""
@@ -245,55 +255,55 @@ class SqliteStore:
 
     async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
         """See Store."""
-        return await self._writes.submit(complete.expire_due, now, limit)
+        return await self._writes.submit(sweeps.expire_due, now, limit)
 
     async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
         """See Store."""
-        return await self._writes.submit(complete.requeue_lapsed, now, limit)
+        return await self._writes.submit(sweeps.requeue_lapsed, now, limit)
 
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
         """See Store."""
-        return await self._writes.submit(complete.forget_keys, before, limit)
+        return await self._writes.submit(sweeps.forget_keys, before, limit)
 
     async def shift_leases(self, seconds: float) -> int:
         """See Store."""
-        return await self._writes.submit(complete.shift_leases, seconds)
+        return await self._writes.submit(sweeps.shift_leases, seconds)
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
         """See Store."""
-        return await self._writes.submit(complete.grant_grace, lapsed_since, now, until)
+        return await self._writes.submit(transitions.grant_grace, lapsed_since, now, until)
 
     async def sign_of_life(self, now: datetime) -> None:
         """See Store."""
-        await self._writes.submit(complete.sign_of_life, now)
+        await self._writes.submit(sweeps.sign_of_life, now)
 
     async def last_sign_of_life(self) -> datetime | None:
         """See Store."""
-        return await self._reads.submit(read.last_sign_of_life)
+        return await self._reads.submit(sweeps.last_sign_of_life)
 
     async def has_live_leases(self) -> bool:
         """See Store."""
-        return await self._reads.submit(read.has_live_leases)
+        return await self._reads.submit(sweeps.has_live_leases)
 
     # deployments, agents, tokens
 
     async def put_deployment(self, deployment: Deployment, now: datetime) -> None:
         """See Store."""
-        await self._writes.submit(directory.put_deployment, deployment, now)
+        await self._writes.submit(deployments.put_deployment, deployment, now)
 
     async def get_deployment(self, deployment_id: str) -> Deployment | None:
         """See Store."""
-        return await self._reads.submit(directory.get_deployment, deployment_id)
+        return await self._reads.submit(deployments.get_deployment, deployment_id)
 
     async def put_agent(
         self, agent_id: str, registration: AgentRegistration, now: datetime
     ) -> AgentPresence:
         """See Store."""
-        return await self._writes.submit(directory.put_agent, agent_id, registration, now)
+        return await self._writes.submit(agents.put_agent, agent_id, registration, now)
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
         """See Store."""
-        await self._writes.submit(directory.touch_agents, seen)
+        await self._writes.submit(agents.touch_agents, seen)
 
     async def list_agents(
         self,
@@ -305,24 +315,24 @@ class SqliteStore:
     ) -> Sequence[AgentPresence]:
         """See Store."""
         return await self._lists.submit(
-            directory.list_agents, deployment_id, seen_since, limit, with_schemas
+            agents.list_agents, deployment_id, seen_since, limit, with_schemas
         )
 
     async def put_token(self, token: Token) -> None:
         """See Store."""
-        await self._writes.submit(directory.put_token, token)
+        await self._writes.submit(credentials.put_token, token)
 
     async def find_token(self, token_hash: bytes) -> Token | None:
         """See Store."""
-        return await self._reads.submit(directory.find_token, token_hash)
+        return await self._reads.submit(credentials.find_token, token_hash)
 
     async def list_tokens(self) -> Sequence[Token]:
         """See Store."""
-        return await self._lists.submit(directory.list_tokens)
+        return await self._lists.submit(credentials.list_tokens)
 
     async def revoke_token(self, token_id: str, now: datetime) -> bool:
         """See Store."""
-        return await self._writes.submit(directory.revoke_token, token_id, now)
+        return await self._writes.submit(credentials.revoke_token, token_id, now)
 
     # credentials of agents
 

@@ -490,21 +490,21 @@ class MemoryStore(MemoryCredentials):
         return answers
 
     async def add_events(
-        self, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None = None
+        self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
     ) -> Command:
         """See Store."""
         stored = self._find(command_id)
         command = stored.command
         if deployment_id is not None and command.deployment_id != deployment_id:
             raise CommandNotFound(f"no such command: {command_id}")
-        if events.lease_id != command.lease_id:
+        if request.lease_id != command.lease_id:
             raise LeaseLost("the command has been leased again since, or never under this lease")
         said = stored.said
-        if said.lease_id != events.lease_id:
-            said.lease_id, said.last_number = events.lease_id, 0
+        if said.lease_id != request.lease_id:
+            said.lease_id, said.last_number = request.lease_id, 0
             said.dropped, said.unsent = said.dropped + said.unsent, 0
             said.progress = None
-        for line in events.lines:
+        for line in request.lines:
             if line.number > said.last_number:
                 said.lines.append(
                     RecordedLine(
@@ -515,12 +515,12 @@ class MemoryStore(MemoryCredentials):
                         message=line.message,
                     )
                 )
-        said.last_number = max([said.last_number, *(line.number for line in events.lines)])
+        said.last_number = max([said.last_number, *(line.number for line in request.lines)])
         while len(said.lines) > keep:
             del said.lines[0]
             said.dropped_here += 1
-        said.unsent = max(said.unsent, events.dropped)
-        said.progress = events.progress or said.progress
+        said.unsent = max(said.unsent, request.dropped)
+        said.progress = request.progress or said.progress
         return command
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:

@@ -7,7 +7,7 @@ semicolon is a fragment that others take in by `{command_columns}`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Final
@@ -15,10 +15,11 @@ from typing import Final
 _NAME: Final = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _COMMENT: Final = re.compile(r"^\s*--.*$", re.MULTILINE)
 _SPACE: Final = re.compile(r"\s+")
+_PARAMETER: Final = re.compile(r":([a-z_]+)")
 
 
 def parse(text: str) -> dict[str, str]:
-    """The pieces of one file by name, comments and line breaks taken out.
+    """Return the pieces of one file by name, without comments and line breaks.
 
     Raises ValueError when a name occurs twice.
     """
@@ -33,7 +34,10 @@ def parse(text: str) -> dict[str, str]:
 
 @cache
 def load() -> Mapping[str, str]:
-    """Every query of the store by name, fragments filled in. Raises ValueError on a name twice."""
+    """Return every query of the store by name, fragments filled in.
+
+    Raises ValueError when a name occurs twice.
+    """
     pieces: dict[str, str] = {}
     folder = files("arc_server.store") / "sql"
     for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
@@ -49,3 +53,9 @@ def load() -> Mapping[str, str]:
         for name, text in pieces.items()
         if name not in fragments
     }
+
+
+def by_number(query: str) -> tuple[str, Sequence[str]]:
+    """Return a query with `?1`, `?2`, … in place of names, and the names in that order."""
+    names = list(dict.fromkeys(_PARAMETER.findall(query)))
+    return _PARAMETER.sub(lambda found: f"?{names.index(found[1]) + 1}", query), names

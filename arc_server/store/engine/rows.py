@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from arc_protocol.messages.base import CommandTarget, ResourceType, State
-from arc_server.ports.records import Command
+import msgspec
 
-Row = tuple[Any, ...]
+from arc_protocol.messages.base import CommandTarget, ResourceType, State
+from arc_server.ports.records import Command, StoredParams
+
+Row = Sequence[Any]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATES: Final = {state.value: state for state in State}
@@ -17,57 +20,87 @@ _TYPES: Final = {kind.value: kind for kind in ResourceType}
 NONE: Final = 0
 """Bound for an instant or a place that there is not, where the query turns it into NULL."""
 
-WIDTH: Final = 19
-"""How many columns `command_columns` (sql/commands.sql) has; what is joined comes after."""
+
+class StoredCommand(msgspec.Struct, frozen=True):
+    """A command under the number of its row, with its params where they were read."""
+
+    seq: int
+    command: Command
+    params: StoredParams | None = None
+    signature: str | None = None
+    """The sender's; known only if `params` are."""
 
 
 def micros(moment: datetime) -> int:
-    """Microseconds since 1970, exact for every year."""
+    """Return microseconds since 1970, exact for every year."""
     span = moment - _EPOCH
     return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
 
 
 def micros_or_none(moment: datetime | None) -> int | None:
-    """The same, None for None."""
+    """Return microseconds since 1970, None for None."""
     return None if moment is None else micros(moment)
 
 
 def moment(stored: int) -> datetime:
-    """The instant, in UTC."""
-    return _EPOCH + timedelta(microseconds=stored)
+    """Return an instant in UTC."""
+    return _EPOCH + timedelta(0, 0, stored)
 
 
 def moment_or_none(stored: int | None) -> datetime | None:
-    """The same, None for None."""
-    return None if stored is None else _EPOCH + timedelta(microseconds=stored)
+    """Return an instant in UTC, None for None."""
+    return None if stored is None else _EPOCH + timedelta(0, 0, stored)
 
 
 def target_of(resource_id: str, resource_type: str) -> CommandTarget:
-    """Two columns as a target."""
+    """Return the target of two columns."""
     return CommandTarget(resource_id=resource_id, resource_type=_TYPES[resource_type])
 
 
+def stored_command(row: Row) -> StoredCommand:
+    """Read a row of `command_columns` (sql/commands.sql)."""
+    return StoredCommand(row[0], command_of(row))
+
+
 def command_of(row: Row) -> Command:
-    """A row that begins with `command_columns`. In one piece: it is done for every row read."""
-    dispatched_at, completed_at, deadline, lease_expires_at = row[11], row[12], row[13], row[17]
+    """Read the command of a row of `command_columns` (sql/commands.sql)."""
+    (
+        _,
+        command_id,
+        deployment_id,
+        target_id,
+        target_type,
+        command,
+        state,
+        attempt,
+        max_attempts,
+        created_at,
+        is_push,
+        dispatched_at,
+        completed_at,
+        deadline,
+        cancel_requested,
+        lease_id,
+        lease_attempt,
+        lease_expires_at,
+        lease_holder,
+    ) = row
     return Command(
-        command_id=row[1],
-        deployment_id=row[2],
-        target=CommandTarget(resource_id=row[3], resource_type=_TYPES[row[4]]),
-        command=row[5],
-        state=_STATES[row[6]],
-        attempt=row[7],
-        max_attempts=row[8],
-        created_at=_EPOCH + timedelta(0, 0, row[9]),
-        is_push=row[10] == 1,
-        dispatched_at=None if dispatched_at is None else _EPOCH + timedelta(0, 0, dispatched_at),
-        completed_at=None if completed_at is None else _EPOCH + timedelta(0, 0, completed_at),
-        deadline=None if deadline is None else _EPOCH + timedelta(0, 0, deadline),
-        cancel_requested=row[14] == 1,
-        lease_id=row[15],
-        lease_attempt=row[16],
-        lease_expires_at=(
-            None if lease_expires_at is None else _EPOCH + timedelta(0, 0, lease_expires_at)
-        ),
-        lease_holder=row[18],
+        command_id=command_id,
+        deployment_id=deployment_id,
+        target=CommandTarget(resource_id=target_id, resource_type=_TYPES[target_type]),
+        command=command,
+        state=_STATES[state],
+        attempt=attempt,
+        max_attempts=max_attempts,
+        created_at=_EPOCH + timedelta(0, 0, created_at),
+        is_push=is_push == 1,
+        dispatched_at=moment_or_none(dispatched_at),
+        completed_at=moment_or_none(completed_at),
+        deadline=moment_or_none(deadline),
+        cancel_requested=cancel_requested == 1,
+        lease_id=lease_id,
+        lease_attempt=lease_attempt,
+        lease_expires_at=moment_or_none(lease_expires_at),
+        lease_holder=lease_holder,
     )

@@ -1,7 +1,7 @@
-"""Bodies as rows of `params` and `responses`: what `form` says of `data`, and the checksum.
+"""Bodies as rows of `params` and `responses`: `form` says what `data` is, a checksum guards both.
 
-All columns are integers and blobs, so that a damaged row can always be read, and is then told by
-its checksum.
+All columns are integers and blobs, so that a damaged row can always be read; its checksum shows the
+damage then.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from zlib import crc32
 
 import msgspec
 
+from arc_protocol import lifecycle
 from arc_server.ports.records import (
     AwaitedBlob,
+    CommandWithResponse,
     DamagedBody,
     ReadResponse,
     StoredBlob,
@@ -23,6 +25,7 @@ from arc_server.ports.records import (
     StoredResponse,
     StoredSuccess,
 )
+from arc_server.store.engine.rows import Row, StoredCommand, command_of
 
 INLINE: Final = 1
 """`data` is the body, `size` its length."""
@@ -33,11 +36,10 @@ AWAITED: Final = 3
 ERROR: Final = 4
 """`data` is (code, message, details) in MessagePack, `size` its length."""
 
-WIDTH: Final = 4
-"""How many columns a body has."""
-
 UNREADABLE: Final = DamagedBody(reason="the page that holds it is damaged")
 """Read instead of a body that SQLite cannot read."""
+NO_BODY: Final = (None, None, None, None)
+"""The columns of a body that is not there."""
 
 _ERROR_PARTS: Final = msgspec.msgpack.Decoder(tuple[str, str, str | None])
 
@@ -48,48 +50,50 @@ bool and None it looks for an adapter, each time, and that costs as much as a sh
 
 
 def checksum(form: int, data: bytes | bytearray, size: int | None) -> int:
-    """A CRC-32 over a row: against damage, not against forgery."""
+    """Return a CRC-32 over a row: against damage, not against forgery."""
     start = form if size is None else form + 8 * (size + 1)
     return crc32(data, start & 0xFFFF_FFFF)
 
 
-def _row(form: int, data: bytes, size: int | None) -> BodyRow:
-    return form, bytearray(data), size, checksum(form, data, size)
-
-
 def of_params(params: StoredInline | StoredBlob | AwaitedBlob) -> BodyRow:
-    """Params as a row."""
+    """Return params as a row."""
     if isinstance(params, StoredInline):
         return _row(INLINE, params.data, len(params.data))
     form = BLOB if isinstance(params, StoredBlob) else AWAITED
     return _row(form, params.path.encode(), params.size)
 
 
-def to_signature(stored: Any) -> str | None:
-    """A column as a signature. Damage shows where it is verified."""
-    return stored.decode("ascii", "replace") if isinstance(stored, bytes) else None
-
-
 def of_response(response: StoredResponse) -> BodyRow:
-    """A response as a row."""
+    """Return a response as a row."""
     if isinstance(response, StoredSuccess):
         return of_params(response.body)
     parts = msgspec.msgpack.encode((response.code, response.message, response.details))
     return _row(ERROR, parts, len(parts))
 
 
-def _damage(form: Any, data: Any, size: Any, stored: Any) -> str | None:
-    if form is None:
-        return "no body is stored"
-    if not (isinstance(form, int) and isinstance(data, bytes) and isinstance(stored, int)):
-        return "the stored body has another type"
-    if checksum(form, data, size) != stored:
-        return "the checksum of the stored body is wrong"
-    return None
+def command_with_params(row: Row) -> StoredCommand:
+    """Read a row of the query `command_with_params`."""
+    *columns, form, data, size, stored, signature = row
+    return StoredCommand(
+        columns[0],
+        command_of(columns),
+        to_params(form, data, size, stored),
+        # Damage shows where the signature is verified.
+        signature.decode("ascii", "replace") if isinstance(signature, bytes) else None,
+    )
+
+
+def command_with_response(row: Row) -> CommandWithResponse:
+    """Read a row of the query `command_with_response`; the response counts once it has ended."""
+    *columns, form, data, size, stored = row
+    command = command_of(columns)
+    if command.state not in lifecycle.TERMINAL:
+        return CommandWithResponse(command=command)
+    return CommandWithResponse(command=command, response=to_response(form, data, size, stored))
 
 
 def to_params(form: Any, data: Any, size: Any, stored: Any) -> StoredParams:
-    """A row as params; DamagedBody when the row is not there, its checksum or its form is wrong."""
+    """Read params; DamagedBody when the row is not there, its checksum or its form is wrong."""
     if reason := _damage(form, data, size, stored):
         return DamagedBody(reason=reason)
     try:
@@ -101,7 +105,7 @@ def to_params(form: Any, data: Any, size: Any, stored: Any) -> StoredParams:
 
 
 def to_response(form: Any, data: Any, size: Any, stored: Any) -> ReadResponse | None:
-    """A row as a response; None when there is none (all columns NULL)."""
+    """Read a response; None when there is none (all columns NULL), DamagedBody as `to_params`."""
     if form is None:
         return None
     if reason := _damage(form, data, size, stored):
@@ -115,8 +119,21 @@ def to_response(form: Any, data: Any, size: Any, stored: Any) -> ReadResponse | 
         return DamagedBody(reason=f"the stored response has not its form {form}")
 
 
+def _row(form: int, data: bytes, size: int | None) -> BodyRow:
+    return form, bytearray(data), size, checksum(form, data, size)
+
+
+def _damage(form: Any, data: Any, size: Any, stored: Any) -> str | None:
+    if form is None:
+        return "no body is stored"
+    if not (isinstance(form, int) and isinstance(data, bytes) and isinstance(stored, int)):
+        return "the stored body has another type"
+    if checksum(form, data, size) != stored:
+        return "the checksum of the stored body is wrong"
+    return None
+
+
 def _body(form: int, data: bytes, size: int | None) -> StoredBody:
-    """Raises ValueError when the form is another, or these are not its columns."""
     if form == INLINE and size == len(data):
         return StoredInline(data=data)
     if form == BLOB and size is not None:

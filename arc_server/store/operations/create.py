@@ -5,29 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-import msgspec
-
 from arc_protocol import lifecycle
 from arc_protocol.errors import (
     ArcError,
-    CommandNotFound,
     IdempotencyKeyReused,
     InvalidCommand,
     InvalidStateTransition,
 )
 from arc_protocol.messages.base import State
-from arc_server.ports.records import (
-    AwaitedBlob,
-    Command,
-    Created,
-    NewCommand,
-    StoredBlob,
-    StoredBody,
-    StoredInline,
-)
-from arc_server.store.engine.rows import NONE, WIDTH, command_of, micros
-from arc_server.store.engine.session import KnownDeployment, Session
-from arc_server.store.operations import bodies, targets, transitions
+from arc_server.ports.records import AwaitedBlob, Command, Created, NewCommand, StoredBody
+from arc_server.store.engine.deployments import KnownDeployment
+from arc_server.store.engine.rows import micros
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import bodies, lookup, targets, transitions
 
 
 class _Key(NamedTuple):
@@ -39,7 +29,7 @@ class _Key(NamedTuple):
 
 
 def create(db: Session, new: NewCommand) -> Created:
-    """See Store.create."""
+    """Fulfil CommandStore.create."""
     deployment = targets.known_or_new(db, new.deployment_id, auto_register=new.auto_register)
     resolved = targets.resolve(deployment, new.target_resource_id, auto_register=new.auto_register)
     key = None
@@ -67,7 +57,7 @@ def create(db: Session, new: NewCommand) -> Created:
         is_push=deployment.push_url is not None,
         deadline=new.deadline,
     )
-    seq = _insert(db, command, new.params, now, new.signature)
+    seq = transitions.insert(db, command, new.params, new.signature)
     if new.idempotency_key is not None:
         if key is not None:
             db.change("delete_key", id=key.key_id)
@@ -91,7 +81,7 @@ def _find_key(
     deployment: KnownDeployment,
     resolved: targets.Resolved | ArcError,
 ) -> _Key | None:
-    """The key that an earlier create has used.
+    """Return the key that an earlier create has used.
 
     A repeat that names no target is the same request whatever the default target has become since.
     """
@@ -123,66 +113,21 @@ def _replay(db: Session, new: NewCommand, params_digest: bytes, seq: int) -> Cre
     row = db.row("command_with_params", seq=seq)
     if row is None:
         raise transitions.LostUpdate("an idempotency key names a command that is not there")
-    params = bodies.to_params(*row[WIDTH : WIDTH + bodies.WIDTH])
-    return Created(command=command_of(row), is_replay=True, params=params)
-
-
-def _insert(
-    db: Session,
-    command: Command,
-    params: StoredInline | StoredBlob | AwaitedBlob,
-    now: int,
-    signature: str | None,
-) -> int:
-    seq = db.next_number()
-    db.change(
-        "insert_command",
-        seq=seq,
-        command_id=command.command_id,
-        deployment_id=command.deployment_id,
-        target_id=command.target.resource_id,
-        target_type=command.target.resource_type.value,
-        command=command.command,
-        state=command.state.value,
-        max_attempts=command.max_attempts,
-        created_at=now,
-        is_push=1 if command.is_push else 0,
-        deadline=NONE if command.deadline is None else micros(command.deadline),
-        ready_order=seq if command.state is State.PENDING else NONE,
-        push_at=now if command.is_push else NONE,
-    )
-    form, data, size, checksum = bodies.of_params(params)
-    db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
-    if signature is not None:  # a statement of its own: most commands do without
-        db.change("add_signature", command=seq, signature=bytearray(signature, "ascii"))
-    db.remember(seq, command, params, signature)
-    return seq
+    stored = bodies.command_with_params(row)
+    assert stored.params is not None
+    return Created(command=stored.command, is_replay=True, params=stored.params)
 
 
 def mark_uploaded(
     db: Session, command_id: str, params: StoredBody, now: datetime
 ) -> Command | ArcError:
-    """See Store.mark_uploaded. An error that it answers comes with a change: EXPIRED."""
-    row = db.row("find_command", command_id=command_id)
-    if row is None:
-        raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
-    seq, command = row[0], command_of(row)
-    if command.state is not State.PENDING_UPLOAD:
-        raise _not_awaited(command)
-    if lifecycle.is_overdue(command.deadline, now):
-        return _not_awaited(transitions.expire(db, seq, command, now))
-    form, data, size, checksum = bodies.of_params(params)
-    db.change("replace_params", command=seq, form=form, data=data, size=size, checksum=checksum)
-    transitions.hit_one(
-        db.change(
-            "ready_after_upload",
-            seq=seq,
-            ready_order=db.next_number(),
-            push_at=micros(now) if command.is_push else None,
-        )
-    )
-    db.forget_command(seq)
-    return msgspec.structs.replace(command, state=State.PENDING)
+    """Fulfil CommandStore.mark_uploaded. An error that is returned comes with a change: EXPIRED."""
+    stored = lookup.find(db, command_id)
+    if stored.command.state is not State.PENDING_UPLOAD:
+        raise _not_awaited(stored.command)
+    if lifecycle.is_overdue(stored.command.deadline, now):
+        return _not_awaited(transitions.expire(db, stored, now))
+    return transitions.make_ready(db, stored, params, now)
 
 
 def _not_awaited(command: Command) -> InvalidStateTransition:

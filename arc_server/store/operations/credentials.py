@@ -1,4 +1,4 @@
-"""Enrol tokens, credentials of agents and their keys."""
+"""Tokens, enrolment tokens, credentials of agents and their keys."""
 
 from __future__ import annotations
 
@@ -6,16 +6,52 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from arc_protocol.errors import Conflict, Forbidden, Unauthorized
-from arc_server.ports.records import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_server.ports.records import (
+    AgentKey,
+    Credential,
+    EnrolToken,
+    KnownKey,
+    NewCredential,
+    Token,
+)
 from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
 from arc_server.store.engine.session import Session
 
-_KEY_WIDTH = 6
-"""How many columns `key_columns` (sql/credentials.sql) has."""
+
+def put_token(db: Session, token: Token) -> None:
+    """Fulfil TokenStore.put_token."""
+    db.change(
+        "put_token",
+        token_hash=token.token_hash,
+        token_id=token.token_id,
+        scope=token.scope,
+        created_at=micros(token.created_at),
+        deployment_id=token.deployment_id,
+        revoked_at=micros_or_none(token.revoked_at),
+    )
+
+
+def find_token(db: Session, token_hash: bytes) -> Token | None:
+    """Fulfil TokenStore.find_token."""
+    row = db.row("find_token", token_hash=token_hash)
+    return None if row is None else _token(row)
+
+
+def list_tokens(db: Session) -> Sequence[Token]:
+    """Fulfil TokenStore.list_tokens."""
+    return list(map(_token, db.rows("list_tokens")))
+
+
+def revoke_token(db: Session, token_id: str, now: datetime) -> bool:
+    """Fulfil TokenStore.revoke_token. The first revocation counts."""
+    if not db.change("revoke_token", token_id=token_id, now=micros(now)):
+        return db.row("has_token", token_id=token_id) is not None
+    db.change("count_revocation")
+    return True
 
 
 def put_enrol_token(db: Session, token: EnrolToken) -> None:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.put_enrol_token."""
     db.change(
         "put_enrol_token",
         token_hash=token.token_hash,
@@ -30,17 +66,17 @@ def put_enrol_token(db: Session, token: EnrolToken) -> None:
 
 
 def list_enrol_tokens(db: Session) -> Sequence[EnrolToken]:
-    """See CredentialStore."""
-    return [_enrol_token(row) for row in db.rows("list_enrol_tokens")]
+    """Fulfil CredentialStore.list_enrol_tokens."""
+    return list(map(_enrol_token, db.rows("list_enrol_tokens")))
 
 
 def revoke_enrol_token(db: Session, token_id: str, now: datetime) -> bool:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.revoke_enrol_token."""
     return db.change("revoke_enrol_token", token_id=token_id, now=micros(now)) > 0
 
 
 def enrol(db: Session, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
-    """See CredentialStore. The guarded UPDATE decides who gets the last use."""
+    """Fulfil CredentialStore.enrol. The guarded UPDATE decides which agent gets the last use."""
     row = db.row("find_enrol_token", token_hash=token_hash)
     token = None if row is None else _enrol_token(row)
     known = find_key(db, new.key_id)
@@ -65,7 +101,7 @@ def enrol(db: Session, token_hash: bytes, new: NewCredential, now: datetime) -> 
 def check_enrolment(
     token: EnrolToken | None, new: NewCredential, known: KnownKey | None, now: datetime
 ) -> None:
-    """Whether an enrolment may be. Raises as CredentialStore.enrol does."""
+    """Raise as CredentialStore.enrol does, unless an enrolment is allowed."""
     if token is None or token.revoked_at is not None:
         raise Unauthorized("this enrol token is not known, or was revoked")
     if new.deployment_id not in (None, token.deployment_id):
@@ -83,13 +119,13 @@ def check_enrolment(
 
 
 def find_key(db: Session, key_id: str) -> KnownKey | None:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.find_key."""
     row = db.row("find_key", key_id=key_id)
     return None if row is None else _known_key(row)
 
 
 def add_key(db: Session, new: AgentKey, signed_by: str, now: datetime) -> KnownKey:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.add_key."""
     known = find_key(db, new.key_id)
     check_new_key(find_key(db, signed_by), known, new, now)
     if known is not None:
@@ -102,7 +138,7 @@ def add_key(db: Session, new: AgentKey, signed_by: str, now: datetime) -> KnownK
 def check_new_key(
     signer: KnownKey | None, known: KnownKey | None, new: AgentKey, now: datetime
 ) -> None:
-    """Whether a key may be added. Raises as CredentialStore.add_key does."""
+    """Raise as CredentialStore.add_key does, unless a key may be added."""
     if signer is None or signer.key.credential_id != new.credential_id or not signer.is_good(now):
         raise Unauthorized("this key is not known, has ended, or was revoked")
     if known is not None and known.key.credential_id != new.credential_id:
@@ -110,7 +146,7 @@ def check_new_key(
 
 
 def use_key(db: Session, key_id: str, now: datetime, older_end_at: datetime) -> None:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.use_key."""
     known = find_key(db, key_id)
     if known is None or not db.change("begin_key", key_id=key_id, now=micros(now)):
         return
@@ -122,31 +158,26 @@ def use_key(db: Session, key_id: str, now: datetime, older_end_at: datetime) -> 
 
 
 def find_credential(db: Session, credential_id: str) -> Credential | None:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.find_credential."""
     row = db.row("find_credential", credential_id=credential_id)
     return None if row is None else _credential(row)
 
 
 def list_credentials(db: Session) -> Sequence[Credential]:
-    """See CredentialStore."""
-    return [_credential(row) for row in db.rows("list_credentials")]
+    """Fulfil CredentialStore.list_credentials."""
+    return list(map(_credential, db.rows("list_credentials")))
 
 
 def revoke_credential(db: Session, credential_id: str, now: datetime) -> bool:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.revoke_credential. The first revocation counts."""
     if not db.change("revoke_credential", credential_id=credential_id, now=micros(now)):
         return db.row("find_credential", credential_id=credential_id) is not None
-    count_revocation(db)
+    db.change("count_revocation")
     return True
 
 
-def count_revocation(db: Session) -> None:
-    """Something was revoked: every server looks."""
-    db.change("count_revocation")
-
-
 def revocations(db: Session) -> int:
-    """See CredentialStore."""
+    """Fulfil CredentialStore.revocations."""
     [(number,)] = db.rows("revocations")
     return number
 
@@ -164,45 +195,60 @@ def _put_key(
 
 
 def _key(db: Session, key_id: str) -> KnownKey:
-    """A key that is there."""
     known = find_key(db, key_id)
     assert known is not None
     return known
 
 
+def _token(row: Row) -> Token:
+    token_hash, token_id, scope, created_at, deployment_id, revoked_at = row
+    return Token(
+        token_hash=token_hash,
+        token_id=token_id,
+        scope=scope,
+        created_at=moment(created_at),
+        deployment_id=deployment_id,
+        revoked_at=moment_or_none(revoked_at),
+    )
+
+
 def _enrol_token(row: Row) -> EnrolToken:
+    token_hash, token_id, deployment_id, uses, used, created_at, expires_at, revoked_at = row
     return EnrolToken(
-        token_hash=row[0],
-        token_id=row[1],
-        deployment_id=row[2],
-        uses=row[3],
-        used=row[4],
-        created_at=moment(row[5]),
-        expires_at=moment(row[6]),
-        revoked_at=moment_or_none(row[7]),
+        token_hash=token_hash,
+        token_id=token_id,
+        deployment_id=deployment_id,
+        uses=uses,
+        used=used,
+        created_at=moment(created_at),
+        expires_at=moment(expires_at),
+        revoked_at=moment_or_none(revoked_at),
     )
 
 
 def _known_key(row: Row) -> KnownKey:
+    """Read a row of the query `find_key`."""
+    key_id, credential_id, public_key, made_at, used_at, ends_at, *credential = row
     return KnownKey(
         key=AgentKey(
-            key_id=row[0],
-            credential_id=row[1],
-            public_key=row[2],
-            made_at=moment(row[3]),
-            used_at=moment_or_none(row[4]),
-            ends_at=moment_or_none(row[5]),
+            key_id=key_id,
+            credential_id=credential_id,
+            public_key=public_key,
+            made_at=moment(made_at),
+            used_at=moment_or_none(used_at),
+            ends_at=moment_or_none(ends_at),
         ),
-        credential=_credential(row[_KEY_WIDTH:]),
+        credential=_credential(credential),
     )
 
 
 def _credential(row: Row) -> Credential:
+    credential_id, deployment_id, hostname, enrol_token_id, enrolled_at, revoked_at = row
     return Credential(
-        credential_id=row[0],
-        deployment_id=row[1],
-        hostname=row[2],
-        enrol_token_id=row[3],
-        enrolled_at=moment(row[4]),
-        revoked_at=moment_or_none(row[5]),
+        credential_id=credential_id,
+        deployment_id=deployment_id,
+        hostname=hostname,
+        enrol_token_id=enrol_token_id,
+        enrolled_at=moment(enrolled_at),
+        revoked_at=moment_or_none(revoked_at),
     )

@@ -1,4 +1,4 @@
-"""What holders say while they run a command: lines of a log, and how far they are."""
+"""Events of running commands: log lines and progress."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import NamedTuple
 import msgspec
 
 from arc_protocol.codec import encode
-from arc_protocol.errors import CommandNotFound, LeaseLost
+from arc_protocol.errors import LeaseLost
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
 from arc_server.ports.records import Command, EventPage
-from arc_server.store.engine.rows import command_of, micros, moment
+from arc_server.store.engine.rows import micros, moment, stored_command
 from arc_server.store.engine.session import Session
+from arc_server.store.operations import lookup
 
 
 class _Stream(NamedTuple):
+    """A row of the query `event_stream`."""
+
     lease_id: str
     last_number: int = 0
     last_place: int = 0
@@ -26,17 +29,15 @@ class _Stream(NamedTuple):
 def add(
     db: Session, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None
 ) -> Command:
-    """See Store.add_events."""
-    row = db.row("find_command", command_id=command_id)
-    if row is None or (deployment_id is not None and row[2] != deployment_id):
-        raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
-    seq, command = row[0], command_of(row)
+    """Fulfil EventStore.add_events."""
+    stored = lookup.find(db, command_id, deployment_id)
+    seq, command = stored.seq, stored.command
     if events.lease_id != command.lease_id:
         raise LeaseLost(
             "the command has been leased again since, or never under this lease",
             command_id=command_id,
         )
-    stream = _stream(db, seq, events.lease_id)
+    stream = _stream_of_lease(db, seq, events.lease_id)
     fresh = [line for line in events.lines if line.number > stream.last_number]
     first = stream.last_place + 1
     last_place = stream.last_place + len(fresh)
@@ -67,8 +68,8 @@ def add(
     return command
 
 
-def _stream(db: Session, seq: int, lease_id: str) -> _Stream:
-    """The stream as it stands, for the holder of a lease: another one counts from 1 again."""
+def _stream_of_lease(db: Session, seq: int, lease_id: str) -> _Stream:
+    """Return the stream as it stands for a lease: another lease counts its lines from 1 again."""
     row = db.row("event_stream", seq=seq)
     if row is None:
         return _Stream(lease_id)
@@ -79,24 +80,26 @@ def _stream(db: Session, seq: int, lease_id: str) -> _Stream:
 
 
 def read(db: Session, command_id: str, after: int, limit: int) -> EventPage | None:
-    """See Store.events."""
-    row = db.row("find_command", command_id=command_id)
-    if row is None:
+    """Fulfil EventStore.events."""
+    found = db.row("find_command", command_id=command_id)
+    if found is None:
         return None
-    stream = db.row("event_stream", seq=row[0])
-    if stream is None:
-        return EventPage(command=command_of(row), lines=())
-    _, _, last_place, dropped, unsent, progress = stream
-    first = db.row("first_event_line", seq=row[0])
-    dropped += unsent + (last_place if first is None else first[0] - 1)
+    stored = stored_command(found)
+    row = db.row("event_stream", seq=stored.seq)
+    if row is None:
+        return EventPage(command=stored.command, lines=())
+    stream = _Stream(*row)
+    lines = db.rows("event_lines", seq=stored.seq, after=after, limit=limit)
+    first = db.row("first_event_line", seq=stored.seq)
+    trimmed = stream.last_place if first is None else first[0] - 1
     return EventPage(
-        command=command_of(row),
+        command=stored.command,
         lines=[
             RecordedLine(place=place, attempt=attempt, at=moment(at), level=level, message=message)
-            for place, attempt, at, level, message in db.rows(
-                "event_lines", seq=row[0], after=after, limit=limit
-            )
+            for place, attempt, at, level, message in lines
         ],
-        progress=None if progress is None else msgspec.json.decode(progress, type=Progress),
-        dropped=dropped,
+        progress=(
+            None if stream.progress is None else msgspec.json.decode(stream.progress, type=Progress)
+        ),
+        dropped=stream.dropped + stream.unsent + trimmed,
     )

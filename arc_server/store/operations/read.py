@@ -1,4 +1,4 @@
-"""Questions to the database. Nothing here writes."""
+"""Reading commands, alone or in lists. Nothing here writes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from arc_server.ports.records import (
     StoredParams,
 )
 from arc_server.store.engine import schema
-from arc_server.store.engine.rows import WIDTH, Row, command_of, moment
+from arc_server.store.engine.rows import Row, StoredCommand, moment, stored_command
 from arc_server.store.engine.session import Session
 from arc_server.store.operations import bodies
-from arc_server.store.operations.bodies import UNREADABLE
 
 _AFTER_ALL: Final = 2**63 - 1
 """Above every seq: where a list begins."""
@@ -28,90 +27,81 @@ _ENDED_BADLY: Final = (State.FAILED, State.EXPIRED)
 
 
 def get(db: Session, command_id: str) -> CommandWithResponse | None:
-    """See Store.get."""
+    """Fulfil CommandLookup.get."""
     try:
         row = db.row("command_with_response", command_id=command_id)
+        return None if row is None else bodies.command_with_response(row)
     except sqlite3.DatabaseError:
         return _get_around_damage(db, command_id)
-    if row is None:
-        return None
-    command = command_of(row)
-    if command.state not in lifecycle.TERMINAL:
-        return CommandWithResponse(command=command)
-    return CommandWithResponse(command=command, response=bodies.to_response(*row[WIDTH:]))
 
 
 def _get_around_damage(db: Session, command_id: str) -> CommandWithResponse | None:
-    row = db.row("find_command", command_id=command_id)
-    if row is None:
+    stored = _find(db, command_id)
+    if stored is None:
         return None
-    command = command_of(row)
-    if command.state not in lifecycle.TERMINAL:
-        return CommandWithResponse(command=command)
-    return CommandWithResponse(command=command, response=_response(db, row[0]))
+    if stored.command.state not in lifecycle.TERMINAL:
+        return CommandWithResponse(command=stored.command)
+    return CommandWithResponse(command=stored.command, response=_response(db, stored.seq))
 
 
 def get_with_bodies(db: Session, command_id: str) -> CommandWithBodies | None:
-    """See Store.get_with_bodies."""
-    row = db.row("find_command", command_id=command_id)
-    if row is None:
+    """Fulfil CommandStore.get_with_bodies."""
+    stored = _find(db, command_id)
+    if stored is None:
         return None
     return CommandWithBodies(
-        command=command_of(row), params=_params(db, row[0]), response=_response(db, row[0])
+        command=stored.command, params=_params(db, stored.seq), response=_response(db, stored.seq)
     )
+
+
+def _find(db: Session, command_id: str) -> StoredCommand | None:
+    row = db.row("find_command", command_id=command_id)
+    return None if row is None else stored_command(row)
 
 
 def _params(db: Session, seq: int) -> StoredParams:
     try:
         row = db.row("params_of", seq=seq)
     except sqlite3.DatabaseError:
-        return UNREADABLE
-    return bodies.to_params(*(row or (None,) * 4))
+        return bodies.UNREADABLE
+    return bodies.to_params(*(row or bodies.NO_BODY))
 
 
 def _response(db: Session, seq: int) -> ReadResponse | None:
     try:
         row = db.row("response_of", seq=seq)
     except sqlite3.DatabaseError:
-        return UNREADABLE
-    return None if row is None else bodies.to_response(*row)
+        return bodies.UNREADABLE
+    return bodies.to_response(*(row or bodies.NO_BODY))
 
 
 def next_push_at(db: Session) -> datetime | None:
-    """See Store.next_push_at."""
+    """Fulfil PushStore.next_push_at."""
     row = db.row("next_push_at")
     return None if row is None else moment(row[0])
 
 
-def last_sign_of_life(db: Session) -> datetime | None:
-    """See Store.last_sign_of_life."""
-    row = db.row("last_sign_of_life")
-    return None if row is None else moment(row[0])
-
-
-def has_live_leases(db: Session) -> bool:
-    """See Store.has_live_leases."""
-    return db.rows("has_live_leases") == [(1,)]
-
-
 def schema_version(db: Session) -> int:
-    """The number of the last migration."""
+    """Return the number of the last migration."""
     return schema.version_of(db.connection)
 
 
 def list_commands(db: Session, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-    """See Store.list."""
+    """Fulfil CommandStore.list."""
     end = _AFTER_ALL if before is None else before
-    rows = _newest(db, which, end, limit + 1)
-    page = rows[:limit]
+    found = list(map(stored_command, _newest(db, which, end, limit + 1)))
+    page = found[:limit]
     return CommandPage(
-        commands=[command_of(row) for row in page],
-        next_before=page[-1][0] if page and len(rows) > limit else None,
+        commands=[stored.command for stored in page],
+        next_before=page[-1].seq if page and len(found) > limit else None,
     )
 
 
 def _newest(db: Session, which: CommandFilter, before: int, limit: int) -> list[Row]:
-    """The index that finds what is asked for, or nearly: see the end of commands in migrations/."""
+    """Query by the index that finds the commands of a filter, or nearly.
+
+    The indexes are at the end of `commands` in migrations/0001.
+    """
     deployment_id, command = which.deployment_id, which.command
     state = None if which.state is None else which.state.value
     if command is not None and deployment_id is not None:

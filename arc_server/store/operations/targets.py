@@ -1,4 +1,4 @@
-"""Whom a command is for: resolving and registering targets, by protocol.md 1.3, "Targets"."""
+"""Resolving and registering the targets of commands, by docs/protocol.md, Targets."""
 
 from __future__ import annotations
 
@@ -12,25 +12,22 @@ from arc_protocol.errors import (
     DeploymentNotFound,
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, ResourceType
-from arc_server.store.engine.session import KnownDeployment, Session
+from arc_server.store.engine.deployments import KnownDeployment
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import transitions
 
 
 class Resolved(NamedTuple):
-    """Whom a command is for; `is_new`: to be registered first."""
+    """The target of a command. If `is_new`, it is to be registered first."""
 
     target: CommandTarget
     is_new: bool = False
 
 
-def unregistered(deployment_id: str) -> KnownDeployment:
-    """A deployment of which nothing is known yet."""
-    return KnownDeployment(deployment_id, {}, None, None, None, None)
-
-
 def resolve(
     deployment: KnownDeployment, named: str | None, *, auto_register: bool
 ) -> Resolved | ArcError:
-    """Whom a create that names `named` is for, or why that cannot be said."""
+    """Return the target of a create that names `named`, or the error that it gets."""
     if named is None:
         target = deployment.default_target
         if target is None:
@@ -57,7 +54,10 @@ def resolve(
 
 
 def known_or_new(db: Session, deployment_id: str, *, auto_register: bool) -> KnownDeployment:
-    """The deployment. Raises DeploymentNotFound when it is unknown and may not be registered."""
+    """Return a deployment, an empty one if it is unknown and may be registered.
+
+    Raises DeploymentNotFound when it may not.
+    """
     known = db.deployment(deployment_id)
     if known is not None:
         return known
@@ -65,20 +65,20 @@ def known_or_new(db: Session, deployment_id: str, *, auto_register: bool) -> Kno
         raise DeploymentNotFound(
             f"no such deployment: {deployment_id}", deployment_id=deployment_id
         )
-    return unregistered(deployment_id)
+    return KnownDeployment(deployment_id, {})
 
 
 def register_deployment(db: Session, deployment_id: str, now: int) -> KnownDeployment:
-    """Make sure that a deployment is registered."""
+    """Register a deployment unless it is known."""
     known = db.deployment(deployment_id)
     if known is not None:
         return known
     db.change("insert_deployment", deployment_id=deployment_id, now=now)
-    return db.deployment(deployment_id) or unregistered(deployment_id)
+    return KnownDeployment(deployment_id, {})
 
 
 def register_target(db: Session, deployment_id: str, target: CommandTarget, now: int) -> bool:
-    """Register a target (and its deployment). True when it took over waiting commands."""
+    """Register a target and its deployment. Return True when it took over waiting commands."""
     deployment = register_deployment(db, deployment_id, now)
     insert_target(db, deployment, target, now)
     return not deployment.targets and inherit(db, deployment_id, target)
@@ -100,23 +100,11 @@ def insert_target(
 
 
 def inherit(db: Session, deployment_id: str, target: CommandTarget) -> bool:
-    """Make a deployment's first target the heir of the implicit one: it takes over the commands
-    that wait, and the idempotency keys (`KnownDeployment.key_scope`). True when any waited."""
+    """Make a deployment's first target the heir of the implicit one.
+
+    It takes over the commands that wait, and the idempotency keys (`KnownDeployment.key_scope`).
+    Return True when any command waited.
+    """
     db.change("name_heir", deployment_id=deployment_id, target_id=target.resource_id)
     db.forget_deployment(deployment_id)
-    return move_waiting(db, deployment_id, IMPLICIT_TARGET.resource_id, target) > 0
-
-
-def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandTarget) -> int:
-    """Give the waiting commands of one target to another, or to its new type. How many."""
-    db.forget_commands()
-    return sum(
-        db.change(
-            query,
-            deployment_id=deployment_id,
-            from_id=from_id,
-            to_id=target.resource_id,
-            to_type=target.resource_type.value,
-        )
-        for query in ("move_ready", "move_pushes", "move_awaited")
-    )
+    return transitions.move_waiting(db, deployment_id, IMPLICIT_TARGET.resource_id, target) > 0

@@ -1,15 +1,28 @@
-"""Transitions of one command that was just read, each guarded and counted."""
+"""Every statement that changes a command: guarded, counted, and followed by what is held of it.
+
+A transition takes a command as it was just read, and returns it as it stands now.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from arc_protocol import lifecycle
 from arc_protocol.messages.base import CommandTarget, State
-from arc_server.ports.records import Command, StoredError, StoredResponse, StoredSuccess
-from arc_server.store.engine.rows import micros
+from arc_server.ports.records import (
+    AwaitedBlob,
+    Command,
+    StoredBlob,
+    StoredBody,
+    StoredError,
+    StoredInline,
+    StoredResponse,
+    StoredSuccess,
+)
+from arc_server.store.engine.rows import NONE, StoredCommand, micros
 from arc_server.store.engine.session import Session
 from arc_server.store.operations import bodies
 
@@ -20,10 +33,183 @@ class LostUpdate(AssertionError):
     """A guarded update missed the row that its own transaction has just read. A bug."""
 
 
-def hit_one(count: int) -> None:
-    """Check what a guarded update hit. Raises LostUpdate."""
-    if count != 1:
-        raise LostUpdate(f"a guarded update hit {count} rows instead of 1")
+# one command
+
+
+def insert(
+    db: Session,
+    command: Command,
+    params: StoredInline | StoredBlob | AwaitedBlob,
+    signature: str | None,
+) -> int:
+    """Store a new command; return its number."""
+    seq = db.next_number()
+    created_at = micros(command.created_at)
+    db.change(
+        "insert_command",
+        seq=seq,
+        command_id=command.command_id,
+        deployment_id=command.deployment_id,
+        target_id=command.target.resource_id,
+        target_type=command.target.resource_type.value,
+        command=command.command,
+        state=command.state.value,
+        max_attempts=command.max_attempts,
+        created_at=created_at,
+        is_push=1 if command.is_push else 0,
+        deadline=NONE if command.deadline is None else micros(command.deadline),
+        ready_order=seq if command.state is State.PENDING else NONE,
+        push_at=created_at if command.is_push else NONE,
+    )
+    form, data, size, checksum = bodies.of_params(params)
+    db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
+    if signature is not None:  # a statement of its own: most commands do without
+        db.change("add_signature", command=seq, signature=bytearray(signature, "ascii"))
+    db.live.put(StoredCommand(seq, command, params, signature))
+    return seq
+
+
+def make_ready(db: Session, stored: StoredCommand, params: StoredBody, now: datetime) -> Command:
+    """PENDING_UPLOAD → PENDING with the params that arrived, behind the commands that are ready."""
+    replace_params(db, stored.seq, params)
+    _hit_one(
+        db.change(
+            "ready_after_upload",
+            seq=stored.seq,
+            ready_order=db.next_number(),
+            push_at=micros(now) if stored.command.is_push else None,
+        )
+    )
+    return msgspec.structs.replace(stored.command, state=State.PENDING)
+
+
+def dispatch(
+    db: Session,
+    stored: StoredCommand,
+    lease_id: str,
+    holder: str | None,
+    now: datetime,
+    until: datetime,
+) -> Command:
+    """PENDING → DISPATCHED. A push is sent again under the lease that it was first sent with."""
+    command = stored.command
+    lease_attempt = command.attempt
+    if command.is_push and command.lease_id is not None:
+        lease_id, lease_attempt = command.lease_id, command.lease_attempt or command.attempt
+    _hit_one(
+        db.change(
+            "dispatch",
+            seq=stored.seq,
+            lease_id=lease_id,
+            lease_attempt=lease_attempt,
+            expires_at=micros(until),
+            holder=holder,
+            now=micros(now),
+        )
+    )
+    return _changed(
+        db,
+        stored,
+        state=State.DISPATCHED,
+        dispatched_at=now,
+        lease_id=lease_id,
+        lease_attempt=lease_attempt,
+        lease_expires_at=until,
+        lease_holder=holder,
+    )
+
+
+def renew(db: Session, stored: StoredCommand, until: datetime) -> Command:
+    """Let a lease end at `until`, or when it ends anyway if that is later."""
+    command = stored.command
+    until = max(until, command.lease_expires_at or until)
+    _hit_one(
+        db.change("renew", seq=stored.seq, lease_id=command.lease_id, expires_at=micros(until))
+    )
+    return _changed(db, stored, lease_expires_at=until)
+
+
+def request_cancel(db: Session, stored: StoredCommand) -> Command:
+    """Ask the holder of a DISPATCHED command to stop."""
+    _hit_one(db.change("request_cancel", seq=stored.seq, lease_id=stored.command.lease_id))
+    return _changed(db, stored, cancel_requested=True)
+
+
+def hand_back(
+    db: Session,
+    stored: StoredCommand,
+    now: datetime,
+    *,
+    costs_attempt: bool,
+    push_at: datetime | None = None,
+) -> Command:
+    """End a lease without a response: EXPIRED if overdue, else redelivered or FAILED as
+    `lifecycle.hand_back` decides. The command keeps its place in the order."""
+    command = stored.command
+    if lifecycle.is_overdue(command.deadline, now):
+        return expire(db, stored, now)
+    verdict = lifecycle.hand_back(
+        command.attempt,
+        command.max_attempts,
+        costs_attempt=costs_attempt,
+        cancel_requested=command.cancel_requested,
+    )
+    if verdict.failure_code == lifecycle.CANCELLED:
+        return fail(db, stored, CANCELLED, now)
+    if verdict.failure_code is not None:
+        return fail(db, stored, _used_up(verdict.failure_code, command), now)
+    home = _home(db, command)
+    _hit_one(
+        db.change(
+            "hand_back",
+            seq=stored.seq,
+            lease_id=command.lease_id,
+            attempt=verdict.attempt,
+            target_id=home.resource_id,
+            target_type=home.resource_type.value,
+            push_at=None if push_at is None else micros(push_at),
+        )
+    )
+    return _changed(db, stored, state=State.PENDING, attempt=verdict.attempt, target=home)
+
+
+def finish(db: Session, stored: StoredCommand, response: StoredResponse, now: datetime) -> Command:
+    """End a command as SUCCEEDED or FAILED with its holder's response.
+
+    PENDING, it was released or its lease lapsed, and no other holder has leased it since.
+    """
+    if stored.command.state is State.PENDING:
+        _hit_one(db.change("dispatch_again", seq=stored.seq, lease_id=stored.command.lease_id))
+        command = msgspec.structs.replace(stored.command, state=State.DISPATCHED)
+        stored = msgspec.structs.replace(stored, command=command)
+    if not isinstance(response, StoredSuccess):
+        return fail(db, stored, response, now)
+    _hit_one(
+        db.change("succeed", seq=stored.seq, lease_id=stored.command.lease_id, now=micros(now))
+    )
+    put_response(db, stored.seq, response)
+    return _ended(db, stored, State.SUCCEEDED, now)
+
+
+def fail(db: Session, stored: StoredCommand, error: StoredError, now: datetime) -> Command:
+    """End a live command as FAILED, with an error to show."""
+    _hit_one(_end(db, "fail", stored, now))
+    put_response(db, stored.seq, error)
+    return _ended(db, stored, State.FAILED, now)
+
+
+def expire(db: Session, stored: StoredCommand, now: datetime) -> Command:
+    """End a live command whose deadline has passed as EXPIRED."""
+    _hit_one(_end(db, "expire", stored, now))
+    return _ended(db, stored, State.EXPIRED, now)
+
+
+def replace_params(db: Session, seq: int, params: StoredBody) -> None:
+    """Store params in the place of older ones."""
+    form, data, size, checksum = bodies.of_params(params)
+    db.change("replace_params", command=seq, form=form, data=data, size=size, checksum=checksum)
+    db.unreadable_params.discard(seq)
+    db.live.drop(seq)
 
 
 def put_response(db: Session, seq: int, response: StoredResponse) -> None:
@@ -32,81 +218,76 @@ def put_response(db: Session, seq: int, response: StoredResponse) -> None:
     db.change("replace_response", command=seq, form=form, data=data, size=size, checksum=checksum)
 
 
-def expire(db: Session, seq: int, command: Command, now: datetime) -> Command:
-    """A live command whose deadline has passed → EXPIRED."""
-    hit_one(
+# many commands
+
+
+def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandTarget) -> int:
+    """Give the waiting commands of one target to another, or to its new type. Return how many."""
+    db.live.clear()
+    return sum(
         db.change(
-            "expire", seq=seq, was=command.state.value, lease_id=command.lease_id, now=micros(now)
+            query,
+            deployment_id=deployment_id,
+            from_id=from_id,
+            to_id=target.resource_id,
+            to_type=target.resource_type.value,
         )
+        for query in ("move_ready", "move_pushes", "move_awaited")
     )
-    db.forget_command(seq)
-    return msgspec.structs.replace(command, state=State.EXPIRED, completed_at=now)
 
 
-def fail(db: Session, seq: int, command: Command, error: StoredError, now: datetime) -> Command:
-    """A live command → FAILED, with an error to show."""
-    hit_one(
-        db.change(
-            "fail", seq=seq, was=command.state.value, lease_id=command.lease_id, now=micros(now)
-        )
+def start_pushing(db: Session, deployment_id: str, now: datetime) -> None:
+    """Push the live commands of a deployment from now on."""
+    db.live.clear()
+    db.change("start_pushing", deployment_id=deployment_id, now=micros(now))
+
+
+def stop_pushing(db: Session, deployment_id: str) -> None:
+    """Lease the live commands of a deployment to agents from now on."""
+    db.live.clear()
+    db.change("stop_pushing", deployment_id=deployment_id)
+
+
+def shift_leases(db: Session, seconds: float) -> int:
+    """Move the end of every lease and the due time of every push. Return how many leases."""
+    db.live.clear()
+    shift = round(seconds * 1_000_000)
+    db.change("shift_pushes", shift=shift)
+    return db.change("shift_leases", shift=shift)
+
+
+def grant_grace(db: Session, lapsed_since: datetime, now: datetime, until: datetime) -> int:
+    """Let leases that lapsed in a span of time end at `until` instead. Return how many."""
+    db.live.clear()
+    return db.change(
+        "grant_grace", lapsed_since=micros(lapsed_since), now=micros(now), until=micros(until)
     )
-    put_response(db, seq, error)
-    db.forget_command(seq)
-    return msgspec.structs.replace(command, state=State.FAILED, completed_at=now)
 
 
-def finish(
-    db: Session, seq: int, command: Command, response: StoredResponse, now: datetime
-) -> Command:
-    """A DISPATCHED command → SUCCEEDED or FAILED with its holder's response."""
-    if not isinstance(response, StoredSuccess):
-        return fail(db, seq, command, response, now)
-    hit_one(db.change("succeed", seq=seq, lease_id=command.lease_id, now=micros(now)))
-    put_response(db, seq, response)
-    db.forget_command(seq)
-    return msgspec.structs.replace(command, state=State.SUCCEEDED, completed_at=now)
+# inside
 
 
-def hand_back(
-    db: Session,
-    seq: int,
-    command: Command,
-    now: datetime,
-    *,
-    costs_attempt: bool,
-    push_at: datetime | None = None,
-) -> Command:
-    """A DISPATCHED command whose lease ended without a response: EXPIRED when overdue, else
-    redelivered or FAILED as `lifecycle.hand_back` decides. It keeps its place in the order."""
-    if lifecycle.is_overdue(command.deadline, now):
-        return expire(db, seq, command, now)
-    verdict = lifecycle.hand_back(
-        command.attempt,
-        command.max_attempts,
-        costs_attempt=costs_attempt,
-        cancel_requested=command.cancel_requested,
+def _hit_one(count: int) -> None:
+    if count != 1:
+        raise LostUpdate(f"a guarded update hit {count} rows instead of 1")
+
+
+def _end(db: Session, query: str, stored: StoredCommand, now: datetime) -> int:
+    command = stored.command
+    return db.change(
+        query, seq=stored.seq, was=command.state.value, lease_id=command.lease_id, now=micros(now)
     )
-    if verdict.failure_code == lifecycle.CANCELLED:
-        return fail(db, seq, command, CANCELLED, now)
-    if verdict.failure_code is not None:
-        return fail(db, seq, command, _used_up(verdict.failure_code, command), now)
-    home = _home(db, command)
-    hit_one(
-        db.change(
-            "hand_back",
-            seq=seq,
-            lease_id=command.lease_id,
-            attempt=verdict.attempt,
-            target_id=home.resource_id,
-            target_type=home.resource_type.value,
-            push_at=None if push_at is None else micros(push_at),
-        )
-    )
-    redelivered = msgspec.structs.replace(
-        command, state=State.PENDING, attempt=verdict.attempt, target=home
-    )
-    db.remember(seq, redelivered)
-    return redelivered
+
+
+def _changed(db: Session, stored: StoredCommand, **changes: Any) -> Command:
+    command = msgspec.structs.replace(stored.command, **changes)
+    db.live.put(StoredCommand(stored.seq, command, stored.params, stored.signature))
+    return command
+
+
+def _ended(db: Session, stored: StoredCommand, state: State, now: datetime) -> Command:
+    db.live.drop(stored.seq)
+    return msgspec.structs.replace(stored.command, state=state, completed_at=now)
 
 
 def _used_up(code: str, command: Command) -> StoredError:

@@ -58,9 +58,6 @@ DELETE FROM idempotency_keys WHERE id = :id;
 -- name: find_command
 SELECT {command_columns} FROM commands AS c WHERE c.command_id = :command_id;
 
--- name: find_seq
-SELECT c.seq FROM commands AS c WHERE c.command_id = :command_id;
-
 -- name: command_alone
 SELECT {command_columns} FROM commands AS c WHERE c.seq = :seq;
 

@@ -1,4 +1,25 @@
--- Enrol tokens, credentials of agents, their keys, and how often anything was revoked.
+-- Tokens, enrolment tokens, credentials of agents, their keys, and how often anything was revoked.
+
+-- name: token_columns
+t.token_hash, t.token_id, t.scope, t.created_at, t.deployment_id, t.revoked_at
+
+-- name: put_token
+INSERT INTO tokens (token_hash, token_id, scope, created_at, deployment_id, revoked_at)
+VALUES (:token_hash, :token_id, :scope, :created_at, :deployment_id, :revoked_at);
+
+-- name: find_token
+SELECT {token_columns} FROM tokens AS t WHERE t.token_hash = :token_hash;
+
+-- name: list_tokens
+-- Every token: there are few, and an administrator asks.
+SELECT {token_columns} FROM tokens AS t INDEXED BY tokens_created
+WHERE t.created_at IS NOT NULL ORDER BY t.created_at, t.token_id;
+
+-- name: revoke_token
+UPDATE tokens SET revoked_at = :now WHERE token_id = :token_id AND revoked_at IS NULL;
+
+-- name: has_token
+SELECT 1 FROM tokens AS t WHERE t.token_id = :token_id;
 
 -- name: enrol_token_columns
 e.token_hash, e.token_id, e.deployment_id, e.uses, e.used, e.created_at, e.expires_at, e.revoked_at

@@ -14,7 +14,7 @@ from arc_protocol.errors import CommandNotFound, StoreUnavailable
 from arc_protocol.messages.base import State
 from arc_server.store.engine import batches, transactions
 from arc_server.store.engine.session import Session
-from arc_server.store.operations import complete
+from arc_server.store.operations import sweeps
 from arc_server.store.sqlite_store import SqliteStore
 from tests.support.store_samples import (
     NOW,
@@ -153,7 +153,7 @@ async def test_a_caller_that_goes_away_breaks_no_batch(sqlite: SqliteStore) -> N
 
 
 async def test_what_was_not_begun_when_its_caller_went_is_not_done(sqlite: SqliteStore) -> None:
-    submitted = sqlite._writes.submit(complete.sign_of_life, NOW)
+    submitted = sqlite._writes.submit(sweeps.sign_of_life, NOW)
     submitted.cancel()
 
     await create(sqlite)
@@ -190,7 +190,7 @@ async def test_a_read_sees_what_was_acknowledged_before_it(sqlite: SqliteStore) 
 
 async def test_a_reading_connection_cannot_write(sqlite: SqliteStore) -> None:
     with pytest.raises(StoreUnavailable):
-        await sqlite._reads.submit(complete.sign_of_life, NOW)
+        await sqlite._reads.submit(sweeps.sign_of_life, NOW)
 
     assert await sqlite.last_sign_of_life() is None
 

@@ -1,4 +1,4 @@
--- Deployments and their targets, agents, tokens.
+-- Deployments and their targets.
 
 -- name: find_deployment
 SELECT d.default_target_id, d.heir_target_id, d.push_url, d.push_token
@@ -55,53 +55,3 @@ WHERE state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state <> 'SUCCEED
 UPDATE commands INDEXED BY commands_in_state SET is_push = 0, push_at = NULL
 WHERE state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state <> 'SUCCEEDED'
   AND deployment_id = :deployment_id AND is_push = 1;
-
--- name: put_agent
-INSERT INTO agents (agent_id, deployment_id, registration, schemas, first_seen_at, last_seen_at)
-VALUES (:agent_id, :deployment_id, :registration, :schemas, :now, :now)
-ON CONFLICT (deployment_id, agent_id) DO UPDATE
-SET registration = excluded.registration, schemas = excluded.schemas,
-    last_seen_at = max(last_seen_at, excluded.last_seen_at);
-
--- name: find_agent
-SELECT a.agent_id, a.registration, a.first_seen_at, a.last_seen_at, a.schemas
-FROM agents AS a WHERE a.deployment_id = :deployment_id AND a.agent_id = :agent_id;
-
--- name: touch_agent
-UPDATE agents SET last_seen_at = :now
-WHERE deployment_id = :deployment_id AND agent_id = :agent_id AND last_seen_at < :now;
-
--- name: list_agents
-SELECT a.agent_id, a.registration, a.first_seen_at, a.last_seen_at,
-    CASE WHEN :with_schemas THEN a.schemas END
-FROM agents AS a INDEXED BY agents_seen
-WHERE a.last_seen_at >= :seen_since
-ORDER BY a.last_seen_at DESC, a.deployment_id DESC, a.agent_id DESC LIMIT :limit;
-
--- name: list_agents_of_deployment
-SELECT a.agent_id, a.registration, a.first_seen_at, a.last_seen_at,
-    CASE WHEN :with_schemas THEN a.schemas END
-FROM agents AS a INDEXED BY agents_of_deployment_seen
-WHERE a.deployment_id = :deployment_id AND a.last_seen_at >= :seen_since
-ORDER BY a.last_seen_at DESC, a.agent_id DESC LIMIT :limit;
-
--- name: token_columns
-t.token_hash, t.token_id, t.scope, t.created_at, t.deployment_id, t.revoked_at
-
--- name: put_token
-INSERT INTO tokens (token_hash, token_id, scope, created_at, deployment_id, revoked_at)
-VALUES (:token_hash, :token_id, :scope, :created_at, :deployment_id, :revoked_at);
-
--- name: find_token
-SELECT {token_columns} FROM tokens AS t WHERE t.token_hash = :token_hash;
-
--- name: list_tokens
--- Every token: there are few, and an administrator asks.
-SELECT {token_columns} FROM tokens AS t INDEXED BY tokens_created
-WHERE t.created_at IS NOT NULL ORDER BY t.created_at, t.token_id;
-
--- name: revoke_token
-UPDATE tokens SET revoked_at = :now WHERE token_id = :token_id AND revoked_at IS NULL;
-
--- name: has_token
-SELECT 1 FROM tokens AS t WHERE t.token_id = :token_id;

@@ -1,0 +1,92 @@
+"""The directory of agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from arc_protocol.codec import encode
+from arc_protocol.messages.agents import AgentRegistration
+from arc_server.ports.handler_schemas import HandlerSchemas, split_schemas, with_schemas
+from arc_server.ports.records import AgentPresence, Holder
+from arc_server.store.engine.rows import command_of, micros, moment
+from arc_server.store.engine.session import Session
+
+_REGISTRATION: Final = msgspec.json.Decoder(AgentRegistration)
+_SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])
+
+
+class _AgentRow(NamedTuple):
+    """A row of the queries about agents."""
+
+    agent_id: str
+    registration: bytes
+    first_seen_at: int
+    last_seen_at: int
+    schemas: bytes | None
+
+
+def put_agent(
+    db: Session, agent_id: str, registration: AgentRegistration, now: datetime
+) -> AgentPresence:
+    """Fulfil AgentStore.put_agent."""
+    bare, schemas = split_schemas(registration)
+    db.change(
+        "put_agent",
+        agent_id=agent_id,
+        deployment_id=registration.deployment_id,
+        registration=encode(bare),
+        schemas=msgspec.json.encode(schemas) if schemas else None,
+        now=micros(now),
+    )
+    [row] = db.rows("find_agent", deployment_id=registration.deployment_id, agent_id=agent_id)
+    return _presence(db, _AgentRow(*row), has_schemas=True)
+
+
+def touch_agents(db: Session, seen: Mapping[Holder, datetime]) -> None:
+    """Fulfil AgentStore.touch_agents."""
+    for (deployment_id, agent_id), at in seen.items():
+        db.change("touch_agent", deployment_id=deployment_id, agent_id=agent_id, now=micros(at))
+
+
+def list_agents(
+    db: Session,
+    deployment_id: str | None,
+    seen_since: datetime,
+    limit: int,
+    has_schemas: bool,
+) -> Sequence[AgentPresence]:
+    """Fulfil AgentStore.list_agents."""
+    since = micros(seen_since)
+    rows = (
+        db.rows("list_agents", seen_since=since, limit=limit, with_schemas=has_schemas)
+        if deployment_id is None
+        else db.rows(
+            "list_agents_of_deployment",
+            deployment_id=deployment_id,
+            seen_since=since,
+            limit=limit,
+            with_schemas=has_schemas,
+        )
+    )
+    return [_presence(db, _AgentRow(*row), has_schemas=has_schemas) for row in rows]
+
+
+def _presence(db: Session, row: _AgentRow, *, has_schemas: bool) -> AgentPresence:
+    registration = _REGISTRATION.decode(row.registration)
+    if not has_schemas:
+        # A row from before migration 2 has the schemas in its registration.
+        registration, _ = split_schemas(registration)
+    elif row.schemas is not None:
+        registration = with_schemas(registration, _SCHEMAS.decode(row.schemas))
+    held = db.rows("held_by", holder=row.agent_id, deployment_id=registration.deployment_id)
+    return AgentPresence(
+        agent_id=row.agent_id,
+        registration=registration,
+        first_seen_at=moment(row.first_seen_at),
+        last_seen_at=moment(row.last_seen_at),
+        holding=list(map(command_of, held)),
+    )

@@ -1,0 +1,93 @@
+"""Deployments as configured, and what follows for their live commands."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
+from arc_protocol.messages.base import CommandTarget
+from arc_server.ports.records import Deployment
+from arc_server.store.engine.rows import micros
+from arc_server.store.engine.session import Session
+from arc_server.store.operations import targets, transitions
+
+
+def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
+    """Fulfil DeploymentStore.put_deployment."""
+    _check_targets(db, deployment)
+    deployment_id = deployment.deployment_id
+    known = targets.register_deployment(db, deployment_id, micros(now))
+    for target in deployment.targets:
+        _put_target(db, deployment_id, target, micros(now))
+    if deployment.targets and not known.targets:
+        targets.inherit(db, deployment_id, _heir(deployment))
+    db.change(
+        "configure_deployment",
+        deployment_id=deployment_id,
+        default_target_id=deployment.default_target_id,
+        push_url=deployment.push_url,
+        push_token=deployment.push_token,
+    )
+    if known.push_url is None and deployment.push_url is not None:
+        transitions.start_pushing(db, deployment_id, now)
+    elif known.push_url is not None and deployment.push_url is None:
+        transitions.stop_pushing(db, deployment_id)
+    db.forget_deployment(deployment_id)
+
+
+def get_deployment(db: Session, deployment_id: str) -> Deployment | None:
+    """Fulfil DeploymentStore.get_deployment."""
+    db.forget_deployment(deployment_id)
+    known = db.deployment(deployment_id)
+    if known is None:
+        return None
+    return Deployment(
+        deployment_id=deployment_id,
+        targets=tuple(known.targets.values()),
+        default_target_id=known.default_target_id,
+        push_url=known.push_url,
+        push_token=known.push_token,
+    )
+
+
+def _put_target(db: Session, deployment_id: str, target: CommandTarget, now: int) -> None:
+    known = targets.register_deployment(db, deployment_id, now)
+    old = known.targets.get(target.resource_id)
+    if old is None:
+        targets.insert_target(db, known, target, now)
+        return
+    if old == target:
+        return
+    db.change(
+        "retype_target",
+        deployment_id=deployment_id,
+        resource_id=target.resource_id,
+        resource_type=target.resource_type.value,
+    )
+    db.forget_deployment(deployment_id)
+    transitions.move_waiting(db, deployment_id, target.resource_id, target)
+
+
+def _heir(deployment: Deployment) -> CommandTarget:
+    """Return the default one of several first targets: it takes over."""
+    for target in deployment.targets:
+        if target.resource_id == deployment.default_target_id:
+            return target
+    return deployment.targets[0]
+
+
+def _check_targets(db: Session, deployment: Deployment) -> None:
+    known = db.deployment(deployment.deployment_id)
+    ids = {target.resource_id for target in deployment.targets}
+    for resource_id in ids:
+        if not resource_id or ":" in resource_id:
+            raise CommandTargetIdInvalid(
+                "target id: must not be empty or contain ':'", resource_id=resource_id
+            )
+    default = deployment.default_target_id
+    if default is not None and default not in ids and not (known and default in known.targets):
+        raise CommandTargetNotFound(
+            f"the default target {default!r} is none of the deployment's",
+            deployment_id=deployment.deployment_id,
+            resource_id=default,
+        )
