@@ -42,7 +42,6 @@ from arc_server.server_keys import KeysUnusable, Signer
 from arc_server.service.agents import AgentService
 from arc_server.service.commands import CommandService
 from arc_server.service.events import EventService
-from arc_server.service.operations import Operations
 from arc_server.service.sweeper import Sweeper
 from arc_server.service.wakeups import Wakeups
 from arc_server.store.engine.refusals import StoreRefused
@@ -144,8 +143,6 @@ async def serving(
         for deployment in known:
             await store.put_deployment(deployment, clock.now())
         wakeups = Wakeups()
-        operations = Operations()
-        stack.push_async_callback(operations.finish)
         limits = command_limits(config)
         service = CommandService(
             store=store,
@@ -154,7 +151,7 @@ async def serving(
             clock=clock,
             wakeups=wakeups,
             limits=limits,
-            agents=AgentService(store=store, clock=clock, limits=limits, operations=operations),
+            agents=AgentService(store=store, clock=clock, limits=limits),
         )
         parts = Parts(
             store=store,

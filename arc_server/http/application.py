@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 import structlog
@@ -80,13 +79,7 @@ class Application:
         route = match.route
         if route.access is not Access.PUBLIC:
             call.caller = await self._authorise(route, call)
-        try:
-            async with asyncio.timeout(None) as call.patience:
-                return await route.handler(call)
-        except TimeoutError:
-            if not call.is_revoked:
-                raise
-            raise Unauthorized("this token was revoked while the request waited") from None
+        return await route.handler(call)
 
     async def _authorise(self, route: Route, call: Call) -> Caller | None:
         """Who calls; None for a signed request. Raises Unauthorized, Forbidden."""

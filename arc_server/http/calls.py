@@ -13,11 +13,18 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from arc_protocol.codec import decode
-from arc_protocol.errors import BadRequest, InvalidCommand, PayloadTooLarge, RequestTimeout
+from arc_protocol.errors import (
+    BadRequest,
+    InvalidCommand,
+    PayloadTooLarge,
+    RequestTimeout,
+    Unauthorized,
+)
 from arc_server.auth.callers import Caller
 from arc_server.auth.revocations import Waits
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.limits import HttpLimits
+from arc_server.service.waits import Wait
 
 A = TypeVar("A", bound=web.StreamResponse)
 T = TypeVar("T")
@@ -27,10 +34,10 @@ _HUNG_UP: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Cancelling(Protocol):
-    """A connection that cancels its handler when the client goes, but only one that waits."""
+class WaitEnding(Protocol):
+    """A connection that ends the wait of its request when the client goes."""
 
-    is_waiting: bool
+    wait: Wait | None
 
 
 class Call:
@@ -42,13 +49,12 @@ class Call:
         "_limits",
         "_query",
         "_query_text",
+        "_wait",
         "_waits",
         "arguments",
         "caller",
         "epoch",
         "http",
-        "is_revoked",
-        "patience",
     )
 
     def __init__(
@@ -75,9 +81,7 @@ class Call:
         self._waits = waits
         self.epoch = waits.epoch
         """The revocations that were seen before its caller was looked up."""
-        self.patience: asyncio.Timeout | None = None
-        """Around the handler: ends it when its caller is revoked while it waits."""
-        self.is_revoked = False
+        self._wait: Wait | None = None
 
     @property
     def within(self) -> str | None:
@@ -88,6 +92,11 @@ class Call:
     def base_url(self) -> str:
         """What URLs in the answer begin with; ends in /v1. Raises BadRequest for a bad Host."""
         return self._base_urls.of(self.http.headers)
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Return True if the connection has ended, so that what was not sent never will be."""
+        return self.http.transport is None
 
     @property
     def is_gone(self) -> bool:
@@ -111,27 +120,27 @@ class Call:
         return None if self.caller is None else self.http.headers.get(hdrs.AUTHORIZATION)
 
     def revoke(self) -> None:
-        """The caller may not any more: end the handler, which waits, with a 401."""
-        if self.patience is not None and not self.is_revoked:
-            self.is_revoked = True
-            self.patience.reschedule(asyncio.get_running_loop().time())
+        """The caller may not any more: end its wait with a 401."""
+        if self._wait is not None:
+            self._wait.end(Unauthorized("this token was revoked while the request waited"))
 
     @contextmanager
-    def waiting(self) -> Generator[None]:
-        """While in it, the handler is cancelled when the client goes, and ended when its caller is
-        revoked; else it runs to its end.
+    def waiting(self) -> Generator[Wait]:
+        """Yield a wait, which ends when the client goes or its token is revoked.
 
-        Raises ConnectionResetError when the client has gone already.
+        Raises ConnectionResetError when the client has gone, Unauthorized when it was revoked.
         """
+        connection = cast("WaitEnding", self.http.protocol)
+        self._wait = connection.wait = wait = Wait()
         if self.http.transport is None:
-            raise ConnectionResetError("gone before its wait began")
-        connection = cast("Cancelling", self.http.protocol)
-        connection.is_waiting = True
+            wait.end(ConnectionResetError("the client went before the wait began"))
         self._waits.add(self)
         try:
-            yield
+            wait.check()
+            yield wait
+            wait.check()
         finally:
-            connection.is_waiting = False
+            self._wait = connection.wait = None
             self._waits.discard(self)
 
     def finished(self, answer: A) -> A:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -22,6 +23,7 @@ from arc_protocol.errors import (
 from arc_server.http.answers import error_answer, raw_error
 from arc_server.http.application import Application
 from arc_server.http.limits import HttpLimits
+from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,8 @@ WATCH_SECONDS: Final = 1.0
 """How often connections are looked at for clients that are too slow."""
 LINGER_SECONDS: Final = 5.0
 """For how long the rest of a refused body is read, so that the client sees why."""
+CUT_OFF_SECONDS: Final = 0.5
+"""How long handlers that are cut off have to give back what they could not deliver."""
 BACKLOG: Final = 1024
 """Connections that the kernel holds until they are accepted."""
 READ_BUFFER_BYTES: Final = 1 << 17
@@ -52,7 +56,7 @@ class Connection(RequestHandler):
         "_server",
         "_stalled_bytes",
         "_stalled_since",
-        "is_waiting",
+        "wait",
     )
 
     def __init__(self, server: HttpServer, **options: Any) -> None:
@@ -65,8 +69,8 @@ class Connection(RequestHandler):
         """Whether some of those headers have arrived."""
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
-        self.is_waiting = False
-        """Whether its handler only waits: it is cancelled when the client goes, no other is."""
+        self.wait: Wait | None = None
+        """The wait of the request that is handled; ended when the client goes."""
 
     @property
     def is_idle(self) -> bool:
@@ -84,7 +88,9 @@ class Connection(RequestHandler):
         super().connection_lost(exc)
         self._server.closed(self, handling)
         is_answered = self._current_request is None  # and reads the rest of a body that never comes
-        if handling is not None and (self.is_waiting or is_answered):
+        if self.wait is not None:
+            self.wait.end(ConnectionResetError("the client has gone"))
+        elif handling is not None and is_answered:
             handling.cancel()
 
     def data_received(self, data: bytes) -> None:
@@ -174,7 +180,7 @@ class HttpServer(web.Server):
     def __init__(self, application: Application, limits: HttpLimits) -> None:
         super().__init__(
             application.handle,  # pyright: ignore[reportArgumentType]  # aiohttp's own alias
-            handler_cancellation=False,  # Connection does it, and only to those that wait
+            handler_cancellation=False,  # a client that goes ends waits only
             keepalive_timeout=limits.keep_alive_seconds,
             max_line_size=limits.max_line_bytes,
             max_field_size=limits.max_header_bytes,
@@ -220,22 +226,32 @@ class HttpServer(web.Server):
     async def close(self, drain_seconds: float) -> None:
         """Let requests in progress end within that time, then cut off what is left."""
         self.stop_listening()
-        try:
-            async with asyncio.timeout(drain_seconds):
-                while self._open or self._left:
-                    self._all_closed.clear()
-                    await self._all_closed.wait()
-        except TimeoutError:
+        if not await self._wait_closed(drain_seconds):
             log.warning("http.drain_timed_out", connections=len(self._open))
-        await self.shutdown(timeout=LINGER_SECONDS / 10)
+        await self.shutdown(timeout=CUT_OFF_SECONDS)
+        await self._wait_closed(CUT_OFF_SECONDS)
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
+
+    async def _wait_closed(self, seconds: float) -> bool:
+        """Wait until every connection and every handler has ended; False when time is up before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._open or self._left:
+                    self._all_closed.clear()
+                    await self._all_closed.wait()
+        return not (self._open or self._left)
 
     @property
     def open_connections(self) -> int:
         """How many there are, refused ones not counted."""
         return len(self._open)
+
+    @property
+    def unanswered(self) -> int:
+        """How many handlers run on though their clients have gone."""
+        return len(self._left)
 
     def opened(self, connection: Connection) -> None:
         """For connections: they are there."""

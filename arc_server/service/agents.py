@@ -11,14 +11,13 @@ from datetime import datetime, timedelta
 import structlog
 
 from arc_protocol.codec import encode
-from arc_protocol.errors import ArcError, Forbidden
+from arc_protocol.errors import Forbidden
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldLease
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.records import Command, Holder
 from arc_server.service.limits import CommandLimits
-from arc_server.service.operations import Operations, to_the_end
 from arc_server.service.unnamed_pollers import Attendance
 
 log = structlog.get_logger(__name__)
@@ -27,10 +26,7 @@ log = structlog.get_logger(__name__)
 class AgentService:
     """The directory of agents. `within`: see CommandService."""
 
-    def __init__(
-        self, *, store: AgentStore, clock: Clock, limits: CommandLimits, operations: Operations
-    ) -> None:
-        self.operations = operations
+    def __init__(self, *, store: AgentStore, clock: Clock, limits: CommandLimits) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
@@ -48,7 +44,6 @@ class AgentService:
         """An agent has shown that it is there. Kept in memory until `flush`."""
         self._seen[deployment_id, agent_id] = self._clock.now()
 
-    @to_the_end
     async def register(
         self, agent_id: str, registration: AgentRegistration, *, within: str | None = None
     ) -> None:
@@ -103,7 +98,6 @@ class AgentService:
             ],
         )
 
-    @to_the_end
     async def flush(self) -> None:
         """Store when agents were last heard of."""
         seen, self._seen = self._seen, {}
@@ -111,7 +105,7 @@ class AgentService:
             return
         try:
             await self._store.touch_agents(seen)
-        except ArcError:
+        except BaseException:  # also the end of the sweeper
             self._seen = seen | self._seen
             raise
 

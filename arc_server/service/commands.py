@@ -4,15 +4,12 @@ Knows the ports only, no HTTP and no SQL. `within` is the deployment that the ca
 bound to, None for one that is bound to none: commands and leases of other deployments are as if
 they did not exist. `base_url` is what URLs in answers begin with; it ends in /v1.
 
-Every operation that writes runs to its end even when its caller goes away in the middle: what is
-committed is also announced. The two that every command needs, `create` and `submit_response`, leave
-that to their caller, who must not cancel them (a task of their own would cost each a tenth of its
-time): the HTTP server cancels only who waits.
+A caller that goes away ends only the wait of its request (waits.py). No method may be cancelled:
+each runs to its end, so that all that is committed is also announced.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -82,7 +79,7 @@ from arc_server.service.agents import AgentService, check_deployment
 from arc_server.service.bodies import Bodies, directory
 from arc_server.service.identifiers import FreshLeaseIds, new_command_id
 from arc_server.service.limits import CommandLimits
-from arc_server.service.operations import to_the_end
+from arc_server.service.waits import Wait
 from arc_server.service.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
@@ -106,7 +103,6 @@ class CommandService:
         agents: AgentService,
     ) -> None:
         self.agents: Final = agents
-        self.operations = agents.operations
         self._store = store
         self._bodies = Bodies(blobs, clock, limits)
         self._links = links
@@ -176,7 +172,6 @@ class CommandService:
             is_replay=created.is_replay or None,
         )
 
-    @to_the_end
     async def upload_complete(
         self, command_id: str, size: int, *, within: str | None = None
     ) -> UploadCompleteResponse:
@@ -214,17 +209,19 @@ class CommandService:
         *,
         base_url: str,
         wait_seconds: float = 0,
+        wait: Wait | None = None,
         within: str | None = None,
     ) -> CommandStatus:
         """Where a command stands; with `wait_seconds`, as soon as it is terminal or time is up.
 
-        Raises CommandNotFound, InvalidCommand (a wait out of bounds).
+        Raises CommandNotFound, InvalidCommand (a wait out of bounds), and the error that `wait` is
+        ended with.
         """
         check_wait(wait_seconds)
         if wait_seconds == 0 or self._wakeups.is_closed:
             found = await self._find(command_id, within)
             return self._status(found, base_url)
-        with self._wakeups.for_result(command_id) as waiter:
+        with self._wakeups.for_result(command_id, wait) as waiter:
             found = None
             if not self._has_no_result(command_id, within):
                 found = await self._find(command_id, within)
@@ -250,7 +247,6 @@ class CommandService:
             cursor=None if page.next_before is None else str(page.next_before),
         )
 
-    @to_the_end
     async def cancel(self, command_id: str, *, within: str | None = None) -> CommandStatus:
         """Stop a command: at once if nobody has it, else through its holder.
 
@@ -278,7 +274,6 @@ class CommandService:
             raise CommandNotFound(f"nothing is stored for {command_id}", command_id=command_id)
         return Payload(command_id=command_id, params=params, response=response)
 
-    @to_the_end
     async def write_payload(self, command_id: str, payload: Payload) -> None:
         """The operator's back door: replace stored bodies, change no state.
 
@@ -364,11 +359,13 @@ class CommandService:
         *,
         base_url: str,
         user_agent: str = "",
+        wait: Wait | None = None,
         within: str | None = None,
     ) -> LeaseResponse:
         """Hand out ready commands; with `waitSeconds`, as soon as there is one or time is up.
 
-        Raises Forbidden, InvalidCommand (naming the field).
+        Raises Forbidden, InvalidCommand (naming the field), and the error that `wait` is ended
+        with; nothing stays leased then.
         """
         check_deployment(request.deployment_id, within)
         is_legacy = user_agent.startswith(LEGACY_USER_AGENT)
@@ -390,12 +387,17 @@ class CommandService:
         began = self._clock.monotonic()
         waited = 0.0
         deployment_id, agent_id = request.deployment_id, request.agent_id
-        with self._wakeups.for_work(deployment_id, target_id, agent_id) as waiter:
+        wait = wait or Wait()
+        with self._wakeups.for_work(deployment_id, target_id, agent_id, wait) as waiter:
             while True:
+                wait.check()
                 self.agents.polled(deployment_id, agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked()
+                if wait.error is not None:
+                    await self.return_undelivered([lease.lease_id for lease in leases])
+                    raise wait.error
                 cancelled = self._wakeups.take_cancels(deployment_id, agent_id) if agent_id else []
                 left = wait_seconds - (self._clock.monotonic() - began)
                 if leases or cancelled or left <= 0 or self._wakeups.is_closed:
@@ -405,7 +407,6 @@ class CommandService:
                     return LeaseResponse(leases=[])
                 waited = self._clock.monotonic() - began
 
-    @to_the_end
     async def renew(self, request: RenewRequest, *, within: str | None = None) -> RenewResponse:
         """Extend leases that are still the latest of their commands. Raises InvalidCommand."""
         seconds = self._bounded(
@@ -433,7 +434,6 @@ class CommandService:
             ],
         )
 
-    @to_the_end
     async def release(
         self, lease_id: str, *, costs_attempt: bool = True, within: str | None = None
     ) -> None:
@@ -443,7 +443,6 @@ class CommandService:
         )
         self._announce(command)
 
-    @to_the_end
     async def return_undelivered(self, lease_ids: Sequence[str]) -> None:
         """Take back leases whose holder went away before it could hear of them."""
         for lease_id in lease_ids:
@@ -509,7 +508,6 @@ class CommandService:
             return False
         return live.deadline is None or not lifecycle.is_overdue(live.deadline, self._clock.now())
 
-    @to_the_end
     async def _expire(self, now: datetime) -> None:
         self.announce(await self._store.expire_due(now, self._limits.max_list_page))
 
@@ -524,12 +522,7 @@ class CommandService:
             holder=request.agent_id,
             auto_register=self._limits.auto_register,
         )
-        looking = self.operations.own(self._look(query))
-        try:
-            granted = await asyncio.shield(looking)
-        except asyncio.CancelledError:
-            self.operations.own(self._return_when_known(looking))
-            raise
+        granted = await self._look(query)
         leases: list[LeaseInfo] = []
         for grant in granted.grants:
             try:
@@ -537,9 +530,7 @@ class CommandService:
             except Exception:
                 log.exception("lease.unbuildable", command_id=grant.command.command_id)
                 # It costs an attempt: or it would come back for ever.
-                self.operations.own(
-                    self._hand_back(grant.command.lease_id or "", costs_attempt=True)
-                )
+                await self._hand_back(grant.command.lease_id or "", costs_attempt=True)
         return leases
 
     async def _look(self, query: LeaseQuery) -> Granted:
@@ -555,13 +546,6 @@ class CommandService:
                 resource_type=str(query.target.resource_type),
             )
         return granted
-
-    async def _return_when_known(self, looking: asyncio.Task[Granted]) -> None:
-        await asyncio.wait((looking,))
-        if looking.cancelled() or looking.exception() is not None:
-            return
-        for grant in looking.result().grants:
-            await self._hand_back(grant.command.lease_id or "", costs_attempt=False)
 
     async def _hand_back(self, lease_id: str, *, costs_attempt: bool) -> None:
         """End a lease that its holder never heard of. If that fails, it lapses."""

@@ -9,6 +9,7 @@ from arc_server.ports.events import EventStore
 from arc_server.ports.records import EventPage
 from arc_server.service.commands import check_wait
 from arc_server.service.limits import CommandLimits
+from arc_server.service.waits import Wait
 from arc_server.service.wakeups import Wakeups
 
 
@@ -34,12 +35,14 @@ class EventService:
         after: int = 0,
         limit: int | None = None,
         wait_seconds: float = 0,
+        wait: Wait | None = None,
         within: str | None = None,
     ) -> EventList:
         """What was said after a place; with `wait_seconds`, as soon as anything is, the command
         ends, or time is up.
 
-        Raises CommandNotFound, InvalidCommand (a limit or a wait out of bounds).
+        Raises CommandNotFound, InvalidCommand (a limit or a wait out of bounds), and the error that
+        `wait` is ended with.
         """
         check_wait(wait_seconds)
         most = self._limits.list_page if limit is None else limit
@@ -49,7 +52,7 @@ class EventService:
             )
         if wait_seconds == 0 or self._wakeups.is_closed:
             return _list_of(await self._look(command_id, after, most, within), after)
-        with self._wakeups.for_events(command_id) as waiter:
+        with self._wakeups.for_events(command_id, wait) as waiter:
             page = await self._look(command_id, after, most, within)
             if not page.lines and page.command.state not in lifecycle.TERMINAL:
                 await waiter.sleep(wait_seconds)

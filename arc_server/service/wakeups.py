@@ -8,12 +8,12 @@ did not use passes it on.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
 
 from arc_server.ports.records import CommandWithResponse, Holder
+from arc_server.service.waits import Wait, finish
 
 WorkKey = tuple[str, str | None]
 """Deployment and target id; None for a waiter of whatever the default target is."""
@@ -36,13 +36,15 @@ class Live(NamedTuple):
 class WorkWaiter:
     """One waiter for work. Use as a context manager around arm, look, sleep."""
 
-    def __init__(self, wakeups: Wakeups, key: WorkKey, holder: Holder | None) -> None:
+    def __init__(self, wakeups: Wakeups, key: WorkKey, holder: Holder | None, wait: Wait) -> None:
         self._wakeups = wakeups
+        self._wait = wait
         self.key = key
         self.holder = holder
         self.is_dismissed = False
         """Nobody may be there any more: nothing is leased for it, its wait ends empty."""
-        self._event = asyncio.Event()
+        self._is_woken = False
+        self._sleep: asyncio.Future[None] | None = None
         self._is_owed_a_look = False
 
     def __enter__(self) -> WorkWaiter:
@@ -61,32 +63,38 @@ class WorkWaiter:
 
     def arm(self) -> None:
         """Before every look: a wake-up from now on ends the sleep that follows it."""
-        self._event.clear()
+        self._is_woken = False
         self._wakeups.add_waiter(self)
 
     def looked(self) -> None:
         """After a look that came to an answer: earlier wake-ups are used up by it."""
-        self._is_owed_a_look = self._event.is_set() and self._is_owed_a_look
+        self._is_owed_a_look = self._is_woken and self._is_owed_a_look
 
     def wake(self, *, is_for_work: bool) -> None:
         """End the sleep, or the next one if it has not begun."""
         self._is_owed_a_look = self._is_owed_a_look or is_for_work
-        self._event.set()
+        self._is_woken = True
+        if self._sleep is not None:
+            finish(self._sleep, None)
 
     async def sleep(self, seconds: float) -> bool:
-        """Until woken (True) or that much time has passed (False): nothing to look for then."""
-        if not self._event.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._event.wait()
-        return self._event.is_set()
+        """Sleep until woken (True) or until that much time has passed (False).
+
+        Raises the error that the wait is ended with.
+        """
+        if not self._is_woken:
+            self._sleep = asyncio.get_running_loop().create_future()
+            await self._wait.until(self._sleep, seconds)
+            self._sleep = None
+        return self._is_woken
 
 
 class ResultWaiter:
     """One waiter for a result. Use as a context manager around look and sleep."""
 
-    def __init__(self, wakeups: Wakeups, command_id: str) -> None:
+    def __init__(self, wakeups: Wakeups, command_id: str, wait: Wait) -> None:
         self._wakeups = wakeups
+        self._wait = wait
         self.command_id = command_id
         self.future: asyncio.Future[CommandWithResponse | None] = (
             asyncio.get_running_loop().create_future()
@@ -106,12 +114,12 @@ class ResultWaiter:
         self.future.cancel()
 
     async def sleep(self, seconds: float) -> CommandWithResponse | None:
-        """The terminal command; None to look again: it ended, time is up, or the server stops."""
-        timer = self.future.get_loop().call_later(seconds, _end, self.future)
-        try:
-            return await self.future
-        finally:
-            timer.cancel()
+        """Return the terminal command; None to look again: it ended, time is up, or the server
+        stops.
+
+        Raises the error that the wait is ended with.
+        """
+        return await self._wait.until(self.future, seconds)
 
 
 class EventWaiter(ResultWaiter):
@@ -151,19 +159,23 @@ class Wakeups:
     # waiting
 
     def for_work(
-        self, deployment_id: str, target_id: str | None, agent_id: str | None = None
+        self,
+        deployment_id: str,
+        target_id: str | None,
+        agent_id: str | None = None,
+        wait: Wait | None = None,
     ) -> WorkWaiter:
         """A waiter for work; also woken when a lease of that agent is to be cancelled."""
         holder = None if agent_id is None else (deployment_id, agent_id)
-        return WorkWaiter(self, (deployment_id, target_id), holder)
+        return WorkWaiter(self, (deployment_id, target_id), holder, wait or Wait())
 
-    def for_result(self, command_id: str) -> ResultWaiter:
+    def for_result(self, command_id: str, wait: Wait | None = None) -> ResultWaiter:
         """A waiter for the end of a command."""
-        return ResultWaiter(self, command_id)
+        return ResultWaiter(self, command_id, wait or Wait())
 
-    def for_events(self, command_id: str) -> EventWaiter:
+    def for_events(self, command_id: str, wait: Wait | None = None) -> EventWaiter:
         """A waiter for what the holder of a command says, and for its end."""
-        return EventWaiter(self, command_id)
+        return EventWaiter(self, command_id, wait or Wait())
 
     def began(self, command_id: str, deployment_id: str, deadline: datetime | None) -> None:
         """Call before a command is stored: until `finished` it is known to have no result."""
@@ -207,12 +219,12 @@ class Wakeups:
         """Tell everybody who waits for this command; without `ended`, to look for themselves."""
         self._live.pop(command_id, None)
         for waiter in self._results.pop(command_id, ()):
-            _end(waiter.future, ended)
+            finish(waiter.future, ended)
 
     def said(self, command_id: str) -> None:
         """Tell who listens to this command to look for what is new."""
         for waiter in self._listeners.pop(command_id, ()):
-            _end(waiter.future)
+            finish(waiter.future, None)
 
     def cancel_requested(self, deployment_id: str, agent_id: str, lease_id: str) -> None:
         """Tell a holder that one of its leases is to be cancelled."""
@@ -239,7 +251,7 @@ class Wakeups:
                 waiter.wake(is_for_work=False)
         for results in self._results.values():
             for result in results:
-                _end(result.future)
+                finish(result.future, None)
 
     @property
     def waiting_for_work(self) -> int:
@@ -307,11 +319,3 @@ def _take_out(waiters: dict[str, set[W]], waiter: W) -> None:
     of_command.discard(waiter)
     if not of_command:
         del waiters[waiter.command_id]
-
-
-def _end(
-    future: asyncio.Future[CommandWithResponse | None], ended: CommandWithResponse | None = None
-) -> None:
-    """End the sleep of a waiter for a result, unless it has ended."""
-    if not future.done():
-        future.set_result(ended)

@@ -14,7 +14,6 @@ from arc_server.server_keys import Signer
 from arc_server.service.agents import AgentService
 from arc_server.service.commands import CommandService
 from arc_server.service.limits import CommandLimits
-from arc_server.service.operations import Operations
 from arc_server.service.wakeups import Wakeups
 from arc_server.store.sqlite_store import SqliteStore
 
@@ -57,11 +56,8 @@ class ServerParts:
         self.clock = clock
         self.has_failed = False
         """The store says that the process is to stop."""
-        self.operations = Operations()
         limits = CommandLimits(inline_bytes=INLINE_BYTES)
-        self.agents = AgentService(
-            store=store, clock=clock, limits=limits, operations=self.operations
-        )
+        self.agents = AgentService(store=store, clock=clock, limits=limits)
         self.service = CommandService(
             store=store,
             blobs=blobs,
@@ -92,7 +88,6 @@ async def open_server_parts(data_dir: Path, clock: Clock) -> AsyncIterator[Serve
             yield parts
         finally:
             watching.cancel()
-            await parts.operations.finish()
             await blobs.close()
     finally:
         await store.close()

@@ -32,8 +32,8 @@ from arc_server.push.outbox import Outbox, PushLimits
 from arc_server.service.agents import AgentService
 from arc_server.service.commands import CommandService
 from arc_server.service.limits import CommandLimits
-from arc_server.service.operations import Operations
 from arc_server.service.sweeper import Sweeper, SweepLimits
+from arc_server.service.waits import Wait
 from arc_server.service.wakeups import Wakeups
 from tests.support.service_fakes import FakeClock, FlakyStore, Links, MemoryBlobs, settle
 
@@ -84,10 +84,7 @@ class World:
         self.links = Links()
         self.wakeups = Wakeups()
         self.limits = limits
-        self.operations = Operations()
-        self.agents = AgentService(
-            store=self.store, clock=self.clock, limits=limits, operations=self.operations
-        )
+        self.agents = AgentService(store=self.store, clock=self.clock, limits=limits)
         self.service = CommandService(
             store=self.store,
             blobs=self.blobs,
@@ -140,9 +137,8 @@ class World:
             await asyncio.sleep(0.001)
             await settle()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         self.wakeups.close()
-        await self.operations.finish()
 
     # sender
 
@@ -185,8 +181,17 @@ class World:
 
         await self.blobs.write(presigned.path, chunks(), len(data))
 
-    async def status(self, command_id: str, wait: float = 0, **more: Any) -> CommandStatus:
-        return await self.service.status(command_id, base_url=BASE, wait_seconds=wait, **more)
+    async def status(
+        self,
+        command_id: str,
+        wait: float = 0,
+        *,
+        hold: Wait | None = None,
+        within: str | None = None,
+    ) -> CommandStatus:
+        return await self.service.status(
+            command_id, base_url=BASE, wait_seconds=wait, wait=hold, within=within
+        )
 
     # holder
 
@@ -200,6 +205,7 @@ class World:
         wait: float | None = None,
         agent: str | None = None,
         user_agent: str = "",
+        hold: Wait | None = None,
         within: str | None = None,
     ) -> LeaseResponse:
         request = LeaseRequest(
@@ -211,7 +217,7 @@ class World:
             agent_id=agent,
         )
         return await self.service.lease(
-            request, base_url=BASE, user_agent=user_agent, within=within
+            request, base_url=BASE, user_agent=user_agent, wait=hold, within=within
         )
 
     async def lease(self, deployment_id: str = "d1", **more: Any) -> LeaseInfo:

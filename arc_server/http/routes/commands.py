@@ -34,11 +34,12 @@ def routes(service: CommandService) -> Sequence[Route]:
         if not wait_seconds or answer.next == "upload":
             return json_answer(answer)
         try:
-            with call.waiting():
+            with call.waiting() as wait:
                 status = await service.status(
                     answer.command_id,
                     base_url=call.base_url,
                     wait_seconds=wait_seconds,
+                    wait=wait,
                     within=call.within,
                 )
         except StoreUnavailable:  # it is made: whoever hears of an error may make another
@@ -53,11 +54,12 @@ def routes(service: CommandService) -> Sequence[Route]:
 
     async def status(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
-        with call.waiting():
+        with call.waiting() as wait:
             answer = await service.status(
                 command_id,
                 base_url=call.base_url,
                 wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
+                wait=wait,
                 within=call.within,
             )
         return json_answer(answer)

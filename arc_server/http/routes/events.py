@@ -27,12 +27,13 @@ def routes(service: EventService) -> Sequence[Route]:
 
     async def read(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
-        with call.waiting():
+        with call.waiting() as wait:
             answer = await service.read(
                 command_id,
                 after=fields.integer("after", call.query("after")) or 0,
                 limit=fields.integer("limit", call.query("limit")),
                 wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
+                wait=wait,
                 within=call.within,
             )
         return json_answer(answer)

@@ -40,16 +40,15 @@ def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Ro
 
     async def lease(call: Call) -> web.StreamResponse:
         request = await call.message(LeaseRequest)
-        with call.waiting():
+        with call.waiting() as wait:
             answer = await service.lease(
                 request,
                 base_url=call.base_url,
                 user_agent=call.http.headers.get(hdrs.USER_AGENT, ""),
+                wait=wait,
                 within=call.within,
             )
-            if not answer.leases:
-                return json_answer(answer)
-            return await deliver(call, answer)
+        return await deliver(call, answer) if answer.leases else json_answer(answer)
 
     async def deliver(call: Call, granted: LeaseResponse) -> web.StreamResponse:
         """Write the answer here and now: leases that do not reach their holder go back."""
@@ -57,13 +56,15 @@ def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Ro
         if call.is_gone:
             await service.return_undelivered(lease_ids)
             raise ConnectionResetError("gone before its leases were written")
+        is_delivered = False
         try:
             answer = call.finished(json_answer(granted))
             await answer.prepare(call.http)
-            await answer.write_eof()  # waits for a slow reader; cancelled when it hangs up
-        except BaseException:
-            await service.return_undelivered(lease_ids)
-            raise
+            await answer.write_eof()  # waits for a slow reader, or until it hangs up
+            is_delivered = not call.is_cut_off
+        finally:
+            if not is_delivered:
+                await service.return_undelivered(lease_ids)
         return answer
 
     async def renew(call: Call) -> web.StreamResponse:

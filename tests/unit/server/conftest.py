@@ -33,7 +33,7 @@ async def world_of(store: Any) -> AsyncIterator[WorldOf]:
 
     yield make
     for world in made:
-        await world.close()
+        world.close()
 
 
 @pytest.fixture

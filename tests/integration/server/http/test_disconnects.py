@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.support.running_server import OWN, Client, inline, until
+from tests.support.running_server import OWN, Client, inline, success, until
 
 
 class Caller:
@@ -154,55 +155,110 @@ async def test_a_sender_that_is_gone_waits_for_nothing(client: Client) -> None:
     await until(lambda: wakeups.waiting_for_results == 0)
 
 
-async def test_a_create_whose_sender_hangs_up_is_stored_and_announced_all_the_same(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+class HeldUp:
+    """A method of the store that waits, before its work, until it is let go on."""
+
+    def __init__(self, client: Client, method: str) -> None:
+        self.begun = asyncio.Event()
+        self.go_on = asyncio.Event()
+        real = getattr(client.server.parts.store, method)
+
+        async def held_up(*args: Any, **kwargs: Any) -> Any:
+            self.begun.set()
+            await self.go_on.wait()
+            return await real(*args, **kwargs)
+
+        self.call = held_up
+
+
+Write = Callable[[dict[str, Any]], tuple[str, str, Any]]
+"""A request that writes, made of a lease."""
+
+WRITES: dict[str, Write] = {
+    "create": lambda _: (
+        "POST",
+        "/v1/commands",
+        {"deploymentId": OWN, "command": "report", "params": inline(b"{}")},
+    ),
+    "complete": lambda lease: ("PUT", f"/v1/commands/{lease['commandId']}/response", success()),
+    "complete_all": lambda lease: (
+        "POST",
+        "/v1/commands/leases/respond",
+        {
+            "responses": [
+                {
+                    "commandId": lease["commandId"],
+                    "leaseId": lease["leaseId"],
+                    "response": success(),
+                }
+            ]
+        },
+    ),
+    "release": lambda lease: ("POST", f"/v1/commands/leases/{lease['leaseId']}/release", None),
+    "renew": lambda lease: ("POST", "/v1/commands/leases/renew", {"leaseIds": [lease["leaseId"]]}),
+    "cancel": lambda lease: ("POST", f"/v1/commands/{lease['commandId']}/cancel", None),
+    "add_events": lambda lease: (
+        "POST",
+        f"/v1/commands/{lease['commandId']}/events",
+        {
+            "leaseId": lease["leaseId"],
+            "lines": [{"number": 1, "at": "2026-11-24T10:00:00Z", "level": "info", "message": "x"}],
+        },
+    ),
+    "put_agent": lambda _: (
+        "PUT",
+        "/v1/agents/boot-9",
+        {"deploymentId": OWN, "version": "1", "hostname": "h", "handlers": []},
+    ),
+}
+
+
+async def has_happened(client: Client, method: str, lease: dict[str, Any]) -> bool:
+    """Return True if the write is there to be read, and announced where agents wait for it."""
+    status = await client.status(lease["commandId"])
+    match method:
+        case "create" | "release":  # a poll that waits gets the command
+            return True
+        case "complete" | "complete_all":
+            return status["state"] == "SUCCEEDED"
+        case "cancel":
+            return status["cancelRequested"]
+        case "add_events":
+            path = f"/v1/commands/{lease['commandId']}/events"
+            return len((await client.call("GET", path)).json["lines"]) == 1
+        case "put_agent":
+            agents = (await client.call("GET", "/v1/agents")).json["agents"]
+            return [agent["agentId"] for agent in agents] == ["boot-9"]
+    return True
+
+
+@pytest.mark.parametrize("method", WRITES)
+@pytest.mark.parametrize("rudely", [False, True])
+async def test_a_write_goes_through_and_is_announced_though_its_client_hangs_up(
+    client: Client, monkeypatch: pytest.MonkeyPatch, method: str, rudely: bool
 ) -> None:
-    store = client.server.parts.store
-    real, begun, go_on = store.create, asyncio.Event(), asyncio.Event()
-
-    async def slow(*args: Any) -> Any:
-        begun.set()
-        await go_on.wait()
-        return await real(*args)
-
-    monkeypatch.setattr(store, "create", slow)
-    waiting = asyncio.create_task(client.lease(waitSeconds=60))
-    await until(lambda: client.server.parts.wakeups.waiting_for_work == 1)
-    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
-    caller = Caller(client).ask("POST", "/v1/commands", body)
-    await begun.wait()
-
-    caller.hang_up()
-    await until(lambda: client.server.http.open_connections == 1)
-    go_on.set()
-
-    (lease,) = await waiting
-    assert (await client.status(lease["commandId"]))["state"] == "DISPATCHED"
-
-
-async def test_a_response_whose_holder_hangs_up_is_stored_and_announced_all_the_same(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = client.server.parts.store
-    real, begun, go_on = store.complete, asyncio.Event(), asyncio.Event()
-
-    async def slow(*args: Any) -> Any:
-        begun.set()
-        await go_on.wait()
-        return await real(*args)
-
-    monkeypatch.setattr(store, "complete", slow)
-    command_id = await client.create()
-    await client.lease()
-    path = f"/v1/commands/{command_id}"
+    wakeups = client.server.parts.wakeups
+    await client.create()
+    (lease,) = await client.lease()
+    polling = asyncio.create_task(client.lease(waitSeconds=60))
+    path = f"/v1/commands/{lease['commandId']}"
     waiting = asyncio.create_task(client.call("GET", f"{path}?waitSeconds=60"))
-    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
-    body = {"status": "success", "response": inline(b"1")}
-    caller = Caller(client).ask("PUT", f"{path}/response", body)
-    await begun.wait()
+    await until(lambda: wakeups.waiting_for_work == wakeups.waiting_for_results == 1)
+    held_up = HeldUp(client, method)
+    with monkeypatch.context() as patch:
+        patch.setattr(client.server.parts.store, method, held_up.call)
+        caller = Caller(client).ask(*WRITES[method](lease))
+        await held_up.begun.wait()
 
-    caller.hang_up()
-    await until(lambda: client.server.http.open_connections == 1)
-    go_on.set()
+        caller.hang_up(rudely=rudely)
+        await until(lambda: client.server.http.open_connections == 2)
+        held_up.go_on.set()
+        await until(lambda: client.server.http.unanswered == 0)
 
-    assert (await waiting).json["state"] == "SUCCEEDED"
+    assert await has_happened(client, method, lease)
+    if method in {"create", "release"}:
+        assert len(await polling) == 1
+    if method in {"complete", "complete_all"}:
+        assert (await waiting).json["state"] == "SUCCEEDED"
+    polling.cancel()
+    waiting.cancel()

@@ -513,7 +513,7 @@ async def test_what_was_owed_before_a_restart_is_sent_after_it(
         await until(lambda: len(worker.received) == 3)
 
     assert {envelope.command_id for envelope in worker.received} == ids
-    await restarted.close()
+    restarted.close()
 
 
 async def test_what_was_in_back_off_at_a_restart_is_sent_when_it_is_due(
@@ -532,7 +532,7 @@ async def test_what_was_in_back_off_at_a_restart_is_sent_when_it_is_due(
     async with outbox_of(restarted):
         await until(lambda: len(worker.received) == 2)
     assert [envelope.attempt for envelope in worker.received] == [1, 2]
-    await restarted.close()
+    restarted.close()
 
 
 async def test_what_was_being_sent_when_the_server_died_is_sent_again_after_the_grace(
@@ -560,7 +560,7 @@ async def test_what_was_being_sent_when_the_server_died_is_sent_again_after_the_
         await restarted.pass_time(restarted.sweep_limits.outage_grace_seconds)
         await until(lambda: len(worker.received) == 2)
     assert len({lease_in(envelope) for envelope in worker.received}) == 1
-    await restarted.close()
+    restarted.close()
 
 
 async def test_no_more_are_sent_at_a_time_than_may_be(pushing: World, worker: PushWorker) -> None:

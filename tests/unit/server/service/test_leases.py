@@ -30,6 +30,7 @@ from arc_protocol.messages.base import (
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
 from arc_protocol.messages.leases import LeaseInfo, RenewRequest
 from arc_server.service.limits import CommandLimits
+from arc_server.service.waits import Wait
 from tests.support.service_fakes import Gate, until
 from tests.support.service_world import (
     BASE,
@@ -42,6 +43,7 @@ from tests.support.service_world import (
     success,
 )
 
+GONE = ConnectionResetError("the client has gone")
 LEGACY = "alien-agent/1.2.6"
 
 
@@ -209,7 +211,6 @@ async def test_one_envelope_that_cannot_be_built_does_not_lose_the_others(world:
     leases = (await world.poll(count=5)).leases
 
     assert [lease.command_id for lease in leases] == [ids[0], ids[2], ids[4]]
-    await world.operations.finish()
     for one in (ids[1], ids[3]):
         status = await world.status(one)
         assert status.state is State.PENDING
@@ -317,35 +318,32 @@ async def test_release_lapse_and_return_wake_a_waiting_poll(world: World) -> Non
         await world.service.return_undelivered([again.lease_id])
 
 
-async def test_a_waiter_gone_before_the_look_has_begun_leases_nothing(world: World) -> None:
+async def test_a_client_gone_before_its_wait_leases_nothing(world: World) -> None:
     (one,) = await created(world, 1)
-    gate = world.store.gates["lease"] = Gate()
-    polling = asyncio.ensure_future(world.poll(wait=60))
-    await gate.arrived.wait()
+    hold = Wait()
+    hold.end(GONE)
 
-    polling.cancel()
-    gate.open()
-    await asyncio.gather(polling, return_exceptions=True)
-    await world.operations.finish()
+    with pytest.raises(ConnectionResetError):
+        await world.poll(wait=60, hold=hold)
 
-    status = await world.status(one)
-    assert status.state is State.PENDING
-    assert status.attempt == 1
+    assert world.store.calls.count("lease") == 0
+    assert (await world.status(one)).state is State.PENDING
 
 
-async def test_a_waiter_gone_during_the_look_returns_its_leases_at_no_cost(world: World) -> None:
+async def test_a_client_gone_during_the_look_returns_its_leases_at_no_cost(world: World) -> None:
     ids = await created(world, 3, max_attempts=1)
     gate = world.store.gates["lease"] = Gate()
-    polling = asyncio.ensure_future(world.poll(count=2, wait=60))
+    hold = Wait()
+    polling = asyncio.ensure_future(world.poll(count=2, wait=60, hold=hold))
     gate.enter.set()
     await gate.done.wait()
     assert (await world.status(ids[0])).state is State.DISPATCHED
     other = asyncio.ensure_future(world.poll(count=3, wait=60))
 
-    polling.cancel()
+    hold.end(GONE)
     gate.open()
-    await asyncio.gather(polling, return_exceptions=True)
-    await world.operations.finish()
+    with pytest.raises(ConnectionResetError):
+        await polling
 
     leases = (await asyncio.wait_for(other, 5)).leases
     leases += (await world.poll(count=3)).leases
@@ -353,25 +351,21 @@ async def test_a_waiter_gone_during_the_look_returns_its_leases_at_no_cost(world
     assert {lease.attempt for lease in leases} == {1}
 
 
-async def test_a_waiter_gone_between_look_and_answer_returns_its_lease(world: World) -> None:
-    (one,) = await created(world, 1)
-    gate = world.store.gates["lease"] = Gate()
-    polling = asyncio.ensure_future(world.poll(wait=60))
-    gate.open()
-    await gate.done.wait()
-    while not polling.done():  # at each turn of the loop until it has its answer
-        polling.cancel()
-        await asyncio.sleep(0)
-    await asyncio.gather(polling, return_exceptions=True)
-    await world.operations.finish()
+async def test_a_client_gone_while_a_poll_sleeps_ends_it(world: World) -> None:
+    hold = Wait()
+    polling = asyncio.ensure_future(world.poll(wait=60, hold=hold))
+    await world.quiet()
 
-    status = await world.status(one)
-    assert status.attempt == 1
-    assert status.state is State.PENDING
+    hold.end(GONE)
+    with pytest.raises(ConnectionResetError):
+        await polling
+
+    assert world.wakeups.waiting_for_work == 0
 
 
 async def test_a_woken_waiter_that_leaves_passes_its_wakeup_on(world: World) -> None:
-    leaver = asyncio.ensure_future(world.poll(wait=60))
+    hold = Wait()
+    leaver = asyncio.ensure_future(world.poll(wait=60, hold=hold))
     await world.quiet()
     stayer = asyncio.ensure_future(world.poll(wait=60))
     await world.quiet()
@@ -379,7 +373,9 @@ async def test_a_woken_waiter_that_leaves_passes_its_wakeup_on(world: World) -> 
     while world.wakeups.waiting_for_work == 2:
         await asyncio.sleep(0)
 
-    leaver.cancel()
+    hold.end(GONE)
+    with pytest.raises(ConnectionResetError):
+        await leaver
 
     command = await creating
     (lease,) = (await asyncio.wait_for(stayer, 5)).leases

@@ -387,7 +387,7 @@ async def test_what_can_happen_to_a_leased_command_may_happen_in_every_order(
         async with opened(kind, tmp_path) as store:
             world = World(store, sweep=NO_OUTAGE, is_flaky=False)
             ends += await walk(world, some, is_swept=is_swept)
-            await world.close()
+            world.close()
 
     with capsys.disabled():
         print(f"\n  {kind}: {ends.total()} orders of {len(events)} events walked: {dict(ends)}")

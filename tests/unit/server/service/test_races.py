@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +10,6 @@ from arc_protocol.errors import IdempotencyKeyReused, LeaseLost
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
 from arc_server.ports.records import CommandFilter
-from tests.support.service_fakes import Gate
 from tests.support.service_world import World, error, inline_of, path_of, success
 
 
@@ -137,53 +135,3 @@ async def test_of_old_and_new_holders_only_the_new_one_counts(world: World) -> N
     status = await world.status(created.command_id)
     assert isinstance(status.response, SuccessResponse)
     assert inline_of(status.response.response) == b"newest"
-
-
-@pytest.mark.parametrize("method", ["cancel", "release"])
-async def test_what_is_committed_is_announced_though_its_caller_has_gone(
-    world: World, method: str
-) -> None:
-    created = await world.create()
-    lease = None if method == "cancel" else await world.lease()
-
-    async def call() -> object:
-        if lease is None:
-            return await world.service.cancel(created.command_id)
-        return await world.service.release(lease.lease_id)
-
-    if method == "release":
-        waiting = asyncio.ensure_future(world.poll(wait=60))
-    else:
-        waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await world.quiet()
-    gate = world.store.gates[method] = Gate()
-    calling = asyncio.ensure_future(call())
-    await gate.arrived.wait()
-
-    calling.cancel()
-    await asyncio.gather(calling, return_exceptions=True)
-    gate.open()
-
-    answer = await asyncio.wait_for(waiting, 5)
-    assert getattr(answer, "leases", None) or getattr(answer, "completed_at", None)
-    await asyncio.wait_for(world.operations.finish(), 5)
-
-
-async def test_finish_waits_for_operations_whose_callers_have_gone(
-    world_of: Callable[..., World],
-) -> None:
-    world = world_of()
-    await world.create()
-    lease = await world.lease()
-    gate = world.store.gates["release"] = Gate()
-    releasing = asyncio.ensure_future(world.service.release(lease.lease_id))
-    await gate.arrived.wait()
-    releasing.cancel()
-
-    finishing = asyncio.ensure_future(world.operations.finish())
-    await world.quiet()
-    assert not finishing.done()
-    gate.open()
-
-    await asyncio.wait_for(finishing, 5)
-    assert len((await world.poll()).leases) == 1

@@ -16,6 +16,7 @@ import pytest
 from arc_protocol.messages.base import State
 from arc_protocol.messages.leases import LeaseResponse
 from arc_server.ports.records import CommandFilter
+from arc_server.service.waits import Wait
 from tests.model.memory import MemoryStore
 from tests.support.service_world import World
 
@@ -92,6 +93,7 @@ class Scene:
         self.store = MemoryStore()
         self.world = World(StoreWithDoors(self.store, self.doors), is_flaky=False)
         self.polls: dict[str, asyncio.Task[LeaseResponse]] = {}
+        self.holds: dict[str, Wait] = {}
         self.others: list[asyncio.Task[Any]] = []
 
     def _start(self, name: str, act: Callable[[], Awaitable[Any]]) -> asyncio.Task[Any]:
@@ -102,7 +104,8 @@ class Scene:
         return asyncio.ensure_future(run())
 
     def poll(self, name: str) -> None:
-        self.polls[name] = self._start(name, lambda: self.world.poll(wait=60))
+        hold = self.holds[name] = Wait()
+        self.polls[name] = self._start(name, lambda: self.world.poll(wait=60, hold=hold))
 
     async def asleep(self, name: str) -> None:
         """A poll that has looked already."""
@@ -121,7 +124,9 @@ class Scene:
         self.others.append(self._start(name, act))
 
     def hang_up(self, name: str) -> None:
-        self.doors.actions[f"{name} hangs up"] = lambda: self.polls[name].cancel() and None
+        self.doors.actions[f"{name} hangs up"] = lambda: self.holds[name].end(
+            ConnectionResetError("gone")
+        )
 
     async def check(self) -> None:
         """Nothing ready has nobody looking; nothing is leased to nobody."""
@@ -131,7 +136,7 @@ class Scene:
         delivered = [
             lease.lease_id
             for poll in self.polls.values()
-            if poll.done() and not poll.cancelled()
+            if poll.done() and poll.exception() is None
             for lease in poll.result().leases
         ]
         asleep = [name for name, poll in self.polls.items() if not poll.done()]
@@ -141,7 +146,7 @@ class Scene:
 
     async def end(self) -> None:
         self.doors.is_open = True
-        await self.world.close()
+        self.world.close()
         await asyncio.gather(*self.polls.values(), *self.others, return_exceptions=True)
 
 

@@ -19,6 +19,7 @@ from arc_protocol.messages.base import MAX_WAIT_SECONDS, State
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
 from arc_protocol.messages.commands import Payload
 from arc_server.ports.records import CommandFilter
+from arc_server.service.waits import Wait
 from tests.support.service_fakes import START, Gate
 from tests.support.service_world import BASE, World, daemon, error, inline_of, path_of, success
 
@@ -259,31 +260,15 @@ async def test_a_server_that_stops_answers_all_who_wait(world: World) -> None:
 
 async def test_a_waiter_that_hangs_up_leaves_nothing_behind(world: World) -> None:
     created = await world.create()
-    waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
+    hold = Wait()
+    waiting = asyncio.ensure_future(world.status(created.command_id, wait=60, hold=hold))
     await world.quiet()
 
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
+    hold.end(ConnectionResetError("the client has gone"))
+    with pytest.raises(ConnectionResetError):
+        await waiting
 
     assert world.wakeups.waiting_for_results == 0
-
-
-async def test_a_reader_that_hangs_up_while_it_expires_a_command_leaves_no_waiter_asleep(
-    world: World,
-) -> None:
-    created = await world.create(deadline_in=10)
-    waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
-    await world.quiet()
-    world.clock.advance(11)
-    gate = world.store.gates["expire_due"] = Gate()
-    reading = asyncio.ensure_future(world.status(created.command_id))
-    await gate.arrived.wait()
-
-    reading.cancel()
-    await world.quiet()
-    gate.open()
-
-    assert (await asyncio.wait_for(waiting, 5)).state is State.EXPIRED
 
 
 async def test_a_store_that_is_away_for_the_second_look_is_told(world: World) -> None:

@@ -20,7 +20,6 @@ from arc_protocol.errors import (
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import PresignedRequest
 from arc_protocol.messages.commands import CreateCommandResponse
-from tests.support.service_fakes import Gate
 from tests.support.service_world import World, inline_of, path_of
 
 SIZES = (0, 5, 1_000, 1_001, 5_000)
@@ -267,24 +266,6 @@ async def test_a_blob_store_that_fails_after_the_change_takes_nothing_back(
     params = (await world.lease()).envelope.params
     read = inline_of(params) if size == 5 else world.blobs.blobs[path_of(params)]
     assert read == bytes(size)
-
-
-async def test_a_sender_that_hangs_up_in_the_middle_gets_its_command_announced(
-    world: World,
-) -> None:
-    command_id = await uploaded(world, b"12345")
-    gate = world.store.gates["mark_uploaded"] = Gate()
-    completing = asyncio.ensure_future(world.service.upload_complete(command_id, 5))
-    await gate.arrived.wait()
-    polling = asyncio.ensure_future(world.poll(wait=30))
-    await world.quiet()
-
-    completing.cancel()
-    await world.quiet()
-    gate.open()
-
-    (lease,) = (await asyncio.wait_for(polling, 5)).leases
-    assert lease.command_id == command_id
 
 
 async def test_a_sealed_upload_cannot_be_replaced(world: World) -> None:

@@ -1,0 +1,57 @@
+"""A wait is what a request does until something happens: it sleeps, and can be ended from outside.
+
+Whether a client is still there decides nothing but that. All else that a request does runs to its
+end: what the store has acknowledged is announced, and a lease that cannot be delivered any more is
+released. So nothing here is ever cancelled, and no write depends on its caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Wait:
+    """The wait of one request. For the event loop only."""
+
+    __slots__ = ("_future", "error")
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        """Why the request has no one to answer any more; None while it has."""
+        self._future: asyncio.Future[Any] | None = None
+
+    def end(self, error: Exception) -> None:
+        """End the sleep, or the next one if none has begun, with an error."""
+        self.error = self.error or error
+        if self._future is not None and not self._future.done():
+            self._future.set_exception(error)
+
+    def check(self) -> None:
+        """Raise the error that the wait was ended with, if it was."""
+        if self.error is not None:
+            raise self.error
+
+    async def until(self, future: asyncio.Future[T | None], seconds: float) -> T | None:
+        """Sleep until the future has a result; None when that much time has passed before.
+
+        Raises the error that the wait is ended with.
+        """
+        self.check()
+        if future.done():
+            return future.result()
+        self._future = future
+        timer = future.get_loop().call_later(seconds, finish, future, None)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._future = None
+
+
+def finish(future: asyncio.Future[T], result: T) -> None:
+    """Give a future its result, unless it is done."""
+    if not future.done():
+        future.set_result(result)
