@@ -39,11 +39,8 @@ from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
 from arc_server.server_keys import KeysUnusable, Signer
-from arc_server.service.agents import AgentService
-from arc_server.service.commands import CommandService
-from arc_server.service.events import EventService
+from arc_server.service.services import Services, build_services
 from arc_server.service.sweeper import Sweeper
-from arc_server.service.wakeups import Wakeups
 from arc_server.store.engine.refusals import StoreRefused
 from arc_server.store.sqlite_store import SqliteStore
 
@@ -73,18 +70,16 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     blobs: LocalBlobStore
     signer: Signer
     clock: Clock
-    wakeups: Wakeups
-    service: CommandService
-    events: EventService
+    services: Services
 
 
 def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
     """Every route of the server."""
     return (
-        *commands.routes(parts.service),
-        *leases.routes(parts.service, parts.signer, parts.clock),
-        *events.routes(parts.events),
-        *agents.routes(parts.service.agents),
+        *commands.routes(parts.services.commands),
+        *leases.routes(parts.services.leases, parts.signer, parts.clock),
+        *events.routes(parts.services.events),
+        *agents.routes(parts.services.agents),
         *enrolment.routes(
             Enrolment(
                 parts.store,
@@ -96,7 +91,7 @@ def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
             config.enrolment.max_per_second,
         ),
         *blobs.routes(parts.blobs, parts.signer, parts.clock, config.commands.max_blob_bytes),
-        *health.routes(parts.store, lambda: parts.wakeups.is_closed),
+        *health.routes(parts.store, lambda: parts.services.announcements.is_closed),
     )
 
 
@@ -142,26 +137,14 @@ async def serving(
         stack.push_async_callback(blob_store.close)
         for deployment in known:
             await store.put_deployment(deployment, clock.now())
-        wakeups = Wakeups()
-        limits = command_limits(config)
-        service = CommandService(
+        services = build_services(
             store=store,
             blobs=blob_store,
             links=signer,
             clock=clock,
-            wakeups=wakeups,
-            limits=limits,
-            agents=AgentService(store=store, clock=clock, limits=limits),
+            limits=command_limits(config),
         )
-        parts = Parts(
-            store=store,
-            blobs=blob_store,
-            signer=signer,
-            clock=clock,
-            wakeups=wakeups,
-            service=service,
-            events=EventService(store=store, wakeups=wakeups, limits=limits),
-        )
+        parts = Parts(store=store, blobs=blob_store, signer=signer, clock=clock, services=services)
         authenticator = Authenticator(
             store,
             clock,
@@ -181,14 +164,20 @@ async def serving(
         stack.push_async_callback(dispatcher.close)
         outbox = Outbox(
             store=store,
-            service=service,
+            envelopes=services.envelopes,
+            announcements=services.announcements,
             dispatcher=dispatcher,
             clock=clock,
-            wakeups=wakeups,
             limits=push_limits(config),
             base_url=with_prefix(config.public_url or url),
         )
-        sweeper = Sweeper(store=store, service=service, clock=clock, limits=sweep_limits(config))
+        sweeper = Sweeper(
+            store=store,
+            announcements=services.announcements,
+            agents=services.agents,
+            clock=clock,
+            limits=sweep_limits(config),
+        )
         server.steps = lambda: sweeper.steps
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
         await sweeper.begin()
@@ -205,7 +194,7 @@ async def serving(
         _in_background(stack, server, "revocations", revocations.run(), patience_seconds=0)
         await http.listen(listener)
         stack.push_async_callback(_close, http, server)
-        stack.callback(wakeups.close)
+        stack.callback(services.announcements.close)
         stack.callback(http.stop_listening)
         yield server
     log.info("server.stopped")

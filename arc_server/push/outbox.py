@@ -20,9 +20,9 @@ from arc_protocol.errors import ArcError, Unavailable
 from arc_server.ports.clock import Clock
 from arc_server.ports.pushes import Dispatcher, PushStore
 from arc_server.ports.records import Grant, StoredError
-from arc_server.service.commands import CommandService
+from arc_server.service.announcements import Announcements
+from arc_server.service.envelopes import Envelopes
 from arc_server.service.identifiers import new_lease_id
-from arc_server.service.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
 
@@ -49,18 +49,18 @@ class Outbox:
         self,
         *,
         store: PushStore,
-        service: CommandService,
+        envelopes: Envelopes,
+        announcements: Announcements,
         dispatcher: Dispatcher,
         clock: Clock,
-        wakeups: Wakeups,
         limits: PushLimits,
         base_url: str,
     ) -> None:
         self._store = store
-        self._service = service
+        self._envelopes = envelopes
+        self._announcements = announcements
         self._dispatcher = dispatcher
         self._clock = clock
-        self._wakeups = wakeups
         self._limits = limits
         self._base_url = base_url
         self._free = limits.concurrency
@@ -69,9 +69,9 @@ class Outbox:
     async def run(self) -> None:
         """Push what is due, sleep until something is, until cancelled."""
         async with asyncio.TaskGroup() as sending:
-            while not self._wakeups.is_closed:
+            while not self._announcements.is_closed:
                 try:
-                    await self._wakeups.for_push(await self._push_due(sending))
+                    await self._announcements.wait_for_push(await self._push_due(sending))
                 except Unavailable as error:
                     log.warning("push.store_away", reason=error.message)
                     await self._clock.sleep(self._limits.retry_store_seconds)
@@ -87,7 +87,7 @@ class Outbox:
                 self._limits.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS,
                 self._clock.now(),
             )
-            self._service.announce(granted.ended)
+            self._announcements.announce_swept(granted.ended)
             for grant in granted.grants:
                 self._free -= 1
                 sending.create_task(self._send(grant))
@@ -111,7 +111,7 @@ class Outbox:
             log.exception("push.failed", command_id=command_id)
         finally:
             self._free += 1
-            self._wakeups.push_ready()
+            self._announcements.push_ready()
 
     async def _send_once(self, grant: Grant) -> None:
         command = grant.command
@@ -120,9 +120,7 @@ class Outbox:
         deployment = await self._store.get_deployment(command.deployment_id)
         if deployment is None:
             return
-        outcome = await self._dispatcher.push(
-            deployment, self._service.envelope(grant, self._base_url)
-        )
+        outcome = await self._dispatcher.push(deployment, self._envelopes.of(grant, self._base_url))
         now = self._clock.now()
         facts = {"command_id": command.command_id, "attempt": command.attempt}
         if outcome.accepted:
@@ -137,7 +135,7 @@ class Outbox:
             )
             ended = await self._store.complete(command.command_id, lease_id, error, now)
             if ended.changed:
-                self._service.announce([ended.command])
+                self._announcements.announce(ended.command)
             return
         pause = lifecycle.full_jitter(
             command.attempt - 1,
@@ -149,4 +147,4 @@ class Outbox:
         released = await self._store.release(
             lease_id, now, costs_attempt=True, push_after=now + timedelta(seconds=pause)
         )
-        self._service.announce([released])
+        self._announcements.announce(released)

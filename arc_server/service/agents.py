@@ -1,4 +1,4 @@
-"""Agents: who they are, what they can do, and when they were last heard of.
+"""Agents: their registrations, and when each was last seen.
 
 An agent is known by its deployment and its id together: a token that is bound to another deployment
 can neither take its record over nor make it look alive.
@@ -11,45 +11,45 @@ from datetime import datetime, timedelta
 import structlog
 
 from arc_protocol.codec import encode
-from arc_protocol.errors import Forbidden
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldLease
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.records import Command, Holder
+from arc_server.service.bounds import check_deployment
 from arc_server.service.limits import CommandLimits
-from arc_server.service.unnamed_pollers import Attendance
+from arc_server.service.unnamed_pollers import UnnamedPollers
 
 log = structlog.get_logger(__name__)
 
 
 class AgentService:
-    """The directory of agents. `within`: see CommandService."""
+    """The directory of agents. `within` is the deployment that the caller's token is bound to."""
 
     def __init__(self, *, store: AgentStore, clock: Clock, limits: CommandLimits) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
         self._seen: dict[Holder, datetime] = {}
-        self._attendance = Attendance(clock.now())
+        self._unnamed = UnnamedPollers(clock.now())
 
-    def polled(self, deployment_id: str, agent_id: str | None) -> None:
-        """Somebody asks for work of a deployment: a registered agent or, without an id, another."""
+    def mark_polled(self, deployment_id: str, agent_id: str | None) -> None:
+        """Remember a poll by an agent or, without an agent id, by an unnamed receiver."""
         if agent_id is None:
-            self._attendance.polled(deployment_id, self._clock.now())
+            self._unnamed.mark(deployment_id, self._clock.now())
         else:
-            self.heard_of(deployment_id, agent_id)
+            self.mark_seen(deployment_id, agent_id)
 
-    def heard_of(self, deployment_id: str, agent_id: str) -> None:
-        """An agent has shown that it is there. Kept in memory until `flush`."""
+    def mark_seen(self, deployment_id: str, agent_id: str) -> None:
+        """Remember that an agent was there just now. Kept in memory until `flush`."""
         self._seen[deployment_id, agent_id] = self._clock.now()
 
     async def register(
         self, agent_id: str, registration: AgentRegistration, *, within: str | None = None
     ) -> None:
-        """An agent says who it is and what it can do. Raises Forbidden.
+        """Store the registration of an agent. Raises Forbidden.
 
-        Schemas are a courtesy: when they are too large together, none of them is kept.
+        Schemas of handlers are a courtesy: when they are too large together, none of them is kept.
         """
         check_deployment(registration.deployment_id, within)
         bare, schemas = split_schemas(registration)
@@ -65,7 +65,7 @@ class AgentService:
         within: str | None = None,
         with_schemas: bool = False,
     ) -> AgentList:
-        """Who is there, last seen when, holding what. Raises Forbidden."""
+        """Return the agents of a deployment, or of all, with what they hold. Raises Forbidden."""
         if within is not None:
             check_deployment(deployment_id or within, within)
             deployment_id = within
@@ -78,7 +78,7 @@ class AgentService:
         if deployment_id is not None:
             known = await self._store.get_deployment(deployment_id)
             is_pushed = known is not None and known.push_url is not None
-            presence = self._attendance.of(deployment_id, self._clock.now(), is_pushed=is_pushed)
+            presence = self._unnamed.of(deployment_id, self._clock.now(), is_pushed=is_pushed)
         return AgentList(
             presence=presence,
             agents=[
@@ -99,7 +99,7 @@ class AgentService:
         )
 
     async def flush(self) -> None:
-        """Store when agents were last heard of."""
+        """Store when agents were last seen."""
         seen, self._seen = self._seen, {}
         if not seen:
             return
@@ -108,12 +108,6 @@ class AgentService:
         except BaseException:  # also the end of the sweeper
             self._seen = seen | self._seen
             raise
-
-
-def check_deployment(named: str, within: str | None) -> None:
-    """Raise Forbidden when a caller who is bound to a deployment names another."""
-    if within is not None and named != within:
-        raise Forbidden("this token is bound to another deployment", deployment_id=named)
 
 
 def _held(command: Command) -> HeldLease:

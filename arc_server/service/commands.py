@@ -1,22 +1,16 @@
-"""CommandService: one method per operation of the lifecycle.
+"""Commands as senders see them: create, upload, read, list, cancel.
 
-Knows the ports only, no HTTP and no SQL. `within` is the deployment that the caller's token is
-bound to, None for one that is bound to none: commands and leases of other deployments are as if
-they did not exist. `base_url` is what URLs in answers begin with; it ends in /v1.
+The services know ports only, no HTTP and no SQL. `within` is the deployment that the caller's token
+is bound to, None for a token that is bound to none: commands of other deployments do not exist for
+the caller. `base_url` begins the URLs in an answer; it ends in /v1.
 
-A caller that goes away ends only the wait of its request (waits.py). No method may be cancelled:
+A client that goes away ends only the wait of its request (waits.py). No method may be cancelled:
 each runs to its end, so that all that is committed is also announced.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Final
-
 import msgspec
-import structlog
 
 from arc_protocol import lifecycle
 from arc_protocol.codec import utc
@@ -27,12 +21,10 @@ from arc_protocol.errors import (
     Conflict,
     InvalidCommand,
     InvalidStateTransition,
-    LeaseLost,
-    LeaseNotFound,
     NotFound,
 )
-from arc_protocol.messages.base import DEFAULT_LEASE_SECONDS, MAX_WAIT_SECONDS, PROTOCOL, State
-from arc_protocol.messages.bodies import CommandResponse, InlineBody
+from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.commands import (
     CommandList,
     CommandStatus,
@@ -41,87 +33,62 @@ from arc_protocol.messages.commands import (
     Payload,
     UploadCompleteResponse,
 )
-from arc_protocol.messages.errors import error_body
-from arc_protocol.messages.leases import (
-    Envelope,
-    LeaseInfo,
-    LeaseRequest,
-    LeaseResponse,
-    RefusedResponse,
-    RenewedLease,
-    RenewRequest,
-    RenewResponse,
-    RespondRequest,
-    RespondResponse,
-    ResponseHandling,
-)
-from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
-from arc_server.ports.links import ResponseLinks
+from arc_server.ports.commands import CommandStore
 from arc_server.ports.records import (
     AwaitedBlob,
     Command,
     CommandFilter,
+    CommandWithBodies,
     CommandWithResponse,
-    Completion,
-    Grant,
-    Granted,
-    LeaseQuery,
     NewCommand,
     StoredBlob,
     StoredInline,
-    StoredResponse,
-    StoredSuccess,
-    Submission,
 )
-from arc_server.ports.store import Store
-from arc_server.service.agents import AgentService, check_deployment
-from arc_server.service.bodies import Bodies, directory
-from arc_server.service.identifiers import FreshLeaseIds, new_command_id
+from arc_server.service.announcements import Announcements
+from arc_server.service.blob_paths import planted_path
+from arc_server.service.bounds import bounded, check_deployment, check_wait, is_within
+from arc_server.service.identifiers import new_command_id
+from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
+from arc_server.service.lookup import Lookup, not_found
+from arc_server.service.outgoing_bodies import OutgoingBodies
 from arc_server.service.waits import Wait
-from arc_server.service.wakeups import Wakeups
-
-log = structlog.get_logger(__name__)
-
-LEGACY_USER_AGENT: Final = "alien-agent"
-"""How the `User-Agent` of the 1.x agent begins (protocol.md 1.3)."""
 
 
 class CommandService:
-    """The lifecycle of commands. Built on ports; safe to share between all requests."""
+    """The service of senders and operators. Safe to share between all requests."""
 
     def __init__(
         self,
         *,
-        store: Store,
-        blobs: BlobStore,
-        links: ResponseLinks,
+        store: CommandStore,
+        lookup: Lookup,
+        incoming: IncomingBodies,
+        outgoing: OutgoingBodies,
         clock: Clock,
-        wakeups: Wakeups,
+        announcements: Announcements,
         limits: CommandLimits,
-        agents: AgentService,
     ) -> None:
-        self.agents: Final = agents
         self._store = store
-        self._bodies = Bodies(blobs, clock, limits)
-        self._links = links
+        self._lookup = lookup
+        self._incoming = incoming
+        self._outgoing = outgoing
         self._clock = clock
-        self._wakeups = wakeups
+        self._announcements = announcements
         self._limits = limits
-
-    # sender side
 
     async def create(
         self, request: CreateCommandRequest, *, base_url: str, within: str | None = None
     ) -> CreateCommandResponse:
-        """Store a command, or answer the one that an earlier create with the same key made.
+        """Create a command. If its idempotency key was used before, return the command that this
+        key created.
 
         Raises Forbidden, InvalidCommand (naming the field), PayloadTooLarge, IdempotencyKeyReused
-        and what targets can be wrong about (`Store.create`).
+        and the errors of target resolution (`CommandStore.create`).
         """
         check_deployment(request.deployment_id, within)
-        max_attempts = self._bounded(
+        max_attempts = bounded(
             "maxAttempts",
             request.max_attempts,
             self._limits.default_max_attempts,
@@ -129,8 +96,9 @@ class CommandService:
         )
         deadline = None if request.deadline is None else utc(request.deadline)
         command_id = new_command_id(self._clock.now())
-        params, digest = await self._bodies.accept_params(command_id, request.params)
-        self._wakeups.began(command_id, request.deployment_id, deadline)
+        params, digest = await self._incoming.accept_params(command_id, request.params)
+        results = self._announcements.results
+        results.remember_live(command_id, request.deployment_id, deadline)
         try:
             created = await self._store.create(
                 NewCommand(
@@ -149,20 +117,20 @@ class CommandService:
                 )
             )
         except ArcError as error:
-            self._wakeups.finished(command_id)
+            results.wake(command_id)
             if isinstance(error, BadRequest | NotFound | Conflict):
-                await self._bodies.discard(params)
+                await self._incoming.discard(params)
             raise
         command = created.command
         if created.is_replay:
-            self._wakeups.finished(command_id)  # it was not stored
-            await self._bodies.discard(params)
+            results.wake(command_id)  # it was not stored
+            await self._incoming.discard(params)
         else:
-            self._announce(command)
-            await self._bodies.seal(params)
+            self._announcements.announce(command)
+            await self._incoming.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
-            upload = self._bodies.upload(created.params.path, base_url)
+            upload = self._outgoing.params_upload(created.params.path, base_url)
         return CreateCommandResponse(
             command_id=command.command_id,
             state=command.state,
@@ -175,32 +143,31 @@ class CommandService:
     async def upload_complete(
         self, command_id: str, size: int, *, within: str | None = None
     ) -> UploadCompleteResponse:
-        """The params are there: make the command ready.
+        """Make a command ready whose params have been uploaded.
 
         Raises CommandNotFound, InvalidStateTransition unless PENDING_UPLOAD, InvalidCommand when
         the blob is missing or of another size; the state stays then.
         """
-        stored = await self._store.get_with_bodies(command_id)
-        if stored is None or not _is_within(stored.command, within):
-            raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
+        stored = await self._find_with_bodies(command_id, within)
         state = stored.command.state
         if state is not State.PENDING_UPLOAD or not isinstance(stored.params, AwaitedBlob):
-            await self._bodies.seal(stored.params)  # a process that died may not have come to it
+            # A process that died may have marked the upload and not sealed it.
+            await self._incoming.seal(stored.params)
             raise InvalidStateTransition(
                 f"the command is {state}, not waiting for an upload",
                 **{"from": state, "to": State.PENDING},
             )
         path = stored.params.path
-        params = await self._bodies.accept_upload(path, size)
+        params = await self._incoming.accept_upload(path, size)
         try:
             command = await self._store.mark_uploaded(command_id, params, self._clock.now())
         except InvalidStateTransition:
-            self._wakeups.finished(command_id)  # it may just have expired
+            self._announcements.results.wake(command_id)  # it may just have expired
             raise
-        self._announce(command)
-        await self._bodies.seal(params)
+        self._announcements.announce(command)
+        await self._incoming.seal(params)
         if isinstance(params, StoredInline):
-            await self._bodies.discard(StoredBlob(path=path, size=size))
+            await self._incoming.discard(StoredBlob(path=path, size=size))
         return UploadCompleteResponse(command_id=command_id, state=command.state)
 
     async def status(
@@ -212,35 +179,38 @@ class CommandService:
         wait: Wait | None = None,
         within: str | None = None,
     ) -> CommandStatus:
-        """Where a command stands; with `wait_seconds`, as soon as it is terminal or time is up.
+        """Return a command's status; with `wait_seconds`, once it has ended or time is up.
 
         Raises CommandNotFound, InvalidCommand (a wait out of bounds), and the error that `wait` is
         ended with.
         """
         check_wait(wait_seconds)
-        if wait_seconds == 0 or self._wakeups.is_closed:
-            found = await self._find(command_id, within)
+        if wait_seconds == 0 or self._announcements.is_closed:
+            found = await self._lookup.find(command_id, within)
             return self._status(found, base_url)
-        with self._wakeups.for_result(command_id, wait) as waiter:
+        with self._announcements.results.waiter(command_id, wait) as waiter:
             found = None
             if not self._has_no_result(command_id, within):
-                found = await self._find(command_id, within)
+                found = await self._lookup.find(command_id, within)
             if found is None or found.command.state not in lifecycle.TERMINAL:
                 ended = await waiter.sleep(wait_seconds)
-                found = ended or await self._find(command_id, within)
+                found = ended or await self._lookup.find(command_id, within)
         return self._status(found, base_url)
 
     async def list(
         self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: str | None
     ) -> CommandList:
-        """Commands, newest first. Raises InvalidCommand for a bad cursor or limit, Forbidden."""
+        """Return a page of commands, newest first.
+
+        Raises InvalidCommand for a bad cursor or limit, Forbidden.
+        """
         if within is not None:
             check_deployment(which.deployment_id or within, within)
             which = msgspec.structs.replace(which, deployment_id=within)
         page = await self._store.list(
             which,
             _read_cursor(cursor),
-            self._bounded("limit", limit, self._limits.list_page, self._limits.max_list_page),
+            bounded("limit", limit, self._limits.list_page, self._limits.max_list_page),
         )
         return CommandList(
             commands=[_describe(command, None) for command in page.commands],
@@ -248,384 +218,56 @@ class CommandService:
         )
 
     async def cancel(self, command_id: str, *, within: str | None = None) -> CommandStatus:
-        """Stop a command: at once if nobody has it, else through its holder.
+        """Cancel a command: at once if it has no holder, else through its holder.
 
-        Raises CommandNotFound. A terminal command stays as it is.
+        A command that has ended stays as it is. Raises CommandNotFound.
         """
-        await self._find(command_id, within)
+        await self._lookup.find(command_id, within)
         outcome = await self._store.cancel(command_id, self._clock.now())
-        command = outcome.command
-        if command.state in lifecycle.TERMINAL:
-            self._announce(command)
-        elif command.state is State.DISPATCHED and command.lease_holder and command.lease_id:
-            self._wakeups.cancel_requested(
-                command.deployment_id, command.lease_holder, command.lease_id
-            )
-        return _describe(command, None)
+        self._announcements.announce_cancel(outcome.command)
+        return _describe(outcome.command, None)
 
     async def payload(self, command_id: str, *, base_url: str, within: str | None) -> Payload:
-        """What is stored for a command, in any state. Raises CommandNotFound."""
-        stored = await self._store.get_with_bodies(command_id)
-        if stored is None or not _is_within(stored.command, within):
-            raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
-        params = self._bodies.present_params(stored.params, base_url)
-        response = self._bodies.present_response(stored.response, base_url)
+        """Return the bodies that are stored for a command, in any state. Raises CommandNotFound."""
+        stored = await self._find_with_bodies(command_id, within)
+        params = self._outgoing.params(stored.params, base_url)
+        response = self._outgoing.response(stored.response, base_url)
         if params is None and response is None:
             raise CommandNotFound(f"nothing is stored for {command_id}", command_id=command_id)
         return Payload(command_id=command_id, params=params, response=response)
 
     async def write_payload(self, command_id: str, payload: Payload) -> None:
-        """The operator's back door: replace stored bodies, change no state.
+        """Replace the bodies that are stored for a command, for an operator. Its state stays.
 
         Raises CommandNotFound, InvalidCommand.
         """
-        found = await self._find(command_id, None)
+        found = await self._lookup.find(command_id, None)
         params = response = None
         if payload.params is not None:
-            path = f"{directory(command_id)}/planted/{secrets.token_hex(8)}"
-            params = await self._bodies.accept(payload.params, "params", path)
+            path = planted_path(command_id)
+            params = await self._incoming.accept(payload.params, "params", path)
         if payload.response is not None:
-            response = await self._bodies.accept_response(found.command, payload.response)
+            response = await self._incoming.accept_response(found.command, payload.response)
         await self._store.write_payload(command_id, params, response)
 
-    # holder side
-
-    async def submit_response(
-        self,
-        command_id: str,
-        response: CommandResponse,
-        *,
-        lease_id: str | None = None,
-        within: str | None = None,
-    ) -> None:
-        """Take a response, once. Answers a repeat, and one that comes after the end, the same way.
-
-        Raises CommandNotFound, LeaseLost, InvalidStateTransition, InvalidCommand (bad base64, or a
-        body in storage that is not there).
-        """
-        command: Command | None = None
-        if within is not None or not self._bodies.is_small(response):
-            found = await self._find(command_id, within)
-            command = found.command
-            if command.state in lifecycle.TERMINAL:
-                if isinstance(found.response, StoredSuccess):  # see upload_complete
-                    await self._bodies.seal_response(found.response)
-                return
-            _check_lease(command, lease_id)  # before the body: a stale holder's is not there
-        stored = await self._bodies.accept_response(command, response, lease_id)
-        try:
-            outcome = await self._store.complete(command_id, lease_id, stored, self._clock.now())
-        except (BadRequest, NotFound, Conflict):
-            await self._bodies.withdraw(response, stored)
-            raise
-        if self._completed(outcome, stored):
-            await self._bodies.seal_response(stored)
-        else:
-            await self._bodies.withdraw(response, stored)
-
-    async def submit_responses(
-        self, request: RespondRequest, *, within: str | None = None
-    ) -> RespondResponse:
-        """`submit_response` for each: what was refused, and why. The short ones share a write.
-
-        Raises StoreUnavailable when it is not known of any whether it was taken.
-        """
-        refused: list[RefusedResponse] = []
-        short: list[Submission] = []
-        for given in request.responses:
-            try:
-                if self._bodies.is_small(given.response):
-                    stored = await self._bodies.accept_response(None, given.response)
-                    short.append(Submission(given.command_id, given.lease_id, stored))
-                else:
-                    await self.submit_response(
-                        given.command_id, given.response, lease_id=given.lease_id, within=within
-                    )
-            except ArcError as error:
-                refused.append(_refusal(given.lease_id, error))
-        if not short:
-            return RespondResponse(refused=refused)
-        outcomes = await self._store.complete_all(short, self._clock.now(), within)
-        for given, outcome in zip(short, outcomes, strict=True):
-            if isinstance(outcome, ArcError):
-                refused.append(_refusal(given.lease_id, outcome))
-            else:
-                self._completed(outcome, given.response)
-        return RespondResponse(refused=refused)
-
-    async def lease(
-        self,
-        request: LeaseRequest,
-        *,
-        base_url: str,
-        user_agent: str = "",
-        wait: Wait | None = None,
-        within: str | None = None,
-    ) -> LeaseResponse:
-        """Hand out ready commands; with `waitSeconds`, as soon as there is one or time is up.
-
-        Raises Forbidden, InvalidCommand (naming the field), and the error that `wait` is ended
-        with; nothing stays leased then.
-        """
-        check_deployment(request.deployment_id, within)
-        is_legacy = user_agent.startswith(LEGACY_USER_AGENT)
-        limits = self._limits
-        count = self._bounded("maxLeases", request.max_leases, 1, limits.max_leases)
-        seconds = lifecycle.granted_seconds(
-            self._bounded(
-                "leaseSeconds",
-                request.lease_seconds,
-                DEFAULT_LEASE_SECONDS,
-                limits.max_lease_seconds,
-            ),
-            is_legacy_agent=is_legacy,
-        )
-        count = 1 if is_legacy else count
-        target_id = None if request.target is None else request.target.resource_id
-        wait_seconds = request.wait_seconds or 0
-        check_wait(wait_seconds)
-        began = self._clock.monotonic()
-        waited = 0.0
-        deployment_id, agent_id = request.deployment_id, request.agent_id
-        wait = wait or Wait()
-        with self._wakeups.for_work(deployment_id, target_id, agent_id, wait) as waiter:
-            while True:
-                wait.check()
-                self.agents.polled(deployment_id, agent_id)
-                waiter.arm()
-                leases = await self._lease_now(request, count, seconds, waited, base_url)
-                waiter.looked()
-                if wait.error is not None:
-                    await self.return_undelivered([lease.lease_id for lease in leases])
-                    raise wait.error
-                cancelled = self._wakeups.take_cancels(deployment_id, agent_id) if agent_id else []
-                left = wait_seconds - (self._clock.monotonic() - began)
-                if leases or cancelled or left <= 0 or self._wakeups.is_closed:
-                    return LeaseResponse(leases=leases, cancelled=cancelled or None)
-                is_woken = await waiter.sleep(left)
-                if not is_woken or waiter.is_dismissed or self._wakeups.is_closed:
-                    return LeaseResponse(leases=[])
-                waited = self._clock.monotonic() - began
-
-    async def renew(self, request: RenewRequest, *, within: str | None = None) -> RenewResponse:
-        """Extend leases that are still the latest of their commands. Raises InvalidCommand."""
-        seconds = self._bounded(
-            "leaseSeconds",
-            request.lease_seconds,
-            DEFAULT_LEASE_SECONDS,
-            self._limits.max_lease_seconds,
-        )
-        outcome = await self._store.renew(request.lease_ids, seconds, self._clock.now(), within)
-        for command in outcome.renewed:
-            if command.lease_holder is not None and command.lease_holder == request.agent_id:
-                self.agents.heard_of(command.deployment_id, command.lease_holder)
-        return RenewResponse(
-            renewed=[
-                RenewedLease(
-                    lease_id=command.lease_id or "",
-                    lease_expires_at=command.lease_expires_at or command.created_at,
-                    lease_seconds=seconds,
-                )
-                for command in outcome.renewed
-            ],
-            lost=list(outcome.lost),
-            cancelled=[
-                command.lease_id or "" for command in outcome.renewed if command.cancel_requested
-            ],
-        )
-
-    async def release(
-        self, lease_id: str, *, costs_attempt: bool = True, within: str | None = None
-    ) -> None:
-        """Give a lease back without a response. Raises LeaseNotFound."""
-        command = await self._store.release(
-            lease_id, self._clock.now(), costs_attempt=costs_attempt, deployment_id=within
-        )
-        self._announce(command)
-
-    async def return_undelivered(self, lease_ids: Sequence[str]) -> None:
-        """Take back leases whose holder went away before it could hear of them."""
-        for lease_id in lease_ids:
-            await self._hand_back(lease_id, costs_attempt=False)
-
-    # for the sweeper, the dispatcher and the composition root
-
-    def envelope(self, grant: Grant, base_url: str) -> Envelope:
-        """A leased command as its holder gets it, its URLs minted afresh."""
-        command = grant.command
-        lease_id = command.lease_id
-        if lease_id is None:
-            raise InvalidStateTransition("the command has no lease", command_id=command.command_id)
-        until = self._clock.now() + timedelta(seconds=self._limits.response_url_seconds)
-        params = self._bodies.present_params(grant.params, base_url)
-        return Envelope(
-            protocol=PROTOCOL,
-            deployment_id=command.deployment_id,
-            target=command.target,
-            command_id=command.command_id,
-            attempt=command.attempt,
-            deadline=command.deadline,
-            command=command.command,
-            params=params or InlineBody.of(b""),
-            response_handling=ResponseHandling(
-                max_inline_bytes=self._limits.inline_bytes,
-                submit_response_url=self._links.response_url(
-                    base_url, command.command_id, lease_id, until
-                ),
-                storage_upload_request=self._bodies.response_upload(command, base_url),
-            ),
-            signature=grant.signature,
-        )
-
-    def announce(self, commands: Sequence[Command]) -> None:
-        """Wake who waits for these commands: agents for ready ones, senders for ended ones.
-
-        The holder of a lease that ran out did not renew, so a poll of its that still waits may be
-        a connection with nobody behind it: it is ended, or the command went straight back there.
-        """
-        for command in commands:
-            if command.state is State.PENDING and command.lease_holder is not None:
-                self._wakeups.dismiss(command.deployment_id, command.lease_holder)
-            self._announce(command)
-
-    # inside
-
-    async def _find(self, command_id: str, within: str | None) -> CommandWithResponse:
-        found = await self._store.get(command_id)
-        if found is None or not _is_within(found.command, within):
-            raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
-        command = found.command
-        now = self._clock.now()
-        if command.state not in lifecycle.TERMINAL and lifecycle.is_overdue(command.deadline, now):
-            await self._expire(now)
-            found = await self._store.get(command_id) or found
-        return found
+    async def _find_with_bodies(self, command_id: str, within: str | None) -> CommandWithBodies:
+        stored = await self._store.get_with_bodies(command_id)
+        if stored is None or not is_within(stored.command, within):
+            raise not_found(command_id)
+        return stored
 
     def _has_no_result(self, command_id: str, within: str | None) -> bool:
-        """Whether that is known for sure, without a look into the database."""
-        live = self._wakeups.live(command_id)
+        """Return True if that is known for sure without a look into the database."""
+        live = self._announcements.results.live(command_id)
         if live is None or (within is not None and live.deployment_id != within):
             return False
         return live.deadline is None or not lifecycle.is_overdue(live.deadline, self._clock.now())
 
-    async def _expire(self, now: datetime) -> None:
-        self.announce(await self._store.expire_due(now, self._limits.max_list_page))
-
-    async def _lease_now(
-        self, request: LeaseRequest, count: int, seconds: float, waited: float, base_url: str
-    ) -> list[LeaseInfo]:
-        query = LeaseQuery(
-            deployment_id=request.deployment_id,
-            target=request.target,
-            lease_ids=FreshLeaseIds(count),
-            lease_seconds=seconds,
-            holder=request.agent_id,
-            auto_register=self._limits.auto_register,
-        )
-        granted = await self._look(query)
-        leases: list[LeaseInfo] = []
-        for grant in granted.grants:
-            try:
-                leases.append(self._lease_info(grant, seconds + waited, base_url))
-            except Exception:
-                log.exception("lease.unbuildable", command_id=grant.command.command_id)
-                # It costs an attempt: or it would come back for ever.
-                await self._hand_back(grant.command.lease_id or "", costs_attempt=True)
-        return leases
-
-    async def _look(self, query: LeaseQuery) -> Granted:
-        granted = await self._store.lease(query, self._clock.now())
-        self.announce(granted.ended)
-        if granted.inherited and query.target is not None:
-            self._wakeups.work_ready(query.deployment_id, query.target.resource_id)
-        if granted.type_mismatch and query.target is not None:
-            log.warning(
-                "lease.resource_type_mismatch",
-                deployment_id=query.deployment_id,
-                target=query.target.resource_id,
-                resource_type=str(query.target.resource_type),
-            )
-        return granted
-
-    async def _hand_back(self, lease_id: str, *, costs_attempt: bool) -> None:
-        """End a lease that its holder never heard of. If that fails, it lapses."""
-        try:
-            command = await self._store.release(
-                lease_id, self._clock.now(), costs_attempt=costs_attempt
-            )
-        except LeaseNotFound:
-            return
-        except ArcError as error:
-            log.warning("lease.not_returned", reason=error.message)
-            return
-        log.info("lease.returned_undelivered", command_id=command.command_id)
-        self._announce(command)
-
-    def _lease_info(self, grant: Grant, seconds: float, base_url: str) -> LeaseInfo:
-        """`seconds` is how long the lease lasts, counted from before the request that waited."""
-        command = grant.command
-        envelope = self.envelope(grant, base_url)
-        return LeaseInfo(
-            lease_id=command.lease_id or "",
-            lease_expires_at=command.lease_expires_at or command.created_at,
-            command_id=command.command_id,
-            attempt=command.attempt,
-            envelope=envelope,
-            lease_seconds=seconds,
-            max_attempts=command.max_attempts,
-        )
-
-    def _completed(self, outcome: Completion, response: StoredResponse) -> bool:
-        """Announce what came of a response; whether it is what the command ended with."""
-        is_kept = outcome.changed and outcome.command.state is not State.EXPIRED
-        if outcome.changed:
-            ended = CommandWithResponse(
-                command=outcome.command, response=response if is_kept else None
-            )
-            self._wakeups.finished(outcome.command.command_id, ended)
-        return is_kept
-
-    def _announce(self, command: Command) -> None:
-        """Never fails, and asks nobody: what a command ended with, its waiters look up."""
-        if command.state in lifecycle.TERMINAL:
-            self._wakeups.finished(command.command_id)
-        elif command.state is not State.PENDING:
-            return
-        elif command.is_push:
-            self._wakeups.push_ready()
-        else:
-            self._wakeups.work_ready(command.deployment_id, command.target.resource_id)
-
-    def _bounded(self, field: str, given: int | None, default: int, most: int) -> int:
-        if given is None:
-            return default
-        if not 1 <= given <= most:
-            raise InvalidCommand(f"{field}: must be from 1 to {most}", field=field)
-        return given
-
     def _status(self, found: CommandWithResponse, base_url: str) -> CommandStatus:
         response = None
         if found.command.state in lifecycle.TERMINAL:
-            response = self._bodies.present_response(found.response, base_url)
+            response = self._outgoing.response(found.response, base_url)
         return _describe(found.command, response)
-
-
-def check_wait(seconds: float) -> None:
-    """Raise InvalidCommand for a wait out of bounds."""
-    if not 0 <= seconds <= MAX_WAIT_SECONDS:
-        raise InvalidCommand(
-            f"waitSeconds: must be from 0 to {MAX_WAIT_SECONDS}", field="waitSeconds"
-        )
-
-
-def _check_lease(command: Command, lease_id: str | None) -> None:
-    """Raise LeaseLost when the lease that is named is not the command's latest."""
-    if lease_id is not None and lease_id != command.lease_id:
-        raise LeaseLost("the command has been leased again", command_id=command.command_id)
-
-
-def _is_within(command: Command, within: str | None) -> bool:
-    return within is None or command.deployment_id == within
 
 
 def _describe(command: Command, response: CommandResponse | None) -> CommandStatus:
@@ -644,10 +286,6 @@ def _describe(command: Command, response: CommandResponse | None) -> CommandStat
         max_attempts=command.max_attempts,
         cancel_requested=command.cancel_requested or None,
     )
-
-
-def _refusal(lease_id: str, error: ArcError) -> RefusedResponse:
-    return RefusedResponse(lease_id=lease_id, error=error_body(error))
 
 
 def _read_cursor(cursor: str | None) -> int | None:

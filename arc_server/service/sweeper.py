@@ -19,7 +19,8 @@ from arc_protocol.errors import Unavailable
 from arc_server.ports.clock import Clock
 from arc_server.ports.records import Command
 from arc_server.ports.sweeps import SweepStore
-from arc_server.service.commands import CommandService
+from arc_server.service.agents import AgentService
+from arc_server.service.announcements import Announcements
 
 log = structlog.get_logger(__name__)
 
@@ -53,12 +54,14 @@ class Sweeper:
         self,
         *,
         store: SweepStore,
-        service: CommandService,
+        announcements: Announcements,
+        agents: AgentService,
         clock: Clock,
         limits: SweepLimits,
     ) -> None:
         self._store = store
-        self._service = service
+        self._announcements = announcements
+        self._agents = agents
         self._clock = clock
         self._limits = limits
         self._last_sweep: float | None = None
@@ -114,7 +117,7 @@ class Sweeper:
         self._last_sweep = monotonic
         await self._leave_sign(now, monotonic)
         if monotonic - self._last_presence >= self._limits.presence_seconds:
-            await self._service.agents.flush()
+            await self._agents.flush()
             self._last_presence = monotonic
         if monotonic - self._last_key_sweep >= self._limits.idempotency_sweep_seconds:
             await self._sweep_keys(now)
@@ -124,7 +127,7 @@ class Sweeper:
         while True:
             changed = await sweep()
             self.steps += 1
-            self._service.announce(changed)
+            self._announcements.announce_swept(changed)
             if len(changed) < self._limits.batch:
                 return
 

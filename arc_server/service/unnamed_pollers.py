@@ -1,4 +1,4 @@
-"""Who asks for work without saying who it is: receivers of part 1 never register."""
+"""Unnamed pollers: receivers of the base protocol lease without an agent id and never register."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Final
 
 from arc_protocol.messages.agents import DeploymentPresence
 
-_MOST: Final = 10_000
-"""Deployments that are remembered; of more, those that were longest silent are forgotten."""
+MAX_REMEMBERED: Final = 10_000
+"""Deployments that are remembered; past it, those that were silent longest are forgotten."""
 
 
-class Attendance:
-    """When each deployment was last polled by such a receiver, in memory.
+class UnnamedPollers:
+    """When each deployment was last polled without an agent id. Kept in memory only.
 
-    A restart forgets it all: `watched_since` says from when on silence means something.
+    A restart forgets it all: `watched_since` tells from when on silence means something.
     """
 
     def __init__(self, watched_since: datetime) -> None:
         self._watched_since = watched_since
         self._polled: dict[str, datetime] = {}
 
-    def polled(self, deployment_id: str, now: datetime) -> None:
-        """Somebody asked for work."""
+    def mark(self, deployment_id: str, now: datetime) -> None:
+        """Remember that a deployment was polled."""
         self._polled.pop(deployment_id, None)  # the dict stays in the order of the last polls
         self._polled[deployment_id] = now
-        if len(self._polled) > _MOST:
+        if len(self._polled) > MAX_REMEMBERED:
             del self._polled[next(iter(self._polled))]
-            self._watched_since = now  # of whom was forgotten nothing may be said
+            self._watched_since = now  # nothing may be said of a deployment that was forgotten
 
     def of(self, deployment_id: str, now: datetime, *, is_pushed: bool) -> DeploymentPresence:
-        """What is known of a deployment. `is_pushed`: nobody has to ask."""
+        """Return what is known of a deployment. `is_pushed`: it is not expected to poll."""
         return DeploymentPresence(
             now=now,
             watched_since=self._watched_since,

@@ -118,27 +118,27 @@ class Life:
 
     async def live(self, n: int) -> None:
         """`n` decides which way."""
-        service = self._house.service
+        commands = self._house.commands
         data = self._text("params", is_large=n % 2 == 0)
         is_upload = n % 3 == 0
         fields = {"idempotency_key": self._name, "target_resource_id": self._target.resource_id}
         asked = request(None, size=len(data), **fields) if is_upload else request(data, **fields)
-        created = await service.create(asked, base_url=BASE_URL)
+        created = await commands.create(asked, base_url=BASE_URL)
         self._facts |= {"id": created.command_id, "key": self._name, "params": digest(data)}
         self._acknowledged(state=created.state, attempt=1)
         if created.storage_upload is not None:
             await self._upload(created.storage_upload.put_request.path, data)
-            await service.upload_complete(created.command_id, len(data))
+            await commands.upload_complete(created.command_id, len(data))
             self._acknowledged(state="PENDING")
         lease = await self._lease()
         if n % 4 == 1:
-            await service.release(lease.lease_id)
+            await self._house.leases.release(lease.lease_id)
             self._acknowledged(state="PENDING", attempt=2)
             lease = await self._lease()
         await self._end(lease, n)
 
     async def _lease(self) -> LeaseInfo:
-        answer = await self._house.service.lease(
+        answer = await self._house.leases.lease(
             LeaseRequest(deployment_id=DEPLOYMENT, target=self._target), base_url=BASE_URL
         )
         [lease] = answer.leases
@@ -146,7 +146,7 @@ class Life:
         return lease
 
     async def _end(self, lease: LeaseInfo, n: int) -> None:
-        submit = self._house.service.submit_response
+        submit = self._house.leases.submit_response
         if n % 5 == 4:
             error = ErrorResponse(code="HANDLER_ERROR", message=self._name)
             await submit(lease.command_id, error, lease_id=lease.lease_id)

@@ -74,7 +74,7 @@ def request(data: bytes | None = SMALL, **fields: Any) -> CreateCommandRequest:
 
 
 async def create(parts: ServerParts, **fields: Any) -> Answer:
-    created = await told(parts.service.create(request(**fields), base_url=BASE_URL))
+    created = await told(parts.commands.create(request(**fields), base_url=BASE_URL))
     if isinstance(created, dict):
         return created
     return {"id": created.command_id, "state": created.state, "next": created.next}
@@ -87,7 +87,7 @@ async def created(parts: ServerParts, count: int = 1, data: bytes = SMALL, **fie
 
 
 async def lease(parts: ServerParts, count: int = 1, seconds: int = 60) -> list[Answer]:
-    answer = await parts.service.lease(
+    answer = await parts.leases.lease(
         LeaseRequest(
             deployment_id=DEPLOYMENT, max_leases=count, lease_seconds=seconds, agent_id="agent-1"
         ),
@@ -109,7 +109,7 @@ async def leased(parts: ServerParts, count: int = 1, seconds: int = 60, **fields
 
 async def respond(parts: ServerParts, notes: Notes, response: Any) -> Answer:
     answer = await told(
-        parts.service.submit_response(notes["id"], response, lease_id=notes["lease"])
+        parts.leases.submit_response(notes["id"], response, lease_id=notes["lease"])
     )
     return answer or {"taken": True}
 
@@ -120,23 +120,23 @@ async def respond_to_all(parts: ServerParts, notes: Notes, response: Any) -> Ans
         for command_id, lease in zip(notes["ids"], notes["leases"], strict=True)
     ]
     unknown = SubmittedResponse(lease_id="lease_x", command_id="cmd_x", response=response)
-    answer = await parts.service.submit_responses(RespondRequest(responses=[*submitted, unknown]))
+    answer = await parts.leases.submit_responses(RespondRequest(responses=[*submitted, unknown]))
     return {"refused": [(each.lease_id, each.error.code) for each in answer.refused]}
 
 
 async def release(parts: ServerParts, notes: Notes, costs_attempt: bool = True) -> Answer:
-    answer = await told(parts.service.release(notes["lease"], costs_attempt=costs_attempt))
+    answer = await told(parts.leases.release(notes["lease"], costs_attempt=costs_attempt))
     return answer or {"released": True}
 
 
 async def cancel(parts: ServerParts, notes: Notes) -> Answer:
-    status = await parts.service.cancel(notes["id"])
+    status = await parts.commands.cancel(notes["id"])
     return {"state": status.state, "asked": status.cancel_requested}
 
 
 async def awaiting(parts: ServerParts, data: bytes, *, is_uploaded: bool = True) -> Notes:
     """A command whose params are to be uploaded, or have just been."""
-    made = await parts.service.create(request(None, size=len(data)), base_url=BASE_URL)
+    made = await parts.commands.create(request(None, size=len(data)), base_url=BASE_URL)
     assert made.storage_upload is not None
     notes = {
         "id": made.command_id,
@@ -151,7 +151,7 @@ async def awaiting(parts: ServerParts, data: bytes, *, is_uploaded: bool = True)
 
 
 async def upload_complete(parts: ServerParts, notes: Notes) -> Answer:
-    answer = await told(parts.service.upload_complete(notes["id"], notes["size"]))
+    answer = await told(parts.commands.upload_complete(notes["id"], notes["size"]))
     return answer if isinstance(answer, dict) else {"state": answer.state}
 
 
@@ -170,7 +170,7 @@ async def awaiting_response(parts: ServerParts) -> Notes:
 
 
 async def renew(parts: ServerParts, notes: Notes) -> Answer:
-    answer = await parts.service.renew(
+    answer = await parts.leases.renew(
         RenewRequest(lease_ids=[*notes["leases"], "lease_unknown"], lease_seconds=90)
     )
     return {"renewed": [each.lease_id for each in answer.renewed], "lost": answer.lost}
@@ -179,7 +179,13 @@ async def renew(parts: ServerParts, notes: Notes) -> Answer:
 async def tick(parts: ServerParts) -> Answer:
     """A whole sweep, as the server does it."""
     limits = SweepLimits(outage_seconds=10_000)
-    sweeper = Sweeper(store=parts.store, service=parts.service, clock=parts.clock, limits=limits)
+    sweeper = Sweeper(
+        store=parts.store,
+        announcements=parts.announcements,
+        agents=parts.agents,
+        clock=parts.clock,
+        limits=limits,
+    )
     await sweeper.tick()
     return {"swept": True}
 
@@ -281,7 +287,7 @@ async def lease_ids(parts: ServerParts, count: int) -> Answer:
 
 
 async def lease_as(parts: ServerParts, target_id: str) -> Answer:
-    answer = await parts.service.lease(
+    answer = await parts.leases.lease(
         LeaseRequest(
             deployment_id=DEPLOYMENT,
             target=CommandTarget(resource_id=target_id, resource_type=ResourceType.DAEMON),

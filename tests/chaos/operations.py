@@ -230,7 +230,7 @@ async def settle(parts: ServerParts) -> Answer:
     targets = {each.target.resource_id: each.target for each in commands}
     held: list[tuple[str, str]] = []
     for target in targets.values():
-        answer = await parts.service.lease(
+        answer = await parts.leases.lease(
             LeaseRequest(deployment_id=DEPLOYMENT, target=target, max_leases=1000),
             base_url=BASE_URL,
         )
@@ -238,10 +238,10 @@ async def settle(parts: ServerParts) -> Answer:
     pushes = await parts.store.lease_push([f"lease_p{n}" for n in range(99)], 60, now)
     held += [(each.command.command_id, each.command.lease_id or "") for each in pushes.grants]
     for command_id, lease_id in held:
-        await parts.service.submit_response(command_id, GOOD, lease_id=lease_id)
+        await parts.leases.submit_response(command_id, GOOD, lease_id=lease_id)
     for each in commands:
         if each.state == "PENDING_UPLOAD":
-            await parts.service.cancel(each.command_id)
+            await parts.commands.cancel(each.command_id)
     ends: Answer = {}
     for each in commands:
         stored = await parts.store.get_with_bodies(each.command_id)

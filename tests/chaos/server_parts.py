@@ -11,10 +11,8 @@ from pathlib import Path
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import Signer
-from arc_server.service.agents import AgentService
-from arc_server.service.commands import CommandService
 from arc_server.service.limits import CommandLimits
-from arc_server.service.wakeups import Wakeups
+from arc_server.service.services import build_services
 from arc_server.store.sqlite_store import SqliteStore
 
 BASE_URL = "http://server.test/v1"
@@ -57,16 +55,13 @@ class ServerParts:
         self.has_failed = False
         """The store says that the process is to stop."""
         limits = CommandLimits(inline_bytes=INLINE_BYTES)
-        self.agents = AgentService(store=store, clock=clock, limits=limits)
-        self.service = CommandService(
-            store=store,
-            blobs=blobs,
-            links=signer,
-            clock=clock,
-            wakeups=Wakeups(),
-            limits=limits,
-            agents=self.agents,
+        services = build_services(
+            store=store, blobs=blobs, links=signer, clock=clock, limits=limits
         )
+        self.announcements = services.announcements
+        self.commands = services.commands
+        self.leases = services.leases
+        self.agents = services.agents
 
     async def watch(self) -> None:
         """Notice when the store has failed for good."""

@@ -1,4 +1,4 @@
-"""A server without HTTP: CommandService and its loops on a real store and a clock moved by hand."""
+"""A server without HTTP: the services and their loops on a real store and a clock moved by hand."""
 
 from __future__ import annotations
 
@@ -29,12 +29,10 @@ from arc_protocol.messages.leases import (
 from arc_server.ports.pushes import Dispatcher
 from arc_server.ports.records import Deployment
 from arc_server.push.outbox import Outbox, PushLimits
-from arc_server.service.agents import AgentService
-from arc_server.service.commands import CommandService
 from arc_server.service.limits import CommandLimits
+from arc_server.service.services import build_services
 from arc_server.service.sweeper import Sweeper, SweepLimits
 from arc_server.service.waits import Wait
-from arc_server.service.wakeups import Wakeups
 from tests.support.service_fakes import FakeClock, FlakyStore, Links, MemoryBlobs, settle
 
 BASE = "https://arc.test/v1"
@@ -82,22 +80,20 @@ class World:
         self.clock = clock or FakeClock()
         self.blobs = blobs or MemoryBlobs()
         self.links = Links()
-        self.wakeups = Wakeups()
         self.limits = limits
-        self.agents = AgentService(store=self.store, clock=self.clock, limits=limits)
-        self.service = CommandService(
-            store=self.store,
-            blobs=self.blobs,
-            links=self.links,
-            clock=self.clock,
-            wakeups=self.wakeups,
-            limits=limits,
-            agents=self.agents,
+        services = build_services(
+            store=self.store, blobs=self.blobs, links=self.links, clock=self.clock, limits=limits
         )
+        self.announcements = services.announcements
+        self.envelopes = services.envelopes
+        self.commands = services.commands
+        self.leases = services.leases
+        self.agents = services.agents
         self.sweep_limits = sweep or SweepLimits()
         self.sweeper = Sweeper(
             store=self.store,
-            service=self.service,
+            announcements=self.announcements,
+            agents=self.agents,
             clock=self.clock,
             limits=self.sweep_limits,
         )
@@ -115,10 +111,10 @@ class World:
     def outbox(self, dispatcher: Dispatcher, limits: PushLimits | None = None) -> Outbox:
         return Outbox(
             store=self.store,
-            service=self.service,
+            envelopes=self.envelopes,
+            announcements=self.announcements,
             dispatcher=dispatcher,
             clock=self.clock,
-            wakeups=self.wakeups,
             limits=limits or PushLimits(),
             base_url=BASE,
         )
@@ -138,7 +134,7 @@ class World:
             await settle()
 
     def close(self) -> None:
-        self.wakeups.close()
+        self.announcements.close()
 
     # sender
 
@@ -167,7 +163,7 @@ class World:
             target_resource_id=target,
             max_attempts=max_attempts,
         )
-        return await self.service.create(request, base_url=BASE, within=within)
+        return await self.commands.create(request, base_url=BASE, within=within)
 
     async def upload(self, size: int | None = None, **more: Any) -> CreateCommandResponse:
         return await self.create(params=StorageBody(size=size), **more)
@@ -189,7 +185,7 @@ class World:
         hold: Wait | None = None,
         within: str | None = None,
     ) -> CommandStatus:
-        return await self.service.status(
+        return await self.commands.status(
             command_id, base_url=BASE, wait_seconds=wait, wait=hold, within=within
         )
 
@@ -216,7 +212,7 @@ class World:
             wait_seconds=wait,
             agent_id=agent,
         )
-        return await self.service.lease(
+        return await self.leases.lease(
             request, base_url=BASE, user_agent=user_agent, wait=hold, within=within
         )
 
@@ -227,10 +223,10 @@ class World:
 
     async def renew(self, *lease_ids: str, seconds: int | None = None) -> RenewResponse:
         request = RenewRequest(lease_ids=list(lease_ids), lease_seconds=seconds)
-        return await self.service.renew(request)
+        return await self.leases.renew(request)
 
     async def respond(self, lease: LeaseInfo, response: Any = None) -> None:
-        await self.service.submit_response(
+        await self.leases.submit_response(
             lease.command_id, response or success(), lease_id=lease.lease_id
         )
 

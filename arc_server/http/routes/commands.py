@@ -17,7 +17,8 @@ from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Route
 from arc_server.ports.records import CommandFilter
-from arc_server.service.commands import CommandService, check_wait
+from arc_server.service.bounds import check_wait
+from arc_server.service.commands import CommandService
 
 SENDERS: Final = frozenset({Scope.ADMIN, Scope.SENDER})
 ADMINS: Final = frozenset({Scope.ADMIN})

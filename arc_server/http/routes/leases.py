@@ -25,7 +25,7 @@ from arc_server.http.routing import Access, Route
 from arc_server.http.signed_queries import is_signed
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import RESPONSE, Signer
-from arc_server.service.commands import CommandService
+from arc_server.service.leases import LeaseService
 
 HOLDERS: Final = frozenset({Scope.ADMIN, Scope.AGENT})
 DRAIN: Final = "drain"
@@ -35,7 +35,7 @@ _LEASE_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _RESPONSE_KIND: Final = cast("type[CommandResponse]", CommandResponse)
 
 
-def routes(service: CommandService, signer: Signer, clock: Clock) -> Sequence[Route]:
+def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Route]:
     """The routes of a service; `signer` made the URLs that responses come in by."""
 
     async def lease(call: Call) -> web.StreamResponse:

@@ -113,9 +113,9 @@ async def test_a_revoked_agent_says_so_once_keeps_its_results_and_is_mended_by_e
     monkeypatch.setattr(access_token, "_REFUSED_SECONDS", (0.1, 0.2))
     await host.enrol()
     agent = await start(host)
-    wakeups = host.server.parts.wakeups
+    announcements = host.server.parts.services.announcements
     assert (await host.invoke())["state"] == "SUCCEEDED"
-    await until(lambda: wakeups.waiting_for_work == 1)
+    await until(lambda: announcements.work.count == 1)
 
     await host.revoke()
     await until(lambda: bearer(agent).status().state == "refused", seconds=5)
@@ -123,7 +123,7 @@ async def test_a_revoked_agent_says_so_once_keeps_its_results_and_is_mended_by_e
     waiting = await host.invoke(seconds=1)
 
     assert waiting["state"] == "PENDING"
-    assert wakeups.waiting_for_work == 0
+    assert announcements.work.count == 0
     [told] = events(logged, "credential.revoked")
     assert told["log_level"] == "error"
     assert "arc-agent enrol" in told["hint"]

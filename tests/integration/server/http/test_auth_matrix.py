@@ -43,9 +43,7 @@ def parts_of_nothing() -> Parts:
         blobs=nothing,
         signer=nothing,
         clock=nothing,
-        wakeups=nothing,
-        service=nothing,
-        events=nothing,
+        services=nothing,
     )
 
 

@@ -13,7 +13,7 @@ from tests.support.running_server import OWN, Client, Serve, inline, success, un
 
 async def test_a_waiting_agent_gets_a_command_the_moment_it_is_created(client: Client) -> None:
     waiting = asyncio.create_task(client.lease(waitSeconds=60))
-    await until(lambda: client.server.parts.wakeups.waiting_for_work == 1)
+    await until(lambda: client.server.parts.services.announcements.work.count == 1)
 
     command_id = await client.create()
 
@@ -26,7 +26,7 @@ async def test_a_waiting_sender_gets_the_result_the_moment_it_is_there(client: C
     (lease,) = await client.lease()
     path = f"/v1/commands/{command_id}?waitSeconds=60"
     waiting = asyncio.create_task(client.call("GET", path))
-    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+    await until(lambda: client.server.parts.services.announcements.results.count == 1)
 
     url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
     assert (await client.call("PUT", url, success(), token="")).status == 200
@@ -38,7 +38,7 @@ async def test_a_sender_may_create_and_wait_in_one_request(client: Client) -> No
     body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}"), "waitSeconds": 60}
     waiting = asyncio.create_task(client.call("POST", "/v1/commands", body))
     (lease,) = await client.lease(waitSeconds=60)
-    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+    await until(lambda: client.server.parts.services.announcements.results.count == 1)
 
     url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
     assert (await client.call("PUT", url, success(), token="")).status == 200
@@ -114,7 +114,7 @@ async def test_responses_may_be_handed_in_together_and_each_stands_alone(client:
     ids = [await client.create() for _ in range(5)]
     leases = {lease["commandId"]: lease["leaseId"] for lease in await client.lease(maxLeases=5)}
     waiting = asyncio.create_task(client.call("GET", f"/v1/commands/{ids[0]}?waitSeconds=60"))
-    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+    await until(lambda: client.server.parts.services.announcements.results.count == 1)
     await client.call("POST", f"/v1/commands/leases/{leases[ids[2]]}/release")
     await client.lease()  # somebody else has it now
     failure = {"status": "error", "code": "NO", "message": "not today"}
@@ -166,7 +166,7 @@ async def test_a_sender_hears_what_a_holder_says_the_moment_it_is_said(client: C
     (lease,) = await client.lease()
     path = f"/v1/commands/{command_id}/events"
     listening = asyncio.create_task(client.call("GET", f"{path}?waitSeconds=60"))
-    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+    await until(lambda: client.server.parts.services.announcements.results.count == 1)
 
     body = {"leaseId": lease["leaseId"], "lines": lines(1, 2), "progress": {"done": 1, "total": 4}}
     assert (await client.call("POST", path, body)).status == 200
@@ -184,7 +184,7 @@ async def test_who_listens_hears_the_end_too(client: Client) -> None:
     (lease,) = await client.lease()
     path = f"/v1/commands/{command_id}/events?waitSeconds=60"
     listening = asyncio.create_task(client.call("GET", path))
-    await until(lambda: client.server.parts.wakeups.waiting_for_results == 1)
+    await until(lambda: client.server.parts.services.announcements.results.count == 1)
 
     url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
     await client.call("PUT", url, success(), token="")

@@ -54,24 +54,24 @@ async def is_in_state(client: Client, command_id: str, state: str) -> bool:
 
 @pytest.mark.parametrize("rudely", [False, True])
 async def test_a_waiter_that_is_gone_leases_nothing(client: Client, rudely: bool) -> None:
-    wakeups = client.server.parts.wakeups
+    announcements = client.server.parts.services.announcements
     caller = Caller(client).ask("POST", "/v1/commands/leases", LEASE)
-    await until(lambda: wakeups.waiting_for_work == 1)
+    await until(lambda: announcements.work.count == 1)
 
     caller.hang_up(rudely=rudely)
 
-    await until(lambda: wakeups.waiting_for_work == 0)
+    await until(lambda: announcements.work.count == 0)
     command_id = await client.create()
     assert (await client.status(command_id))["state"] == "PENDING"
     await goes_back_at_no_cost(client, command_id)
 
 
 async def test_one_of_two_waiters_goes_and_the_other_gets_the_command(client: Client) -> None:
-    wakeups = client.server.parts.wakeups
+    announcements = client.server.parts.services.announcements
     gone = Caller(client).ask("POST", "/v1/commands/leases", LEASE)
-    await until(lambda: wakeups.waiting_for_work == 1)
+    await until(lambda: announcements.work.count == 1)
     waiting = asyncio.create_task(client.lease(waitSeconds=60))
-    await until(lambda: wakeups.waiting_for_work == 2)
+    await until(lambda: announcements.work.count == 2)
 
     gone.hang_up()
     command_id = await client.create()
@@ -108,7 +108,7 @@ async def test_a_lease_granted_while_its_holder_hangs_up_goes_back(
 async def test_a_goodbye_that_the_event_loop_has_not_seen_yet_is_heard_before_the_answer(
     client: Client, monkeypatch: pytest.MonkeyPatch, rudely: bool
 ) -> None:
-    service = client.server.parts.service
+    service = client.server.parts.services.leases
     command_id = await client.create()
     real = service.lease
     caller = Caller(client)
@@ -145,14 +145,14 @@ async def test_leases_whose_holder_stops_reading_and_goes_all_go_back(client: Cl
 
 
 async def test_a_sender_that_is_gone_waits_for_nothing(client: Client) -> None:
-    wakeups = client.server.parts.wakeups
+    announcements = client.server.parts.services.announcements
     command_id = await client.create()
     caller = Caller(client).ask("GET", f"/v1/commands/{command_id}?waitSeconds=60")
-    await until(lambda: wakeups.waiting_for_results == 1)
+    await until(lambda: announcements.results.count == 1)
 
     caller.hang_up()
 
-    await until(lambda: wakeups.waiting_for_results == 0)
+    await until(lambda: announcements.results.count == 0)
 
 
 class HeldUp:
@@ -237,13 +237,13 @@ async def has_happened(client: Client, method: str, lease: dict[str, Any]) -> bo
 async def test_a_write_goes_through_and_is_announced_though_its_client_hangs_up(
     client: Client, monkeypatch: pytest.MonkeyPatch, method: str, rudely: bool
 ) -> None:
-    wakeups = client.server.parts.wakeups
+    announcements = client.server.parts.services.announcements
     await client.create()
     (lease,) = await client.lease()
     polling = asyncio.create_task(client.lease(waitSeconds=60))
     path = f"/v1/commands/{lease['commandId']}"
     waiting = asyncio.create_task(client.call("GET", f"{path}?waitSeconds=60"))
-    await until(lambda: wakeups.waiting_for_work == wakeups.waiting_for_results == 1)
+    await until(lambda: announcements.work.count == announcements.results.count == 1)
     held_up = HeldUp(client, method)
     with monkeypatch.context() as patch:
         patch.setattr(client.server.parts.store, method, held_up.call)

@@ -313,19 +313,19 @@ async def test_a_revoked_credential_ends_its_long_poll_with_a_401(
     client: Client, host: Host
 ) -> None:
     token, other = await host.access(client), await make_token(client.server, Scope.AGENT, OWN)
-    wakeups = client.server.parts.wakeups
+    announcements = client.server.parts.services.announcements
     body = {"deploymentId": OWN, "waitSeconds": 50}
     polls = [
         asyncio.create_task(client.call("POST", "/v1/commands/leases", body, token=each))
         for each in (token, other)
     ]
-    await until(lambda: wakeups.waiting_for_work == 2)
+    await until(lambda: announcements.work.count == 2)
 
     await client.server.parts.store.revoke_credential(host.credential_id, datetime.now(UTC))
     ended = await asyncio.wait_for(polls[0], 5)
 
     assert (ended.status, ended.code) == (401, "UNAUTHORIZED")
-    assert wakeups.waiting_for_work == 1
+    assert announcements.work.count == 1
     refused = await host.try_access(client)
     assert (refused.status, refused.json["context"]) == (401, {"reason": "revoked"})
     assert "revoked" in refused.json["message"]
@@ -347,8 +347,8 @@ async def test_a_plain_token_that_another_process_revokes_ends_its_wait_too(
         body = {"deploymentId": OWN, "waitSeconds": 50}
         call = client.call("POST", "/v1/commands/leases", body, token=token)
     waiting = asyncio.create_task(call)
-    wakeups = client.server.parts.wakeups
-    await until(lambda: wakeups.waiting_for_work + wakeups.waiting_for_results == 1)
+    announcements = client.server.parts.services.announcements
+    await until(lambda: announcements.work.count + announcements.results.count == 1)
     store = client.server.parts.store
     [token_id] = [each.token_id for each in await store.list_tokens() if each.scope == scope.value]
     tool = await SqliteStore.open(store_path(client), exclusive=False)  # as the command line does
@@ -367,7 +367,7 @@ async def test_a_revoked_wait_that_got_work_in_the_same_moment_gives_it_back(
     token = await host.access(client)
     body = {"deploymentId": OWN, "waitSeconds": 50}
     poll = asyncio.create_task(client.call("POST", "/v1/commands/leases", body, token=token))
-    await until(lambda: client.server.parts.wakeups.waiting_for_work == 1)
+    await until(lambda: client.server.parts.services.announcements.work.count == 1)
 
     store = client.server.parts.store
     await store.revoke_credential(host.credential_id, datetime.now(UTC))

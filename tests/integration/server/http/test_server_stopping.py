@@ -54,11 +54,11 @@ async def test_waiting_polls_are_answered_empty_at_once(stoppable: Stoppable) ->
     async with admin_client(await stoppable.server()) as client:
         command_id = await client.create()
         await client.lease()
-        wakeups = client.server.parts.wakeups
+        announcements = client.server.parts.services.announcements
         work = asyncio.create_task(client.lease(waitSeconds=60))
         path = f"/v1/commands/{command_id}?waitSeconds=60"
         result = asyncio.create_task(client.call("GET", path))
-        await until(lambda: wakeups.waiting_for_work == 1 and wakeups.waiting_for_results == 1)
+        await until(lambda: announcements.work.count == 1 and announcements.results.count == 1)
 
         async with asyncio.timeout(5):
             await stoppable.begin_to_stop()
@@ -96,7 +96,7 @@ async def test_an_upload_under_way_ends_well(stoppable: Stoppable) -> None:
         upload = asyncio.create_task(client.call("PUT", url, data=chunks(), token=""))
         await begun.wait()
         stopped = stoppable.begin_to_stop()
-        await until(lambda: client.server.parts.wakeups.is_closed)
+        await until(lambda: client.server.parts.services.announcements.is_closed)
         go_on.set()
 
         answer = await upload
@@ -180,7 +180,7 @@ async def test_a_server_whose_database_fails_says_so(stoppable: Stoppable) -> No
 
 async def test_an_unready_server_says_so_while_it_stops(stoppable: Stoppable) -> None:
     async with admin_client(await stoppable.server()) as client:
-        client.server.parts.wakeups.close()
+        client.server.parts.services.announcements.close()
 
         answer = await client.call("GET", "/readyz")
 

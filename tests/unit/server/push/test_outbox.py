@@ -98,7 +98,7 @@ async def test_a_command_is_pushed_and_its_response_comes_back(
         assert envelope.response_handling.submit_response_url.startswith(BASE)
         assert worker.headers[0]["Authorization"] == "Bearer t0k"
         assert worker.headers[0]["Content-Type"] == "application/json"
-        await pushing.service.submit_response(
+        await pushing.leases.submit_response(
             created.command_id, success(b"42"), lease_id=lease_in(envelope)
         )
 
@@ -168,7 +168,7 @@ async def test_a_large_body_is_handed_over_by_url(pushing: World, worker: PushWo
 
 async def test_a_response_before_the_202_counts(pushing: World, worker: PushWorker) -> None:
     async def respond_first(envelope: Envelope) -> int:
-        await pushing.service.submit_response(
+        await pushing.leases.submit_response(
             envelope.command_id, success(b"quick"), lease_id=lease_in(envelope)
         )
         return 202
@@ -204,7 +204,7 @@ async def test_a_rejection_after_the_response_changes_nothing(
     pushing: World, worker: PushWorker
 ) -> None:
     async def respond_then_refuse(envelope: Envelope) -> int:
-        await pushing.service.submit_response(
+        await pushing.leases.submit_response(
             envelope.command_id, success(), lease_id=lease_in(envelope)
         )
         return 409
@@ -313,7 +313,7 @@ async def test_the_deadline_ends_it(pushing: World, worker: PushWorker) -> None:
         assert await end_of(pushing, created.command_id) is State.EXPIRED
         await until(lambda: not worker.busy)
         sent = len(worker.received)
-        pushing.wakeups.push_ready()
+        pushing.announcements.push_ready()
         await pushing.quiet()
         assert len(worker.received) == sent
         sweeping.cancel()
@@ -378,7 +378,7 @@ async def test_a_response_of_the_first_send_counts_after_a_second_one(
         first = worker.received[0]
         await pushing.put(first.response_handling.storage_upload_request, b"r" * 5_000)
 
-        await pushing.service.submit_response(
+        await pushing.leases.submit_response(
             created.command_id,
             SuccessResponse(response=StorageBody(size=5_000, storage_put_used=True)),
             lease_id=lease_in(first),
@@ -396,7 +396,7 @@ async def test_a_response_during_the_back_off_counts_and_nothing_is_sent_again(
         created = await pushing.create()
         await until(lambda: "release" in pushing.store.answered)
         await pushing.quiet()
-        await pushing.service.submit_response(
+        await pushing.leases.submit_response(
             created.command_id, success(), lease_id=lease_in(worker.received[0])
         )
 
@@ -416,12 +416,12 @@ async def test_the_back_off_is_waited_for(world: World, worker: PushWorker) -> N
         assert due is not None
         pause = (due - world.clock.now()).total_seconds()
         assert 0 <= pause <= 1_000
-        world.wakeups.push_ready()
+        world.announcements.push_ready()
         await until(lambda: world.store.answered[-1] == "next_push_at")
         assert len(worker.received) == (1 if pause else 2)
 
         world.clock.advance(pause)
-        world.wakeups.push_ready()
+        world.announcements.push_ready()
 
         await until(lambda: len(worker.received) == 2)
 
@@ -453,7 +453,7 @@ async def test_a_wall_clock_that_is_set_puts_no_push_off(
         world.clock.jump_wall(jump)
         await world.pass_time(4)
         world.clock.advance(100)
-        world.wakeups.push_ready()
+        world.announcements.push_ready()
         await until(lambda: len(worker.received) == 2)
         await until(lambda: "renew" in world.store.answered)
         world.clock.jump_wall(jump)
@@ -473,7 +473,7 @@ async def test_a_cancel_during_the_back_off_ends_it(pushing: World, worker: Push
         await until(lambda: "release" in pushing.store.answered)
         await pushing.quiet()
 
-        status = await pushing.service.cancel(created.command_id)
+        status = await pushing.commands.cancel(created.command_id)
 
     assert status.state is State.FAILED
     assert (await code_of(pushing, created.command_id))[0] == lifecycle.CANCELLED
@@ -492,7 +492,7 @@ async def test_a_cancel_of_one_that_is_out_ends_it_when_it_would_be_sent_again(
     async with outbox_of(pushing):
         created = await pushing.create()
         await until(lambda: worker.received)
-        assert (await pushing.service.cancel(created.command_id)).cancel_requested
+        assert (await pushing.commands.cancel(created.command_id)).cancel_requested
         answering.set()
 
         assert await end_of(pushing, created.command_id) is State.FAILED
@@ -699,7 +699,7 @@ async def test_a_server_that_stops_ends_the_loop_after_the_sends_in_progress(
     async with outbox_of(pushing) as loop:
         await pushing.create()
         await until(lambda: worker.received)
-        pushing.wakeups.close()
+        pushing.announcements.close()
         await pushing.quiet()
         assert not loop.done()
         answering.set()

@@ -17,7 +17,7 @@ from arc_protocol.messages.agents import (
 )
 from arc_protocol.messages.leases import RenewRequest
 from arc_server.ports.records import Deployment
-from arc_server.service.unnamed_pollers import Attendance
+from arc_server.service.unnamed_pollers import MAX_REMEMBERED, UnnamedPollers
 from tests.support.service_fakes import START, Gate
 from tests.support.service_world import World, daemon
 
@@ -83,7 +83,7 @@ async def test_polls_and_renewals_are_signs_of_life(world: World) -> None:
         if step == 1:
             lease_ids = [lease.lease_id for lease in (await world.poll(agent="a1")).leases]
         elif step == 2:
-            await world.service.renew(RenewRequest(lease_ids=lease_ids, agent_id="a1"))
+            await world.leases.renew(RenewRequest(lease_ids=lease_ids, agent_id="a1"))
         (agent,) = (await world.agents.list(None)).agents
         assert agent.first_seen_at == START
         seen.append((agent.last_seen_at - START).total_seconds())
@@ -98,8 +98,8 @@ async def test_nobody_makes_an_agent_look_alive_but_itself(world: World) -> None
     world.clock.advance(10)
 
     (lease,) = (await world.poll("d2", agent="a1", within="d2")).leases
-    await world.service.renew(RenewRequest(lease_ids=[lease.lease_id], agent_id="a1"))
-    await world.service.renew(RenewRequest(lease_ids=["lease_x"], agent_id="a1"), within="d2")
+    await world.leases.renew(RenewRequest(lease_ids=[lease.lease_id], agent_id="a1"))
+    await world.leases.renew(RenewRequest(lease_ids=["lease_x"], agent_id="a1"), within="d2")
 
     (here,) = (await world.agents.list("d1")).agents
     (there,) = (await world.agents.list("d2")).agents
@@ -197,10 +197,10 @@ async def test_a_deployment_that_is_pushed_to_says_so(world: World) -> None:
 
 
 def test_silence_means_nothing_once_too_many_are_to_be_remembered() -> None:
-    attendance = Attendance(START)
+    pollers = UnnamedPollers(START)
     late = START + timedelta(hours=1)
-    for number in range(10_001):
-        attendance.polled(f"d{number}", late)
+    for number in range(MAX_REMEMBERED + 1):
+        pollers.mark(f"d{number}", late)
 
-    assert attendance.of("d0", late, is_pushed=False).watched_since == late
-    assert attendance.of("d10000", late, is_pushed=False).polled_at == late
+    assert pollers.of("d0", late, is_pushed=False).watched_since == late
+    assert pollers.of(f"d{MAX_REMEMBERED}", late, is_pushed=False).polled_at == late

@@ -30,7 +30,7 @@ from tests.support.service_world import SMALL_LIMITS, World, daemon, inline_of, 
 
 async def stored(world: World) -> int:
     """How many commands there are."""
-    found = await world.service.list(CommandFilter(), cursor=None, limit=1_000, within=None)
+    found = await world.commands.list(CommandFilter(), cursor=None, limit=1_000, within=None)
     return len(found.commands)
 
 
@@ -124,7 +124,7 @@ async def test_a_repeat_while_the_upload_is_awaited_gets_a_fresh_url(world: Worl
     assert again.storage_upload.put_request.path == first.storage_upload.put_request.path
     assert again.storage_upload.expires_at > world.clock.now()
     await world.put(again.storage_upload.put_request, b"12345")
-    await world.service.upload_complete(again.command_id, 5)
+    await world.commands.upload_complete(again.command_id, 5)
     assert (await world.upload(5, key="k1")).next == "poll"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 
-from arc_server.service.wakeups import Wakeups
+from arc_server.service.announcements import Announcements
 from tests.support.service_fakes import until
 from tests.support.service_world import World
 
@@ -16,9 +16,9 @@ async def test_a_lapsed_lease_is_not_handed_to_the_waiting_poll_of_its_own_holde
     created = await world.create()
     await world.lease(agent="frozen", seconds=10)
     frozen = asyncio.ensure_future(world.poll(agent="frozen", wait=60))
-    await until(lambda: world.wakeups.waiting_for_work == 1)
+    await until(lambda: world.announcements.work.count == 1)
     other = asyncio.ensure_future(world.poll(agent="other", wait=60))
-    await until(lambda: world.wakeups.waiting_for_work == 2)
+    await until(lambda: world.announcements.work.count == 2)
 
     await world.pass_time(11)
 
@@ -31,7 +31,7 @@ async def test_a_holder_that_asks_again_gets_the_command_that_it_let_lapse(world
     created = await world.create()
     await world.lease(agent="alone", seconds=10)
     waiting = asyncio.ensure_future(world.poll(agent="alone", wait=60))
-    await until(lambda: world.wakeups.waiting_for_work == 1)
+    await until(lambda: world.announcements.work.count == 1)
 
     await world.pass_time(11)
     assert (await waiting).leases == []
@@ -41,15 +41,15 @@ async def test_a_holder_that_asks_again_gets_the_command_that_it_let_lapse(world
 
 
 async def test_a_dismissed_waiter_passes_on_a_wakeup_that_it_had() -> None:
-    wakeups = Wakeups()
+    announcements = Announcements()
     with ExitStack() as answering:
-        first = answering.enter_context(wakeups.for_work("d", "t", "first"))
-        with wakeups.for_work("d", "t", "second") as second:
+        first = answering.enter_context(announcements.work.waiter("d", "t", "first"))
+        with announcements.work.waiter("d", "t", "second") as second:
             first.arm()
             second.arm()
-            wakeups.work_ready("d", "t")
+            announcements.work.wake("d", "t")
 
-            wakeups.dismiss("d", "first")
+            announcements.work.dismiss("d", "first")
             answering.close()
 
             assert (first.is_dismissed, second.is_dismissed) == (True, False)

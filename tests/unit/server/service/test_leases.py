@@ -93,7 +93,7 @@ async def test_a_redelivered_command_keeps_its_place(world: World) -> None:
     ids = await created(world, 3)
     first = await world.lease()
 
-    await world.service.release(first.lease_id)
+    await world.leases.release(first.lease_id)
 
     again = (await world.poll(count=3)).leases
     assert [lease.command_id for lease in again] == ids
@@ -129,7 +129,7 @@ async def test_longer_or_shorter_waits_than_may_be_are_refused(world: World, wai
         await world.poll(wait=wait)
 
     assert refused.value.context["field"] == "waitSeconds"
-    assert world.wakeups.waiting_for_work == 0
+    assert world.announcements.work.count == 0
 
 
 async def test_a_request_gets_as_many_as_it_asks_for(world: World) -> None:
@@ -264,7 +264,7 @@ async def test_as_many_waiting_polls_are_answered_as_commands_are_created(
 ) -> None:
     await world.poll(target=daemon("t1"))
     polls = [asyncio.ensure_future(world.poll(wait=60, target=target)) for _ in range(8)]
-    await until(lambda: world.wakeups.waiting_for_work == 8)
+    await until(lambda: world.announcements.work.count == 8)
 
     ids = await asyncio.gather(*(world.create() for _ in range(5)))
     await until(lambda: sum(poll.done() for poll in polls) >= 5)
@@ -273,7 +273,7 @@ async def test_as_many_waiting_polls_are_answered_as_commands_are_created(
     answered = [poll.result().leases for poll in polls if poll.done()]
     assert len(answered) == 5
     assert {lease.command_id for (lease,) in answered} == {one.command_id for one in ids}
-    world.wakeups.close()
+    world.announcements.close()
     for answer in await asyncio.gather(*polls):
         assert len(answer.leases) <= 1
 
@@ -282,14 +282,14 @@ async def test_a_waiting_poll_ends_empty_with_its_time_after_one_look(world: Wor
     assert (await world.poll(wait=0.01)).leases == []
 
     assert world.store.calls.count("lease") == 1
-    assert world.wakeups.waiting_for_work == 0
+    assert world.announcements.work.count == 0
 
 
 async def test_a_server_that_stops_answers_waiting_polls_empty(world: World) -> None:
     polls = [asyncio.ensure_future(world.poll(wait=60)) for _ in range(3)]
     await world.quiet()
 
-    world.wakeups.close()
+    world.announcements.close()
 
     for answer in await asyncio.wait_for(asyncio.gather(*polls), 5):
         assert answer.leases == []
@@ -301,9 +301,9 @@ async def test_release_lapse_and_return_wake_a_waiting_poll(world: World) -> Non
 
     async def give_back(lease: LeaseInfo, how: str) -> None:
         if how == "release":
-            await world.service.release(lease.lease_id)
+            await world.leases.release(lease.lease_id)
         elif how == "return":
-            await world.service.return_undelivered([lease.lease_id])
+            await world.leases.return_undelivered([lease.lease_id])
         else:
             await world.pass_time(61)
 
@@ -315,7 +315,7 @@ async def test_release_lapse_and_return_wake_a_waiting_poll(world: World) -> Non
         (again,) = (await asyncio.wait_for(polling, 5)).leases
         assert again.command_id == one
         assert again.lease_id != lease.lease_id
-        await world.service.return_undelivered([again.lease_id])
+        await world.leases.return_undelivered([again.lease_id])
 
 
 async def test_a_client_gone_before_its_wait_leases_nothing(world: World) -> None:
@@ -360,7 +360,7 @@ async def test_a_client_gone_while_a_poll_sleeps_ends_it(world: World) -> None:
     with pytest.raises(ConnectionResetError):
         await polling
 
-    assert world.wakeups.waiting_for_work == 0
+    assert world.announcements.work.count == 0
 
 
 async def test_a_woken_waiter_that_leaves_passes_its_wakeup_on(world: World) -> None:
@@ -370,7 +370,7 @@ async def test_a_woken_waiter_that_leaves_passes_its_wakeup_on(world: World) -> 
     stayer = asyncio.ensure_future(world.poll(wait=60))
     await world.quiet()
     creating = asyncio.ensure_future(world.create())
-    while world.wakeups.waiting_for_work == 2:
+    while world.announcements.work.count == 2:
         await asyncio.sleep(0)
 
     hold.end(GONE)
@@ -423,7 +423,7 @@ async def test_leases_whose_answer_could_not_be_written_go_back_at_no_cost(world
     leases = (await world.poll(count=3)).leases
     await world.respond(leases[0])
 
-    await world.service.return_undelivered([*(one.lease_id for one in leases), "lease_none"])
+    await world.leases.return_undelivered([*(one.lease_id for one in leases), "lease_none"])
 
     again = (await world.poll(count=3)).leases
     assert [lease.command_id for lease in again] == ids[1:]
@@ -435,7 +435,7 @@ async def test_a_lease_that_cannot_be_returned_now_lapses(world: World) -> None:
     lease = await world.lease()
     world.store.away = {"release"}
 
-    await world.service.return_undelivered([lease.lease_id])
+    await world.leases.return_undelivered([lease.lease_id])
 
     world.store.away = set()
     await world.pass_time(61)
@@ -452,7 +452,7 @@ async def test_a_cancel_reaches_a_waiting_holder_at_once(world: World) -> None:
     other = asyncio.ensure_future(world.poll(wait=60, agent="a2"))
     await world.quiet()
 
-    await world.service.cancel(one)
+    await world.commands.cancel(one)
 
     answer = await asyncio.wait_for(mine, 5)
     assert answer.leases == []
@@ -461,14 +461,14 @@ async def test_a_cancel_reaches_a_waiting_holder_at_once(world: World) -> None:
     assert not other.done()
     renewed = await world.renew(lease.lease_id)
     assert renewed.cancelled == [lease.lease_id]
-    world.wakeups.close()
+    world.announcements.close()
     await other
 
 
 async def test_a_cancel_waits_for_the_holders_next_poll(world: World) -> None:
     (one,) = await created(world, 1)
     lease = await world.lease(agent="a1")
-    await world.service.cancel(one)
+    await world.commands.cancel(one)
 
     assert (await world.poll(agent="a2")).cancelled is None
     assert (await world.poll("d2", agent="a1")).cancelled is None
@@ -501,7 +501,7 @@ async def test_a_renewal_says_which_leases_are_lost(world: World) -> None:
     await created(world, 3)
     done, lost, live = (await world.poll(count=3)).leases
     await world.respond(done)
-    await world.service.release(lost.lease_id)
+    await world.leases.release(lost.lease_id)
 
     answer = await world.renew(done.lease_id, lost.lease_id, live.lease_id, "lease_none")
 
@@ -524,12 +524,12 @@ async def test_a_lapsed_lease_that_nobody_swept_yet_is_renewed(world: World) -> 
 async def test_leases_of_other_deployments_are_lost_to_a_bound_caller(world: World) -> None:
     await created(world, 1)
     lease = await world.lease()
-    answer = await world.service.renew(RenewRequest(lease_ids=[lease.lease_id]), within="d2")
+    answer = await world.leases.renew(RenewRequest(lease_ids=[lease.lease_id]), within="d2")
 
     assert answer.lost == [lease.lease_id]
     with pytest.raises(LeaseNotFound):
-        await world.service.release(lease.lease_id, within="d2")
-    await world.service.release(lease.lease_id, within="d1")
+        await world.leases.release(lease.lease_id, within="d2")
+    await world.leases.release(lease.lease_id, within="d1")
 
 
 # release
@@ -538,13 +538,13 @@ async def test_leases_of_other_deployments_are_lost_to_a_bound_caller(world: Wor
 async def test_a_release_costs_an_attempt_and_a_drain_does_not(world: World) -> None:
     (one,) = await created(world, 1, max_attempts=2)
     for _ in range(5):
-        await world.service.release((await world.lease()).lease_id, costs_attempt=False)
+        await world.leases.release((await world.lease()).lease_id, costs_attempt=False)
     assert (await world.status(one)).attempt == 1
 
-    await world.service.release((await world.lease()).lease_id)
+    await world.leases.release((await world.lease()).lease_id)
     assert (await world.status(one)).attempt == 2
-    await world.service.release((await world.lease()).lease_id, costs_attempt=False)
-    await world.service.release((await world.lease()).lease_id)
+    await world.leases.release((await world.lease()).lease_id, costs_attempt=False)
+    await world.leases.release((await world.lease()).lease_id)
 
     status = await world.status(one)
     assert status.state is State.FAILED
@@ -557,11 +557,11 @@ async def test_what_is_no_live_lease_cannot_be_released(world: World) -> None:
     await created(world, 2)
     done, released = (await world.poll(count=2)).leases
     await world.respond(done)
-    await world.service.release(released.lease_id)
+    await world.leases.release(released.lease_id)
 
     for lease_id in (done.lease_id, released.lease_id, "lease_none"):
         with pytest.raises(LeaseNotFound):
-            await world.service.release(lease_id)
+            await world.leases.release(lease_id)
 
 
 # responses
@@ -682,12 +682,12 @@ async def test_a_result_that_is_no_base64_is_refused_and_may_be_sent_again(
 async def test_responses_without_a_lease_are_judged_by_the_state_alone(world: World) -> None:
     (one,) = await created(world, 1)
     with pytest.raises(InvalidStateTransition):
-        await world.service.submit_response(one, success())
+        await world.leases.submit_response(one, success())
     with pytest.raises(InvalidStateTransition):
-        await world.service.submit_response(one, success(bytes(5_000)))
+        await world.leases.submit_response(one, success(bytes(5_000)))
     await world.lease()
 
-    await world.service.submit_response(one, success(b"bare"), within="d1")
+    await world.leases.submit_response(one, success(b"bare"), within="d1")
 
     assert (await world.status(one)).state is State.SUCCEEDED
     assert not world.blobs.blobs
@@ -700,7 +700,7 @@ async def test_responses_to_unknown_and_foreign_commands_are_not_found(world: Wo
     for command_id, within in (("cmd_none", None), (lease.command_id, "d2")):
         for response in (success(), success(bytes(5_000)), error()):
             with pytest.raises(CommandNotFound):
-                await world.service.submit_response(
+                await world.leases.submit_response(
                     command_id, response, lease_id=lease.lease_id, within=within
                 )
     assert not world.blobs.blobs
@@ -717,7 +717,7 @@ async def test_a_second_response_changes_nothing_and_leaves_nothing(
 
     await world.respond(lease, success(b"2" * size))
     await world.respond(lease, error())
-    await world.service.submit_response(one, error())
+    await world.leases.submit_response(one, error())
 
     assert world.blobs.blobs == blobs
     response = (await world.status(one)).response

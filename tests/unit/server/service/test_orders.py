@@ -231,25 +231,25 @@ Act = Callable[[World, Walked, int], Coroutine[Any, Any, str]]
 
 async def through_the_service(world: World, walked: Walked, slot: int) -> str:
     """An event as a client brings it about."""
-    service, event = world.service, walked.order[slot]
+    leases, event = world.leases, walked.order[slot]
     if event in {FIRST_RESPONDS, SECOND_RESPONDS}:
         holder = event.split()[1]
         response = SuccessResponse(response=InlineBody.of(holder.encode()))
-        await service.submit_response(walked.command_id, response, lease_id=walked.leases[holder])
+        await leases.submit_response(walked.command_id, response, lease_id=walked.leases[holder])
         return OK
     if event == FIRST_RELEASES:
-        await service.release(walked.leases["first"])
+        await leases.release(walked.leases["first"])
         return OK
     if event == CANCEL:
-        await service.cancel(walked.command_id)
+        await world.commands.cancel(walked.command_id)
         return OK
     if event in {FIRST_RENEWS, SECOND_RENEWS}:
         wanted = RenewRequest(lease_ids=[walked.leases[event.split()[1]]], lease_seconds=FOR_LONG)
-        return str(len((await service.renew(wanted)).renewed))
+        return str(len((await leases.renew(wanted)).renewed))
     request = LeaseRequest(
         deployment_id=walked.deployment_id, lease_seconds=walked.lease_seconds(slot)
     )
-    leases = (await service.lease(request, base_url=BASE)).leases
+    leases = (await leases.lease(request, base_url=BASE)).leases
     for lease in leases:
         walked.leases["second"] = lease.lease_id
     return str(len(leases))

@@ -45,7 +45,7 @@ async def test_concurrent_first_uses_of_a_deployment_register_it_once(world: Wor
         *(world.create("new") for _ in range(10)), *(world.poll("new") for _ in range(10))
     )
 
-    listed = await world.service.list(
+    listed = await world.commands.list(
         CommandFilter(deployment_id="new"), cursor=None, limit=100, within=None
     )
     assert len(listed.commands) == 10
@@ -63,7 +63,7 @@ async def test_forty_concurrent_opposite_responses_have_one_outcome(
 
     await asyncio.gather(
         *(
-            world.service.submit_response(
+            world.leases.submit_response(
                 lease.command_id,
                 success(bytes([n]) * size) if n % 2 else error(message=f"e{n}"),
                 lease_id=lease.lease_id if names_lease else None,
@@ -123,7 +123,7 @@ async def test_of_old_and_new_holders_only_the_new_one_counts(world: World) -> N
     for _ in range(5):
         leases.append(await world.lease())
         if len(leases) < 5:
-            await world.service.release(leases[-1].lease_id)
+            await world.leases.release(leases[-1].lease_id)
 
     answers = await asyncio.gather(
         *(world.respond(lease, success(lease.lease_id.encode())) for lease in leases[:4]),

@@ -39,11 +39,11 @@ async def test_large_bodies_of_every_kind_go_through_real_files(
     uploaded = await world.upload(len(LARGE))
     assert uploaded.storage_upload is not None
     await world.put(uploaded.storage_upload.put_request, LARGE)
-    await world.service.upload_complete(uploaded.command_id, len(LARGE))
+    await world.commands.upload_complete(uploaded.command_id, len(LARGE))
     small = await world.upload(5)
     assert small.storage_upload is not None
     await world.put(small.storage_upload.put_request, b"12345")
-    await world.service.upload_complete(small.command_id, 5)
+    await world.commands.upload_complete(small.command_id, 5)
 
     first, second, third = (await world.poll(count=3)).leases
     assert await read(blobs, first.envelope.params) == LARGE
@@ -66,7 +66,7 @@ async def test_large_bodies_of_every_kind_go_through_real_files(
         assert isinstance(status.response, SuccessResponse)
         assert await read(blobs, status.response.response) == LARGE[::-1]
 
-    await world.service.write_payload(inline.command_id, Payload(response=success(LARGE)))
+    await world.commands.write_payload(inline.command_id, Payload(response=success(LARGE)))
     repaired = (await world.status(inline.command_id)).response
     assert isinstance(repaired, SuccessResponse)
     assert await read(blobs, repaired.response) == LARGE

@@ -15,12 +15,12 @@ async def test_a_repeated_upload_complete_seals_what_it_finds_unsealed(world: Wo
     created = await world.upload(len(LARGE))
     assert created.storage_upload is not None
     await world.put(created.storage_upload.put_request, LARGE)
-    await world.service.upload_complete(created.command_id, len(LARGE))
+    await world.commands.upload_complete(created.command_id, len(LARGE))
     path = path_of((await world.lease()).envelope.params)
     world.blobs.sealed.clear()  # as a process leaves it that dies after its commit
 
     with pytest.raises(InvalidStateTransition):
-        await world.service.upload_complete(created.command_id, len(LARGE))
+        await world.commands.upload_complete(created.command_id, len(LARGE))
 
     assert world.blobs.sealed == {path}
 
@@ -31,9 +31,9 @@ async def test_a_repeated_response_seals_what_it_finds_unsealed(world: World) ->
     upload = lease.envelope.response_handling.storage_upload_request
     await world.put(upload, LARGE)
     response = SuccessResponse(response=StorageBody(size=len(LARGE), storage_put_used=True))
-    await world.service.submit_response(lease.command_id, response, lease_id=lease.lease_id)
+    await world.leases.submit_response(lease.command_id, response, lease_id=lease.lease_id)
     world.blobs.sealed.clear()
 
-    await world.service.submit_response(lease.command_id, response, lease_id=lease.lease_id)
+    await world.leases.submit_response(lease.command_id, response, lease_id=lease.lease_id)
 
     assert world.blobs.sealed == {upload.path}

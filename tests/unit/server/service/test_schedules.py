@@ -120,7 +120,7 @@ class Scene:
         self.others.append(self._start(name, self.world.create))
 
     def release(self, name: str, lease_id: str) -> None:
-        act = lambda: self.world.service.release(lease_id)  # noqa: E731
+        act = lambda: self.world.leases.release(lease_id)  # noqa: E731
         self.others.append(self._start(name, act))
 
     def hang_up(self, name: str) -> None:

@@ -79,7 +79,7 @@ async def test_unknown_and_foreign_commands_are_not_found(world: World, wait: fl
         await world.status("cmd_none", wait)
     with pytest.raises(CommandNotFound):
         await world.status(created.command_id, wait, within="d2")
-    assert world.wakeups.waiting_for_results == 0
+    assert world.announcements.results.count == 0
 
 
 @pytest.mark.parametrize("wait", [-1, MAX_WAIT_SECONDS + 0.001, math.nan, math.inf])
@@ -107,7 +107,7 @@ async def test_a_wait_without_an_end_says_where_the_command_stands(world: World)
     status = await world.status(created.command_id, wait=0.01)
 
     assert status.state is State.PENDING
-    assert world.wakeups.waiting_for_results == 0
+    assert world.announcements.results.count == 0
 
 
 Ending = Callable[[World, str], Awaitable[None]]
@@ -126,19 +126,19 @@ async def by_failure(world: World, command_id: str) -> None:
 
 
 async def by_cancel(world: World, command_id: str) -> None:
-    await world.service.cancel(command_id)
+    await world.commands.cancel(command_id)
 
 
 async def by_cancelled_holder(world: World, command_id: str) -> None:
     lease = await world.lease()
-    await world.service.cancel(command_id)
+    await world.commands.cancel(command_id)
     await world.respond(lease, error("CANCELLED"))
 
 
 async def by_release_of_a_cancelled_one(world: World, command_id: str) -> None:
     lease = await world.lease()
-    await world.service.cancel(command_id)
-    await world.service.release(lease.lease_id, costs_attempt=False)
+    await world.commands.cancel(command_id)
+    await world.leases.release(lease.lease_id, costs_attempt=False)
 
 
 async def by_sweep(world: World, command_id: str) -> None:
@@ -154,13 +154,13 @@ async def by_late_response(world: World, command_id: str) -> None:
 
 async def by_late_cancel(world: World, command_id: str) -> None:
     world.clock.advance(200)
-    await world.service.cancel(command_id)
+    await world.commands.cancel(command_id)
 
 
 async def by_late_release(world: World, command_id: str) -> None:
     lease = await world.lease()
     world.clock.advance(200)
-    await world.service.release(lease.lease_id)
+    await world.leases.release(lease.lease_id)
 
 
 async def by_a_late_poll(world: World, command_id: str) -> None:
@@ -175,7 +175,7 @@ async def by_a_late_look(world: World, command_id: str) -> None:
 
 async def by_releases(world: World, command_id: str) -> None:
     for _ in range(2):
-        await world.service.release((await world.lease()).lease_id)
+        await world.leases.release((await world.lease()).lease_id)
 
 
 async def by_lapses(world: World, command_id: str) -> None:
@@ -220,13 +220,15 @@ async def test_every_end_is_told_at_once_to_all_who_wait_for_it(world: World, en
         if state is State.SUCCEEDED:
             assert isinstance(status.response, SuccessResponse)
         assert status == await world.status(created.command_id)
-    assert world.wakeups.waiting_for_results == 0
+    assert world.announcements.results.count == 0
 
 
 async def test_an_end_between_look_and_sleep_is_not_missed(world: World) -> None:
     created = await world.create()
     lease = await world.lease()
-    world.wakeups.finished(created.command_id)  # nothing is remembered: the database is asked
+    world.announcements.results.wake(
+        created.command_id
+    )  # nothing is remembered: the database is asked
     gate = world.store.gates["get"] = Gate()
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
     gate.enter.set()
@@ -251,7 +253,7 @@ async def test_a_server_that_stops_answers_all_who_wait(world: World) -> None:
     waiting = asyncio.ensure_future(world.status(created.command_id, wait=60))
     await world.quiet()
 
-    world.wakeups.close()
+    world.announcements.close()
 
     assert (await asyncio.wait_for(waiting, 5)).state is State.PENDING
     late = await asyncio.wait_for(world.status(created.command_id, wait=60), 5)
@@ -268,7 +270,7 @@ async def test_a_waiter_that_hangs_up_leaves_nothing_behind(world: World) -> Non
     with pytest.raises(ConnectionResetError):
         await waiting
 
-    assert world.wakeups.waiting_for_results == 0
+    assert world.announcements.results.count == 0
 
 
 async def test_a_store_that_is_away_for_the_second_look_is_told(world: World) -> None:
@@ -293,7 +295,7 @@ async def test_a_cancelled_command_stays_as_it_ended(world: World) -> None:
     created = await world.create()
     await world.respond(await world.lease(), success(b"1"))
 
-    status = await world.service.cancel(created.command_id)
+    status = await world.commands.cancel(created.command_id)
 
     assert status.state is State.SUCCEEDED
     assert status.cancel_requested is None
@@ -304,7 +306,7 @@ async def test_a_leased_command_is_asked_to_stop_and_its_holder_decides(world: W
     created = await world.create()
     lease = await world.lease()
 
-    assert (await world.service.cancel(created.command_id)).cancel_requested is True
+    assert (await world.commands.cancel(created.command_id)).cancel_requested is True
     status = await world.status(created.command_id)
     await world.respond(lease, success(b"1"))
 
@@ -316,7 +318,7 @@ async def test_a_leased_command_is_asked_to_stop_and_its_holder_decides(world: W
 async def test_a_cancelled_command_is_never_run_again(world: World) -> None:
     created = await world.create()
     await world.lease(seconds=1)
-    await world.service.cancel(created.command_id)
+    await world.commands.cancel(created.command_id)
     await world.pass_time(2)
 
     status = await world.status(created.command_id)
@@ -331,9 +333,9 @@ async def test_unknown_and_foreign_commands_cannot_be_cancelled(world: World) ->
     created = await world.create()
 
     with pytest.raises(CommandNotFound):
-        await world.service.cancel("cmd_none")
+        await world.commands.cancel("cmd_none")
     with pytest.raises(CommandNotFound):
-        await world.service.cancel(created.command_id, within="d2")
+        await world.commands.cancel(created.command_id, within="d2")
     assert (await world.status(created.command_id)).state is State.PENDING
 
 
@@ -345,14 +347,14 @@ async def test_lists_are_newest_first_and_go_on_where_they_stopped(world: World)
     seen: list[str] = []
     cursor = None
     while True:
-        page = await world.service.list(CommandFilter(), cursor=cursor, limit=3, within=None)
+        page = await world.commands.list(CommandFilter(), cursor=cursor, limit=3, within=None)
         seen += [command.command_id for command in page.commands]
         cursor = page.cursor
         if cursor is None:
             break
 
     assert seen == ids[::-1]
-    odd = await world.service.list(
+    odd = await world.commands.list(
         CommandFilter(command="c1", state=State.PENDING), cursor=None, limit=None, within="d1"
     )
     assert [command.command_id for command in odd.commands] == ids[5::-2]
@@ -362,11 +364,11 @@ async def test_a_bound_caller_lists_its_own_deployment(world: World) -> None:
     mine = await world.create("d1")
     await world.create("d2")
 
-    listed = await world.service.list(CommandFilter(), cursor=None, limit=None, within="d1")
+    listed = await world.commands.list(CommandFilter(), cursor=None, limit=None, within="d1")
 
     assert [command.command_id for command in listed.commands] == [mine.command_id]
     with pytest.raises(Forbidden):
-        await world.service.list(
+        await world.commands.list(
             CommandFilter(deployment_id="d2"), cursor=None, limit=None, within="d1"
         )
 
@@ -374,13 +376,13 @@ async def test_a_bound_caller_lists_its_own_deployment(world: World) -> None:
 @pytest.mark.parametrize("cursor", ["", "-1", "x", "1.5", "٣", "9" * 19, " 1"])
 async def test_a_cursor_of_somebody_elses_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidCommand):
-        await world.service.list(CommandFilter(), cursor=cursor, limit=None, within=None)
+        await world.commands.list(CommandFilter(), cursor=cursor, limit=None, within=None)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1_001])
 async def test_a_limit_out_of_bounds_is_refused(world: World, limit: int) -> None:
     with pytest.raises(InvalidCommand):
-        await world.service.list(CommandFilter(), cursor=None, limit=limit, within=None)
+        await world.commands.list(CommandFilter(), cursor=None, limit=limit, within=None)
 
 
 # payloads
@@ -388,10 +390,10 @@ async def test_a_limit_out_of_bounds_is_refused(world: World, limit: int) -> Non
 
 async def test_a_payload_shows_what_is_stored_in_any_state(world: World) -> None:
     created = await world.create(params=b"p")
-    before = await world.service.payload(created.command_id, base_url=BASE, within=None)
+    before = await world.commands.payload(created.command_id, base_url=BASE, within=None)
     await world.respond(await world.lease(), success(b"r"))
 
-    after = await world.service.payload(created.command_id, base_url=BASE, within="d1")
+    after = await world.commands.payload(created.command_id, base_url=BASE, within="d1")
 
     assert before.params is not None
     assert before.response is None
@@ -399,21 +401,21 @@ async def test_a_payload_shows_what_is_stored_in_any_state(world: World) -> None
     assert isinstance(after.response, SuccessResponse)
     assert inline_of(after.response.response) == b"r"
     with pytest.raises(CommandNotFound):
-        await world.service.payload("cmd_none", base_url=BASE, within=None)
+        await world.commands.payload("cmd_none", base_url=BASE, within=None)
 
 
 async def test_there_is_no_payload_before_the_upload(world: World) -> None:
     created = await world.upload(5)
 
     with pytest.raises(CommandNotFound):
-        await world.service.payload(created.command_id, base_url=BASE, within=None)
+        await world.commands.payload(created.command_id, base_url=BASE, within=None)
 
 
 async def test_a_planted_payload_changes_bodies_and_no_state(world: World) -> None:
     created = await world.create(params=b"p")
     planted = Payload(params=InlineBody.of(b"q" * 5_000), response=success(b"planted"))
 
-    await world.service.write_payload(created.command_id, planted)
+    await world.commands.write_payload(created.command_id, planted)
 
     status = await world.status(created.command_id)
     assert status.state is State.PENDING
@@ -430,10 +432,10 @@ async def test_a_planted_response_may_repair_an_ended_command(world: World) -> N
     created = await world.create()
     await world.respond(await world.lease(), success(b"r"))
 
-    await world.service.write_payload(created.command_id, Payload(response=success(b"s")))
+    await world.commands.write_payload(created.command_id, Payload(response=success(b"s")))
 
     response = (await world.status(created.command_id)).response
     assert isinstance(response, SuccessResponse)
     assert inline_of(response.response) == b"s"
     with pytest.raises(CommandNotFound):
-        await world.service.write_payload("cmd_none", Payload())
+        await world.commands.write_payload("cmd_none", Payload())

@@ -369,7 +369,7 @@ async def before_it(world: World, lease: LeaseInfo) -> LeaseInfo:
 
 async def granted_unnoticed(world: World, lease: LeaseInfo) -> LeaseInfo:
     """A lease granted after the jump and before anybody has seen it."""
-    await world.service.release(lease.lease_id, costs_attempt=False)
+    await world.leases.release(lease.lease_id, costs_attempt=False)
     return await world.lease(seconds=60)
 
 
@@ -384,7 +384,7 @@ async def granted_in_the_middle(world: World, lease: LeaseInfo) -> LeaseInfo:
     sweeping = asyncio.ensure_future(world.sweeper.tick())
     gate.enter.set()
     await gate.done.wait()
-    await world.service.release(lease.lease_id, costs_attempt=False)
+    await world.leases.release(lease.lease_id, costs_attempt=False)
     granted = await world.lease(seconds=60)
     gate.leave.set()
     await sweeping
@@ -566,7 +566,7 @@ async def test_a_store_that_fails_at_any_call_of_a_tick_leaves_the_rest_for_the_
         assert await state_of(world, overdue.command_id) is State.EXPIRED
         assert await state_of(world, lapsing.command_id) is State.PENDING
         assert await attempt_of(world, lapsing.command_id) == 2
-        await world.service.cancel(lapsing.command_id)
+        await world.commands.cancel(lapsing.command_id)
         if number > len(world.store.calls):
             break
     assert failures >= 4
@@ -627,7 +627,8 @@ async def test_keys_are_swept_in_batches(world: World) -> None:
 
     sweeper = Sweeper(
         store=Forgetful(),  # type: ignore[arg-type]
-        service=world.service,
+        announcements=world.announcements,
+        agents=world.agents,
         clock=world.clock,
         limits=SweepLimits(),
     )

@@ -44,7 +44,7 @@ async def test_an_uploaded_body_reaches_the_agent_inline_if_it_fits(
     data = bytes(size)
     command_id = await uploaded(world, data, size)
 
-    answer = await world.service.upload_complete(command_id, size)
+    answer = await world.commands.upload_complete(command_id, size)
 
     assert answer.state is State.PENDING
     params = (await world.lease()).envelope.params
@@ -60,12 +60,12 @@ async def test_nothing_uploaded_is_refused_and_the_state_stays(world: World) -> 
     created = await world.upload(5)
 
     with pytest.raises(InvalidCommand) as refused:
-        await world.service.upload_complete(created.command_id, 5)
+        await world.commands.upload_complete(created.command_id, 5)
 
     assert refused.value.context["field"] == "size"
     assert (await world.status(created.command_id)).state is State.PENDING_UPLOAD
     await world.put(put_of(created), b"12345")
-    assert (await world.service.upload_complete(created.command_id, 5)).state is State.PENDING
+    assert (await world.commands.upload_complete(created.command_id, 5)).state is State.PENDING
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ async def test_another_size_than_was_uploaded_is_refused_and_the_state_stays(
     command_id = await uploaded(world, bytes(uploaded_bytes))
 
     with pytest.raises(InvalidCommand):
-        await world.service.upload_complete(command_id, said)
+        await world.commands.upload_complete(command_id, said)
 
     assert (await world.status(command_id)).state is State.PENDING_UPLOAD
-    await world.service.upload_complete(command_id, uploaded_bytes)
+    await world.commands.upload_complete(command_id, uploaded_bytes)
     assert (await world.status(command_id)).state is State.PENDING
 
 
@@ -102,17 +102,17 @@ async def test_a_body_replaced_while_it_is_read_is_refused(
     world.blobs.size = size_then_replace  # type: ignore[method-assign]
 
     with pytest.raises(InvalidCommand):
-        await world.service.upload_complete(command_id, 5)
+        await world.commands.upload_complete(command_id, 5)
 
     assert (await world.status(command_id)).state is State.PENDING_UPLOAD
 
 
 async def test_a_second_upload_complete_is_no_transition(world: World) -> None:
     command_id = await uploaded(world, b"12345")
-    await world.service.upload_complete(command_id, 5)
+    await world.commands.upload_complete(command_id, 5)
 
     with pytest.raises(InvalidStateTransition):
-        await world.service.upload_complete(command_id, 5)
+        await world.commands.upload_complete(command_id, 5)
 
     assert (await world.status(command_id)).state is State.PENDING
 
@@ -121,7 +121,7 @@ async def test_concurrent_upload_completes_make_the_command_ready_once(world: Wo
     command_id = await uploaded(world, bytes(5_000))
 
     answers = await asyncio.gather(
-        *(world.service.upload_complete(command_id, 5_000) for _ in range(10)),
+        *(world.commands.upload_complete(command_id, 5_000) for _ in range(10)),
         return_exceptions=True,
     )
 
@@ -143,7 +143,7 @@ async def test_a_large_body_in_the_place_of_a_small_one_is_not_held_in_memory(
     world.blobs.read = read  # type: ignore[method-assign]
     tracemalloc.start()
     with pytest.raises(InvalidCommand):
-        await world.service.upload_complete(command_id, 5)
+        await world.commands.upload_complete(command_id, 5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
@@ -152,27 +152,27 @@ async def test_a_large_body_in_the_place_of_a_small_one_is_not_held_in_memory(
 
 async def test_what_has_ended_awaits_no_upload(world: World) -> None:
     created = await world.upload(5)
-    await world.service.cancel(created.command_id)
+    await world.commands.cancel(created.command_id)
 
     with pytest.raises(InvalidStateTransition):
-        await world.service.upload_complete(created.command_id, 5)
+        await world.commands.upload_complete(created.command_id, 5)
 
 
 async def test_unknown_and_foreign_commands_are_not_found(world: World) -> None:
     command_id = await uploaded(world, b"12345")
 
     with pytest.raises(CommandNotFound):
-        await world.service.upload_complete("cmd_none", 5)
+        await world.commands.upload_complete("cmd_none", 5)
     with pytest.raises(CommandNotFound):
-        await world.service.upload_complete(command_id, 5, within="d2")
-    await world.service.upload_complete(command_id, 5, within="d1")
+        await world.commands.upload_complete(command_id, 5, within="d2")
+    await world.commands.upload_complete(command_id, 5, within="d1")
 
 
 async def test_a_command_without_upload_awaits_none(world: World) -> None:
     created = await world.create()
 
     with pytest.raises(InvalidStateTransition):
-        await world.service.upload_complete(created.command_id, 2)
+        await world.commands.upload_complete(created.command_id, 2)
 
 
 @pytest.mark.parametrize("swept", [True, False])
@@ -188,7 +188,7 @@ async def test_an_upload_after_the_deadline_is_too_late_and_its_waiter_hears_of_
         await world.sweeper.tick()
 
     with pytest.raises(InvalidStateTransition):
-        await world.service.upload_complete(created.command_id, 5)
+        await world.commands.upload_complete(created.command_id, 5)
 
     assert (await asyncio.wait_for(waiting, 5)).state is State.EXPIRED
 
@@ -196,7 +196,7 @@ async def test_an_upload_after_the_deadline_is_too_late_and_its_waiter_hears_of_
 async def test_it_becomes_ready_behind_what_was_ready_before(world: World) -> None:
     awaited = await uploaded(world, b"12345")
     created = await world.create()
-    await world.service.upload_complete(awaited, 5)
+    await world.commands.upload_complete(awaited, 5)
 
     leases = (await world.poll(count=2)).leases
 
@@ -208,7 +208,7 @@ async def test_a_waiting_agent_gets_it_at_once(world: World) -> None:
     polling = asyncio.ensure_future(world.poll(wait=30))
     await world.quiet()
 
-    await world.service.upload_complete(command_id, 5)
+    await world.commands.upload_complete(command_id, 5)
 
     (lease,) = (await asyncio.wait_for(polling, 5)).leases
     assert lease.command_id == command_id
@@ -222,7 +222,7 @@ async def test_a_store_that_fails_at_any_call_loses_nothing(world: World, size: 
         world.store.calls.clear()
         world.store.fail_at = number
         try:
-            await world.service.upload_complete(command_id, size)
+            await world.commands.upload_complete(command_id, size)
         except StoreUnavailable:
             failures += 1
         else:
@@ -245,11 +245,11 @@ async def test_a_blob_store_that_fails_before_the_change_leaves_the_upload_to_be
     world.blobs.refuse[operation] = StorageOperationFailed("no disk")
 
     with pytest.raises(StorageOperationFailed):
-        await world.service.upload_complete(command_id, 5)
+        await world.commands.upload_complete(command_id, 5)
 
     assert (await world.status(command_id)).state is State.PENDING_UPLOAD
     world.blobs.refuse.clear()
-    await world.service.upload_complete(command_id, 5)
+    await world.commands.upload_complete(command_id, 5)
     assert inline_of((await world.lease()).envelope.params) == b"12345"
 
 
@@ -260,7 +260,7 @@ async def test_a_blob_store_that_fails_after_the_change_takes_nothing_back(
     command_id = await uploaded(world, bytes(size))
     world.blobs.refuse[operation] = StorageOperationFailed("no disk")
 
-    answer = await world.service.upload_complete(command_id, size)
+    answer = await world.commands.upload_complete(command_id, size)
 
     assert answer.state is State.PENDING
     params = (await world.lease()).envelope.params
@@ -271,11 +271,11 @@ async def test_a_blob_store_that_fails_after_the_change_takes_nothing_back(
 async def test_a_sealed_upload_cannot_be_replaced(world: World) -> None:
     created = await world.upload()
     await world.put(put_of(created), bytes(5_000))
-    await world.service.upload_complete(created.command_id, 5_000)
+    await world.commands.upload_complete(created.command_id, 5_000)
 
     with pytest.raises(ArcError):
         await world.put(put_of(created), b"x" * 5_000)
 
-    assert (await world.service.payload(created.command_id, base_url="b", within=None)).params
+    assert (await world.commands.payload(created.command_id, base_url="b", within=None)).params
     with pytest.raises(NotFound):
-        await world.service.payload(created.command_id, base_url="b", within="d2")
+        await world.commands.payload(created.command_id, base_url="b", within="d2")

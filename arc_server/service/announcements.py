@@ -1,0 +1,84 @@
+"""Announcements wake the requests, and the push loop, that a change of commands concerns.
+
+Both services, the sweeper and the outbox announce what they have committed. An announcement never
+fails and reads nothing: a waiter that needs to know more looks for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from arc_protocol import lifecycle
+from arc_protocol.messages.base import State
+from arc_server.ports.records import Command, CommandWithResponse, Completion, StoredResponse
+from arc_server.service.result_waiters import ResultWaiters
+from arc_server.service.work_waiters import WorkWaiters
+
+
+class Announcements:
+    """All that waits in this process. For the event loop only."""
+
+    def __init__(self) -> None:
+        self.work = WorkWaiters()
+        self.results = ResultWaiters()
+        self._push = asyncio.Event()
+        self.is_closed = False
+
+    def announce(self, command: Command) -> None:
+        """Wake the waiters of a command that has ended, or that is ready to be leased or pushed."""
+        if command.state in lifecycle.TERMINAL:
+            self.results.wake(command.command_id)
+        elif command.state is not State.PENDING:
+            return
+        elif command.is_push:
+            self.push_ready()
+        else:
+            self.work.wake(command.deployment_id, command.target.resource_id)
+
+    def announce_swept(self, commands: Sequence[Command]) -> None:
+        """Announce commands that have changed without a request for them.
+
+        The holder of a lease that lapsed did not renew it, so its poll that still waits may be a
+        connection without a client. The poll is ended, or the command would go straight back there.
+        """
+        for command in commands:
+            if command.state is State.PENDING and command.lease_holder is not None:
+                self.work.dismiss(command.deployment_id, command.lease_holder)
+            self.announce(command)
+
+    def announce_completion(self, completion: Completion, response: StoredResponse) -> bool:
+        """Announce a submitted response; return True if the command has ended with it."""
+        command = completion.command
+        is_kept = completion.changed and command.state is not State.EXPIRED
+        if completion.changed:
+            ended = CommandWithResponse(command=command, response=response if is_kept else None)
+            self.results.wake(command.command_id, ended)
+        return is_kept
+
+    def announce_cancel(self, command: Command) -> None:
+        """Announce a cancelled command, to the senders or to its holder."""
+        if command.state in lifecycle.TERMINAL:
+            self.announce(command)
+        elif command.state is State.DISPATCHED and command.lease_holder and command.lease_id:
+            self.work.request_cancel(command.deployment_id, command.lease_holder, command.lease_id)
+
+    def push_ready(self) -> None:
+        """Wake the push loop."""
+        self._push.set()
+
+    async def wait_for_push(self, seconds: float | None) -> None:
+        """Wait until a push is due or that much time has passed."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._push.wait()
+        except TimeoutError:
+            return
+        self._push.clear()
+
+    def close(self) -> None:
+        """End every wait, and let no request wait again: the server stops."""
+        self.is_closed = True
+        self._push.set()
+        self.work.close()
+        self.results.close()

@@ -1,0 +1,31 @@
+"""Paths of blobs: each body of a command has its place."""
+
+from __future__ import annotations
+
+import secrets
+
+from arc_server.ports.records import Command
+
+
+def params_path(command_id: str) -> str:
+    """Return where the params of a command are uploaded."""
+    return f"{_directory(command_id)}/params"
+
+
+def response_path(command: Command, lease_id: str | None = None) -> str:
+    """Return where a response of the latest lease, or of `lease_id`, is uploaded.
+
+    Attempt and lease are in it: a stale holder cannot overwrite a newer body.
+    """
+    attempt = command.lease_attempt or command.attempt
+    lease = lease_id or command.lease_id or "none"
+    return f"{_directory(command.command_id)}/attempts/{attempt}/{lease}/response"
+
+
+def planted_path(command_id: str) -> str:
+    """Return a fresh place for params that an operator puts in."""
+    return f"{_directory(command_id)}/planted/{secrets.token_hex(8)}"
+
+
+def _directory(command_id: str) -> str:
+    return f"arc/commands/{command_id}"

@@ -1,0 +1,94 @@
+"""Bodies on their way out: inline, or by presigned URLs that are made afresh at each read."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from arc_protocol.messages.bodies import (
+    BodySpec,
+    CommandResponse,
+    ErrorResponse,
+    InlineBody,
+    PresignedRequest,
+    StorageBody,
+    SuccessResponse,
+)
+from arc_protocol.messages.commands import StorageUpload
+from arc_server.ports.blobs import BlobStore
+from arc_server.ports.clock import Clock
+from arc_server.ports.records import (
+    Command,
+    DamagedBody,
+    ReadResponse,
+    StoredBlob,
+    StoredBody,
+    StoredError,
+    StoredInline,
+    StoredParams,
+    StoredSuccess,
+)
+from arc_server.service.blob_paths import response_path
+from arc_server.service.limits import CommandLimits
+
+
+class OutgoingBodies:
+    """Presents stored bodies to readers, and lets clients upload new ones."""
+
+    def __init__(self, blobs: BlobStore, clock: Clock, limits: CommandLimits) -> None:
+        self._blobs = blobs
+        self._clock = clock
+        self._limits = limits
+
+    def params_upload(self, path: str, base_url: str) -> StorageUpload:
+        """Let a sender upload its params."""
+        request = self._presign("put", path, base_url, self._limits.upload_url_seconds)
+        return StorageUpload(put_request=request, expires_at=request.expiration)
+
+    def response_upload(self, command: Command, base_url: str) -> PresignedRequest:
+        """Let the holder of the latest lease upload its response."""
+        return self._presign(
+            "put", response_path(command), base_url, self._limits.response_url_seconds
+        )
+
+    def params(self, params: StoredParams, base_url: str) -> BodySpec | None:
+        """Return params for a reader; None while there are none to read."""
+        if isinstance(params, StoredInline | StoredBlob):
+            return self._body(params, base_url)
+        return None
+
+    def response(self, response: ReadResponse | None, base_url: str) -> CommandResponse | None:
+        """Return a response for a reader; a damaged one is presented as an error."""
+        if response is None:
+            return None
+        if isinstance(response, StoredSuccess):
+            return SuccessResponse(response=self._body(response.body, base_url))
+        if isinstance(response, StoredError):
+            return ErrorResponse(
+                code=response.code, message=response.message, details=response.details
+            )
+        return _damaged(response)
+
+    def _body(self, body: StoredBody, base_url: str) -> BodySpec:
+        if isinstance(body, StoredInline):
+            return InlineBody.of(body.data)
+        return StorageBody(
+            size=body.size,
+            storage_get_request=self._presign(
+                "get", body.path, base_url, self._limits.download_url_seconds
+            ),
+            storage_put_used=True,
+        )
+
+    def _presign(
+        self, operation: str, path: str, base_url: str, seconds: float
+    ) -> PresignedRequest:
+        until = self._clock.now() + timedelta(seconds=seconds)
+        return self._blobs.presign(operation, path, base_url, until)
+
+
+def _damaged(body: DamagedBody) -> ErrorResponse:
+    return ErrorResponse(
+        code="SERIALIZATION_FAILED",
+        message="the stored response is damaged and cannot be read",
+        details=body.reason,
+    )

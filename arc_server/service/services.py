@@ -1,0 +1,68 @@
+"""The services of one server process, and the parts that they share."""
+
+from __future__ import annotations
+
+import msgspec
+
+from arc_server.ports.blobs import BlobStore
+from arc_server.ports.clock import Clock
+from arc_server.ports.links import ResponseLinks
+from arc_server.ports.store import Store
+from arc_server.service.agents import AgentService
+from arc_server.service.announcements import Announcements
+from arc_server.service.commands import CommandService
+from arc_server.service.envelopes import Envelopes
+from arc_server.service.events import EventService
+from arc_server.service.incoming_bodies import IncomingBodies
+from arc_server.service.leases import LeaseService
+from arc_server.service.limits import CommandLimits
+from arc_server.service.lookup import Lookup
+from arc_server.service.outgoing_bodies import OutgoingBodies
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """The services, built on one set of ports."""
+
+    announcements: Announcements
+    envelopes: Envelopes
+    commands: CommandService
+    leases: LeaseService
+    events: EventService
+    agents: AgentService
+
+
+def build_services(
+    *, store: Store, blobs: BlobStore, links: ResponseLinks, clock: Clock, limits: CommandLimits
+) -> Services:
+    """Return the services of a process."""
+    announcements = Announcements()
+    lookup = Lookup(store, clock, announcements)
+    incoming = IncomingBodies(blobs, limits)
+    outgoing = OutgoingBodies(blobs, clock, limits)
+    envelopes = Envelopes(outgoing, links, clock, limits)
+    agents = AgentService(store=store, clock=clock, limits=limits)
+    return Services(
+        announcements=announcements,
+        envelopes=envelopes,
+        commands=CommandService(
+            store=store,
+            lookup=lookup,
+            incoming=incoming,
+            outgoing=outgoing,
+            clock=clock,
+            announcements=announcements,
+            limits=limits,
+        ),
+        leases=LeaseService(
+            store=store,
+            lookup=lookup,
+            incoming=incoming,
+            envelopes=envelopes,
+            clock=clock,
+            announcements=announcements,
+            limits=limits,
+            agents=agents,
+        ),
+        events=EventService(store=store, announcements=announcements, limits=limits),
+        agents=agents,
+    )
