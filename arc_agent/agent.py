@@ -33,7 +33,6 @@ from arc_agent.guard.pause import Brake
 from arc_agent.guard.sealed_params import Seals
 from arc_agent.guard.signatures import Signatures
 from arc_agent.guard.turns import Line
-from arc_agent.handlers.calling import call_in, in_thread
 from arc_agent.handlers.declared.programs import kill_all
 from arc_agent.handlers.lifespans import open_all
 from arc_agent.host import systemd
@@ -41,6 +40,7 @@ from arc_agent.host.clock import Clock, boot_seconds
 from arc_agent.host.control_socket import Control
 from arc_agent.host.data_dir import DataDir
 from arc_agent.host.process_state import ProcessState
+from arc_agent.host.threads import call_in, in_thread
 from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.run_journal import Journal, answer_left

@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 import structlog
 
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.registry import HandlerError, Provisions
+from arc_agent.host.threads import in_thread
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

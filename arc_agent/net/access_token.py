@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import ServerSection
-from arc_agent.handlers.calling import call_in
 from arc_agent.host.clock import Clock
+from arc_agent.host.threads import call_in
 from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.net.identity_files import Identity, IdentityError, IdentityFiles, KeyPair
 from arc_agent.net.routes import Network

@@ -14,8 +14,8 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import EventsSection
-from arc_agent.handlers.calling import call_in
 from arc_agent.handlers.events import Speech
+from arc_agent.host.threads import call_in
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.server_state import Contact
 from arc_protocol.codec import encode

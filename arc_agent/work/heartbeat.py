@@ -18,8 +18,8 @@ from typing import Any, Final
 import structlog
 
 from arc_agent.config.sections import Config
-from arc_agent.handlers.calling import call_in
 from arc_agent.host.clock import Clock
+from arc_agent.host.threads import call_in
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused
 from arc_agent.net.lease_calls import renew

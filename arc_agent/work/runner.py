@@ -17,13 +17,14 @@ from arc_agent.guard.gate import Gate
 from arc_agent.guard.sealed_params import Seals
 from arc_agent.guard.signatures import Signatures, Signed
 from arc_agent.guard.turns import Line
-from arc_agent.handlers.calling import Raised, Returned, call_handler, call_in
+from arc_agent.handlers.calling import Raised, Returned, call_handler
 from arc_agent.handlers.context import Context, ParamsSource, Retry
 from arc_agent.handlers.events import Speech
 from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.host.clock import Clock
 from arc_agent.host.process_state import ProcessState
+from arc_agent.host.threads import call_in
 from arc_agent.jobs.job import Addresses, Job, addresses, allowed, resolved
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded

@@ -18,11 +18,11 @@ from typing import Any, Final, cast
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
 from arc_agent.config.declared_handlers import SqlSection
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared.placeholders import INVALID_PARAMS
 from arc_agent.handlers.declared.rows import SQL_ERROR, RowWriter
 from arc_agent.handlers.declared.statements import Statement
+from arc_agent.host.threads import in_thread
 
 _pg = cast("Any", asyncpg)  # its types are partial
 

@@ -25,10 +25,10 @@ import msgspec
 import structlog
 
 from arc_agent.config.declared_handlers import NO_LIMITS, ExecSection
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared.strays import MARK, end_strays
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
+from arc_agent.host.threads import in_thread
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_agent.config.declared_handlers import SqlSection
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared.placeholders import Params, check_bounded, declare
 from arc_agent.handlers.declared.statements import BadStatement, Statement, read_statement
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
+from arc_agent.host.threads import in_thread
 from arc_runtime.systemd import credential
 
 _GRACE_SECONDS: Final = 5.0
