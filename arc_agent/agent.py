@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from arc_agent import __version__
-from arc_agent.config.sections import audit_directory, control_socket, data_directory
+from arc_agent.config.places import audit_directory, control_socket, data_directory
 from arc_agent.control.verbs import register
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate

@@ -235,7 +235,7 @@ def _socket(given: argparse.Namespace) -> Path:
     """
     if given.socket is not None:
         return given.socket
-    from arc_agent.config.sections import control_socket
+    from arc_agent.config.places import control_socket
 
     if given.data_dir is not None:
         return given.data_dir / "control.sock"
@@ -256,7 +256,7 @@ def _is_there(path: Path) -> bool:
 
 def _config(given: argparse.Namespace) -> Any:
     """The agent's configuration, None when there is none to be found. Raises SettingsError."""
-    from arc_agent.config.sections import read
+    from arc_agent.config.reading import read
     from arc_runtime.config.settings import SettingsError
 
     file = given.config or (_USUAL_CONFIG if _is_there(_USUAL_CONFIG) else None)
@@ -376,7 +376,7 @@ def _audit_directory(given: argparse.Namespace) -> Path:
         return given.directory
     if given.data_dir is not None:
         return given.data_dir / "audit"
-    from arc_agent.config.sections import audit_directory
+    from arc_agent.config.places import audit_directory
 
     config = _config(given)
     if config is None:

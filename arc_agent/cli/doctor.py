@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from arc_agent.cli.status import size, span
-from arc_agent.config.sections import Config, audit_directory, data_directory
+from arc_agent.config.places import audit_directory, data_directory
+from arc_agent.config.sections import Config
 from arc_agent.control.status import CLOCK_OFF_SECONDS
 from arc_agent.handlers.loading import ImportFailed, load_handlers
 from arc_agent.handlers.registry import HandlerError

@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from arc_agent.config.sections import Config, data_directory, read
+from arc_agent.config.places import data_directory
+from arc_agent.config.reading import read
+from arc_agent.config.sections import Config
 from arc_agent.net.access_token import read_answer
 from arc_agent.net.connection import Answer, Connection, NoContact, Refused
 from arc_agent.net.identity_files import Identity, IdentityFiles, KeyPair

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from arc_agent.config.sections import read
+from arc_agent.config.reading import read
 from arc_agent.net.token import Token, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.cli import Front

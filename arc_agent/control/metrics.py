@@ -23,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from arc_agent.config.sections import listen_address
+from arc_agent.config.addresses import listen_address
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.work.meter import Meter, MetricsError
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 import structlog
 
-from arc_agent.config.sections import HandlersSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers import shapes
 from arc_agent.handlers.registry import Handler
 from arc_protocol.messages.agents import HandlerInfo

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from arc_agent.config.declared_handlers import NO_LIMITS
-from arc_agent.config.sections import HandlersSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers import builtin
 from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arc_agent.config.sections import HandlerSettings
+from arc_agent.config.handler_sections import HandlerSettings
 from arc_agent.handlers import shapes
 from arc_agent.handlers.context import Context
 from arc_agent.handlers.shapes import UNTYPED

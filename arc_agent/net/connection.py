@@ -20,7 +20,8 @@ import tenacity
 from yarl import URL
 
 from arc_agent import __version__
-from arc_agent.config.sections import ServerSection, base_url
+from arc_agent.config.addresses import base_url
+from arc_agent.config.sections import ServerSection
 from arc_agent.net.routes import Network
 from arc_agent.net.token import Bearer
 from arc_protocol.lifecycle import full_jitter

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from arc_agent.config.sections import NEEDS_RESTART, Config, data_directory, read
+from arc_agent.config.places import data_directory
+from arc_agent.config.reading import read
+from arc_agent.config.sections import NEEDS_RESTART, Config
 from arc_agent.guard.policy import Policy
 from arc_agent.handlers.loading import (
     add_declared,

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from arc_agent import Context, handler
 from arc_agent.cli import main
-from arc_agent.config.sections import read
+from arc_agent.config.reading import read
 from arc_runtime.logs.journald import fields
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer

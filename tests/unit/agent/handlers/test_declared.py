@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arc_agent.config.declared_handlers import ExecSection, HttpSection, SqlSection
-from arc_agent.config.sections import HandlersSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared.http import http_handler
 from arc_agent.handlers.declared.placeholders import declare
@@ -279,7 +279,8 @@ def test_what_is_not_one_statement_is_refused(text: str) -> None:
 def test_what_is_not_declared_costs_nothing_at_rest() -> None:
     program = (
         "import sys, arc_agent.agent\n"
-        "from arc_agent.config.sections import ExecSection, HandlersSection\n"
+        "from arc_agent.config.declared_handlers import ExecSection\n"
+        "from arc_agent.config.handler_sections import HandlersSection\n"
         "from arc_agent.handlers.loading import check_host, load_handlers\n"
         "settings = HandlersSection(exec={'x': ExecSection(argv=['true'])})\n"
         "load_handlers(settings), check_host(settings)\n"

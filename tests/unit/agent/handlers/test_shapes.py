@@ -16,7 +16,7 @@ import pydantic
 import pytest
 
 from arc_agent import handler
-from arc_agent.config.sections import HandlersSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import Handler, HandlerError, handlers_of
 from arc_agent.handlers.shapes import UNTYPED, Misfit, check, is_raw, read, schema, write
@@ -163,7 +163,7 @@ def test_bytes_files_and_streams_are_no_json() -> None:
 def test_pydantic_is_imported_by_handlers_only() -> None:
     program = (
         "import sys; from arc_agent.handlers.loading import load_handlers;"
-        "from arc_agent.config.sections import HandlersSection;"
+        "from arc_agent.config.handler_sections import HandlersSection;"
         "from arc_agent.handlers.descriptions import advertised;"
         "advertised(load_handlers(HandlersSection()), HandlersSection());"
         "assert 'pydantic' not in sys.modules"
