@@ -26,9 +26,9 @@ from arc_agent.control.status import CLOCK_OFF_SECONDS
 from arc_agent.handlers.loading import ImportFailed, load_handlers
 from arc_agent.handlers.registry import HandlerError
 from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
-from arc_agent.net.connection import Answer, Connection, NoContact, Refused
-from arc_agent.net.routes import Network
-from arc_agent.net.token import Bearer, Token, TokenError
+from arc_agent.net.connection import Answer, NoContact, Refused, ServerConnection
+from arc_agent.net.routes import Routes
+from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_agent.work.live_config import Source, bearer_of, policy_of
 from arc_protocol.messages.leases import LeaseRequest, RenewRequest
 from arc_runtime.config.settings import SettingsError
@@ -133,7 +133,7 @@ def _long_poll(status: dict[str, Any] | str) -> Finding:
 # The way to the server
 
 
-async def _way(config: Config, network: Network) -> AsyncIterator[Finding]:
+async def _way(config: Config, network: Routes) -> AsyncIterator[Finding]:
     """DNS, proxy, connection, TLS, clock."""
     url = config.server.url or ""
     parts = urlsplit(url)
@@ -150,7 +150,7 @@ async def _way(config: Config, network: Network) -> AsyncIterator[Finding]:
     else:
         yield await _resolved(host, port)
         yield _ok("proxy", "none is used for the server")
-    async with _connection(config, Token(None, None), network) as connection:
+    async with _connection(config, ConfiguredToken(None, None), network) as connection:
         try:
             base = connection.url().removesuffix("/v1/")
             answer = await connection.call("GET", f"{base}/readyz", timeout_seconds=_SECONDS)
@@ -191,7 +191,7 @@ async def _connected(name: str, host: str, port: int) -> Finding:
     return _ok(name, f"{host}:{port} takes connections")
 
 
-async def _tls(scheme: str, host: str, port: int, network: Network, *, is_direct: bool) -> Finding:
+async def _tls(scheme: str, host: str, port: int, network: Routes, *, is_direct: bool) -> Finding:
     """What the connection is protected by, and for how long."""
     if scheme != "https":
         return _ok("tls", "none: server.url is http, so nobody checks who the server is")
@@ -216,7 +216,7 @@ async def _tls(scheme: str, host: str, port: int, network: Network, *, is_direct
     return _ok("tls", f"{version}{until}")
 
 
-def _clock(network: Network) -> Finding:
+def _clock(network: Routes) -> Finding:
     """By how much this host's clock differs from the server's."""
     offset = network.clock_offset
     if offset is None:
@@ -229,10 +229,10 @@ def _clock(network: Network) -> Finding:
 
 @asynccontextmanager
 async def _connection(
-    config: Config, token: Bearer, network: Network
-) -> AsyncGenerator[Connection]:
+    config: Config, token: Bearer, network: Routes
+) -> AsyncGenerator[ServerConnection]:
     """A session of its own."""
-    connection = Connection(config.server, token, network)
+    connection = ServerConnection(config.server, token, network)
     await connection.open()
     try:
         yield connection
@@ -243,7 +243,9 @@ async def _connection(
 # What the server says
 
 
-async def _token(place: Place, config: Config, network: Network) -> tuple[Token | None, Finding]:
+async def _token(
+    place: Place, config: Config, network: Routes
+) -> tuple[ConfiguredToken | None, Finding]:
     """What to show the server: a token, or one fetched with the identity. None: none to be had."""
     try:
         bearer = bearer_of(config, place.source.environ, network)
@@ -251,15 +253,15 @@ async def _token(place: Place, config: Config, network: Network) -> tuple[Token 
         return None, _bad("token", f"{error}: look at server.token_file, or run this as its user")
     except Exception as error:  # an identity that cannot be read has errors of its own
         return None, _bad("token", f"{error}: run this as the agent's user, or enrol again")
-    if isinstance(bearer, Token):
+    if isinstance(bearer, ConfiguredToken):
         if bearer.value is None:
             return bearer, _untested("token", "none is configured: the server has to take anybody")
         where = bearer.file or "the configuration or environment"
         return bearer, _ok("token", f"read from {where}")
-    from arc_agent.net.access_token import EnrolledToken
+    from arc_agent.net.access_token import AccessToken
 
-    assert isinstance(bearer, EnrolledToken)
-    async with _connection(config, Token(None, None), network) as connection:
+    assert isinstance(bearer, AccessToken)
+    async with _connection(config, ConfiguredToken(None, None), network) as connection:
         try:
             answer = await bearer.look(connection)
         except Refused as error:
@@ -268,10 +270,14 @@ async def _token(place: Place, config: Config, network: Network) -> tuple[Token 
             return None, _untested("token", f"no access token to be had: {error.reason}")
     who = bearer.identity.credential_id
     seconds = answer.expires_in_seconds
-    return Token(answer.token, None), _ok("token", f"{who} gets access tokens, for {span(seconds)}")
+    return ConfiguredToken(answer.token, None), _ok(
+        "token", f"{who} gets access tokens, for {span(seconds)}"
+    )
 
 
-async def _server(config: Config, token: Token, network: Network) -> AsyncIterator[Finding]:
+async def _server(
+    config: Config, token: ConfiguredToken, network: Routes
+) -> AsyncIterator[Finding]:
     """Whether the server takes the token, for this deployment, and lets bodies through."""
     async with _connection(config, token, network) as connection:
         yield await _accepted(config, connection)
@@ -285,7 +291,7 @@ async def _server(config: Config, token: Token, network: Network) -> AsyncIterat
             )
 
 
-async def _accepted(config: Config, connection: Connection) -> Finding:
+async def _accepted(config: Config, connection: ServerConnection) -> Finding:
     """Whether the token is good for this deployment; without any chance of a lease."""
     renewal = RenewRequest(lease_ids=[], lease_seconds=config.lease.seconds)
     url = connection.url("commands", "leases", "renew")
@@ -316,7 +322,7 @@ async def _accepted(config: Config, connection: Connection) -> Finding:
     return _ok("access", f"the server takes {who} for the deployment {config.deployment_id!r}")
 
 
-async def _blob(connection: Connection, method: str) -> tuple[Finding, bool]:
+async def _blob(connection: ServerConnection, method: str) -> tuple[Finding, bool]:
     """Whether requests for bodies reach the server, and whether it was the server that refused.
 
     A PUT is sent only to a server that has refused the GET of the same path.

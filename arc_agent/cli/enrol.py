@@ -20,10 +20,10 @@ from arc_agent.config.places import data_directory
 from arc_agent.config.reading import read
 from arc_agent.config.sections import Config
 from arc_agent.net.access_token import read_answer
-from arc_agent.net.connection import Answer, Connection, NoContact, Refused
+from arc_agent.net.connection import Answer, NoContact, Refused, ServerConnection
 from arc_agent.net.identity_files import Identity, IdentityFiles, KeyPair
-from arc_agent.net.routes import Network
-from arc_agent.net.token import Token, TokenError
+from arc_agent.net.routes import Routes
+from arc_agent.net.token import ConfiguredToken, TokenError
 from arc_agent.work.live_config import Source
 from arc_protocol.enrolment import CredentialInfo, EnrolRequest, fingerprint
 from arc_runtime.failpoints import hit
@@ -91,7 +91,7 @@ def _token(file: Path | None) -> str:
     Never from the command line: every user of the host can read that.
     """
     if file is not None:
-        text = Token(None, file).value or ""
+        text = ConfiguredToken(None, file).value or ""
     elif sys.stdin.isatty():
         text = getpass.getpass("enrol token (not shown): ").strip()
     else:
@@ -104,10 +104,10 @@ def _token(file: Path | None) -> str:
 
 
 async def _enrol(
-    config: Config, network: Network, files: IdentityFiles, token: str
+    config: Config, network: Routes, files: IdentityFiles, token: str
 ) -> CredentialInfo:
     """Ask, and keep the answer. Raises Refused, NoContact, IdentityError."""
-    connection = Connection(config.server, Token(token, None), network)
+    connection = ServerConnection(config.server, ConfiguredToken(token, None), network)
     await connection.open()
     try:
         key = await asyncio.to_thread(files.begin_enrolment)
@@ -129,7 +129,7 @@ async def _enrol(
     return info
 
 
-async def _ask(connection: Connection, config: Config, key: KeyPair, token: str) -> Answer:
+async def _ask(connection: ServerConnection, config: Config, key: KeyPair, token: str) -> Answer:
     """One request. Raises Refused, NoContact."""
     request = EnrolRequest(
         public_key=key.public_key,

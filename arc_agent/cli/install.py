@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from arc_agent.config.reading import read
-from arc_agent.net.token import Token, TokenError
+from arc_agent.net.token import ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.cli import Front
 from arc_runtime.install.product import Product
@@ -69,7 +69,7 @@ def _configure(given: argparse.Namespace) -> bytes | None:
 def _read_token(file: Path) -> bytes:
     """The token. Raises SettingsError."""
     try:
-        token = Token(None, file).value
+        token = ConfiguredToken(None, file).value
     except TokenError as error:
         raise SettingsError(str(error), key=None, source=None) from None
     return f"{token}\n".encode()

@@ -62,7 +62,7 @@ class CannotJudge(Exception):
     """Params that must not be judged: two readers could take them for different things."""
 
 
-class Schema(msgspec.Struct, frozen=True, kw_only=True):
+class ParamsSchema(msgspec.Struct, frozen=True, kw_only=True):
     """A checked schema."""
 
     types: tuple[str, ...] | None = None
@@ -73,10 +73,10 @@ class Schema(msgspec.Struct, frozen=True, kw_only=True):
     minimum: float | None = None
     maximum: float | None = None
     lengths: tuple[int, float] = (0, math.inf)
-    properties: Mapping[str, Schema] = {}
+    properties: Mapping[str, ParamsSchema] = {}
     required: tuple[str, ...] = ()
-    other_properties: Schema | bool = True
-    items: Schema | None = None
+    other_properties: ParamsSchema | bool = True
+    items: ParamsSchema | None = None
     item_counts: tuple[int, float] = (0, math.inf)
 
 
@@ -106,12 +106,12 @@ def read_params(data: bytes) -> Any:
     return value
 
 
-def compile_schema(schema: Any, path: str = "") -> Schema:
+def compile_schema(schema: Any, path: str = "") -> ParamsSchema:
     """Read a schema. Raises BadSchema."""
     return _Reader().schema(schema, path, 0)
 
 
-def misfit(schema: Schema, value: Any, path: str = "params") -> str | None:
+def misfit(schema: ParamsSchema, value: Any, path: str = "params") -> str | None:
     """Why a value does not fit, naming the place; None when it fits. Raises CannotJudge."""
     if schema.types is not None and not any(_TYPES[each](value) for each in schema.types):
         return f"{path}: is not of type {' or '.join(schema.types)}"
@@ -131,7 +131,7 @@ def misfit(schema: Schema, value: Any, path: str = "params") -> str | None:
 # Judging
 
 
-def _misfit_of_text(schema: Schema, value: str, path: str) -> str | None:
+def _misfit_of_text(schema: ParamsSchema, value: str, path: str) -> str | None:
     """A text's length and pattern."""
     least, most = schema.lengths
     if not least <= len(value) <= most:
@@ -145,7 +145,7 @@ def _misfit_of_text(schema: Schema, value: str, path: str) -> str | None:
     return None
 
 
-def _misfit_of_number(schema: Schema, value: float, path: str) -> str | None:
+def _misfit_of_number(schema: ParamsSchema, value: float, path: str) -> str | None:
     """A number's bounds."""
     if schema.minimum is not None and value < schema.minimum:
         return f"{path}: is below {schema.minimum:g}"
@@ -154,7 +154,7 @@ def _misfit_of_number(schema: Schema, value: float, path: str) -> str | None:
     return None
 
 
-def _misfit_of_object(schema: Schema, value: dict[str, Any], path: str) -> str | None:
+def _misfit_of_object(schema: ParamsSchema, value: dict[str, Any], path: str) -> str | None:
     """An object's members."""
     for name in schema.required:
         if name not in value:
@@ -163,14 +163,14 @@ def _misfit_of_object(schema: Schema, value: dict[str, Any], path: str) -> str |
         below = schema.properties.get(name, schema.other_properties)
         if below is False:
             return f"{path}: has a member that is not allowed"
-        if isinstance(below, Schema):
+        if isinstance(below, ParamsSchema):
             found = misfit(below, inner, f"{path}.{name}" if name in schema.properties else path)
             if found is not None:
                 return found
     return None
 
 
-def _misfit_of_array(schema: Schema, value: list[Any], path: str) -> str | None:
+def _misfit_of_array(schema: ParamsSchema, value: list[Any], path: str) -> str | None:
     """An array's items."""
     least, most = schema.item_counts
     if not least <= len(value) <= most:
@@ -238,7 +238,7 @@ def _finite(text: str) -> float:
 class _Reader:
     """Reads schemas, keyword by keyword."""
 
-    def schema(self, given: Any, path: str, depth: int) -> Schema:
+    def schema(self, given: Any, path: str, depth: int) -> ParamsSchema:
         """One schema. Raises BadSchema."""
         if not isinstance(given, dict):
             raise BadSchema(path, "must be a mapping")
@@ -256,7 +256,7 @@ class _Reader:
         except BadPattern as error:
             raise BadSchema(_at(path, "pattern"), str(error)) from None
         items = source.get("items", _ABSENT)
-        schema = Schema(
+        schema = ParamsSchema(
             types=self._types(source, path),
             values=self._values(source, path),
             pattern=compiled,
@@ -273,7 +273,7 @@ class _Reader:
         self._check_use(schema, source, path)
         return schema
 
-    def _check_use(self, schema: Schema, source: dict[str, Any], path: str) -> None:
+    def _check_use(self, schema: ParamsSchema, source: dict[str, Any], path: str) -> None:
         """A keyword speaks of one type only: without `type`, other values would slip by it."""
         for keywords, kinds in (
             (("pattern", "minLength", "maxLength"), {"string"}),
@@ -311,7 +311,7 @@ class _Reader:
             raise BadSchema(_at(path, keyword), "not a JSON value: dates need quotes")
         return tuple(values)
 
-    def _properties(self, source: dict[str, Any], path: str, depth: int) -> dict[str, Schema]:
+    def _properties(self, source: dict[str, Any], path: str, depth: int) -> dict[str, ParamsSchema]:
         """`properties`."""
         given = source.get("properties", {})
         where = _at(path, "properties")
@@ -322,7 +322,7 @@ class _Reader:
             for name, below in cast("dict[str, Any]", given).items()
         }
 
-    def _others(self, source: dict[str, Any], path: str, depth: int) -> Schema | bool:
+    def _others(self, source: dict[str, Any], path: str, depth: int) -> ParamsSchema | bool:
         """`additionalProperties`."""
         given = source.get("additionalProperties", True)
         if isinstance(given, bool):

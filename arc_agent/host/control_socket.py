@@ -58,8 +58,8 @@ class Peer(msgspec.Struct, frozen=True):
     uid: int
 
 
-Request = Mapping[str, Any]
-Verb = Callable[[Request, Peer], Awaitable[Mapping[str, Any]]]
+ControlRequest = Mapping[str, Any]
+Verb = Callable[[ControlRequest, Peer], Awaitable[Mapping[str, Any]]]
 """Does what a request asks for and answers; raises ControlRefused."""
 
 
@@ -133,12 +133,12 @@ class Control:
             request: Any = json.loads(line)
         except (ValueError, RecursionError):
             return _error("not JSON")
-        name: Any = cast("Request", request).get("do") if isinstance(request, dict) else None
+        name: Any = cast("ControlRequest", request).get("do") if isinstance(request, dict) else None
         call = self._verbs.get(name) if isinstance(name, str) else None
         if call is None:
             return _error(f"it can do {', '.join(sorted(self._verbs))}")
         try:
-            return {"ok": True, **await call(cast("Request", request), peer)}
+            return {"ok": True, **await call(cast("ControlRequest", request), peer)}
         except ControlRefused as error:
             return _error(str(error))
         except Exception:  # a broken verb must not end the agent
@@ -146,7 +146,7 @@ class Control:
             return _error("it broke; the agent's log says more")
 
 
-def ask(path: Path, request: Request, *, timeout_seconds: float = 30.0) -> dict[str, Any]:
+def ask(path: Path, request: ControlRequest, *, timeout_seconds: float = 30.0) -> dict[str, Any]:
     """Ask a running agent; its answer without `ok`. For commands: it blocks.
 
     Raises AgentNotThere, ControlDenied, and ControlRefused with the agent's own words.
@@ -171,7 +171,7 @@ def ask(path: Path, request: Request, *, timeout_seconds: float = 30.0) -> dict[
     return answer
 
 
-def text_of(request: Request, name: str, *, max_chars: int = 500) -> str:
+def text_of(request: ControlRequest, name: str, *, max_chars: int = 500) -> str:
     """A text that a request must have. Raises ControlRefused."""
     value = request.get(name)
     if not isinstance(value, str) or not value.strip() or len(value) > max_chars:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final
 
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 
 LATE_SECONDS: Final = 5.0
 """A loaded machine is late by as much. The unit's WatchdogSec is the real patience: a loop that
@@ -17,7 +17,7 @@ moves again before it is over is not killed."""
 class Pulse:
     """What one loop says of itself. Its time-outs are all that it may take, and it says which."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: MonotonicClock) -> None:
         self._clock = clock
         self._due_at = math.inf
         self._has_ended = False

@@ -16,16 +16,16 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import ServerSection
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.threads import call_in
-from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused
+from arc_agent.net.connection import Answer, BackOff, NoContact, Refused, ServerConnection
 from arc_agent.net.identity_files import Identity, IdentityError, IdentityFiles, KeyPair
-from arc_agent.net.routes import Network
-from arc_agent.net.token import Token
+from arc_agent.net.routes import Routes
+from arc_agent.net.token import ConfiguredToken
 from arc_protocol.codec import decode
 from arc_protocol.enrolment import (
-    AccessToken,
     AccessTokenRequest,
+    AccessTokenResponse,
     Challenge,
     CredentialInfo,
     NewKeyRequest,
@@ -53,13 +53,13 @@ _REFUSED_SECONDS: Final = (30.0, 60.0)
 _LOOK_SECONDS: Final = 60.0
 """The longest sleep: timers stand still in a sleeping machine, tokens do not."""
 
-State = Literal["starting", "good", "refused", "unreachable"]
+CredentialState = Literal["starting", "good", "refused", "unreachable"]
 
 
 class CredentialStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How it stands, for the operator on the host."""
 
-    state: State
+    state: CredentialState
     credential_id: str
     deployment_id: str
     key_id: str
@@ -69,7 +69,7 @@ class CredentialStatus(msgspec.Struct, frozen=True, kw_only=True):
     token_ends_in_seconds: float | None = None
 
 
-class EnrolledToken:
+class AccessToken:
     """The bearer token of an agent that enrolled. Safe from any thread but for `keep`."""
 
     def __init__(
@@ -77,8 +77,8 @@ class EnrolledToken:
         files: IdentityFiles,
         identity: Identity,
         settings: ServerSection,
-        clock: Clock,
-        network: Network | None = None,
+        clock: MonotonicClock,
+        network: Routes | None = None,
     ) -> None:
         self.value: str | None = None
         self.identity = identity
@@ -92,7 +92,7 @@ class EnrolledToken:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._failure: NoContact | None = None
-        self._state: State = "starting"
+        self._state: CredentialState = "starting"
         self._is_told = False
         """Whether it was said that we are turned away."""
         self._fetched_at: float | None = None
@@ -138,7 +138,7 @@ class EnrolledToken:
             token_ends_in_seconds=None if self.value is None else self._ends_at - now,
         )
 
-    async def look(self, connection: Connection) -> AccessToken:
+    async def look(self, connection: ServerConnection) -> AccessTokenResponse:
         """A token of its own for whoever looks whether one is to be had: changes nothing here.
 
         Raises Refused, NoContact.
@@ -168,7 +168,7 @@ class EnrolledToken:
     async def keep(self) -> None:
         """Keep a token for ever; ends when cancelled."""
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
-        connection = Connection(self._settings, Token(None, None), self._network)
+        connection = ServerConnection(self._settings, ConfiguredToken(None, None), self._network)
         await connection.open()
         back_off = BackOff(self._random, self._settings.max_back_off_seconds)
         failures = 0
@@ -234,7 +234,7 @@ class EnrolledToken:
 
     # one try
 
-    async def renew(self, connection: Connection) -> None:
+    async def renew(self, connection: ServerConnection) -> None:
         """Fetch a token; go on with a new key when one is due or was begun.
 
         Raises Refused, NoContact, IdentityError.
@@ -265,7 +265,7 @@ class EnrolledToken:
         if answer.rotate_key or following is not None:
             await self._rotate(connection, identity)
 
-    def _take(self, answer: AccessToken, asked_at: float) -> None:
+    def _take(self, answer: AccessTokenResponse, asked_at: float) -> None:
         """A token is there."""
         keep_secret(answer.token)
         if self._state != "good":
@@ -283,7 +283,7 @@ class EnrolledToken:
         self._state = "good"
         self.value = answer.token
 
-    async def _fetch(self, connection: Connection, key: KeyPair) -> AccessToken:
+    async def _fetch(self, connection: ServerConnection, key: KeyPair) -> AccessTokenResponse:
         """An access token for a key. Raises Refused, NoContact."""
         challenge = await self._challenge(connection)
         request = AccessTokenRequest(
@@ -291,13 +291,13 @@ class EnrolledToken:
             challenge=challenge,
             signature=await asyncio.to_thread(key.sign, "token", key.key_id, challenge),
         )
-        return await _post(connection, "tokens", request, AccessToken)
+        return await _post(connection, "tokens", request, AccessTokenResponse)
 
-    async def _challenge(self, connection: Connection) -> str:
+    async def _challenge(self, connection: ServerConnection) -> str:
         """Something to sign. Raises NoContact."""
         return (await _post(connection, "challenges", None, Challenge)).challenge
 
-    async def _rotate(self, connection: Connection, identity: Identity) -> None:
+    async def _rotate(self, connection: ServerConnection, identity: Identity) -> None:
         """Put a new key in the place of the old one. What fails is tried at the next renewal.
 
         The new key is on the disk before the server hears of it, and the server knows it before it
@@ -317,7 +317,7 @@ class EnrolledToken:
             "credential.new_key", credential_id=identity.credential_id, key_id=following.key_id
         )
 
-    async def _announce(self, connection: Connection, old: KeyPair, new: KeyPair) -> None:
+    async def _announce(self, connection: ServerConnection, old: KeyPair, new: KeyPair) -> None:
         """Tell the server of a new key. Raises NoContact."""
         challenge = await self._challenge(connection)
         parts = (old.key_id, challenge, new.public_key)
@@ -333,7 +333,7 @@ class EnrolledToken:
         hit("agent.after_new_key_request")
 
 
-async def _post(connection: Connection, name: str, message: Any, kind: type[T]) -> T:
+async def _post(connection: ServerConnection, name: str, message: Any, kind: type[T]) -> T:
     """One request and its answer. Raises Refused, NoContact."""
     answer = await connection.call("POST", connection.url("agents", name), message)
     return read_answer(answer, kind)

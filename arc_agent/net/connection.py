@@ -22,7 +22,7 @@ from yarl import URL
 from arc_agent import __version__
 from arc_agent.config.addresses import base_url
 from arc_agent.config.sections import ServerSection
-from arc_agent.net.routes import Network
+from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
 from arc_protocol.lifecycle import full_jitter
 
@@ -98,15 +98,15 @@ class Answer(msgspec.Struct, frozen=True):
             return None
 
 
-class Connection:
+class ServerConnection:
     """The session with the server. One per event loop: the heartbeat has its own."""
 
     def __init__(
-        self, settings: ServerSection, token: Bearer, network: Network | None = None
+        self, settings: ServerSection, token: Bearer, network: Routes | None = None
     ) -> None:
         """Without a `network`, the way out is the environment's. Raises what it does."""
         self._settings = settings
-        self._network = network or Network(settings)
+        self._network = network or Routes(settings)
         self._token = token
         self._base, self._query = base_url(settings.url or "")
         self._session: aiohttp.ClientSession | None = None

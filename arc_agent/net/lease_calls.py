@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 import structlog
 
-from arc_agent.net.connection import Answer, Connection, NoContact
+from arc_agent.net.connection import Answer, NoContact, ServerConnection
 from arc_protocol.codec import decode
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.base import MAX_NAME_LENGTH, Message
@@ -61,7 +61,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def ask(
-    connection: Connection, url: str, request: LeaseRequest, *, timeout_seconds: float
+    connection: ServerConnection, url: str, request: LeaseRequest, *, timeout_seconds: float
 ) -> LeaseAnswer:
     """Ask for leases. Raises NoContact (Refused) for anything but a lease answer."""
     answer = await connection.call(
@@ -77,7 +77,7 @@ async def ask(
 
 
 async def renew(
-    connection: Connection, request: RenewRequest, *, timeout_seconds: float
+    connection: ServerConnection, request: RenewRequest, *, timeout_seconds: float
 ) -> RenewResponse | Answer:
     """Renew leases; the bare answer when it is 404 or 405. Raises NoContact (Refused)."""
     url = connection.url("commands", "leases", "renew")
@@ -95,7 +95,7 @@ async def renew(
         raise NoContact(f"a renewal's answer that cannot be read: {error.message}") from None
 
 
-async def release(connection: Connection, lease_id: str, reason: str) -> bool:
+async def release(connection: ServerConnection, lease_id: str, reason: str) -> bool:
     """Give a lease back. Tries a few times; what stays held lapses by itself. True when it is."""
     url = connection.url("commands", "leases", lease_id, "release")
     message = ReleaseRequest(lease_id=lease_id, reason=reason)

@@ -49,7 +49,7 @@ class Way(TypedDict):
     ssl: ssl.SSLContext | bool
 
 
-class Network:
+class Routes:
     """How requests leave this host. Safe from any thread."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Network:
 
         The server is another one only after a restart.
         """
-        fresh = Network(config.server, config.proxy, config.tls, environ=self._environ)
+        fresh = Routes(config.server, config.proxy, config.tls, environ=self._environ)
         self.proxies, self._tls = fresh.proxies, fresh._tls
 
     def way(self, url: str) -> Way:

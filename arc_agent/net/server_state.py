@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 import structlog
 
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-class Contact:
+class ServerState:
     """What is known of the server: does it answer, and which of our additions does it know.
 
     Several loops talk to it, one channel each: `lease`, `renew`, `submit`. Contact is lost when the
     first of them fails, and back when one that failed succeeds. Safe from any thread.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: MonotonicClock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._failing: dict[str, str] = {}

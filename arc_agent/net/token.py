@@ -43,7 +43,7 @@ class Bearer(Protocol):
         ...
 
 
-class Token:
+class ConfiguredToken:
     """The current token, None for a server without authentication. Safe from any thread."""
 
     def __init__(self, literal: str | None, file: Path | None) -> None:

@@ -13,15 +13,22 @@ import structlog
 
 from arc_agent.config.sections import Config
 from arc_agent.guard.pause import Brake
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.pulse import Pulse
 from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.lease_table import LeaseTable
 from arc_agent.jobs.spool import Spool
-from arc_agent.net.connection import BackOff, Connection, NoAnswer, NoContact, Refused, retrying
+from arc_agent.net.connection import (
+    BackOff,
+    NoAnswer,
+    NoContact,
+    Refused,
+    ServerConnection,
+    retrying,
+)
 from arc_agent.net.lease_calls import LeaseAnswer, ask, release
-from arc_agent.net.server_state import Contact
+from arc_agent.net.server_state import ServerState
 from arc_agent.work.heartbeat import Heartbeat
 from arc_agent.work.meter import Meter
 from arc_agent.work.poll_wait import HoldTime
@@ -110,8 +117,8 @@ class Poller:
         *,
         config: Callable[[], Config],
         agent_id: str,
-        connection: Connection,
-        contact: Contact,
+        connection: ServerConnection,
+        contact: ServerState,
         presence: Presence,
         brake: Brake,
         leases: LeaseTable,
@@ -120,7 +127,7 @@ class Poller:
         runner: Runner,
         heartbeat: Heartbeat,
         meter: Meter,
-        clock: Clock,
+        clock: MonotonicClock,
         back_off: BackOff,
         on_ready: Callable[[], None],
     ) -> None:

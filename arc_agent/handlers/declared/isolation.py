@@ -53,7 +53,7 @@ class Fence(msgspec.Struct, frozen=True, kw_only=True):
     """Whether nothing is to be done: the program is started as it is."""
 
 
-class User(msgspec.Struct, frozen=True):
+class ProgramUser(msgspec.Struct, frozen=True):
     """Another user to run as."""
 
     uid: int
@@ -97,7 +97,7 @@ def check(sections: Mapping[str, ExecSection], environ: Mapping[str, str] = os.e
         log.info("exec.isolation", isolation=chosen, handlers=names)
 
 
-def find_user(name: str, key: str) -> User:
+def find_user(name: str, key: str) -> ProgramUser:
     """A user of this host. Raises HandlerError."""
     import pwd  # only who asks for it pays
 
@@ -106,16 +106,18 @@ def find_user(name: str, key: str) -> User:
         groups = os.getgrouplist(name, entry.pw_gid)
     except (KeyError, OSError):
         raise HandlerError(f"{key}.user: this host has no user {name!r}") from None
-    return User(entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+    return ProgramUser(entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
 
-def of_user(environment: Mapping[str, str], section: ExecSection, user: User) -> dict[str, str]:
+def of_user(
+    environment: Mapping[str, str], section: ExecSection, user: ProgramUser
+) -> dict[str, str]:
     """The program's variables, those that name the agent's user replaced."""
     own = {"HOME": user.home, "USER": section.user or "", "LOGNAME": section.user or ""}
     return {**environment, **{k: v for k, v in own.items() if k not in section.env}}
 
 
-def place(directory: Path, user: User | None) -> Path:
+def place(directory: Path, user: ProgramUser | None) -> Path:
     """Where a program runs that has no `cwd`: a directory of its own, if it can be given one."""
     if user is None:
         return directory
@@ -143,7 +145,7 @@ def wrapped(
 
 
 def instructions(
-    section: ExecSection, chosen: Chosen, user: User | None, environment: Mapping[str, str]
+    section: ExecSection, chosen: Chosen, user: ProgramUser | None, environment: Mapping[str, str]
 ) -> bytes:
     """What the launcher reads. Not in its argv, which all of the host can see."""
     rlimits = {

@@ -16,7 +16,7 @@ import msgspec
 from arc_agent.config.params_schema import (
     BadSchema,
     CannotJudge,
-    Schema,
+    ParamsSchema,
     compile_schema,
     misfit,
     read_params,
@@ -38,7 +38,7 @@ class Param(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     key: str
     """The path of its schema in the configuration."""
-    schema: Schema
+    schema: ParamsSchema
     has_default: bool
     default: Any
 
@@ -216,7 +216,7 @@ def _kind_of(value: Any) -> str:
     return "string" if isinstance(value, str) else "other"
 
 
-def _check_bounded(schema: Schema, key: str) -> None:
+def _check_bounded(schema: ParamsSchema, key: str) -> None:
     """See that every value that fits is small. Raises HandlerError."""
     if schema.values is not None:
         return

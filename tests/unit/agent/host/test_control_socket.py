@@ -19,8 +19,8 @@ from arc_agent.host.control_socket import (
     Control,
     ControlError,
     ControlRefused,
+    ControlRequest,
     Peer,
-    Request,
     ask,
 )
 
@@ -35,14 +35,14 @@ def told() -> Told:
 
 @pytest.fixture
 async def control(tmp_path: Path, told: Told) -> AsyncIterator[Control]:
-    async def echo(request: Request, peer: Peer) -> Mapping[str, Any]:
+    async def echo(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         told.append((dict(request), peer))
         return {"said": request.get("text")}
 
-    async def refuse(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+    async def refuse(_request: ControlRequest, _peer: Peer) -> Mapping[str, Any]:
         raise ControlRefused("not today")
 
-    async def break_(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+    async def break_(_request: ControlRequest, _peer: Peer) -> Mapping[str, Any]:
         raise RuntimeError("a bug")
 
     opened = Control(tmp_path / "control.sock")
