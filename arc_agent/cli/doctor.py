@@ -263,7 +263,7 @@ async def _token(
     assert isinstance(bearer, AccessToken)
     async with _connection(config, ConfiguredToken(None, None), network) as connection:
         try:
-            answer = await bearer.look(connection)
+            answer = await bearer.fetch_another(connection)
         except Refused as error:
             return None, _bad("token", f"{error.reason}: arc-agent enrol --replace")
         except NoContact as error:

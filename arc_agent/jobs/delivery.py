@@ -241,7 +241,7 @@ class Delivery:
             and not progress.failures
             and not progress.is_alone
             and (progress.needs_token or self._is_ours(entry))
-            and self._contact.knows_additions
+            and self._contact.knows_extensions
             and self._contact.supports(_SHARING)
         )
 

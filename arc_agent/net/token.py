@@ -1,4 +1,4 @@
-"""The bearer token: a literal, or a file that is read again when the token is refused."""
+"""The configured bearer token: a literal, or a file that is read again after a refusal."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ _MAX_BYTES: Final = 64 * 1024
 
 
 class TokenError(Exception):
-    """A token that cannot be used. The message never quotes it."""
+    """A token cannot be used. The message never quotes it."""
 
 
 class Bearer(Protocol):
-    """Where the bearer token comes from. Safe from any thread."""
+    """A source of the bearer token. Safe from any thread."""
 
     value: str | None
-    """The token now, None for none."""
+    """The current token; None for none."""
 
     async def ready(self) -> None:
-        """Return when requests can be sent. Raises NoContact when there is no token to be had."""
+        """Wait until requests can be sent. Raises NoContact when there is no token."""
         ...
 
     async def refused(self, used: str | None) -> bool:
-        """The server did not accept `used`: whether there is another now."""
+        """Return True if there is another token than `used`, which the server refused."""
         ...
 
     def reload(self) -> None:
-        """Look for another."""
+        """Look for another token."""
         ...
 
     async def keep(self) -> None:
-        """Keep it fresh; runs in the heartbeat's thread as long as the agent does."""
+        """Keep the token fresh until cancelled. Runs in the heartbeat's thread."""
         ...
 
 
 class ConfiguredToken:
-    """The current token, None for a server without authentication. Safe from any thread."""
+    """A token in the configuration or in a file, or none. Safe from any thread."""
 
     def __init__(self, literal: str | None, file: Path | None) -> None:
-        """Read the file, if one is given; it wins. Raises TokenError."""
+        """Read the file if there is one, else use the literal. Raises TokenError."""
         self._file = file
         self._lock = threading.Lock()
         self._is_readable = True
@@ -58,27 +58,27 @@ class ConfiguredToken:
 
     @property
     def file(self) -> Path | None:
-        """Where it stands; None for a literal, or for none at all."""
+        """Return the token's file; None for a literal, or without a token."""
         return self._file
 
     async def ready(self) -> None:
-        """It is there from the start."""
+        """Return at once: the token is there from the start."""
 
     async def keep(self) -> None:
-        """It is replaced by others."""
+        """Return at once: an operator replaces the file."""
 
-    async def refused(self, used: str | None) -> bool:  # noqa: ARG002  # the file tells
-        """See `reread`."""
+    async def refused(self, used: str | None) -> bool:  # noqa: ARG002  # the file decides
+        """Read the file again; return True if it holds another token now."""
         return await asyncio.to_thread(self.reread)
 
     def reload(self) -> None:
-        """See `reread`."""
+        """Read the file again."""
         self.reread()
 
     def reread(self) -> bool:
-        """Read the file again; whether there is another token now.
+        """Read the file again; return True if it holds another token now.
 
-        A file that cannot be read is told once, and the old token stays.
+        A file that cannot be read is logged once, and the old token stays.
         """
         if self._file is None:
             return False
@@ -97,7 +97,7 @@ class ConfiguredToken:
 
 
 def _read(file: Path) -> str:
-    """The token in a file. Raises TokenError."""
+    """Return the token in a file. Raises TokenError."""
     try:
         with file.open("rb") as opened:
             data = opened.read(_MAX_BYTES + 1)
@@ -111,7 +111,7 @@ def _read(file: Path) -> str:
 
 
 def _checked(text: str, where: str) -> str:
-    """A token that may stand in a header."""
+    """Return a token that a header can hold. Raises TokenError."""
     value = text.strip()
     if not value:
         raise TokenError(f"{where} is empty")

@@ -225,14 +225,14 @@ class Heartbeat:
             self._unsupported(answer, leases)
             return
         self._contact.succeeded("renew")
-        self._contact.knows_additions = True
+        self._contact.knows_extensions = True
         for lease in leases:
             self._leases.asked(lease.lease_id, asked_at)
         self._apply(answer, asked_at)
 
     def _unsupported(self, answer: Answer, leases: list[HeldLease]) -> None:
         """404 or 405. A page comes from a proxy, unless the server knows part 1 only."""
-        if self._contact.knows_additions:
+        if self._contact.knows_extensions:
             raise NoContact(f"the server answered {answer.status} to a renewal")
         self._contact.lacks("renewal")
         for lease in leases:

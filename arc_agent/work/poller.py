@@ -81,7 +81,7 @@ class Pace:
         """The seconds until the next request. `has_additions`: whether the server shows any."""
         if answer.leases or answer.broken or answer.cancelled:
             self._interval = 0.0
-            if answer.shows_additions and not self.is_long_poll:
+            if answer.shows_extensions and not self.is_long_poll:
                 self._waits()
             return 0.0
         if asked_seconds > 0 and took_seconds >= asked_seconds / 2:
@@ -253,7 +253,7 @@ class Poller:
             asked_seconds=wait_seconds,
             took_seconds=took_seconds,
             # Whoever has not said that it lacks them may be one of ours that was not asked yet.
-            has_additions=self._contact.knows_additions or self._contact.supports("agents"),
+            has_additions=self._contact.knows_extensions or self._contact.supports("agents"),
         )
 
     async def _until_drained(
@@ -317,7 +317,7 @@ class Poller:
     async def _take(self, group: asyncio.TaskGroup, answer: LeaseAnswer, asked_at: float) -> None:
         """Do what the answer says, each lease for itself."""
         if answer.leases or answer.cancelled:
-            self._contact.knows_additions = answer.shows_additions
+            self._contact.knows_extensions = answer.shows_extensions
         for lease_id in answer.cancelled:
             self._heartbeat.cancel(lease_id)
         url = self._connection.url("commands", "leases")

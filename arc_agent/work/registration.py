@@ -79,4 +79,4 @@ class Presence:
         elif answer.status >= 300:
             log.warning("presence.refused", status=answer.status)
         else:
-            self._contact.knows_additions = True
+            self._contact.knows_extensions = True

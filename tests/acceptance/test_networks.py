@@ -133,7 +133,9 @@ CHAINS: list[Any] = [
     pytest.param({"ends": timedelta(hours=-1)}, ["has expired", "clock"], id="expired"),
     pytest.param({"begins": timedelta(hours=1)}, ["is not valid yet", "clock"], id="not-yet-valid"),
     pytest.param({"hosts": ["else.test"]}, ["it is for else.test, not for"], id="wrong-host"),
-    pytest.param({"is_ours": False}, ["nobody who is trusted", "tls.ca_file"], id="unknown-issuer"),
+    pytest.param(
+        {"is_ours": False}, ["its issuer is not trusted here", "tls.ca_file"], id="unknown-issuer"
+    ),
     pytest.param({"is_revoked": True}, ["was revoked"], id="revoked"),
     pytest.param({"list_ends": timedelta(hours=-1)}, ["tls.crl_file is not valid"], id="old-list"),
     pytest.param({"has_list": False}, ["no list of its issuer"], id="no-list"),

@@ -187,7 +187,7 @@ def test_back_off_waits_as_long_as_the_server_asks() -> None:
 
 def answer(**fields: Any) -> LeaseAnswer:
     """An empty answer, but for some fields."""
-    empty = LeaseAnswer(leases=[], broken=[], cancelled=[], server_now=None, shows_additions=False)
+    empty = LeaseAnswer(leases=[], broken=[], cancelled=[], server_now=None, shows_extensions=False)
     return msgspec.structs.replace(empty, **fields)
 
 

@@ -220,10 +220,10 @@ def test_a_name_in_a_certificate_cannot_break_a_line(tmp_path: Path) -> None:
 
 UNUSABLE: list[tuple[str, dict[str, str], str]] = [
     ("tls.ca_file", {"ca_file": "gone"}, "No such file"),
-    ("tls.ca_file", {"ca_file": "empty"}, "nothing that can be read"),
-    ("tls.crl_file", {"crl_file": "empty"}, "nothing that can be read"),
+    ("tls.ca_file", {"ca_file": "empty"}, "no readable PEM"),
+    ("tls.crl_file", {"crl_file": "empty"}, "no readable PEM"),
     ("tls.client_cert", {"client_cert": "a.crt", "client_key": "b.key"}, "another certificate"),
-    ("tls.client_cert", {"client_cert": "a.crt"}, "nothing that can be read"),
+    ("tls.client_cert", {"client_cert": "a.crt"}, "no readable PEM"),
     ("tls.client_cert", {"client_cert": "gone"}, "No such file"),
     ("tls.client_key", {"client_key": "a.key"}, "needs tls.client_cert"),
     ("tls.ca_only", {}, "needs tls.ca_file"),
@@ -275,7 +275,7 @@ def test_a_clock_that_is_off_is_told_once_and_once_when_it_is_right() -> None:
     network = Routes(ServerSection(url="https://a.b"), environ={}, wall_clock=lambda: now)
     with structlog.testing.capture_logs() as logged:
         for server_now in (now + 30, now - 3600, now - 3601, None, now + 7200, now, now + 1):
-            network.heard(server_now)
+            network.observe_clock(server_now)
 
     assert [(each["event"], each.get("seconds")) for each in logged] == [
         ("clock.differs", 3600),
