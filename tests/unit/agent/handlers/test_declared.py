@@ -202,8 +202,8 @@ def test_a_request_that_is_not_fixed_is_refused_with_the_path(
 @pytest.mark.parametrize(
     ("section", "path"),
     [
-        (SqlSection(statement="SELECT 1"), ": names one database"),
-        (SqlSection(statement="SELECT 1", sqlite=DB, dsn_file=DB), ": names one database"),
+        (SqlSection(statement="SELECT 1"), ": must name one database"),
+        (SqlSection(statement="SELECT 1", sqlite=DB, dsn_file=DB), ": must name one database"),
         (SqlSection(statement="SELECT 1; DROP TABLE x", sqlite=DB), ".statement"),
         (SqlSection(statement="SELECT ?", sqlite=DB), ".statement"),
         (SqlSection(statement="SELECT :a", sqlite=DB), ".statement"),
