@@ -429,7 +429,7 @@ class Runner:
         try:
             return await call_handler(handler, params, context, consume)
         finally:
-            self._process.put_back(handler.name, context.command_id)
+            self._process.restore(handler.name, context.command_id)
 
     def _context(
         self,
