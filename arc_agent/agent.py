@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from arc_agent import __version__
 from arc_agent.config.places import audit_directory, control_socket, data_directory
 from arc_agent.control.verbs import register
 from arc_agent.guard.audit import Audit
@@ -48,6 +47,7 @@ from arc_agent.jobs.spool import Spool, SpoolError
 from arc_agent.net.connection import BackOff, ServerConnection
 from arc_agent.net.server_state import ServerState
 from arc_agent.net.transfer import Transfer
+from arc_agent.version import __version__
 from arc_agent.work.event_sender import Speaker
 from arc_agent.work.handler_limits import HandlerLines
 from arc_agent.work.heartbeat import Heartbeat

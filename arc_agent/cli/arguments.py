@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent import __version__
+from arc_agent.version import __version__
 
 ADMINISTRATION: Final = {
     "install": "Install the agent on this host as a systemd unit",

@@ -7,19 +7,17 @@ import os
 import sqlite3
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from arc_agent import __version__
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import Brake
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.spool import Spool
 from arc_agent.net.server_state import ServerState
-from arc_agent.net.token import ConfiguredToken
+from arc_agent.version import __version__
 from arc_agent.work.event_sender import Speaker
 from arc_agent.work.handler_limits import HandlerLines
 from arc_agent.work.live_config import Live
@@ -56,7 +54,7 @@ async def facts(parts: StatusSources) -> Mapping[str, Any]:
     config = parts.live.config
     target = config.command_target
     contact = _contact(parts)
-    credential = await asyncio.to_thread(_credential, parts)
+    credential = msgspec.to_builtins(await asyncio.to_thread(parts.live.token.status))
     degraded = _degraded(parts, contact, credential)
     return {
         "agent_id": parts.agent_id,
@@ -98,28 +96,6 @@ def _contact(parts: StatusSources) -> dict[str, Any]:
         if parts.poller.held_seconds is None
         else _rounded(parts.poller.held_seconds),
     }
-
-
-def _credential(parts: StatusSources) -> dict[str, Any]:
-    """How old what it shows the server is. In a thread: a file is looked at."""
-    token = parts.live.token
-    if not isinstance(token, ConfiguredToken):
-        from arc_agent.net.access_token import AccessToken
-
-        assert isinstance(token, AccessToken)
-        found: dict[str, Any] = msgspec.to_builtins(token.status())
-        return {"kind": "enrolled", **found}
-    if token.file is not None:
-        return {"kind": "file", "file": str(token.file), "age_seconds": _age(token.file)}
-    return {"kind": "none" if token.value is None else "literal"}
-
-
-def _age(file: Path) -> float | None:
-    """For how long a file has been as it is."""
-    try:
-        return _rounded(max(0.0, time.time() - file.stat().st_mtime))
-    except OSError:
-        return None
 
 
 def _command(parts: StatusSources, held: HeldLease) -> dict[str, Any]:

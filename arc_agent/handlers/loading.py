@@ -16,7 +16,10 @@ import structlog
 from arc_agent.config.declared_handlers import NO_LIMITS
 from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers import builtin
+from arc_agent.handlers.declared import isolation
+from arc_agent.handlers.declared.http import http_handler
 from arc_agent.handlers.declared.programs import exec_handler
+from arc_agent.handlers.declared.sql import sql_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of
 from arc_agent.handlers.registry import HandlerError, Provisions, Registry, handlers_of
 
@@ -75,16 +78,10 @@ def add_declared(registry: Registry, settings: HandlersSection) -> None:
     """Add the handlers that YAML declares, without a connection. Raises HandlerError."""
     for name, section in settings.exec.items():
         registry.add(exec_handler(name, section))
-    if settings.http:
-        from arc_agent.handlers.declared.http import http_handler  # only who declares one pays
-
-        for name, section in settings.http.items():
-            registry.add(http_handler(name, section))
-    if settings.sql:
-        from arc_agent.handlers.declared.sql import sql_handler
-
-        for name, section in settings.sql.items():
-            registry.add(sql_handler(name, section))
+    for name, section in settings.http.items():
+        registry.add(http_handler(name, section))
+    for name, section in settings.sql.items():
+        registry.add(sql_handler(name, section))
 
 
 def is_declared(name: str, settings: HandlersSection) -> bool:
@@ -98,8 +95,6 @@ def check_host(settings: HandlersSection) -> None:
     For the start of an agent; `check-config` may run on another host.
     """
     if any(each.user is not None or each.limits != NO_LIMITS for each in settings.exec.values()):
-        from arc_agent.handlers.declared import isolation
-
         isolation.check(settings.exec)
 
 

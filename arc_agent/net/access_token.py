@@ -60,6 +60,7 @@ CredentialState = Literal["starting", "good", "refused", "unreachable"]
 class CredentialStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The state of the agent's credential, for the operator on the host."""
 
+    kind: Literal["enrolled"] = "enrolled"
     state: CredentialState
     credential_id: str
     deployment_id: str

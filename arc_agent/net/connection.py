@@ -19,11 +19,11 @@ import msgspec
 import tenacity
 from yarl import URL
 
-from arc_agent import __version__
 from arc_agent.config.addresses import base_url
 from arc_agent.config.sections import ServerSection
 from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
+from arc_agent.version import __version__
 from arc_protocol.lifecycle import full_jitter
 
 T = TypeVar("T")

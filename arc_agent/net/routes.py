@@ -25,6 +25,7 @@ from yarl import URL
 from arc_agent.config.sections import Config, ProxySection, ServerSection, TlsSection
 from arc_agent.net.proxies import Proxies
 from arc_agent.net.tls import Tls
+from arc_agent.net.tls_errors import alert, explain
 from arc_protocol.urls import same_origin
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -150,10 +151,7 @@ class Routes:
             return f"cannot look up {error.host}: {_of_system(error)}"
         if isinstance(error, aiohttp.ClientConnectorError):
             return f"cannot connect to {error.host}:{error.port}: {_of_system(error)}"
-        alert = _alert(error)
-        if alert is not None:
-            return alert
-        return _plain(error)
+        return _alert(error) or _plain(error)
 
     def _proxy_name(self, url: str) -> str:
         """Return host and port of the proxy for a URL."""
@@ -173,8 +171,6 @@ class Routes:
         if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
             return known[1]
         der = await self._peek(url)
-        from arc_agent.net.tls_errors import explain  # only who is refused pays for it
-
         text = explain(
             code,
             said,
@@ -264,8 +260,6 @@ def _alert(error: Exception) -> str | None:
     """Return the meaning of a TLS alert of the other side; None for other errors."""
     for each in (error, error.__cause__, getattr(error, "os_error", None)):
         if isinstance(each, ssl.SSLError):
-            from arc_agent.net.tls_errors import alert
-
             return alert(each)
     return None
 
@@ -273,10 +267,7 @@ def _alert(error: Exception) -> str | None:
 def _of_system(error: aiohttp.ClientConnectorError) -> str:
     """Return the system's reason of a failed connection."""
     cause = error.os_error
-    alert = _alert(cause)
-    if alert is not None:
-        return alert
-    return cause.strerror or str(cause) or type(cause).__name__
+    return _alert(cause) or cause.strerror or str(cause) or type(cause).__name__
 
 
 def _plain(error: Exception) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
+import msgspec
 import structlog
 
 from arc_runtime.logs.redaction import keep_secret
@@ -38,9 +40,22 @@ class Bearer(Protocol):
         """Look for another token."""
         ...
 
+    def status(self) -> msgspec.Struct:
+        """Return the state of the credential for `arc-agent status`. Blocks."""
+        ...
+
     async def keep(self) -> None:
         """Keep the token fresh until cancelled. Runs in the heartbeat's thread."""
         ...
+
+
+class ConfiguredTokenStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a configured token, for the operator on the host."""
+
+    kind: Literal["none", "literal", "file"]
+    file: str | None = None
+    age_seconds: float | None = None
+    """The time since the file was written; None for no file, or one that cannot be read."""
 
 
 class ConfiguredToken:
@@ -74,6 +89,16 @@ class ConfiguredToken:
     def reload(self) -> None:
         """Read the file again."""
         self.reread()
+
+    def status(self) -> ConfiguredTokenStatus:
+        """Return the state of the token. Blocks."""
+        if self._file is None:
+            return ConfiguredTokenStatus(kind="none" if self.value is None else "literal")
+        try:
+            age = max(0.0, time.time() - self._file.stat().st_mtime)
+        except OSError:
+            age = None
+        return ConfiguredTokenStatus(kind="file", file=str(self._file), age_seconds=age)
 
     def reread(self) -> bool:
         """Read the file again; return True if it holds another token now.

@@ -8,12 +8,12 @@ from typing import Final
 
 import structlog
 
-from arc_agent import __version__
 from arc_agent.config.sections import Config
 from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import Registry
 from arc_agent.net.connection import NoContact, ServerConnection
 from arc_agent.net.server_state import ServerState
+from arc_agent.version import __version__
 from arc_protocol.messages.agents import AgentRegistration, AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()

@@ -23,6 +23,9 @@ import structlog
 
 from arc_agent.config.declared_handlers import NO_LIMITS, ExecSection
 from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.declared import isolation
+from arc_agent.handlers.declared.argv import Argv
+from arc_agent.handlers.declared.placeholders import declare
 from arc_agent.handlers.declared.program_output import ProgramOutput, Tail, drain, result_of
 from arc_agent.handlers.declared.strays import MARK, end_strays
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
@@ -60,9 +63,6 @@ def exec_handler(name: str, section: ExecSection) -> Handler:
             raise HandlerError(f"{key}.env.{variable}: params are for argv only")
     params = argv = None
     if section.params is not None or any("{params." in part for part in section.argv):
-        from arc_agent.handlers.declared.argv import Argv  # only sections with params need it
-        from arc_agent.handlers.declared.placeholders import declare
-
         params = declare(section.params or {}, f"{key}.params")
         argv = Argv(section, params, key)
     start = _Start(name, section, has_arguments=argv is not None and argv.has_placeholders)
@@ -193,10 +193,6 @@ class _Start:
 
     def _fenced(self, ctx: Context, argv: list[str], params: Path) -> _Started:
         """Start the program with limits, or as another user."""
-        from arc_agent.handlers.declared import (
-            isolation,  # only sections with limits or a user need it
-        )
-
         section = self._section
         fence = isolation.choose(section)
         chosen = "rlimits" if self._no_scope and fence.chosen == "scope" else fence.chosen

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.declared import sqlite_rows
 from arc_agent.handlers.declared.placeholders import Params, check_bounded, declare
 from arc_agent.handlers.declared.statements import BadStatement, Statement, read_statement
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
@@ -48,8 +49,6 @@ def sql_handler(name: str, section: SqlSection) -> Handler:
 
             dsn = await in_thread(lambda: _dsn(section), "dsn")
             return await postgres_rows.run(section, dsn, statement, values, ctx)
-        from arc_agent.handlers.declared import sqlite_rows
-
         file = section.sqlite
         return await in_thread(lambda: sqlite_rows.run(section, file, statement, values, ctx), name)
 
