@@ -1,16 +1,17 @@
-"""The agent: runs commands on a host that nobody can reach. A handler needs only what is here."""
+"""The agent runs commands on its host. This module has all that the author of a handler needs."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from arc_agent.version import __version__
+
 if TYPE_CHECKING:
     from arc_agent.handlers.context import CommandFailed, Context, Retry
     from arc_agent.handlers.lifespans import lifespan
     from arc_agent.handlers.registry import handler
 
-__version__: Final = "0.1.0"
 __all__ = ["CommandFailed", "Context", "Retry", "__version__", "handler", "lifespan"]
 
 _HOMES: Final = {
@@ -23,7 +24,7 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: the command line starts with little."""
+    """Import a name at its first use, so that the command line starts fast."""
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from arc_agent import __version__
-from arc_agent.config.sections import audit_directory, control_socket, data_directory
+from arc_agent.config.places import audit_directory, control_socket, data_directory
 from arc_agent.control.verbs import register
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
@@ -33,21 +32,22 @@ from arc_agent.guard.pause import Brake
 from arc_agent.guard.sealed_params import Seals
 from arc_agent.guard.signatures import Signatures
 from arc_agent.guard.turns import Line
-from arc_agent.handlers.calling import call_in, in_thread
 from arc_agent.handlers.declared.programs import kill_all
 from arc_agent.handlers.lifespans import open_all
 from arc_agent.host import systemd
-from arc_agent.host.clock import Clock, boot_seconds
+from arc_agent.host.clock import MonotonicClock, boot_seconds
 from arc_agent.host.control_socket import Control
 from arc_agent.host.data_dir import DataDir
 from arc_agent.host.process_state import ProcessState
+from arc_agent.host.threads import call_in, in_thread
 from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.run_journal import Journal, answer_left
 from arc_agent.jobs.spool import Spool, SpoolError
-from arc_agent.net.connection import BackOff, Connection
-from arc_agent.net.server_state import Contact
+from arc_agent.net.connection import BackOff, ServerConnection
+from arc_agent.net.server_state import ServerState
 from arc_agent.net.transfer import Transfer
+from arc_agent.version import __version__
 from arc_agent.work.event_sender import Speaker
 from arc_agent.work.handler_limits import HandlerLines
 from arc_agent.work.heartbeat import Heartbeat
@@ -75,7 +75,9 @@ _BROKEN: Final = 1
 class Agent:
     """One process start of an agent: its id is never used again."""
 
-    def __init__(self, live: Live, clock: Clock = boot_seconds, once: Once | None = None) -> None:
+    def __init__(
+        self, live: Live, clock: MonotonicClock = boot_seconds, once: Once | None = None
+    ) -> None:
         """With `once`, it ends by itself when that is done."""
         self._live = live
         self._once = once
@@ -84,7 +86,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._is_broken = False
         self._leases = LeaseTable()
-        self._contact = Contact(clock)
+        self._contact = ServerState(clock)
         self._work = ThreadPoolExecutor(
             _DISK_THREADS + _THREADS_PER_RUN * live.config.max_concurrent, thread_name_prefix="work"
         )
@@ -130,7 +132,7 @@ class Agent:
             audit = await self._open_audit(brake)
             if audit is not None:
                 stack.push_async_callback(audit.close)
-            connection = Connection(config.server, live.token, live.network)
+            connection = ServerConnection(config.server, live.token, live.network)
             await connection.open()
             stack.push_async_callback(connection.close)
             transfer = Transfer(config.transfer, config.server, live.network)
@@ -247,10 +249,13 @@ class Agent:
             control = Control(control_socket(config, os.environ))
 
             async def status() -> Mapping[str, Any]:
-                from arc_agent.control.status import Parts, facts  # only who is asked pays for it
+                from arc_agent.control.status import (  # only who is asked pays for it
+                    StatusSources,
+                    facts,
+                )
 
                 return await facts(
-                    Parts(
+                    StatusSources(
                         agent_id=self.agent_id,
                         started_at=started_at,
                         live=live,

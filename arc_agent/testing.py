@@ -1,4 +1,4 @@
-"""Runs a handler without a server, as the agent does: for the tests of handlers.
+"""The test bench for handlers: run a handler as the agent does, without a server.
 
     result = await run(generate, {"month": "2026-10"}, provide=[Pool("memory")])
     assert result.json() == {"rows": 1204}
@@ -42,33 +42,33 @@ _INLINE_BYTES: Final = 150_000
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a run, as a sender would see it."""
+    """The result of a run, as a sender would see it."""
 
     data: bytes = b""
     """The result, byte for byte; empty when it failed."""
     code: str | None = None
-    """The error's code, None when it succeeded."""
+    """The error's code; None for a run that succeeded."""
     message: str = ""
     details: str | None = None
     retry_after: float | None = None
-    """It raised Retry: in how many seconds it is to be run again."""
+    """The seconds until the next run, if the handler raised Retry."""
     restart_result: Any = None
-    """What it left by `ctx.expect_restart`, for when the agent is back."""
+    """The result that the handler gave `ctx.expect_restart`."""
 
     @property
     def is_ok(self) -> bool:
-        """Whether it returned something that can be sent."""
+        """Return True if the run succeeded."""
         return self.code is None and self.retry_after is None
 
     def json(self) -> Any:
-        """The result as JSON. Raises AssertionError when the run failed."""
+        """Return the result as a JSON value. Raises AssertionError when the run failed."""
         if not self.is_ok:
             raise AssertionError(f"{self.code or 'Retry'}: {self.message}")
         return msgspec.json.decode(self.data)
 
 
 class Running:
-    """A run that goes on in the background; `async with start(…) as running:`."""
+    """A run in the background: `async with start(…) as running:`."""
 
     def __init__(self, context: Context, stopped: threading.Event) -> None:
         self.context: Final = context
@@ -76,8 +76,10 @@ class Running:
         self._task: asyncio.Task[Result] | None = None
 
     def cancel(self) -> None:
-        """Stop it, as a cancelled command is stopped: the flags are set, an async function gets
-        CancelledError. Its result is CANCELLED then, whatever it still returns.
+        """Cancel the run, as the agent cancels a command.
+
+        The context's flags are set, and an async function gets CancelledError. The result is
+        CANCELLED, even if the handler still returns a value.
         """
         self._stopped.set()
         self.context.cancelled.set()
@@ -85,9 +87,9 @@ class Running:
             self._task.cancel()
 
     async def result(self, seconds: float = 10.0) -> Result:
-        """Its end. Raises TimeoutError when it does not come."""
+        """Wait for the end of the run. Raises TimeoutError."""
         if self._task is None:
-            raise RuntimeError("it has not been started")
+            raise RuntimeError("the run has not been started")
         done, _ = await asyncio.wait({self._task}, timeout=seconds)
         if not done:
             raise TimeoutError(f"the handler did not end within {seconds:g} s")
@@ -96,11 +98,11 @@ class Running:
         return self._task.result()
 
     def begin(self, work: Callable[[], Any]) -> None:
-        """For `start`."""
+        """Begin the run. Only `start` calls it."""
         self._task = asyncio.create_task(work())
 
     async def end(self) -> None:
-        """For `start`: nothing is left running."""
+        """End the run. Only `start` calls it."""
         if self._task is not None and not self._task.done():
             self.cancel()
             await asyncio.wait({self._task}, timeout=10.0)
@@ -117,9 +119,10 @@ async def run(
 ) -> Result:
     """Run a handler to its end.
 
-    `params` are JSON for anything but bytes, which are sent as they are. `provide` are values for
-    the handler's other parameters, by their type. Raises HandlerError when it is no handler, and
-    TimeoutError.
+    `params` are encoded as JSON, bytes are sent as they are. `provide` holds values for the
+    handler's other parameters, which are found by type.
+
+    Raises HandlerError when the function is no handler, and TimeoutError.
     """
     async with start(
         function, params, provide=provide, attempt=attempt, command_id=command_id
@@ -137,13 +140,13 @@ async def start(
     command_id: str = "cmd_test",
     remaining_seconds: float = float("inf"),
 ) -> AsyncGenerator[Running]:
-    """The same in the background, to be cancelled or watched. It is ended with the block."""
+    """Run a handler in the background, to cancel or watch it. The end of the block ends the run."""
     handler = _handler(function, list(provide))
     place = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="arc-testing-"))
     data = params if isinstance(params, bytes) else b"{}" if params is None else write(params)
     job = _job(handler.name, command_id, attempt, data, place / "run")
     stopped = threading.Event()
-    left: list[Any] = []
+    restart_results: list[Any] = []
     source = ParamsSource(data=data, size=len(data))
     until = time.monotonic() + remaining_seconds
 
@@ -163,14 +166,16 @@ async def start(
         remaining=lambda: until - time.monotonic(),
         stopped=stopped,
         make_directory=make_directory,
-        announce_restart=left.append,
+        announce_restart=restart_results.append,
     )
     running = Running(context, stopped)
     with DataDir(place / "data") as data_dir:
 
         async def work() -> Result:
             result = await _call(handler, job, source, context, data_dir)
-            return msgspec.structs.replace(result, restart_result=left[-1] if left else None)
+            return msgspec.structs.replace(
+                result, restart_result=restart_results[-1] if restart_results else None
+            )
 
         running.begin(work)
         try:
@@ -183,7 +188,7 @@ async def start(
 async def _call(
     handler: Handler, job: Job, source: ParamsSource, context: Context, data_dir: DataDir
 ) -> Result:
-    """From params to what is sent."""
+    """Run a handler from its params to its result."""
 
     async def consume(chunks: AsyncIterator[Any]) -> Succeeded:
         return Succeeded(await store_stream(data_dir, chunks, job.inline_bytes, lambda: True))
@@ -192,7 +197,7 @@ async def _call(
     try:
         params = convert_params(source.read(), handler) if handler.params_name else None
         came = await call_handler(handler, params, context, consume)
-    except Exception as error:  # as the agent does: whatever params do is the sender's error
+    except Exception as error:  # like the agent: params that cannot be read are the sender's error
         came = Raised(error)
     if isinstance(came, Raised) and isinstance(came.error, Retry):
         return Result(message=came.error.message, retry_after=came.error.after_seconds)
@@ -208,12 +213,12 @@ async def _call(
 
 
 def _failed(outcome: Failed) -> Result:
-    """An error as a result."""
+    """Return an error as a result."""
     return Result(code=outcome.code, message=outcome.message, details=outcome.details)
 
 
 def _handler(function: Callable[..., Any] | Handler, provide: list[Any]) -> Handler:
-    """The handler that a function is, with values for its parameters. Raises HandlerError."""
+    """Return the handler of a function, with values for its parameters. Raises HandlerError."""
     if isinstance(function, Handler):
         return function
     provisions = Provisions([type(each) for each in provide])
@@ -221,12 +226,12 @@ def _handler(function: Callable[..., Any] | Handler, provide: list[Any]) -> Hand
         provisions.put(type(each), each)
     found = list(handlers_of(function, "test", provisions))
     if not found:
-        raise HandlerError(f"{function!r} is no handler: is @handler missing?")
+        raise HandlerError(f"{function!r} is not a handler: is @handler missing?")
     return found[0]
 
 
 def _job(name: str, command_id: str, attempt: int, data: bytes, directory: Path) -> Job:
-    """A lease as a server might give it."""
+    """Return a job with a lease as a server would give it."""
     target = CommandTarget(resource_id="default", resource_type=ResourceType.DAEMON)
     soon = datetime.now(UTC) + timedelta(hours=1)
     nowhere = "http://localhost/"

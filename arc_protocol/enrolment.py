@@ -66,7 +66,7 @@ class AccessTokenRequest(Message, frozen=True, kw_only=True):
     signature: Base64Text
 
 
-class AccessToken(Message, frozen=True, kw_only=True):
+class AccessTokenResponse(Message, frozen=True, kw_only=True):
     """A bearer token for a while; counted by the agent from the moment before it asked."""
 
     token: str

@@ -19,7 +19,7 @@ FILE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 HEAD = """\
 # Configuration
 
-<!-- Made by scripts/configuration_docs.py from arc_server/config/sections.py and arc_agent/config/sections.py. -->
+<!-- Made by scripts/configuration_docs.py from arc_server/config/sections.py and arc_agent/config. -->
 
 Server and agent read one YAML file each (`--config FILE`). Each key may also come from the environment; the command line
 goes before the environment, the environment before the file. An unknown key or a bad value is refused with its path:

@@ -1,4 +1,4 @@
-"""`arc-agent install`, `uninstall` and `upgrade`: what is the agent's own about them."""
+"""`arc-agent install`, `uninstall` and `upgrade`: the agent's part of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from arc_agent.config.sections import read
-from arc_agent.net.token import Token, TokenError
+from arc_agent.config.reading import read
+from arc_agent.net.token import ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.cli import Front
 from arc_runtime.install.product import Product
@@ -35,7 +35,7 @@ deployment: {deployment}
 
 
 def front(services: Callable[[Path], Services] | None = None) -> Front:
-    """The command line. `services` says who runs the units of a root; default: systemd."""
+    """Return the command line. `services` runs the units of a root; default: systemd."""
     return Front(
         PRODUCT,
         add_options=_add_options,
@@ -47,12 +47,12 @@ def front(services: Callable[[Path], Services] | None = None) -> Front:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="URL", help="the server")
-    parser.add_argument("--deployment", metavar="ID", help="whose commands are run")
+    parser.add_argument("--server", metavar="URL", help="Server")
+    parser.add_argument("--deployment", metavar="ID", help="Deployment to run commands of")
 
 
 def _configure(given: argparse.Namespace) -> bytes | None:
-    """A configuration of the options; None when there are none. Raises SettingsError."""
+    """Return a configuration with the options; None without options. Raises SettingsError."""
     if given.server is None and given.deployment is None:
         return None
     read(None, {}, {"server.url": given.server, "deployment": given.deployment})
@@ -67,9 +67,9 @@ def _configure(given: argparse.Namespace) -> bytes | None:
 
 
 def _read_token(file: Path) -> bytes:
-    """The token. Raises SettingsError."""
+    """Return the token of a file. Raises SettingsError."""
     try:
-        token = Token(None, file).value
+        token = ConfiguredToken(None, file).value
     except TokenError as error:
         raise SettingsError(str(error), key=None, source=None) from None
     return f"{token}\n".encode()

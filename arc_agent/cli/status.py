@@ -1,4 +1,4 @@
-"""`arc-agent status`, for people: what the running agent says of itself, in a screenful."""
+"""The text of `arc-agent status`: the state of a running agent on one screen."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _SIZES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def as_json(status: Mapping[str, Any]) -> str:
-    """For programs."""
+    """Return the status as JSON."""
     return json.dumps(status, indent=2, ensure_ascii=False)
 
 
 def as_text(status: Mapping[str, Any]) -> str:
-    """For people."""
+    """Return the status as text."""
     return "\n".join(_printable(line) for line in _lines(status))
 
 
 def _lines(status: Mapping[str, Any]) -> Iterator[str]:
-    """Line by line."""
+    """Yield the lines of the text."""
     yield f"arc-agent {status['version']}, {status['name']}: {_verdict(status)}"
     for each in status["degraded"]:
         yield f"  ! {each['part']}: {each['reason']}"
@@ -50,7 +50,7 @@ def _lines(status: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _verdict(status: Mapping[str, Any]) -> str:
-    """How it is, in a word or two."""
+    """Return the state in a few words."""
     order = status["order"]
     parts = ["healthy" if status["is_healthy"] else "degraded"]
     if order is not None:
@@ -61,7 +61,7 @@ def _verdict(status: Mapping[str, Any]) -> str:
 
 
 def _contact(contact: Mapping[str, Any]) -> str:
-    """Whether the server answers."""
+    """Return the state of the contact."""
     if contact["is_lost"]:
         return f"no contact for {span(contact['lost_for_seconds'])}"
     if contact["answered_seconds_ago"] is None:
@@ -70,44 +70,44 @@ def _contact(contact: Mapping[str, Any]) -> str:
 
 
 def _deployment(status: Mapping[str, Any]) -> str:
-    """Whose commands it runs."""
+    """Return the deployment and the target."""
     target = status["target"]
     return status["deployment"] + (f", {target['type']} {target['id']}" if target else "")
 
 
 def _credential(credential: Mapping[str, Any]) -> str:
-    """What it shows the server, and how old that is."""
+    """Return the kind of the credential, and its age."""
     match credential["kind"]:
         case "none":
-            return "none: the server has to take anybody"
+            return "none: the server must accept every caller"
         case "literal":
             return "a token in the configuration or environment"
         case "file":
             age = credential["age_seconds"]
-            old = "cannot be looked at" if age is None else f"{span(age)} old"
+            old = "unreadable" if age is None else f"{span(age)} old"
             return f"{credential['file']}, {old}"
         case _:
             return _enrolled(credential)
 
 
 def _enrolled(credential: Mapping[str, Any]) -> str:
-    """An identity of its own, and its access token."""
+    """Return the identity and its access token."""
     text = f"{credential['credential_id']} ({credential['state']})"
-    age, left = credential["token_age_seconds"], credential["token_ends_in_seconds"]
-    if age is not None and left is not None:
-        text += f", access token {span(age)} old, good for {span(left)}"
+    age, ends_in = credential["token_age_seconds"], credential["token_ends_in_seconds"]
+    if age is not None and ends_in is not None:
+        text += f", access token {span(age)} old, good for {span(ends_in)}"
     return text
 
 
 def _policy(policy: Mapping[str, Any] | None) -> str:
-    """Which rules are in force."""
+    """Return the policy's file and number of rules."""
     if policy is None:
-        return "none: everything that has a handler may run"
+        return "none: every command that has a handler may run"
     return f"{policy['file']}, {policy['rules']} rules, sha256 {policy['sha256'][:12]}"
 
 
 def _handlers(names: Sequence[str]) -> str:
-    """How many, and the first of them."""
+    """Return the number of handlers, and their first names."""
     text = ", ".join(names)
     if len(text) > _MAX_HANDLERS_CHARS:
         text = f"{text[:_MAX_HANDLERS_CHARS].rpartition(',')[0]}, …"
@@ -115,7 +115,7 @@ def _handlers(names: Sequence[str]) -> str:
 
 
 def _spool(spool: Mapping[str, Any]) -> str:
-    """What the server has not taken yet."""
+    """Return the undelivered responses."""
     if not spool["count"]:
         return "empty"
     oldest = spool["oldest_seconds"]
@@ -124,21 +124,21 @@ def _spool(spool: Mapping[str, Any]) -> str:
 
 
 def _command(each: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row."""
-    left = each["lease_seconds_left"]
+    """Return a row of the table."""
+    lease_seconds = each["lease_seconds_left"]
     return (
         each["id"],
         each["command"],
         str(each["attempt"]),
         each["state"],
         span(each["for_seconds"]),
-        span(left) if left > 0 else "over",
+        span(lease_seconds) if lease_seconds > 0 else "over",
         _progress(each["progress"]),
     )
 
 
 def _progress(progress: Mapping[str, Any] | None) -> str:
-    """How far it says that it is."""
+    """Return the reported progress."""
     if progress is None:
         return ""
     done, total, text = progress["done"], progress["total"], progress["text"]
@@ -147,7 +147,7 @@ def _progress(progress: Mapping[str, Any] | None) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Rows with their columns under each other."""
+    """Yield rows with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
@@ -155,17 +155,17 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def span(seconds: float) -> str:
-    """A length of time in its two largest units: `3 d 4 h`, `12 min`, `2 s`."""
-    left = round(seconds)
+    """Return a length of time in its two largest units: `3 d 4 h`, `12 min`, `2 s`."""
+    whole = round(seconds)
     for (unit, name), (below, small) in pairwise(_STEPS):
-        if left >= unit:
-            rest = left % unit // below
-            return f"{left // unit} {name}" + (f" {rest} {small}" if rest else "")
-    return f"{left} s"
+        if whole >= unit:
+            rest = whole % unit // below
+            return f"{whole // unit} {name}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
 
 
 def size(count: int) -> str:
-    """Bytes as people read them."""
+    """Return bytes in the largest unit: `12.4 GiB`."""
     for unit, name in _SIZES:
         if count >= unit:
             return f"{count / unit:.1f} {name}"
@@ -173,5 +173,5 @@ def size(count: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text that cannot act on a terminal."""
+    """Return text without characters that control a terminal."""
     return "".join(char if char.isprintable() else "�" for char in text)

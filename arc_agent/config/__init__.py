@@ -1,1 +1,1 @@
-"""Everything that the host's own files may say to the agent."""
+"""The configuration: its sections, how it is read, and the schemas of params."""

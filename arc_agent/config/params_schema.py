@@ -1,9 +1,9 @@
-"""Params that a rule lets through: a small part of JSON Schema, read strictly and judged safely.
+"""Schemas of params: a small part of JSON Schema, read strictly and safe to apply.
 
-Known are `type`, `enum`, `const`, `pattern`, `minimum`, `maximum`, `minLength`, `maxLength`,
+The keywords are `type`, `enum`, `const`, `pattern`, `minimum`, `maximum`, `minLength`, `maxLength`,
 `properties`, `required`, `additionalProperties` (true, false or a schema), `items`, `minItems` and
-`maxItems`; with the meaning of JSON Schema 2020-12. Anything else is refused: a keyword that is not
-looked at would let through what its author believed to be forbidden.
+`maxItems`, with the meaning of JSON Schema 2020-12. Every other keyword is refused: an ignored one
+would allow params that its author believes to be forbidden.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from arc_agent.config.patterns import BadPattern, Pattern, compile_pattern
 
 MAX_BYTES: Final = 1024 * 1024
-"""Larger params are not looked at, and so never fit."""
+"""Larger params are not read, and never fit."""
 _MAX_DEPTH: Final = 32
 _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "object": lambda value: isinstance(value, dict),
@@ -50,7 +50,7 @@ _ABSENT: Final = object()
 
 
 class BadSchema(ValueError):
-    """A schema that is not taken. `path` is the place in it, `message` what is wrong."""
+    """A schema is refused. `path` is the place in it, `message` the reason."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(f"{path}: {message}" if path else message)
@@ -59,32 +59,32 @@ class BadSchema(ValueError):
 
 
 class CannotJudge(Exception):
-    """Params that must not be judged: two readers could take them for different things."""
+    """Params cannot be judged: two readers could understand them differently."""
 
 
-class Schema(msgspec.Struct, frozen=True, kw_only=True):
+class ParamsSchema(msgspec.Struct, frozen=True, kw_only=True):
     """A checked schema."""
 
     types: tuple[str, ...] | None = None
     values: tuple[Any, ...] | None = None
-    """`enum`, or the one of `const`."""
+    """The values of `enum`, or the one of `const`."""
     pattern: Pattern | None = None
     pattern_text: str = ""
     minimum: float | None = None
     maximum: float | None = None
     lengths: tuple[int, float] = (0, math.inf)
-    properties: Mapping[str, Schema] = {}
+    properties: Mapping[str, ParamsSchema] = {}
     required: tuple[str, ...] = ()
-    other_properties: Schema | bool = True
-    items: Schema | None = None
+    other_properties: ParamsSchema | bool = True
+    items: ParamsSchema | None = None
     item_counts: tuple[int, float] = (0, math.inf)
 
 
 def read_params(data: bytes) -> Any:
-    """Params as JSON, read so that no other reader can take them for anything else.
+    """Return params as a JSON value that every reader understands alike; no bytes are `{}`.
 
-    No params at all are an empty object. Raises CannotJudge: not UTF-8, not JSON, the same name
-    twice in an object, NaN and infinities, nested too deeply, too large.
+    Raises CannotJudge for params that are not UTF-8, not JSON, nested too deeply or too large, and
+    for a name twice in an object, NaN and infinities.
     """
     if len(data) > MAX_BYTES:
         raise CannotJudge(f"the params have more than {MAX_BYTES} bytes")
@@ -106,13 +106,13 @@ def read_params(data: bytes) -> Any:
     return value
 
 
-def compile_schema(schema: Any, path: str = "") -> Schema:
-    """Read a schema. Raises BadSchema."""
+def compile_schema(schema: Any, path: str = "") -> ParamsSchema:
+    """Compile a schema. Raises BadSchema."""
     return _Reader().schema(schema, path, 0)
 
 
-def misfit(schema: Schema, value: Any, path: str = "params") -> str | None:
-    """Why a value does not fit, naming the place; None when it fits. Raises CannotJudge."""
+def misfit(schema: ParamsSchema, value: Any, path: str = "params") -> str | None:
+    """Return why a value does not fit, with its place; None if it fits. Raises CannotJudge."""
     if schema.types is not None and not any(_TYPES[each](value) for each in schema.types):
         return f"{path}: is not of type {' or '.join(schema.types)}"
     if schema.values is not None and not any(_equal(value, each) for each in schema.values):
@@ -131,8 +131,8 @@ def misfit(schema: Schema, value: Any, path: str = "params") -> str | None:
 # Judging
 
 
-def _misfit_of_text(schema: Schema, value: str, path: str) -> str | None:
-    """A text's length and pattern."""
+def _misfit_of_text(schema: ParamsSchema, value: str, path: str) -> str | None:
+    """Check a text's length and pattern."""
     least, most = schema.lengths
     if not least <= len(value) <= most:
         return f"{path}: has {len(value)} characters"
@@ -145,8 +145,8 @@ def _misfit_of_text(schema: Schema, value: str, path: str) -> str | None:
     return None
 
 
-def _misfit_of_number(schema: Schema, value: float, path: str) -> str | None:
-    """A number's bounds."""
+def _misfit_of_number(schema: ParamsSchema, value: float, path: str) -> str | None:
+    """Check a number's bounds."""
     if schema.minimum is not None and value < schema.minimum:
         return f"{path}: is below {schema.minimum:g}"
     if schema.maximum is not None and value > schema.maximum:
@@ -154,8 +154,8 @@ def _misfit_of_number(schema: Schema, value: float, path: str) -> str | None:
     return None
 
 
-def _misfit_of_object(schema: Schema, value: dict[str, Any], path: str) -> str | None:
-    """An object's members."""
+def _misfit_of_object(schema: ParamsSchema, value: dict[str, Any], path: str) -> str | None:
+    """Check an object's members."""
     for name in schema.required:
         if name not in value:
             return f"{path}.{name}: is missing"
@@ -163,15 +163,15 @@ def _misfit_of_object(schema: Schema, value: dict[str, Any], path: str) -> str |
         below = schema.properties.get(name, schema.other_properties)
         if below is False:
             return f"{path}: has a member that is not allowed"
-        if isinstance(below, Schema):
+        if isinstance(below, ParamsSchema):
             found = misfit(below, inner, f"{path}.{name}" if name in schema.properties else path)
             if found is not None:
                 return found
     return None
 
 
-def _misfit_of_array(schema: Schema, value: list[Any], path: str) -> str | None:
-    """An array's items."""
+def _misfit_of_array(schema: ParamsSchema, value: list[Any], path: str) -> str | None:
+    """Check an array's items."""
     least, most = schema.item_counts
     if not least <= len(value) <= most:
         return f"{path}: has {len(value)} items"
@@ -185,7 +185,7 @@ def _misfit_of_array(schema: Schema, value: list[Any], path: str) -> str | None:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same; 1 and 1.0 are, 1 and true are not."""
+    """Return True if two JSON values are equal; 1 and 1.0 are, 1 and true are not."""
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, dict) and isinstance(other, dict):
@@ -198,12 +198,12 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Python counts booleans as numbers; JSON does not."""
+    """Return True for a number of JSON. For Python, a boolean is a number too."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_json(value: Any) -> bool:
-    """Whether JSON can say it. YAML reads 2026-01-01 as a date, which no params can be."""
+    """Return True for a value that JSON can express. YAML reads 2026-01-01 as a date."""
     if isinstance(value, dict):
         return all(map(_is_json, cast("dict[str, Any]", value).values()))
     if isinstance(value, list):
@@ -212,7 +212,7 @@ def _is_json(value: Any) -> bool:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose names are all different."""
+    """Return an object. Raises CannotJudge for a name that it has twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise CannotJudge("the params have the same name twice in an object")
@@ -220,12 +220,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(_: str) -> Any:
-    """NaN, Infinity and -Infinity are not JSON."""
+    """Refuse NaN, Infinity and -Infinity, which are not JSON. Raises ValueError."""
     raise ValueError
 
 
 def _finite(text: str) -> float:
-    """A number with a fraction or an exponent."""
+    """Return a number with a fraction or an exponent. Raises CannotJudge for infinity."""
     value = float(text)
     if not math.isfinite(value):
         raise CannotJudge("the params have a number that is too large")
@@ -236,10 +236,10 @@ def _finite(text: str) -> float:
 
 
 class _Reader:
-    """Reads schemas, keyword by keyword."""
+    """A reader of schemas, keyword by keyword."""
 
-    def schema(self, given: Any, path: str, depth: int) -> Schema:
-        """One schema. Raises BadSchema."""
+    def schema(self, given: Any, path: str, depth: int) -> ParamsSchema:
+        """Read a schema. Raises BadSchema."""
         if not isinstance(given, dict):
             raise BadSchema(path, "must be a mapping")
         if depth > _MAX_DEPTH:
@@ -256,7 +256,7 @@ class _Reader:
         except BadPattern as error:
             raise BadSchema(_at(path, "pattern"), str(error)) from None
         items = source.get("items", _ABSENT)
-        schema = Schema(
+        schema = ParamsSchema(
             types=self._types(source, path),
             values=self._values(source, path),
             pattern=compiled,
@@ -273,8 +273,8 @@ class _Reader:
         self._check_use(schema, source, path)
         return schema
 
-    def _check_use(self, schema: Schema, source: dict[str, Any], path: str) -> None:
-        """A keyword speaks of one type only: without `type`, other values would slip by it."""
+    def _check_use(self, schema: ParamsSchema, source: dict[str, Any], path: str) -> None:
+        """Require `type` beside a keyword that applies to one type: values of others would pass."""
         for keywords, kinds in (
             (("pattern", "minLength", "maxLength"), {"string"}),
             (("minimum", "maximum"), {"number", "integer"}),
@@ -287,7 +287,7 @@ class _Reader:
                 raise BadSchema(_at(path, used), f"needs type: {wanted} beside it")
 
     def _types(self, source: dict[str, Any], path: str) -> tuple[str, ...] | None:
-        """`type`: one name or a list of them."""
+        """Read `type`, one name or a list of names."""
         given = source.get("type", _ABSENT)
         if given is _ABSENT:
             return None
@@ -297,7 +297,7 @@ class _Reader:
         return tuple(names)
 
     def _values(self, source: dict[str, Any], path: str) -> tuple[Any, ...] | None:
-        """`enum` and `const`."""
+        """Read `enum` or `const`."""
         if "enum" in source and "const" in source:
             raise BadSchema(_at(path, "const"), "beside enum")
         keyword = "const" if "const" in source else "enum"
@@ -311,8 +311,8 @@ class _Reader:
             raise BadSchema(_at(path, keyword), "not a JSON value: dates need quotes")
         return tuple(values)
 
-    def _properties(self, source: dict[str, Any], path: str, depth: int) -> dict[str, Schema]:
-        """`properties`."""
+    def _properties(self, source: dict[str, Any], path: str, depth: int) -> dict[str, ParamsSchema]:
+        """Read `properties`."""
         given = source.get("properties", {})
         where = _at(path, "properties")
         if not isinstance(given, dict):
@@ -322,15 +322,15 @@ class _Reader:
             for name, below in cast("dict[str, Any]", given).items()
         }
 
-    def _others(self, source: dict[str, Any], path: str, depth: int) -> Schema | bool:
-        """`additionalProperties`."""
+    def _others(self, source: dict[str, Any], path: str, depth: int) -> ParamsSchema | bool:
+        """Read `additionalProperties`."""
         given = source.get("additionalProperties", True)
         if isinstance(given, bool):
             return given
         return self.schema(given, _at(path, "additionalProperties"), depth + 1)
 
     def _names(self, source: dict[str, Any], keyword: str, path: str) -> tuple[str, ...]:
-        """A list of texts."""
+        """Read a list of texts."""
         given = source.get(keyword, [])
         if not isinstance(given, list) or any(
             not isinstance(each, str) for each in cast("list[Any]", given)
@@ -339,7 +339,7 @@ class _Reader:
         return tuple(cast("list[str]", given))
 
     def _text(self, source: dict[str, Any], keyword: str, path: str) -> str | None:
-        """A text, if it is there."""
+        """Read a text; None if the keyword is absent."""
         given = source.get(keyword, _ABSENT)
         if given is _ABSENT:
             return None
@@ -348,7 +348,7 @@ class _Reader:
         return given
 
     def _number(self, source: dict[str, Any], keyword: str, path: str) -> float | None:
-        """A number, if it is there."""
+        """Read a number; None if the keyword is absent."""
         given = source.get(keyword, _ABSENT)
         if given is _ABSENT:
             return None
@@ -359,7 +359,7 @@ class _Reader:
     def _bounds(
         self, source: dict[str, Any], least: str, most: str, path: str
     ) -> tuple[int, float]:
-        """A least and a largest count."""
+        """Read the bounds of a count."""
         for keyword in (least, most):
             value = self._number(source, keyword, path)
             if value is not None and (value < 0 or not isinstance(source[keyword], int)):
@@ -368,5 +368,5 @@ class _Reader:
 
 
 def _at(path: str, name: str) -> str:
-    """A place below another."""
+    """Return the path of a name below another path."""
     return f"{path}.{name}" if path else name

@@ -1,7 +1,8 @@
-"""Regular expressions of a policy: a part of ECMA 262's (as JSON Schema says), safe to run.
+"""The regular expressions of a schema: a part of ECMA 262 (as in JSON Schema) that is safe to run.
 
-Params are an attacker's: what can take exponential time is refused when the policy is read. `$` is
-the very end (Python's own also matches before a last newline), and `\\d`, `\\w`, `\\s` are ASCII.
+A sender may be hostile: a pattern that could take exponential time is refused when it is read. `$`
+matches the very end (Python's own also matches before a last newline), and `\\d`, `\\w` and `\\s`
+are ASCII.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import msgspec
 
 _MAX_CHARS: Final = 4096
 _MAX_STEPS: Final = 10_000_000
-"""What one search may take at worst: about 0.1 s, in which nothing else of the agent runs."""
+"""The worst case of one search: about 0.1 s, which blocks the event loop."""
 _TOKEN: Final = re.compile(
     r"""
     (?P<set>\[\^?\]?(?:\\.|[^\]\\])*\])
@@ -29,26 +30,26 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _MANY: Final = 10
-"""A repeat of more than so many counts as without end."""
+"""A repeat of more counts as endless."""
 
 
 class BadPattern(ValueError):
-    """A pattern that is not taken; the message says why."""
+    """A pattern is refused; the message says why."""
 
 
 class Pattern(msgspec.Struct, frozen=True):
-    """A pattern, ready to search with."""
+    """A compiled pattern."""
 
     regex: re.Pattern[str]
     max_chars: int
-    """Longer text must not be searched: it could take too long."""
+    """The longest text to search: a longer one could take too long."""
 
 
 def compile_pattern(pattern: str) -> Pattern:
-    """A pattern to search with. Raises BadPattern.
+    """Compile a pattern. Raises BadPattern.
 
-    `n` characters and `k` repeats without end (one more for a pattern that may begin anywhere) take
-    n^k steps at worst: the more of them, the shorter the text that is looked at.
+    A text of n characters and a pattern of k endless repeats (one more if it may begin anywhere)
+    take n^k steps at worst. So the more repeats, the shorter the text that may be searched.
     """
     endless = 0 if pattern.startswith("^") else 1
     parts: list[str] = []
@@ -63,13 +64,12 @@ def compile_pattern(pattern: str) -> Pattern:
 
 
 def _translated(pattern: str) -> Iterator[tuple[str, bool]]:
-    """The pattern in Python's spelling, part by part, and whether a part repeats without end.
+    """Yield the parts of a pattern in Python's form, with True for an endless repeat.
 
     Raises BadPattern.
-
-    `risky` says of each open group whether it repeats something without end or has alternatives:
-    such a group must not itself be repeated without end (`(a+)+` takes time 2^n).
     """
+    # For each open group: True if it has an endless repeat or alternatives. A repeat of the group
+    # must then not be endless: `(a+)+` takes time 2^n.
     risky = [False]
     closed: bool | None = None
     for token in _TOKEN.finditer(pattern):
@@ -90,7 +90,7 @@ def _translated(pattern: str) -> Iterator[tuple[str, bool]]:
             is_endless = True
             if was_closed:
                 raise BadPattern(
-                    "a repeated group must not hold repeats or alternatives: it could take for ever"
+                    "a repeated group must not hold repeats or alternatives: it could take too long"
                 )
             risky[-1] = True
         elif kind == "escape" and text[1].isdigit():
@@ -101,7 +101,7 @@ def _translated(pattern: str) -> Iterator[tuple[str, bool]]:
 
 
 def _is_endless(repeat: str) -> bool:
-    """Whether a repeat may go on for long."""
+    """Return True if a repeat counts as endless."""
     if repeat in "*+":
         return True
     if repeat == "?":

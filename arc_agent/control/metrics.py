@@ -23,14 +23,14 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from arc_agent.config.sections import listen_address
+from arc_agent.config.addresses import listen_address
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.work.meter import Meter, MetricsError
 
 if TYPE_CHECKING:
     from arc_agent.guard.pause import Brake
     from arc_agent.jobs.spool import Spool
-    from arc_agent.net.server_state import Contact
+    from arc_agent.net.server_state import ServerState
     from arc_agent.work.runner import Runner
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -84,7 +84,9 @@ class Counting(Meter):
             registry=self.registry,
         )
 
-    async def open(self, *, runner: Runner, spool: Spool, contact: Contact, brake: Brake) -> None:
+    async def open(
+        self, *, runner: Runner, spool: Spool, contact: ServerState, brake: Brake
+    ) -> None:
         """Listen. Raises MetricsError."""
         self.registry.register(_Now(runner, spool, contact, brake))
 
@@ -151,7 +153,7 @@ class Counting(Meter):
 class _Now(Collector):
     """What is as it is: looked at when somebody asks."""
 
-    def __init__(self, runner: Runner, spool: Spool, contact: Contact, brake: Brake) -> None:
+    def __init__(self, runner: Runner, spool: Spool, contact: ServerState, brake: Brake) -> None:
         self._runner = runner
         self._spool = spool
         self._contact = contact
@@ -178,7 +180,7 @@ class _Now(Collector):
             yield GaugeMetricFamily(f"arc_agent_{name}", text, float(value))
 
 
-def _trouble(spool: Spool, contact: Contact, brake: Brake) -> str | None:
+def _trouble(spool: Spool, contact: ServerState, brake: Brake) -> str | None:
     """Why it takes on no work; None when it does. No notes and no addresses: anybody may ask."""
     if spool.failure is not None:
         return "the spool is broken"

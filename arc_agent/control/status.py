@@ -7,19 +7,17 @@ import os
 import sqlite3
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from arc_agent import __version__
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import Brake
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.spool import Spool
-from arc_agent.net.server_state import Contact
-from arc_agent.net.token import Token
+from arc_agent.net.server_state import ServerState
+from arc_agent.version import __version__
 from arc_agent.work.event_sender import Speaker
 from arc_agent.work.handler_limits import HandlerLines
 from arc_agent.work.live_config import Live
@@ -32,15 +30,15 @@ CLOCK_OFF_SECONDS: Final = 60.0
 """A host's clock that is further from the server's is worth a word."""
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
+class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to ask."""
 
     agent_id: str
     started_at: float
     """On the agent's clock."""
     live: Live
-    clock: Clock
-    contact: Contact
+    clock: MonotonicClock
+    contact: ServerState
     leases: LeaseTable
     runner: Runner
     spool: Spool
@@ -51,12 +49,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     poller: Poller
 
 
-async def facts(parts: Parts) -> Mapping[str, Any]:
+async def facts(parts: StatusSources) -> Mapping[str, Any]:
     """All of it, as plain JSON values. Times are seconds from now, so that no clock matters."""
     config = parts.live.config
     target = config.command_target
     contact = _contact(parts)
-    credential = await asyncio.to_thread(_credential, parts)
+    credential = msgspec.to_builtins(await asyncio.to_thread(parts.live.token.status))
     degraded = _degraded(parts, contact, credential)
     return {
         "agent_id": parts.agent_id,
@@ -84,7 +82,7 @@ async def facts(parts: Parts) -> Mapping[str, Any]:
     }
 
 
-def _contact(parts: Parts) -> dict[str, Any]:
+def _contact(parts: StatusSources) -> dict[str, Any]:
     """Whether the server answers."""
     answered_at, trouble = parts.contact.answered_at, parts.contact.trouble()
     return {
@@ -100,29 +98,7 @@ def _contact(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _credential(parts: Parts) -> dict[str, Any]:
-    """How old what it shows the server is. In a thread: a file is looked at."""
-    token = parts.live.token
-    if not isinstance(token, Token):
-        from arc_agent.net.access_token import EnrolledToken
-
-        assert isinstance(token, EnrolledToken)
-        found: dict[str, Any] = msgspec.to_builtins(token.status())
-        return {"kind": "enrolled", **found}
-    if token.file is not None:
-        return {"kind": "file", "file": str(token.file), "age_seconds": _age(token.file)}
-    return {"kind": "none" if token.value is None else "literal"}
-
-
-def _age(file: Path) -> float | None:
-    """For how long a file has been as it is."""
-    try:
-        return _rounded(max(0.0, time.time() - file.stat().st_mtime))
-    except OSError:
-        return None
-
-
-def _command(parts: Parts, held: HeldLease) -> dict[str, Any]:
+def _command(parts: StatusSources, held: HeldLease) -> dict[str, Any]:
     """One command that is held."""
     progress = parts.speaker.progress_of(held.lease_id)
     now = parts.clock()
@@ -139,7 +115,7 @@ def _command(parts: Parts, held: HeldLease) -> dict[str, Any]:
     }
 
 
-def _state(parts: Parts, held: HeldLease) -> str:
+def _state(parts: StatusSources, held: HeldLease) -> str:
     """What a command is about."""
     if held.has_result:
         return "delivering"
@@ -156,7 +132,7 @@ def _approval(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: asked[name] for name in ("id", "command", "rule", "since", "until")}
 
 
-async def _spool(parts: Parts) -> dict[str, Any]:
+async def _spool(parts: StatusSources) -> dict[str, Any]:
     """What the server has not taken yet."""
     spool = parts.spool
     try:
@@ -191,7 +167,7 @@ def _order(brake: Brake) -> dict[str, Any] | None:
 
 
 def _degraded(
-    parts: Parts, contact: Mapping[str, Any], credential: Mapping[str, Any]
+    parts: StatusSources, contact: Mapping[str, Any], credential: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """What is not as it should be."""
     found = dict(parts.brake.troubles)

@@ -9,7 +9,7 @@ from typing import Any
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import MAX_NOTE_CHARS, Brake, Order
-from arc_agent.host.control_socket import Control, ControlRefused, Peer, Request, text_of
+from arc_agent.host.control_socket import Control, ControlRefused, ControlRequest, Peer, text_of
 
 
 def register(
@@ -27,21 +27,21 @@ def register(
         if audit is not None:
             audit.note(event, by_uid=peer.uid, **fields)
 
-    async def show(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+    async def show(_request: ControlRequest, _peer: Peer) -> Mapping[str, Any]:
         return await status()
 
-    async def approvals(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+    async def approvals(_request: ControlRequest, _peer: Peer) -> Mapping[str, Any]:
         return {"approvals": gate.approvals.shown()}
 
-    async def approve(request: Request, peer: Peer) -> Mapping[str, Any]:
+    async def approve(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         asked = gate.decide(text_of(request, "id"), True, _note(request), peer)
         return {"id": asked.command_id, "command": asked.command}
 
-    async def deny(request: Request, peer: Peer) -> Mapping[str, Any]:
+    async def deny(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         asked = gate.decide(text_of(request, "id"), False, _note(request), peer)
         return {"id": asked.command_id, "command": asked.command}
 
-    async def pause(request: Request, peer: Peer) -> Mapping[str, Any]:
+    async def pause(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         seconds = _seconds(request)
         until = None if seconds is None else time.time() + seconds
         order = Order(state="paused", note=_note(request), until=until)
@@ -49,7 +49,7 @@ def register(
         note("paused", peer, note=order.note, seconds=seconds)
         return {"not_kept": not_kept}
 
-    async def resume(_request: Request, peer: Peer) -> Mapping[str, Any]:
+    async def resume(_request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         try:
             was_on = brake.release()
         except OSError as error:
@@ -57,7 +57,7 @@ def register(
         note("resumed", peer)
         return {"was_on": was_on}
 
-    async def stop_all(request: Request, peer: Peer) -> Mapping[str, Any]:
+    async def stop_all(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         order = Order(state="stopped", note=_note(request))
         not_kept = brake.apply(order)
         stopped = halt()
@@ -76,7 +76,7 @@ def register(
         control.verb(name, call)
 
 
-def _note(request: Request) -> str | None:
+def _note(request: ControlRequest) -> str | None:
     """A note, if there is one. Raises ControlRefused."""
     if request.get("note") is None:
         return None
@@ -86,7 +86,7 @@ def _note(request: Request) -> str | None:
     return text
 
 
-def _seconds(request: Request) -> float | None:
+def _seconds(request: ControlRequest) -> float | None:
     """For how long, if it is said. Raises ControlRefused."""
     seconds = request.get("seconds")
     if seconds is None:

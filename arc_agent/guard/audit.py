@@ -23,8 +23,8 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import AuditSection
-from arc_agent.handlers.calling import call_in, in_thread
 from arc_agent.host.data_dir import is_passing, sync_directory
+from arc_agent.host.threads import call_in, in_thread
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -23,7 +23,7 @@ from arc_agent.guard.audit import Audit, AuditUnavailable
 from arc_agent.guard.policy import Action, Policy, Question, Rule, Verdict
 from arc_agent.guard.turns import Line
 from arc_agent.handlers.context import ParamsSource
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.control_socket import Peer
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
@@ -46,7 +46,7 @@ class Gate:
         settings: Callable[[], PolicySection],
         audit: Audit | None,
         slots: Line,
-        clock: Clock,
+        clock: MonotonicClock,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`slots` are the places of running handlers."""

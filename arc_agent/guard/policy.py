@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from arc_agent.config.params_schema import CannotJudge, Schema, misfit
+from arc_agent.config.params_schema import CannotJudge, ParamsSchema, misfit
 
 MINUTES_A_DAY: Final = 24 * 60
 
@@ -69,7 +69,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[str, ...] | None = None
     """Globs of the ids of keys that the command must be signed with."""
     hours: tuple[Window, ...] | None = None
-    params: Schema | None = None
+    params: ParamsSchema | None = None
     at_once: int | None = None
     """How many that this rule lets through may run at the same time; the others wait."""
     per_hour: int | None = None

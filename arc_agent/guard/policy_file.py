@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from arc_agent.config.params_schema import BadSchema, Schema, compile_schema
+from arc_agent.config.params_schema import BadSchema, ParamsSchema, compile_schema
 from arc_agent.guard.policy import MINUTES_A_DAY, Action, Policy, Rule, Window, minutes_of
 from arc_runtime.config.settings import SettingsError, load
 
@@ -171,7 +171,7 @@ def _time(minutes: int) -> str:
     return f"{minutes // 60:02}:{minutes % 60:02}"
 
 
-def _params(given: dict[str, Any] | None, path: str, file: Path) -> Schema | None:
+def _params(given: dict[str, Any] | None, path: str, file: Path) -> ParamsSchema | None:
     """The schema of a rule."""
     if given is None:
         return None

@@ -1,1 +1,1 @@
-"""What an agent can do: finding handlers, running them, and those that come with it."""
+"""Handlers: the author's API, and the handlers that every agent has."""

@@ -1,4 +1,4 @@
-"""Handlers that every agent has: to see that it is there, and what it runs on."""
+"""The handlers that every agent has: for a first test, and to see the host."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from arc_agent.handlers.registry import handler
 
 @handler("arc.ping", description="Answers at once")
 async def ping(ctx: Context) -> dict[str, Any]:
-    """Say that the agent is there."""
+    """Answer at once."""
     return {"pong": True, "attempt": ctx.attempt}
 
 
 @handler("arc.echo", description="Answers with its params, byte for byte")
 async def echo(ctx: Context) -> AsyncIterator[bytes]:
-    """Send the params back, whatever their size."""
+    """Send the params back, of any size."""
     return aiter(ctx.open_params())
 
 
-@handler("arc.system-info", description="What this host is")
+@handler("arc.system-info", description="Describes this host")
 def system_info() -> dict[str, Any]:
-    """Say what the agent runs on; nothing that a sender could not guess or must not know."""
+    """Describe the host, without facts that a sender must not know."""
     uname = os.uname()
     return {
         "hostname": uname.nodename,

@@ -1,12 +1,9 @@
-"""Calling a handler so that nothing it does can harm the agent: exceptions, exits, threads."""
+"""One call of a handler, contained: its exceptions and exits cannot harm the agent."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import inspect
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, cast
 
@@ -14,16 +11,17 @@ import msgspec
 
 from arc_agent.handlers.context import Context
 from arc_agent.handlers.registry import Handler
+from arc_agent.host.threads import in_thread
 
 
 class Returned(msgspec.Struct, frozen=True):
-    """What a call came back with."""
+    """The value that a handler returned."""
 
     value: Any
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """What it raised instead; SystemExit and the like included."""
+    """The exception that a handler raised, SystemExit and KeyboardInterrupt included."""
 
     error: BaseException
 
@@ -36,7 +34,7 @@ async def call_handler(
 ) -> Returned | Raised:
     """Run a handler to its end. Only a cancellation from outside is raised.
 
-    An iterator that it returns is handed to `consume` as part of the run.
+    If the handler returns an iterator, the run includes `consume`, which reads it to its end.
     """
     arguments: dict[str, Any] = {}
     if handler.params_name is not None:
@@ -65,56 +63,13 @@ async def call_handler(
     except asyncio.CancelledError as error:
         if task is not None and task.cancelling():
             raise
-        return Raised(error)  # its own doing: it awaited something that was cancelled
-    except BaseException as error:  # the boundary: whatever it is, it is the handler's
+        return Raised(error)  # the handler's own: it awaited a task that was cancelled
+    except BaseException as error:  # the boundary between the handler and the agent
         return Raised(error)
 
 
-async def in_thread(call: Callable[[], Any], name: str) -> Any:
-    """Run a plain function in a thread of its own.
-
-    Threads cannot be cancelled: a cancellation is raised only when the thread has ended, so that
-    whoever counts threads counts right. The thread does not keep the process alive.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Returned | Raised] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def finish(outcome: Returned | Raised) -> None:
-        if not future.done():
-            future.set_result(outcome)
-
-    def work() -> None:
-        outcome: Returned | Raised
-        try:
-            outcome = Returned(context.run(call))
-        except BaseException as error:  # as above; an exit must not print and vanish
-            outcome = Raised(error)
-        call_in(loop, lambda: finish(outcome))
-
-    threading.Thread(target=work, name=f"handler:{name}", daemon=True).start()
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    outcome = future.result()
-    if isinstance(outcome, Raised):
-        raise outcome.error
-    return outcome.value
-
-
 async def _from_thread(iterator: Iterator[Any]) -> AsyncIterator[Any]:
-    """A plain iterator, each step of it in a thread."""
+    """Yield from a plain iterator; run each of its steps in a thread."""
     end = object()
     while (item := await in_thread(lambda: next(iterator, end), "iterator")) is not end:
         yield item
-
-
-def call_in(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    """Call in a loop, from any thread; a loop that is gone needs no call."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(call)

@@ -1,4 +1,4 @@
-"""What a handler gets besides its params, and how it says that it failed."""
+"""The context of a run, and the exceptions by which a handler ends it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _CHUNK_BYTES: Final = 256 * 1024
 
 
 class CommandFailed(Exception):
-    """Raise it to end a command with an error of your own: code and message reach the sender.
+    """Raise it to end a command with an error code of your own.
 
-    `details` is more text for whoever looks into it, and reaches the sender too.
+    Code, message and details reach the sender.
     """
 
     def __init__(self, code: str, message: str, details: str | None = None) -> None:
@@ -36,10 +36,10 @@ class CommandFailed(Exception):
 
 
 class Retry(Exception):
-    """Raise it to have the command come again: the lease is given back after `after` seconds.
+    """Raise it to run the command again: its lease is released after `after` seconds.
 
-    Each time costs one of the command's attempts. When they are used up, or the deadline is nearer
-    than that, the command fails with RETRIES_EXHAUSTED and the message.
+    Each run is one of the command's attempts. Without another attempt, or with a deadline before
+    the next run, the command fails with RETRIES_EXHAUSTED and the message.
     """
 
     def __init__(self, message: str = "", *, after: float | timedelta = 0.0) -> None:
@@ -52,7 +52,7 @@ class Retry(Exception):
 
 
 class ParamsSource:
-    """The params as they came: in memory when they are small, in a file when they are not."""
+    """The params as the server sent them: in memory if they are small, else in a file."""
 
     def __init__(
         self,
@@ -65,22 +65,22 @@ class ParamsSource:
         self.size = size
         self.file = file
         self.sha256 = sha256
-        """Of the bytes, if it was taken while they came."""
+        """The SHA-256 of the bytes, if it was computed while they came."""
         self._data = data
 
     def open(self) -> BinaryIO:
-        """The params as a file to read, for code in threads."""
+        """Open the params as a file, for code in threads."""
         return self.file.open("rb") if self.file is not None else BytesIO(self._data or b"")
 
     def read(self) -> bytes:
-        """All of them, in memory."""
+        """Return the params, in memory."""
         return self.file.read_bytes() if self.file is not None else self._data or b""
 
 
 class ParamsStream:
-    """The params as bytes, a part at a time: `async for chunk in ctx.open_params()`.
+    """The params as a stream of bytes: `async for chunk in ctx.open_params()`.
 
-    In a plain function: `with ctx.open_params().file() as f:`.
+    A plain function reads `with ctx.open_params().file() as f:`.
     """
 
     def __init__(self, source: ParamsSource) -> None:
@@ -88,15 +88,15 @@ class ParamsStream:
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Return the number of bytes."""
         return self._source.size
 
     def file(self) -> BinaryIO:
-        """A file object, for plain functions. Close it."""
+        """Open the params as a file, for plain functions. Close it."""
         return self._source.open()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The bytes, in parts of 256 KiB at most."""
+        """Yield the bytes in parts of 256 KiB at most."""
         file = await asyncio.to_thread(self._source.open)
         try:
             while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
@@ -105,12 +105,12 @@ class ParamsStream:
             file.close()
 
     async def read(self) -> bytes:
-        """All of them at once: they have to fit into memory."""
+        """Return all bytes at once; they must fit into memory."""
         return await asyncio.to_thread(self._source.read)
 
 
 class Context:
-    """One run of one command. Its methods may be called from async functions and from threads."""
+    """One run of one command. Safe from any thread."""
 
     def __init__(
         self,
@@ -132,22 +132,22 @@ class Context:
         self.command_id: Final = command_id
         self.command: Final = command
         self.attempt: Final = attempt
-        """1 at first; more when an earlier run was lost or handed back."""
+        """1 for the first run; more if an earlier run was lost, released or retried."""
         self.deployment_id: Final = deployment_id
         self.target: Final = target
         self.trace_context: Final = trace_context
         """The sender's W3C trace context, if it sent one."""
         self.deadline: Final = deadline
-        """The sender's, on the server's clock. `remaining()` is what to go by."""
+        """The sender's deadline on the server's clock. Use `remaining()` to measure time."""
         self.cancelled: Final = asyncio.Event()
-        """Set when the run should end. For async functions; threads look at `is_cancelled`."""
+        """Set when the run should end, for async functions. Threads read `is_cancelled`."""
         logger = structlog.get_logger().bind(
             command_id=command_id, command=command, attempt=attempt
         )
         self.log: Final = HandlerLog(logger, None if speech is None else speech.line)
-        """Lines for the agent's log, with the command's id, and for the command's sender.
+        """A logger for the agent's log, with the command's id, and for the command's sender.
 
-        What is sent from which level on: `events` in the configuration. Params do not belong here.
+        `events.level` in the configuration decides what is sent. Params do not belong here.
         """
         self._speech = speech
         self._params = params
@@ -160,45 +160,48 @@ class Context:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the run should end: cancelled, out of time, lease lost, or the agent stops."""
+        """Return True if the run should end: cancelled, out of time, lease lost, or agent
+        stopping.
+        """
         return self._stopped.is_set()
 
     def remaining(self) -> float:
-        """Seconds of the budget that are left; infinite when nothing bounds it."""
+        """Return the remaining seconds of the run's budget; infinite without a bound."""
         return self._remaining()
 
     def progress(self, done: float, total: float | None = None, text: str | None = None) -> None:
-        """Tell the sender how far this run is: `ctx.progress(3, 10, "tables")`.
+        """Report progress to the sender: `ctx.progress(3, 10, "tables")`.
 
-        As often as you like; the latest is sent, about once a second. Raises ValueError for what
-        is no finite number.
+        Call it as often as you like: the latest report is sent, about once a second. Raises
+        ValueError for a number that is not finite.
         """
         if self._speech is not None:
             self._speech.progress(done, total, text)
 
     def open_params(self) -> ParamsStream:
-        """The params as they came, undecoded, without holding them in memory."""
+        """Return the undecoded params as a stream, which is not held in memory."""
         return ParamsStream(self._params)
 
     @property
     def directory(self) -> Path:
-        """A directory of this run, made at first use; gone after it, result files included."""
+        """Return a directory of this run, made at first use and removed after the run."""
         with self._lock:
             if self._directory is None:
                 self._directory = self._make_directory()
             return self._directory
 
     def expect_restart(self, result: Any = None) -> None:
-        """Say that this run is about to end the agent, or to reboot its host.
+        """Announce that this run is about to end the agent, or to reboot its host.
 
-        Durable when it returns. Whenever the agent stops or dies from then on, the command is
-        answered with `result` (`{"restarted": true}` when there is none) once it is back, and is
-        not run a second time. What the handler itself returns or raises before that counts more.
-        Raises ValueError for a result above 64 KiB or that JSON cannot say.
+        Durable when it returns. If the agent stops or dies from then on, the command ends with
+        `result` (default: `{"restarted": true}`) once the agent is back, and is not run a second
+        time. A value that the handler returns or an exception that it raises takes precedence.
+
+        Raises ValueError for a result above 64 KiB, or one that JSON cannot express.
         """
         self._announce_restart({"restarted": True} if result is None else result)
 
     @property
     def params_source(self) -> ParamsSource:
-        """Where the params are; for handlers that come with the agent."""
+        """Return the source of the params, for the agent's own handlers."""
         return self._params

@@ -1,7 +1,8 @@
-"""What a module opens once, before the agent asks for work, and closes when it stops.
+"""Lifespans: resources that a module opens before the agent takes commands, and closes at its end.
 
-A lifespan is a generator: what comes before its `yield` opens, what comes after closes, and what it
-yields is passed to every handler, and every other lifespan, that has a parameter of that type.
+A lifespan is a generator. The code before its `yield` opens the resource, the code after it closes
+it. The value it yields is passed to every handler, and to every later lifespan, with a parameter of
+the value's type.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 import structlog
 
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.registry import HandlerError, Provisions
+from arc_agent.host.threads import in_thread
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -36,7 +37,7 @@ _KINDS: Final = (
 
 
 class LifespanFailed(HandlerError):
-    """One that did not open. `report` is the traceback."""
+    """A lifespan did not open. `report` is the traceback."""
 
     def __init__(self, message: str, report: str) -> None:
         super().__init__(message)
@@ -48,15 +49,15 @@ class Lifespan(msgspec.Struct, frozen=True, kw_only=True):
 
     call: Callable[..., Any]
     where: str
-    """Its name and its module, for messages."""
+    """Name and module, for messages."""
     provides: Any
-    """The type of what it yields; None when it only opens and closes."""
+    """The type of the value it yields; None for a lifespan without a value."""
     needs: dict[str, Any]
     """Its parameters and their types."""
 
 
 def lifespan(function: F) -> F:
-    """Mark a generator function, async or plain, whose `yield` lasts as long as the agent runs."""
+    """Mark an async or plain generator function as a lifespan. Raises HandlerError for another."""
     if not (inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)):
         raise HandlerError(
             f"the lifespan {function.__name__}: it must be a generator, with a yield"
@@ -66,7 +67,7 @@ def lifespan(function: F) -> F:
 
 
 def lifespans_of(found: Any, origin: str) -> Iterator[Lifespan]:
-    """The lifespans in a module. Raises HandlerError."""
+    """Yield the lifespans of a module. Raises HandlerError."""
     if not isinstance(found, ModuleType):
         return
     for member in list(vars(found).values()):
@@ -75,7 +76,10 @@ def lifespans_of(found: Any, origin: str) -> Iterator[Lifespan]:
 
 
 def in_order(found: Iterable[Lifespan]) -> list[Lifespan]:
-    """Those first that others need. Raises HandlerError for what nobody provides, or two do."""
+    """Return lifespans in the order of their needs.
+
+    Raises HandlerError for a value that no lifespan provides, or that two provide.
+    """
     waiting = list({each.call: each for each in found}.values())
     by_type: dict[Any, Lifespan] = {}
     for each in waiting:
@@ -100,9 +104,9 @@ def in_order(found: Iterable[Lifespan]) -> list[Lifespan]:
 async def open_all(
     lifespans: Iterable[Lifespan], provisions: Provisions, stack: AsyncExitStack, seconds: float
 ) -> None:
-    """Open one after the other, each within its time; `stack` closes them. Raises LifespanFailed.
+    """Open one lifespan after the other, each within `seconds`; `stack` closes them.
 
-    What they yield is in `provisions` from then on.
+    `provisions` then holds their values. Raises LifespanFailed.
     """
     for each in lifespans:
         arguments = {name: provisions.get(kind) for name, kind in each.needs.items()}
@@ -128,7 +132,7 @@ _ENDED: Final = object()
 
 
 async def _close(closed: Lifespan, generator: Any, seconds: float) -> None:
-    """Let a generator go on to its end. Whatever happens is said, and the others are closed."""
+    """Run a generator to its end. A failure is logged, and does not keep others from closing."""
     try:
         async with asyncio.timeout(seconds):
             if await _next(generator) is not _ENDED:
@@ -140,17 +144,17 @@ async def _close(closed: Lifespan, generator: Any, seconds: float) -> None:
 
 
 async def _next(generator: Any) -> Any:
-    """What a generator yields next, in a thread if it is a plain one; _ENDED at its end."""
+    """Return a generator's next value, _ENDED at its end. A plain generator runs in a thread."""
     if inspect.isasyncgen(generator):
         return await anext(cast("AsyncIterator[Any]", generator), _ENDED)
     return await in_thread(lambda: next(generator, _ENDED), "lifespan")
 
 
 def _lifespan(function: Callable[..., Any], where: str) -> Lifespan:
-    """Look at the signature. Raises HandlerError."""
+    """Make a lifespan from a function's signature. Raises HandlerError."""
     try:
         hints = typing.get_type_hints(function)
-    except Exception as error:  # annotations are code of others
+    except Exception as error:  # annotations are the author's code
         raise HandlerError(f"{where}: its annotations: {error}") from None
     yielded = hints.pop("return", None)
     arguments = typing.get_args(yielded) if typing.get_origin(yielded) in _KINDS else ()
@@ -164,5 +168,5 @@ def _lifespan(function: Callable[..., Any], where: str) -> Lifespan:
 
 
 def _name(kind: Any) -> str:
-    """A type, for messages."""
+    """Return a type's name, for messages."""
     return getattr(kind, "__name__", str(kind))

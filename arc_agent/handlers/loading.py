@@ -1,4 +1,4 @@
-"""Finding handlers: those that come with the agent, modules, entry points, and YAML."""
+"""The search for handlers: the agent's own, modules, entry points, and YAML."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from arc_agent.config.declared_handlers import NO_LIMITS
-from arc_agent.config.sections import HandlersSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers import builtin
+from arc_agent.handlers.declared import isolation
+from arc_agent.handlers.declared.http import http_handler
 from arc_agent.handlers.declared.programs import exec_handler
+from arc_agent.handlers.declared.sql import sql_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of
 from arc_agent.handlers.registry import HandlerError, Provisions, Registry, handlers_of
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 GROUP: Final = "arc_agent.handlers"
-"""The entry point group by which installed packages add handlers."""
+"""The entry point group of packages with handlers."""
 
 
 class ImportFailed(HandlerError):
-    """A module that cannot be imported. `report` is the traceback."""
+    """A module cannot be imported. `report` is the traceback."""
 
     def __init__(self, origin: str, report: str) -> None:
         super().__init__(f"{origin} cannot be imported")
@@ -35,10 +38,10 @@ class ImportFailed(HandlerError):
 
 
 def load_handlers(settings: HandlersSection) -> Registry:
-    """Every handler that the configuration and the installed packages name.
+    """Return all handlers that the configuration and the installed packages name.
 
-    An entry point that fails is left out with an error in the log, unless `strict`. Raises
-    HandlerError (ImportFailed with the traceback) for anything else that cannot be used.
+    A broken entry point is logged and left out, unless `strict`. Raises HandlerError (ImportFailed
+    with the traceback) for other handlers that cannot be used.
     """
     found = [_Source(builtin, builtin.__name__)]
     for directory in reversed(settings.path):
@@ -61,9 +64,9 @@ def load_handlers(settings: HandlersSection) -> Registry:
 
 
 def configure(registry: Registry, settings: HandlersSection, *, is_whole: bool = True) -> None:
-    """Apply what the host says of handlers. Raises HandlerError for a name that none has.
+    """Apply the host's settings to handlers. Raises HandlerError for an unknown name.
 
-    Unless the registry `is_whole`, that is only said: the handler may be among those left out.
+    If the registry is not whole, an unknown name is logged only: its handler may be left out.
     """
     for name in registry.configure(settings.settings):
         if is_whole:
@@ -72,39 +75,31 @@ def configure(registry: Registry, settings: HandlersSection, *, is_whole: bool =
 
 
 def add_declared(registry: Registry, settings: HandlersSection) -> None:
-    """Add the handlers that YAML declares. Asks nobody. Raises HandlerError."""
+    """Add the handlers that YAML declares, without a connection. Raises HandlerError."""
     for name, section in settings.exec.items():
         registry.add(exec_handler(name, section))
-    if settings.http:
-        from arc_agent.handlers.declared.http import http_handler  # only who declares one pays
-
-        for name, section in settings.http.items():
-            registry.add(http_handler(name, section))
-    if settings.sql:
-        from arc_agent.handlers.declared.sql import sql_handler
-
-        for name, section in settings.sql.items():
-            registry.add(sql_handler(name, section))
+    for name, section in settings.http.items():
+        registry.add(http_handler(name, section))
+    for name, section in settings.sql.items():
+        registry.add(sql_handler(name, section))
 
 
 def is_declared(name: str, settings: HandlersSection) -> bool:
-    """Whether YAML declares a command of this name."""
+    """Return True if YAML declares a command of this name."""
     return name in settings.exec or name in settings.http or name in settings.sql
 
 
 def check_host(settings: HandlersSection) -> None:
-    """See whether this host can do what YAML declares; for an agent that starts, no dry check.
+    """Check that this host can run the handlers that YAML declares. Raises HandlerError.
 
-    Raises HandlerError.
+    For the start of an agent; `check-config` may run on another host.
     """
     if any(each.user is not None or each.limits != NO_LIMITS for each in settings.exec.values()):
-        from arc_agent.handlers.declared import isolation
-
         isolation.check(settings.exec)
 
 
 class _Source(NamedTuple):
-    """A place where handlers are."""
+    """A place with handlers, and its name for messages."""
 
     found: Any
     origin: str
@@ -112,18 +107,18 @@ class _Source(NamedTuple):
 
 
 def _module(name: str) -> _Source:
-    """One module. Raises ImportFailed."""
+    """Import a module by its name or path. Raises ImportFailed."""
     try:
         module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # a module may do anything while it is imported, exit included
+    except BaseException:  # a module may even exit while it is imported
         raise ImportFailed(f"the handler module {name}", traceback.format_exc()) from None
     return _Source(module, name)
 
 
 def _add(registry: Registry, part: _Source, provisions: Provisions, *, strict: bool) -> bool:
-    """Add the handlers of one place; whether they could be. Raises HandlerError."""
+    """Add the handlers of one place; return False if they are left out. Raises HandlerError."""
     try:
         handlers = list(handlers_of(part.found, part.origin, provisions))
     except HandlerError as error:
@@ -153,11 +148,11 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _entry_points(*, strict: bool) -> Iterator[_Source | None]:
-    """What installed packages offer, None for one that cannot be imported.
+    """Yield the entry points of installed packages; None for one that cannot be imported.
 
-    Raises ImportFailed for that when strict.
+    Raises ImportFailed for it if `strict`.
     """
-    from importlib.metadata import entry_points  # heavy, and not needed when switched off
+    from importlib.metadata import entry_points  # heavy, and not needed without entry points
 
     for point in entry_points(group=GROUP):
         origin = f"the entry point {point.name} ({point.value})"
@@ -165,7 +160,7 @@ def _entry_points(*, strict: bool) -> Iterator[_Source | None]:
             found = point.load()
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # as above
+        except BaseException as error:  # a module may even exit while it is imported
             if strict:
                 raise ImportFailed(origin, traceback.format_exc()) from None
             log.error(

@@ -1,4 +1,4 @@
-"""Params from bytes to what a handler asks for."""
+"""The params of a run: from bytes to the type that the handler wants."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ _NOT_JSON: Final = object()
 
 
 def convert_params(data: bytes, handler: Handler) -> Any:
-    """What the handler gets for these bytes.
+    """Return the params of a handler for the bytes that came.
 
-    Without a type: JSON from UTF-8, else from Latin-1 (a 1.x sender encodes so), else the bytes.
-    `bytes` and `str` get the bytes and the text; all other types are checked. Raises CommandFailed
-    INVALID_PARAMS naming the field, and what a model's own code raises besides.
+    For a handler without a type: JSON in UTF-8, else JSON in Latin-1 (as 1.x senders encode), else
+    the bytes. For `bytes` and `str`: the bytes or the text. Other types are checked.
+
+    Raises CommandFailed INVALID_PARAMS, which names the field, and exceptions of a model's code.
     """
     if handler.read_params is not None:
         return handler.read_params(data)
@@ -41,7 +42,7 @@ def convert_params(data: bytes, handler: Handler) -> Any:
 
 
 def _parsed(data: bytes) -> Any:
-    """The JSON value in bytes, _NOT_JSON when there is none."""
+    """Return the JSON value in bytes; _NOT_JSON when there is none."""
     decoders: tuple[Callable[[bytes], str], ...] = (_utf8, _latin1)
     for decode in decoders:
         try:
@@ -52,17 +53,17 @@ def _parsed(data: bytes) -> Any:
 
 
 def _utf8(data: bytes) -> str:
-    """Strictly. Raises UnicodeDecodeError, a ValueError."""
+    """Decode UTF-8, strictly. Raises UnicodeDecodeError, a ValueError."""
     return data.decode("utf-8")
 
 
 def _latin1(data: bytes) -> str:
-    """Always works."""
+    """Decode Latin-1, which never fails."""
     return data.decode("latin-1")
 
 
 def _text(data: bytes) -> str:
-    """Bytes as text, in the same order of trial."""
+    """Return bytes as text: UTF-8, else Latin-1."""
     try:
         return _utf8(data)
     except ValueError:

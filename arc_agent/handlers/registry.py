@@ -1,4 +1,4 @@
-"""Handlers by name: the decorator that makes them, and the table that holds them."""
+"""The decorator that marks handlers, and the registry that holds them by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from arc_agent.config.sections import HandlerSettings
+from arc_agent.config.handler_sections import HandlerSettings
 from arc_agent.handlers import shapes
 from arc_agent.handlers.context import Context
 from arc_agent.handlers.shapes import UNTYPED
@@ -20,30 +20,32 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "__arc_handlers__"
 _CONTEXT_NAMES: Final = ("ctx", "context")
-"""A parameter without a type that is called so takes the context."""
+"""A parameter of this name without a type takes the context."""
 
 
 class HandlerError(Exception):
-    """Handlers that cannot be used; the message says which and why."""
+    """A handler cannot be used; the message names it and says why."""
 
 
 class Provisions:
-    """What lifespans provide: the types are known from the start, the values once they are open."""
+    """The values of lifespans by type. Types are known from the start, values once they are
+    open.
+    """
 
     def __init__(self, kinds: Iterable[Any] = ()) -> None:
         self._kinds = list(kinds)
         self._values: list[tuple[Any, Any]] = []
 
     def has(self, kind: Any) -> bool:
-        """Whether a type is provided. Types are compared, never hashed: not all of them can be."""
+        """Return True if a lifespan provides a type. Types are compared: some cannot be hashed."""
         return any(each is kind for each in self._kinds)
 
     def put(self, kind: Any, value: Any) -> None:
-        """It is open."""
+        """Store the value of an open lifespan."""
         self._values.append((kind, value))
 
     def get(self, kind: Any) -> Any:
-        """What was put in. Raises LookupError."""
+        """Return the value of a type. Raises LookupError."""
         for known, value in reversed(self._values):
             if known is kind:
                 return value
@@ -51,40 +53,40 @@ class Provisions:
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that can be run here."""
+    """A handler: the function of a command, and what the agent must know to call it."""
 
     name: str
     call: Callable[..., Any]
     description: str | None
     timeout_seconds: float | None
     params_type: Any
-    """What params are turned into; UNTYPED for whatever comes."""
+    """The type of the params; UNTYPED accepts any."""
     params_name: str | None
-    """The parameter that takes the params, None when it takes none."""
+    """The parameter for the params; None for none."""
     context_name: str | None
-    """The parameter that takes the context, None when it takes none."""
+    """The parameter for the context; None for none."""
     is_async: bool
     result_type: Any = UNTYPED
-    """What it returns; UNTYPED for whatever it likes."""
+    """The type of the result; UNTYPED accepts any."""
     read_params: Callable[[bytes], Any] | None = None
-    """Makes its params of bytes where no type says how. Raises CommandFailed."""
+    """Read params from bytes, for a handler that YAML declares. Raises CommandFailed."""
     params_schema: dict[str, Any] | None = None
-    """The JSON Schema of its params where no type says it."""
+    """The JSON Schema of the params, for a handler that YAML declares."""
     origin: str
-    """Where it was found, for messages."""
+    """The place where the handler was found, for messages."""
     idempotent: bool = True
-    """Whether a second run does no harm; if not, it is not run again once it has started."""
+    """A second run does no harm. If false, a command that was started is not run again."""
     concurrency: int | None = None
-    """How many run at the same time; None: as many as the agent runs."""
+    """The number of runs at the same time; None: no limit but the agent's."""
     needs: dict[str, Any] = {}
-    """Its other parameters, and the types of what lifespans provide for them."""
+    """Its parameters for values of lifespans, and their types."""
     provisions: Provisions = msgspec.field(default_factory=Provisions)
     grace_seconds: float = 0.0
-    """What it needs at least to end tidily once it is cancelled."""
+    """The time that it needs at least to end in order once it is cancelled."""
 
 
 class _Mark(msgspec.Struct, frozen=True):
-    """What the decorator leaves on a function."""
+    """The arguments of the decorator, kept on the function."""
 
     name: str
     description: str | None
@@ -101,12 +103,14 @@ def handler(
     idempotent: bool = True,
     concurrency: int | None = None,
 ) -> Callable[[F], F]:
-    """Mark a function as the handler of a command. The function itself stays as it is.
+    """Mark a function as the handler of a command. The function itself does not change.
 
-    It takes params, a Context, both or neither. `async def` runs in the event loop, a plain `def`
-    in a thread. `timeout_seconds` bounds one run, `concurrency` how many there are at once. Unless
-    it is `idempotent`, a command whose handler was started is not run again: MAYBE_EXECUTED. Raises
-    HandlerError for a name that no command can have.
+    The function takes params, a Context, both or neither. An `async def` runs in the event loop, a
+    plain `def` in a thread. `timeout_seconds` bounds one run, `concurrency` the number of runs at
+    the same time. Unless the handler is `idempotent`, a command that was started is not run again:
+    it ends with MAYBE_EXECUTED.
+
+    Raises HandlerError for a name that no command can have.
     """
     try:
         msgspec.convert(name, Name)
@@ -126,7 +130,7 @@ def handler(
 
 
 def handlers_of(found: Any, origin: str, provisions: Provisions | None = None) -> Iterator[Handler]:
-    """The marked functions in a module, or the marked function itself. Raises HandlerError."""
+    """Yield the handlers of a module, or of one function. Raises HandlerError."""
     members: list[Any] = list(vars(found).values()) if isinstance(found, ModuleType) else [found]
     for member in members:
         marks: list[_Mark] = getattr(member, _MARK, []) if inspect.isfunction(member) else []
@@ -135,17 +139,17 @@ def handlers_of(found: Any, origin: str, provisions: Provisions | None = None) -
 
 
 class Registry:
-    """All handlers. A name belongs to one function only."""
+    """The handlers of an agent by name. A name belongs to one function only."""
 
     def __init__(self, lifespans: Iterable[Any] = (), provisions: Provisions | None = None) -> None:
-        """`lifespans` are to be opened before anything is run (lifespans.py)."""
+        """Hold `lifespans`, which must be open before a handler runs."""
         self.lifespans: Final = tuple(lifespans)
         self.provisions: Final = provisions or Provisions()
         self._handlers: dict[str, Handler] = {}
         self._settings: Mapping[str, HandlerSettings] = {}
 
     def add(self, added: Handler) -> None:
-        """Take a handler in; the same function twice is fine. Raises HandlerError."""
+        """Add a handler. Raises HandlerError when the name belongs to another function."""
         known = self._handlers.setdefault(added.name, added)
         if known is not added and known.call is not added.call:
             raise HandlerError(
@@ -153,41 +157,41 @@ class Registry:
             )
 
     def configure(self, settings: Mapping[str, HandlerSettings]) -> Iterator[str]:
-        """Take what the host says of handlers; the names that are no handler's."""
+        """Use the host's settings; return the names that no handler has."""
         self._settings = settings
         return (name for name in settings if name not in self._handlers)
 
     def get(self, name: str) -> Handler | None:
-        """The handler of a command, as configured."""
+        """Return the handler of a command with the host's settings; None for no handler."""
         found = self._handlers.get(name)
         settings = self._settings.get(name)
         return found if found is None or settings is None else _configured(found, settings)
 
     def __iter__(self) -> Iterator[Handler]:
-        """All of them by name, as configured."""
+        """Yield all handlers in the order of their names, with the host's settings."""
         return (each for name in sorted(self._handlers) if (each := self.get(name)) is not None)
 
     def as_found(self) -> Iterator[Handler]:
-        """All of them, as their code says."""
+        """Yield all handlers without the host's settings."""
         return iter(self._handlers.values())
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of handlers."""
         return len(self._handlers)
 
 
 def _configured(found: Handler, settings: HandlerSettings) -> Handler:
-    """A handler with what the host says of it."""
-    said = {
+    """Return a handler with the host's settings."""
+    changes = {
         key: value for key, value in msgspec.structs.asdict(settings).items() if value is not None
     }
-    return msgspec.structs.replace(found, **said)
+    return msgspec.structs.replace(found, **changes)
 
 
 def _handler(
     function: Callable[..., Any], mark: _Mark, origin: str, provisions: Provisions
 ) -> Handler:
-    """Look at a function's signature. Raises HandlerError when it cannot be called as one."""
+    """Make a handler from a function's signature. Raises HandlerError."""
     where = f"{mark.name} ({origin})"
     hints = _hints(function, where)
     params_name = context_name = None
@@ -229,10 +233,10 @@ def _handler(
 
 
 def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
-    """The types of a function's parameters and of its result. Raises HandlerError."""
+    """Return the types of a function's parameters and of its result. Raises HandlerError."""
     try:
         return typing.get_type_hints(function, include_extras=True)
-    except Exception as error:  # annotations are the handler author's code: anything may be raised
+    except Exception as error:  # annotations are the author's code
         for name, annotation in function.__annotations__.items():
             alone = SimpleNamespace(__annotations__={name: annotation})
             try:
@@ -244,7 +248,7 @@ def _hints(function: Callable[..., Any], where: str) -> dict[str, Any]:
 
 
 def _checked(kind: Any, where: str) -> Any:
-    """A type that params can be turned into. Raises HandlerError for others."""
+    """Return a type that JSON can be converted to. Raises HandlerError for others."""
     if shapes.is_anything(kind):
         return UNTYPED
     if kind is not bytes:
@@ -256,13 +260,13 @@ def _checked(kind: Any, where: str) -> Any:
 
 
 def _checked_result(kind: Any, where: str) -> Any:
-    """A type that a result may have. Raises HandlerError for others."""
+    """Return a type that a result may have. Raises HandlerError for others."""
     if shapes.is_raw(kind):
         return kind if typing.get_origin(kind) not in shapes.UNIONS else UNTYPED
     return _checked(kind, where)
 
 
 def _first_line(text: str | None) -> str | None:
-    """What a docstring says first."""
+    """Return the first line of a docstring."""
     lines = (text or "").strip().splitlines()
     return lines[0] if lines else None

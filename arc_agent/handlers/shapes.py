@@ -1,7 +1,7 @@
-"""Types of handlers: what may stand in an annotation, values from JSON and to it, JSON Schema.
+"""The types of params and results: reading them from JSON, writing them to it, and JSON Schema.
 
-msgspec knows structs, dataclasses, TypedDicts, enums, dates and builtin containers. pydantic's
-models are known too where a handler has imported pydantic; the agent never does.
+msgspec converts structs, dataclasses, TypedDicts, enums, dates and builtin containers. Models of
+pydantic work where a handler has imported pydantic; the agent itself never imports it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 from arc_protocol.codec import split_path
 
 UNTYPED: Final = inspect.Parameter.empty
-"""The type of params, or of a result, that may be anything."""
+"""The type of params or results without a declared type."""
 
 _RAW: Final = (
     bytes,
@@ -34,12 +34,12 @@ _RAW: Final = (
     collections.abc.Iterable,
     collections.abc.Generator,
 )
-"""What is sent as it is, and not as JSON."""
+"""Types that are sent as bytes, not as JSON."""
 UNIONS: Final = (Union, types.UnionType)
 
 
 class Misfit(ValueError):
-    """A value that is not of its type. `path` leads to the part that is wrong; empty: the whole."""
+    """A value does not have its type. `path` leads to the wrong part; empty for the whole value."""
 
     def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
@@ -47,35 +47,35 @@ class Misfit(ValueError):
         self.path = path
 
     def under(self, name: str) -> str:
-        """The message with the path, that of the whole being `name`: `params.items[2].price: …`."""
+        """Return the message after its path below `name`: `params.items[2].price: …`."""
         dot = "" if not self.path or self.path.startswith("[") else "."
         return f"{name}{dot}{self.path}: {self.message}"
 
 
 def is_anything(kind: Any) -> bool:
-    """Whether a type says nothing about its values."""
+    """Return True if every value has this type."""
     return kind in (UNTYPED, Any, object, NoReturn, typing.Never)
 
 
 def is_raw(kind: Any) -> bool:
-    """Whether values of a type are sent as they are, or may be: bytes, files, streams."""
+    """Return True if values of a type may be sent as bytes, not as JSON: bytes, files, streams."""
     if typing.get_origin(kind) in UNIONS:
         return any(is_raw(each) for each in typing.get_args(kind))
     return (typing.get_origin(kind) or kind) in _RAW
 
 
 def check(kind: Any) -> None:
-    """See that JSON can be turned into a type. Raises TypeError, saying which part cannot be."""
+    """Check that a type can be read from JSON. Raises TypeError, which names the part."""
     try:
         msgspec.json.Decoder(kind, dec_hook=_read_other)
         found = msgspec.inspect.type_info(kind)
-    except Exception as error:  # msgspec raises whatever a strange annotation provokes
+    except Exception as error:  # a strange annotation makes msgspec raise anything
         raise TypeError(str(error) or type(error).__name__) from None
     _check_parts(found, set())
 
 
 def read(value: Any, kind: Any) -> Any:
-    """A JSON value as a type. Raises Misfit; and what a model's own code raises besides."""
+    """Return a JSON value as a type. Raises Misfit, and exceptions of a model's code."""
     try:
         return msgspec.convert(value, kind, dec_hook=_read_other, str_keys=True)
     except msgspec.ValidationError as error:
@@ -85,9 +85,10 @@ def read(value: Any, kind: Any) -> Any:
 
 
 def write(value: Any, kind: Any = UNTYPED) -> bytes:
-    """A value as JSON, checked by its type; ASCII only: 1.x senders read answers as Latin-1.
+    """Return a value as JSON, checked against its type.
 
-    Raises Misfit for what is not of the type, or what JSON cannot say.
+    The JSON is ASCII, because 1.x senders read results as Latin-1. Raises Misfit for a value of
+    another type, or one that JSON cannot express.
     """
     try:
         plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_write_other)
@@ -103,7 +104,7 @@ def write(value: Any, kind: Any = UNTYPED) -> bytes:
 
 
 def schema(kind: Any, mode: Literal["validation", "serialization"]) -> dict[str, Any] | None:
-    """The JSON Schema of a type; None when there is nothing to say. Raises for strange types."""
+    """Return the JSON Schema of a type; None without a schema. Raises any exception of a model."""
     if is_anything(kind) or is_raw(kind):
         return None
     definitions: dict[str, Any] = {}
@@ -127,13 +128,13 @@ def schema(kind: Any, mode: Literal["validation", "serialization"]) -> dict[str,
 
 
 def _is_model(kind: Any) -> bool:
-    """Whether a type is one of pydantic's models. Who has one has imported pydantic."""
+    """Return True if a type is a model of pydantic. A handler with a model has imported it."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and inspect.isclass(kind) and issubclass(kind, pydantic.BaseModel)
 
 
 def _read_other(kind: Any, value: Any) -> Any:
-    """What msgspec asks for types that it does not know. Raises ValueError, NotImplementedError."""
+    """Read a type that msgspec does not know. Raises ValueError, NotImplementedError."""
     if _is_model(kind):
         return kind.model_validate(value)
     if kind is object:
@@ -142,19 +143,19 @@ def _read_other(kind: Any, value: Any) -> Any:
 
 
 def _write_other(value: Any) -> Any:
-    """The same in the other direction. Raises TypeError."""
+    """Write a type that msgspec does not know. Raises TypeError."""
     if _is_model(type(value)):
         return value.model_dump(mode="json", by_alias=True)
-    raise TypeError(f"JSON cannot say what a {type(value).__name__} is")
+    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
 
 
 def _take_other(kind: Any, value: Any) -> Any:
-    """A part of a result that its own model has checked already."""
+    """Accept a part of a result: its model has checked it already."""
     return value if kind is object else kind.model_construct()
 
 
 def _check_written(value: Any, plain: Any, kind: Any) -> None:
-    """See whether what will be sent is of the type. Raises msgspec.ValidationError, Misfit."""
+    """Check the JSON of a result against its type. Raises msgspec.ValidationError, Misfit."""
     if _is_model(kind):
         if not isinstance(value, kind):
             raise Misfit(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
@@ -162,11 +163,11 @@ def _check_written(value: Any, plain: Any, kind: Any) -> None:
     msgspec.convert(plain, kind, dec_hook=_take_other, str_keys=True)
 
 
-# What is wrong
+# Errors
 
 
 def _misfit(error: msgspec.ValidationError) -> Misfit:
-    """What msgspec says, and pydantic within it."""
+    """Return the error of msgspec, or of pydantic inside it."""
     message, path = split_path(str(error))
     find = getattr(error.__cause__, "errors", None)
     if find is None:
@@ -181,7 +182,7 @@ def _misfit(error: msgspec.ValidationError) -> Misfit:
 
 
 def _check_parts(found: Any, seen: set[int]) -> None:
-    """Look for parts of a type that nobody can read. Raises TypeError."""
+    """Raise TypeError for a type with parts that cannot be read from JSON."""
     if id(found) in seen:
         return
     seen.add(id(found))

@@ -1,1 +1,1 @@
-"""What the agent takes from the machine: its directory, clock, sockets, threads and systemd."""
+"""The machine: the agent's directory, clock, control socket, threads and systemd."""

@@ -1,14 +1,14 @@
-"""The clock that leases are counted on: monotonic, and going on while the machine sleeps."""
+"""The clock of leases: monotonic, and running while the machine is suspended."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-Clock = Callable[[], float]
-"""Seconds since some fixed moment; never goes back."""
+MonotonicClock = Callable[[], float]
+"""Returns seconds since a fixed moment; never goes back."""
 
 
 def boot_seconds() -> float:
-    """Seconds since boot, suspended time included: a lease also runs out in a sleeping machine."""
+    """Return seconds since boot. Suspended time counts: a lease lapses in it, too."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,11 +1,12 @@
-"""The agent's control channel: a Unix socket through which an operator on the host speaks to it.
+"""The control socket: a Unix socket where an operator on the host gives the agent orders.
 
-One JSON object a line, one answer a line, as many as wanted on a connection:
+A request is a JSON object on a line, and so is its answer. A connection may send many requests:
 
     {"do": "approve", "id": "cmd_…"}  →  {"ok": true, …}  or  {"ok": false, "error": "…"}
 
-Who may open the socket may do everything: its mode is 0660, and its directory is the agent's own.
-A part of the agent adds a verb by registering a function: `control.verb("status", show)`.
+A user who may open the socket may do everything: its mode is 0660, and its directory is the
+agent's. A part of the agent registers a function for each of its verbs:
+`control.verb("status", show)`.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ NAME: Final = "control.sock"
 _MODE: Final = 0o660
 _MAX_LINE_BYTES: Final = 64 * 1024
 _MAX_PEERS: Final = 16
-"""Connections at the same time; more are turned away."""
+"""Connections at the same time; others are closed at once."""
 _IDLE_SECONDS: Final = 60.0
 _LONGEST_ADDRESS_BYTES: Final = 100
-"""Linux takes 107 (unix(7)); a longer path is reached through its directory's descriptor."""
+"""Linux allows 107 (unix(7)); a longer path is reached through its directory's descriptor."""
 
 
 class ControlError(Exception):
-    """A socket that cannot be made; the message is one clear line."""
+    """The socket cannot be made; the message is one line."""
 
 
 class ControlRefused(Exception):
-    """What an operator asked for cannot be done; the message says why."""
+    """The agent refuses a request; the message says why."""
 
 
 class AgentNotThere(Exception):
@@ -48,23 +49,23 @@ class AgentNotThere(Exception):
 
 
 class ControlDenied(Exception):
-    """The socket is not this user's to open."""
+    """This user may not open the socket."""
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """Who asks, as the kernel says (SO_PEERCRED)."""
+    """The process at the other end, as the kernel reports it (SO_PEERCRED)."""
 
     pid: int
     uid: int
 
 
-Request = Mapping[str, Any]
-Verb = Callable[[Request, Peer], Awaitable[Mapping[str, Any]]]
-"""Does what a request asks for and answers; raises ControlRefused."""
+ControlRequest = Mapping[str, Any]
+Verb = Callable[[ControlRequest, Peer], Awaitable[Mapping[str, Any]]]
+"""Carries out a request and returns its answer; raises ControlRefused."""
 
 
 class Control:
-    """The socket, and what can be asked for there. Lives in the main loop."""
+    """The socket and its verbs. Lives in the main loop."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -73,22 +74,22 @@ class Control:
         self._peers: set[asyncio.Task[None]] = set()
 
     def verb(self, name: str, call: Verb) -> None:
-        """Answer requests `{"do": name, …}` with `call`."""
+        """Answer requests `{"do": name, …}` by `call`."""
         self._verbs[name] = call
 
     async def open(self) -> None:
-        """Listen. A socket that a dead agent left is replaced. Raises ControlError."""
+        """Listen; replace the socket of a dead agent. Raises ControlError."""
         try:
             listening = _bound(self.path)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ControlError(f"the control socket {self.path}: {reason}") from None
         self._server = await asyncio.start_unix_server(
-            self._meet, sock=listening, limit=_MAX_LINE_BYTES
+            self._serve, sock=listening, limit=_MAX_LINE_BYTES
         )
 
     async def close(self) -> None:
-        """Listen no more; who is connected is cut off."""
+        """Close the socket and all connections."""
         if self._server is None:
             return
         self._server.close()
@@ -99,57 +100,57 @@ class Control:
         with contextlib.suppress(OSError):
             self.path.unlink()
 
-    async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection to its end."""
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._peers.add(task)
         try:
             if len(self._peers) <= _MAX_PEERS:
-                await self._converse(reader, writer, _peer(writer))
+                await self._answer_lines(reader, writer, _peer(writer))
         except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # it is gone, it has nothing to say, or the agent ends
+            pass  # the peer is gone or idle, or the agent ends
         finally:
             self._peers.discard(task)
             writer.close()
 
-    async def _converse(
+    async def _answer_lines(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer
     ) -> None:
-        """Answer line by line until the peer hangs up. Raises OSError, TimeoutError."""
+        """Answer line by line until the peer closes. Raises OSError, TimeoutError."""
         while True:
             try:
                 async with asyncio.timeout(_IDLE_SECONDS):
                     line = await reader.readline()
             except ValueError:
-                await _say(writer, _error(f"a line of more than {_MAX_LINE_BYTES} bytes"))
+                await _send(writer, _error(f"a line of more than {_MAX_LINE_BYTES} bytes"))
                 return
             if not line.endswith(b"\n"):
                 return
-            await _say(writer, await self._answer(line, peer))
+            await _send(writer, await self._answer(line, peer))
 
     async def _answer(self, line: bytes, peer: Peer) -> Mapping[str, Any]:
-        """Do what a line asks for."""
+        """Carry out the request of a line and return the answer."""
         try:
             request: Any = json.loads(line)
         except (ValueError, RecursionError):
             return _error("not JSON")
-        name: Any = cast("Request", request).get("do") if isinstance(request, dict) else None
+        name: Any = cast("ControlRequest", request).get("do") if isinstance(request, dict) else None
         call = self._verbs.get(name) if isinstance(name, str) else None
         if call is None:
-            return _error(f"it can do {', '.join(sorted(self._verbs))}")
+            return _error(f"unknown verb; known are {', '.join(sorted(self._verbs))}")
         try:
-            return {"ok": True, **await call(cast("Request", request), peer)}
+            return {"ok": True, **await call(cast("ControlRequest", request), peer)}
         except ControlRefused as error:
             return _error(str(error))
         except Exception:  # a broken verb must not end the agent
             log.exception("control.broken", verb=name)
-            return _error("it broke; the agent's log says more")
+            return _error("the agent failed; its log says more")
 
 
-def ask(path: Path, request: Request, *, timeout_seconds: float = 30.0) -> dict[str, Any]:
-    """Ask a running agent; its answer without `ok`. For commands: it blocks.
+def ask(path: Path, request: ControlRequest, *, timeout_seconds: float = 30.0) -> dict[str, Any]:
+    """Send a running agent a request; return its answer without `ok`. Blocks.
 
-    Raises AgentNotThere, ControlDenied, and ControlRefused with the agent's own words.
+    Raises AgentNotThere, ControlDenied, and ControlRefused with the agent's message.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
         opened.settimeout(timeout_seconds)
@@ -164,15 +165,15 @@ def ask(path: Path, request: Request, *, timeout_seconds: float = 30.0) -> dict[
         except OSError as error:
             raise AgentNotThere(f"{path}: {error.strerror or error}") from None
     if not line:
-        raise AgentNotThere(f"{path}: it hung up")
+        raise AgentNotThere(f"{path}: the agent closed the connection")
     answer = cast("dict[str, Any]", json.loads(line))
     if not answer.pop("ok", False):
         raise ControlRefused(str(answer.get("error", "refused")))
     return answer
 
 
-def text_of(request: Request, name: str, *, max_chars: int = 500) -> str:
-    """A text that a request must have. Raises ControlRefused."""
+def text_of(request: ControlRequest, name: str, *, max_chars: int = 500) -> str:
+    """Return a text that a request must have. Raises ControlRefused."""
     value = request.get(name)
     if not isinstance(value, str) or not value.strip() or len(value) > max_chars:
         raise ControlRefused(f"{name}: a text of 1 to {max_chars} characters is needed")
@@ -180,9 +181,10 @@ def text_of(request: Request, name: str, *, max_chars: int = 500) -> str:
 
 
 def _bound(path: Path) -> socket.socket:
-    """A listening socket at a path, with the right mode from its first moment. Raises OSError.
+    """Return a listening socket at a path. Raises OSError.
 
-    It is made under another name and moved: nobody sees it half made, and a stale one is gone.
+    The socket is made under another name and renamed: it has its mode from the first moment, and
+    replaces a stale one.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if _is_alive(path):
@@ -205,7 +207,7 @@ def _bound(path: Path) -> socket.socket:
 
 
 def _is_alive(path: Path) -> bool:
-    """Whether somebody listens at a path."""
+    """Return True if a process listens at a path."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -218,7 +220,7 @@ def _is_alive(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _address(path: Path) -> Generator[str]:
-    """What to bind or connect to, for a path of any length. Raises OSError."""
+    """Yield an address to bind or connect to, for a path of any length. Raises OSError."""
     if len(os.fsencode(path)) <= _LONGEST_ADDRESS_BYTES:
         yield str(path)
         return
@@ -230,20 +232,20 @@ def _address(path: Path) -> Generator[str]:
 
 
 def _peer(writer: asyncio.StreamWriter) -> Peer:
-    """Who is at the other end."""
+    """Return the process at the other end."""
     connected = cast("socket.socket", writer.get_extra_info("socket"))
     raw = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", raw)
     return Peer(pid, uid)
 
 
-async def _say(writer: asyncio.StreamWriter, answer: Mapping[str, Any]) -> None:
-    """Send a line. Raises OSError, TimeoutError."""
+async def _send(writer: asyncio.StreamWriter, answer: Mapping[str, Any]) -> None:
+    """Send an answer as a line. Raises OSError, TimeoutError."""
     writer.write(json.dumps(answer).encode() + b"\n")
     async with asyncio.timeout(_IDLE_SECONDS):
         await writer.drain()
 
 
 def _error(text: str) -> dict[str, Any]:
-    """An answer that says what is wrong."""
+    """Return the answer of a failed request."""
     return {"ok": False, "error": text}

@@ -1,4 +1,4 @@
-"""The agent's directory: one agent each, nothing left over from a process that died."""
+"""The data directory: used by one agent at a time, and cleared of a dead process's files."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno
 
 
 class DataDirError(Exception):
-    """A directory that cannot be used; the message is one clear line."""
+    """The data directory cannot be used; the message is one line."""
 
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
         super().__init__(message)
         self.may_pass = may_pass
-        """Whether another try may succeed with nobody doing anything here."""
+        """Another try may succeed without a change on this host."""
 
 
 class DataDir:
     """The directory, locked while it is open.
 
-    `bodies` holds what the spool refers to, `temporary` what belongs to commands that run now.
+    `bodies` holds the files of spooled responses, `temporary` those of running commands.
     """
 
     def __init__(self, path: Path) -> None:
-        """Make it if need be, lock it, clear what a dead process left. Raises DataDirError."""
+        """Make and lock the directory, and clear temporary files. Raises DataDirError."""
         self.path = path
         self.bodies = path / "bodies"
         self.temporary = path / "tmp"
@@ -57,9 +57,9 @@ class DataDir:
             ) from None
 
     def free(self) -> tuple[int, int | None]:
-        """The bytes and the files that the disk has left for us, nothing when it cannot be asked.
+        """Return the free bytes and inodes of the disk; 0 and 0 when they cannot be read.
 
-        None when it does not count files (btrfs and others).
+        The inodes are None on file systems that do not count them (btrfs and others).
         """
         try:
             found = os.statvfs(self.path)
@@ -68,11 +68,11 @@ class DataDir:
         return found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None
 
     def close(self) -> None:
-        """Let another agent in."""
+        """Unlock the directory for another agent."""
         os.close(self._lock)
 
     def __enter__(self) -> Self:
-        """The directory itself."""
+        """Return the directory."""
         return self
 
     def __exit__(
@@ -81,17 +81,17 @@ class DataDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close the directory."""
         self.close()
 
 
 def is_passing(error: OSError) -> bool:
-    """Whether an error may be gone at the next try: a full disk, above all."""
+    """Return True if an error may pass by itself, such as a full disk."""
     return error.errno in _PASSING
 
 
 def sync_directory(path: Path) -> None:
-    """Make what was created, renamed or removed in a directory durable."""
+    """Make creations, renames and removals in a directory durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

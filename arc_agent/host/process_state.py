@@ -1,4 +1,4 @@
-"""What belongs to the whole process and a handler may have changed: put back after each run."""
+"""The state of the whole process that a handler may change, restored after each run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import structlog
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _FIRST_MASK = 0o077
-"""In force for the moment in which the agent's own mask is read."""
+"""The mask while the agent's own is read: umask(2) cannot read without a write."""
 
 
 class ProcessState:
     """Working directory, file mode mask, locale and signal handlers, as they were at the start.
 
-    Handlers run in the agent's process. What one leaves changed would change how all others run,
-    how the agent writes files, and how it stops. Use it in the main thread.
+    Handlers run in the agent's process. A change that one leaves would affect all others, the
+    agent's files, and its end. Use it in the main thread.
     """
 
     def __init__(self) -> None:
@@ -32,13 +32,13 @@ class ProcessState:
         self._signals: dict[signal.Signals, Any] = {}
 
     def keep_signals(self, numbers: Iterable[signal.Signals]) -> None:
-        """From now on the handlers of these signals are put back, too."""
+        """Restore the handlers of these signals, too, from now on."""
         self._signals = {number: signal.getsignal(number) for number in numbers}
 
-    def put_back(self, command: str, command_id: str) -> None:
-        """Undo what has changed, and say after which command it showed."""
+    def restore(self, command: str, command_id: str) -> None:
+        """Restore all changes, and log after which command they were found."""
         changed: list[str] = []
-        if os.umask(self._mask) != self._mask:  # sets and tells in one call
+        if os.umask(self._mask) != self._mask:  # sets the mask and returns the old one
             changed.append("umask")
         if self._directory is not None and _directory() != self._directory:
             changed.append("directory")
@@ -58,7 +58,7 @@ class ProcessState:
 
 
 def _directory() -> str | None:
-    """The working directory; None when it is gone."""
+    """Return the working directory; None if it is gone."""
     try:
         return os.getcwd()
     except OSError:

@@ -1,4 +1,4 @@
-"""What systemd is told of the agent: its status line, and whether its loops move."""
+"""Notifications to systemd: the status line, and the watchdog over the agent's loops."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["ready", "reloading", "status_text", "stopping", "watch"]
 
 
 async def watch(loops: Mapping[str, Pulse], status: Callable[[], str]) -> None:
-    """Feed the watchdog while every loop moves, and tell the status, until cancelled.
+    """Feed the watchdog while every loop moves, and send the status, until cancelled.
 
-    It runs in the same event loop as they do: when that is blocked, nobody feeds either.
+    It runs in the loops' own event loop: a blocked event loop is not fed either.
     """
 
     async def trouble() -> str | None:
@@ -26,9 +26,9 @@ async def watch(loops: Mapping[str, Pulse], status: Callable[[], str]) -> None:
 def status_text(
     *, running: int, done: int, waiting: int, answered_seconds_ago: float | None, is_lost: bool
 ) -> str:
-    """`3 running, 120 done, last contact 2 s ago`, as `systemctl status` shows it.
+    """Return the line of `systemctl status`: `3 running, 120 done, last contact 2 s ago`.
 
-    `waiting` is how many results the server has not taken yet: told when there are any.
+    `waiting` is the number of undelivered responses, left out for 0.
     """
     parts = [f"{running} running", f"{done} done"]
     if waiting:
@@ -43,7 +43,7 @@ def status_text(
 
 
 def _span(seconds: float) -> str:
-    """A length of time, as exact as anybody wants it."""
+    """Return a length of time, rounded for an operator."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

@@ -14,13 +14,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.pulse import Pulse
 from arc_agent.jobs.lease_table import LeaseTable
 from arc_agent.jobs.spool import Entry, Spool
 from arc_agent.net.allowed_hosts import HostRefused
-from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused, code_of
-from arc_agent.net.server_state import Contact
+from arc_agent.net.connection import Answer, BackOff, NoContact, Refused, ServerConnection, code_of
+from arc_agent.net.server_state import ServerState
 from arc_agent.net.transfer import Transfer, TransferRefused
 from arc_protocol.codec import decode, encode
 from arc_protocol.errors import InvalidCommand
@@ -87,10 +87,10 @@ class Delivery:
         *,
         spool: Spool,
         transfer: Transfer,
-        connection: Connection,
-        contact: Contact,
+        connection: ServerConnection,
+        contact: ServerState,
         leases: LeaseTable,
-        clock: Clock,
+        clock: MonotonicClock,
         back_off: BackOff,
     ) -> None:
         self._spool = spool
@@ -241,7 +241,7 @@ class Delivery:
             and not progress.failures
             and not progress.is_alone
             and (progress.needs_token or self._is_ours(entry))
-            and self._contact.knows_additions
+            and self._contact.knows_extensions
             and self._contact.supports(_SHARING)
         )
 

@@ -1,1 +1,1 @@
-"""Every byte that leaves the host: connections, routes, tokens, transfers."""
+"""The network: connections to the server, routes out of the host, tokens and transfers."""

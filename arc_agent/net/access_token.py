@@ -1,8 +1,9 @@
-"""The access token of an agent that enrolled: fetched, kept fresh, and the key behind it renewed.
+"""The access token of an enrolled agent: fetch it, keep it fresh, and renew the key behind it.
 
-`keep` runs in the heartbeat's thread: no handler can stop it. An access token lives in memory only;
-it is fetched with the key at the start, at two thirds of its life, and whenever the server refuses
-it. Durations are the server's, counted here from before the request: no wall clock matters.
+An access token lives in memory only. The agent fetches it with its key at the start, at two thirds
+of the token's life, and when the server refuses it. `keep` runs in the heartbeat's thread, where no
+handler can stop it. Durations are the server's, counted from before the request, so that no wall
+clock matters.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import ServerSection
-from arc_agent.handlers.calling import call_in
-from arc_agent.host.clock import Clock
-from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused
+from arc_agent.host.clock import MonotonicClock
+from arc_agent.host.threads import call_in
+from arc_agent.net.connection import Answer, BackOff, NoContact, Refused, ServerConnection
 from arc_agent.net.identity_files import Identity, IdentityError, IdentityFiles, KeyPair
-from arc_agent.net.routes import Network
-from arc_agent.net.token import Token
+from arc_agent.net.routes import Routes
+from arc_agent.net.token import ConfiguredToken
 from arc_protocol.codec import decode
 from arc_protocol.enrolment import (
-    AccessToken,
     AccessTokenRequest,
+    AccessTokenResponse,
     Challenge,
     CredentialInfo,
     NewKeyRequest,
@@ -39,46 +40,47 @@ T = TypeVar("T")
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _RENEW_AT: Final = (0.6, 0.7)
-"""Of a token's life, so that a fleet does not come at once. The rest is for a server that is away.
-"""
+"""The part of a token's life after which it is renewed. It is random, so that a fleet does not
+renew at once; the rest of the life is for a server that is unreachable."""
 _LEAST_SECONDS: Final = 0.5
-"""Between two renewals, however short a life the server gives its tokens."""
+"""The time between two renewals at least, however short the life of the server's tokens."""
 _FIRST_SECONDS: Final = 10.0
 """How long a request waits for a token that is being fetched."""
 _FRESH_SECONDS: Final = 10.0
-"""After a refusal a token is fetched once in this time: if the next one is refused too, it is not
-the token that is wrong."""
+"""After a refusal, a token is fetched once in this time: if the server refuses the next one too,
+the token is not the reason."""
 _REFUSED_SECONDS: Final = (30.0, 60.0)
-"""How often an agent that is turned away asks again: somebody may have enrolled it anew."""
-_LOOK_SECONDS: Final = 60.0
-"""The longest sleep: timers stand still in a sleeping machine, tokens do not."""
+"""The pause of a refused agent before it asks again: an operator may have enrolled it anew."""
+_LONGEST_SLEEP_SECONDS: Final = 60.0
+"""Timers stand still while the machine is suspended; the life of a token does not."""
 
-State = Literal["starting", "good", "refused", "unreachable"]
+CredentialState = Literal["starting", "good", "refused", "unreachable"]
 
 
 class CredentialStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How it stands, for the operator on the host."""
+    """The state of the agent's credential, for the operator on the host."""
 
-    state: State
+    kind: Literal["enrolled"] = "enrolled"
+    state: CredentialState
     credential_id: str
     deployment_id: str
     key_id: str
     reason: str | None = None
-    """Why it is refused or cannot be renewed."""
+    """The reason of a refusal or of a failed renewal."""
     token_age_seconds: float | None = None
     token_ends_in_seconds: float | None = None
 
 
-class EnrolledToken:
-    """The bearer token of an agent that enrolled. Safe from any thread but for `keep`."""
+class AccessToken:
+    """The bearer token of an enrolled agent. Safe from any thread, except for `keep`."""
 
     def __init__(
         self,
         files: IdentityFiles,
         identity: Identity,
         settings: ServerSection,
-        clock: Clock,
-        network: Network | None = None,
+        clock: MonotonicClock,
+        network: Routes | None = None,
     ) -> None:
         self.value: str | None = None
         self.identity = identity
@@ -92,18 +94,17 @@ class EnrolledToken:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._failure: NoContact | None = None
-        self._state: State = "starting"
-        self._is_told = False
-        """Whether it was said that we are turned away."""
+        self._state: CredentialState = "starting"
+        self._is_refusal_logged = False
         self._fetched_at: float | None = None
         self._fetch_again_at = 0.0
         self._ends_at = 0.0
         self._due_at = 0.0
 
-    # for those who send requests
+    # for requests
 
     async def ready(self) -> None:
-        """Return when there is a token. Raises Refused or NoContact when there is none."""
+        """Wait for a token. Raises Refused or NoContact when there is none."""
         if self.value is not None:
             return
         if self._failure is None:
@@ -112,7 +113,7 @@ class EnrolledToken:
             raise self._failure or NoContact("no access token yet")
 
     async def refused(self, used: str | None) -> bool:
-        """The server did not accept the token; whether there is another now."""
+        """Return True if there is another token than `used`, which the server refused."""
         if self.value == used and self._clock() >= self._fetch_again_at:
             self._fetch_again_at = self._clock() + _FRESH_SECONDS
             self.reload()
@@ -120,13 +121,13 @@ class EnrolledToken:
         return self.value is not None and self.value != used
 
     def reload(self) -> None:
-        """Fetch one now, with what stands on the disk now."""
+        """Fetch a token now, with the identity that is on the disk now."""
         loop, wake = self._loop, self._wake
         if loop is not None and wake is not None:
             call_in(loop, wake.set)
 
     def status(self) -> CredentialStatus:
-        """How it stands."""
+        """Return the state of the credential."""
         now, fetched_at = self._clock(), self._fetched_at
         return CredentialStatus(
             state=self._state,
@@ -138,15 +139,15 @@ class EnrolledToken:
             token_ends_in_seconds=None if self.value is None else self._ends_at - now,
         )
 
-    async def look(self, connection: Connection) -> AccessToken:
-        """A token of its own for whoever looks whether one is to be had: changes nothing here.
+    async def fetch_another(self, connection: ServerConnection) -> AccessTokenResponse:
+        """Return a new token without a change here: a check of the credential.
 
         Raises Refused, NoContact.
         """
         return await self._fetch(connection, self.identity.key)
 
     async def _next_round(self) -> None:
-        """Until a try has ended, for so long at most."""
+        """Wait until a try to fetch a token has ended, `_FIRST_SECONDS` at most."""
         ended = asyncio.Event()
         with self._lock:
             self._waiters.append((asyncio.get_running_loop(), ended))
@@ -156,8 +157,8 @@ class EnrolledToken:
         except TimeoutError:
             pass
 
-    def _tell(self) -> None:
-        """A try has ended."""
+    def _wake_waiters(self) -> None:
+        """Wake the callers that wait for the end of a try."""
         with self._lock:
             waiters, self._waiters = self._waiters, []
         for loop, ended in waiters:
@@ -166,9 +167,9 @@ class EnrolledToken:
     # the loop
 
     async def keep(self) -> None:
-        """Keep a token for ever; ends when cancelled."""
+        """Keep a token fresh until cancelled."""
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
-        connection = Connection(self._settings, Token(None, None), self._network)
+        connection = ServerConnection(self._settings, ConfiguredToken(None, None), self._network)
         await connection.open()
         back_off = BackOff(self._random, self._settings.max_back_off_seconds)
         failures = 0
@@ -180,40 +181,42 @@ class EnrolledToken:
                     failures = 0
                     pause = None
                 except (Refused, IdentityError) as error:
-                    self._turned_away(error)
+                    self._set_refused(error)
                     pause = self._random.uniform(*_REFUSED_SECONDS)
                 except NoContact as error:
                     failures += 1
-                    self._missed(error)
+                    self._set_unreachable(error)
                     pause = back_off.seconds(failures, error)
-                except Exception as error:  # whatever it is, the agent needs a token
+                except Exception as error:  # without this loop the agent has no token
                     log.exception("credential.failed")
                     failures += 1
-                    self._missed(NoContact(type(error).__name__))
+                    self._set_unreachable(NoContact(type(error).__name__))
                     pause = back_off.seconds(failures, error)
-                self._tell()
+                self._wake_waiters()
                 await self._sleep(pause)
         finally:
             await connection.close()
 
     async def _sleep(self, pause: float | None) -> None:
-        """Until the next try is due, or somebody asks for one."""
+        """Sleep until the next try is due, or a request wants one."""
         assert self._wake is not None
         until = self._due_at if pause is None else self._clock() + pause
         while (left := until - self._clock()) > 0:
             try:
-                async with asyncio.timeout(min(left, _LOOK_SECONDS)):
+                async with asyncio.timeout(min(left, _LONGEST_SLEEP_SECONDS)):
                     await self._wake.wait()
             except TimeoutError:
                 continue
             return
 
-    def _turned_away(self, error: Refused | IdentityError) -> None:
-        """The server does not know us any more, or we do not: said once."""
+    def _set_refused(self, error: Refused | IdentityError) -> None:
+        """Drop the token: the server refuses the credential, or the identity is gone. Log it
+        once.
+        """
         is_revoked = isinstance(error, Refused) and error.detail == "revoked"
         reason = "this agent's credential was revoked" if is_revoked else str(error)
-        if not self._is_told:
-            self._is_told = True
+        if not self._is_refusal_logged:
+            self._is_refusal_logged = True
             log.error(
                 "credential.revoked" if is_revoked else "credential.refused",
                 credential_id=self.identity.credential_id,
@@ -226,25 +229,25 @@ class EnrolledToken:
         self._state = "refused"
         self.value = None
 
-    def _missed(self, error: NoContact) -> None:
-        """The server could not be asked. What token there is may still be good."""
+    def _set_unreachable(self, error: NoContact) -> None:
+        """Record a failed try. The current token, if any, may still be good."""
         log.debug("credential.not_renewed", reason=error.reason)
         self._failure = error
         self._state = "unreachable"
 
     # one try
 
-    async def renew(self, connection: Connection) -> None:
-        """Fetch a token; go on with a new key when one is due or was begun.
+    async def renew(self, connection: ServerConnection) -> None:
+        """Fetch a token; renew the key if that is due or was begun.
 
         Raises Refused, NoContact, IdentityError.
         """
         identity = await asyncio.to_thread(self._files.read)
         if identity is None:
-            raise IdentityError(f"there is no identity in {self._files.directory} any more")
+            raise IdentityError(f"{self._files.directory} has no identity any more")
         if identity.deployment_id != self.identity.deployment_id:
             raise IdentityError(
-                f"it was enrolled anew for {identity.deployment_id!r}: that needs a restart"
+                f"the agent was enrolled for {identity.deployment_id!r}: restart it"
             )
         self.identity = identity
         following = await asyncio.to_thread(self._files.next_key)
@@ -255,7 +258,7 @@ class EnrolledToken:
         except Refused:
             if following is None or following == identity.key:
                 raise
-            # It took over at the server, and we died before we knew.
+            # The server knows the next key already: this agent died before it read the answer.
             asked_at = self._clock()
             answer = await self._fetch(connection, following)
             await asyncio.to_thread(self._files.take_over, identity, following)
@@ -265,8 +268,8 @@ class EnrolledToken:
         if answer.rotate_key or following is not None:
             await self._rotate(connection, identity)
 
-    def _take(self, answer: AccessToken, asked_at: float) -> None:
-        """A token is there."""
+    def _take(self, answer: AccessTokenResponse, asked_at: float) -> None:
+        """Use a token that the server answered to a request at `asked_at`."""
         keep_secret(answer.token)
         if self._state != "good":
             log.info(
@@ -279,29 +282,30 @@ class EnrolledToken:
         self._due_at = asked_at + max(_LEAST_SECONDS, life)
         self._fetched_at = self._clock()
         self._failure = None
-        self._is_told = False
+        self._is_refusal_logged = False
         self._state = "good"
         self.value = answer.token
 
-    async def _fetch(self, connection: Connection, key: KeyPair) -> AccessToken:
-        """An access token for a key. Raises Refused, NoContact."""
+    async def _fetch(self, connection: ServerConnection, key: KeyPair) -> AccessTokenResponse:
+        """Return an access token for a key. Raises Refused, NoContact."""
         challenge = await self._challenge(connection)
         request = AccessTokenRequest(
             key_id=key.key_id,
             challenge=challenge,
             signature=await asyncio.to_thread(key.sign, "token", key.key_id, challenge),
         )
-        return await _post(connection, "tokens", request, AccessToken)
+        return await _post(connection, "tokens", request, AccessTokenResponse)
 
-    async def _challenge(self, connection: Connection) -> str:
-        """Something to sign. Raises NoContact."""
+    async def _challenge(self, connection: ServerConnection) -> str:
+        """Return a challenge to sign. Raises NoContact."""
         return (await _post(connection, "challenges", None, Challenge)).challenge
 
-    async def _rotate(self, connection: Connection, identity: Identity) -> None:
-        """Put a new key in the place of the old one. What fails is tried at the next renewal.
+    async def _rotate(self, connection: ServerConnection, identity: Identity) -> None:
+        """Replace the key. A step that fails is tried again at the next renewal.
 
-        The new key is on the disk before the server hears of it, and the server knows it before it
-        takes over here. The old key stays good until the new one was used, and for a while after.
+        The new key is on the disk before it is sent to the server, and the server knows it before
+        it takes over here. The old key stays good until the new one was used, and for a while
+        after.
         """
         try:
             following = await asyncio.to_thread(self._files.begin_next)
@@ -317,8 +321,8 @@ class EnrolledToken:
             "credential.new_key", credential_id=identity.credential_id, key_id=following.key_id
         )
 
-    async def _announce(self, connection: Connection, old: KeyPair, new: KeyPair) -> None:
-        """Tell the server of a new key. Raises NoContact."""
+    async def _announce(self, connection: ServerConnection, old: KeyPair, new: KeyPair) -> None:
+        """Send the server a new key. Raises NoContact."""
         challenge = await self._challenge(connection)
         parts = (old.key_id, challenge, new.public_key)
         request = NewKeyRequest(
@@ -333,14 +337,14 @@ class EnrolledToken:
         hit("agent.after_new_key_request")
 
 
-async def _post(connection: Connection, name: str, message: Any, kind: type[T]) -> T:
-    """One request and its answer. Raises Refused, NoContact."""
+async def _post(connection: ServerConnection, name: str, message: Any, kind: type[T]) -> T:
+    """Send a request and return its answer. Raises Refused, NoContact."""
     answer = await connection.call("POST", connection.url("agents", name), message)
     return read_answer(answer, kind)
 
 
 def read_answer(answer: Answer, kind: type[T]) -> T:
-    """What the server said. Raises NoContact."""
+    """Return the message in an answer. Raises NoContact when the answer holds none."""
     if answer.status != 200:
         raise NoContact(f"the server answered {answer.status}", status=answer.status)
     try:

@@ -1,8 +1,9 @@
-"""Which hosts a URL from the server may lead to, judged by the address really connected to.
+"""The hosts that a URL from the server may lead to, judged by the address that is connected to.
 
-The server is trusted for commands, not for making this host talk to its neighbours: any public
-host and the server's own are allowed (design.md, rules of the agent), private and loopback
-addresses only where the configuration names them, link-local and metadata addresses never.
+The agent trusts the server for commands only (docs/architecture.md, The agent): a URL must not make
+this host send requests to its neighbours. Allowed are public hosts and the server's own host;
+private and loopback addresses only where the configuration names them; link-local and metadata
+addresses never.
 """
 
 from __future__ import annotations
@@ -59,27 +60,27 @@ _NEIGHBOURS: Final = (
 )
 """Names that no public resolver knows (RFC 6761, 6762, 8375; ICANN's collision list)."""
 _HOST: Final = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]+(%25[a-z0-9._-]+)?", re.ASCII)
-"""Names as they stand in DNS (others in Punycode), and addresses: no escapes, nothing that a
-resolver would first have to fold into something else."""
+"""Names as DNS has them (others in Punycode), and addresses: without escapes, and without
+characters that a resolver would fold into others."""
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _NAT64: Final = ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST: Final = ip_network("2000::/3")
-"""All IPv6 addresses that are public are in there (IANA). Python calls others so too: site-local
-fec0::/10, and 64:ff9b:1::/48, which a network of its own may translate to any IPv4 (RFC 8215)."""
+"""All public IPv6 addresses (IANA). Python's `is_global` is also true for site-local fec0::/10 and
+for 64:ff9b:1::/48, which a local network may translate to any IPv4 address (RFC 8215)."""
 _COMPATIBLE: Final = ip_network("::/96")
 
 
 class HostRefused(Exception):
-    """A URL that leads where the configuration does not allow. The message names the host only."""
+    """A URL leads to a host that is not allowed. The message names the host only."""
 
 
 class HostPolicy:
-    """What is allowed. Immutable; a reload makes another."""
+    """The rule about hosts. It never changes; a reload makes another."""
 
     def __init__(
         self, server_url: str, allow_hosts: Iterable[str], *, allows_public: bool = True
     ) -> None:
-        """Raises ValueError for an entry of `allow_hosts` that is neither name nor network."""
+        """Raise ValueError for an entry of `allow_hosts` that is neither a name nor a network."""
         parts = urlsplit(server_url)
         self._own_host = _plain(parts.hostname or "")
         self._own_port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -91,7 +92,7 @@ class HostPolicy:
             self._allow(entry.strip())
 
     def check(self, url: str) -> None:
-        """Judge what a URL says. A name is judged again by its addresses. Raises HostRefused."""
+        """Judge a URL. The addresses of a name are judged later. Raises HostRefused."""
         try:
             parts = urlsplit(url)
             host, port = _plain(parts.hostname or ""), parts.port
@@ -114,10 +115,10 @@ class HostPolicy:
             raise HostRefused(f"{host} is not among the allowed hosts")
 
     def check_unresolved(self, url: str) -> None:
-        """Judge a URL whose name a proxy looks up: no address is seen here. Raises HostRefused.
+        """Judge a URL whose name a proxy resolves, out of this agent's sight. Raises HostRefused.
 
-        A name may mean anything there. The proxy's own rules judge where it leads; names that only
-        ever mean a neighbour are refused here, unless the configuration has them.
+        The proxy's own rules decide about the address. Names that can only mean a neighbour are
+        refused here, unless the configuration names them.
         """
         host = _plain(urlsplit(url).hostname or "")
         if _literal(host) is not None or self._is_named(host):
@@ -126,7 +127,7 @@ class HostPolicy:
             raise HostRefused(f"{host} is a private name; see transfer.allow_hosts")
 
     def check_address(self, host: str, address: str, port: int | None = None) -> None:
-        """Judge an address that `host` stands for. Raises HostRefused."""
+        """Judge an address of `host`. Raises HostRefused."""
         found = ip_address(address.partition("%")[0])
         if port is not None and _embedded(found).is_loopback:
             self._check_literal(_plain(host), found, port)
@@ -134,15 +135,15 @@ class HostPolicy:
             self._check_address(_plain(host), found)
 
     def _check_literal(self, host: str, address: Address, port: int) -> None:
-        """A host that is an address. This machine may be called by another of its names."""
+        """Judge a host that is an address. A loopback address may be the server's own host."""
         if not (_embedded(address).is_loopback and self._is_own_host_loopback()):
             self._check_address(host, address)
         elif port != self._own_port and not self._is_listed(host, _embedded(address)):
-            # That the server runs here opens none of the other services of this machine.
+            # A server on this machine does not open the other services of this machine.
             raise HostRefused(f"{host} is this machine; see transfer.allow_hosts")
 
     def _check_address(self, host: str, address: Address) -> None:
-        """The rules, in order."""
+        """Apply the rules in order. Raises HostRefused."""
         real = _embedded(address)
         if any(real in network for network in _NEVER if network.version == real.version):
             raise HostRefused(f"{host} is a link-local, metadata or multicast address")
@@ -154,7 +155,7 @@ class HostPolicy:
             raise HostRefused(f"{host} is not among the allowed hosts")
 
     def _is_named(self, host: str) -> bool:
-        """Whether it is the server's own host, or one that the configuration names."""
+        """Return True if a host is the server's own, or named in the configuration."""
         return (
             host == self._own_host
             or host in self._names
@@ -162,7 +163,7 @@ class HostPolicy:
         )
 
     def _is_listed(self, host: str, address: Address) -> bool:
-        """Whether the configuration names a host or its address."""
+        """Return True if the configuration names a host or its address."""
         return (
             host in self._names
             or any(host.endswith(suffix) for suffix in self._suffixes)
@@ -170,12 +171,12 @@ class HostPolicy:
         )
 
     def _is_own_host_loopback(self) -> bool:
-        """Whether the server runs on this machine."""
+        """Return True if the server runs on this machine."""
         address = _literal(self._own_host)
         return self._own_host == "localhost" or (address is not None and address.is_loopback)
 
     def _allow(self, entry: str) -> None:
-        """Take in one entry of the list."""
+        """Add an entry of the configuration. Raises ValueError."""
         if not entry or entry == "*":
             raise ValueError("a host such as blobs.corp, *.corp, or a network such as 10.2.0.0/16")
         try:
@@ -190,7 +191,7 @@ class HostPolicy:
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves names to allowed addresses only, so that what is judged is what is connected to."""
+    """A resolver that returns allowed addresses only: the address judged is the address used."""
 
     def __init__(self, policy: HostPolicy) -> None:
         self.policy = policy
@@ -199,7 +200,7 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of `host` that may be connected to. Raises HostRefused when none may."""
+        """Return the allowed addresses of `host`. Raises HostRefused when none is allowed."""
         found = await self._resolver.resolve(host, port, family)
         allowed: list[ResolveResult] = []
         refusal: HostRefused | None = None
@@ -215,30 +216,30 @@ class GuardedResolver(AbstractResolver):
         return allowed
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Close the resolver."""
         await self._resolver.close()
 
 
 def _plain(host: str) -> str:
-    """A host as it is compared: lower case, without the root's dot and brackets."""
+    """Return a host in lower case, without brackets and without the dot at its end."""
     return host.strip("[]").rstrip(".").lower()
 
 
 @lru_cache(maxsize=64)
 def _literal(host: str) -> Address | None:
-    """The address that a host is, in any of the spellings that a resolver would take."""
+    """Return the address that a host is in any spelling of a resolver; None for a name."""
     try:
         return ip_address(host.partition("%")[0])
     except ValueError:
         pass
-    try:  # 127.1, 0x7f000001, 2130706433: numbers to the C library, names to nobody
+    try:  # the C library reads 127.1, 0x7f000001 and 2130706433 as addresses
         return IPv4Address(socket.inet_aton(host)) if host[:1].isdigit() else None
     except OSError:
         return None
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address only wraps, else the address itself."""
+    """Return the IPv4 address inside an IPv6 address, or the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped is not None:

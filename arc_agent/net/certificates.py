@@ -1,7 +1,7 @@
-"""What a certificate says of itself, read from its DER (RFC 5280, section 4).
+"""The certificate in a log line: subject, issuer, hosts and dates, read from its DER (RFC 5280, 4).
 
-Python shows the certificate of a handshake only when it was accepted; the one that was refused is
-what an operator wants to see. Only what a message needs is read, and nothing is decided by it.
+Python gives the certificate of a handshake only when it was accepted, and an operator wants to see
+the refused one. Nothing is decided by what is read here.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _MAX_SHOWN: Final = 10
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """What a message says of a certificate."""
+    """The facts about a certificate that an operator needs."""
 
     subject: str
     issuer: str
     not_before: datetime
     not_after: datetime
     hosts: tuple[str, ...]
-    """The names and addresses that it is for."""
+    """The names and addresses that it is valid for."""
 
     def __str__(self) -> str:
-        """For a person: who, by whom, when."""
+        """Return the facts in a line for an operator."""
         hosts = ", ".join(self.hosts[:_MAX_SHOWN]) or "no host"
         return (
             f"subject {self.subject}, issuer {self.issuer}, for {hosts}, valid from"
@@ -44,7 +44,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_certificate(der: bytes) -> Certificate:
-    """Take a certificate apart. Raises ValueError for what is none."""
+    """Read a certificate. Raises ValueError when the data is none."""
     try:
         return _read(der)
     except (IndexError, StopIteration, UnicodeDecodeError) as error:
@@ -52,7 +52,7 @@ def read_certificate(der: bytes) -> Certificate:
 
 
 def _read(der: bytes) -> Certificate:
-    """As above, with whatever a broken one raises."""
+    """Read a certificate; raise any of several exceptions when the data is none."""
     signed = next(_values(_value(der, _SEQUENCE)))[1]
     fields = list(_values(signed))
     if fields[0][0] == _VERSION:
@@ -70,7 +70,7 @@ def _read(der: bytes) -> Certificate:
 
 
 def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements that stand one after the other in `data`: tag and contents."""
+    """Yield tag and contents of each element in `data`."""
     at = 0
     while at < len(data):
         tag, length = data[at], data[at + 1]
@@ -86,7 +86,7 @@ def _values(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _value(data: bytes, tag: int) -> bytes:
-    """The contents of the one element that `data` is."""
+    """Return the contents of the one element in `data`. Raises ValueError for another tag."""
     found, value = next(_values(data))
     if found != tag:
         raise ValueError("not a certificate")
@@ -94,7 +94,7 @@ def _value(data: bytes, tag: int) -> bytes:
 
 
 def _name(data: bytes) -> str:
-    """`CN=arc.corp, O=Corp`: what of a distinguished name people look for."""
+    """Return common name and organization of a distinguished name: `CN=arc.corp, O=Corp`."""
     parts: list[str] = []
     for _, attributes in _values(data):
         for _, attribute in _values(attributes):
@@ -105,7 +105,7 @@ def _name(data: bytes) -> str:
 
 
 def _time(tag: int, data: bytes) -> datetime:
-    """UTCTime or GeneralizedTime, both in UTC (RFC 5280, 4.1.2.5)."""
+    """Return the instant of a UTCTime or GeneralizedTime, both in UTC (RFC 5280, 4.1.2.5)."""
     text = data.decode("ascii")
     if tag == _UTC_TIME:
         text = ("19" if text[:2] >= "50" else "20") + text
@@ -113,7 +113,7 @@ def _time(tag: int, data: bytes) -> datetime:
 
 
 def _hosts(extensions: bytes) -> Iterator[str]:
-    """The alternative names of a certificate's extensions."""
+    """Yield the alternative names in a certificate's extensions."""
     for _, listed in _values(extensions):
         for _, extension in _values(listed):
             fields = list(_values(extension))
@@ -127,6 +127,6 @@ def _hosts(extensions: bytes) -> Iterator[str]:
 
 
 def _clean(text: bytes) -> str:
-    """A text of somebody else's, fit for a line of a log."""
+    """Return text of another party without characters that could forge a log line."""
     shown = text.decode("utf-8", "replace")[:100]
     return "".join(char if char.isprintable() else "?" for char in shown)

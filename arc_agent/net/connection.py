@@ -1,7 +1,7 @@
-"""The HTTP client for the server's own routes: token, proxy, CA, time-outs, retry policy.
+"""The connection to the server: requests with the token, time-outs, and the policy of retries.
 
-The bearer token goes to the configured origin and nowhere else: every URL is built from it here,
-and no redirect is followed. By which way it goes is network.py's business.
+The bearer token goes to the configured origin and nowhere else: every URL is built here from that
+origin, and no redirect is followed. Proxy and TLS are the business of net/routes.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ import msgspec
 import tenacity
 from yarl import URL
 
-from arc_agent import __version__
-from arc_agent.config.sections import ServerSection, base_url
-from arc_agent.net.routes import Network
+from arc_agent.config.addresses import base_url
+from arc_agent.config.sections import ServerSection
+from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
+from arc_agent.version import __version__
 from arc_protocol.lifecycle import full_jitter
 
 T = TypeVar("T")
 
 USER_AGENT: Final = f"arc-agent/{__version__}"
-"""Never `alien-agent…`: servers take that for a 1.x agent, which cannot renew."""
+"""Never `alien-agent…`: servers take that for a 1.x agent, which cannot renew leases."""
 _MAX_RETRY_AFTER_SECONDS: Final = 300.0
 _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
-"""A lease answer may embed 1,000 envelopes of 150 kB; nothing sane is larger."""
+"""A lease answer may embed 1,000 envelopes of 150 kB; a larger answer is an error."""
 _MAX_PLAIN_BYTES: Final = 8 * 1024 * 1024
-"""Of any answer but that to a lease request; 10,000 renewed leases are 2 MB."""
+"""The bound of all answers but those to lease requests; 10,000 renewed leases are 2 MB."""
 _LATE_SECONDS: Final = 1.0
-"""What a request gets past its time-out, so that an answer that arrived while a handler blocked
-the event loop is still read: a lease in it would be lost for its whole length."""
+"""The time past a request's time-out in which an answer is still read. It may have arrived while a
+handler blocked the event loop, and a lease in it would be lost for the lease's whole length."""
 _CUT: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionResetError)
 _PROXY_REFUSED: Final = 407
 
 
 class NoContact(Exception):
-    """No usable answer: a transport error, a time-out, 408, 429, 5xx, or not our server speaking.
+    """A request brought no usable answer: a transport error, a time-out, 408, 429, 5xx, or an
+    answer that is not the server's.
 
-    `retry_after` is what the server asked for, in seconds; `was_cut` says that a connection which
-    stood was closed before the answer; `detail` is the server's own word on why, `code` the code of
-    its error body.
+    `retry_after` is the wait that the server asks for, in seconds. `was_cut` is True if an open
+    connection was closed before the answer. `code` and `detail` are the code and the reason in the
+    server's error body.
     """
 
     def __init__(
@@ -69,15 +71,15 @@ class NoContact(Exception):
 
 
 class NoAnswer(NoContact):
-    """Nothing came in the time that there was."""
+    """No answer came within the time-out."""
 
 
 class Refused(NoContact):
-    """401 or 403: the server does not accept the token, or not for this."""
+    """The server answered 401 or 403: it does not accept the token for this request."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An answer of the server, with any status that is neither refusal nor in passing."""
+    """An answer of the server with a final status."""
 
     status: int
     body: bytes
@@ -85,11 +87,11 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def is_page(self) -> bool:
-        """Whether it is a web page: a proxy's or portal's word more likely than the server's."""
+        """Return True for a web page, which comes from a proxy or portal rather than the server."""
         return self.headers.get("Content-Type", "").lower().startswith("text/html")
 
     def server_now(self) -> float | None:
-        """The server's clock, as POSIX time, None when it does not tell."""
+        """Return the server's time as POSIX time; None when the answer has no date."""
         try:
             moment = parsedate_to_datetime(self.headers["Date"])
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -97,28 +99,28 @@ class Answer(msgspec.Struct, frozen=True):
             return None
 
 
-class Connection:
-    """The session with the server. One per event loop: the heartbeat has its own."""
+class ServerConnection:
+    """A session with the server. Each event loop has its own: the main one and the heartbeat's."""
 
     def __init__(
-        self, settings: ServerSection, token: Bearer, network: Network | None = None
+        self, settings: ServerSection, token: Bearer, routes: Routes | None = None
     ) -> None:
-        """Without a `network`, the way out is the environment's. Raises what it does."""
+        """Use `routes`, or those of the environment. Raises what `Routes` raises."""
         self._settings = settings
-        self._network = network or Network(settings)
+        self._routes = routes or Routes(settings)
         self._token = token
         self._base, self._query = base_url(settings.url or "")
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether requests carry no token."""
+        """Return True if requests carry no token."""
         return self._token.value is None
 
     async def open(self) -> None:
-        """Make the session, in the running loop."""
+        """Open the session in the running loop."""
         self._session = aiohttp.ClientSession(
-            connector=self._network.connector(),
+            connector=self._routes.connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_timeouts(self._settings),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
@@ -131,7 +133,7 @@ class Connection:
             await self._session.close()
 
     def url(self, *path: str, query: Mapping[str, str] | None = None) -> str:
-        """A route of the server: `url("commands", "leases")`. Segments are escaped."""
+        """Return the URL of a route: `url("commands", "leases")`. Segments are escaped."""
         joined = "/".join(quote(segment, safe="") for segment in path)
         own = "&".join(f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in (query or {}).items())
         tail = self._query
@@ -148,7 +150,7 @@ class Connection:
         timeout_seconds: float | None = None,
         max_bytes: int = _MAX_PLAIN_BYTES,
     ) -> Answer:
-        """One request, with one more try when there is another token by then.
+        """Send a request and return the answer. If the token was replaced, try a second time.
 
         Raises Refused on 401 and 403, NoContact when there is no usable answer.
         """
@@ -166,7 +168,7 @@ class Connection:
         return await self._send(method, url, body, seconds, max_bytes)
 
     async def answers(self) -> bool:
-        """Whether anything at all speaks HTTP where the server should be."""
+        """Return True if an HTTP server answers at the server's address."""
         try:
             await self._send("GET", f"{self._base}/healthz", b"", 5.0)
         except NoContact as error:
@@ -181,13 +183,13 @@ class Connection:
         seconds: float,
         max_bytes: int = _MAX_PLAIN_BYTES,
     ) -> Answer:
-        """One request, one answer."""
+        """Send a request once and return the answer. Raises Refused, NoContact."""
         answer = judged(await within(seconds, self._exchange(method, url, body, max_bytes)))
-        self._network.heard(answer.server_now())
+        self._routes.observe_clock(answer.server_now())
         return answer
 
     async def _exchange(self, method: str, url: str, body: bytes, max_bytes: int) -> Answer:
-        """Send and read, without a time-out of its own."""
+        """Send a request and read the answer, without a time-out."""
         if self._session is None:
             raise NoContact("the session is closed")
         headers = {"Content-Type": "application/json"} if body else {}
@@ -200,44 +202,44 @@ class Connection:
                 data=body or None,
                 headers=headers,
                 allow_redirects=False,
-                **self._network.way(url),
+                **self._routes.way(url),
             ) as response:
                 data = await read_bounded(response, max_bytes)
                 return Answer(response.status, data, response.headers)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            reason = await self._network.reason(error, url)
+            reason = await self._routes.reason(error, url)
             raise NoContact(reason, was_cut=isinstance(error, _CUT)) from error
 
 
 def judged(answer: Answer) -> Answer:
-    """The answer, if it is one. Raises Refused or NoContact."""
+    """Return the answer if its status is final. Raises Refused or NoContact otherwise."""
     status = answer.status
     if status in (401, 403):
         raise Refused(
-            f"the server answered {status}{_said(answer)}",
+            f"the server answered {status}{_code_shown(answer)}",
             status=status,
             detail=_detail(answer),
             code=code_of(answer),
         )
     if status in (408, 429) or status >= 500:
         raise NoContact(
-            f"the server answered {status}{_said(answer)}",
+            f"the server answered {status}{_code_shown(answer)}",
             status=status,
             retry_after=_retry_after(answer.headers),
         )
     if status == _PROXY_REFUSED:
         raise NoContact("the proxy wants other credentials (407): proxy.auth_file", status=status)
     if 300 <= status < 400:
-        raise NoContact(f"a redirect ({status}){_whither(answer)}, not followed", status=status)
+        raise NoContact(f"a redirect ({status}){_redirected(answer)}, not followed", status=status)
     if status < 300 and answer.is_page:
         raise NoContact(f"a web page ({status}) instead of the server: a portal or proxy?")
     return answer
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, given up after `seconds`; an answer that has arrived is still taken.
+    """Return the result of `work` within `seconds`; an answer that has arrived late still counts.
 
-    Raises NoContact when the time is up.
+    Raises NoAnswer when the time is over.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -251,37 +253,39 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
             task.cancel()
             await asyncio.wait({task})
     if not task.cancelled() and task.exception() is None:
-        return task.result()  # it ended in the very moment
+        return task.result()  # it ended while it was cancelled
     raise NoAnswer(f"no answer within {seconds:g} s")
 
 
 async def read_bounded(
     response: aiohttp.ClientResponse, max_bytes: int = _MAX_PLAIN_BYTES
 ) -> bytes:
-    """The body, refused when it is larger than the answer may be. Raises NoContact."""
+    """Read the body of a response. Raises NoContact when it is larger than `max_bytes`."""
     max_bytes = min(max_bytes, _MAX_ANSWER_BYTES)
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > max_bytes:
-            response.close()  # nothing more of it is taken in
-            raise NoContact("an answer without end")
+            response.close()  # the rest would be read otherwise
+            raise NoContact(f"the answer is larger than {max_bytes} bytes")
         chunks.append(chunk)
     return b"".join(chunks)
 
 
 class BackOff(msgspec.Struct, frozen=True):
-    """How long to wait between tries: full jitter, so that a herd does not come back at once."""
+    """The wait between two tries, with full jitter: agents must not come back all at once."""
 
     source: random.Random
     cap_seconds: float
     base_seconds: float = 0.5
 
     def seconds(self, failures: int, error: BaseException | None) -> float:
-        """The wait after the n-th failure in a row: what the server asks for at least."""
+        """Return the wait after the n-th failure in a row, at least what the server asks for."""
         if isinstance(error, Refused):
-            failures = 32  # a token is not mended within a second: straight to the longest wait
+            failures = (
+                32  # an operator needs minutes to replace a token: begin with the longest wait
+            )
         seconds = full_jitter(
             failures,
             base_seconds=self.base_seconds,
@@ -295,7 +299,7 @@ class BackOff(msgspec.Struct, frozen=True):
 def retrying(
     sleep: Callable[[float], Awaitable[None]], back_off: BackOff
 ) -> tenacity.AsyncRetrying:
-    """Try again for ever on NoContact."""
+    """Return a retrying that repeats a call after NoContact, without end."""
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -311,7 +315,7 @@ def retrying(
 
 
 def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
-    """Connecting is bounded here, the rest of a request by `within`."""
+    """Return time-outs for connecting only; `within` bounds the rest of a request."""
     return aiohttp.ClientTimeout(
         total=None,
         connect=settings.connect_timeout_seconds,
@@ -321,7 +325,7 @@ def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds of `Retry-After`, capped; a date in it is not worth a comparison of clocks."""
+    """Return the seconds of `Retry-After`, capped. A date is ignored: clocks may differ."""
     value = headers.get("Retry-After", "").strip()
     return (
         min(float(value), _MAX_RETRY_AFTER_SECONDS)
@@ -331,7 +335,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def code_of(answer: Answer) -> str | None:
-    """The code of a JSON error body; None when there is none: then it may not be the server's."""
+    """Return the code of a JSON error body; None for another body, which may be a proxy's."""
     try:
         code = msgspec.json.decode(answer.body, type=_Code).code
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -339,14 +343,14 @@ def code_of(answer: Answer) -> str | None:
     return code[:64] if code and code.isprintable() else None
 
 
-def _said(answer: Answer) -> str:
-    """`: the code` of a JSON error body, if there is one."""
+def _code_shown(answer: Answer) -> str:
+    """Return a space and the code of a JSON error body, or an empty string."""
     code = code_of(answer)
     return f" {code}" if code else ""
 
 
-def _whither(answer: Answer) -> str:
-    """` to HOST` of a redirect: a portal's log-in page shows by its name."""
+def _redirected(answer: Answer) -> str:
+    """Return ` to HOST` for a redirect: the host often names a portal's log-in page."""
     try:
         host = urlsplit(answer.headers.get("Location", "")).hostname
     except ValueError:
@@ -355,7 +359,7 @@ def _whither(answer: Answer) -> str:
 
 
 def _detail(answer: Answer) -> str | None:
-    """`context.reason` of a JSON error body, if there is one."""
+    """Return `context.reason` of a JSON error body, if it has one."""
     try:
         context = msgspec.json.decode(answer.body, type=_Explained).context
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -364,18 +368,18 @@ def _detail(answer: Answer) -> str | None:
 
 
 class _Context(msgspec.Struct):
-    """What is read of the context of an error body."""
+    """The part of an error body's context that is read."""
 
     reason: str | None = None
 
 
 class _Explained(msgspec.Struct):
-    """An error body that says more."""
+    """The context of an error body."""
 
     context: _Context | None = None
 
 
 class _Code(msgspec.Struct):
-    """What is read of an error body."""
+    """The code of an error body."""
 
     code: str = ""

@@ -1,12 +1,12 @@
-"""What an agent that enrolled keeps on its disk: its key pair, and whose it is.
+"""The identity of an enrolled agent on its disk: the credential and its key pair.
 
-`identity/` in the data directory (0700), every file 0600, written whole or not at all:
+The files are in `identity/` in the data directory (0700). Each has mode 0600 and is written whole:
 
-    enrolling.json   a key pair whose enrolment has not been answered yet
-    identity.json    the credential and its key pair, in one file: a new key takes over by a rename
-    next.json        the key pair that is to take over; here from before the server hears of it
+    enrolling.json   the key pair of an enrolment that the server has not answered yet
+    identity.json    the credential and its key pair in one file: a rename replaces the key
+    next.json        the next key pair, written before the server gets it
 
-A process may die after any step: what is there then says how to go on.
+A process may die after any step; the files then say how to go on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ENROLLING: Final = "enrolling.json"
 
 
 class IdentityError(TokenError):
-    """An identity that cannot be read or written. The message never quotes it."""
+    """An identity cannot be read or written. The message never quotes it."""
 
 
 class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def generate(cls) -> KeyPair:
-        """A new one, of the system's randomness."""
+        """Return a new key pair from the system's randomness."""
         from nacl.signing import SigningKey  # 2 MB that only agents that enrolled hold
 
         key = SigningKey.generate()
@@ -59,47 +59,47 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key_id(self) -> str:
-        """Its name. Raises ValueError."""
+        """Return the id of the key. Raises ValueError."""
         return key_id(from_text(self.public_key, KEY_BYTES))
 
     def sign(self, purpose: Purpose, *parts: str) -> str:
-        """A signature over these parts, for the wire."""
+        """Return a signature over the parts in the wire's form."""
         from nacl.signing import SigningKey
 
         signer = SigningKey(from_text(self.seed, KEY_BYTES))
         return to_text(signer.sign(to_sign(purpose, *parts)).signature)
 
     def __repr__(self) -> str:
-        """Without the seed: it must not get into a log or a traceback."""
+        """Show the id without the seed, which must not get into a log or a traceback."""
         return f"KeyPair({self.key_id})"
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """A credential and the key pair that shows it."""
+    """A credential and its key pair."""
 
     credential_id: str
     deployment_id: str
     server: str
-    """Where it enrolled; for people."""
+    """The server where the agent enrolled, for operators."""
     key: KeyPair
 
 
 class IdentityFiles:
-    """The directory of an agent's identity. Blocking, and safe beside another process."""
+    """The directory of an identity. Its methods block, and are safe beside another process."""
 
     def __init__(self, data_directory: Path) -> None:
         self.directory = data_directory / DIRECTORY
 
     def read(self) -> Identity | None:
-        """The identity, None when this agent has not enrolled. Raises IdentityError."""
+        """Return the identity; None when the agent has not enrolled. Raises IdentityError."""
         return self._read(_IDENTITY, Identity)
 
     def next_key(self) -> KeyPair | None:
-        """The key pair that is to take over, if that has begun. Raises IdentityError."""
+        """Return the next key pair, if there is one. Raises IdentityError."""
         return self._read(_NEXT, KeyPair)
 
     def begin_next(self) -> KeyPair:
-        """The same, made if there is none. Durable before it returns. Raises IdentityError."""
+        """Return the next key pair, made if there is none and durable. Raises IdentityError."""
         with self._locked():
             key = self.next_key()
             if key is not None:
@@ -111,7 +111,8 @@ class IdentityFiles:
             return key
 
     def take_over(self, before: Identity, key: KeyPair) -> bool:
-        """Let a key that the server knows take over; False when the agent has enrolled anew since.
+        """Make a key that the server knows the identity's; return False if the agent has enrolled
+        anew meanwhile.
 
         Raises IdentityError.
         """
@@ -127,9 +128,10 @@ class IdentityFiles:
             return True
 
     def begin_enrolment(self, *, afresh: bool = False) -> KeyPair:
-        """The key pair to enrol: the one of an enrolment without an answer, unless `afresh`.
+        """Return the key pair to enrol, durable. An enrolment without an answer uses its key again,
+        unless `afresh`.
 
-        Durable before it returns. Raises IdentityError.
+        Raises IdentityError.
         """
         with self._locked():
             key = None if afresh else self._read(_ENROLLING, KeyPair)
@@ -140,9 +142,9 @@ class IdentityFiles:
             return key
 
     def enrolled(self, identity: Identity) -> None:
-        """The enrolment was answered. Raises IdentityError."""
+        """Store the identity of an enrolment that the server answered. Raises IdentityError."""
         with self._locked():
-            self._remove(_NEXT)  # of the identity before
+            self._remove(_NEXT)  # of the former identity
             hit("agent.before_identity")
             self._write(_IDENTITY, identity)
             hit("agent.after_identity")
@@ -166,7 +168,7 @@ class IdentityFiles:
             raise IdentityError(f"{path} is damaged: enrol again") from None
 
     def _write(self, name: str, content: msgspec.Struct) -> None:
-        """Replace a file, durably. Whoever owns the directory owns the file."""
+        """Replace a file, durably. The directory's owner owns the file. Raises IdentityError."""
         path = self.directory / name
         part = path.with_suffix(".part")
         try:
@@ -191,7 +193,7 @@ class IdentityFiles:
 
     @contextmanager
     def _locked(self) -> Generator[None]:
-        """One writer at a time; the lock ends with the process at the latest."""
+        """Hold the lock for writers. It ends with the process at the latest."""
         try:
             is_new = not self.directory.exists()
             make_directory(self.directory.parent)
@@ -210,7 +212,7 @@ class IdentityFiles:
 
 
 def _give(descriptor: int, directory: Path) -> None:
-    """Root enrols for the agent's user: the owner of the directory gets what is made in it."""
+    """Give a file to the owner of the directory: root may enrol for the agent's user."""
     owner = directory.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)

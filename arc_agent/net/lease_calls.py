@@ -1,4 +1,4 @@
-"""The calls about leases: asking for them, renewing them, giving them back."""
+"""The calls about leases: ask for leases, renew them, release them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 import structlog
 
-from arc_agent.net.connection import Answer, Connection, NoContact
+from arc_agent.net.connection import Answer, NoContact, ServerConnection
 from arc_protocol.codec import decode
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.base import MAX_NAME_LENGTH, Message
@@ -26,20 +26,20 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _UNKNOWN_ROUTE: Final = (404, 405)
 _RELEASE_TRIES: Final = 3
 _LONGEST_SECONDS: Final = 86_400.0
-"""A lease that is said to last longer, or no time at all, lasts as long as was asked for."""
+"""A lease of more seconds, or of none, lasts as long as the agent asked for."""
 _MOST_ATTEMPTS: Final = 2**53
 _SPARE_BYTES: Final = 8 * 1024 * 1024
 _LEASE_BYTES: Final = 8 * 1024 * 1024
-"""How large the answer may be, by the leases that were asked for: an envelope embeds params up to
-the server's inline limit, 150 kB unless configured otherwise."""
+"""The bound of an answer for each lease asked for: an envelope embeds params up to the server's
+inline limit, 150 kB by default."""
 _ID: Final = re.compile(r"(?!\.{1,2}\Z)[!-~]{1,256}", re.ASCII)
-"""Ids become segments of paths and words of log lines."""
+"""Ids become segments of paths and words of log lines: no spaces, no controls, not `.` or `..`."""
 _SHOWN_CHARS: Final = 500
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class BrokenLease(msgspec.Struct, frozen=True, kw_only=True):
-    """A lease that cannot be read, and what of it can."""
+    """A lease that cannot be read, and the parts of it that can."""
 
     reason: str
     lease_id: str | None = None
@@ -49,21 +49,21 @@ class BrokenLease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a lease request brought. Each lease stands alone."""
+    """The answer to a lease request. A broken lease does not spoil the others."""
 
     leases: Sequence[LeaseInfo]
     broken: Sequence[BrokenLease]
     cancelled: Sequence[str]
     server_now: float | None
-    """The server's clock when it answered, as POSIX time."""
-    shows_additions: bool
-    """Whether the answer has a field that servers of part 1 only do not send."""
+    """The server's time when it answered, as POSIX time."""
+    shows_extensions: bool
+    """The answer has a field that a server of the base protocol never sends."""
 
 
 async def ask(
-    connection: Connection, url: str, request: LeaseRequest, *, timeout_seconds: float
+    connection: ServerConnection, url: str, request: LeaseRequest, *, timeout_seconds: float
 ) -> LeaseAnswer:
-    """Ask for leases. Raises NoContact (Refused) for anything but a lease answer."""
+    """Ask for leases. Raises NoContact (Refused) for any other answer."""
     answer = await connection.call(
         "POST",
         url,
@@ -77,9 +77,9 @@ async def ask(
 
 
 async def renew(
-    connection: Connection, request: RenewRequest, *, timeout_seconds: float
+    connection: ServerConnection, request: RenewRequest, *, timeout_seconds: float
 ) -> RenewResponse | Answer:
-    """Renew leases; the bare answer when it is 404 or 405. Raises NoContact (Refused)."""
+    """Renew leases; return the bare answer if it is 404 or 405. Raises NoContact (Refused)."""
     url = connection.url("commands", "leases", "renew")
     answer = await connection.call("POST", url, request, timeout_seconds=timeout_seconds)
     if answer.status in _UNKNOWN_ROUTE:
@@ -95,8 +95,8 @@ async def renew(
         raise NoContact(f"a renewal's answer that cannot be read: {error.message}") from None
 
 
-async def release(connection: Connection, lease_id: str, reason: str) -> bool:
-    """Give a lease back. Tries a few times; what stays held lapses by itself. True when it is."""
+async def release(connection: ServerConnection, lease_id: str, reason: str) -> bool:
+    """Release a lease, with three tries; return True on success. A lease not released lapses."""
     url = connection.url("commands", "leases", lease_id, "release")
     message = ReleaseRequest(lease_id=lease_id, reason=reason)
     for tries_left in reversed(range(_RELEASE_TRIES)):
@@ -112,7 +112,7 @@ async def release(connection: Connection, lease_id: str, reason: str) -> bool:
 
 
 class _Lenient(Message, frozen=True, kw_only=True):
-    """A lease answer whose entries are looked at one by one."""
+    """A lease answer whose leases are decoded one by one."""
 
     leases: list[msgspec.Raw]
     cancelled: list[str] | None = None
@@ -123,7 +123,7 @@ _LEASE: Final = msgspec.json.Decoder(LeaseInfo)
 
 
 def _read(answer: Answer) -> LeaseAnswer:
-    """Take an answer apart. Raises NoContact when it is none."""
+    """Read a lease answer. Raises NoContact when it is none."""
     try:
         lenient = _LENIENT.decode(answer.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -140,18 +140,18 @@ def _read(answer: Answer) -> LeaseAnswer:
         broken=broken,
         cancelled=lenient.cancelled or [],
         server_now=answer.server_now(),
-        shows_additions=lenient.cancelled is not None
+        shows_extensions=lenient.cancelled is not None
         or any(lease.lease_seconds is not None for lease in leases),
     )
 
 
 def is_sane(seconds: float) -> bool:
-    """Whether a lease may last so long. Renewal would not rest for one that lasts no time."""
+    """Return True if a lease may last so long. For 0 seconds, renewal would never rest."""
     return 0.0 < seconds <= _LONGEST_SECONDS
 
 
 def _checked(lease: LeaseInfo) -> LeaseInfo:
-    """A lease whose words can be used in paths, logs and tables. Raises ValueError."""
+    """Return a lease whose texts fit into paths, logs and tables. Raises ValueError."""
     envelope = lease.envelope
     for name, text in (("leaseId", lease.lease_id), ("commandId", lease.command_id)):
         if not _ID.fullmatch(text):
@@ -168,7 +168,7 @@ def _checked(lease: LeaseInfo) -> LeaseInfo:
 
 
 def _salvage(raw: msgspec.Raw, reason: str) -> BrokenLease:
-    """What can be read of a lease that cannot be read as one."""
+    """Return what can be read of a broken lease."""
     try:
         tree: Any = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -183,13 +183,13 @@ def _salvage(raw: msgspec.Raw, reason: str) -> BrokenLease:
 
 
 def _id(tree: Any, *path: str) -> str | None:
-    """The id at a path of a JSON tree, None when there is none that could be one."""
+    """Return the id at a path of a JSON tree; None when there is no valid id."""
     text = _text(tree, *path)
     return text if text is not None and _ID.fullmatch(text) else None
 
 
 def _text(tree: Any, *path: str) -> str | None:
-    """The text at a path of a JSON tree, None when there is none."""
+    """Return the text at a path of a JSON tree; None when there is none."""
     for name in path:
         if not isinstance(tree, dict):
             return None

@@ -1,4 +1,4 @@
-"""Bodies as files of a server on the same host (`local` backends): refused unless switched on."""
+"""Bodies in files of a server on this host (`local` backends): refused unless configured."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 
 class LocalFiles:
-    """Reads and writes below one directory, and nowhere else."""
+    """The files below one directory. Paths outside it are refused."""
 
     def __init__(self, directory: Path | None) -> None:
-        """None refuses everything."""
+        """Without a directory, every path is refused."""
         self._directory = directory
 
     def get(self, path: str, into: Path, max_bytes: int) -> tuple[int, str]:
-        """Copy a body to `into`; its size and SHA-256.
+        """Copy a body to `into`; return its size and SHA-256.
 
         Raises PermissionError for a path that is not allowed or a body that is too large, OSError
         when it cannot be read.
@@ -37,7 +37,7 @@ class LocalFiles:
         return size, digest.hexdigest()
 
     def put(self, path: str, source: Path) -> None:
-        """Put a copy of `source` there, whole or not at all. Raises as `get` does."""
+        """Copy `source` to a path, whole or not at all. Raises PermissionError, OSError."""
         destination = self._resolve(path)
         destination.parent.mkdir(parents=True, exist_ok=True)
         part = destination.with_name(f".{destination.name}.{secrets.token_hex(8)}.part")
@@ -51,9 +51,9 @@ class LocalFiles:
             part.unlink(missing_ok=True)
 
     def _resolve(self, path: str) -> Path:
-        """The file, with every link followed, if it lies below the directory."""
+        """Return the file, every link followed. Raises PermissionError outside the directory."""
         if self._directory is None:
-            raise PermissionError("bodies as local files are switched off; see transfer.local_dir")
+            raise PermissionError("bodies in local files are switched off; see transfer.local_dir")
         root = self._directory.resolve()
         found = Path(path).resolve() if "\0" not in path else root
         if not found.is_relative_to(root) or found == root:

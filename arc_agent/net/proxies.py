@@ -1,7 +1,7 @@
-"""Which proxy a request goes by, and with what credentials: `proxy.url`, else the environment's.
+"""The proxy of a request and its credentials: `proxy.url`, else the environment's variables.
 
-Nothing of the environment is handed to aiohttp (`trust_env` would also send what ~/.netrc holds),
-and nothing here ever shows a password: what is logged of a proxy is its host and port.
+aiohttp does not read the environment itself: its `trust_env` would also send the passwords of
+~/.netrc. Logs show host and port of a proxy, never a password.
 """
 
 from __future__ import annotations
@@ -30,32 +30,34 @@ Credentials = tuple[str, str]
 
 
 class Proxy:
-    """A proxy, and what it is told to let this host through. Shown without the latter."""
+    """A proxy and the credentials for it. Its text form has no credentials."""
 
     def __init__(self, url: URL, credentials: Credentials | None) -> None:
         self.url = url
-        """With user and password: for aiohttp, and nobody else."""
+        """The URL with user and password, for aiohttp only."""
         if credentials is not None:
-            # aiohttp sends them in Latin-1; RFC 7617 wants UTF-8: these are its octets.
+            # aiohttp encodes them in Latin-1, RFC 7617 wants UTF-8: these are the octets of UTF-8.
             user, password = (each.encode().decode("latin-1") for each in credentials)
             self.url = url.with_user(user).with_password(password)
 
     def __repr__(self) -> str:
-        """Its host and port."""
+        """Return host and port."""
         return self.name
 
     @property
     def name(self) -> str:
-        """Host and port, fit for a log line."""
+        """Return host and port, for a log line."""
         return f"{self.url.host}:{self.url.port}"
 
 
 class Proxies:
-    """The choice for each URL. Safe from any thread."""
+    """The choice of a proxy for each URL. Safe from any thread."""
 
     def __init__(self, settings: ProxySection, environ: Mapping[str, str] | None = None) -> None:
-        """`environ` is the process's own unless given. Raises ValueError for a URL or an entry of
-        the exceptions that cannot be used, OSError for a file that cannot be read.
+        """Use `environ`, or the process's own.
+
+        Raises ValueError for a URL or an exception that cannot be used, OSError for a file that
+        cannot be read.
         """
         self._settings = settings
         self._environ = os.environ if environ is None else environ
@@ -66,9 +68,9 @@ class Proxies:
             self._of_file()
 
     def of(self, url: str) -> Proxy | None:
-        """The proxy for a URL, None where it is reached directly; this machine always is.
+        """Return the proxy for a URL; None for a direct connection, as to this machine itself.
 
-        Raises ValueError when the environment names a proxy of another kind, OSError when the
+        Raises ValueError when the environment names a proxy that is not http(s), OSError when the
         credentials cannot be read.
         """
         parts = urlsplit(url)
@@ -89,17 +91,17 @@ class Proxies:
         return Proxy(where, credentials)
 
     def _named(self, scheme: str) -> str | None:
-        """What the environment names for a scheme."""
+        """Return the environment's proxy for a scheme."""
         if scheme == "http" and "REQUEST_METHOD" in self._environ:
             return self._environ.get("http_proxy")  # HTTP_PROXY may be a visitor's header (CGI)
         return self._variable(f"{scheme}_proxy") or self._variable("all_proxy")
 
     def _variable(self, name: str) -> str | None:
-        """A variable in either case; the lower one wins, as it does with curl."""
+        """Return a variable in lower or else in upper case, like curl."""
         return self._environ.get(name) or self._environ.get(name.upper()) or None
 
     def _of_file(self) -> Credentials | None:
-        """The credentials in the file, read again when it has changed. Raises OSError."""
+        """Return the credentials in the file, read again after a change. Raises OSError."""
         file = self._settings.auth_file
         if file is None:
             return None
@@ -110,10 +112,10 @@ class Proxies:
 
 
 class _Exception:
-    """One entry of NO_PROXY: `*`, a host and all below it, an address or a network; `:port`."""
+    """An entry of NO_PROXY: `*`, a host and its subdomains, an address or a network; `:port`."""
 
     def __init__(self, entry: str) -> None:
-        """Raises ValueError for a network that is none."""
+        """Raise ValueError for a malformed network."""
         text, self._port = entry.strip().lower(), 0
         bare = text.strip("[]")
         name, colon, port = text.rpartition(":")
@@ -128,7 +130,7 @@ class _Exception:
         self._name = bare.removeprefix("*").strip(".") if bare != "*" else bare
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether it means this host."""
+        """Return True if the entry covers a host and port."""
         if self._port and self._port != port:
             return False
         if self._name == "*":
@@ -137,26 +139,29 @@ class _Exception:
             try:
                 address = ip_address(host.partition("%")[0])
             except ValueError:
-                return False  # a name is not looked up for this: the proxy may be who can
+                return False  # names are not resolved here: perhaps only the proxy can
             return address.version == self._network.version and address in self._network
         return bool(self._name) and (host == self._name or host.endswith(f".{self._name}"))
 
 
 def _listed(text: str) -> Iterator[_Exception]:
-    """The entries of NO_PROXY. Those that mean nothing are left out, as everybody does."""
+    """Yield the entries of NO_PROXY; skip malformed ones, like curl."""
     for entry in filter(None, map(str.strip, text.split(","))):
         with suppress(ValueError):
             yield _Exception(entry)
 
 
 def signature(files: Iterable[Path | None]) -> tuple[object, ...]:
-    """What tells whether any of the files was changed or replaced since. Raises OSError."""
+    """Return a value that changes when any of the files is changed or replaced. Raises OSError."""
     found = [file.stat() for file in files if file is not None]
     return tuple((each.st_mtime_ns, each.st_size, each.st_ino) for each in found)
 
 
 def _parsed(text: str) -> SplitResult:
-    """A proxy's URL; without a scheme it is http. Raises ValueError, quoting none of it."""
+    """Return the parts of a proxy's URL; the default scheme is http.
+
+    Raises ValueError, which does not quote it.
+    """
     with suppress(ValueError):
         parts = urlsplit(text if "://" in text else f"http://{text}")
         if parts.scheme in _PORTS and parts.hostname and parts.port != 0:
@@ -165,14 +170,14 @@ def _parsed(text: str) -> SplitResult:
 
 
 def _of_url(parts: SplitResult) -> Credentials | None:
-    """User and password of a URL."""
+    """Return user and password of a URL. Raises ValueError."""
     if not parts.username:
         return None
     return _credentials(unquote(parts.username), unquote(parts.password or ""), "its URL")
 
 
 def _read(file: Path) -> Credentials:
-    """User and password of a file. Raises OSError, ValueError without quoting it."""
+    """Return user and password of a file. Raises OSError, or ValueError that does not quote it."""
     with file.open("rb") as opened:
         data = opened.read(_MAX_AUTH_BYTES)
     try:
@@ -185,7 +190,7 @@ def _read(file: Path) -> Credentials:
 
 
 def _credentials(user: str, password: str, where: str) -> Credentials:
-    """They may stand in a header, in UTF-8 (RFC 7617). Raises ValueError."""
+    """Return user and password if a header can hold them (RFC 7617). Raises ValueError."""
     if ":" in user or not (user + password).isprintable():
         raise ValueError(f"the credentials in {where} hold characters that may not be sent")
     keep_secret(password, b64encode(f"{user}:{password}".encode()).decode())

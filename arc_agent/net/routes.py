@@ -1,8 +1,7 @@
-"""The way from here to the server and to where bodies are kept: proxy, TLS, sockets, and what to
-say when it is closed.
+"""The routes from this host to the server and to the stores of bodies: proxy, TLS and sockets.
 
-One for the whole agent, of its main loop and of its heartbeat's. Nothing of it asks the network
-but `reason`, which looks at a refused certificate once more to say whose it is.
+The main loop and the heartbeat's loop share one object. Only `reason` sends requests of its own: it
+opens a second connection to read the certificate that was refused.
 """
 
 from __future__ import annotations
@@ -26,31 +25,32 @@ from yarl import URL
 from arc_agent.config.sections import Config, ProxySection, ServerSection, TlsSection
 from arc_agent.net.proxies import Proxies
 from arc_agent.net.tls import Tls
+from arc_agent.net.tls_errors import alert, explain
 from arc_protocol.urls import same_origin
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _QUIET_SECONDS: Final = 15
-"""A connection on which nothing moves is asked for a sign of life after so long …"""
+"""The idle time after which the kernel probes a connection (TCP keep-alive)."""
 _ASK_SECONDS: Final = 5
 _ASKS: Final = 3
-"""… and is given up after so many that brought none: half a minute after the other side is gone."""
-_LOOK_SECONDS: Final = 5.0
+"""Unanswered probes until the connection is closed: half a minute after the other side is gone."""
+_PEEK_SECONDS: Final = 5.0
 _KNOWN_SECONDS: Final = 300.0
-"""How long a refused certificate is remembered: one look for many tries."""
+"""How long the reason of a refused certificate is reused: tries follow each other quickly."""
 _CLOCK_SECONDS: Final = 60.0
-"""How far this host's clock may be from the server's before it is worth a warning."""
+"""The difference between this host's clock and the server's that is logged."""
 
 
 class Way(TypedDict):
-    """What aiohttp's `request` is told about the way of one request."""
+    """The arguments of aiohttp's `request` for the route of one request."""
 
     proxy: URL | None
     ssl: ssl.SSLContext | bool
 
 
-class Network:
-    """How requests leave this host. Safe from any thread."""
+class Routes:
+    """The routes out of this host. Safe from any thread."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Network:
         environ: Mapping[str, str] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Raises ValueError or OSError for a proxy, TlsError for files that cannot be used."""
+        """Raise ValueError or OSError for the proxy, TlsError for unusable certificates."""
         self._server_url = server.url or ""
         self._environ = environ
         self._wall_clock = wall_clock
@@ -75,18 +75,17 @@ class Network:
         self.proxies.of(self._server_url)
 
     def configure(self, config: Config) -> None:
-        """Take other settings of `proxy` and `tls`; connections that exist stay. Raises as above.
+        """Use other settings of `proxy` and `tls`; open connections stay.
 
-        The server is another one only after a restart.
+        Raises ValueError, OSError, TlsError. The server changes only by a restart.
         """
-        fresh = Network(config.server, config.proxy, config.tls, environ=self._environ)
+        fresh = Routes(config.server, config.proxy, config.tls, environ=self._environ)
         self.proxies, self._tls = fresh.proxies, fresh._tls
 
     def way(self, url: str) -> Way:
-        """Which way a request goes.
+        """Return the route of a request. Only the server is shown the client certificate.
 
-        The client certificate is for the server alone. Raises ValueError and OSError when the proxy
-        cannot be used.
+        Raises ValueError and OSError when the proxy cannot be used.
         """
         proxy = self.proxies.of(url)
         return Way(
@@ -95,7 +94,7 @@ class Network:
         )
 
     def is_own(self, url: str) -> bool:
-        """Whether a URL leads to the configured server."""
+        """Return True if a URL leads to the configured server."""
         return same_origin(url, self._server_url)
 
     def connector(
@@ -105,7 +104,7 @@ class Network:
         keepalive_timeout: float = 15.0,
         use_dns_cache: bool = True,
     ) -> aiohttp.TCPConnector:
-        """A pool of connections, for the running loop. IPv6 and IPv4 race (RFC 8305)."""
+        """Return a pool of connections for the running loop. IPv6 and IPv4 race (RFC 8305)."""
         return aiohttp.TCPConnector(
             limit=0,
             resolver=resolver,
@@ -116,8 +115,9 @@ class Network:
 
     # The clock
 
-    def heard(self, server_now: float | None) -> None:
-        """The server has told its time. Said once when this host's is far off, once when not."""
+    def observe_clock(self, server_now: float | None) -> None:
+        """Compare this host's clock with the server's; log when they differ, and when they agree
+        again."""
         if server_now is None:
             return
         offset = self._wall_clock() - server_now
@@ -137,10 +137,10 @@ class Network:
         else:
             log.info("clock.agrees")
 
-    # Why not
+    # Reasons of failures
 
     async def reason(self, error: Exception, url: str) -> str:
-        """Why a request brought no answer, for a log line: no path, no query, no credentials."""
+        """Return why a request brought no answer, without path, query or credentials."""
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return await self._certificate(error.certificate_error, url)
         if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -151,13 +151,10 @@ class Network:
             return f"cannot look up {error.host}: {_of_system(error)}"
         if isinstance(error, aiohttp.ClientConnectorError):
             return f"cannot connect to {error.host}:{error.port}: {_of_system(error)}"
-        alert = _alert(error)
-        if alert is not None:
-            return alert
-        return _plain(error)
+        return _alert(error) or _plain(error)
 
     def _proxy_name(self, url: str) -> str:
-        """Host and port of the proxy for a URL."""
+        """Return host and port of the proxy for a URL."""
         with suppress(ValueError, OSError):
             proxy = self.proxies.of(url)
             if proxy is not None:
@@ -165,7 +162,7 @@ class Network:
         return "(unknown)"
 
     async def _certificate(self, error: Exception, url: str) -> str:
-        """Which certificate was refused, and why."""
+        """Return which certificate was refused, and why."""
         code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else -1
         said = getattr(error, "verify_message", "") or str(error)
         key = (_origin(url), code)
@@ -173,9 +170,7 @@ class Network:
             known = self._refused.get(key)
         if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
             return known[1]
-        der = await self._look(url)
-        from arc_agent.net.tls_errors import explain  # only who is refused pays for it
-
+        der = await self._peek(url)
         text = explain(
             code,
             said,
@@ -188,27 +183,27 @@ class Network:
             self._refused = {key: (time.monotonic(), text)}
         return text
 
-    async def _look(self, url: str) -> bytes | None:
-        """The certificate that is shown at a URL, accepted by nobody: nothing is sent there."""
+    async def _peek(self, url: str) -> bytes | None:
+        """Return the certificate that the host of a URL shows, and send it no request."""
         seen: list[bytes] = []
 
-        class Look(ssl.SSLObject):
-            """A handshake that ends when the certificate has been seen."""
+        class Peek(ssl.SSLObject):
+            """A handshake that fails once the certificate is known."""
 
             def do_handshake(self) -> None:
                 super().do_handshake()
                 seen.append(self.getpeercert(binary_form=True) or b"")
-                raise ssl.SSLError("it was for a look only")
+                raise ssl.SSLError("the certificate is known")
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        context.sslobject_class = Look
+        context.sslobject_class = Peek
         try:
             way = self.way(url)
             way["ssl"] = context
             async with (
-                asyncio.timeout(_LOOK_SECONDS),
+                asyncio.timeout(_PEEK_SECONDS),
                 aiohttp.ClientSession(connector=self.connector()) as session,
                 session.head(URL(f"{_origin(url)}/"), allow_redirects=False, **way),
             ):
@@ -219,7 +214,7 @@ class Network:
 
 
 def watched_socket(address: Any) -> socket.socket:
-    """A socket whose other side may not vanish unnoticed (aiohttp's SocketFactoryType)."""
+    """Return a socket with keep-alive, so that a vanished peer is noticed."""
     family, kind, protocol = address[:3]
     made = socket.socket(family, kind, protocol)
     try:
@@ -240,48 +235,43 @@ def watched_socket(address: Any) -> socket.socket:
 
 
 def _with_ca_of(server: ServerSection, tls: TlsSection) -> TlsSection:
-    """`server.ca_file` is the older name of `tls.ca_file`."""
+    """Return the section with `server.ca_file`, the older name of `tls.ca_file`."""
     if server.ca_file is None or tls.ca_file is not None:
         return tls
     return msgspec.structs.replace(tls, ca_file=server.ca_file)
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port."""
+    """Return scheme, host and port of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _refusal(status: int) -> str:
-    """What a proxy means by a status."""
+    """Return the meaning of a proxy's status."""
     if status == 407:
-        return "does not accept the credentials it was shown, or wants some (407): proxy.auth_file"
+        return "does not accept the credentials, or wants some (407): proxy.auth_file"
     if status == 403:
         return "does not allow it (403)"
     return f"answered {status}"
 
 
 def _alert(error: Exception) -> str | None:
-    """What the other side says about our certificate, or about TLS at all."""
+    """Return the meaning of a TLS alert of the other side; None for other errors."""
     for each in (error, error.__cause__, getattr(error, "os_error", None)):
         if isinstance(each, ssl.SSLError):
-            from arc_agent.net.tls_errors import alert
-
             return alert(each)
     return None
 
 
 def _of_system(error: aiohttp.ClientConnectorError) -> str:
-    """What the system says."""
+    """Return the system's reason of a failed connection."""
     cause = error.os_error
-    alert = _alert(cause)
-    if alert is not None:
-        return alert
-    return cause.strerror or str(cause) or type(cause).__name__
+    return _alert(cause) or cause.strerror or str(cause) or type(cause).__name__
 
 
 def _plain(error: Exception) -> str:
-    """An error's kind and text; no text of those that quote a URL."""
+    """Return an error's type and text; no text of errors that quote a URL."""
     if isinstance(error, aiohttp.ClientResponseError):
         return f"{type(error).__name__}: {error.status} {error.message}".strip()
     if isinstance(error, aiohttp.ConnectionTimeoutError):

@@ -1,4 +1,7 @@
-"""Whether the server answers, told once when it is lost and once when it is back."""
+"""The state of the server as this agent sees it: reachable or not, and the extensions it knows.
+
+A loss of contact is logged once, and its return once.
+"""
 
 from __future__ import annotations
 
@@ -7,59 +10,59 @@ from collections.abc import Callable
 
 import structlog
 
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-class Contact:
-    """What is known of the server: does it answer, and which of our additions does it know.
+class ServerState:
+    """The server's reachability and extensions, shared by all loops. Safe from any thread.
 
-    Several loops talk to it, one channel each: `lease`, `renew`, `submit`. Contact is lost when the
-    first of them fails, and back when one that failed succeeds. Safe from any thread.
+    Each loop that sends requests is a channel: `lease`, `renew`, `submit`. Contact is lost when the
+    first channel fails, and back when a failed channel succeeds.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: MonotonicClock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._failing: dict[str, str] = {}
         self._lost_at = 0.0
         self._reason: str | None = None
         self.answered_at: float | None = None
-        """When the server last answered, on the agent's clock."""
+        """The instant of the last answer, on the agent's clock."""
         self._listeners: list[Callable[[], None]] = []
         self.epoch = 0
-        """How often contact was regained. What a server cannot do is asked again in each."""
-        self.knows_additions = False
-        """Whether it has shown a field that servers of part 1 only do not send."""
+        """The number of returns of contact. After each, extensions are tried again."""
+        self.knows_extensions = False
+        """The server has sent a field that a server of the base protocol never sends."""
         self._unsupported: dict[str, int] = {}
         self._ended = 0
 
     def on_back(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, from any thread, when contact is back."""
+        """Call `listener` when contact is back, from any thread."""
         self._listeners.append(listener)
 
     @property
     def is_lost(self) -> bool:
-        """Whether some channel has failed and none of these has succeeded since."""
+        """Return True if a channel has failed, and no failed channel has succeeded since."""
         return bool(self._failing)
 
     def trouble(self) -> tuple[str, float] | None:
-        """Why contact is lost, and for how many seconds it has been; None when it is not."""
+        """Return the reason of a loss of contact and its seconds so far; None while in contact."""
         with self._lock:
             if not self._failing:
                 return None
             return self._reason or "no answer", self._clock() - self._lost_at
 
     def fails_beyond(self, channel: str) -> bool:
-        """Whether any other channel fails too: then it is not about one request."""
+        """Return True if another channel fails too: then one request is not the reason."""
         with self._lock:
             return any(other != channel for other in self._failing)
 
     def failed(self, channel: str, reason: str, *, is_refusal: bool = False) -> None:
-        """A request brought no usable answer. `reason` is fit for a log line.
+        """Record that a request brought no usable answer. `reason` goes into a log line.
 
-        A refusal (401, 403) is told apart: the server is there, but the token is not accepted.
+        A refusal (401, 403) is logged as one: the server answers, but refuses the token.
         """
         kind = "contact.refused" if is_refusal else "contact.lost"
         with self._lock:
@@ -76,16 +79,16 @@ class Contact:
             log.warning(kind, reason=reason)
 
     def count_ended(self) -> bool:
-        """A command has ended: whether without contact, so that one line at its end tells of all.
+        """Count a command that has ended; return True if contact is lost.
 
-        A long outage is no reason for a long log; the audit log has each of them.
+        The log has one line about all commands of an outage; the audit log has each of them.
         """
         with self._lock:
             self._ended += bool(self._failing)
             return bool(self._failing)
 
     def succeeded(self, channel: str) -> None:
-        """A request was answered."""
+        """Record that a request was answered."""
         with self._lock:
             self.answered_at = self._clock()
             if channel not in self._failing:
@@ -98,14 +101,14 @@ class Contact:
         for listener in self._listeners:
             listener()
 
-    def supports(self, addition: str) -> bool:
-        """Whether an addition (`renewal`, `agents`) is to be tried in this contact."""
-        return self._unsupported.get(addition) != self.epoch
+    def supports(self, extension: str) -> bool:
+        """Return True if an extension (`renewal`, `agents`) may be tried in this contact."""
+        return self._unsupported.get(extension) != self.epoch
 
-    def lacks(self, addition: str) -> None:
-        """The server answered 404 or 405: it is not asked again until contact was lost and back."""
+    def lacks(self, extension: str) -> None:
+        """Record a 404 or 405. The extension is not tried again until contact was lost and back."""
         with self._lock:
-            is_news = self._unsupported.get(addition) != self.epoch
-            self._unsupported[addition] = self.epoch
+            is_news = self._unsupported.get(extension) != self.epoch
+            self._unsupported[extension] = self.epoch
         if is_news:
-            log.info("server.lacks", addition=addition)
+            log.info("server.lacks", extension=extension)

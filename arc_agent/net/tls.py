@@ -1,8 +1,7 @@
-"""Whose certificates are accepted, which one this host shows, and what changed files mean.
+"""The TLS contexts: which certificates are trusted, and which one this host shows.
 
-A context is made anew when one of its files has changed: new connections use it, those that exist
-go on as they are. A file that cannot be used (half of it written yet, the key of another
-certificate) changes nothing until it can.
+A changed file makes a new context for new connections; open connections go on as they are. A file
+that cannot be used (half written, or the key of another certificate) changes nothing until it can.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class TlsError(Exception):
-    """Files that cannot be used. `key` is the setting that names the file."""
+    """A file cannot be used. `key` is the setting that names it."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -29,7 +28,7 @@ class TlsError(Exception):
 
 
 class Tls:
-    """The contexts in force. Safe from any thread."""
+    """The current contexts. Safe from any thread."""
 
     def __init__(self, settings: TlsSection) -> None:
         """Read all files. Raises TlsError."""
@@ -53,25 +52,25 @@ class Tls:
 
     @property
     def has_certificate(self) -> bool:
-        """Whether this host has a certificate to show."""
+        """Return True if this host has a certificate to show."""
         return self._settings.client_cert is not None
 
     def context(self, *, is_own: bool) -> ssl.SSLContext | bool:
-        """What aiohttp's `ssl` takes, for the server itself or for any other host."""
+        """Return aiohttp's argument `ssl`, for the server or for another host."""
         if any(self._files):
             with self._lock:
-                self._look()
+                self._reload_changed()
         return self._own if is_own else self._others
 
     def _signature(self) -> object:
-        """What tells that a file has changed; None while one cannot be looked at."""
+        """Return a value that changes with the files; None while one cannot be read."""
         try:
             return signature(self._files)
         except OSError:
             return None
 
-    def _look(self) -> None:
-        """Take changed files in, if they can be used."""
+    def _reload_changed(self) -> None:
+        """Make new contexts if files have changed and can be used."""
         seen = self._signature()
         if seen in (self._seen, self._refused) or seen is None:
             return
@@ -85,7 +84,7 @@ class Tls:
             log.info("tls.files_read_again")
 
     def _make(self, seen: object) -> None:
-        """The contexts of the files as they are. Raises TlsError."""
+        """Make the contexts from the files. Raises TlsError."""
         others = _trusting(self._settings)
         own = others
         if self._settings.client_cert is not None:
@@ -95,7 +94,7 @@ class Tls:
 
 
 def _trusting(settings: TlsSection, *, always: bool = False) -> ssl.SSLContext | bool:
-    """A context that knows whom to trust; True stands for aiohttp's own, the system's alone."""
+    """Return a context with the trusted certificates; True, aiohttp's own, for the system's."""
     if not always and settings.ca_file is None and settings.crl_file is None:
         return True
     context = _default(settings.ca_file if settings.ca_only else None)
@@ -113,7 +112,7 @@ def _trusting(settings: TlsSection, *, always: bool = False) -> ssl.SSLContext |
 
 
 def _default(ca_file: Path | None) -> ssl.SSLContext:
-    """Python's default, trusting the system's certificates or only those of a file."""
+    """Return Python's default context with the system's certificates, or only those of a file."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -121,7 +120,7 @@ def _default(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _load(context: ssl.SSLContext, key: str, file: Path) -> None:
-    """Take in certificates or lists of revoked ones. Raises TlsError."""
+    """Load certificates or lists of revoked certificates. Raises TlsError."""
     try:
         context.load_verify_locations(file)
     except (OSError, ssl.SSLError) as error:
@@ -129,7 +128,7 @@ def _load(context: ssl.SSLContext, key: str, file: Path) -> None:
 
 
 def _show(context: ssl.SSLContext | bool, cert: Path, key: Path | None) -> None:
-    """Have a context show a certificate. Raises TlsError."""
+    """Load the certificate that a context shows. Raises TlsError."""
     assert isinstance(context, ssl.SSLContext)
     try:
         context.load_cert_chain(cert, key, password=_no_password)
@@ -138,18 +137,18 @@ def _show(context: ssl.SSLContext | bool, cert: Path, key: Path | None) -> None:
 
 
 def _no_password() -> str:
-    """Nobody is there to type one."""
+    """Refuse a key with a password: a daemon cannot ask for it. Raises ValueError."""
     raise ValueError("the key has a password; store it without, readable by the agent only")
 
 
 def _why(error: Exception) -> str:
-    """Why a file cannot be used, in a few words."""
+    """Return why a file cannot be used, in a few words."""
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if reason == "KEY_VALUES_MISMATCH":
             return "the key belongs to another certificate"
         if reason in ("", "NO_START_LINE", "NO_CERTIFICATE_OR_CRL_FOUND"):
-            return "cannot be used: it holds nothing that can be read (PEM is expected)"
+            return "cannot be used: it holds no readable PEM"
         return f"cannot be used: {reason.replace('_', ' ').lower()}"
     if isinstance(error, OSError):
         return f"cannot be used: {error.strerror}"

@@ -1,4 +1,4 @@
-"""What a failed TLS handshake means to the person who has to mend it."""
+"""Explanations of failed TLS handshakes for the operator who has to mend them."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def explain(
     now: float,
     clock_offset: float | None,
 ) -> str:
-    """Why a certificate is refused, and which. `code` and `said` are OpenSSL's (X509_V_ERR_…).
+    """Return why a certificate is refused, and which one it is.
 
-    `der` is the certificate that the host shows, if it could be seen; `now` this host's clock.
+    `code` and `said` are OpenSSL's (X509_V_ERR_…), `der` the certificate of the host if it is
+    known, `now` this host's clock as POSIX time.
     """
     certificate = None
     if der:
@@ -53,7 +54,7 @@ def explain(
 
 
 def alert(error: ssl.SSLError) -> str:
-    """What the other side ended a handshake with, or why there was none."""
+    """Return why the other side ended a handshake, or why there was none."""
     reason = error.reason or ""
     for name, text in _ALERTS.items():
         if reason.endswith(name):
@@ -70,7 +71,7 @@ def _why(
     now: float,
     clock_offset: float | None,
 ) -> str:
-    """The reason, and what to do about it."""
+    """Return the reason, and what to do about it."""
     if code in (_NOT_YET, _EXPIRED):
         return _time(code, certificate, now, clock_offset)
     if code in _WRONG_HOST:
@@ -78,8 +79,8 @@ def _why(
         return f"it is for {hosts or 'other hosts'}, not for {host}"
     if code in _UNKNOWN:
         return (
-            "nobody who is trusted here has issued it; if that is a private CA, or a proxy that"
-            " looks inside, name its certificate in tls.ca_file"
+            "its issuer is not trusted here; if that is a private CA, or a proxy that inspects TLS,"
+            " name its certificate in tls.ca_file"
         )
     if code == _REVOKED:
         return "it was revoked, or one that it is chained to (tls.crl_file)"
@@ -93,7 +94,7 @@ def _why(
 def _time(
     code: int, certificate: Certificate | None, now: float, clock_offset: float | None
 ) -> str:
-    """It is too early or too late for it."""
+    """Return the reason for a certificate that is expired or not valid yet."""
     clock = datetime.fromtimestamp(now, UTC)
     what = "it has expired" if code == _EXPIRED else "it is not valid yet"
     if certificate is not None and certificate.not_before <= clock <= certificate.not_after:

@@ -1,12 +1,14 @@
-"""The bearer token: a literal, or a file that is read again when the token is refused."""
+"""The configured bearer token: a literal, or a file that is read again after a refusal."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
+import msgspec
 import structlog
 
 from arc_runtime.logs.redaction import keep_secret
@@ -17,37 +19,50 @@ _MAX_BYTES: Final = 64 * 1024
 
 
 class TokenError(Exception):
-    """A token that cannot be used. The message never quotes it."""
+    """A token cannot be used. The message never quotes it."""
 
 
 class Bearer(Protocol):
-    """Where the bearer token comes from. Safe from any thread."""
+    """A source of the bearer token. Safe from any thread."""
 
     value: str | None
-    """The token now, None for none."""
+    """The current token; None for none."""
 
     async def ready(self) -> None:
-        """Return when requests can be sent. Raises NoContact when there is no token to be had."""
+        """Wait until requests can be sent. Raises NoContact when there is no token."""
         ...
 
     async def refused(self, used: str | None) -> bool:
-        """The server did not accept `used`: whether there is another now."""
+        """Return True if there is another token than `used`, which the server refused."""
         ...
 
     def reload(self) -> None:
-        """Look for another."""
+        """Look for another token."""
+        ...
+
+    def status(self) -> msgspec.Struct:
+        """Return the state of the credential for `arc-agent status`. Blocks."""
         ...
 
     async def keep(self) -> None:
-        """Keep it fresh; runs in the heartbeat's thread as long as the agent does."""
+        """Keep the token fresh until cancelled. Runs in the heartbeat's thread."""
         ...
 
 
-class Token:
-    """The current token, None for a server without authentication. Safe from any thread."""
+class ConfiguredTokenStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a configured token, for the operator on the host."""
+
+    kind: Literal["none", "literal", "file"]
+    file: str | None = None
+    age_seconds: float | None = None
+    """The time since the file was written; None for no file, or one that cannot be read."""
+
+
+class ConfiguredToken:
+    """A token in the configuration or in a file, or none. Safe from any thread."""
 
     def __init__(self, literal: str | None, file: Path | None) -> None:
-        """Read the file, if one is given; it wins. Raises TokenError."""
+        """Read the file if there is one, else use the literal. Raises TokenError."""
         self._file = file
         self._lock = threading.Lock()
         self._is_readable = True
@@ -58,27 +73,37 @@ class Token:
 
     @property
     def file(self) -> Path | None:
-        """Where it stands; None for a literal, or for none at all."""
+        """Return the token's file; None for a literal, or without a token."""
         return self._file
 
     async def ready(self) -> None:
-        """It is there from the start."""
+        """Return at once: the token is there from the start."""
 
     async def keep(self) -> None:
-        """It is replaced by others."""
+        """Return at once: an operator replaces the file."""
 
-    async def refused(self, used: str | None) -> bool:  # noqa: ARG002  # the file tells
-        """See `reread`."""
+    async def refused(self, used: str | None) -> bool:  # noqa: ARG002  # the file decides
+        """Read the file again; return True if it holds another token now."""
         return await asyncio.to_thread(self.reread)
 
     def reload(self) -> None:
-        """See `reread`."""
+        """Read the file again."""
         self.reread()
 
-    def reread(self) -> bool:
-        """Read the file again; whether there is another token now.
+    def status(self) -> ConfiguredTokenStatus:
+        """Return the state of the token. Blocks."""
+        if self._file is None:
+            return ConfiguredTokenStatus(kind="none" if self.value is None else "literal")
+        try:
+            age = max(0.0, time.time() - self._file.stat().st_mtime)
+        except OSError:
+            age = None
+        return ConfiguredTokenStatus(kind="file", file=str(self._file), age_seconds=age)
 
-        A file that cannot be read is told once, and the old token stays.
+    def reread(self) -> bool:
+        """Read the file again; return True if it holds another token now.
+
+        A file that cannot be read is logged once, and the old token stays.
         """
         if self._file is None:
             return False
@@ -97,7 +122,7 @@ class Token:
 
 
 def _read(file: Path) -> str:
-    """The token in a file. Raises TokenError."""
+    """Return the token in a file. Raises TokenError."""
     try:
         with file.open("rb") as opened:
             data = opened.read(_MAX_BYTES + 1)
@@ -111,7 +136,7 @@ def _read(file: Path) -> str:
 
 
 def _checked(text: str, where: str) -> str:
-    """A token that may stand in a header."""
+    """Return a token that a header can hold. Raises TokenError."""
     value = text.strip()
     if not value:
         raise TokenError(f"{where} is empty")

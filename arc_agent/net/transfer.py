@@ -33,7 +33,7 @@ from arc_agent.net.connection import (
     within,
 )
 from arc_agent.net.local_files import LocalFiles
-from arc_agent.net.routes import Network
+from arc_agent.net.routes import Routes
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -84,11 +84,11 @@ class Transfer:
     """The sessions for everything that is not a route of the server. Lives in the main loop."""
 
     def __init__(
-        self, settings: TransferSection, server: ServerSection, network: Network | None = None
+        self, settings: TransferSection, server: ServerSection, network: Routes | None = None
     ) -> None:
         """Raises ValueError for an entry of `allow_hosts` that cannot be read."""
         self._server = server
-        self._network = network or Network(server)
+        self._network = network or Routes(server)
         self._resolver: GuardedResolver | None = None
         self._direct: aiohttp.ClientSession | None = None
         self._proxied: aiohttp.ClientSession | None = None

@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from arc_agent.config.sections import EventsSection
-from arc_agent.handlers.calling import call_in
 from arc_agent.handlers.events import Speech
-from arc_agent.net.connection import Connection, NoContact
-from arc_agent.net.server_state import Contact
+from arc_agent.host.threads import call_in
+from arc_agent.net.connection import NoContact, ServerConnection
+from arc_agent.net.server_state import ServerState
 from arc_protocol.codec import encode
 from arc_protocol.messages.events import EventsRequest, Progress
 
@@ -34,7 +34,11 @@ class Speaker:
     """Sends what all runs say. `run` is a loop of the agent's task group."""
 
     def __init__(
-        self, *, connection: Connection, contact: Contact, settings: Callable[[], EventsSection]
+        self,
+        *,
+        connection: ServerConnection,
+        contact: ServerState,
+        settings: Callable[[], EventsSection],
     ) -> None:
         self._connection = connection
         self._contact = contact

@@ -18,13 +18,13 @@ from typing import Any, Final
 import structlog
 
 from arc_agent.config.sections import Config
-from arc_agent.handlers.calling import call_in
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
+from arc_agent.host.threads import call_in
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
-from arc_agent.net.connection import Answer, BackOff, Connection, NoContact, Refused
+from arc_agent.net.connection import Answer, BackOff, NoContact, Refused, ServerConnection
 from arc_agent.net.lease_calls import renew
-from arc_agent.net.routes import Network
-from arc_agent.net.server_state import Contact
+from arc_agent.net.routes import Routes
+from arc_agent.net.server_state import ServerState
 from arc_agent.net.token import Bearer
 from arc_agent.work.meter import Meter
 from arc_protocol.lifecycle import renew_after_seconds
@@ -58,11 +58,11 @@ class Heartbeat:
         config: Callable[[], Config],
         agent_id: str,
         token: Bearer,
-        network: Network,
+        network: Routes,
         leases: LeaseTable,
-        contact: Contact,
+        contact: ServerState,
         meter: Meter,
-        clock: Clock,
+        clock: MonotonicClock,
         main_loop: asyncio.AbstractEventLoop,
         on_death: Callable[[], None],
     ) -> None:
@@ -121,7 +121,7 @@ class Heartbeat:
     async def _live(self) -> None:
         """Renew when it is time, watch in between, sleep when nothing is held."""
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
-        connection = Connection(self._config().server, self._token, self._network)
+        connection = ServerConnection(self._config().server, self._token, self._network)
         await connection.open()
         keeping = asyncio.create_task(self._token.keep(), name="credentials")
         self._is_ready.set()
@@ -182,7 +182,7 @@ class Heartbeat:
 
     # Renewing
 
-    async def _renew_all(self, connection: Connection) -> None:
+    async def _renew_all(self, connection: ServerConnection) -> None:
         """One round over all that is held."""
         leases = [lease for lease in self._leases.all() if lease.end not in _NEVER]
         try:
@@ -209,7 +209,7 @@ class Heartbeat:
         back_off = BackOff(self._random, cap, base_seconds=_RETRY_SECONDS)
         self._retry_at = now + min(back_off.seconds(self._failures, error), _LONGEST_SECONDS)
 
-    async def _renew(self, connection: Connection, leases: list[HeldLease]) -> None:
+    async def _renew(self, connection: ServerConnection, leases: list[HeldLease]) -> None:
         """One request. Raises NoContact."""
         config = self._config()
         request = RenewRequest(
@@ -225,14 +225,14 @@ class Heartbeat:
             self._unsupported(answer, leases)
             return
         self._contact.succeeded("renew")
-        self._contact.knows_additions = True
+        self._contact.knows_extensions = True
         for lease in leases:
             self._leases.asked(lease.lease_id, asked_at)
         self._apply(answer, asked_at)
 
     def _unsupported(self, answer: Answer, leases: list[HeldLease]) -> None:
         """404 or 405. A page comes from a proxy, unless the server knows part 1 only."""
-        if self._contact.knows_additions:
+        if self._contact.knows_extensions:
             raise NoContact(f"the server answered {answer.status} to a renewal")
         self._contact.lacks("renewal")
         for lease in leases:
@@ -285,7 +285,9 @@ class Heartbeat:
 class LoopWatch:
     """Notices that the main loop stands still, and says who is at it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, leases: LeaseTable) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: MonotonicClock, leases: LeaseTable
+    ) -> None:
         self._loop = loop
         self._clock = clock
         self._leases = leases

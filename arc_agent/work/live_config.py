@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from arc_agent.config.sections import NEEDS_RESTART, Config, data_directory, read
+from arc_agent.config.places import data_directory
+from arc_agent.config.reading import read
+from arc_agent.config.sections import NEEDS_RESTART, Config
 from arc_agent.guard.policy import Policy
 from arc_agent.handlers.loading import (
     add_declared,
@@ -22,9 +24,9 @@ from arc_agent.handlers.loading import (
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.host.clock import boot_seconds
 from arc_agent.net.allowed_hosts import HostPolicy
-from arc_agent.net.routes import Network
+from arc_agent.net.routes import Routes
 from arc_agent.net.tls import TlsError
-from arc_agent.net.token import Bearer, Token, TokenError
+from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs import setup
 from arc_runtime.logs.output import Output
@@ -52,10 +54,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         self.network(config)
         return config
 
-    def network(self, config: Config) -> Network:
+    def network(self, config: Config) -> Routes:
         """The way out that a configuration describes. Raises SettingsError."""
         try:
-            return Network(config.server, config.proxy, config.tls, environ=self.environ)
+            return Routes(config.server, config.proxy, config.tls, environ=self.environ)
         except TlsError as error:
             key = error.key
             if key == "tls.ca_file" and config.server.ca_file is not None:
@@ -145,28 +147,28 @@ class Live:
         return registry
 
 
-def bearer_of(config: Config, environ: Mapping[str, str], network: Network) -> Bearer:
+def bearer_of(config: Config, environ: Mapping[str, str], network: Routes) -> Bearer:
     """The identity of an agent that enrolled, or else the token of its configuration.
 
     Raises TokenError.
     """
     directory = data_directory(config, environ)
     if not os.access(directory / "identity", os.F_OK):  # nor where we may not look
-        return Token(config.server.token, config.server.token_file)
-    from arc_agent.net.access_token import EnrolledToken  # costs nothing where nobody enrolled
+        return ConfiguredToken(config.server.token, config.server.token_file)
+    from arc_agent.net.access_token import AccessToken  # costs nothing where nobody enrolled
     from arc_agent.net.identity_files import IdentityFiles
 
     files = IdentityFiles(directory)
     identity = files.read()
     if identity is None:
-        return Token(config.server.token, config.server.token_file)
+        return ConfiguredToken(config.server.token, config.server.token_file)
     if identity.deployment_id != config.deployment_id:
         raise TokenError(
             f"{files.directory} is an identity for the deployment {identity.deployment_id!r}, the"
             f" configuration says {config.deployment_id!r}: `arc-agent enrol --replace`, or remove"
             " that directory"
         )
-    return EnrolledToken(files, identity, config.server, boot_seconds, network)
+    return AccessToken(files, identity, config.server, boot_seconds, network)
 
 
 def _signing_keys(config: Config) -> Mapping[str, bytes] | None:

@@ -9,7 +9,7 @@ from arc_agent.jobs.outcome import Outcome
 if TYPE_CHECKING:
     from arc_agent.guard.pause import Brake
     from arc_agent.jobs.spool import Spool
-    from arc_agent.net.server_state import Contact
+    from arc_agent.net.server_state import ServerState
     from arc_agent.work.runner import Runner
 
 
@@ -23,7 +23,9 @@ class MetricsError(Exception):
 class Meter:
     """Counts nothing. `metrics.py` has the one that does."""
 
-    async def open(self, *, runner: Runner, spool: Spool, contact: Contact, brake: Brake) -> None:
+    async def open(
+        self, *, runner: Runner, spool: Spool, contact: ServerState, brake: Brake
+    ) -> None:
         """Begin to tell, of these too. Raises MetricsError."""
 
     async def close(self) -> None:

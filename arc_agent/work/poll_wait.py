@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -32,7 +32,7 @@ _GATEWAY: Final = (408, 502, 503, 504)
 class HoldTime:
     """The wait that is asked for. Lives in the main loop."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: MonotonicClock) -> None:
         self._clock = clock
         self._limit: float | None = None
         """What is asked for instead of the configured wait."""

@@ -13,15 +13,22 @@ import structlog
 
 from arc_agent.config.sections import Config
 from arc_agent.guard.pause import Brake
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.pulse import Pulse
 from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.lease_table import LeaseTable
 from arc_agent.jobs.spool import Spool
-from arc_agent.net.connection import BackOff, Connection, NoAnswer, NoContact, Refused, retrying
+from arc_agent.net.connection import (
+    BackOff,
+    NoAnswer,
+    NoContact,
+    Refused,
+    ServerConnection,
+    retrying,
+)
 from arc_agent.net.lease_calls import LeaseAnswer, ask, release
-from arc_agent.net.server_state import Contact
+from arc_agent.net.server_state import ServerState
 from arc_agent.work.heartbeat import Heartbeat
 from arc_agent.work.meter import Meter
 from arc_agent.work.poll_wait import HoldTime
@@ -74,7 +81,7 @@ class Pace:
         """The seconds until the next request. `has_additions`: whether the server shows any."""
         if answer.leases or answer.broken or answer.cancelled:
             self._interval = 0.0
-            if answer.shows_additions and not self.is_long_poll:
+            if answer.shows_extensions and not self.is_long_poll:
                 self._waits()
             return 0.0
         if asked_seconds > 0 and took_seconds >= asked_seconds / 2:
@@ -110,8 +117,8 @@ class Poller:
         *,
         config: Callable[[], Config],
         agent_id: str,
-        connection: Connection,
-        contact: Contact,
+        connection: ServerConnection,
+        contact: ServerState,
         presence: Presence,
         brake: Brake,
         leases: LeaseTable,
@@ -120,7 +127,7 @@ class Poller:
         runner: Runner,
         heartbeat: Heartbeat,
         meter: Meter,
-        clock: Clock,
+        clock: MonotonicClock,
         back_off: BackOff,
         on_ready: Callable[[], None],
     ) -> None:
@@ -246,7 +253,7 @@ class Poller:
             asked_seconds=wait_seconds,
             took_seconds=took_seconds,
             # Whoever has not said that it lacks them may be one of ours that was not asked yet.
-            has_additions=self._contact.knows_additions or self._contact.supports("agents"),
+            has_additions=self._contact.knows_extensions or self._contact.supports("agents"),
         )
 
     async def _until_drained(
@@ -310,7 +317,7 @@ class Poller:
     async def _take(self, group: asyncio.TaskGroup, answer: LeaseAnswer, asked_at: float) -> None:
         """Do what the answer says, each lease for itself."""
         if answer.leases or answer.cancelled:
-            self._contact.knows_additions = answer.shows_additions
+            self._contact.knows_extensions = answer.shows_extensions
         for lease_id in answer.cancelled:
             self._heartbeat.cancel(lease_id)
         url = self._connection.url("commands", "leases")

@@ -8,12 +8,12 @@ from typing import Final
 
 import structlog
 
-from arc_agent import __version__
 from arc_agent.config.sections import Config
 from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import Registry
-from arc_agent.net.connection import Connection, NoContact
-from arc_agent.net.server_state import Contact
+from arc_agent.net.connection import NoContact, ServerConnection
+from arc_agent.net.server_state import ServerState
+from arc_agent.version import __version__
 from arc_protocol.messages.agents import AgentRegistration, AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -31,8 +31,8 @@ class Presence:
         agent_id: str,
         config: Callable[[], Config],
         registry: Callable[[], Registry],
-        connection: Connection,
-        contact: Contact,
+        connection: ServerConnection,
+        contact: ServerState,
         status: Callable[[], AgentStatus | None],
     ) -> None:
         self._agent_id = agent_id
@@ -79,4 +79,4 @@ class Presence:
         elif answer.status >= 300:
             log.warning("presence.refused", status=answer.status)
         else:
-            self._contact.knows_additions = True
+            self._contact.knows_extensions = True

@@ -17,13 +17,14 @@ from arc_agent.guard.gate import Gate
 from arc_agent.guard.sealed_params import Seals
 from arc_agent.guard.signatures import Signatures, Signed
 from arc_agent.guard.turns import Line
-from arc_agent.handlers.calling import Raised, Returned, call_handler, call_in
+from arc_agent.handlers.calling import Raised, Returned, call_handler
 from arc_agent.handlers.context import Context, ParamsSource, Retry
 from arc_agent.handlers.events import Speech
 from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler, Registry
-from arc_agent.host.clock import Clock
+from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.process_state import ProcessState
+from arc_agent.host.threads import call_in
 from arc_agent.jobs.job import Addresses, Job, addresses, allowed, resolved
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
@@ -39,9 +40,9 @@ from arc_agent.jobs.result_files import StoredBody, store_stream
 from arc_agent.jobs.run_journal import Journal
 from arc_agent.jobs.spool import Spool
 from arc_agent.net.allowed_hosts import HostRefused
-from arc_agent.net.connection import Connection, NoContact
+from arc_agent.net.connection import NoContact, ServerConnection
 from arc_agent.net.lease_calls import BrokenLease, release, renew
-from arc_agent.net.server_state import Contact
+from arc_agent.net.server_state import ServerState
 from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
 from arc_agent.work.event_sender import Speaker
 from arc_agent.work.handler_limits import HandlerLines
@@ -76,8 +77,8 @@ class Runner:
         leases: LeaseTable,
         spool: Spool,
         transfer: Transfer,
-        connection: Connection,
-        contact: Contact,
+        connection: ServerConnection,
+        contact: ServerState,
         gate: Gate,
         journal: Journal,
         lines: HandlerLines,
@@ -87,7 +88,7 @@ class Runner:
         slots: Line,
         process: ProcessState,
         meter: Meter,
-        clock: Clock,
+        clock: MonotonicClock,
     ) -> None:
         """`slots` are as many as `max_concurrent` says, less `abandoned`."""
         self._config = config
@@ -428,7 +429,7 @@ class Runner:
         try:
             return await call_handler(handler, params, context, consume)
         finally:
-            self._process.put_back(handler.name, context.command_id)
+            self._process.restore(handler.name, context.command_id)
 
     def _context(
         self,

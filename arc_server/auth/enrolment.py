@@ -19,8 +19,8 @@ from arc_protocol.enrolment import (
     ENROL_TOKEN_PREFIX,
     KEY_BYTES,
     SIGNATURE_BYTES,
-    AccessToken,
     AccessTokenRequest,
+    AccessTokenResponse,
     Challenge,
     CredentialInfo,
     EnrolRequest,
@@ -125,7 +125,7 @@ class Enrolment:
 
     async def access_token(
         self, request: AccessTokenRequest, count: Callable[[], None] = lambda: None
-    ) -> AccessToken:
+    ) -> AccessTokenResponse:
         """A fresh access token. `count` is called once the signature is known to be good, and may
         refuse. Raises Unauthorized, InvalidCommand.
         """
@@ -139,7 +139,7 @@ class Enrolment:
             await self._store.use_key(request.key_id, now, older_end_at)
         age = (now - known.key.made_at).total_seconds()
         credential = known.credential
-        return AccessToken(
+        return AccessTokenResponse(
             token=self._access.mint(credential.credential_id, self._limits.access_seconds),
             expires_in_seconds=self._limits.access_seconds,
             credential_id=credential.credential_id,

@@ -20,9 +20,7 @@ HEAVY = (
     "prometheus_client",
     "pydantic",
     "uvloop",
-    "arc_agent.net.certificates",
     "arc_agent.guard.policy_file",
-    "arc_agent.net.tls_errors",
     "arc_client",
     "arc_server",
 )

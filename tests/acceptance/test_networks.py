@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
-from arc_agent.net.connection import Connection, NoContact
-from arc_agent.net.routes import Network
-from arc_agent.net.token import Token
+from arc_agent.net.connection import NoContact, ServerConnection
+from arc_agent.net.routes import Routes
+from arc_agent.net.token import ConfiguredToken
 from tests.support.certificates import Authority
 from tests.support.large_bodies import RESULT_SEED, ask_for
 from tests.support.network_front import ForwardProxy, TlsFront
@@ -133,7 +133,9 @@ CHAINS: list[Any] = [
     pytest.param({"ends": timedelta(hours=-1)}, ["has expired", "clock"], id="expired"),
     pytest.param({"begins": timedelta(hours=1)}, ["is not valid yet", "clock"], id="not-yet-valid"),
     pytest.param({"hosts": ["else.test"]}, ["it is for else.test, not for"], id="wrong-host"),
-    pytest.param({"is_ours": False}, ["nobody who is trusted", "tls.ca_file"], id="unknown-issuer"),
+    pytest.param(
+        {"is_ours": False}, ["its issuer is not trusted here", "tls.ca_file"], id="unknown-issuer"
+    ),
     pytest.param({"is_revoked": True}, ["was revoked"], id="revoked"),
     pytest.param({"list_ends": timedelta(hours=-1)}, ["tls.crl_file is not valid"], id="old-list"),
     pytest.param({"has_list": False}, ["no list of its issuer"], id="no-list"),
@@ -241,7 +243,7 @@ async def test_the_client_certificate_is_shown_to_the_server_only(tmp_path: Path
     client = authority.issue("client")
     serving = authority.serving(authority.issue("server", ["127.0.0.1"]), wants_client=True)
     async with _listening() as port, TlsFront(port, serving) as own, TlsFront(port, serving) as far:
-        network = Network(
+        network = Routes(
             ServerSection(url=f"https://127.0.0.1:{own.port}"),
             tls=TlsSection(
                 ca_file=authority.ca_file,
@@ -252,7 +254,9 @@ async def test_the_client_certificate_is_shown_to_the_server_only(tmp_path: Path
         )
         for front in (own, far):
             url = f"https://127.0.0.1:{front.port}"
-            connection = Connection(ServerSection(url=url), Token(None, None), network)
+            connection = ServerConnection(
+                ServerSection(url=url), ConfiguredToken(None, None), network
+            )
             await connection.open()
             with suppress(NoContact):
                 await connection.call("GET", connection.url("x"))
@@ -265,7 +269,7 @@ async def test_the_client_certificate_is_shown_to_the_server_only(tmp_path: Path
 PORTALS = [
     pytest.param(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n"
-        b"Connection: close\r\n\r\n<html></html>",
+        b"ServerConnection: close\r\n\r\n<html></html>",
         "a web page (200) instead of the server",
         id="page",
     ),
@@ -363,7 +367,9 @@ def _listening() -> _Listening:
 
 def _connection(
     url: str, *, proxy: ProxySection | None = None, tls: TlsSection | None = None
-) -> Connection:
+) -> ServerConnection:
     """A connection of an agent that is configured like this."""
     server = ServerSection(url=url, request_timeout_seconds=10)
-    return Connection(server, Token(None, None), Network(server, proxy, tls, environ={}))
+    return ServerConnection(
+        server, ConfiguredToken(None, None), Routes(server, proxy, tls, environ={})
+    )

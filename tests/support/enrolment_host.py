@@ -18,7 +18,7 @@ from arc_agent.agent import Agent
 from arc_agent.cli import enrol
 from arc_agent.config.sections import ServerSection
 from arc_agent.host.clock import boot_seconds
-from arc_agent.net.access_token import EnrolledToken
+from arc_agent.net.access_token import AccessToken
 from arc_agent.net.identity_files import IdentityFiles
 from arc_agent.work.live_config import Live, Source
 from arc_server.app import RunningServer, serving
@@ -73,11 +73,11 @@ class EnrolmentHost:
         )
         return await asyncio.to_thread(enrol.run, given)
 
-    def token(self) -> EnrolledToken:
+    def token(self) -> AccessToken:
         """What an agent that starts now goes by."""
         identity = self.files.read()
         assert identity is not None
-        return EnrolledToken(self.files, identity, self.settings, boot_seconds)
+        return AccessToken(self.files, identity, self.settings, boot_seconds)
 
     @property
     def settings(self) -> ServerSection:

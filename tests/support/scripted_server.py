@@ -47,8 +47,8 @@ class Seen:
 class ScriptedServer:
     """On a free port of 127.0.0.1, or on the one that it had before."""
 
-    def __init__(self, *, knows_additions: bool = True) -> None:
-        self.knows_additions = knows_additions
+    def __init__(self, *, knows_extensions: bool = True) -> None:
+        self.knows_extensions = knows_extensions
         self.requests: list[Seen] = []
         self.faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self.always: dict[str, Fault] = {}
@@ -154,7 +154,7 @@ class ScriptedServer:
             "attempt": 1,
             "envelope": envelope,
         }
-        if self.knows_additions:
+        if self.knows_extensions:
             lease["leaseSeconds"] = self.lease_seconds
         if change is not None:
             change(lease)
@@ -238,7 +238,7 @@ class ScriptedServer:
                 headers={"Retry-After": "0"} if fault == 429 else {},
             )
         answer = getattr(self, f"_{route}", None)
-        if answer is None or (route in ("renew", "agents") and not self.knows_additions):
+        if answer is None or (route in ("renew", "agents") and not self.knows_extensions):
             return web.Response(status=404)
         if (route == "respond" and not self.takes_many) or (
             route == "events" and not self.keeps_events
@@ -250,7 +250,7 @@ class ScriptedServer:
 
     async def _leases(self, request: web.Request, body: bytes) -> web.StreamResponse:
         asked = json.loads(body)
-        seconds = asked.get("waitSeconds", 0) if self.knows_additions else 0
+        seconds = asked.get("waitSeconds", 0) if self.knows_extensions else 0
         until = asyncio.get_running_loop().time() + seconds
         while not self._queue:
             left = until - asyncio.get_running_loop().time()

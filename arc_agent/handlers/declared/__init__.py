@@ -1,1 +1,1 @@
-"""Handlers that YAML declares: programs, HTTP services and databases."""
+"""The handlers that YAML declares: programs, HTTP services and databases."""

@@ -1,4 +1,4 @@
-"""Arguments of a program with params among them."""
+"""The arguments of a program, with params among them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _INTERPRETERS: Final = re.compile(
     r"(ba|da|a|z|k|mk|c|tc|fi)?sh|busybox|su|runuser|env|(python|perl|ruby|php|lua|node)[0-9.]*"
 )
 _TAKES_CODE: Final = re.compile(r"-[A-Za-z]*[ceESr]|--(eval|command|execute|split-string)")
-"""`sh -c`, `perl -e`, `env -S`, `php -r`: what comes next is read as code."""
+"""`sh -c`, `perl -e`, `env -S`, `php -r`: the next argument is code."""
 
 
 class Argv:
-    """The arguments that a section declares, and what makes them of params."""
+    """The arguments that a section declares, to be filled with params."""
 
     def __init__(self, section: ExecSection, params: Params, key: str) -> None:
-        """Raises HandlerError for a placeholder that must not stand where it does."""
+        """Raise HandlerError for a placeholder in a place where none may be."""
         self._parts: list[tuple[str, Param | None, Callable[[Any], str]]] = []
         used: set[str] = set()
         is_after_dashes = False
@@ -49,14 +49,14 @@ class Argv:
             params.refuse_unused(set(params.by_name) if whole else used)
 
     def filled(self, values: Mapping[str, Any]) -> list[str]:
-        """The arguments for these values. Raises CommandFailed INVALID_PARAMS."""
+        """Return the arguments for these values. Raises CommandFailed INVALID_PARAMS."""
         return [
             text if param is None else make(values[param.name]) for text, param, make in self._parts
         ]
 
 
 def _reads_code(before: list[str]) -> bool:
-    """Whether the argument after these is code of an interpreter among them."""
+    """Return True if an interpreter among these arguments reads the next one as code."""
     if not before or not _TAKES_CODE.fullmatch(before[-1]):
         return False
     return any(_INTERPRETERS.fullmatch(PurePath(each).name) for each in before[:-1])

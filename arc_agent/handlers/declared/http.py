@@ -1,8 +1,8 @@
-"""Handlers that ask a service on this host, or near it: one request that the configuration fixes.
+"""Handlers that call an HTTP service on this host or near it, by a request of the configuration.
 
-Scheme, host, port, method, headers and the shape of path, query and body are the host's own words.
-What a sender writes becomes a path segment, a value of the query or a value in a JSON body, each
-encoded as such. Redirects are not followed, proxies not asked, cookies not kept.
+The configuration fixes scheme, host, port, method, headers and the shape of path, query and body. A
+param becomes a path segment, a value of the query or a value in a JSON body, encoded for its place.
+Redirects are not followed, proxies are not used, cookies are not kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UPSTREAM_UNREACHABLE: Final = "UPSTREAM_UNREACHABLE"
 UPSTREAM_INVALID: Final = "UPSTREAM_INVALID"
 _CHUNK_BYTES: Final = 64 * 1024
 _EXCERPT_BYTES: Final = 2 * 1024
-"""How much of an answer that is no success goes into the error's details."""
+"""The part of an error answer that goes into the details of the command's error."""
 _MAX_SECRET_BYTES: Final = 64 * 1024
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS: Final = (
@@ -52,13 +52,13 @@ _OWN_HEADERS: Final = (
     "expect",
     "accept-encoding",
 )
-"""These decide where a message ends and who reads it: never configured."""
+"""Headers that decide where a message ends and who reads it: they cannot be configured."""
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%{}-]*)+")
 _SAFE_METHODS: Final = ("GET", "HEAD")
 
 
 def http_handler(name: str, section: HttpSection) -> Handler:
-    """The handler that a section of `handlers.http` declares. Raises HandlerError."""
+    """Return the handler of a section of `handlers.http`. Raises HandlerError."""
     key = f"handlers.http.{name}"
     params = declare(section.params, f"{key}.params")
     request = _Request(section, params, key)
@@ -89,7 +89,7 @@ def http_handler(name: str, section: HttpSection) -> Handler:
 
 
 class _Request:
-    """The request of a section, and what it is for given params."""
+    """The request of a section, to be filled with params."""
 
     def __init__(self, section: HttpSection, params: Params, key: str) -> None:
         """Raises HandlerError."""
@@ -98,7 +98,7 @@ class _Request:
         self._used: set[str] = set()
         self._base = _base(section.url, f"{key}.url")
         self.hosts: Final = HostPolicy(self._base, (), allows_public=False)
-        """The service's own host, and no other; link-local and metadata addresses never."""
+        """The service's host only, and never link-local or metadata addresses."""
         try:
             self.hosts.check(self._base)
         except HostRefused as error:
@@ -115,20 +115,20 @@ class _Request:
         params.refuse_unused(self._used)
 
     def url(self, values: Mapping[str, Any]) -> URL:
-        """Where to. Raises CommandFailed INVALID_PARAMS."""
+        """Return the URL for these values. Raises CommandFailed INVALID_PARAMS."""
         text = self._base + "".join(make(values) for make in self._path)
         if self._query:
             text += "?" + urlencode([(name, make(values)) for name, make in self._query.items()])
         return URL(text, encoded=True)
 
     def body(self, values: Mapping[str, Any]) -> bytes | None:
-        """The JSON that is sent, None for no body."""
+        """Return the JSON body for these values; None for no body."""
         if self._section.json is None:
             return None
         return json.dumps(self._body(values), separators=(",", ":")).encode("ascii")
 
     def headers(self) -> tuple[dict[str, str], list[str]]:
-        """What goes with it, and which values are secret. Blocks. Raises CommandFailed."""
+        """Return the headers, and the secret values among them. Blocks. Raises CommandFailed."""
         headers = {"Accept-Encoding": "identity", "User-Agent": "arc-agent"}
         if self._section.json is not None:
             headers["Content-Type"] = "application/json"
@@ -142,13 +142,13 @@ class _Request:
         return headers, secrets
 
     def _path_of(self, path: str, key: str) -> list[Callable[[Mapping[str, Any]], str]]:
-        """The segments of the path. Raises HandlerError."""
+        """Return the makers of the path's segments. Raises HandlerError."""
         if not _PATH.fullmatch(path):
             raise HandlerError(f"{key}: must be an absolute path, percent-encoded, without a query")
         return [self._segment_of(text, key) for text in path.split("/")[1:]]
 
     def _segment_of(self, text: str, key: str) -> Callable[[Mapping[str, Any]], str]:
-        """One segment, with the slash before it."""
+        """Return the maker of a segment with its slash. Raises HandlerError."""
         param = self._params.placeholder(text, key)
         if param is None:
             if text in (".", "..") or "{" in text or "}" in text:
@@ -167,7 +167,7 @@ class _Request:
         return segment
 
     def _value_of(self, text: str, key: str) -> Callable[[Mapping[str, Any]], str]:
-        """A value of the query."""
+        """Return the maker of a value of the query. Raises HandlerError."""
         param = self._params.placeholder(text, key)
         if param is None:
             return lambda _: text
@@ -177,7 +177,7 @@ class _Request:
         return lambda values: _encodable(as_text(values[name]), name)
 
     def _body_of(self, given: Any, key: str) -> Callable[[Mapping[str, Any]], Any]:
-        """A part of the body. Raises HandlerError."""
+        """Return the maker of a part of the body. Raises HandlerError."""
         if isinstance(given, str):
             param = self._params.placeholder(given, key)
             if param is None:
@@ -204,7 +204,7 @@ class _Request:
 
 
 async def _whole(section: HttpSection, request: _Request, values: Mapping[str, Any]) -> Any:
-    """The answer in memory, as JSON or text. Raises CommandFailed."""
+    """Return the whole answer as JSON or text. Raises CommandFailed."""
     data = b"".join([chunk async for chunk in _streamed(section, request, values)])
     if section.output == "text":
         return data.decode("utf-8", "replace")
@@ -213,9 +213,9 @@ async def _whole(section: HttpSection, request: _Request, values: Mapping[str, A
 
 
 def _json(data: bytes) -> Any:
-    """JSON that a 1.x sender can read too, which takes bytes for Latin-1. Raises CommandFailed."""
+    """Return JSON that a 1.x sender reads too: it takes bytes for Latin-1. Raises CommandFailed."""
     try:
-        msgspec.json.decode(data, type=msgspec.Raw)  # looks at it all, and builds nothing
+        msgspec.json.decode(data, type=msgspec.Raw)  # validates without building objects
         return data if data.isascii() else json.loads(data)
     except (ValueError, msgspec.MsgspecError, RecursionError):
         raise CommandFailed(UPSTREAM_INVALID, "the answer of the service is not JSON") from None
@@ -224,7 +224,7 @@ def _json(data: bytes) -> Any:
 async def _streamed(
     section: HttpSection, request: _Request, values: Mapping[str, Any]
 ) -> AsyncIterator[bytes]:
-    """Ask, and yield the answer's body. Raises CommandFailed for all but a 2xx within bounds."""
+    """Send the request and yield the answer's body. Raises CommandFailed unless it is a 2xx."""
     url, body = request.url(values), request.body(values)
     headers, secrets = await asyncio.to_thread(request.headers)
     tls = await asyncio.to_thread(_tls, section) if url.scheme == "https" else True
@@ -236,7 +236,7 @@ async def _streamed(
                     ssl=tls, force_close=True, resolver=GuardedResolver(request.hosts)
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),  # the run's own time bounds it
+                timeout=aiohttp.ClientTimeout(total=None),  # the run's own time limit bounds it
                 auto_decompress=False,
                 trust_env=False,
             ) as session,
@@ -276,7 +276,7 @@ async def _streamed(
 
 
 async def _excerpt(answer: aiohttp.ClientResponse, secrets: list[str]) -> str | None:
-    """The beginning of a body, as far as it may be shown. None for none."""
+    """Return the beginning of a body without secrets; None for an empty one."""
     data = b""
     try:
         async for chunk in answer.content.iter_chunked(_EXCERPT_BYTES):
@@ -304,7 +304,7 @@ def _tls(section: HttpSection) -> ssl.SSLContext:
 
 
 def _secret(file: Path) -> str:
-    """A header's value. Raises CommandFailed, which never quotes it."""
+    """Return a header's value from a file. Raises CommandFailed, which never quotes it."""
     try:
         with file.expanduser().open("rb") as opened:
             data = opened.read(_MAX_SECRET_BYTES + 1)
@@ -316,11 +316,11 @@ def _secret(file: Path) -> str:
     return value
 
 
-# What the configuration says
+# Checks of the configuration
 
 
 def _base(url: str, key: str) -> str:
-    """The service's URL without slashes at its end. Raises HandlerError."""
+    """Return the service's URL without slashes at its end. Raises HandlerError."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -339,7 +339,7 @@ def _base(url: str, key: str) -> str:
 
 
 def _check_headers(section: HttpSection, key: str) -> None:
-    """Raises HandlerError for a header that cannot be sent, or must not be."""
+    """Raise HandlerError for a header that cannot or must not be sent."""
     seen: set[str] = set()
     for table, names in (("headers", section.headers), ("header_files", section.header_files)):
         for name in names:
@@ -359,7 +359,7 @@ def _check_headers(section: HttpSection, key: str) -> None:
 
 
 def _encodable(value: str, name: str) -> str:
-    """Text that UTF-8 can carry. Raises CommandFailed."""
+    """Return text that UTF-8 can encode. Raises CommandFailed for other text."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -368,5 +368,5 @@ def _encodable(value: str, name: str) -> str:
 
 
 def _quoted(value: str, name: str) -> str:
-    """A whole segment of a path, percent-encoded."""
+    """Return a segment of a path, percent-encoded. Raises CommandFailed."""
     return quote(_encodable(value, name), safe="")

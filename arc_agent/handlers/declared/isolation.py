@@ -1,8 +1,8 @@
-"""What a program may use, and as whom it runs: limits of the process, scopes of systemd, users.
+"""The isolation of programs: limits of the process, scopes of systemd, and other users.
 
-A scope (`systemd-run --scope`) bounds all processes of a run together, and ends them together. It
-is taken where systemd runs and this agent may ask it: as root, or of its user's own systemd.
-Elsewhere there are limits of the process (setrlimit(2)), which hold for each process by itself.
+A scope (`systemd-run --scope`) bounds and ends all processes of a run together. It needs systemd,
+and an agent that may use it: as root, or with its user's own systemd. Limits of the process
+(setrlimit(2)) work everywhere, but bind each process by itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Chosen = Literal["scope", "rlimits", "none"]
 
 _LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 _SYSTEMD: Final = Path("/run/systemd/system")
-"""Is there where systemd runs: sd_booted(3)."""
+"""Exists where systemd runs: sd_booted(3)."""
 _CAPABILITIES: Final[Mapping[str, int]] = {"CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
 _STOP_SECONDS: Final = 5.0
 _RLIMITS: Final[Mapping[str, str]] = {
@@ -40,21 +40,21 @@ _RLIMITS: Final[Mapping[str, str]] = {
     "open_files": "RLIMIT_NOFILE",
 }
 _BY_SCOPE: Final = ("memory_bytes", "cpu_percent", "processes")
-"""What a scope enforces better; the others are limits of the process in a scope too."""
+"""Limits that a scope enforces for all processes together; the others stay with the process."""
 
 
 class Fence(msgspec.Struct, frozen=True, kw_only=True):
-    """How a program is started."""
+    """The isolation chosen for a program."""
 
     chosen: Chosen
     reason: str
-    """Why not something stronger, for the log."""
+    """The reason of the choice, for the log."""
     is_plain: bool
-    """Whether nothing is to be done: the program is started as it is."""
+    """The program needs no isolation, and is started directly."""
 
 
-class User(msgspec.Struct, frozen=True):
-    """Another user to run as."""
+class ProgramUser(msgspec.Struct, frozen=True):
+    """The user that a program runs as."""
 
     uid: int
     gid: int
@@ -63,7 +63,7 @@ class User(msgspec.Struct, frozen=True):
 
 
 def choose(section: ExecSection, environ: Mapping[str, str] = os.environ) -> Fence:
-    """What enforces a section's limits on this host. Asks nobody."""
+    """Return the isolation for a section on this host, judged without a call of systemd."""
     wanted = section.isolation
     if section.limits == NO_LIMITS or wanted == "none":
         return Fence(chosen="none", reason="no limits", is_plain=section.user is None)
@@ -76,9 +76,9 @@ def choose(section: ExecSection, environ: Mapping[str, str] = os.environ) -> Fen
 
 
 def check(sections: Mapping[str, ExecSection], environ: Mapping[str, str] = os.environ) -> None:
-    """See at the start whether this host can do what the sections ask; say what is chosen.
+    """Check at the start that this host can isolate the sections' programs; log the choices.
 
-    Raises HandlerError for what it cannot.
+    Raises HandlerError for a section that this host cannot run.
     """
     by_choice: dict[str, list[str]] = {}
     for name, section in sections.items():
@@ -97,39 +97,41 @@ def check(sections: Mapping[str, ExecSection], environ: Mapping[str, str] = os.e
         log.info("exec.isolation", isolation=chosen, handlers=names)
 
 
-def find_user(name: str, key: str) -> User:
-    """A user of this host. Raises HandlerError."""
-    import pwd  # only who asks for it pays
+def find_user(name: str, key: str) -> ProgramUser:
+    """Return a user of this host. Raises HandlerError."""
+    import pwd  # only sections with a user need it
 
     try:
         entry = pwd.getpwnam(name)
         groups = os.getgrouplist(name, entry.pw_gid)
     except (KeyError, OSError):
         raise HandlerError(f"{key}.user: this host has no user {name!r}") from None
-    return User(entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
+    return ProgramUser(entry.pw_uid, entry.pw_gid, groups, entry.pw_dir)
 
 
-def of_user(environment: Mapping[str, str], section: ExecSection, user: User) -> dict[str, str]:
-    """The program's variables, those that name the agent's user replaced."""
+def of_user(
+    environment: Mapping[str, str], section: ExecSection, user: ProgramUser
+) -> dict[str, str]:
+    """Return the program's variables with the user's home and name."""
     own = {"HOME": user.home, "USER": section.user or "", "LOGNAME": section.user or ""}
     return {**environment, **{k: v for k, v in own.items() if k not in section.env}}
 
 
-def place(directory: Path, user: User | None) -> Path:
-    """Where a program runs that has no `cwd`: a directory of its own, if it can be given one."""
+def place(directory: Path, user: ProgramUser | None) -> Path:
+    """Return the working directory of a program without `cwd`: the run's own, if possible."""
     if user is None:
         return directory
     own = directory / "work"
     try:
         own.mkdir(mode=0o700, exist_ok=True)
         os.chown(own, user.uid, user.gid)
-    except PermissionError:  # may become another user, but give nothing away: CAP_CHOWN
+    except PermissionError:  # an agent without CAP_CHOWN cannot give the directory to the user
         return Path("/")
     return own
 
 
 def unit_name(command_id: str, attempt: int) -> str:
-    """A name for the scope of a run, which no other has."""
+    """Return a unique name for the scope of a run."""
     known = "".join(char if char.isalnum() and char.isascii() else "-" for char in command_id)
     return f"arc-exec-{known[:80]}-{attempt}-{os.urandom(4).hex()}.scope"
 
@@ -137,15 +139,15 @@ def unit_name(command_id: str, attempt: int) -> str:
 def wrapped(
     argv: list[str], section: ExecSection, chosen: Chosen, *, unit: str, channel: int
 ) -> list[str]:
-    """The argv that sets limits and user, and then becomes the program."""
+    """Return the argv of the launcher, which sets limits and user and becomes the program."""
     launcher = [sys.executable, "-SIE", str(_LAUNCHER), str(channel), *argv]
     return [*_scope(unit, section), "--", *launcher] if chosen == "scope" else launcher
 
 
 def instructions(
-    section: ExecSection, chosen: Chosen, user: User | None, environment: Mapping[str, str]
+    section: ExecSection, chosen: Chosen, user: ProgramUser | None, environment: Mapping[str, str]
 ) -> bytes:
-    """What the launcher reads. Not in its argv, which all of the host can see."""
+    """Return the launcher's instructions. Its argv would show them to every user of the host."""
     rlimits = {
         number: value
         for key, number in _RLIMITS.items()
@@ -162,7 +164,7 @@ def instructions(
 
 
 def _scope(unit: str, section: ExecSection) -> list[str]:
-    """systemd-run and what it is to enforce."""
+    """Return the argv of systemd-run with the limits of a scope."""
     limits = section.limits
     has_memory = limits.memory_bytes is not None
     properties = {
@@ -183,15 +185,15 @@ def _scope(unit: str, section: ExecSection) -> list[str]:
 
 
 def for_systemd(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables by which systemd-run finds whom to ask."""
+    """Return the variables by which systemd-run finds systemd."""
     names = ("PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
     return {name: environ[name] for name in names if name in environ}
 
 
 def end_scope(unit: str) -> None:
-    """End all that is left in a scope, at once. Blocks. One that is gone is fine."""
+    """Kill all processes of a scope, if it still exists. Blocks."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(  # noqa: S603  # nothing of it is from outside
+        subprocess.run(  # noqa: S603  # no argument is from outside
             ["systemctl", *_manager(), "kill", "--signal=SIGKILL", unit],  # noqa: S607
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -203,12 +205,12 @@ def end_scope(unit: str) -> None:
 
 
 def _manager() -> list[str]:
-    """Which systemd is asked: the system's, or the user's own."""
+    """Return the option for the user's own systemd; none for root."""
     return [] if os.geteuid() == 0 else ["--user"]
 
 
 def _no_scope(environ: Mapping[str, str]) -> str | None:
-    """Why there can be no scope here, as far as can be seen without asking."""
+    """Return why a scope is impossible here, judged without a call; None if it may work."""
     if not _SYSTEMD.is_dir():
         return "systemd does not run here"
     if shutil.which("systemd-run", path=environ.get("PATH")) is None:
@@ -217,12 +219,12 @@ def _no_scope(environ: Mapping[str, str]) -> str | None:
         return None
     runtime = environ.get("XDG_RUNTIME_DIR")
     if not runtime or not os.access(Path(runtime) / "systemd" / "private", os.W_OK):
-        return "only root may, and this user has no systemd of its own"
+        return "only root may make one, and this user has no systemd of its own"
     return None
 
 
 def _check_powers(key: str) -> None:
-    """Raises HandlerError unless this process may become another user, and end what it started."""
+    """Raise HandlerError unless this process may become another user, and kill its processes."""
     missing = _missing(_CAPABILITIES)
     if missing:
         raise HandlerError(
@@ -232,7 +234,7 @@ def _check_powers(key: str) -> None:
 
 
 def _missing(names: Iterable[str]) -> list[str]:
-    """Which capabilities are not in effect."""
+    """Return the capabilities that are not in effect."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

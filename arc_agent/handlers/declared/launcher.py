@@ -1,9 +1,9 @@
-"""Started by the agent between itself and a program: sets limits, becomes another user, executes.
+"""The launcher sets limits, becomes another user, and then becomes the program.
 
-It runs by itself, `python -SIE launcher.py FD ARGV…`, in what becomes the program's own process:
-between fork and exec of a process with threads, Python code must not run. FD is a socket, which the
-program does not inherit. From it comes what to do; to it goes `+` when that has come, and then the
-error number if the program cannot be started.
+The agent starts it as `python -SIE launcher.py FD ARGV…`: between fork and exec of a process with
+threads, no Python code may run. FD is a socket, which the program does not inherit. The launcher
+reads its instructions from it and answers `+`, followed by the error number if the program cannot
+be started.
 """
 
 import json
@@ -14,16 +14,16 @@ import sys
 
 
 def drop_ambient_capabilities() -> None:
-    """Keep what the agent's unit gives it (AmbientCapabilities=) from the program.
+    """Drop the capabilities that the agent's unit gives it (AmbientCapabilities=).
 
-    They outlive both a change of user that is not from root and the execution: with CAP_SETUID the
-    program could become anybody. Raises OSError; the program is not started then.
+    They would outlive the execution, and a change of user that is not from root: with CAP_SETUID
+    the program could become any user. Raises OSError; the program is then not started.
     """
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith("CapAmb:"))
     if int(line.split()[1], 16) == 0:
         return
-    import ctypes  # takes a while, and mostly nobody needs it
+    import ctypes  # slow, and most agents have no ambient capabilities
 
     if ctypes.CDLL(None, use_errno=True).prctl(47, 4, 0, 0, 0):  # PR_CAP_AMBIENT, …_CLEAR_ALL
         raise OSError(ctypes.get_errno(), "prctl")
@@ -51,7 +51,7 @@ def main() -> None:
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
         drop_ambient_capabilities()
-        os.execvpe(argv[0], argv, spec["env"])  # noqa: S606  # no shell is the point
+        os.execvpe(argv[0], argv, spec["env"])  # noqa: S606  # without a shell, on purpose
     except OSError as error:
         channel.sendall(str(error.errno).encode())
     except (ValueError, MemoryError, StopIteration):

@@ -1,8 +1,8 @@
-"""Params of handlers that YAML declares: schemas, placeholders, and which values may stand where.
+"""The params of handlers that YAML declares: their schemas, and the placeholders for them.
 
-A param is named, has a schema, and is required unless it has a `default`. A placeholder,
-`{params.NAME}`, is always the whole of an argument, a path segment or a value; and its schema must
-bound what can come, so that the host's configuration alone says what a sender can reach.
+A param has a name and a schema, and is required unless it has a `default`. A placeholder,
+`{params.NAME}`, is always a whole argument, path segment or value. Its schema must bound the
+values, so that the host's configuration alone decides what a sender can reach.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from arc_agent.config.params_schema import (
     BadSchema,
     CannotJudge,
-    Schema,
+    ParamsSchema,
     compile_schema,
     misfit,
     read_params,
@@ -33,26 +33,26 @@ _NUMBERS: Final = ("integer", "number")
 
 
 class Param(msgspec.Struct, frozen=True, kw_only=True):
-    """One param."""
+    """A declared param."""
 
     name: str
     key: str
     """The path of its schema in the configuration."""
-    schema: Schema
+    schema: ParamsSchema
     has_default: bool
     default: Any
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True):
-    """All params of a handler."""
+    """The declared params of a handler."""
 
     key: str
     by_name: Mapping[str, Param]
     advertised: dict[str, Any]
-    """The JSON Schema of the whole, for senders."""
+    """The JSON Schema of all params, for senders."""
 
     def read(self, data: bytes) -> dict[str, Any]:
-        """The values by name, defaults filled in. Raises CommandFailed INVALID_PARAMS."""
+        """Return the values by name, with defaults. Raises CommandFailed INVALID_PARAMS."""
         try:
             value = read_params(data)
             given: Any = value if value is not None else cast("Any", {})
@@ -64,7 +64,7 @@ class Params(msgspec.Struct, frozen=True, kw_only=True):
         return values
 
     def _checked(self, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Name and value of each. Raises CommandFailed, CannotJudge."""
+        """Yield name and value of each param. Raises CommandFailed, CannotJudge."""
         for name in given:
             if name not in self.by_name:
                 raise CommandFailed(INVALID_PARAMS, "params: has a member that is not allowed")
@@ -80,29 +80,29 @@ class Params(msgspec.Struct, frozen=True, kw_only=True):
             yield name, given[name]
 
     def placeholder(self, text: str, key: str) -> Param | None:
-        """The param that a text stands for, None for a text that is just that.
+        """Return the param of a placeholder; None for other text.
 
-        Raises HandlerError for a placeholder that is not the whole of it, or of no param.
+        Raises HandlerError for a placeholder inside a longer text, or of an unknown param.
         """
         if "{params." not in text:
             return None
         found = _PLACEHOLDER.fullmatch(text)
         if found is None:
-            raise HandlerError(f"{key}: a placeholder must be the whole of it: {{params.NAME}}")
+            raise HandlerError(f"{key}: a placeholder must be the whole value: {{params.NAME}}")
         param = self.by_name.get(found[1])
         if param is None:
             raise HandlerError(f"{key}: {self.key} has no {found[1]!r}")
         return param
 
     def refuse_unused(self, used: set[str]) -> None:
-        """Raises HandlerError for a param that stands nowhere: mostly a slip of the pen."""
+        """Raise HandlerError for a param without a placeholder, which is mostly a typing error."""
         for name, param in self.by_name.items():
             if name not in used:
                 raise HandlerError(f"{param.key}: is not used anywhere")
 
 
 def declare(given: Mapping[str, Any], key: str) -> Params:
-    """Read the `params` of a section, which stand at `key`. Raises HandlerError, with the path."""
+    """Read the `params` of a section at `key`. Raises HandlerError, which names the path."""
     by_name: dict[str, Param] = {}
     shown: dict[str, Any] = {}
     for name, source in given.items():
@@ -136,26 +136,26 @@ def declare(given: Mapping[str, Any], key: str) -> Params:
     return Params(key=key, by_name=by_name, advertised=advertised)
 
 
-# What a schema must say
+# The bounds that a schema must have
 
 
 def check_bounded(param: Param) -> None:
-    """A value whose size is known, for a JSON body or a statement. Raises HandlerError."""
+    """Check that values are bounded, for a JSON body or a statement. Raises HandlerError."""
     _check_bounded(param.schema, param.key)
 
 
 def check_scalar(param: Param) -> None:
-    """A text, number or boolean that is bounded, for a path or a query. Raises HandlerError."""
+    """Check that values are bounded scalars, for a path or a query. Raises HandlerError."""
     check_bounded(param)
     _kind(param)
 
 
 def check_argument(param: Param, *, is_after_dashes: bool) -> Callable[[Any], str]:
-    """What makes an argument of a value, if its schema bounds it tightly. Raises HandlerError.
+    """Return the maker of an argument from a value. Raises HandlerError for a loose schema.
 
-    A text needs `enum`, or `maxLength` and a `pattern` from `^` to `$`, and must match as a whole.
-    Unless it comes after `--`, it must not begin with a hyphen, or it would be an option: but for
-    what an `enum` lists, and where the pattern itself begins with `^-`.
+    A text needs `enum`, or `maxLength` and a `pattern` from `^` to `$` that matches all of it.
+    Before `--`, a text must not begin with a hyphen, or the program would read it as an option. An
+    `enum`, or a pattern that begins with `^-`, allows it.
     """
     check_scalar(param)
     kind, schema = _kind(param), param.schema
@@ -185,7 +185,7 @@ def check_argument(param: Param, *, is_after_dashes: bool) -> Callable[[Any], st
 
 
 def as_text(value: Any) -> str:
-    """A scalar as a program or a URL has it."""
+    """Return a scalar as text for a program or a URL."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -194,7 +194,7 @@ def as_text(value: Any) -> str:
 
 
 def _kind(param: Param) -> str:
-    """Which scalar a param is. Raises HandlerError for one that may be several, or none."""
+    """Return the one scalar type of a param. Raises HandlerError for none or several."""
     schema = param.schema
     if schema.types is None and schema.values is not None:
         kinds = {_kind_of(value) for value in schema.values}
@@ -208,7 +208,7 @@ def _kind(param: Param) -> str:
 
 
 def _kind_of(value: Any) -> str:
-    """The type of a value of an enum."""
+    """Return the type of a value of an enum."""
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, int | float):
@@ -216,8 +216,8 @@ def _kind_of(value: Any) -> str:
     return "string" if isinstance(value, str) else "other"
 
 
-def _check_bounded(schema: Schema, key: str) -> None:
-    """See that every value that fits is small. Raises HandlerError."""
+def _check_bounded(schema: ParamsSchema, key: str) -> None:
+    """Check that a schema bounds the size of its values. Raises HandlerError."""
     if schema.values is not None:
         return
     if schema.types is None:
@@ -227,7 +227,7 @@ def _check_bounded(schema: Schema, key: str) -> None:
             raise HandlerError(f"{key}.maxLength: is required, {MAX_TEXT_CHARS} at most (or enum)")
         if kind == "string" and schema.pattern and schema.lengths[1] > schema.pattern.max_chars:
             most = schema.pattern.max_chars
-            raise HandlerError(f"{key}.maxLength: {most} at most, for this pattern takes its time")
+            raise HandlerError(f"{key}.maxLength: {most} at most, because this pattern is slow")
         if kind in _NUMBERS and (schema.minimum is None or schema.maximum is None):
             raise HandlerError(f"{key}: minimum and maximum are required (or enum)")
         if kind == "array":

@@ -1,7 +1,7 @@
-"""One statement on a Postgres database: a connection of its own, a read-only transaction, a cursor.
+"""A run of one statement on Postgres: its own connection, a read-only transaction, and a cursor.
 
-asyncpg is imported with this module, which only a run needs. No message of it about a DSN goes
-anywhere: it might quote it.
+The module imports asyncpg, which only a run needs. Messages of asyncpg about a DSN are dropped,
+because they might quote it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any, Final, cast
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 
 from arc_agent.config.declared_handlers import SqlSection
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared.placeholders import INVALID_PARAMS
 from arc_agent.handlers.declared.rows import SQL_ERROR, RowWriter
 from arc_agent.handlers.declared.statements import Statement
+from arc_agent.host.threads import in_thread
 
 _pg = cast("Any", asyncpg)  # its types are partial
 
 DATABASE_UNREACHABLE: Final = "DATABASE_UNREACHABLE"
 _CONNECT_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 2.0
-"""What closing may take; the query is cancelled first."""
+"""The time limit for closing a connection; the query is cancelled first."""
 _BATCH_ROWS: Final = 500
 _INT_TYPES: Final = ("int2", "int4", "int8", "oid")
 
@@ -37,16 +37,16 @@ _INT_TYPES: Final = ("int2", "int4", "int8", "oid")
 async def run(
     section: SqlSection, dsn: str, statement: Statement, values: Mapping[str, Any], ctx: Context
 ) -> Any:
-    """Run it: the path of a file with the rows, or how many rows were changed.
+    """Run a statement; return a file with the rows, or the number of changed rows.
 
-    Raises CommandFailed. A cancellation cancels the query at the database too.
+    A cancellation also cancels the query in the database. Raises CommandFailed.
     """
     connection = await _connected(section, dsn)
     try:
         async with connection.transaction(readonly=not section.write):
-            return await _asked(connection, section, statement, values, ctx)
+            return await _fetched(connection, section, statement, values, ctx)
     except _pg.PostgresError as error:
-        if getattr(error, "message", None) is None:  # asyncpg itself could not encode a value
+        if getattr(error, "message", None) is None:  # asyncpg could not encode a value
             raise CommandFailed(INVALID_PARAMS, "params: a value of another type") from None
         raise CommandFailed(SQL_ERROR, f"{error.sqlstate}: {error.message}") from None
     except (_pg.InterfaceError, OSError) as error:
@@ -58,7 +58,7 @@ async def run(
 
 
 async def _connected(section: SqlSection, dsn: str) -> Any:
-    """A connection. Raises CommandFailed, without a word of the DSN."""
+    """Return a connection. Raises CommandFailed, which never quotes the DSN."""
     milliseconds = str(max(1, round(section.timeout_seconds * 1000)))
     try:
         connection: Any = await _pg.connect(
@@ -80,21 +80,21 @@ async def _connected(section: SqlSection, dsn: str) -> Any:
         raise CommandFailed(
             DATABASE_UNREACHABLE, f"the database cannot be reached: {type(error).__name__}"
         ) from None
-    except Exception as error:  # a DSN that cannot be read: a ValueError, and others
+    except Exception as error:  # a malformed DSN raises ValueError, and others
         raise CommandFailed(
             DATABASE_UNREACHABLE, f"the DSN cannot be used: {type(error).__name__}"
         ) from None
     return connection
 
 
-async def _asked(
+async def _fetched(
     connection: Any,
     section: SqlSection,
     statement: Statement,
     values: Mapping[str, Any],
     ctx: Context,
 ) -> Any:
-    """Prepare, bind, and read."""
+    """Prepare the statement, bind the values, and read the rows."""
     for kind in ("json", "jsonb"):
         await connection.set_type_codec(
             kind, schema="pg_catalog", encoder=json.dumps, decoder=json.loads
@@ -116,7 +116,7 @@ async def _asked(
         max_rows=section.max_rows,
         max_bytes=section.max_result_bytes,
     )
-    with writer:  # closed when no thread writes any more: in_thread waits for its thread
+    with writer:  # in_thread waits for its thread: no write follows the close
         cursor = await prepared.cursor(*arguments)
         while rows := await cursor.fetch(_BATCH_ROWS):
             batch = [tuple(row) for row in rows]
@@ -126,7 +126,7 @@ async def _asked(
 
 
 async def _closed(connection: Any) -> None:
-    """End it tidily if that goes quickly, else at once; cancelled or not."""
+    """Close a connection in order if that is quick, else at once; also when cancelled."""
     closing = asyncio.ensure_future(connection.close(timeout=_CLOSE_SECONDS))
     try:
         await asyncio.shield(closing)
@@ -138,13 +138,13 @@ async def _closed(connection: Any) -> None:
 
 
 def _changed(status: str) -> int:
-    """How many rows `INSERT 0 3` or `UPDATE 3` speak of."""
+    """Return the number of rows in a status such as `INSERT 0 3` or `UPDATE 3`."""
     last = status.rpartition(" ")[2]
     return int(last) if last.isdecimal() else 0
 
 
 def _bound(value: Any, kind: str, name: str) -> Any:
-    """A JSON value as asyncpg wants it for a type of Postgres. Raises CommandFailed."""
+    """Return a JSON value in asyncpg's form for a type of Postgres. Raises CommandFailed."""
     try:
         if isinstance(value, list):
             items = cast("list[Any]", value)

@@ -1,8 +1,7 @@
 """Handlers that run a program: an argv list, a process group of its own, a bounded output.
 
-Params come by standard input or in a file, or one by one as whole arguments where a schema bounds
-what they may be (declared.py), so that nothing that a sender writes can become an option or a
-shell's word.
+Params reach the program by standard input, in a file, or as whole arguments that a schema bounds
+(placeholders.py). Nothing that a sender writes can become an option or a word of a shell.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import os
 import signal
 import socket
 import subprocess
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Final
@@ -25,28 +22,31 @@ import msgspec
 import structlog
 
 from arc_agent.config.declared_handlers import NO_LIMITS, ExecSection
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.declared import isolation
+from arc_agent.handlers.declared.argv import Argv
+from arc_agent.handlers.declared.placeholders import declare
+from arc_agent.handlers.declared.program_output import ProgramOutput, Tail, drain, result_of
 from arc_agent.handlers.declared.strays import MARK, end_strays
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
+from arc_agent.host.threads import in_thread
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 PARAMS_FILE: Final = "{params_file}"
-_CHUNK_BYTES: Final = 64 * 1024
 _STDERR_BYTES: Final = 8 * 1024
-"""How much of the end of standard error goes into the error's details."""
+"""The end of standard error that goes into the details of the command's error."""
 _LEFTOVERS_SECONDS: Final = 1.0
-"""How long the pipes may stay open after the group was killed."""
+"""The time limit for the pipes to close after the group was killed."""
 _LAUNCH_SECONDS: Final = 30.0
-"""How long systemd may take to make a scope."""
+"""The time limit of systemd for making a scope."""
 
 _groups: Final[set[int]] = set()
-"""Process groups that run now: who ends the agent at once ends them too."""
+"""The running process groups, to be killed when the agent ends at once."""
 
 
 def exec_handler(name: str, section: ExecSection) -> Handler:
-    """The handler that a section of `handlers.exec` declares. Raises HandlerError."""
+    """Return the handler of a section of `handlers.exec`. Raises HandlerError."""
     key = f"handlers.exec.{name}"
     for index, argument in enumerate(section.argv):
         if PARAMS_FILE in argument and argument != PARAMS_FILE:
@@ -60,12 +60,9 @@ def exec_handler(name: str, section: ExecSection) -> Handler:
             raise HandlerError(f"{key}.error_codes: {status!r} is not an exit status with a code")
     for variable, value in section.env.items():
         if "{params." in value:
-            raise HandlerError(f"{key}.env.{variable}: params stand in argv only")
+            raise HandlerError(f"{key}.env.{variable}: params are for argv only")
     params = argv = None
     if section.params is not None or any("{params." in part for part in section.argv):
-        from arc_agent.handlers.declared.argv import Argv  # only who declares params pays
-        from arc_agent.handlers.declared.placeholders import declare
-
         params = declare(section.params or {}, f"{key}.params")
         argv = Argv(section, params, key)
     start = _Start(name, section, has_arguments=argv is not None and argv.has_placeholders)
@@ -95,26 +92,26 @@ def exec_handler(name: str, section: ExecSection) -> Handler:
 
 
 def kill_all() -> None:
-    """End every program that runs, at once. For an agent that has no time left."""
+    """Kill every running program, for an agent that ends at once."""
     for group in list(_groups):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
 
 
 async def _run(section: ExecSection, ctx: Context, start: _Start, arguments: list[str]) -> Any:
-    """Run the program to its end, or end it. Raises CommandFailed."""
+    """Run the program to its end, or end it when cancelled. Raises CommandFailed."""
     directory = ctx.directory
     params = await asyncio.to_thread(_params_file, ctx)
     started = await _started(start, ctx, arguments, params)
     process = started.process
     _groups.add(process.pid)
-    output = _Output(directory / "stdout", section.max_output_bytes)
-    errors = _Tail(_STDERR_BYTES)
+    output = ProgramOutput(directory / "stdout", section.max_output_bytes)
+    errors = Tail(_STDERR_BYTES)
     pipes = [
-        asyncio.ensure_future(_drain(process.stdout, output.write)),
-        asyncio.ensure_future(_drain(process.stderr, errors.write)),
+        asyncio.ensure_future(drain(process.stdout, output.write)),
+        asyncio.ensure_future(drain(process.stderr, errors.write)),
     ]
-    # Not asyncio's own waiting, which goes on as long as anybody holds the pipes.
+    # asyncio's own wait would last as long as any process holds the pipes.
     ending = asyncio.ensure_future(in_thread(process.wait, "wait"))
     try:
         await asyncio.wait({ending})
@@ -123,7 +120,7 @@ async def _run(section: ExecSection, ctx: Context, start: _Start, arguments: lis
         await asyncio.wait({ending}, timeout=section.kill_after_seconds)
         raise
     finally:
-        _signal_group(process.pid, signal.SIGKILL)  # what it left behind holds the pipes open
+        _signal_group(process.pid, signal.SIGKILL)  # a process left behind holds the pipes open
         if started.end is not None:
             await asyncio.to_thread(started.end)
         strays = await asyncio.to_thread(end_strays, str(directory))
@@ -141,19 +138,19 @@ async def _run(section: ExecSection, ctx: Context, start: _Start, arguments: lis
         raise output.error
     if process.returncode != 0:
         raise _failure(section, process.returncode, errors.text())
-    return await asyncio.to_thread(_result, section, output)
+    return await asyncio.to_thread(result_of, section, output)
 
 
 class _Started(msgspec.Struct, frozen=True):
-    """A program that runs."""
+    """A running program."""
 
     process: subprocess.Popen[bytes]
     end: Callable[[], None] | None = None
-    """Ends all that its group does not hold. Blocks."""
+    """End processes outside its group. Blocks."""
 
 
 async def _started(start: _Start, ctx: Context, argv: list[str], params: Path) -> _Started:
-    """Start the program; when that is cancelled, there is none. Raises CommandFailed."""
+    """Start the program; a cancellation ends it again. Raises CommandFailed."""
     starting = asyncio.ensure_future(asyncio.to_thread(start, ctx, argv, params))
     try:
         return await asyncio.shield(starting)
@@ -167,7 +164,7 @@ async def _started(start: _Start, ctx: Context, argv: list[str], params: Path) -
 
 
 class _Start:
-    """Starts the program of a section, in a group of its own. Blocks."""
+    """The start of a section's program in a group of its own."""
 
     def __init__(self, name: str, section: ExecSection, *, has_arguments: bool) -> None:
         self._name = name
@@ -175,17 +172,17 @@ class _Start:
         reads_by_default = PARAMS_FILE not in section.argv and not has_arguments
         self._feeds = section.stdin == "params" or (section.stdin is None and reads_by_default)
         self._no_scope = False
-        """Whether a scope was tried and could not be had."""
+        """systemd has refused a scope."""
 
     def __call__(self, ctx: Context, argv: list[str], params: Path) -> _Started:
-        """Raises CommandFailed."""
+        """Start the program. Blocks. Raises CommandFailed."""
         section = self._section
         if section.user is None and section.limits == NO_LIMITS and not _has_powers():
             return _Started(self._plain(ctx, argv, params))
         return self._fenced(ctx, argv, params)
 
     def _plain(self, ctx: Context, argv: list[str], params: Path) -> subprocess.Popen[bytes]:
-        """As this user, with what the agent itself may use."""
+        """Start the program as the agent's user, without limits."""
         argv = [str(params) if part == PARAMS_FILE else part for part in argv]
         environment = _environment(self._section, ctx)
         try:
@@ -195,14 +192,12 @@ class _Start:
             raise _not_started(argv[0], error) from error
 
     def _fenced(self, ctx: Context, argv: list[str], params: Path) -> _Started:
-        """With limits, or as another user."""
-        from arc_agent.handlers.declared import isolation  # only who asks for it pays
-
+        """Start the program with limits, or as another user."""
         section = self._section
         fence = isolation.choose(section)
         chosen = "rlimits" if self._no_scope and fence.chosen == "scope" else fence.chosen
         if chosen == "rlimits" and section.isolation == "scope":
-            raise CommandFailed("HANDLER_ERROR", f"no scope can be had: {fence.reason}")
+            raise CommandFailed("HANDLER_ERROR", f"a scope is not possible here: {fence.reason}")
         user = None
         if section.user is not None:
             user = isolation.find_user(section.user, f"handlers.exec.{self._name}")
@@ -210,7 +205,7 @@ class _Start:
         ours, theirs = socket.socketpair()
         try:
             with ours, theirs, open(params, "rb") as file, open(os.devnull, "rb") as nothing:
-                if user is not None:  # who holds the descriptor may open it, nobody else gets there
+                if user is not None:  # only the holder of the descriptor reaches the file
                     os.fchmod(file.fileno(), 0o444)
                 held = [theirs.fileno(), *([file.fileno()] if PARAMS_FILE in argv else ())]
                 path = f"/dev/fd/{file.fileno()}"
@@ -226,18 +221,18 @@ class _Start:
                 environment = _environment(section, ctx)
                 if user is not None:
                     environment = isolation.of_user(environment, section, user)
-                answer = _told(ours, isolation.instructions(section, chosen, user, environment))
+                answer = _instruct(ours, isolation.instructions(section, chosen, user, environment))
         except (OSError, ValueError) as error:
             raise _not_started(argv[0], error) from error
         if answer.startswith(b"+") and len(answer) == 1:
             end = (lambda: isolation.end_scope(unit)) if chosen == "scope" else None
             return _Started(process, end)
-        reason = _reaped(process)
+        reason = _reap(process)
         if answer:
             number = int(answer[1:])
             raise _not_started(argv[0], OSError(number, os.strerror(number)))
         if chosen == "scope" and section.isolation == "auto":
-            self._no_scope = True  # nothing has run yet
+            self._no_scope = True  # the program has not run yet
             log.warning("exec.no_scope", handler=self._name, instead="rlimits", reason=reason)
             return self._fenced(ctx, argv, params)
         raise CommandFailed("HANDLER_ERROR", "the program cannot be confined", reason)
@@ -250,8 +245,8 @@ class _Start:
         environment: Mapping[str, str],
         held: list[int] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start it. Raises OSError, ValueError."""
-        return subprocess.Popen(  # noqa: S603  # argv is the host's own configuration
+        """Start a process. Raises OSError, ValueError."""
+        return subprocess.Popen(  # noqa: S603  # argv is the host's configuration
             argv,
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -266,7 +261,7 @@ class _Start:
 
 @cache
 def _has_powers() -> bool:
-    """Whether programs would inherit capabilities of the agent: the launcher drops them."""
+    """Return True if programs would inherit capabilities of the agent, which the launcher drops."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -275,8 +270,8 @@ def _has_powers() -> bool:
     return int(ambient.split()[1], 16) != 0
 
 
-def _told(channel: socket.socket, instructions: bytes) -> bytes:
-    """Tell the launcher what to do; what it answers, nothing when it was never reached."""
+def _instruct(channel: socket.socket, instructions: bytes) -> bytes:
+    """Send the launcher its instructions; return its answer, empty if it never ran."""
     channel.settimeout(_LAUNCH_SECONDS)
     answer = b""
     try:
@@ -289,8 +284,8 @@ def _told(channel: socket.socket, instructions: bytes) -> bytes:
     return answer
 
 
-def _reaped(process: subprocess.Popen[bytes]) -> str:
-    """End a program that was not to be; what it said last."""
+def _reap(process: subprocess.Popen[bytes]) -> str:
+    """Kill a launcher that failed; return the end of its standard error."""
     _signal_group(process.pid, signal.SIGKILL)
     try:
         _, stderr = process.communicate(timeout=_LAUNCH_SECONDS)
@@ -303,39 +298,15 @@ def _reaped(process: subprocess.Popen[bytes]) -> str:
 
 
 def _not_started(program: str, error: Exception) -> CommandFailed:
-    """The error for a program that is not there, or not to be executed."""
+    """Return the error of a program that cannot be started."""
     reason = error.strerror if isinstance(error, OSError) else str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         reason = f"{reason}; limits.memory_bytes may be too small"
     return CommandFailed("HANDLER_ERROR", f"{program} cannot be started: {reason}")
 
 
-def _result(section: ExecSection, output: _Output) -> Any:
-    """What the program wrote, as the section says what it is."""
-    if section.output == "bytes":
-        output.mark_cut()
-        return output.path
-    data = output.path.read_bytes()
-    if section.output == "text":
-        text = data.decode("utf-8", "replace")
-        return text + output.cut_mark()
-    if output.cut_bytes:
-        raise CommandFailed(
-            "HANDLER_ERROR",
-            f"the output is {output.cut_bytes} bytes over the limit of {section.max_output_bytes}",
-        )
-    data = data.strip()
-    if not data:
-        return None
-    try:
-        msgspec.json.decode(data, type=msgspec.Raw)  # looks at it all, and builds nothing
-        return data if data.isascii() else json.loads(data)
-    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise CommandFailed("HANDLER_ERROR", f"the output is not JSON: {error}") from None
-
-
 def _failure(section: ExecSection, status: int, stderr: str) -> CommandFailed:
-    """The error for an exit status that is not 0."""
+    """Return the error of an exit status other than 0."""
     if status < 0:
         try:
             name = signal.Signals(-status).name
@@ -346,29 +317,14 @@ def _failure(section: ExecSection, status: int, stderr: str) -> CommandFailed:
     return CommandFailed(code, f"the program exited with status {status}", stderr or None)
 
 
-async def _drain(pipe: IO[bytes] | None, write: Callable[[bytes], Awaitable[None]]) -> None:
-    """Read a pipe to its end, whatever becomes of the bytes: a full pipe would stop the program."""
-    if pipe is None:
-        return
-    reader = asyncio.StreamReader(limit=_CHUNK_BYTES)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
-    try:
-        while chunk := await reader.read(_CHUNK_BYTES):
-            await write(chunk)
-    finally:
-        transport.close()
-
-
 def _signal_group(group: int, number: signal.Signals) -> None:
-    """A signal to all of a group that are left."""
+    """Send a signal to a process group, if it still exists."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def _params_file(ctx: Context) -> Path:
-    """The params as a file that only this user can read."""
+    """Return a file with the params that only this user can read."""
     if ctx.params_source.file is not None:
         return ctx.params_source.file
     path = ctx.directory / "params"
@@ -379,82 +335,14 @@ def _params_file(ctx: Context) -> Path:
 
 
 def _environment(section: ExecSection, ctx: Context) -> dict[str, str]:
-    """The allow-listed variables, those of the section, and what the command is."""
+    """Return the allowed variables, the section's own, and those that describe the command."""
     passed = {name: os.environ[name] for name in section.env_pass if name in os.environ}
     return {
         **passed,
         **section.env,
-        MARK: str(ctx.directory),  # no other run has it
+        MARK: str(ctx.directory),  # unique for each run
         "ARC_COMMAND": ctx.command,
         "ARC_COMMAND_ID": ctx.command_id,
         "ARC_ATTEMPT": str(ctx.attempt),
         "ARC_DEPLOYMENT": ctx.deployment_id,
     }
-
-
-class _Output:
-    """Standard output in a file, up to a limit; what is over it is counted, not kept."""
-
-    def __init__(self, path: Path, limit: int) -> None:
-        self.path = path
-        self.cut_bytes = 0
-        self.error: OSError | None = None
-        self._limit = limit
-        self._size = 0
-        self._file: BinaryIO | None = None
-
-    async def write(self, chunk: bytes) -> None:
-        """Keep what fits. A disk that is full is told at the end: the pipe must go on."""
-        kept = chunk[: max(0, self._limit - self._size)]
-        self.cut_bytes += len(chunk) - len(kept)
-        self._size += len(kept)
-        if kept and self.error is None:
-            try:
-                await asyncio.to_thread(self._append, kept)
-            except OSError as error:
-                self.error = error
-
-    def _append(self, chunk: bytes) -> None:
-        """Write, opening the file first."""
-        if self._file is None:
-            self._file = self.path.open("wb")
-        self._file.write(chunk)
-
-    def close(self) -> None:
-        """All of it is in the file then, which exists."""
-        try:
-            if self._file is None:
-                self._file = self.path.open("wb")
-            self._file.close()
-        except OSError as error:
-            self.error = self.error or error
-
-    def mark_cut(self) -> None:
-        """Say at the end of the file how much is missing."""
-        if self.cut_bytes:
-            with self.path.open("ab") as file:
-                file.write(self.cut_mark().encode())
-
-    def cut_mark(self) -> str:
-        """What stands where the output was cut; nothing when it was not."""
-        return f"\n[arc-agent: {self.cut_bytes} bytes cut]\n" if self.cut_bytes else ""
-
-
-class _Tail:
-    """The last bytes of standard error."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._parts: deque[bytes] = deque()
-        self._size = 0
-
-    async def write(self, chunk: bytes) -> None:
-        """Add, and forget what is too long ago."""
-        self._parts.append(chunk[-self._limit :])
-        self._size += len(self._parts[-1])
-        while self._size - len(self._parts[0]) >= self._limit:
-            self._size -= len(self._parts.popleft())
-
-    def text(self) -> str:
-        """As text."""
-        return b"".join(self._parts)[-self._limit :].decode("utf-8", "replace").strip()

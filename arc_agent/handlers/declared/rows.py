@@ -1,7 +1,8 @@
-"""Rows of a database as JSON or CSV, in a file, within bounds.
+"""The rows of a database in a file, as JSON or CSV, within bounds.
 
-Instants, dates and times become ISO 8601; decimals texts, which keep all digits; intervals seconds;
-bytes base64; NULL is null, and nothing at all in CSV. Numbers that JSON cannot say are texts.
+Instants, dates and times become ISO 8601 texts, decimals texts with all their digits, intervals
+seconds, and bytes base64. NULL becomes null, and an empty field in CSV. Numbers that JSON cannot
+express become texts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _FLUSH_BYTES: Final = 256 * 1024
 
 
 class RowWriter:
-    """Writes rows as they come. Its methods block: call them in a thread."""
+    """A writer of rows into a file. Its methods block: call them in a thread."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class RowWriter:
         max_rows: int,
         max_bytes: int,
     ) -> None:
-        """Raises CommandFailed for two columns of one name. Opens nothing yet."""
+        """Raise CommandFailed for two columns of one name. The file is opened later."""
         twice = next((name for name in columns if columns.count(name) > 1), None)
         if twice is not None and form != "csv":
             raise CommandFailed(SQL_ERROR, f"two columns are called {twice!r}")
@@ -56,7 +57,7 @@ class RowWriter:
             self._put(b"[")
 
     def add(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Take some more. Raises CommandFailed when they are too many, OSError."""
+        """Write rows. Raises CommandFailed when the bounds are exceeded, OSError."""
         for row in rows:
             if self.rows >= self._max_rows:
                 raise CommandFailed(TOO_LARGE, f"there are more than {self._max_rows} rows")
@@ -65,13 +66,13 @@ class RowWriter:
             self.rows += 1
 
     def finish(self) -> None:
-        """All of it is in the file then. Raises as `add` does."""
+        """Write the rest of the file. Raises CommandFailed, OSError."""
         if self._form == "json":
             self._put(b"]")
         self._flush()
 
     def __enter__(self) -> RowWriter:
-        """Use it, and have it closed."""
+        """Return the writer, which the block closes."""
         return self
 
     def __exit__(
@@ -85,7 +86,7 @@ class RowWriter:
             self._file.close()
 
     def _line(self, row: Sequence[Any]) -> bytes:
-        """One row."""
+        """Return a row as bytes."""
         if self._form == "csv":
             return _csv_line([_csv_value(plain(value)) for value in row])
         values = dict(zip(self._columns, map(plain, row), strict=True))
@@ -93,7 +94,7 @@ class RowWriter:
         return line + b"\n" if self._form == "jsonl" else line
 
     def _put(self, data: bytes) -> None:
-        """Keep, and write now and then."""
+        """Buffer bytes, and write a full buffer. Raises CommandFailed, OSError."""
         self._size += len(data)
         if self._size > self._max_bytes:
             raise CommandFailed(TOO_LARGE, f"the result is larger than {self._max_bytes} bytes")
@@ -103,7 +104,7 @@ class RowWriter:
             self._flush()
 
     def _flush(self) -> None:
-        """Write what is kept."""
+        """Write the buffer. Raises OSError."""
         if self._file is None:
             self._file = self._path.open("wb")
         self._file.write(b"".join(self._parts))
@@ -113,7 +114,7 @@ class RowWriter:
 
 
 def plain(value: Any) -> Any:
-    """A value of a database as JSON says it."""
+    """Return a value of a database as a JSON value."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -134,14 +135,14 @@ def plain(value: Any) -> Any:
 
 
 def _csv_value(value: Any) -> Any:
-    """A plain value in a field."""
+    """Return a plain value as a field of CSV."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 def _csv_line(values: Sequence[Any]) -> bytes:
-    """A line as RFC 4180 has it."""
+    """Return a line of CSV (RFC 4180)."""
     out = StringIO()
     csv.writer(out).writerow(values)
     return out.getvalue().encode("utf-8", "replace")

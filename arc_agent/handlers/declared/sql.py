@@ -1,4 +1,4 @@
-"""Handlers that ask a database: one statement of the configuration, with bound parameters."""
+"""Handlers that query a database: one statement of the configuration, with bound params."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_agent.config.declared_handlers import SqlSection
-from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.declared import sqlite_rows
 from arc_agent.handlers.declared.placeholders import Params, check_bounded, declare
 from arc_agent.handlers.declared.statements import BadStatement, Statement, read_statement
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
+from arc_agent.host.threads import in_thread
 from arc_runtime.systemd import credential
 
 _GRACE_SECONDS: Final = 5.0
-"""What interrupting a query and closing a connection may take."""
+"""The time limit for interrupting a query and closing its connection."""
 _MAX_DSN_BYTES: Final = 16 * 1024
 _SQLITE_TYPES: Final = frozenset({"string", "integer", "number", "boolean", "null"})
 
 
 def sql_handler(name: str, section: SqlSection) -> Handler:
-    """The handler that a section of `handlers.sql` declares. Asks no database.
+    """Return the handler of a section of `handlers.sql`, without a connection.
 
     Raises HandlerError.
     """
@@ -42,12 +43,12 @@ def sql_handler(name: str, section: SqlSection) -> Handler:
             for name, value in params.items()
         }
         if section.sqlite is None:
-            from arc_agent.handlers.declared import postgres_rows  # heavy, and only a run needs it
+            from arc_agent.handlers.declared import (
+                postgres_rows,  # asyncpg is heavy, and only a run needs it
+            )
 
             dsn = await in_thread(lambda: _dsn(section), "dsn")
             return await postgres_rows.run(section, dsn, statement, values, ctx)
-        from arc_agent.handlers.declared import sqlite_rows
-
         file = section.sqlite
         return await in_thread(lambda: sqlite_rows.run(section, file, statement, values, ctx), name)
 
@@ -70,7 +71,7 @@ def sql_handler(name: str, section: SqlSection) -> Handler:
 
 
 def _is_postgres(section: SqlSection, key: str) -> bool:
-    """Which database it is. Raises HandlerError unless exactly one is named, and can be asked."""
+    """Return True for Postgres, False for SQLite. Raises HandlerError unless one is named."""
     named = {
         "sqlite": section.sqlite,
         "dsn_file": section.dsn_file,
@@ -78,7 +79,7 @@ def _is_postgres(section: SqlSection, key: str) -> bool:
     }
     given = [each for each, value in named.items() if value is not None]
     if len(given) != 1:
-        raise HandlerError(f"{key}: names one database: {', '.join(named)}")
+        raise HandlerError(f"{key}: must name one database: {', '.join(named)}")
     if given == ["sqlite"]:
         return False
     if find_spec("asyncpg") is None:
@@ -89,7 +90,7 @@ def _is_postgres(section: SqlSection, key: str) -> bool:
 
 
 def _statement(section: SqlSection, params: Params, key: str, *, is_postgres: bool) -> Statement:
-    """The statement, and that its parameters are declared. Raises HandlerError."""
+    """Return the statement, whose parameters must be declared. Raises HandlerError."""
     try:
         statement = read_statement(section.statement, is_postgres=is_postgres)
     except BadStatement as error:
@@ -108,7 +109,7 @@ def _statement(section: SqlSection, params: Params, key: str, *, is_postgres: bo
 
 
 def _dsn(section: SqlSection) -> str:
-    """The DSN. Blocks. Raises CommandFailed, which never quotes it."""
+    """Return the DSN. Blocks. Raises CommandFailed, which never quotes it."""
     file = section.dsn_file
     if section.dsn_credential is not None:
         found = credential(section.dsn_credential, os.environ)

@@ -1,4 +1,8 @@
-"""One statement on a SQLite file: opened for it, read-only three times over, interruptible."""
+"""A run of one statement on a SQLite file, which can be interrupted.
+
+Unless the section may write, the file is opened read-only, `query_only` is set, and an authorizer
+refuses all but reads.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,9 @@ from arc_agent.handlers.declared.statements import Statement
 
 _BATCH_ROWS: Final = 500
 _STEPS: Final = 2_000
-"""Between two looks at whether to stop: well below a millisecond."""
+"""Steps of SQLite between two checks for a cancellation: well below a millisecond."""
 _LOCK_SECONDS: Final = 0.1
-"""How long SQLite itself waits for a lock; then it is looked whether to stop."""
+"""How long SQLite waits for a lock between two checks for a cancellation."""
 _READ: Final = (
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -28,14 +32,14 @@ _READ: Final = (
     sqlite3.SQLITE_RECURSIVE,
 )
 _NEVER: Final = (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_PRAGMA)
-"""Not even where writing is allowed: they reach other files, or undo what is set here."""
+"""Refused even for writers: they reach other files, or change the settings made here."""
 _BAD_FUNCTIONS: Final = ("load_extension", "fts3_tokenizer", "writefile", "readfile", "edit")
 
 
 def run(
     section: SqlSection, file: Path, statement: Statement, values: Mapping[str, Any], ctx: Context
 ) -> Any:
-    """Run it: the path of a file with the rows, or how many rows were changed. Blocks.
+    """Run a statement; return a file with the rows, or the number of changed rows. Blocks.
 
     Raises CommandFailed.
     """
@@ -75,7 +79,7 @@ def run(
 
 
 def _opened(file: Path, section: SqlSection, ctx: Context) -> sqlite3.Connection:
-    """A connection that cannot do more than the section says. Raises sqlite3.Error."""
+    """Open a connection with the section's rights. Raises sqlite3.Error."""
     mode = "rw" if section.write else "ro"
     db = sqlite3.connect(
         f"file:{quote(str(file.expanduser().absolute()))}?mode={mode}",
@@ -95,15 +99,15 @@ def _opened(file: Path, section: SqlSection, ctx: Context) -> sqlite3.Connection
 
 
 def _text(data: bytes) -> str:
-    """A text, whatever bytes a program put there."""
+    """Decode a text; replace bytes that are not UTF-8."""
     return data.decode("utf-8", "replace")
 
 
 def _guard(db: sqlite3.Connection, section: SqlSection) -> None:
-    """Let SQLite itself refuse what the statement must not do.
+    """Set an authorizer that refuses actions beyond the section's rights.
 
-    Table-valued functions (`json_each`) declare a table when they are first used, which SQLite
-    reports as an update of its schema. A real one is refused by `mode=ro`, and as not writable.
+    A table-valued function (`json_each`) declares a table at its first use, which SQLite reports as
+    an update of its schema. `mode=ro` refuses a real update.
     """
 
     def judge(action: int, one: str | None, two: str | None, *_: object) -> int:
@@ -120,13 +124,13 @@ def _guard(db: sqlite3.Connection, section: SqlSection) -> None:
 
 
 def _batches(cursor: sqlite3.Cursor) -> Iterator[list[Any]]:
-    """The rows, some at a time."""
+    """Yield the rows in batches."""
     while rows := cursor.fetchmany(_BATCH_ROWS):
         yield rows
 
 
 def _patiently(call: Callable[[], sqlite3.Cursor], ctx: Context) -> sqlite3.Cursor:
-    """Call again while another process holds the lock, until the run is to end."""
+    """Repeat a call while another process holds the lock, until the run is cancelled."""
     while True:
         try:
             return call()

@@ -1,7 +1,7 @@
-"""A SQL statement of the configuration: where its `:name` parameters are, and that it is one.
+"""A SQL statement of the configuration and its parameters, `:name`.
 
-Texts, quoted names, comments, `::` casts and Postgres's dollar quotes are passed over, so that what
-stands in them is never taken for a parameter.
+Nothing inside texts, quoted names, comments, `::` casts and Postgres's dollar quotes is taken for a
+parameter.
 """
 
 from __future__ import annotations
@@ -32,22 +32,25 @@ _TOKEN: Final = re.compile(
 
 
 class BadStatement(ValueError):
-    """A statement that is not taken; the message says why."""
+    """A statement cannot be used; the message says why."""
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement, read."""
+    """A statement in the forms of both databases."""
 
     named: str
-    """As SQLite takes it: `:name`."""
+    """The form of SQLite: `:name`."""
     numbered: str
-    """As Postgres takes it: `$1`."""
+    """The form of Postgres: `$1`."""
     names: tuple[str, ...]
-    """Its parameters, in the order of their numbers."""
+    """The parameters in the order of their numbers."""
 
 
 def read_statement(text: str, *, is_postgres: bool) -> Statement:
-    """Read one. Raises BadStatement: empty, several, or with parameters that are not `:name`."""
+    """Read one statement.
+
+    Raises BadStatement for none, for several, and for parameters of another form than `:name`.
+    """
     names: list[str] = []
     named: list[str] = []
     numbered: list[str] = []
@@ -57,7 +60,7 @@ def read_statement(text: str, *, is_postgres: bool) -> Statement:
         if kind == "tag":
             kind = "dollar"
         if kind in ("space", "line", "block"):
-            part = " "  # a comment says nothing to a database
+            part = " "
         elif kind == "end":
             has_ended = True
             continue

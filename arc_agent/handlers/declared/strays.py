@@ -1,8 +1,8 @@
-"""Ending what a program has left behind, also where it went into a session of its own.
+"""Strays: processes that a program leaves behind, even in another session.
 
-Every program of an exec handler has a mark of its run in its environment, and so has whatever it
-starts. Who clears its environment, or becomes another user, is not found: only a control group
-holds these (docs/hardening.md).
+The environment of a program has a mark of its run, which all processes that it starts inherit. A
+process that clears its environment, or becomes another user, is not found: only a control group
+holds it (docs/hardening.md).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Final
 MARK: Final = "ARC_RUN"
 """The variable that holds the mark."""
 _ROUNDS: Final = 10
-"""Who forks while it is looked for is found in the next round."""
+"""A process that forks during a round is found in the next one."""
 _PROCESSES: Final = Path("/proc")
 
 
 def end_strays(mark: str) -> int:
-    """Kill all processes that have the mark; how many. Blocks for as long as /proc takes."""
+    """Kill all processes with the mark; return their number. Blocks."""
     ended: set[int] = set()
     for _ in range(_ROUNDS):
         found = {pid for pid in _processes() if _end(pid, mark)}
@@ -33,7 +33,7 @@ def end_strays(mark: str) -> int:
 
 
 def _processes() -> Iterator[int]:
-    """The ids of all processes that show."""
+    """Yield the ids of all visible processes."""
     with suppress(OSError):
         for name in os.listdir(_PROCESSES):
             if name.isdecimal():
@@ -41,7 +41,7 @@ def _processes() -> Iterator[int]:
 
 
 def _end(pid: int, mark: str) -> bool:
-    """Kill a process if it has the mark. Its id cannot become another's meanwhile."""
+    """Kill a process if it has the mark; its id cannot pass to another process meanwhile."""
     if not _has_mark(pid, mark):
         return False
     try:
@@ -60,7 +60,7 @@ def _end(pid: int, mark: str) -> bool:
 
 
 def _has_mark(pid: int, mark: str) -> bool:
-    """Whether a process was started with the mark; of others' processes that cannot be seen."""
+    """Return True if a process was started with the mark. False for processes of other users."""
     try:
         environment = (_PROCESSES / str(pid) / "environ").read_bytes()
     except OSError:

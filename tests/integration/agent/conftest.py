@@ -23,7 +23,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 @pytest.fixture
 async def old_server() -> AsyncIterator[ScriptedServer]:
     """One that knows part 1 only."""
-    async with ScriptedServer(knows_additions=False) as running:
+    async with ScriptedServer(knows_extensions=False) as running:
         yield running
 
 

@@ -75,7 +75,7 @@ async def test_a_server_that_learns_to_wait_is_asked_to(
 ) -> None:
     await start(old_server, poll={"wait_seconds": 0.4})
     await old_server.until(lambda: len(old_server.seen("leases")) >= 3)
-    old_server.knows_additions = True
+    old_server.knows_extensions = True
     before = len(old_server.seen("leases"))
     await old_server.until(lambda: len(old_server.seen("leases")) >= before + 3)
 
@@ -103,7 +103,7 @@ async def test_renewal_and_registration_are_asked_for_once(
 
     assert len(old_server.seen("renew")) == 1
     assert len(old_server.seen("agents")) == 1
-    lacks = [event["addition"] for event in logged if event["event"] == "server.lacks"]
+    lacks = [event["extension"] for event in logged if event["event"] == "server.lacks"]
     assert sorted(lacks) == ["agents", "renewal"]
 
 

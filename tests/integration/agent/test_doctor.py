@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from arc_agent.cli import doctor
+import arc_agent
+from arc_agent.cli.doctor.host import judge_unit
 from arc_agent.cli.main import main
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer
@@ -75,7 +76,7 @@ async def test_beside_a_running_agent_its_long_poll_is_told(
 
     assert code == 0
     assert found["agent"].startswith("ok: runs, pid ")
-    assert found["long poll"].startswith("ok: the running agent's last was held 1.")
+    assert found["long poll"].startswith("ok: the agent's last poll was held 1.")
 
 
 async def test_no_server_a_broken_handler_and_a_bad_policy_are_each_named(
@@ -167,10 +168,10 @@ def test_what_systemd_says_of_the_unit_is_judged(
 ) -> None:
     other = tmp_path / "arc-agent.service"
     other.write_text("[Service]\n")
-    ours = Path(doctor.__file__).parent.parent / "units" / "arc-agent.service"
+    ours = Path(arc_agent.__file__).with_name("units") / "arc-agent.service"
     places = {"OTHER": str(other), "OURS": str(ours)}
     found = {name: places.get(value, value) for name, value in properties.items()}
 
-    line = doctor.line(doctor.judge_unit("arc-agent.service", found))
+    line = judge_unit("arc-agent.service", found).line()
 
     assert line.startswith(shown)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_agent.config.sections import HandlersSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers.loading import load_handlers
 from arc_agent.handlers.registry import HandlerError
 from tests.support.agent_process import agent

@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from arc_agent import CommandFailed, handler
-from arc_agent.config.sections import read
+from arc_agent.config.reading import read
 from arc_agent.control.metrics import Counting
 from arc_agent.jobs.outcome import Succeeded
 from arc_runtime.config.settings import SettingsError
@@ -159,9 +159,9 @@ async def test_a_port_that_is_taken_ends_the_start_in_one_line(
 @pytest.mark.parametrize(
     ("listen", "public", "reason"),
     [
-        ("0.0.0.0:9180", False, "not on loopback"),
-        ("[::]:9180", False, "not on loopback"),
-        ("10.0.0.1:9180", False, "not on loopback"),
+        ("0.0.0.0:9180", False, "not a loopback address"),
+        ("[::]:9180", False, "not a loopback address"),
+        ("10.0.0.1:9180", False, "not a loopback address"),
         ("metrics.corp:9180", False, "Expected an address"),
         ("127.0.0.1", False, "Expected an address"),
         ("127.0.0.1:99999", False, "Expected an address"),

@@ -15,8 +15,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from arc_agent import Context, handler
-from arc_agent.cli import main
-from arc_agent.config.sections import read
+from arc_agent.cli.arguments import parser
+from arc_agent.cli.main import main
+from arc_agent.config.reading import read
 from arc_runtime.logs.journald import fields
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer
@@ -46,7 +47,7 @@ def labels(lines: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("line", COMMANDS, ids=[line.split()[1] for line in COMMANDS])
 def test_a_command_of_the_page_is_one_that_there_is(line: str) -> None:
-    given = main._parser().parse_args(shlex.split(line)[1:])
+    given = parser().parse_args(shlex.split(line)[1:])
 
     assert str(given.config) == "/etc/arc/agent.yaml"
 
@@ -67,7 +68,7 @@ async def test_status_and_figures_and_fields_are_those_of_a_real_agent(
     await begun.wait()
 
     words = ["status", "--socket", str(agent.directory / "control.sock")]
-    assert await asyncio.to_thread(main.main, words) == 0
+    assert await asyncio.to_thread(main, words) == 0
     gate.set()
     await server.response()
     (url,) = [each["url"] for each in logged if each["event"] == "metrics.listening"]
@@ -114,7 +115,7 @@ async def test_doctor_names_what_the_page_names(
     }
     file.write_text(json.dumps(settings))
 
-    code = await asyncio.to_thread(main.main, ["doctor", "--config", str(file)])
+    code = await asyncio.to_thread(main, ["doctor", "--config", str(file)])
 
     printed = capsys.readouterr().out.splitlines()
     assert code == 1

@@ -47,7 +47,7 @@ async def test_a_package_installed_with_pip_alone_adds_a_command(
     assert inline(response) == b'{"said":["Hello, Ada!"]}'
     (registered,) = [each.json() for each in server.seen("agents")][:1]
     (told,) = [h for h in registered["handlers"] if h["name"] == "acme-greeter.greet"]
-    assert told["description"] == "Greets somebody"
+    assert told["description"] == "Greets a person"
     assert told["idempotent"] is True
     assert told["paramsSchema"]["$defs"]["Greeting"]["required"] == ["name"]
 
@@ -71,7 +71,7 @@ def test_what_is_there_is_not_written_over(package: Path) -> None:
     again = arc_agent("new-handler", package.name, "--dir", str(package.parent))
 
     assert again.returncode == 2
-    assert b"is there already" in again.stderr
+    assert b"exists already" in again.stderr
 
 
 def test_a_handler_is_tried_without_a_server(package: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_handler_is_tried_without_a_server(package: Path) -> None:
     assert json.loads(piped.stdout) == {"said": ["Hello, Bea!"]}
     assert wrong.returncode == 1
     assert b"INVALID_PARAMS: params.name: Expected `str`, got `int`" in wrong.stderr
-    assert (unknown.returncode, unknown.stderr) == (2, b"there is no handler for 'nothing'\n")
+    assert (unknown.returncode, unknown.stderr) == (2, b"no handler for 'nothing'\n")
 
 
 def test_the_hosts_policy_is_asked_first_unless_told_otherwise(tmp_path: Path) -> None:

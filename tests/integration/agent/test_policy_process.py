@@ -134,13 +134,13 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
         assert (await run("approve", "cmd_b", *place, cwd=tmp_path))[0] == 1
         assert (await run("approve", "cmd_a", *place, cwd=tmp_path))[:2] == (
             0,
-            "cmd_a (once) is let through\n",
+            "cmd_a (once) is approved\n",
         )
         await server.response()
         assert runs.read_text() == "run\n"
 
         code, out, _ = await run("pause", "--for", "1h", "--note", "disk", *place, cwd=tmp_path)
-        assert (code, out) == (0, "it takes on nothing for 1h\n")
+        assert (code, out) == (0, "paused for 1h\n")
         assert (await run("resume", *place, cwd=tmp_path))[0] == 0
 
         server.send("stubborn", command_id="cmd_c")
@@ -149,7 +149,7 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
             while runs.read_text() != "running":
                 await asyncio.sleep(0.02)
         code, out, _ = await run("stop-all", *place, cwd=tmp_path)
-        assert (code, out.split(";")[0]) == (0, "1 commands are being ended")
+        assert (code, out.split(";")[0]) == (0, "1 commands are being stopped")
         assert (await server.response(2))["code"] == "STOPPED_BY_HOST"
         assert await asyncio.to_thread(stopped_cleanly, tmp_path)
 

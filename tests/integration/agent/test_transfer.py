@@ -17,9 +17,9 @@ from aiohttp.resolver import ThreadedResolver
 
 from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.net.allowed_hosts import HostRefused
-from arc_agent.net.connection import Connection, NoContact, Refused
+from arc_agent.net.connection import NoContact, Refused, ServerConnection
 from arc_agent.net.lease_calls import ask
-from arc_agent.net.token import Token
+from arc_agent.net.token import ConfiguredToken
 from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
 from arc_protocol.codec import decode
 from arc_protocol.messages.bodies import LocalBackend, PresignedRequest
@@ -388,12 +388,12 @@ def _local(path: Path, operation: str) -> PresignedRequest:
 
 
 @pytest.fixture
-async def connect(store: Store) -> AsyncIterator[Callable[..., Awaitable[Connection]]]:
-    made: list[Connection] = []
+async def connect(store: Store) -> AsyncIterator[Callable[..., Awaitable[ServerConnection]]]:
+    made: list[ServerConnection] = []
 
-    async def begin(token: str | None = "t0ken", **settings: Any) -> Connection:
+    async def begin(token: str | None = "t0ken", **settings: Any) -> ServerConnection:
         section = ServerSection(**{"url": store.url, "request_timeout_seconds": 0.5, **settings})
-        connection = Connection(section, Token(token, settings.get("token_file")))
+        connection = ServerConnection(section, ConfiguredToken(token, settings.get("token_file")))
         await connection.open()
         made.append(connection)
         return connection
@@ -403,7 +403,7 @@ async def connect(store: Store) -> AsyncIterator[Callable[..., Awaitable[Connect
         await connection.close()
 
 
-Connect = Callable[..., Awaitable[Connection]]
+Connect = Callable[..., Awaitable[ServerConnection]]
 
 
 async def test_the_token_goes_to_the_server_and_no_redirect_is_followed(

@@ -10,10 +10,10 @@ import pytest
 
 from arc_agent.agent import Agent
 from arc_agent.net import access_token
-from arc_agent.net.access_token import EnrolledToken
+from arc_agent.net.access_token import AccessToken
 from arc_agent.net.token import TokenError
 from arc_agent.work.live_config import Live, Source
-from arc_protocol.enrolment import AccessToken
+from arc_protocol.enrolment import AccessTokenResponse
 from tests.support.enrolment_host import EnrolmentHost, StartAgent, enrolment_host, until
 
 
@@ -21,10 +21,10 @@ def events(logged: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [event for event in logged if event["event"] == name]
 
 
-def bearer(agent: Agent) -> EnrolledToken:
+def bearer(agent: Agent) -> AccessToken:
     """Its credential."""
     found = agent._live.token
-    assert isinstance(found, EnrolledToken)
+    assert isinstance(found, AccessToken)
     return found
 
 
@@ -64,7 +64,7 @@ async def test_a_server_whose_tokens_have_no_life_is_not_asked_without_a_pause(
 ) -> None:
     await host.enrol()
     token = bearer(await start(host))
-    spoilt = AccessToken(
+    spoilt = AccessTokenResponse(
         token="t" * 40, expires_in_seconds=seconds, credential_id="c", deployment_id="d"
     )
 

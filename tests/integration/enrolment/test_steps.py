@@ -11,8 +11,8 @@ import pytest
 
 from arc_agent.cli import enrol
 from arc_agent.net import access_token, identity_files
-from arc_agent.net.connection import Connection
-from arc_agent.net.token import Token
+from arc_agent.net.connection import ServerConnection
+from arc_agent.net.token import ConfiguredToken
 from arc_runtime import failpoints
 from tests.support.enrolment_host import EnrolmentHost
 
@@ -64,7 +64,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch) -> Arm:
 async def renew(host: EnrolmentHost) -> str | None:
     """What an agent does at its start; its access token."""
     token = host.token()
-    connection = Connection(host.settings, Token(None, None))
+    connection = ServerConnection(host.settings, ConfiguredToken(None, None))
     await connection.open()
     try:
         await token.renew(connection)
@@ -174,13 +174,13 @@ async def test_the_private_key_never_crosses_the_wire(
     host: EnrolmentHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
-    exchange = Connection._exchange
+    exchange = ServerConnection._exchange
 
-    async def listen(self: Connection, method: str, url: str, body: bytes, *rest: Any):
+    async def listen(self: ServerConnection, method: str, url: str, body: bytes, *rest: Any):
         sent.append(body)
         return await exchange(self, method, url, body, *rest)
 
-    monkeypatch.setattr(Connection, "_exchange", listen)
+    monkeypatch.setattr(ServerConnection, "_exchange", listen)
     await host.enrol()
     seeds = [host.files.read()]
     host.clock.offset += QUARTER

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from arc_agent.config.sections import base_url, data_directory, read
+from arc_agent.config.addresses import base_url
+from arc_agent.config.places import data_directory
+from arc_agent.config.reading import read
 from arc_runtime.config.settings import SettingsError
 
 NEEDED = {"server.url": "https://arc.example.com", "deployment": "dep-1"}

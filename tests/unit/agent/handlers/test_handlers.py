@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from arc_agent import CommandFailed, Context, handler
-from arc_agent.config.sections import ExecSection, HandlersSection
+from arc_agent.config.declared_handlers import ExecSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.loading import GROUP, ImportFailed, load_handlers
 from arc_agent.handlers.params import convert_params

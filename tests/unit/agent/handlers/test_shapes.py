@@ -16,7 +16,7 @@ import pydantic
 import pytest
 
 from arc_agent import handler
-from arc_agent.config.sections import HandlersSection
+from arc_agent.config.handler_sections import HandlersSection
 from arc_agent.handlers.descriptions import advertised
 from arc_agent.handlers.registry import Handler, HandlerError, handlers_of
 from arc_agent.handlers.shapes import UNTYPED, Misfit, check, is_raw, read, schema, write
@@ -125,7 +125,7 @@ def test_a_struct_with_such_a_part_is_refused_too() -> None:
         (list[int], ["a"], "result[0]: Expected `int`, got `str`"),
         (type(None), 3, "result: Expected `null`, got `int`"),
         (Model, {"price": 1}, "result: Expected `Model`, got `dict`"),
-        (UNTYPED, {1j}, "result: JSON cannot say what a complex is"),
+        (UNTYPED, {1j}, "result: a complex cannot be written as JSON"),
         (UNTYPED, {"a": float("nan")}, "result: Out of range float values are not JSON compliant"),
     ],
 )
@@ -163,7 +163,7 @@ def test_bytes_files_and_streams_are_no_json() -> None:
 def test_pydantic_is_imported_by_handlers_only() -> None:
     program = (
         "import sys; from arc_agent.handlers.loading import load_handlers;"
-        "from arc_agent.config.sections import HandlersSection;"
+        "from arc_agent.config.handler_sections import HandlersSection;"
         "from arc_agent.handlers.descriptions import advertised;"
         "advertised(load_handlers(HandlersSection()), HandlersSection());"
         "assert 'pydantic' not in sys.modules"

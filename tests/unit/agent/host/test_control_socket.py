@@ -19,8 +19,8 @@ from arc_agent.host.control_socket import (
     Control,
     ControlError,
     ControlRefused,
+    ControlRequest,
     Peer,
-    Request,
     ask,
 )
 
@@ -35,14 +35,14 @@ def told() -> Told:
 
 @pytest.fixture
 async def control(tmp_path: Path, told: Told) -> AsyncIterator[Control]:
-    async def echo(request: Request, peer: Peer) -> Mapping[str, Any]:
+    async def echo(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         told.append((dict(request), peer))
         return {"said": request.get("text")}
 
-    async def refuse(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+    async def refuse(_request: ControlRequest, _peer: Peer) -> Mapping[str, Any]:
         raise ControlRefused("not today")
 
-    async def break_(_request: Request, _peer: Peer) -> Mapping[str, Any]:
+    async def break_(_request: ControlRequest, _peer: Peer) -> Mapping[str, Any]:
         raise RuntimeError("a bug")
 
     opened = Control(tmp_path / "control.sock")
@@ -70,7 +70,7 @@ async def test_a_refusal_comes_with_its_reason(control: Control) -> None:
 
 
 async def test_a_verb_that_breaks_ends_nothing(control: Control) -> None:
-    with pytest.raises(ControlRefused, match="it broke"):
+    with pytest.raises(ControlRefused, match="the agent failed"):
         await asked(control, do="break")
     assert await asked(control, do="echo", text="still there") == {"said": "still there"}
 
@@ -80,9 +80,9 @@ async def test_a_verb_that_breaks_ends_nothing(control: Control) -> None:
     [
         (b"\xff\n", "not JSON"),
         (b"[" * 10_000 + b"\n", "not JSON"),
-        (b"[]\n", "it can do break, echo, refuse"),
-        (b'{"do": ["echo"]}\n', "it can do"),
-        (b'{"do": "reboot"}\n', "it can do"),
+        (b"[]\n", "unknown verb; known are break, echo, refuse"),
+        (b'{"do": ["echo"]}\n', "unknown verb"),
+        (b'{"do": "reboot"}\n', "unknown verb"),
         (b"x" * 70_000 + b"\n", "a line of more than"),
     ],
 )
@@ -152,7 +152,7 @@ async def test_a_socket_that_a_dead_agent_left_is_replaced(tmp_path: Path) -> No
 
     await control.open()
 
-    with pytest.raises(ControlRefused, match="it can do"):
+    with pytest.raises(ControlRefused, match="unknown verb"):
         await asked(control, do="anything")
     await control.close()
 
@@ -168,7 +168,7 @@ async def test_a_path_may_be_longer_than_the_kernel_takes(tmp_path: Path) -> Non
     control = Control(tmp_path / ("d" * 120) / "control.sock")
     await control.open()
 
-    with pytest.raises(ControlRefused, match="it can do"):
+    with pytest.raises(ControlRefused, match="unknown verb"):
         await asked(control, do="anything")
     await control.close()
     assert list(control.path.parent.iterdir()) == []

@@ -16,7 +16,7 @@ from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.jobs.responses import what_counts
 from arc_agent.net.connection import BackOff, NoContact, Refused
 from arc_agent.net.lease_calls import LeaseAnswer
-from arc_agent.net.server_state import Contact
+from arc_agent.net.server_state import ServerState
 from arc_agent.work.heartbeat import LoopWatch
 from arc_agent.work.poller import Pace
 
@@ -113,11 +113,11 @@ def test_the_reason_to_stop_counts_not_what_came_after(end: Any, outcome: Any, c
 
 
 @pytest.fixture
-def contact() -> Contact:
-    return Contact(Clock())
+def contact() -> ServerState:
+    return ServerState(Clock())
 
 
-def test_contact_is_lost_once_and_back_once(contact: Contact) -> None:
+def test_contact_is_lost_once_and_back_once(contact: ServerState) -> None:
     backs: list[int] = []
     contact.on_back(lambda: backs.append(contact.epoch))
     with structlog.testing.capture_logs() as events:
@@ -131,7 +131,7 @@ def test_contact_is_lost_once_and_back_once(contact: Contact) -> None:
     assert not contact.is_lost
 
 
-def test_success_of_a_channel_that_never_failed_is_no_news(contact: Contact) -> None:
+def test_success_of_a_channel_that_never_failed_is_no_news(contact: ServerState) -> None:
     contact.failed("submit", "refused")
     with structlog.testing.capture_logs() as events:
         contact.succeeded("lease")
@@ -141,7 +141,7 @@ def test_success_of_a_channel_that_never_failed_is_no_news(contact: Contact) -> 
     assert not contact.fails_beyond("submit")
 
 
-def test_a_refusal_is_told_apart(contact: Contact) -> None:
+def test_a_refusal_is_told_apart(contact: ServerState) -> None:
     with structlog.testing.capture_logs() as events:
         contact.failed("lease", "timed out")
         contact.failed("lease", "401", is_refusal=True)
@@ -150,7 +150,7 @@ def test_a_refusal_is_told_apart(contact: Contact) -> None:
     assert [event["event"] for event in events] == ["contact.lost", "contact.refused"]
 
 
-def test_what_a_server_lacks_is_asked_again_after_contact_was_lost(contact: Contact) -> None:
+def test_what_a_server_lacks_is_asked_again_after_contact_was_lost(contact: ServerState) -> None:
     contact.lacks("renewal")
     assert not contact.supports("renewal")
     assert contact.supports("agents")
@@ -187,7 +187,7 @@ def test_back_off_waits_as_long_as_the_server_asks() -> None:
 
 def answer(**fields: Any) -> LeaseAnswer:
     """An empty answer, but for some fields."""
-    empty = LeaseAnswer(leases=[], broken=[], cancelled=[], server_now=None, shows_additions=False)
+    empty = LeaseAnswer(leases=[], broken=[], cancelled=[], server_now=None, shows_extensions=False)
     return msgspec.structs.replace(empty, **fields)
 
 

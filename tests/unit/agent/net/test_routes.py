@@ -15,7 +15,7 @@ from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
 from arc_agent.net.allowed_hosts import HostPolicy, HostRefused
 from arc_agent.net.certificates import read_certificate
 from arc_agent.net.proxies import Proxies
-from arc_agent.net.routes import Network
+from arc_agent.net.routes import Routes
 from arc_agent.net.tls import Tls, TlsError
 from arc_agent.net.tls_errors import explain
 from arc_agent.work.poll_wait import HoldTime
@@ -116,7 +116,7 @@ def test_a_proxy_of_another_kind_is_refused_without_quoting_it(url: str) -> None
     with pytest.raises(ValueError, match="Expected an http") as caught:
         Proxies(ProxySection(url=url), {})
     with pytest.raises(ValueError, match="Expected an http"):
-        Network(ServerSection(url="https://a.b"), environ={"ALL_PROXY": url})
+        Routes(ServerSection(url="https://a.b"), environ={"ALL_PROXY": url})
     assert "secret" not in str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_a_file_without_credentials_is_refused_without_quoting_it(tmp_path: Path
 
 
 async def test_no_reason_holds_a_path_a_query_or_a_password() -> None:
-    network = Network(
+    network = Routes(
         ServerSection(url="https://arc.corp"), ProxySection(url="http://u:s3cret@p:1"), environ={}
     )
     url = "https://arc.corp/blob?signature=s3cret"
@@ -220,10 +220,10 @@ def test_a_name_in_a_certificate_cannot_break_a_line(tmp_path: Path) -> None:
 
 UNUSABLE: list[tuple[str, dict[str, str], str]] = [
     ("tls.ca_file", {"ca_file": "gone"}, "No such file"),
-    ("tls.ca_file", {"ca_file": "empty"}, "nothing that can be read"),
-    ("tls.crl_file", {"crl_file": "empty"}, "nothing that can be read"),
+    ("tls.ca_file", {"ca_file": "empty"}, "no readable PEM"),
+    ("tls.crl_file", {"crl_file": "empty"}, "no readable PEM"),
     ("tls.client_cert", {"client_cert": "a.crt", "client_key": "b.key"}, "another certificate"),
-    ("tls.client_cert", {"client_cert": "a.crt"}, "nothing that can be read"),
+    ("tls.client_cert", {"client_cert": "a.crt"}, "no readable PEM"),
     ("tls.client_cert", {"client_cert": "gone"}, "No such file"),
     ("tls.client_key", {"client_key": "a.key"}, "needs tls.client_cert"),
     ("tls.ca_only", {}, "needs tls.ca_file"),
@@ -272,10 +272,10 @@ def test_changed_files_are_taken_in_when_they_fit_together(tmp_path: Path) -> No
 
 def test_a_clock_that_is_off_is_told_once_and_once_when_it_is_right() -> None:
     now = 1_000_000.0
-    network = Network(ServerSection(url="https://a.b"), environ={}, wall_clock=lambda: now)
+    network = Routes(ServerSection(url="https://a.b"), environ={}, wall_clock=lambda: now)
     with structlog.testing.capture_logs() as logged:
         for server_now in (now + 30, now - 3600, now - 3601, None, now + 7200, now, now + 1):
-            network.heard(server_now)
+            network.observe_clock(server_now)
 
     assert [(each["event"], each.get("seconds")) for each in logged] == [
         ("clock.differs", 3600),

@@ -1,0 +1,1 @@
+"""`arc-agent doctor`: checks of everything that an agent depends on, with advice."""

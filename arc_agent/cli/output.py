@@ -1,0 +1,33 @@
+"""The output of the commands: results on standard output, errors on standard error, exit codes.
+
+docs/operating.md, Exit codes, lists what each code means.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+DONE: Final = 0
+NO: Final = 1
+"""The command failed, or its answer is no."""
+UNUSABLE: Final = 2
+"""The command line or the configuration is wrong: systemd does not start the unit again."""
+NOT_THERE: Final = 3
+NOT_ALLOWED: Final = 4
+
+
+def show(text: str) -> None:
+    """Write a line of the result."""
+    sys.stdout.write(f"{text}\n")
+
+
+def log_line(text: str) -> None:
+    """Write a line to standard error."""
+    sys.stderr.write(f"{text}\n")
+
+
+def fail(code: int, text: str) -> int:
+    """Write an error, and return the exit code."""
+    log_line(f"arc-agent: {text}")
+    return code

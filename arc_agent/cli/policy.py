@@ -1,0 +1,66 @@
+"""`arc-agent policy test`: which rule of a policy decides about a command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, UNUSABLE, fail, show
+from arc_agent.config.params_schema import read_params
+from arc_agent.guard.policy import Action, Question
+from arc_agent.guard.policy_file import read_policy
+
+
+def run(given: argparse.Namespace) -> int:
+    """Show the verdict of a policy; return the exit code. Raises SettingsError."""
+    try:
+        return _test(given)
+    except (ValueError, OSError) as error:
+        return fail(UNUSABLE, str(error))
+
+
+def read_given_params(given: str) -> bytes:
+    """Return the params of `--params`: JSON, `@FILE`, or `-` for standard input. Raises OSError."""
+    if given == "-":
+        return sys.stdin.buffer.read()
+    return Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
+
+
+def _test(given: argparse.Namespace) -> int:
+    """Show the verdict. Raises ValueError, OSError, SettingsError."""
+    policy = read_policy(given.file)
+    data = read_given_params(given.params)
+    verdict = policy.judge(
+        Question(
+            command=given.name,
+            signed_by=given.key,
+            at=_instant(given.at),
+            params=lambda: read_params(data),
+        )
+    )
+    if verdict is None:  # only a question without params has no verdict
+        raise ValueError("the params are needed")
+    for miss in verdict.missed:
+        show(f"not {miss.rule!r}: {miss.reason}")
+    by = f"the rule {verdict.rule_name!r}" if verdict.rule is not None else "default"
+    show(f"{verdict.action}, by {by}: {verdict.reason}")
+    if verdict.rule is not None and verdict.action is not Action.DENY:
+        for limit, text in (
+            (verdict.rule.at_once, "at once"),
+            (verdict.rule.per_hour, "an hour"),
+        ):
+            if limit is not None:
+                show(f"at most {limit} {text}")
+    return {Action.ALLOW: DONE, Action.DENY: NO, Action.APPROVE: NOT_ALLOWED}[verdict.action]
+
+
+def _instant(given: str | None) -> datetime:
+    """Return the instant of `--at`, or now. Raises ValueError."""
+    if given is None:
+        return datetime.now(UTC)
+    at = datetime.fromisoformat(given)
+    if at.tzinfo is None:
+        raise ValueError("--at: a time needs its offset, 2026-05-04T09:00+02:00 or …Z")
+    return at

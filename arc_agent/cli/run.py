@@ -1,0 +1,78 @@
+"""`arc-agent run`, `run-once` and `check-config`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from arc_agent.cli.output import DONE, UNUSABLE, fail, log_line
+from arc_runtime.startup.light_imports import import_aiohttp, import_structlog
+
+
+def run(given: argparse.Namespace) -> int:
+    """Carry out one of these commands; return the exit code. Raises what a start raises."""
+    if given.command == "check-config":
+        return _check(given.file)
+    overrides: dict[str, Any] = {
+        "server.url": given.server,
+        "deployment": given.deployment,
+        "server.token_file": given.token_file,
+        "handlers.modules": given.handlers,
+        "data_dir": given.data_dir,
+    }
+    if given.handlers:
+        sys.path.insert(0, os.getcwd())  # a module on the command line may be in this directory
+    if given.command == "run-once":
+        return _run_once(given.config, overrides, given.wait)
+    return _run(given.config, overrides)
+
+
+def _check(file: Path) -> int:
+    """Load a configuration with its handlers, and name them."""
+    from arc_agent.work.live_config import Live, Source
+
+    live = Live(Source(file=file, environ=os.environ, overrides={}))
+    names = ", ".join(handler.name for handler in live.registry)
+    log_line(f"{file}: ok; {len(live.registry)} handlers: {names}")
+    return DONE
+
+
+def _run(file: Path | None, overrides: dict[str, Any]) -> int:
+    """Run an agent until it is stopped."""
+    import_structlog()  # before all modules that import it: the light way saves memory
+    import_aiohttp()
+    from arc_agent.agent import Agent
+    from arc_agent.work.live_config import Live, Source
+
+    live = Live(Source(file=file, environ=os.environ, overrides=overrides))
+    live.configure_logs()
+    live.check_host()
+
+    async def live_and_end() -> int:
+        agent = Agent(live)
+        code = await agent.run()
+        if agent.has_abandoned:
+            sys.stderr.flush()
+            os._exit(code)  # a handler that ignores its cancellation would keep the process alive
+        return code
+
+    return asyncio.run(live_and_end())
+
+
+def _run_once(file: Path | None, overrides: dict[str, Any], wait: str | None) -> int:
+    """Run the commands that are ready."""
+    from arc_agent.work import once
+    from arc_agent.work.live_config import Live, Source
+    from arc_runtime.durations import parse_duration
+
+    try:
+        seconds = 0.0 if wait is None else parse_duration(wait)
+    except ValueError as error:
+        return fail(UNUSABLE, f"--wait: {error}")
+    live = Live(Source(file=file, environ=os.environ, overrides=overrides))
+    live.configure_logs()
+    return once.run(live, seconds)
