@@ -29,10 +29,10 @@ from arc_agent.config.sections import audit_directory, control_socket, data_dire
 from arc_agent.control.verbs import register
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
-from arc_agent.guard.pause import Brake
-from arc_agent.guard.sealed_params import Seals
+from arc_agent.guard.pause import Pause
+from arc_agent.guard.sealed_params import HostSeals
 from arc_agent.guard.signatures import Signatures
-from arc_agent.guard.turns import Line
+from arc_agent.guard.turns import Turns
 from arc_agent.handlers.calling import call_in, in_thread
 from arc_agent.handlers.declared.programs import kill_all
 from arc_agent.handlers.lifespans import open_all
@@ -48,13 +48,13 @@ from arc_agent.jobs.spool import Spool, SpoolError
 from arc_agent.net.connection import BackOff, Connection
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import Transfer
-from arc_agent.work.event_sender import Speaker
-from arc_agent.work.handler_limits import HandlerLines
+from arc_agent.work.event_sender import EventSender
+from arc_agent.work.handler_limits import HandlerLimits
 from arc_agent.work.heartbeat import Heartbeat
-from arc_agent.work.live_config import Live
+from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.meter import Meter
 from arc_agent.work.poller import Poller
-from arc_agent.work.registration import Presence
+from arc_agent.work.registration import Registration
 from arc_agent.work.runner import Runner
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ _BROKEN: Final = 1
 class Agent:
     """One process start of an agent: its id is never used again."""
 
-    def __init__(self, live: Live, clock: Clock = boot_seconds, once: Once | None = None) -> None:
+    def __init__(
+        self, live: LiveConfig, clock: Clock = boot_seconds, once: Once | None = None
+    ) -> None:
         """With `once`, it ends by itself when that is done."""
         self._live = live
         self._once = once
@@ -126,8 +128,8 @@ class Agent:
             data_dir = stack.enter_context(DataDir(data_directory(config, os.environ)))
             spool = await Spool.open(data_dir, config.spool)
             stack.push_async_callback(spool.close)
-            brake = Brake(data_dir.path)
-            audit = await self._open_audit(brake)
+            pause = Pause(data_dir.path)
+            audit = await self._open_audit(pause)
             if audit is not None:
                 stack.push_async_callback(audit.close)
             connection = Connection(config.server, live.token, live.network)
@@ -153,7 +155,7 @@ class Agent:
                 clock=self._clock,
                 back_off=back_off,
             )
-            slots = Line(
+            slots = Turns(
                 lambda: live.config.max_concurrent - runner.abandoned, lambda: runner.notify()
             )
             gate = Gate(
@@ -164,7 +166,7 @@ class Agent:
                 clock=self._clock,
             )
             await self._remember(gate, audit)
-            lines = HandlerLines(
+            lines = HandlerLimits(
                 find=lambda name: live.registry.get(name),
                 slots=slots,
                 max_waiting=lambda: live.config.handlers.max_waiting,
@@ -179,7 +181,7 @@ class Agent:
             await signatures.open()
             await self._answer_left(journal, spool, signatures)
             self._hold_leases_of(spool)
-            speaker = Speaker(
+            event_sender = EventSender(
                 connection=connection,
                 contact=self._contact,
                 settings=lambda: live.config.events,
@@ -198,22 +200,22 @@ class Agent:
                 journal=journal,
                 lines=lines,
                 signatures=signatures,
-                seals=Seals(
+                seals=HostSeals(
                     keys=lambda: live.host_keys, data_dir=data_dir, has_room=spool.has_room
                 ),
-                speaker=speaker,
+                event_sender=event_sender,
                 slots=slots,
                 process=process,
                 meter=meter,
                 clock=self._clock,
             )
-            presence = Presence(
+            registration = Registration(
                 agent_id=self.agent_id,
                 config=lambda: live.config,
                 registry=lambda: live.registry,
                 connection=connection,
                 contact=self._contact,
-                status=brake.status,
+                status=pause.status,
             )
             heartbeat = Heartbeat(
                 config=lambda: live.config,
@@ -232,8 +234,8 @@ class Agent:
                 agent_id=self.agent_id,
                 connection=connection,
                 contact=self._contact,
-                presence=presence,
-                brake=brake,
+                registration=registration,
+                pause=pause,
                 leases=self._leases,
                 spool=spool,
                 delivery=delivery,
@@ -261,30 +263,30 @@ class Agent:
                         spool=spool,
                         gate=gate,
                         lines=lines,
-                        brake=brake,
-                        speaker=speaker,
+                        pause=pause,
+                        event_sender=event_sender,
                         poller=poller,
                     )
                 )
 
-            register(control, gate=gate, brake=brake, audit=audit, halt=runner.halt, status=status)
+            register(control, gate=gate, pause=pause, audit=audit, halt=runner.halt, status=status)
             await control.open()
             stack.push_async_callback(control.close)
-            await meter.open(runner=runner, spool=spool, contact=self._contact, brake=brake)
+            await meter.open(runner=runner, spool=spool, contact=self._contact, pause=pause)
             stack.push_async_callback(meter.close)
-            brake.on_change(presence.changed)
-            brake.on_change(poller.wake)
+            pause.on_change(registration.changed)
+            pause.on_change(poller.wake)
             self._say_policy(audit)
             heartbeat.start()
             stack.callback(heartbeat.stop)
             self._contact.on_back(lambda: call_in(loop, delivery.kick))
-            self._contact.on_back(lambda: call_in(loop, speaker.kick))
+            self._contact.on_back(lambda: call_in(loop, event_sender.kick))
             spool.on_change(lambda: self._fail() if spool.failure is not None else None)
 
             def apply() -> None:
                 transfer.configure(live.config.transfer)
                 spool.configure(live.config.spool)
-                presence.changed()
+                registration.changed()
                 poller.wake()
                 slots.look()
                 gate.changed()
@@ -297,20 +299,25 @@ class Agent:
                     loop.add_signal_handler(number, self._signalled)
                 loop.add_signal_handler(signal.SIGHUP, self.reload)
                 process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-            await self._live_and_stop(poller, runner, delivery, speaker, spool)
+            await self._live_and_stop(poller, runner, delivery, event_sender, spool)
             if self._once is not None:
                 self._once.left = len(spool)
-                self._once.refusal = _refusal(brake)
+                self._once.refusal = _refusal(pause)
             self.has_abandoned = runner.has_abandoned or not await self._work_ends()
             return _BROKEN if self._is_broken else _OK
 
     async def _live_and_stop(
-        self, poller: Poller, runner: Runner, delivery: Delivery, speaker: Speaker, spool: Spool
+        self,
+        poller: Poller,
+        runner: Runner,
+        delivery: Delivery,
+        event_sender: EventSender,
+        spool: Spool,
     ) -> None:
         """The loops, and their end in order."""
         async with asyncio.TaskGroup() as loops:
             delivering = loops.create_task(delivery.run(), name="delivery")
-            speaking = loops.create_task(speaker.run(), name="events")
+            speaking = loops.create_task(event_sender.run(), name="events")
             pulses = {"poller": poller.pulse, "delivery": delivery.pulse}
             watching = loops.create_task(
                 systemd.watch(pulses, lambda: self._status(runner, spool)), name="watch"
@@ -357,7 +364,7 @@ class Agent:
         await asyncio.wait({ending}, timeout=_LAST_WORK_SECONDS)
         return not any(each.is_alive() for each in threads)
 
-    async def _open_audit(self, brake: Brake) -> Audit | None:
+    async def _open_audit(self, pause: Pause) -> Audit | None:
         """The audit log; while it cannot write, no work is taken on. Raises AuditError."""
         config = self._live.config
         if not config.audit.enabled:
@@ -368,7 +375,7 @@ class Agent:
             logs_lines="JOURNAL_STREAM" in os.environ,
         )
         await audit.open(
-            on_trouble=lambda reason: brake.trouble("audit", reason),
+            on_trouble=lambda reason: pause.trouble("audit", reason),
             on_failure=self._fail,
             agent_id=self.agent_id,
             version=__version__,
@@ -390,9 +397,9 @@ class Agent:
         listen = self._live.config.metrics.listen
         if listen is None or self._once is not None:
             return Meter()
-        from arc_agent.control.metrics import Counting  # only who asks for it pays for it
+        from arc_agent.control.metrics import PrometheusMeter  # only who asks for it pays for it
 
-        return Counting(listen)
+        return PrometheusMeter(listen)
 
     def _say_policy(self, audit: Audit | None) -> None:
         """Which rules are in force, here and in the audit log."""
@@ -443,10 +450,10 @@ class Agent:
         )
 
 
-def _refusal(brake: Brake) -> str | None:
+def _refusal(pause: Pause) -> str | None:
     """Why no work is welcome, if so."""
-    said = brake.status()
+    said = pause.status()
     if said is None:
         return None
-    reasons = "; ".join(f"{part}: {reason}" for part, reason in sorted(brake.troubles.items()))
+    reasons = "; ".join(f"{part}: {reason}" for part, reason in sorted(pause.troubles.items()))
     return reasons or f"it is {said.state}" + (f" ({said.note})" if said.note else "")

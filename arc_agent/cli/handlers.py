@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from arc_agent.testing import Result
-    from arc_agent.work.live_config import Live
+    from arc_agent.work.live_config import LiveConfig
 
 COMMANDS: Final = ("test-handler", "new-handler")
 _FAILED: Final = 1
@@ -71,7 +71,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _test(given: argparse.Namespace) -> int:
     """Run a handler with everything that the configuration says."""
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.work.live_config import LiveConfig, Source
 
     data = _params(given.params)
     overrides: dict[str, Any] = {"handlers.modules": given.handlers}
@@ -79,7 +79,7 @@ def _test(given: argparse.Namespace) -> int:
         overrides |= {"server.url": "http://localhost", "deployment": "test"}
     if given.handlers:
         sys.path.insert(0, os.getcwd())
-    live = Live(Source(file=given.config, environ=os.environ, overrides=overrides))
+    live = LiveConfig(Source(file=given.config, environ=os.environ, overrides=overrides))
     live.configure_logs()
     if live.registry.get(given.name) is None:
         return _say(_BAD, f"there is no handler for {given.name!r}")
@@ -93,7 +93,7 @@ def _test(given: argparse.Namespace) -> int:
     return _show(result)
 
 
-async def _run(live: Live, name: str, data: bytes, timeout_seconds: float) -> Result:
+async def _run(live: LiveConfig, name: str, data: bytes, timeout_seconds: float) -> Result:
     """Lifespans around it. Raises TimeoutError, LifespanFailed."""
     from arc_agent import testing
     from arc_agent.handlers.lifespans import open_all
@@ -108,7 +108,7 @@ async def _run(live: Live, name: str, data: bytes, timeout_seconds: float) -> Re
         return await testing.run(handler, data, timeout_seconds=limit)
 
 
-def _denied(live: Live, name: str, data: bytes) -> str | None:
+def _denied(live: LiveConfig, name: str, data: bytes) -> str | None:
     """Why the host's policy would not let it run; None when it would, or a person may."""
     if live.policy is None:
         return None

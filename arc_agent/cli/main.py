@@ -122,10 +122,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _check(file: Path) -> int:
     """Whether a configuration is good."""
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.work.live_config import LiveConfig, Source
 
     try:
-        live = Live(Source(file=file, environ=os.environ, overrides={}))
+        live = LiveConfig(Source(file=file, environ=os.environ, overrides={}))
     except Exception as error:
         return _refused(error)
     names = ", ".join(handler.name for handler in live.registry)
@@ -140,10 +140,10 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     import_structlog()
     import_aiohttp()
     from arc_agent.agent import Agent
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.work.live_config import LiveConfig, Source
 
     try:
-        live = Live(Source(file=file, environ=os.environ, overrides=overrides))
+        live = LiveConfig(Source(file=file, environ=os.environ, overrides=overrides))
     except Exception as error:
         return _refused(error)
     live.configure_logs()
@@ -169,7 +169,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
 def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """What is ready now; the exit code."""
     from arc_agent.work import once
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.work.live_config import LiveConfig, Source
     from arc_runtime.durations import parse_duration
 
     try:
@@ -178,7 +178,7 @@ def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
         _say(f"arc-agent: --wait: {error}")
         return _BAD
     try:
-        live = Live(Source(file=given.config, environ=os.environ, overrides=overrides))
+        live = LiveConfig(Source(file=given.config, environ=os.environ, overrides=overrides))
         live.configure_logs()
         return once.run(live, seconds)
     except Exception as error:

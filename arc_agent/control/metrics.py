@@ -28,7 +28,7 @@ from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Outcome, Succeede
 from arc_agent.work.meter import Meter, MetricsError
 
 if TYPE_CHECKING:
-    from arc_agent.guard.pause import Brake
+    from arc_agent.guard.pause import Pause
     from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
     from arc_agent.work.runner import Runner
@@ -51,7 +51,7 @@ _CLOSE_SECONDS: Final = 0.5
 """How long an answer under way may hold up the agent's end."""
 
 
-class Counting(Meter):
+class PrometheusMeter(Meter):
     """The counters, in a registry of their own, and the socket where they are read."""
 
     def __init__(self, listen: str) -> None:
@@ -84,15 +84,15 @@ class Counting(Meter):
             registry=self.registry,
         )
 
-    async def open(self, *, runner: Runner, spool: Spool, contact: Contact, brake: Brake) -> None:
+    async def open(self, *, runner: Runner, spool: Spool, contact: Contact, pause: Pause) -> None:
         """Listen. Raises MetricsError."""
-        self.registry.register(_Now(runner, spool, contact, brake))
+        self.registry.register(_Now(runner, spool, contact, pause))
 
         async def healthz(_request: web.Request) -> web.Response:
             return _json({"status": "ok"})  # that its main loop answers is all there is to it
 
         async def readyz(_request: web.Request) -> web.Response:
-            reason = _trouble(spool, contact, brake)
+            reason = _trouble(spool, contact, pause)
             if reason is None:
                 return _json({"status": "ready"})
             return _json({"status": "not ready", "reason": reason}, status=503)
@@ -151,11 +151,11 @@ class Counting(Meter):
 class _Now(Collector):
     """What is as it is: looked at when somebody asks."""
 
-    def __init__(self, runner: Runner, spool: Spool, contact: Contact, brake: Brake) -> None:
+    def __init__(self, runner: Runner, spool: Spool, contact: Contact, pause: Pause) -> None:
         self._runner = runner
         self._spool = spool
         self._contact = contact
-        self._brake = brake
+        self._pause = pause
 
     def collect(self) -> Iterator[Metric]:
         """One sample each."""
@@ -173,18 +173,18 @@ class _Now(Collector):
             ("spool_results", "Results that the server has not taken yet.", len(self._spool)),
             ("spool_bytes", "What these take on the disk.", self._spool.used_bytes),
             ("contact_lost", "1: the server does not answer or refuses.", self._contact.is_lost),
-            ("takes_work", "0: paused, stopped or in trouble.", not self._brake.is_on),
+            ("takes_work", "0: paused, stopped or in trouble.", not self._pause.is_on),
         ):
             yield GaugeMetricFamily(f"arc_agent_{name}", text, float(value))
 
 
-def _trouble(spool: Spool, contact: Contact, brake: Brake) -> str | None:
+def _trouble(spool: Spool, contact: Contact, pause: Pause) -> str | None:
     """Why it takes on no work; None when it does. No notes and no addresses: anybody may ask."""
     if spool.failure is not None:
         return "the spool is broken"
-    said = brake.status()
+    said = pause.status()
     if said is not None:
-        parts = ", ".join(sorted(brake.troubles))
+        parts = ", ".join(sorted(pause.troubles))
         return f"it is {said.state}" + (f": {parts}" if parts else "")
     if contact.is_lost:
         return "contact is lost"

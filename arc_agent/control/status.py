@@ -14,15 +14,15 @@ import msgspec
 
 from arc_agent import __version__
 from arc_agent.guard.gate import Gate
-from arc_agent.guard.pause import Brake
+from arc_agent.guard.pause import Pause
 from arc_agent.host.clock import Clock
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.spool import Spool
 from arc_agent.net.server_state import Contact
 from arc_agent.net.token import Token
-from arc_agent.work.event_sender import Speaker
-from arc_agent.work.handler_limits import HandlerLines
-from arc_agent.work.live_config import Live
+from arc_agent.work.event_sender import EventSender
+from arc_agent.work.handler_limits import HandlerLimits
+from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.poller import Poller
 from arc_agent.work.runner import Runner
 from arc_protocol.urls import redact
@@ -38,16 +38,16 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str
     started_at: float
     """On the agent's clock."""
-    live: Live
+    live: LiveConfig
     clock: Clock
     contact: Contact
     leases: LeaseTable
     runner: Runner
     spool: Spool
     gate: Gate
-    lines: HandlerLines
-    brake: Brake
-    speaker: Speaker
+    lines: HandlerLimits
+    pause: Pause
+    event_sender: EventSender
     poller: Poller
 
 
@@ -71,7 +71,7 @@ async def facts(parts: Parts) -> Mapping[str, Any]:
         else {"id": target.resource_id, "type": target.resource_type},
         "is_healthy": not degraded,
         "degraded": degraded,
-        "order": _order(parts.brake),
+        "order": _order(parts.pause),
         "contact": contact,
         "credential": credential,
         "running": [_command(parts, each) for each in parts.leases.all()],
@@ -124,7 +124,7 @@ def _age(file: Path) -> float | None:
 
 def _command(parts: Parts, held: HeldLease) -> dict[str, Any]:
     """One command that is held."""
-    progress = parts.speaker.progress_of(held.lease_id)
+    progress = parts.event_sender.progress_of(held.lease_id)
     now = parts.clock()
     return {
         "id": held.command_id,
@@ -173,7 +173,7 @@ async def _spool(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _policy(live: Live) -> dict[str, Any] | None:
+def _policy(live: LiveConfig) -> dict[str, Any] | None:
     """The rules in force."""
     policy = live.policy
     if policy is None:
@@ -181,9 +181,9 @@ def _policy(live: Live) -> dict[str, Any] | None:
     return {"file": str(policy.source), "rules": len(policy.rules), "sha256": policy.sha256}
 
 
-def _order(brake: Brake) -> dict[str, Any] | None:
+def _order(pause: Pause) -> dict[str, Any] | None:
     """What a person said, if work is not welcome for that reason."""
-    said = brake.status()
+    said = pause.status()
     if said is None or said.state == "degraded":
         return None
     until = said.until.isoformat(timespec="seconds") if said.until is not None else None
@@ -194,7 +194,7 @@ def _degraded(
     parts: Parts, contact: Mapping[str, Any], credential: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """What is not as it should be."""
-    found = dict(parts.brake.troubles)
+    found = dict(parts.pause.troubles)
     if contact["is_lost"]:
         found["contact"] = str(contact["reason"])
     elif contact["answered_seconds_ago"] is None:

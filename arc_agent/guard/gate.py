@@ -21,7 +21,7 @@ from arc_agent.config.sections import PolicySection
 from arc_agent.guard.approvals import Approvals, Asked, Decision
 from arc_agent.guard.audit import Audit, AuditUnavailable
 from arc_agent.guard.policy import Action, Policy, Question, Rule, Verdict
-from arc_agent.guard.turns import Line
+from arc_agent.guard.turns import Turns
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.host.clock import Clock
 from arc_agent.host.control_socket import Peer
@@ -45,7 +45,7 @@ class Gate:
         policy: Callable[[], Policy | None],
         settings: Callable[[], PolicySection],
         audit: Audit | None,
-        slots: Line,
+        slots: Turns,
         clock: Clock,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -59,7 +59,7 @@ class Gate:
         self.approvals = Approvals()
         self._waiting: set[str] = set()
         self._started: set[str] = set()
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, Turns] = {}
         self._hourly: dict[str, deque[float]] = {}
 
     def remember(self, started: Iterable[tuple[str, datetime]]) -> None:
@@ -211,7 +211,7 @@ class Gate:
         lease_id = job.lease.lease_id
         line = self._lines.get(rule.name)
         if line is None:
-            line = self._lines[rule.name] = Line(partial(self._at_once, rule.name), lambda: None)
+            line = self._lines[rule.name] = Turns(partial(self._at_once, rule.name), lambda: None)
         if line.try_enter(lease_id):
             return None
         if not self._may_wait(lease_id):

@@ -20,7 +20,7 @@ from arc_protocol.messages.agents import AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-_FILE: Final = "brake.json"
+_FILE: Final = "pause.json"
 _LOOK_SECONDS: Final = 25.0
 """How often who waits looks again: the wall clock may be set. As often as a long poll ends."""
 MAX_NOTE_CHARS: Final = 256
@@ -35,7 +35,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since 1970: it must mean the same after a restart. None: until told otherwise."""
 
 
-class Brake:
+class Pause:
     """The orders in force. Lives in the main loop."""
 
     def __init__(self, directory: Path, now: Callable[[], float] = time.time) -> None:
@@ -46,7 +46,7 @@ class Brake:
         self._troubles: dict[str, str] = {}
         self._order = self._read()
         if self._order is not None:
-            log.warning("brake.on", state=self._order.state, note=self._order.note)
+            log.warning("pause.on", state=self._order.state, note=self._order.note)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` when something was said."""
@@ -72,7 +72,7 @@ class Brake:
         if order is not None and order.until is not None:
             left = order.until - self._now()
             if left <= 0:
-                log.info("brake.over", note=order.note)
+                log.info("pause.over", note=order.note)
                 self._order = order = None
                 with suppress(OSError):  # read again, it would be over as well
                     self.release()
@@ -97,12 +97,12 @@ class Brake:
     def apply(self, order: Order) -> str | None:
         """Take on nothing from now on. Returns why this will not survive a restart, if so."""
         self._order = order
-        log.warning("brake.on", state=order.state, note=order.note)
+        log.warning("pause.on", state=order.state, note=order.note)
         self._tell()
         try:
             self._write(order)
         except OSError as error:
-            log.error("brake.not_kept", reason=str(error))
+            log.error("pause.not_kept", reason=str(error))
             return error.strerror or str(error)
         return None
 
@@ -112,7 +112,7 @@ class Brake:
         sync_directory(self._path.parent)
         was_on, self._order = self._order is not None, None
         if was_on:
-            log.info("brake.off")
+            log.info("pause.off")
             self._tell()
         return was_on
 
@@ -133,7 +133,7 @@ class Brake:
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            log.error("brake.unreadable", file=str(self._path), reason=str(error))
+            log.error("pause.unreadable", file=str(self._path), reason=str(error))
             return Order(state="stopped", note=f"{_FILE} cannot be read; `arc-agent resume`")
 
     def _write(self, order: Order) -> None:

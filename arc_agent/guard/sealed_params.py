@@ -39,7 +39,7 @@ _MAX_ERROR_BYTES: Final = 8_000
 """Of an error before it is sealed: it goes into `details`, which is bounded."""
 
 
-class Seals:
+class HostSeals:
     """Opens params and seals results with this host's keys. The work is done in threads."""
 
     def __init__(

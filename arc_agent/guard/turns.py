@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Line:
+class Turns:
     """Who is inside and who waits, by a key each. Lives in one loop."""
 
     def __init__(self, limit: Callable[[], int], on_change: Callable[[], None]) -> None:

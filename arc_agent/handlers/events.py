@@ -21,7 +21,7 @@ _REQUEST_BYTES: Final = 60_000
 _REQUEST_LINES: Final = 1_000
 
 
-class Speech:
+class RunEvents:
     """What one run says, until the server has it. Its methods may be called from any thread."""
 
     def __init__(

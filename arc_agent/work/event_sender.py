@@ -15,7 +15,7 @@ import structlog
 
 from arc_agent.config.sections import EventsSection
 from arc_agent.handlers.calling import call_in
-from arc_agent.handlers.events import Speech
+from arc_agent.handlers.events import RunEvents
 from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.server_state import Contact
 from arc_protocol.codec import encode
@@ -30,7 +30,7 @@ _MAX_ENDED: Final = 100
 """How many runs that have ended may still wait for their last words to be sent."""
 
 
-class Speaker:
+class EventSender:
     """Sends what all runs say. `run` is a loop of the agent's task group."""
 
     def __init__(
@@ -39,34 +39,34 @@ class Speaker:
         self._connection = connection
         self._contact = contact
         self._settings = settings
-        self._speeches: dict[str, Speech] = {}
+        self._runs: dict[str, RunEvents] = {}
         self._said = asyncio.Event()
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def begin(self, command_id: str, lease_id: str, *, is_private: bool = False) -> Speech:
+    def begin(self, command_id: str, lease_id: str, *, is_private: bool = False) -> RunEvents:
         """A run begins; `end` it. What a private one says stays here: the server could read it."""
         settings = self._settings()
         if is_private:
             settings = msgspec.structs.replace(settings, enabled=False)
-        speech = Speech(command_id, lease_id, settings, self._wake)
-        self._speeches[lease_id] = speech
-        return speech
+        events = RunEvents(command_id, lease_id, settings, self._wake)
+        self._runs[lease_id] = events
+        return events
 
     def progress_of(self, lease_id: str) -> Progress | None:
         """How far a run said it was."""
-        speech = self._speeches.get(lease_id)
-        return None if speech is None else speech.latest
+        events = self._runs.get(lease_id)
+        return None if events is None else events.latest
 
-    def end(self, speech: Speech) -> None:
+    def end(self, events: RunEvents) -> None:
         """The run has ended; its last words are sent at once."""
-        speech.is_ended = True
-        if speech.pending() is None:
-            self._speeches.pop(speech.lease_id, None)
+        events.is_ended = True
+        if events.pending() is None:
+            self._runs.pop(events.lease_id, None)
             return
-        waiting = [each for each in self._speeches.values() if each.is_ended]
+        waiting = [each for each in self._runs.values() if each.is_ended]
         for each in waiting[:-_MAX_ENDED]:
-            del self._speeches[each.lease_id]
+            del self._runs[each.lease_id]
         self._ended.set()
         self._said.set()
 
@@ -104,34 +104,34 @@ class Speaker:
         if self._contact.is_lost:
             return True  # `kick` comes when it is back
         is_done = True
-        for speech in list(self._speeches.values()):
-            until = speech.last_number
-            while (request := speech.pending()) is not None:
+        for events in list(self._runs.values()):
+            until = events.last_number
+            while (request := events.pending()) is not None:
                 if not self._contact.supports(_ADDITION):
-                    speech.forget()
-                elif not await self._send(speech, request):
+                    events.forget()
+                elif not await self._send(events, request):
                     is_done = False
                     break
                 if not request.lines or request.lines[-1].number >= until:
                     break  # what was said meanwhile is for the next round
-            if speech.is_ended and speech.pending() is None:
-                self._speeches.pop(speech.lease_id, None)
+            if events.is_ended and events.pending() is None:
+                self._runs.pop(events.lease_id, None)
         return is_done
 
-    async def _send(self, speech: Speech, request: EventsRequest) -> bool:
+    async def _send(self, events: RunEvents, request: EventsRequest) -> bool:
         """Send one request; whether to go on, or to try again later."""
-        url = self._connection.url("commands", speech.command_id, "events")
+        url = self._connection.url("commands", events.command_id, "events")
         try:
             answer = await self._connection.call(
                 "POST", url, encode(request), timeout_seconds=_TIMEOUT_SECONDS
             )
         except NoContact as error:
-            log.debug("events.not_sent", command_id=speech.command_id, reason=error.reason)
+            log.debug("events.not_sent", command_id=events.command_id, reason=error.reason)
             return False
         if answer.status == 200:
-            speech.sent(request)
+            events.sent(request)
             return True
         if answer.status in (404, 405) and b"COMMAND_NOT_FOUND" not in answer.body:
             self._contact.lacks(_ADDITION)
-        speech.forget()
+        events.forget()
         return True

@@ -10,27 +10,27 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from arc_agent.guard.turns import Line
+from arc_agent.guard.turns import Turns
 from arc_agent.handlers.registry import Handler
 
 _UNLIMITED: Final = 1_000_000
 
 
-class HandlerLines:
+class HandlerLimits:
     """A line for each handler with a limit. Lives in the main loop."""
 
     def __init__(
         self,
         *,
         find: Callable[[str], Handler | None],
-        slots: Line,
+        slots: Turns,
         max_waiting: Callable[[], int],
     ) -> None:
         """`find` is a handler as configured now, `slots` are the places of running handlers."""
         self._find = find
         self._slots = slots
         self._max_waiting = max_waiting
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, Turns] = {}
         self._waiting: set[str] = set()
 
     @property
@@ -79,12 +79,12 @@ class HandlerLines:
         for line in self._lines.values():
             line.look()
 
-    def _line(self, handler: Handler) -> Line | None:
+    def _line(self, handler: Handler) -> Turns | None:
         """The line of a handler, None when it has no limit and nobody stands in line."""
         line = self._lines.get(handler.name)
         if line is None and handler.concurrency is not None:
             limit = partial(self._limit, handler.name)
-            line = self._lines[handler.name] = Line(limit, lambda: None)
+            line = self._lines[handler.name] = Turns(limit, lambda: None)
         return line
 
     def _limit(self, name: str) -> int:

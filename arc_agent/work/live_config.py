@@ -68,7 +68,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(str(error), key="proxy", source=None) from None
 
 
-class Live:
+class LiveConfig:
     """The configuration in force."""
 
     def __init__(self, source: Source) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from arc_agent.jobs.outcome import Outcome
 
 if TYPE_CHECKING:
-    from arc_agent.guard.pause import Brake
+    from arc_agent.guard.pause import Pause
     from arc_agent.jobs.spool import Spool
     from arc_agent.net.server_state import Contact
     from arc_agent.work.runner import Runner
@@ -23,7 +23,7 @@ class MetricsError(Exception):
 class Meter:
     """Counts nothing. `metrics.py` has the one that does."""
 
-    async def open(self, *, runner: Runner, spool: Spool, contact: Contact, brake: Brake) -> None:
+    async def open(self, *, runner: Runner, spool: Spool, contact: Contact, pause: Pause) -> None:
         """Begin to tell, of these too. Raises MetricsError."""
 
     async def close(self) -> None:

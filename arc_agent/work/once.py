@@ -8,7 +8,7 @@ import sys
 from typing import Final, Protocol
 
 from arc_agent.net.connection import NoContact, Refused
-from arc_agent.work.live_config import Live
+from arc_agent.work.live_config import LiveConfig
 
 _DONE: Final = 0
 _NOT_YET: Final = 1
@@ -70,7 +70,7 @@ class Once:
         return _DONE, f"{self._taken} commands run, their results are handed in"
 
 
-def run(live: Live, wait_seconds: float) -> int:
+def run(live: LiveConfig, wait_seconds: float) -> int:
     """Live just long enough; the exit code. Raises what an agent's start raises."""
     from arc_agent.agent import Agent
 

@@ -29,7 +29,7 @@ _BELIEVED: Final = 2
 _GATEWAY: Final = (408, 502, 503, 504)
 
 
-class HoldTime:
+class PollWait:
     """The wait that is asked for. Lives in the main loop."""
 
     def __init__(self, clock: Clock) -> None:

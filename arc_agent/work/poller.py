@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 
 from arc_agent.config.sections import Config
-from arc_agent.guard.pause import Brake
+from arc_agent.guard.pause import Pause
 from arc_agent.host.clock import Clock
 from arc_agent.host.pulse import Pulse
 from arc_agent.jobs.delivery import Delivery
@@ -24,8 +24,8 @@ from arc_agent.net.lease_calls import LeaseAnswer, ask, release
 from arc_agent.net.server_state import Contact
 from arc_agent.work.heartbeat import Heartbeat
 from arc_agent.work.meter import Meter
-from arc_agent.work.poll_wait import HoldTime
-from arc_agent.work.registration import Presence
+from arc_agent.work.poll_wait import PollWait
+from arc_agent.work.registration import Registration
 from arc_agent.work.runner import Runner
 from arc_protocol.messages.leases import LeaseInfo, LeaseRequest
 
@@ -48,7 +48,7 @@ _PATIENCE: Final = 3
 """How many early answers in a row, each followed by such a pause, a server of ours may give."""
 
 
-class Pace:
+class PollInterval:
     """How long to wait after an answer: not at all when the server does the waiting.
 
     A server that answers empty much earlier than asked does not know `waitSeconds`: it is polled
@@ -112,8 +112,8 @@ class Poller:
         agent_id: str,
         connection: Connection,
         contact: Contact,
-        presence: Presence,
-        brake: Brake,
+        registration: Registration,
+        pause: Pause,
         leases: LeaseTable,
         spool: Spool,
         delivery: Delivery,
@@ -128,8 +128,8 @@ class Poller:
         self._agent_id = agent_id
         self._connection = connection
         self._contact = contact
-        self._presence = presence
-        self._brake = brake
+        self._registration = registration
+        self._pause = pause
         self._leases = leases
         self._spool = spool
         self._delivery = delivery
@@ -139,8 +139,8 @@ class Poller:
         self._clock = clock
         self._on_ready = on_ready
         self._back_off = back_off
-        self._pace = Pace(back_off.source)
-        self._hold = HoldTime(clock)
+        self._pace = PollInterval(back_off.source)
+        self._hold = PollWait(clock)
         self._draining = asyncio.Event()
         self._woken = asyncio.Event()
         self._is_full = False
@@ -182,8 +182,8 @@ class Poller:
         self._on_ready()
         await self._look_at_disk()
         until = self._clock() + seconds
-        await self._unless_stopping(self._presence.announce())
-        while not (self._draining.is_set() or self._brake.is_on):
+        await self._unless_stopping(self._registration.announce())
+        while not (self._draining.is_set() or self._pause.is_on):
             before = self._sequence
             self._longest_wait = max(0.0, until - self._clock())
             pause = await self._ask(group)
@@ -197,13 +197,13 @@ class Poller:
         """One answered request; the seconds until the next."""
         async for attempt in retrying(self._sleep, self._back_off):
             with attempt:
-                if self._draining.is_set() or self._brake.is_on or not self._spool.has_room():
+                if self._draining.is_set() or self._pause.is_on or not self._spool.has_room():
                     return 0.0
                 self.pulse.within(_SETTLE_SECONDS + self._config().server.request_timeout_seconds)
                 if self._contact.is_lost:
                     await self._settle()
-                await self._unless_stopping(self._presence.announce())
-                if self._draining.is_set() or self._brake.is_on:
+                await self._unless_stopping(self._registration.announce())
+                if self._draining.is_set() or self._pause.is_on:
                     return 0.0
                 return await self._ask(group)
         return 0.0
@@ -343,7 +343,7 @@ class Poller:
             deadline_at=self._deadline(lease.envelope.deadline, answer.server_now),
             directory=self._spool.data_dir.temporary / f"run-{self._sequence}",
         )
-        if self._draining.is_set() or self._brake.is_on:
+        if self._draining.is_set() or self._pause.is_on:
             await release(self._connection, lease.lease_id, "drain")
         elif await self._runner.redeliver(job):
             return
@@ -370,7 +370,7 @@ class Poller:
         """Until work is welcome, a slot is free and there is room for a result."""
         while not self._draining.is_set():
             await self._look_at_disk()
-            if self._brake.is_on:
+            if self._pause.is_on:
                 await self._rest()
                 continue
             if self._runner.free > 0:
@@ -379,7 +379,7 @@ class Poller:
                 await self._unless_stopping(self._runner.slot())
 
     async def _look_at_disk(self) -> None:
-        """Whether a result would have room. The brake has the last word, and tells the server."""
+        """Whether a result would have room. The pause has the last word, and tells the server."""
         await self._spool.persist()
         lack = self._spool.lack(spare=_SPARE if self._is_full else 0.0)
         if lack is not None and not self._is_full:
@@ -387,16 +387,16 @@ class Poller:
         elif lack is None and self._is_full:
             log.info("spool.has_room")
         self._is_full = lack is not None
-        self._brake.trouble("disk", lack)
+        self._pause.trouble("disk", lack)
 
     async def _rest(self) -> None:
         """Ask for nothing for a while; the server is told why, and that this host is still here."""
         self.pulse.within(self._config().server.request_timeout_seconds)
         if self._clock() - self._told_at >= _TELL_SECONDS:
             self._told_at = self._clock()
-            self._presence.changed()
-        await self._unless_stopping(self._presence.announce())
-        seconds = self._brake.wait_seconds()
+            self._registration.changed()
+        await self._unless_stopping(self._registration.announce())
+        seconds = self._pause.wait_seconds()
         if seconds is not None:
             look_again = self._config().poll.interval_seconds if self._is_full else seconds
             await self._sleep(min(seconds, look_again))

@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS: Final = 5.0
 """No more: asking for work waits for it."""
 
 
-class Presence:
+class Registration:
     """Registers the agent once in each contact with the server."""
 
     def __init__(
@@ -70,13 +70,13 @@ class Presence:
                 timeout_seconds=_TIMEOUT_SECONDS,
             )
         except NoContact as error:
-            log.debug("presence.failed", reason=error.reason)
+            log.debug("registration.failed", reason=error.reason)
             return
         self._announced = epoch
         self._contact.succeeded("agents")
         if answer.status in (404, 405):
             self._contact.lacks("agents")
         elif answer.status >= 300:
-            log.warning("presence.refused", status=answer.status)
+            log.warning("registration.refused", status=answer.status)
         else:
             self._contact.knows_additions = True

@@ -14,12 +14,12 @@ import structlog
 
 from arc_agent.config.sections import Config
 from arc_agent.guard.gate import Gate
-from arc_agent.guard.sealed_params import Seals
+from arc_agent.guard.sealed_params import HostSeals
 from arc_agent.guard.signatures import Signatures, Signed
-from arc_agent.guard.turns import Line
+from arc_agent.guard.turns import Turns
 from arc_agent.handlers.calling import Raised, Returned, call_handler, call_in
 from arc_agent.handlers.context import Context, ParamsSource, Retry
-from arc_agent.handlers.events import Speech
+from arc_agent.handlers.events import RunEvents
 from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler, Registry
 from arc_agent.host.clock import Clock
@@ -43,8 +43,8 @@ from arc_agent.net.connection import Connection, NoContact
 from arc_agent.net.lease_calls import BrokenLease, release, renew
 from arc_agent.net.server_state import Contact
 from arc_agent.net.transfer import NoRoom, Transfer, TransferRefused
-from arc_agent.work.event_sender import Speaker
-from arc_agent.work.handler_limits import HandlerLines
+from arc_agent.work.event_sender import EventSender
+from arc_agent.work.handler_limits import HandlerLimits
 from arc_agent.work.meter import Meter
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.lifecycle import budget_seconds
@@ -80,11 +80,11 @@ class Runner:
         contact: Contact,
         gate: Gate,
         journal: Journal,
-        lines: HandlerLines,
+        lines: HandlerLimits,
         signatures: Signatures,
-        seals: Seals,
-        speaker: Speaker,
-        slots: Line,
+        seals: HostSeals,
+        event_sender: EventSender,
+        slots: Turns,
         process: ProcessState,
         meter: Meter,
         clock: Clock,
@@ -104,7 +104,7 @@ class Runner:
         self._seals = seals
         self._signed: dict[str, Signed] = {}
         """The signatures of leases that run, as far as they have been verified."""
-        self._speaker = speaker
+        self._event_sender = event_sender
         self._slots = slots
         self._process = process
         self._meter = meter
@@ -317,14 +317,14 @@ class Runner:
         if refused is not None:
             return refused
         seal = None if signed is None else self._seals.for_small(signed)
-        speech = self._speaker.begin(
+        events = self._event_sender.begin(
             job.lease.command_id, job.lease.lease_id, is_private=seal is not None
         )
-        context = self._context(job, held, handler, source, where, seal, speech)
+        context = self._context(job, held, handler, source, where, seal, events)
         try:
             outcome = await self._result(job, held, where, handler, source, context)
         finally:
-            self._speaker.end(speech)
+            self._event_sender.end(events)
         return outcome if signed is None else await self._seals.sealed(job, signed, outcome)
 
     async def _result(
@@ -438,7 +438,7 @@ class Runner:
         source: ParamsSource,
         where: Addresses,
         seal: Callable[[bytes], bytes] | None,
-        speech: Speech,
+        events: RunEvents,
     ) -> Context:
         """What the handler gets."""
         envelope = job.lease.envelope
@@ -465,7 +465,7 @@ class Runner:
             stopped=held.stopped,
             make_directory=make_directory,
             announce_restart=partial(self._journal.announce, job, where, seal=seal),
-            speech=speech,
+            events=events,
         )
 
     # Params

@@ -18,7 +18,7 @@ from arc_agent.net.connection import BackOff, NoContact, Refused
 from arc_agent.net.lease_calls import LeaseAnswer
 from arc_agent.net.server_state import Contact
 from arc_agent.work.heartbeat import LoopWatch
-from arc_agent.work.poller import Pace
+from arc_agent.work.poller import PollInterval
 
 
 class Clock:
@@ -182,7 +182,7 @@ def test_back_off_waits_as_long_as_the_server_asks() -> None:
     assert max(back_off.seconds(1, Refused("x")) for _ in range(50)) > 10
 
 
-# Pace
+# PollInterval
 
 
 def answer(**fields: Any) -> LeaseAnswer:
@@ -195,7 +195,7 @@ POLITE = Config(poll=PollSection(jitter=0))
 
 
 def test_an_early_empty_answer_means_intervals_that_double() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
 
     waits = [
         pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
@@ -207,7 +207,7 @@ def test_an_early_empty_answer_means_intervals_that_double() -> None:
 
 
 def test_an_answer_that_took_its_time_means_long_poll_again() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
     pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
 
     assert pace.after(POLITE, answer(), asked_seconds=25, took_seconds=25, has_additions=False) == 0
@@ -215,7 +215,7 @@ def test_an_answer_that_took_its_time_means_long_poll_again() -> None:
 
 
 def test_a_server_of_ours_may_answer_early_a_few_times() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
 
     waits = [
         pace.after(POLITE, answer(), asked_seconds=25, took_seconds=1, has_additions=True)
@@ -228,7 +228,7 @@ def test_a_server_of_ours_may_answer_early_a_few_times() -> None:
 
 
 def test_work_is_followed_by_the_next_request_at_once() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
     pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
     pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
 
@@ -245,7 +245,7 @@ def test_work_is_followed_by_the_next_request_at_once() -> None:
 
 def test_intervals_vary_by_the_jitter() -> None:
     waits = [
-        Pace(random.Random(seed)).after(
+        PollInterval(random.Random(seed)).after(
             Config(), answer(), asked_seconds=25, took_seconds=0, has_additions=False
         )
         for seed in range(50)
@@ -256,7 +256,7 @@ def test_intervals_vary_by_the_jitter() -> None:
 
 
 def test_without_any_wait_asked_for_it_goes_by_intervals() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
 
     assert pace.after(POLITE, answer(), asked_seconds=0, took_seconds=10, has_additions=False) == 5
 
