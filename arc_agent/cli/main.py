@@ -168,7 +168,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
 
 def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     """What is ready now; the exit code."""
-    from arc_agent.work import once
+    from arc_agent.cli import run_once
     from arc_agent.work.live_config import LiveConfig, Source
     from arc_runtime.durations import parse_duration
 
@@ -180,7 +180,7 @@ def _run_once(given: argparse.Namespace, overrides: dict[str, Any]) -> int:
     try:
         live = LiveConfig(Source(file=given.config, environ=os.environ, overrides=overrides))
         live.configure_logs()
-        return once.run(live, seconds)
+        return run_once.run(live, seconds)
     except Exception as error:
         return _refused(error)
 

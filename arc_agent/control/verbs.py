@@ -51,7 +51,7 @@ def register(
 
     async def resume(_request: Request, peer: Peer) -> Mapping[str, Any]:
         try:
-            was_on = pause.release()
+            was_on = pause.resume()
         except OSError as error:
             raise ControlRefused(f"it would stop again at its next start: {error}") from None
         note("resumed", peer)

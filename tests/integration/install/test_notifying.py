@@ -17,6 +17,7 @@ import pytest
 from arc_agent.agent import Agent
 from arc_agent.host import pulse
 from arc_agent.work import poller
+from arc_agent.work.lease_intake import LeaseIntake
 from arc_agent.work.live_config import LiveConfig, Source
 from arc_agent.work.poller import Poller
 from arc_server.cli.main import _watch
@@ -205,7 +206,7 @@ async def starved(listener: Listener, seconds: float = 15) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(poller, "ask"), (Poller, "_take"), (Poller, "_wait_for_capacity")]
+    ("owner", "name"), [(poller, "ask"), (LeaseIntake, "take"), (Poller, "_may_ask")]
 )
 async def test_a_poller_that_hangs_starves_the_watchdog(
     tmp_path: Path,

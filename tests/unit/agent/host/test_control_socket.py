@@ -223,7 +223,7 @@ def test_stop_all_survives_a_restart_until_resume(tmp_path: Path) -> None:
 
     pause = Pause(tmp_path)
     assert pause.is_on
-    assert pause.release()
+    assert pause.resume()
 
     assert not pause.is_on
     assert not Pause(tmp_path).is_on
@@ -250,9 +250,9 @@ def test_trouble_of_a_part_stops_work_and_ends_with_it(tmp_path: Path) -> None:
     changes: list[bool] = []
     pause.on_change(lambda: changes.append(pause.is_on))
 
-    pause.trouble("audit", "No space left on device")
+    pause.set_trouble("audit", "No space left on device")
     status = pause.status()
-    pause.trouble("audit", None)
+    pause.set_trouble("audit", None)
 
     assert status is not None
     assert (status.state, status.note) == ("degraded", "audit")
