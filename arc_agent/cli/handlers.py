@@ -22,7 +22,7 @@ from arc_agent.config.params_schema import read_params
 from arc_agent.guard.policy import Action, Question
 from arc_agent.handlers.lifespans import open_all
 from arc_agent.testing import Result
-from arc_agent.work.live_config import Live, Source
+from arc_agent.work.live_config import LiveConfig, Source
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _MAX_NAME_CHARS: Final = 64
@@ -49,7 +49,7 @@ def _test(given: argparse.Namespace) -> int:
         overrides |= {"server.url": "http://localhost", "deployment": "test"}
     if given.handlers:
         sys.path.insert(0, os.getcwd())
-    live = Live(Source(file=given.config, environ=os.environ, overrides=overrides))
+    live = LiveConfig(Source(file=given.config, environ=os.environ, overrides=overrides))
     live.configure_logs()
     if live.registry.get(given.name) is None:
         return _stop(UNUSABLE, f"no handler for {given.name!r}")
@@ -63,7 +63,7 @@ def _test(given: argparse.Namespace) -> int:
     return _show(result)
 
 
-async def _run(live: Live, name: str, data: bytes, timeout_seconds: float) -> Result:
+async def _run(live: LiveConfig, name: str, data: bytes, timeout_seconds: float) -> Result:
     """Run a handler inside the lifespans. Raises TimeoutError, LifespanFailed."""
     handler = live.registry.get(name)
     assert handler is not None
@@ -75,7 +75,7 @@ async def _run(live: Live, name: str, data: bytes, timeout_seconds: float) -> Re
         return await testing.run(handler, data, timeout_seconds=limit)
 
 
-def _denied(live: Live, name: str, data: bytes) -> str | None:
+def _denied(live: LiveConfig, name: str, data: bytes) -> str | None:
     """Return why the host's policy denies a command; None if it allows it or asks a person."""
     if live.policy is None:
         return None

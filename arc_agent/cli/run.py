@@ -33,9 +33,9 @@ def run(given: argparse.Namespace) -> int:
 
 def _check(file: Path) -> int:
     """Load a configuration with its handlers, and name them."""
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.work.live_config import LiveConfig, Source
 
-    live = Live(Source(file=file, environ=os.environ, overrides={}))
+    live = LiveConfig(Source(file=file, environ=os.environ, overrides={}))
     names = ", ".join(handler.name for handler in live.registry)
     log_line(f"{file}: ok; {len(live.registry)} handlers: {names}")
     return DONE
@@ -46,9 +46,9 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     import_structlog()  # before all modules that import it: the light way saves memory
     import_aiohttp()
     from arc_agent.agent import Agent
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.work.live_config import LiveConfig, Source
 
-    live = Live(Source(file=file, environ=os.environ, overrides=overrides))
+    live = LiveConfig(Source(file=file, environ=os.environ, overrides=overrides))
     live.configure_logs()
     live.check_host()
 
@@ -65,14 +65,14 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
 
 def _run_once(file: Path | None, overrides: dict[str, Any], wait: str | None) -> int:
     """Run the commands that are ready."""
-    from arc_agent.work import once
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.cli import run_once
+    from arc_agent.work.live_config import LiveConfig, Source
     from arc_runtime.durations import parse_duration
 
     try:
         seconds = 0.0 if wait is None else parse_duration(wait)
     except ValueError as error:
         return fail(UNUSABLE, f"--wait: {error}")
-    live = Live(Source(file=file, environ=os.environ, overrides=overrides))
+    live = LiveConfig(Source(file=file, environ=os.environ, overrides=overrides))
     live.configure_logs()
-    return once.run(live, seconds)
+    return run_once.run(live, seconds)

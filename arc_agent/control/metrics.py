@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -24,14 +24,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from arc_agent.config.addresses import listen_address
+from arc_agent.guard.pause import Pause
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.work.meter import Meter, MetricsError
-
-if TYPE_CHECKING:
-    from arc_agent.guard.pause import Brake
-    from arc_agent.jobs.spool import Spool
-    from arc_agent.net.server_state import ServerState
-    from arc_agent.work.runner import Runner
+from arc_agent.jobs.spool import Spool
+from arc_agent.net.server_state import ServerState
+from arc_agent.work.meter import MetricsError
+from arc_agent.work.runner import Runner
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -51,7 +49,7 @@ _CLOSE_SECONDS: Final = 0.5
 """How long an answer under way may hold up the agent's end."""
 
 
-class Counting(Meter):
+class PrometheusMeter:
     """The counters, in a registry of their own, and the socket where they are read."""
 
     def __init__(self, listen: str) -> None:
@@ -84,17 +82,15 @@ class Counting(Meter):
             registry=self.registry,
         )
 
-    async def open(
-        self, *, runner: Runner, spool: Spool, contact: ServerState, brake: Brake
-    ) -> None:
+    async def open(self, *, runner: Runner, spool: Spool, state: ServerState, pause: Pause) -> None:
         """Listen. Raises MetricsError."""
-        self.registry.register(_Now(runner, spool, contact, brake))
+        self.registry.register(_Now(runner, spool, state, pause))
 
         async def healthz(_request: web.Request) -> web.Response:
             return _json({"status": "ok"})  # that its main loop answers is all there is to it
 
         async def readyz(_request: web.Request) -> web.Response:
-            reason = _trouble(spool, contact, brake)
+            reason = _trouble(spool, state, pause)
             if reason is None:
                 return _json({"status": "ready"})
             return _json({"status": "not ready", "reason": reason}, status=503)
@@ -127,20 +123,16 @@ class Counting(Meter):
             await self._server.cleanup()
 
     def ended(self, command: str, outcome: Outcome, *, is_known: bool) -> None:
-        """See Meter."""
         name = self._name(command) if is_known else _OTHER
         self._ended.labels(name, _OUTCOMES[type(outcome)]).inc()
 
     def handled(self, command: str, seconds: float) -> None:
-        """See Meter."""
         self._handled.labels(self._name(command)).observe(seconds)
 
     def renewed(self, count: int) -> None:
-        """See Meter."""
         self._renewed.inc(count)
 
     def polled(self, seconds: float, *, is_held: bool) -> None:
-        """See Meter."""
         self._polls.labels("yes" if is_held else "no").observe(seconds)
 
     def _name(self, command: str) -> str:
@@ -153,11 +145,11 @@ class Counting(Meter):
 class _Now(Collector):
     """What is as it is: looked at when somebody asks."""
 
-    def __init__(self, runner: Runner, spool: Spool, contact: ServerState, brake: Brake) -> None:
+    def __init__(self, runner: Runner, spool: Spool, state: ServerState, pause: Pause) -> None:
         self._runner = runner
         self._spool = spool
-        self._contact = contact
-        self._brake = brake
+        self._state = state
+        self._pause = pause
 
     def collect(self) -> Iterator[Metric]:
         """One sample each."""
@@ -174,23 +166,23 @@ class _Now(Collector):
             ),
             ("spool_results", "Results that the server has not taken yet.", len(self._spool)),
             ("spool_bytes", "What these take on the disk.", self._spool.used_bytes),
-            ("contact_lost", "1: the server does not answer or refuses.", self._contact.is_lost),
-            ("takes_work", "0: paused, stopped or in trouble.", not self._brake.is_on),
+            ("contact_lost", "1: the server does not answer or refuses.", self._state.is_lost),
+            ("takes_work", "0: paused, stopped or in trouble.", not self._pause.is_on),
         ):
             yield GaugeMetricFamily(f"arc_agent_{name}", text, float(value))
 
 
-def _trouble(spool: Spool, contact: ServerState, brake: Brake) -> str | None:
+def _trouble(spool: Spool, state: ServerState, pause: Pause) -> str | None:
     """Why it takes on no work; None when it does. No notes and no addresses: anybody may ask."""
     if spool.failure is not None:
         return "the spool is broken"
-    said = brake.status()
+    said = pause.status()
     if said is not None:
-        parts = ", ".join(sorted(brake.troubles))
+        parts = ", ".join(sorted(pause.troubles))
         return f"it is {said.state}" + (f": {parts}" if parts else "")
-    if contact.is_lost:
+    if state.is_lost:
         return "contact is lost"
-    if contact.answered_at is None:
+    if state.answered_at is None:
         return "the server has not answered yet"
     return None
 

@@ -12,15 +12,15 @@ from typing import Any, Final
 import msgspec
 
 from arc_agent.guard.gate import Gate
-from arc_agent.guard.pause import Brake
+from arc_agent.guard.pause import Pause
+from arc_agent.guard.turns import KeyedTurns
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.spool import Spool
 from arc_agent.net.server_state import ServerState
 from arc_agent.version import __version__
-from arc_agent.work.event_sender import Speaker
-from arc_agent.work.handler_limits import HandlerLines
-from arc_agent.work.live_config import Live
+from arc_agent.work.event_sender import EventSender
+from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.poller import Poller
 from arc_agent.work.runner import Runner
 from arc_protocol.urls import redact
@@ -36,32 +36,32 @@ class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     agent_id: str
     started_at: float
     """On the agent's clock."""
-    live: Live
+    live: LiveConfig
     clock: MonotonicClock
-    contact: ServerState
+    state: ServerState
     leases: LeaseTable
     runner: Runner
     spool: Spool
     gate: Gate
-    lines: HandlerLines
-    brake: Brake
-    speaker: Speaker
+    handler_turns: KeyedTurns
+    pause: Pause
+    event_sender: EventSender
     poller: Poller
 
 
-async def facts(parts: StatusSources) -> Mapping[str, Any]:
+async def facts(sources: StatusSources) -> Mapping[str, Any]:
     """All of it, as plain JSON values. Times are seconds from now, so that no clock matters."""
-    config = parts.live.config
+    config = sources.live.config
     target = config.command_target
-    contact = _contact(parts)
-    credential = msgspec.to_builtins(await asyncio.to_thread(parts.live.token.status))
-    degraded = _degraded(parts, contact, credential)
+    contact = _contact(sources)
+    credential = msgspec.to_builtins(await asyncio.to_thread(sources.live.token.status))
+    degraded = _degraded(sources, contact, credential)
     return {
-        "agent_id": parts.agent_id,
+        "agent_id": sources.agent_id,
         "name": config.agent_name,
         "version": __version__,
         "pid": os.getpid(),
-        "up_seconds": _rounded(parts.clock() - parts.started_at),
+        "up_seconds": _rounded(sources.clock() - sources.started_at),
         "server": redact(config.server.url or ""),
         "deployment": config.deployment_id,
         "target": None
@@ -69,44 +69,44 @@ async def facts(parts: StatusSources) -> Mapping[str, Any]:
         else {"id": target.resource_id, "type": target.resource_type},
         "is_healthy": not degraded,
         "degraded": degraded,
-        "order": _order(parts.brake),
+        "order": _order(sources.pause),
         "contact": contact,
         "credential": credential,
-        "running": [_command(parts, each) for each in parts.leases.all()],
+        "running": [_command(sources, each) for each in sources.leases.all()],
         "max_concurrent": config.max_concurrent,
-        "done": parts.runner.done,
-        "approvals": [_approval(each) for each in parts.gate.approvals.shown()],
-        "spool": await _spool(parts),
-        "policy": _policy(parts.live),
-        "handlers": sorted(handler.name for handler in parts.live.registry),
+        "done": sources.runner.done,
+        "approvals": [_approval(each) for each in sources.gate.approvals.shown()],
+        "spool": await _spool(sources),
+        "policy": _policy(sources.live),
+        "handlers": sorted(handler.name for handler in sources.live.registry),
     }
 
 
-def _contact(parts: StatusSources) -> dict[str, Any]:
+def _contact(sources: StatusSources) -> dict[str, Any]:
     """Whether the server answers."""
-    answered_at, trouble = parts.contact.answered_at, parts.contact.trouble()
+    answered_at, trouble = sources.state.answered_at, sources.state.trouble()
     return {
         "is_lost": trouble is not None,
         "answered_seconds_ago": None
         if answered_at is None
-        else _rounded(parts.clock() - answered_at),
+        else _rounded(sources.clock() - answered_at),
         "lost_for_seconds": None if trouble is None else _rounded(trouble[1]),
         "reason": None if trouble is None else mask_known(trouble[0]),
         "held_seconds": None
-        if parts.poller.held_seconds is None
-        else _rounded(parts.poller.held_seconds),
+        if sources.poller.held_seconds is None
+        else _rounded(sources.poller.held_seconds),
     }
 
 
-def _command(parts: StatusSources, held: HeldLease) -> dict[str, Any]:
+def _command(sources: StatusSources, held: HeldLease) -> dict[str, Any]:
     """One command that is held."""
-    progress = parts.speaker.progress_of(held.lease_id)
-    now = parts.clock()
+    progress = sources.event_sender.progress_of(held.lease_id)
+    now = sources.clock()
     return {
         "id": held.command_id,
         "command": held.command,
         "attempt": held.attempt,
-        "state": _state(parts, held),
+        "state": _state(sources, held),
         "for_seconds": _rounded(now - held.since),
         "lease_seconds_left": _rounded(held.ends_at - now),
         "progress": None
@@ -115,15 +115,16 @@ def _command(parts: StatusSources, held: HeldLease) -> dict[str, Any]:
     }
 
 
-def _state(parts: StatusSources, held: HeldLease) -> str:
+def _state(sources: StatusSources, held: HeldLease) -> str:
     """What a command is about."""
     if held.has_result:
         return "delivering"
     if held.end is not None:
         return "stopping"
-    if parts.gate.has_started(held.lease_id):
-        return "waiting" if parts.lines.is_waiting(held.lease_id) else "running"
-    is_waiting = parts.gate.is_waiting(held.lease_id) or parts.lines.is_waiting(held.lease_id)
+    is_queued = sources.handler_turns.is_waiting(held.lease_id)
+    if sources.gate.has_started(held.lease_id):
+        return "waiting" if is_queued else "running"
+    is_waiting = is_queued or sources.gate.is_waiting(held.lease_id)
     return "waiting" if is_waiting else "starting"
 
 
@@ -132,9 +133,9 @@ def _approval(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: asked[name] for name in ("id", "command", "rule", "since", "until")}
 
 
-async def _spool(parts: StatusSources) -> dict[str, Any]:
+async def _spool(sources: StatusSources) -> dict[str, Any]:
     """What the server has not taken yet."""
-    spool = parts.spool
+    spool = sources.spool
     try:
         oldest_at = await spool.oldest_at()
     except sqlite3.Error:
@@ -142,14 +143,14 @@ async def _spool(parts: StatusSources) -> dict[str, Any]:
     return {
         "count": len(spool),
         "bytes": spool.used_bytes,
-        "max_bytes": parts.live.config.spool.max_bytes,
+        "max_bytes": sources.live.config.spool.max_bytes,
         "oldest_seconds": None
         if oldest_at is None
         else _rounded(max(0.0, time.time() - oldest_at)),
     }
 
 
-def _policy(live: Live) -> dict[str, Any] | None:
+def _policy(live: LiveConfig) -> dict[str, Any] | None:
     """The rules in force."""
     policy = live.policy
     if policy is None:
@@ -157,9 +158,9 @@ def _policy(live: Live) -> dict[str, Any] | None:
     return {"file": str(policy.source), "rules": len(policy.rules), "sha256": policy.sha256}
 
 
-def _order(brake: Brake) -> dict[str, Any] | None:
+def _order(pause: Pause) -> dict[str, Any] | None:
     """What a person said, if work is not welcome for that reason."""
-    said = brake.status()
+    said = pause.status()
     if said is None or said.state == "degraded":
         return None
     until = said.until.isoformat(timespec="seconds") if said.until is not None else None
@@ -167,21 +168,21 @@ def _order(brake: Brake) -> dict[str, Any] | None:
 
 
 def _degraded(
-    parts: StatusSources, contact: Mapping[str, Any], credential: Mapping[str, Any]
+    sources: StatusSources, contact: Mapping[str, Any], credential: Mapping[str, Any]
 ) -> list[dict[str, str]]:
     """What is not as it should be."""
-    found = dict(parts.brake.troubles)
+    found = dict(sources.pause.troubles)
     if contact["is_lost"]:
         found["contact"] = str(contact["reason"])
     elif contact["answered_seconds_ago"] is None:
         found["contact"] = "the server has not answered yet"
     if credential.get("state") in ("refused", "unreachable"):
         found["credential"] = mask_known(str(credential.get("reason") or credential["state"]))
-    if parts.spool.failure is not None:
-        found["spool"] = parts.spool.failure
-    if parts.runner.abandoned:
-        found["handlers"] = f"{parts.runner.abandoned} ignore their cancellation and still run"
-    offset = parts.live.network.clock_offset
+    if sources.spool.failure is not None:
+        found["spool"] = sources.spool.failure
+    if sources.runner.abandoned:
+        found["handlers"] = f"{sources.runner.abandoned} ignore their cancellation and still run"
+    offset = sources.live.network.clock_offset
     if offset is not None and abs(offset) > CLOCK_OFF_SECONDS:
         ahead = "ahead of" if offset > 0 else "behind"
         found["clock"] = f"it is {abs(offset):.0f} s {ahead} the server's"

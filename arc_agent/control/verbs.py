@@ -8,7 +8,7 @@ from typing import Any
 
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
-from arc_agent.guard.pause import MAX_NOTE_CHARS, Brake, Order
+from arc_agent.guard.pause import MAX_NOTE_CHARS, Order, Pause
 from arc_agent.host.control_socket import Control, ControlRefused, ControlRequest, Peer, text_of
 
 
@@ -16,7 +16,7 @@ def register(
     control: Control,
     *,
     gate: Gate,
-    brake: Brake,
+    pause: Pause,
     audit: Audit | None,
     halt: Callable[[], int],
     status: Callable[[], Awaitable[Mapping[str, Any]]],
@@ -41,17 +41,17 @@ def register(
         asked = gate.decide(text_of(request, "id"), False, _note(request), peer)
         return {"id": asked.command_id, "command": asked.command}
 
-    async def pause(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
+    async def pause_work(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         seconds = _seconds(request)
         until = None if seconds is None else time.time() + seconds
         order = Order(state="paused", note=_note(request), until=until)
-        not_kept = brake.apply(order)
+        not_kept = pause.apply(order)
         note("paused", peer, note=order.note, seconds=seconds)
         return {"not_kept": not_kept}
 
     async def resume(_request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         try:
-            was_on = brake.release()
+            was_on = pause.resume()
         except OSError as error:
             raise ControlRefused(f"it would stop again at its next start: {error}") from None
         note("resumed", peer)
@@ -59,7 +59,7 @@ def register(
 
     async def stop_all(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         order = Order(state="stopped", note=_note(request))
-        not_kept = brake.apply(order)
+        not_kept = pause.apply(order)
         stopped = halt()
         note("stopped_all", peer, note=order.note, commands=stopped)
         return {"stopped": stopped, "not_kept": not_kept}
@@ -69,7 +69,7 @@ def register(
         "approvals": approvals,
         "approve": approve,
         "deny": deny,
-        "pause": pause,
+        "pause": pause_work,
         "resume": resume,
         "stop-all": stop_all,
     }.items():

@@ -1,4 +1,4 @@
-"""Commands that wait for a person on the host to say yes or no."""
+"""Approvals hold the commands that wait until an operator on the host allows or refuses them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any, Final
 
 import msgspec
 
-from arc_agent.host.control_socket import ControlRefused, Peer
+from arc_agent.host.control_socket import ControlRefused
 
 _SHOWN_BYTES: Final = 4096
-"""How much of the params the person who decides is shown."""
+"""How much of the params an operator is shown."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a person said."""
+    """An operator's answer."""
 
     is_yes: bool
     by_uid: int
     note: str | None = None
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A command that waits."""
+class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A command that waits for an operator."""
 
     command_id: str
     command: str
@@ -34,12 +34,12 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     since: datetime
     until: datetime
     params: bytes
-    """Their start."""
+    """The beginning of the params."""
     params_bytes: int
     decision: asyncio.Future[Decision]
 
     def shown(self) -> dict[str, Any]:
-        """What the person who decides gets to see; over the control socket only."""
+        """Return the fields that an operator sees. They leave the agent by its socket only."""
         return {
             "id": self.command_id,
             "command": self.command,
@@ -54,35 +54,36 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Approvals:
-    """All that wait, by command id. Lives in the main loop."""
+    """The commands that wait, by command id. Lives in the main loop."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, Asked] = {}
+        self._waiting: dict[str, ApprovalRequest] = {}
 
     def __len__(self) -> int:
-        """How many wait."""
-        return len(self._asked)
+        """Return how many commands wait."""
+        return len(self._waiting)
 
     def shown(self) -> list[Mapping[str, Any]]:
-        """All of them, oldest first."""
-        return [each.shown() for each in self._asked.values()]
+        """Return all requests as an operator sees them, oldest first."""
+        return [each.shown() for each in self._waiting.values()]
 
-    async def decision(self, asked: Asked, seconds: float) -> Decision | None:
-        """What a person says; None when nobody says anything in time."""
-        self._asked[asked.command_id] = asked
+    async def decision(self, request: ApprovalRequest, seconds: float) -> Decision | None:
+        """Wait for an operator's answer; return None when none comes in time."""
+        self._waiting[request.command_id] = request
         try:
             async with asyncio.timeout(seconds):
-                return await asked.decision
+                return await request.decision
         except TimeoutError:
             return None
         finally:
-            if self._asked.get(asked.command_id) is asked:
-                del self._asked[asked.command_id]
+            # The command may wait again under a new lease meanwhile.
+            if self._waiting.get(request.command_id) is request:
+                del self._waiting[request.command_id]
 
-    def decide(self, command_id: str, decision: Decision, peer: Peer) -> Asked:
-        """Say yes or no. Raises ControlRefused when nothing of that id waits."""
-        asked = self._asked.get(command_id)
-        if asked is None or asked.decision.done():
+    def decide(self, command_id: str, decision: Decision) -> ApprovalRequest:
+        """Answer a request. Raises ControlRefused when the command does not wait."""
+        request = self._waiting.get(command_id)
+        if request is None or request.decision.done():
             raise ControlRefused(f"no command {command_id} waits for approval")
-        asked.decision.set_result(msgspec.structs.replace(decision, by_uid=peer.uid))
-        return asked
+        request.decision.set_result(decision)
+        return request

@@ -1,7 +1,8 @@
-"""Reading an audit log back: whether its chain holds, and what is in it.
+"""The audit reader verifies the chain of an audit log, and reads its lines.
 
-A chain without a key shows changes to who knows its end: whoever may write all files can also make
-them anew. So its hashes go to journald as well, and `expect` takes one that was kept elsewhere.
+A chain without a key shows changes only to a reader who knows its end, because a user who may write
+all files can make them anew. So the hashes go to journald as well, and `verify` takes a hash that
+was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from arc_agent.guard.audit import FILE_EVENT, GENESIS, audit_files, number_of
 
 
 class Broken(Exception):
-    """A log that is not as it was written; the message says where and how."""
+    """The log is not as it was written; the message says where and how."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a log that holds consists of."""
+    """The result of a log that holds."""
 
     files: int
     lines: int
     first_seq: int
     last_sha256: str
     is_unfinished: bool
-    """Whether a part of a line stands at the end: it is being written, or a crash cut it."""
+    """The last line is incomplete: it is being written, or a crash cut it."""
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
-    """What every line has."""
+    """The fields that every line has."""
 
     seq: int
     event: str
@@ -43,7 +44,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Started(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `started` line says of limits."""
+    """The fields of a `started` line that limits need."""
 
     at: datetime
     rule: str | None = None
@@ -52,8 +53,8 @@ class _Started(msgspec.Struct, frozen=True, kw_only=True):
 def verify(directory: Path, expect: str | None = None) -> Report:
     """Follow the chain through all files. Raises Broken, OSError.
 
-    `expect` is the SHA-256 of a line that must be in it: whatever was cut off after it shows only
-    like this.
+    `expect` is the SHA-256 of a line that must be in the log: only this shows that the lines at its
+    end were not cut off.
     """
     files = sorted(audit_files(directory))
     if not files:
@@ -103,7 +104,7 @@ def verify(directory: Path, expect: str | None = None) -> Report:
 
 
 def entries(directory: Path) -> Iterator[dict[str, Any]]:
-    """Every line that can be read, oldest first. Raises OSError."""
+    """Yield every readable line, oldest first. Raises OSError."""
     for path in sorted(audit_files(directory)):
         with path.open("rb") as file:
             for text in file:
@@ -116,10 +117,10 @@ def entries(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def started_since(directory: Path, since: datetime) -> Iterator[tuple[str, datetime]]:
-    """The rule and the time of what was started since an instant, as the newest files say.
+    """Yield the rule and the time of each command that was started since an instant.
 
-    Two files are looked at: an hour that fills more has more commands than any limit by the hour.
-    Raises OSError.
+    Reads the newest two files: an hour that fills more has more commands than any limit by the
+    hour. Raises OSError.
     """
     for path in sorted(audit_files(directory))[-2:]:
         with path.open("rb") as file:
@@ -135,7 +136,7 @@ def started_since(directory: Path, since: datetime) -> Iterator[tuple[str, datet
 
 
 def _read(text: bytes, where: str) -> _Line:
-    """A line as such. Raises Broken."""
+    """Return a line. Raises Broken."""
     try:
         return msgspec.json.decode(text, type=_Line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,8 @@
-"""Between a lease and its handler: the policy's word, its limits, a person's word, the audit log.
+"""The gate decides whether a command that was leased may start its handler.
 
-A command that has to wait (for a person, or for another of the same rule to end) keeps its lease,
-which is renewed meanwhile, and takes no slot: the others run on. How many may wait is bounded.
+It asks the host's policy, keeps the limits of the policy's rules, waits for an operator where a
+rule wants one, and makes the decision durable in the audit log. A command that has to wait keeps
+its lease and gives its slot to another command. How many may wait is bounded.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from arc_agent.config.params_schema import MAX_BYTES, CannotJudge, read_params
-from arc_agent.config.sections import PolicySection
-from arc_agent.guard.approvals import Approvals, Asked, Decision
+from arc_agent.guard.approvals import ApprovalRequest, Approvals, Decision
 from arc_agent.guard.audit import Audit, AuditUnavailable
-from arc_agent.guard.policy import Action, Policy, Question, Rule, Verdict
-from arc_agent.guard.turns import Line
+from arc_agent.guard.digest import digest_of
+from arc_agent.guard.in_force import InForce
+from arc_agent.guard.policy import Action, Question, Rule, Verdict
+from arc_agent.guard.turns import KeyedTurns, Turns
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.control_socket import Peer
 from arc_agent.jobs.job import Job
-from arc_agent.jobs.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.jobs.outcome import NO_COST, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import name_of
 from arc_agent.jobs.result_files import StoredBody
 
@@ -34,32 +36,35 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 DENIED: Final = "DENIED_BY_POLICY"
 _HOUR_SECONDS: Final = 3600.0
+_PREVIEW_BYTES: Final = 8192
+"""How much of the params is kept for an operator who decides."""
 
 
 class Gate:
-    """What every command passes. Lives in the main loop."""
+    """The checks between a lease and its handler. Lives in the main loop."""
 
     def __init__(
         self,
         *,
-        policy: Callable[[], Policy | None],
-        settings: Callable[[], PolicySection],
+        live: InForce,
         audit: Audit | None,
-        slots: Line,
+        slots: Turns,
         clock: MonotonicClock,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`slots` are the places of running handlers."""
-        self._policy = policy
-        self._settings = settings
+        """`slots` limits how many handlers run. `now` is the wall clock, `clock` never jumps."""
+        self._live = live
         self._audit = audit
         self._slots = slots
         self._clock = clock
         self._now = now
         self.approvals = Approvals()
-        self._waiting: set[str] = set()
+        self._at_once = KeyedTurns(
+            limit_of=self._limit_of,
+            slots=slots,
+            max_waiting=lambda: live.config.policy.max_waiting,
+        )
         self._started: set[str] = set()
-        self._lines: dict[str, Line] = {}
         self._hourly: dict[str, deque[float]] = {}
 
     def remember(self, started: Iterable[tuple[str, datetime]]) -> None:
@@ -70,72 +75,31 @@ class Gate:
             self._hourly.setdefault(rule, deque()).append(on_clock - seconds_ago)
 
     def is_waiting(self, lease_id: str) -> bool:
-        """Whether a command waits, for a person or for another to end."""
-        return lease_id in self._waiting
+        """Return True if a command waits for an operator, or for other commands of its rule."""
+        return self._at_once.is_waiting(lease_id)
 
     def has_started(self, lease_id: str) -> bool:
-        """Whether its handler was started."""
+        """Return True if the command's handler was started."""
         return lease_id in self._started
 
-    def is_quick(self, lease_id: str) -> bool:
-        """Whether there is nothing that a command may have to wait for."""
-        return self._policy() is None and self._slots.has(lease_id)
+    def is_open(self, lease_id: str) -> bool:
+        """Return True if nothing can make the command wait."""
+        return self._live.policy is None and self._slots.has(lease_id)
 
-    def changed(self) -> None:
-        """There is another policy: who waits for a place looks again."""
-        for line in self._lines.values():
-            line.look()
+    def wake(self) -> None:
+        """Let waiting commands try again. Call it when the policy has changed."""
+        self._at_once.wake()
 
-    def leased(self, job: Job) -> None:
-        """A lease has come in."""
-        self._note("leased", job)
+    def log_leased(self, job: Job) -> None:
+        """Record in the audit log that a lease came in."""
+        self._log("leased", job)
 
-    def refused(self, job: Job, failed: Failed, key_id: str | None) -> None:
-        """A command was refused for its signature; `key_id` is what it claims to be signed by."""
-        self._note("signature_refused", job, code=failed.code, reason=failed.message, key_id=key_id)
+    def log_bad_signature(self, job: Job, failed: Failed, key_id: str | None) -> None:
+        """Record that a signature was refused; `key_id` names the key that it claims."""
+        self._log("signature_refused", job, code=failed.code, reason=failed.message, key_id=key_id)
 
-    def by_name(self, job: Job, signed_by: str | None = None) -> Failed | None:
-        """Deny before params are fetched, if the policy needs no params to do so."""
-        policy = self._policy()
-        if policy is None:
-            return None
-        verdict = policy.judge(self._question(job, signed_by, None))
-        if verdict is None or verdict.action is not Action.DENY:
-            return None
-        return self._denied(job, verdict)
-
-    async def admit(
-        self,
-        job: Job,
-        source: ParamsSource,
-        signed_by: str | None = None,
-        queue: Callable[[], Awaitable[None]] | None = None,
-        still: Callable[[], Failed | None] = lambda: None,
-    ) -> Outcome | None:
-        """Until the handler may start: None. Anything else is what becomes of the command instead.
-
-        `queue` waits for whatever else there is to wait for without a slot. `still`: asked when
-        all waiting is over; what it answers instead of None ends the command. Cancelled
-        when the command is to stop; call `left` in any case when the run is over.
-        """
-        lease_id = job.lease.lease_id
-        verdict: Verdict | None = None
-        if self._policy() is not None:
-            verdict = await self._judge(job, source, signed_by)
-            if verdict is not None:
-                refused = await self._wait(job, source, verdict, signed_by)
-                if refused is not None:
-                    return refused
-        if queue is not None:
-            await queue()
-        await self._slots.enter(lease_id)
-        refused = still()
-        if refused is not None:
-            return refused
-        return await self._record_start(job, source, verdict, signed_by)
-
-    def ended(self, job: Job, outcome: Outcome) -> None:
-        """A command has come to an end of any kind."""
+    def log_ended(self, job: Job, outcome: Outcome) -> None:
+        """Record that a command ended in any way."""
         fields: dict[str, Any] = {
             "outcome": name_of(outcome),
             "ran": self.has_started(job.lease.lease_id),
@@ -147,105 +111,146 @@ class Gate:
             fields["result_sha256"] = body.sha256 if is_stored else sha256(body).hexdigest()
         elif not isinstance(outcome, Failed):
             fields["reason"] = outcome.reason
-        self._note("ended", job, **fields)
+        self._log("ended", job, **fields)
 
-    def left(self, lease_id: str, *, is_abandoned: bool = False) -> None:
-        """A run is over, whatever became of it: its places are free.
+    def check_name(self, job: Job, signed_by: str | None) -> None:
+        """Refuse a command before its params are fetched, if the policy can do so without them.
 
-        A handler that ignores its end still counts against its rule: say so again when it is over.
+        Raises Ended.
         """
-        self._waiting.discard(lease_id)
+        policy = self._live.policy
+        if policy is None:
+            return
+        verdict = policy.judge(self._question(job, signed_by, None))
+        if verdict is not None and verdict.action is Action.DENY:
+            raise self._denied(job, verdict)
+
+    async def admit(
+        self,
+        job: Job,
+        source: ParamsSource,
+        signed_by: str | None = None,
+        *,
+        queue: Callable[[], Awaitable[None]] | None = None,
+        recheck: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wait until the handler may start. Raises Ended when it may not.
+
+        `queue` waits for anything else that takes no slot. `recheck` runs when all waiting is over
+        and may raise Ended. Cancel the call when the command is to stop; call `release` in any case
+        when the run ends.
+        """
+        verdict = await self._judge(job, source, signed_by)
+        if verdict is not None:
+            await self._pass(job, source, verdict, signed_by)
+        if queue is not None:
+            await queue()
+        await self._slots.take(job.lease.lease_id)
+        recheck()
+        await self._record_start(job, source, verdict, signed_by)
+
+    def release(self, lease_id: str, *, is_abandoned: bool = False) -> None:
+        """Free the places of a run. Call it once when the run ends.
+
+        An abandoned handler still counts against its rule: call it again when it really ends.
+        """
         self._started.discard(lease_id)
         if not is_abandoned:
-            for line in self._lines.values():
-                line.leave(lease_id)
-        self._slots.leave(lease_id)
+            self._at_once.release(lease_id)
+        self._slots.release(lease_id)
 
-    def decide(self, command_id: str, is_yes: bool, note: str | None, peer: Peer) -> Asked:
-        """A person on the host says yes or no. Raises ControlRefused."""
-        return self.approvals.decide(command_id, Decision(is_yes, peer.uid, note), peer)
+    def decide(
+        self, command_id: str, is_yes: bool, note: str | None, peer: Peer
+    ) -> ApprovalRequest:
+        """Take an operator's answer. Raises ControlRefused."""
+        return self.approvals.decide(command_id, Decision(is_yes, peer.uid, note))
 
     # The policy
 
     def _question(
         self, job: Job, signed_by: str | None, params: Callable[[], Any] | None
     ) -> Question:
-        """What the policy is asked."""
+        """Return the question that the policy judges."""
         command = job.lease.envelope.command
         return Question(command=command, signed_by=signed_by, at=self._now(), params=params)
 
     async def _judge(self, job: Job, source: ParamsSource, signed_by: str | None) -> Verdict | None:
-        """What the policy in force says; None when there is none any more."""
-        policy = self._policy()
+        """Return the verdict of the policy in force; None when there is no policy."""
+        policy = self._live.policy
         if policy is None:
             return None
-        params = partial(_too_large)
+        params: Callable[[], Any] = _too_large
         if source.size <= MAX_BYTES and any(rule.params is not None for rule in policy.rules):
             data = source.read() if source.file is None else await asyncio.to_thread(source.read)
             params = lru_cache(partial(read_params, data))
         return policy.judge(self._question(job, signed_by, params))
 
-    async def _wait(
+    async def _pass(
         self, job: Job, source: ParamsSource, verdict: Verdict, signed_by: str | None
-    ) -> Outcome | None:
-        """Until the policy lets a command through: None. Else what it is told."""
+    ) -> None:
+        """Wait until a rule lets the command through. Raises Ended when it does not."""
         rule = verdict.rule
         if rule is None or verdict.action is Action.DENY:
-            return self._denied(job, verdict)
+            raise self._denied(job, verdict)
         if rule.per_hour is not None and not self._takes_one(rule, rule.per_hour):
-            return self._limited(job, rule, f"{rule.per_hour} an hour are used up")
+            raise self._limited(job, rule, f"{rule.per_hour} an hour are used up")
         if verdict.action is Action.APPROVE:
-            refused = await self._approved(job, source, rule, signed_by)
-            if refused is not None:
-                return refused
-            # Hours have passed, perhaps: what was allowed then may be forbidden now.
+            await self._wait_for_approval(job, source, rule, signed_by)
+            # The approval may have taken hours: the policy may forbid the command by now.
             again = await self._judge(job, source, signed_by)
             if again is not None and again.action is Action.DENY:
-                return self._denied(job, again)
+                raise self._denied(job, again)
         if rule.at_once is not None:
-            return await self._queued(job, rule, rule.at_once)
-        return None
+            await self._wait_for_turn(job, rule, rule.at_once)
 
-    async def _queued(self, job: Job, rule: Rule, at_once: int) -> Failed | None:
-        """Until fewer commands of the rule run than it allows at the same time."""
+    async def _wait_for_turn(self, job: Job, rule: Rule, at_once: int) -> None:
+        """Wait until fewer commands of the rule run than it allows at a time. Raises Ended."""
         lease_id = job.lease.lease_id
-        line = self._lines.get(rule.name)
-        if line is None:
-            line = self._lines[rule.name] = Line(partial(self._at_once, rule.name), lambda: None)
-        if line.try_enter(lease_id):
-            return None
-        if not self._may_wait(lease_id):
-            return self._limited(job, rule, "too many commands wait already")
+        if self._at_once.try_take(rule.name, lease_id):
+            return
+        if self._at_once.is_full:
+            raise self._limited(job, rule, "too many commands wait already")
         log.info("policy.queued", command_id=job.lease.command_id, rule=rule.name, at_once=at_once)
-        self._note("queued", job, rule=rule.name)
-        seconds = self._settings().queue_seconds
+        self._log("queued", job, rule=rule.name)
+        seconds = self._live.config.policy.queue_seconds
         try:
             async with asyncio.timeout(seconds):
-                await line.enter(lease_id)
+                await self._at_once.take(rule.name, lease_id)
         except TimeoutError:
-            return self._limited(job, rule, f"others ran for {seconds:g} s")
-        finally:
-            self._waiting.discard(lease_id)
-        return None
+            raise self._limited(job, rule, f"others ran for {seconds:g} s") from None
 
-    def _at_once(self, name: str) -> int:
-        """How many of a rule may run at the same time, by the policy in force."""
-        policy = self._policy()
+    def _limit_of(self, rule_name: str) -> int | None:
+        """Return how many commands of a rule may run at a time, by the policy in force."""
+        policy = self._live.policy
         rules = policy.rules if policy is not None else ()
-        rule = next((each for each in rules if each.name == name), None)
-        unlimited = 1_000_000
-        return rule.at_once or unlimited if rule is not None else unlimited
+        return next((rule.at_once for rule in rules if rule.name == rule_name), None)
 
-    async def _approved(
+    async def _wait_for_approval(
         self, job: Job, source: ParamsSource, rule: Rule, signed_by: str | None
-    ) -> Failed | None:
-        """Until a person says yes."""
+    ) -> None:
+        """Wait until an operator allows the command. Raises Ended when none does."""
         lease = job.lease
-        if not self._may_wait(lease.lease_id):
-            return self._limited(job, rule, "too many commands wait already")
-        seconds = self._settings().approval_seconds
-        since = self._now()
-        asked = Asked(
+        if self._at_once.is_full:
+            raise self._limited(job, rule, "too many commands wait already")
+        with self._at_once.waiting(lease.lease_id):
+            decision = await self._ask_operator(job, source, rule, signed_by)
+        if decision is None:
+            seconds = self._live.config.policy.approval_seconds
+            raise self._limited(job, rule, f"nobody approved it within {seconds:g} s")
+        name = "approved" if decision.is_yes else "refused"
+        log.info(f"approval.{name}", command_id=lease.command_id, by_uid=decision.by_uid)
+        self._log(name, job, rule=rule.name, by_uid=decision.by_uid, note=decision.note)
+        if not decision.is_yes:
+            note = f": {decision.note}" if decision.note else ""
+            raise self._limited(job, rule, f"a person on the host refused it{note}")
+
+    async def _ask_operator(
+        self, job: Job, source: ParamsSource, rule: Rule, signed_by: str | None
+    ) -> Decision | None:
+        """Show a command to the operators and return the answer of one; None without any."""
+        lease, since = job.lease, self._now()
+        seconds = self._live.config.policy.approval_seconds
+        request = ApprovalRequest(
             command_id=lease.command_id,
             command=lease.envelope.command,
             attempt=lease.attempt,
@@ -253,7 +258,7 @@ class Gate:
             signed_by=signed_by,
             since=since,
             until=since + timedelta(seconds=seconds),
-            params=await _start_of(source),
+            params=await _preview(source),
             params_bytes=source.size,
             decision=asyncio.get_running_loop().create_future(),
         )
@@ -265,31 +270,11 @@ class Gate:
             seconds=seconds,
             hint=f"arc-agent approve {lease.command_id}",
         )
-        self._note("approval", job, rule=rule.name)
-        try:
-            decision = await self.approvals.decision(asked, seconds)
-        finally:
-            self._waiting.discard(lease.lease_id)
-        if decision is None:
-            return self._limited(job, rule, f"nobody approved it within {seconds:g} s")
-        name = "approved" if decision.is_yes else "refused"
-        log.info(f"approval.{name}", command_id=lease.command_id, by_uid=decision.by_uid)
-        self._note(name, job, rule=rule.name, by_uid=decision.by_uid, note=decision.note)
-        if decision.is_yes:
-            return None
-        note = f": {decision.note}" if decision.note else ""
-        return self._limited(job, rule, f"a person on the host refused it{note}")
-
-    def _may_wait(self, lease_id: str) -> bool:
-        """Make a command wait: its slot goes to another. False when too many wait."""
-        if len(self._waiting) >= self._settings().max_waiting:
-            return False
-        self._waiting.add(lease_id)
-        self._slots.leave(lease_id)
-        return True
+        self._log("approval", job, rule=rule.name)
+        return await self.approvals.decision(request, seconds)
 
     def _takes_one(self, rule: Rule, per_hour: int) -> bool:
-        """Count a command against a rule's hour; False when the hour is full."""
+        """Count a command against its rule's hour. Return False when the hour is full."""
         since = self._clock() - _HOUR_SECONDS
         times = self._hourly.setdefault(rule.name, deque())
         while times and times[0] <= since:
@@ -299,17 +284,17 @@ class Gate:
         times.append(self._clock())
         return True
 
-    def _denied(self, job: Job, verdict: Verdict) -> Failed:
-        """The policy says no."""
+    def _denied(self, job: Job, verdict: Verdict) -> Ended:
+        """Return the end of a command that the policy denies."""
         return self._refusal(job, verdict.rule_name, verdict.reason, verdict.for_sender)
 
-    def _limited(self, job: Job, rule: Rule, reason: str) -> Failed:
-        """A rule would let it through, but for its limits or a person."""
-        said = f"not let through by the rule {rule.name!r} of this host's policy: {reason}"
-        return self._refusal(job, rule.name, reason, said)
+    def _limited(self, job: Job, rule: Rule, reason: str) -> Ended:
+        """Return the end of a command that a rule allows, but its limits or an operator do not."""
+        message = f"not let through by the rule {rule.name!r} of this host's policy: {reason}"
+        return self._refusal(job, rule.name, reason, message)
 
-    def _refusal(self, job: Job, rule: str | None, reason: str, said: str) -> Failed:
-        """Say no, here and there."""
+    def _refusal(self, job: Job, rule: str | None, reason: str, message: str) -> Ended:
+        """Log a refusal and return the command's end; `message` is for the sender."""
         lease = job.lease
         log.warning(
             "policy.denied",
@@ -318,15 +303,15 @@ class Gate:
             rule=rule,
             reason=reason,
         )
-        self._note("denied", job, rule=rule, reason=reason)
-        return Failed(DENIED, said)
+        self._log("denied", job, rule=rule, reason=reason)
+        return Ended(Failed(DENIED, message))
 
     # The audit log
 
     async def _record_start(
         self, job: Job, source: ParamsSource, verdict: Verdict | None, signed_by: str | None
-    ) -> GivenBack | None:
-        """Make the decision to run a command durable. Where that fails, it does not run."""
+    ) -> None:
+        """Make the decision to start durable. Raises Ended when that fails: it does not start."""
         if self._audit is not None:
             try:
                 await self._audit.record(
@@ -335,24 +320,23 @@ class Gate:
                     rule=verdict.rule_name if verdict is not None else None,
                     signed_by=signed_by,
                     bytes=source.size,
-                    params_sha256=await _digest(source),
+                    params_sha256=await digest_of(source),
                 )
             except (AuditUnavailable, OSError) as error:
                 log.error(
                     "command.not_started", command_id=job.lease.command_id, reason=f"audit: {error}"
                 )
-                return GivenBack(NO_COST)
+                raise Ended(GivenBack(NO_COST)) from None
         self._started.add(job.lease.lease_id)
-        return None
 
-    def _note(self, event: str, job: Job, **fields: Any) -> None:
-        """A line that nobody waits for."""
+    def _log(self, event: str, job: Job, **fields: Any) -> None:
+        """Add a line to the audit log without waiting for the disk."""
         if self._audit is not None:
             self._audit.note(event, **_who(job), **fields)
 
 
 def _who(job: Job) -> dict[str, Any]:
-    """Which command, under which lease."""
+    """Return the fields that name a command and its lease."""
     lease = job.lease
     return {
         "command": lease.envelope.command,
@@ -363,32 +347,15 @@ def _who(job: Job) -> dict[str, Any]:
 
 
 def _too_large() -> NoReturn:
-    """What asking for params that are not looked at gives."""
+    """Raise CannotJudge: the policy does not read params of that size."""
     raise CannotJudge(f"the params have more than {MAX_BYTES} bytes")
 
 
-async def _digest(source: ParamsSource) -> str:
-    """The SHA-256 of the params as they came. Raises OSError."""
-    if source.sha256 is not None:
-        return source.sha256
-    if source.file is None:
-        return sha256(source.read()).hexdigest()
-
-    def of_file() -> str:
-        digest = sha256()
-        with source.open() as file:
-            while chunk := file.read(1024 * 1024):
-                digest.update(chunk)
-        return digest.hexdigest()
-
-    return await asyncio.to_thread(of_file)
-
-
-async def _start_of(source: ParamsSource) -> bytes:
-    """As much of the params as a person may want to see."""
+async def _preview(source: ParamsSource) -> bytes:
+    """Return the beginning of the params."""
 
     def read() -> bytes:
         with source.open() as file:
-            return file.read(8192)
+            return file.read(_PREVIEW_BYTES)
 
     return read() if source.file is None else await asyncio.to_thread(read)

@@ -1,5 +1,7 @@
-"""Whether this agent takes on work: a person on the host may say no, for a while or until further
-notice, and so may a part of it that cannot do its duty. What a person said survives a restart.
+"""The pause decides whether this agent takes on work.
+
+An operator on the host can pause or stop the agent, for a while or until further notice. A part
+that cannot do its duty, such as a full disk, stops it too. An operator's order survives a restart.
 """
 
 from __future__ import annotations
@@ -20,69 +22,69 @@ from arc_protocol.messages.agents import AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-_FILE: Final = "brake.json"
-_LOOK_SECONDS: Final = 25.0
-"""How often who waits looks again: the wall clock may be set. As often as a long poll ends."""
+_FILE: Final = "pause.json"
+_RECHECK_SECONDS: Final = 25.0
+"""The longest wait before the order is read again, because the wall clock may be set."""
 MAX_NOTE_CHARS: Final = 256
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person has said."""
+    """An operator's order."""
 
     state: Literal["paused", "stopped"]
     note: str | None = None
     until: float | None = None
-    """Seconds since 1970: it must mean the same after a restart. None: until told otherwise."""
+    """POSIX time, which means the same after a restart. None: until an operator resumes."""
 
 
-class Brake:
-    """The orders in force. Lives in the main loop."""
+class Pause:
+    """The order in force, and the troubles of parts. Lives in the main loop."""
 
     def __init__(self, directory: Path, now: Callable[[], float] = time.time) -> None:
-        """Read what was said before. A file that cannot be read means: take on nothing."""
+        """Read the order in the directory. A file that cannot be read stops the agent."""
         self._path = directory / _FILE
         self._now = now
         self._listeners: list[Callable[[], None]] = []
         self._troubles: dict[str, str] = {}
         self._order = self._read()
         if self._order is not None:
-            log.warning("brake.on", state=self._order.state, note=self._order.note)
+            log.warning("pause.on", state=self._order.state, note=self._order.note)
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` when something was said."""
+        """Call `listener` when the order or a trouble changes."""
         self._listeners.append(listener)
 
     @property
     def is_on(self) -> bool:
-        """Whether nothing must be taken on now."""
+        """Return True if the agent must take on nothing."""
         return self.wait_seconds() is not None
 
     @property
     def troubles(self) -> Mapping[str, str]:
-        """Which parts cannot do their duty, and why."""
+        """Return the parts that cannot do their duty, each with the reason."""
         return dict(self._troubles)
 
     def wait_seconds(self) -> float | None:
-        """How long to take on nothing before looking again; None when work is welcome.
+        """Return how long to take on nothing before asking again; None when work is welcome.
 
-        A pause that is over ends here.
+        Ends a pause whose time is over.
         """
         order = self._order
-        left = _LOOK_SECONDS
+        left = _RECHECK_SECONDS
         if order is not None and order.until is not None:
             left = order.until - self._now()
             if left <= 0:
-                log.info("brake.over", note=order.note)
+                log.info("pause.over", note=order.note)
                 self._order = order = None
-                with suppress(OSError):  # read again, it would be over as well
-                    self.release()
-                self._tell()
+                with suppress(OSError):  # at the next start it is over as well
+                    self.resume()
+                self._notify()
         if order is None and not self._troubles:
             return None
-        return min(max(left, 0.0) if order is not None else _LOOK_SECONDS, _LOOK_SECONDS)
+        return min(max(left, 0.0) if order is not None else _RECHECK_SECONDS, _RECHECK_SECONDS)
 
     def status(self) -> AgentStatus | None:
-        """What the server is told; None when work is welcome."""
+        """Return the status for the server; None when work is welcome."""
         if not self.is_on:
             return None
         if self._order is None:
@@ -95,45 +97,45 @@ class Brake:
         )
 
     def apply(self, order: Order) -> str | None:
-        """Take on nothing from now on. Returns why this will not survive a restart, if so."""
+        """Take on nothing from now on. Return why the order will not survive a restart, if so."""
         self._order = order
-        log.warning("brake.on", state=order.state, note=order.note)
-        self._tell()
+        log.warning("pause.on", state=order.state, note=order.note)
+        self._notify()
         try:
             self._write(order)
         except OSError as error:
-            log.error("brake.not_kept", reason=str(error))
+            log.error("pause.not_kept", reason=str(error))
             return error.strerror or str(error)
         return None
 
-    def release(self) -> bool:
-        """Work is welcome again; whether it was not. Raises OSError when the disk forbids it."""
+    def resume(self) -> bool:
+        """Revoke the order. Return True if there was one. Raises OSError."""
         self._path.unlink(missing_ok=True)
         sync_directory(self._path.parent)
         was_on, self._order = self._order is not None, None
         if was_on:
-            log.info("brake.off")
-            self._tell()
+            log.info("pause.off")
+            self._notify()
         return was_on
 
-    def trouble(self, part: str, reason: str | None) -> None:
-        """A part of the agent cannot do its duty; with None it can again."""
+    def set_trouble(self, part: str, reason: str | None) -> None:
+        """Note that a part of the agent cannot do its duty; with None, that it can again."""
         before = set(self._troubles)
         if reason is None:
             self._troubles.pop(part, None)
         else:
             self._troubles[part] = reason
         if before != set(self._troubles):
-            self._tell()
+            self._notify()
 
     def _read(self) -> Order | None:
-        """The order in the file."""
+        """Return the order in the file."""
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=Order)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            log.error("brake.unreadable", file=str(self._path), reason=str(error))
+            log.error("pause.unreadable", file=str(self._path), reason=str(error))
             return Order(state="stopped", note=f"{_FILE} cannot be read; `arc-agent resume`")
 
     def _write(self, order: Order) -> None:
@@ -147,7 +149,7 @@ class Brake:
         part.replace(self._path)
         sync_directory(self._path.parent)
 
-    def _tell(self) -> None:
-        """Something was said."""
+    def _notify(self) -> None:
+        """Call the listeners."""
         for listener in self._listeners:
             listener()

@@ -1,8 +1,8 @@
-"""What this host lets senders do: rules, tried in order, the first that matches decides.
+"""A policy decides which commands a host runs: the first of its rules that matches decides.
 
-Pure: the file is read in `policy_file`, limits are kept and people are asked in `gate`. Without any
-match a command is denied. Whatever cannot be judged (params that are no JSON, for instance, when a
-rule asks about them) is denied as well, whatever the rule says.
+A command that no rule matches is denied. So is one that a rule cannot judge, for example because
+the rule asks about params that are not JSON. The module is pure: `policy_file` reads the file, and
+the gate keeps the limits and asks operators.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ MINUTES_A_DAY: Final = 24 * 60
 
 
 class Action(StrEnum):
-    """What a rule says."""
+    """The decision of a rule."""
 
     ALLOW = "allow"
     DENY = "deny"
     APPROVE = "approve"
-    """A person on the host decides."""
+    """An operator on the host decides."""
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """Some hours of some days, by the clock on the wall of a zone.
+    """A window is some hours of some days, by the wall clock of a time zone.
 
     A window whose end is not after its start goes on past midnight; its day is the one on which it
     starts.
@@ -42,13 +42,13 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     """Minutes after midnight."""
     end: int
-    """Minutes after midnight; this minute is no longer in it."""
+    """Minutes after midnight; the first minute after the window."""
     zone: tzinfo
     text: str
-    """As it was written, for explanations."""
+    """The window as the file has it, for explanations."""
 
     def holds(self, now: datetime) -> bool:
-        """Whether an instant lies in it."""
+        """Return True if an instant lies in the window."""
         local = now.astimezone(self.zone)
         minute = local.hour * 60 + local.minute
         if self.start < self.end:
@@ -60,7 +60,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule, ready to be tried. What is None is not asked about."""
+    """One rule, ready to be tried. A condition that is None matches everything."""
 
     name: str
     action: Action
@@ -71,64 +71,67 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     hours: tuple[Window, ...] | None = None
     params: ParamsSchema | None = None
     at_once: int | None = None
-    """How many that this rule lets through may run at the same time; the others wait."""
+    """How many of the commands that it allows may run at a time; the others wait."""
     per_hour: int | None = None
-    """How many it lets through in any 3,600 seconds; more are denied."""
+    """How many commands it allows in any 3,600 seconds; more are denied."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of a policy."""
+    """A command that a policy judges."""
 
     command: str
     signed_by: str | None
-    """The id of the key whose signature was verified; None when there is none."""
+    """The id of the key whose signature was verified; None when it is not signed."""
     at: datetime
     params: Callable[[], Any] | None
-    """Reads the params, and raises CannotJudge. None: they are not there yet."""
+    """Reads the params, and may raise CannotJudge; None while they are not there yet."""
 
 
 class Miss(msgspec.Struct, frozen=True):
-    """A rule that did not match."""
+    """A rule that did not match, and why."""
 
     rule: str
     reason: str
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy says."""
+    """The decision of a policy."""
 
     action: Action
     rule: Rule | None
-    """The rule that decided, None when none matched."""
+    """The rule that decided; None when none matched."""
     reason: str
-    """For the host's people. Quotes no params."""
+    """For the host's operators. It quotes no params."""
     missed: Sequence[Miss] = ()
-    """The rules before it, and why each did not match."""
+    """The rules before it, each with the reason why it did not match."""
 
     @property
     def rule_name(self) -> str | None:
-        """The name of the rule that decided."""
+        """Return the name of the rule that decided."""
         return self.rule.name if self.rule is not None else None
 
     @property
     def for_sender(self) -> str:
-        """What a sender is told of a denial: the rule's name, nothing of what is in it."""
+        """Return a denial's message for the sender: it names the rule and tells nothing of it."""
         if self.rule is None:
             return "no rule of this host's policy allows it"
         return f"denied by the rule {self.rule.name!r} of this host's policy"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """All rules, in order."""
+    """The rules of a host, in order."""
 
     rules: tuple[Rule, ...]
     source: str
-    """The file it came from."""
+    """The file that has the rules."""
     sha256: str
-    """Of the file, for the audit log."""
+    """The file's digest, for the audit log."""
 
     def judge(self, question: Question) -> Verdict | None:
-        """The first rule that matches. None: it depends on params, and they are not there yet."""
+        """Return the verdict of the first rule that matches.
+
+        Returns None when it depends on params that are not there yet.
+        """
         missed: list[Miss] = []
         for rule in self.rules:
             reason = _misses(rule, question)
@@ -157,7 +160,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _misses(rule: Rule, question: Question) -> str | None:
-    """Why a rule does not match, params aside; None when it does."""
+    """Return why a rule does not match, params aside; None when it does."""
     if rule.commands is not None and not _any_glob(rule.commands, question.command):
         return f"commands: {question.command} is not among {', '.join(rule.commands)}"
     if rule.keys is not None:
@@ -171,7 +174,7 @@ def _misses(rule: Rule, question: Question) -> str | None:
 
 
 def _any_glob(globs: Sequence[str], text: str) -> bool:
-    """Whether a text matches one of some globs. Case counts."""
+    """Return True if a text matches one of the globs. Case counts."""
     return any(fnmatchcase(text, glob) for glob in globs)
 
 
@@ -179,10 +182,10 @@ _TIME: Final = re.compile(r"([0-9]{1,2}):([0-9]{2})")
 
 
 def minutes_of(given: str | int) -> int:
-    """`08:30` as minutes after midnight, 0 to 1440. Raises ValueError.
+    """Return the minutes after midnight, 0 to 1440, of a time such as `08:30`. Raises ValueError.
 
-    YAML 1.1 reads an unquoted 18:00 as the number 1080, which is the same thing; a number below 60
-    can only be meant otherwise.
+    YAML 1.1 reads an unquoted 18:00 as the number 1080, which is the minute itself. A number below
+    60 is refused, because it can only be meant otherwise.
     """
     if isinstance(given, int):
         minutes = given if given >= 60 else -1

@@ -1,6 +1,6 @@
-"""The policy file: a host's own rules, which nothing that comes from the server can change.
+"""The policy file has a host's own rules, which nothing from the server can change.
 
-Errors name the key by its path, as those of the configuration do.
+An error names the key by its path.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the file is made of: no key that is not known."""
+    """A part of the file. An unknown key is an error."""
 
 
 class HoursSection(_Section, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
@@ -33,11 +33,11 @@ class HoursSection(_Section, frozen=True, kw_only=True, rename={"start": "from",
     start: str | int = "00:00"
     end: str | int = "24:00"
     zone: str = "UTC"
-    """As in the tz database: `Europe/Berlin`."""
+    """A name of the tz database: `Europe/Berlin`."""
 
 
 class RuleSection(_Section, frozen=True, kw_only=True):
-    """A rule as it is written."""
+    """A rule as the file has it."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     action: Literal["allow", "deny", "approve"]
@@ -54,14 +54,14 @@ class PolicyFile(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
     senders: dict[str, list[str]] = {}
-    """Who is who: a name, and the ids of the keys that this sender signs with."""
+    """The ids of the keys that each sender signs with, by the sender's name."""
     rules: list[RuleSection]
 
 
 def read_policy(file: Path) -> Policy:
-    """The policy in a file. Raises SettingsError.
+    """Return the policy in a file. Raises SettingsError.
 
-    A file that everybody may write to is refused: it would be nobody's decision.
+    A file that every user may write to is refused.
     """
     _check_mode(file)
     written = load(PolicyFile, prefix="ARC_AGENT_POLICY_FILE", file=file, environ={})
@@ -89,7 +89,7 @@ def read_policy(file: Path) -> Policy:
 
 
 def _check_mode(file: Path) -> None:
-    """Who may change the rules. Raises SettingsError."""
+    """Raise SettingsError if every user may change the rules."""
     try:
         mode = file.stat().st_mode
     except OSError as error:
@@ -101,7 +101,7 @@ def _check_mode(file: Path) -> None:
 
 
 def _keys(written: PolicyFile, rule: RuleSection, path: str, file: Path) -> tuple[str, ...] | None:
-    """The keys of a rule, those of its senders included."""
+    """Return the keys of a rule, the keys of its senders included."""
     if rule.keys is None and rule.senders is None:
         return None
     found = list(rule.keys or ())
@@ -115,14 +115,14 @@ def _keys(written: PolicyFile, rule: RuleSection, path: str, file: Path) -> tupl
 def _hours(
     given: Sequence[HoursSection] | None, path: str, file: Path
 ) -> tuple[Window, ...] | None:
-    """The windows of a rule."""
+    """Return the windows of a rule."""
     if given is None:
         return None
     return tuple(_window(each, f"{path}[{index}]", file) for index, each in enumerate(given))
 
 
 def _window(given: HoursSection, path: str, file: Path) -> Window:
-    """One window."""
+    """Return one window."""
     times: dict[str, int] = {}
     for name, value in (("from", given.start), ("to", given.end)):
         try:
@@ -145,7 +145,7 @@ def _window(given: HoursSection, path: str, file: Path) -> Window:
 
 
 def _day_range(text: str, path: str, file: Path) -> set[int]:
-    """`mon` or `mon-fri` as weekdays; `sat-mon` goes on past the week's end."""
+    """Return the weekdays of `mon` or `mon-fri`; `sat-mon` goes on past the week's end."""
     first, dash, last = text.lower().partition("-")
     if first not in _DAYS or (dash and last not in _DAYS):
         raise _error(path, f"Expected {', '.join(_DAYS)} or a range such as mon-fri", file)
@@ -155,10 +155,10 @@ def _day_range(text: str, path: str, file: Path) -> set[int]:
 
 
 def _zone(name: str, path: str, file: Path) -> tzinfo:
-    """A time zone by its name."""
+    """Return a time zone by its name."""
     if name == "UTC":
         return UTC
-    from zoneinfo import ZoneInfo  # only who asks for hours pays for it
+    from zoneinfo import ZoneInfo  # for rules with hours
 
     try:
         return ZoneInfo(name)
@@ -167,12 +167,12 @@ def _zone(name: str, path: str, file: Path) -> tzinfo:
 
 
 def _time(minutes: int) -> str:
-    """Minutes after midnight for people."""
+    """Return minutes after midnight as `08:30`."""
     return f"{minutes // 60:02}:{minutes % 60:02}"
 
 
 def _params(given: dict[str, Any] | None, path: str, file: Path) -> ParamsSchema | None:
-    """The schema of a rule."""
+    """Return the schema of a rule."""
     if given is None:
         return None
     try:
@@ -182,5 +182,5 @@ def _params(given: dict[str, Any] | None, path: str, file: Path) -> ParamsSchema
 
 
 def _error(key: str, message: str, file: Path) -> SettingsError:
-    """A complaint about a key."""
+    """Return an error about a key."""
     return SettingsError(message, key=key, source=str(file))

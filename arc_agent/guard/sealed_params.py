@@ -1,8 +1,8 @@
-"""Commands whose params only this host can read, and whose result only their sender can.
+"""HostSeals open params that only this host can read, and seal results that only the sender can.
 
-Asked for within the signature (`sealed`): which of this host's keys the params are sealed for, and
-the sender's key for the result. Errors of handlers are sealed too; refusals of the host (policy,
-signature, time) are not, because their senders may be anybody.
+The signature asks for it (`sealed`): it names the host's key that the params are sealed for, and
+the sender's key for the result. Errors of handlers are sealed too. Refusals of the host (policy,
+signature, time) are not, because they may go to a sender that was not verified.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from arc_agent.guard.in_force import InForce
 from arc_agent.guard.signatures import Signed
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.host.data_dir import DataDir
 from arc_agent.jobs.job import Job
-from arc_agent.jobs.outcome import Failed, GivenBack, Outcome, Succeeded
+from arc_agent.jobs.outcome import Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import STORAGE_FAILED
 from arc_agent.jobs.result_files import BodyWriter, StoredBody
 from arc_agent.net.transfer import NoRoom
@@ -36,48 +37,40 @@ UNREADABLE: Final = "UNSEAL_FAILED"
 _CHUNK_BYTES: Final = 1024 * 1024
 _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 8_000
-"""Of an error before it is sealed: it goes into `details`, which is bounded."""
+"""The length of an error before it is sealed: it goes into `details`, which is bounded."""
 
 
-class Seals:
-    """Opens params and seals results with this host's keys. The work is done in threads."""
+class HostSeals:
+    """Opens params and seals results with this host's keys, in threads."""
 
-    def __init__(
-        self,
-        *,
-        keys: Callable[[], Mapping[str, bytes]],
-        data_dir: DataDir,
-        has_room: Callable[[], bool],
-    ) -> None:
-        """`keys`: this host's own, private, by name."""
-        self._keys = keys
+    def __init__(self, *, live: InForce, data_dir: DataDir, has_room: Callable[[], bool]) -> None:
+        """`has_room` returns False while the disk has no room for another body."""
+        self._live = live
         self._data_dir = data_dir
         self._has_room = has_room
 
-    async def opened(
-        self, job: Job, sealing: Sealing, source: ParamsSource
-    ) -> ParamsSource | Outcome:
-        """The params as they were before they were sealed, or what becomes of the command."""
-        key = self._keys().get(sealing.to)
+    async def open(self, job: Job, sealing: Sealing, source: ParamsSource) -> ParamsSource:
+        """Return the params as they were before they were sealed. Raises Ended."""
+        key = self._live.host_keys.get(sealing.to)
         if key is None:
-            return self._refuse(job, f"they are for the key {sealing.to}, which this host has not")
-        from arc_protocol.sealing import SealBroken, params_opener  # only who needs it
+            raise _refusal(job, f"they are for the key {sealing.to}, which this host has not")
+        from arc_protocol.sealing import SealBroken, params_opener  # loads nacl: 4 MB
 
         try:
             return await asyncio.to_thread(self._open, job, source, params_opener(key))
         except SealBroken as error:
-            return self._refuse(job, str(error))
+            raise _refusal(job, str(error)) from None
         except (NoRoom, OSError) as error:
             log.error("params.no_room", command_id=job.lease.command_id, reason=str(error))
-            return GivenBack("no_room")
+            raise Ended(GivenBack("no_room")) from None
 
-    async def sealed(self, job: Job, signed: Signed, outcome: Outcome) -> Outcome:
-        """What a handler came back with, for nobody but the sender of the command."""
+    async def seal(self, job: Job, signed: Signed, outcome: Outcome) -> Outcome:
+        """Return a handler's outcome as only the command's sender can read it."""
         sealing = signed.claims.sealed
         if sealing is None or not isinstance(outcome, Succeeded | Failed):
             return outcome
-        key = self._keys().get(sealing.to)
-        if key is None:  # taken away while the handler ran
+        key = self._live.host_keys.get(sealing.to)
+        if key is None:  # a reload took it away while the handler ran
             return Failed(UNREADABLE, "the key to seal the result with is gone")
         from arc_protocol.sealing import result_sealer
 
@@ -93,9 +86,9 @@ class Seals:
         return Succeeded(body)
 
     def for_small(self, signed: Signed) -> Callable[[bytes], bytes] | None:
-        """What seals a result that is kept in memory; None where none is to be sealed."""
+        """Return a function that seals a small result; None where results are not sealed."""
         sealing = signed.claims.sealed
-        key = None if sealing is None else self._keys().get(sealing.to)
+        key = None if sealing is None else self._live.host_keys.get(sealing.to)
         if sealing is None or key is None:  # without the key, its params could not be opened
             return None
         from arc_protocol.sealing import result_sealer
@@ -109,7 +102,7 @@ class Seals:
         return seal
 
     def _open(self, job: Job, source: ParamsSource, opener: Opener) -> ParamsSource:
-        """In a thread. Raises SealBroken, NoRoom, OSError."""
+        """Open params. Blocks. Raises SealBroken, NoRoom, OSError."""
         if source.file is None:
             data = opener.feed(source.read()) + opener.finish()
             return ParamsSource(data=data, size=len(data))
@@ -128,7 +121,7 @@ class Seals:
         return ParamsSource(file=path, size=size)
 
     def _seal(self, job: Job, body: bytes | StoredBody, sealer: Sealer) -> bytes | StoredBody:
-        """In a thread. Raises NoRoom, OSError; the plain body is gone in any case."""
+        """Seal a body and remove the plain one. Blocks. Raises NoRoom, OSError."""
         writer = BodyWriter(self._data_dir, job.inline_bytes, self._has_room)
         plain = None if isinstance(body, bytes) else self._data_dir.bodies / body.name
         try:
@@ -145,26 +138,27 @@ class Seals:
             if plain is not None:
                 plain.unlink(missing_ok=True)
 
-    def _refuse(self, job: Job, reason: str) -> Failed:
-        """Params that cannot be read."""
-        log.warning(
-            "params.not_opened",
-            command_id=job.lease.command_id,
-            command=job.lease.envelope.command,
-            reason=reason,
-        )
-        return Failed(UNREADABLE, f"the params: {reason}")
+
+def _refusal(job: Job, reason: str) -> Ended:
+    """Log that params cannot be opened, and return the command's end."""
+    log.warning(
+        "params.not_opened",
+        command_id=job.lease.command_id,
+        command=job.lease.envelope.command,
+        reason=reason,
+    )
+    return Ended(Failed(UNREADABLE, f"the params: {reason}"))
 
 
 def _feed(file: Path, sealer: Sealer, writer: BodyWriter) -> None:
-    """Seal a file, but for its end."""
+    """Seal the chunks of a file. The caller writes the seal's end."""
     with file.open("rb") as opened:
         while chunk := opened.read(_CHUNK_BYTES):
             writer.write(sealer.feed(chunk))
 
 
 def _sealed_error(error: Failed, sealer: Sealer) -> Failed:
-    """An error that only the sender can read. A long one loses the beginning of its details."""
+    """Return an error that only the sender can read. A long one loses its details' beginning."""
     message, details = error.message[:_MAX_ERROR_BYTES], error.details
     data = encode(ErrorResponse(code=error.code, message=message, details=details))
     while len(data) > _MAX_ERROR_BYTES:
@@ -180,7 +174,7 @@ def _sealed_error(error: Failed, sealer: Sealer) -> Failed:
 
 
 def read_host_keys(files: list[Path]) -> Mapping[str, bytes]:
-    """This host's private keys, by name. Raises KeyFileError."""
+    """Return this host's private keys, by name. Raises KeyFileError."""
     from arc_runtime.key_files import SEALING, KeyFileError, read_private
 
     found: dict[str, bytes] = {}

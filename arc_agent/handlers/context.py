@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Final
 
 import structlog
 
-from arc_agent.handlers.events import HandlerLog, Speech
+from arc_agent.handlers.events import HandlerLog, RunEvents
 from arc_protocol.messages.base import CommandTarget
 from arc_protocol.messages.leases import TraceContext
 
@@ -127,7 +127,7 @@ class Context:
         stopped: threading.Event,
         make_directory: Callable[[], Path],
         announce_restart: Callable[[Any], None],
-        speech: Speech | None = None,
+        events: RunEvents | None = None,
     ) -> None:
         self.command_id: Final = command_id
         self.command: Final = command
@@ -144,12 +144,12 @@ class Context:
         logger = structlog.get_logger().bind(
             command_id=command_id, command=command, attempt=attempt
         )
-        self.log: Final = HandlerLog(logger, None if speech is None else speech.line)
+        self.log: Final = HandlerLog(logger, None if events is None else events.line)
         """A logger for the agent's log, with the command's id, and for the command's sender.
 
         `events.level` in the configuration decides what is sent. Params do not belong here.
         """
-        self._speech = speech
+        self._events = events
         self._params = params
         self._remaining = remaining
         self._stopped = stopped
@@ -175,8 +175,8 @@ class Context:
         Call it as often as you like: the latest report is sent, about once a second. Raises
         ValueError for a number that is not finite.
         """
-        if self._speech is not None:
-            self._speech.progress(done, total, text)
+        if self._events is not None:
+            self._events.progress(done, total, text)
 
     def open_params(self) -> ParamsStream:
         """Return the undecoded params as a stream, which is not held in memory."""

@@ -21,7 +21,7 @@ _REQUEST_BYTES: Final = 60_000
 _REQUEST_LINES: Final = 1_000
 
 
-class Speech:
+class RunEvents:
     """The events of one run that the server does not have yet. Safe from any thread."""
 
     def __init__(

@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-from arc_agent.jobs.outcome import Failed
 from arc_agent.net.allowed_hosts import HostRefused
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.messages.base import PROTOCOL, CommandTarget
@@ -41,11 +40,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         asked = self.lease.envelope.response_handling.max_inline_bytes
         return max(0, min(asked, _MAX_INLINE_BYTES))
 
-    @property
-    def task_name(self) -> str:
-        """How the task of its handler is called: the watchdog looks for it."""
-        return f"handler:{self.lease.lease_id}"
-
 
 class Addresses(msgspec.Struct, frozen=True):
     """Where the response goes. None: the bearer token's way, to the configured server."""
@@ -54,24 +48,20 @@ class Addresses(msgspec.Struct, frozen=True):
     upload: PresignedRequest | None
 
 
-def addresses(
-    job: Job,
-    deployment_id: str,
-    check: Callable[[str], None],
-    target: CommandTarget | None = None,
-) -> tuple[Addresses, Failed | None]:
-    """Where the response goes, and what is wrong with the envelope if something is.
+NO_ADDRESSES: Final = Addresses(None, None)
 
-    `check` raises HostRefused for a URL that leads where it must not. `target` is the one that was
-    asked for.
+
+def addresses(job: Job, check: Callable[[str], None]) -> Addresses:
+    """Return where the response goes. Raises InvalidEnvelope.
+
+    `check` raises HostRefused for a URL that leads to a host that is not allowed.
     """
     handling = job.lease.envelope.response_handling
     try:
         submit_url = allowed(job.lease_url, handling.submit_response_url, check)
-        upload = resolved(job.lease_url, handling.storage_upload_request)
-    except (InvalidEnvelope, HostRefused) as error:
-        return Addresses(None, None), Failed("INVALID_ENVELOPE", str(error))
-    return Addresses(submit_url, upload), _problem(job.lease, deployment_id, target)
+    except HostRefused as error:
+        raise InvalidEnvelope(str(error)) from None
+    return Addresses(submit_url, resolved(job.lease_url, handling.storage_upload_request))
 
 
 def allowed(lease_url: str, reference: str, check: Callable[[str], None]) -> str:
@@ -90,18 +80,20 @@ def resolved(lease_url: str, request: PresignedRequest) -> PresignedRequest:
     return msgspec.structs.replace(request, backend=msgspec.structs.replace(backend, url=url))
 
 
-def _problem(lease: LeaseInfo, deployment_id: str, target: CommandTarget | None) -> Failed | None:
-    """What an envelope says that cannot be meant for us."""
+def check_envelope(lease: LeaseInfo, deployment_id: str, target: CommandTarget | None) -> None:
+    """Raise InvalidEnvelope for an envelope that is not meant for this agent.
+
+    `target` is the target that the agent asked for, if any.
+    """
     envelope = lease.envelope
     if envelope.protocol != PROTOCOL:
-        return Failed("INVALID_ENVELOPE", f"protocol: not {PROTOCOL}")
+        raise InvalidEnvelope(f"protocol: not {PROTOCOL}")
     if envelope.deployment_id != deployment_id:
-        return Failed("INVALID_ENVELOPE", "deploymentId: another deployment's")
-    theirs = envelope.target
-    if target is not None and theirs is not None and theirs.resource_id != target.resource_id:
-        return Failed("INVALID_ENVELOPE", "target: another than was asked for")
+        raise InvalidEnvelope("deploymentId: another deployment's")
+    named = envelope.target
+    if target is not None and named is not None and named.resource_id != target.resource_id:
+        raise InvalidEnvelope("target: another than was asked for")
     if envelope.command_id != lease.command_id or not envelope.command_id:
-        return Failed("INVALID_ENVELOPE", "commandId: not that of the lease")
+        raise InvalidEnvelope("commandId: not that of the lease")
     if not envelope.command:
-        return Failed("INVALID_ENVELOPE", "command: empty")
-    return None
+        raise InvalidEnvelope("command: empty")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 
 class End(StrEnum):
@@ -55,6 +57,8 @@ class HeldLease:
         self.stopped = threading.Event()
         """Set when the handler is to stop, whatever for. Handlers in threads look at it."""
         self.end: End | None = None
+        self.handler_task: asyncio.Task[Any] | None = None
+        """The task of its handler, for the watchdog that looks for one that blocks the loop."""
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
 

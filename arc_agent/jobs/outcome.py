@@ -41,3 +41,11 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 Outcome = Succeeded | Failed | GivenBack | Dropped
+
+
+class Ended(Exception):
+    """Raised by the step of a run that is its last."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome

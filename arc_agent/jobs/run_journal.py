@@ -20,7 +20,7 @@ import structlog
 
 from arc_agent.handlers.shapes import write
 from arc_agent.jobs.job import Addresses, Job
-from arc_agent.jobs.outcome import NO_COST, Failed, GivenBack, Outcome, Succeeded
+from arc_agent.jobs.outcome import NO_COST, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import message_of
 from arc_agent.jobs.spool import Spool
 from arc_protocol.messages.bodies import PresignedRequest
@@ -94,8 +94,8 @@ class Journal:
         )
         return [_run(row) for row in rows]
 
-    async def hold(self, job: Job, where: Addresses) -> Outcome | None:
-        """Note that a command is held and not started, unless it may have been: why not, then.
+    async def hold(self, job: Job, where: Addresses) -> None:
+        """Record that a command is held and not started. Raises Ended when it may have been.
 
         An attempt after the first follows a lapse or a release. Only what this journal knows to
         have been held here, and never started, is known not to have run.
@@ -106,14 +106,13 @@ class Journal:
                 "SELECT state, attempt FROM runs WHERE command_id = ?", (lease.command_id,)
             )
             if rows and rows[0][0] not in (_HELD, _GIVEN_BACK):
-                return _maybe(job, "its handler was started here before")
+                raise _maybe(job, "its handler was started here before")
             known = _attempts_that_may_come(*rows[0]) if rows else (1,)
             if lease.attempt not in known:
-                return _maybe(job, f"nothing is known here of attempt {lease.attempt - 1}")
+                raise _maybe(job, f"nothing is known here of attempt {lease.attempt - 1}")
             await self._spool.execute(_PUT, _row(job, where, _HELD))
         except sqlite3.Error as error:
-            return _not_noted(job, error)
-        return None
+            raise _not_recorded(job, error) from None
 
     async def given_back(self, job: Job) -> None:
         """A command is about to be released at no cost: whoever gets it next has this attempt.
@@ -128,17 +127,16 @@ class Journal:
         except sqlite3.Error as error:
             log.error("journal.failed", command_id=job.lease.command_id, reason=str(error))
 
-    async def start(self, job: Job, where: Addresses) -> Outcome | None:
-        """Note that a handler starts: None. If that cannot be noted, it does not start."""
+    async def start(self, job: Job, where: Addresses) -> None:
+        """Record that a handler starts. Raises Ended when that fails: it does not start."""
         hit("agent.before_journal")
         try:
             await self._spool.execute(_PUT, _row(job, where, _STARTED))
         except sqlite3.Error as error:
-            return _not_noted(job, error)
+            raise _not_recorded(job, error) from None
         hit("agent.after_journal")
         with self._lock:
             self._started[job.lease.lease_id] = None
-        return None
 
     async def may_run_again(self, job: Job, where: Addresses) -> None:
         """The handler itself says that another run does no harm."""
@@ -229,19 +227,21 @@ def _row(
     )
 
 
-def _maybe(job: Job, why: str) -> Failed:
-    """It is not run, because it may have been."""
+def _maybe(job: Job, why: str) -> Ended:
+    """Return the end of a command that may have been executed before."""
     log.warning("command.maybe_executed", command_id=job.lease.command_id, reason=why)
-    return Failed(
-        MAYBE_EXECUTED,
-        f"it may have been executed before, and a second run may do harm: {why}",
+    return Ended(
+        Failed(
+            MAYBE_EXECUTED,
+            f"it may have been executed before, and a second run may do harm: {why}",
+        )
     )
 
 
-def _not_noted(job: Job, error: sqlite3.Error) -> GivenBack:
-    """The disk does not take it: nothing has started, and nothing is paid for."""
+def _not_recorded(job: Job, error: sqlite3.Error) -> Ended:
+    """Return the end of a command that the disk did not record: it costs no attempt."""
     log.error("command.not_started", command_id=job.lease.command_id, reason=f"journal: {error}")
-    return GivenBack(NO_COST)
+    return Ended(GivenBack(NO_COST))
 
 
 async def answer_left(

@@ -1,4 +1,4 @@
-"""What a running agent goes by: its configuration and handlers, replaced whole by a reload."""
+"""The live configuration of a running agent. A reload replaces it whole, or not at all."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the configuration comes from, so that it can be read again."""
+    """The places that the configuration comes from, so that it can be read again."""
 
     file: Path | None
     environ: Mapping[str, str]
     overrides: Mapping[str, Any]
 
     def read(self) -> Config:
-        """The configuration, checked as far as it can be without the network.
+        """Return the configuration, checked as far as it can be without the network.
 
         Raises SettingsError.
         """
@@ -55,7 +55,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return config
 
     def network(self, config: Config) -> Routes:
-        """The way out that a configuration describes. Raises SettingsError."""
+        """Return the way out that a configuration describes. Raises SettingsError."""
         try:
             return Routes(config.server, config.proxy, config.tls, environ=self.environ)
         except TlsError as error:
@@ -70,11 +70,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(str(error), key="proxy", source=None) from None
 
 
-class Live:
-    """The configuration in force."""
+class LiveConfig:
+    """Configuration, handlers, policy and keys in force. Read an attribute anew each time."""
 
     def __init__(self, source: Source) -> None:
-        """Read it all. Raises SettingsError, TokenError, HandlerError."""
+        """Read all of it. Raises SettingsError, TokenError, HandlerError."""
         self._source = source
         self.config = source.read()
         self.network = source.network(self.config)
@@ -82,28 +82,33 @@ class Live:
         self.registry = load_handlers(self.config.handlers)
         self.policy = policy_of(self.config)
         self.signing_keys = _signing_keys(self.config)
-        """By id; None when signatures are not looked at."""
+        """The public keys of senders, by id; None when signatures are not verified."""
         self.host_keys = _host_keys(self.config)
-        """This host's own, private, by name."""
+        """The host's own private keys, by name."""
         self._output: Output | None = None
 
     def check_host(self) -> None:
-        """See whether this host can do what is configured. Raises HandlerError."""
+        """Check that this host can run the configured handlers. Raises HandlerError."""
         check_host(self.config.handlers)
 
     def configure_logs(self, config: Config | None = None) -> None:
         """Log as the configuration says."""
         chosen = (config or self.config).log
         old, self._output = self._output, setup.configure(chosen.format, chosen.level)
-        if old is not None and old is not self._output:  # mostly it is the same, and stays
+        if old is not None and old is not self._output:  # the same output mostly, which stays
             old.close()
 
+    def concurrency_of(self, name: str) -> int | None:
+        """Return how many runs of a handler may go on at a time; None without a limit."""
+        handler = self.registry.get(name)
+        return None if handler is None else handler.concurrency
+
     def reload(self) -> bool:
-        """Read it again. What is wrong is refused whole, and the old stays; True when taken.
+        """Read it again. Return False when it is refused, and the old configuration stays.
 
         The token, the log, limits, times, proxy, certificates, allowed hosts and the declared
         commands change at once. The server, the identity, the data directory and imported
-        modules need a restart, which is said.
+        modules need a restart, which is logged.
         """
         self.token.reload()
         try:
@@ -137,7 +142,7 @@ class Live:
         return True
 
     def _with_modules_of(self, old: Config, fresh: Config) -> Registry:
-        """The imported handlers as they are, and the declared ones of the new configuration."""
+        """Return the imported handlers as they are, and the new configuration's declared ones."""
         registry = Registry(self.registry.lifespans, self.registry.provisions)
         for each in self.registry.as_found():
             if not is_declared(each.name, old.handlers):
@@ -148,14 +153,14 @@ class Live:
 
 
 def bearer_of(config: Config, environ: Mapping[str, str], network: Routes) -> Bearer:
-    """The identity of an agent that enrolled, or else the token of its configuration.
+    """Return the token of an agent that enrolled, or else the token of its configuration.
 
     Raises TokenError.
     """
     directory = data_directory(config, environ)
-    if not os.access(directory / "identity", os.F_OK):  # nor where we may not look
+    if not os.access(directory / "identity", os.F_OK):  # nor in a directory that may not be read
         return ConfiguredToken(config.server.token, config.server.token_file)
-    from arc_agent.net.access_token import AccessToken  # costs nothing where nobody enrolled
+    from arc_agent.net.access_token import AccessToken  # for agents that enrolled
     from arc_agent.net.identity_files import IdentityFiles
 
     files = IdentityFiles(directory)
@@ -172,11 +177,11 @@ def bearer_of(config: Config, environ: Mapping[str, str], network: Routes) -> Be
 
 
 def _signing_keys(config: Config) -> Mapping[str, bytes] | None:
-    """Whose signatures count, None when none are looked at. Raises SettingsError."""
+    """Return the keys whose signatures count, by id; None without any. Raises SettingsError."""
     place = config.signing.keys
     if place is None:
         return None
-    from arc_runtime.key_files import SIGNING, KeyFileError, read_public  # only who has keys
+    from arc_runtime.key_files import SIGNING, KeyFileError, read_public  # for hosts with keys
 
     try:
         found = read_public(place.expanduser(), SIGNING)
@@ -186,10 +191,10 @@ def _signing_keys(config: Config) -> Mapping[str, bytes] | None:
 
 
 def _host_keys(config: Config) -> Mapping[str, bytes]:
-    """What sealed params are read with. Raises SettingsError."""
+    """Return the keys that open sealed params, by name. Raises SettingsError."""
     if not config.signing.host_keys:
         return {}
-    from arc_agent.guard.sealed_params import read_host_keys  # only who has keys
+    from arc_agent.guard.sealed_params import read_host_keys  # for hosts with keys
     from arc_runtime.key_files import KeyFileError
 
     try:
@@ -199,9 +204,9 @@ def _host_keys(config: Config) -> Mapping[str, bytes]:
 
 
 def policy_of(config: Config) -> Policy | None:
-    """The rules of this host, None when it has none. Raises SettingsError."""
+    """Return the rules of this host; None when it has none. Raises SettingsError."""
     if config.policy.file is None:
         return None
-    from arc_agent.guard.policy_file import read_policy  # costs nothing where there is no policy
+    from arc_agent.guard.policy_file import read_policy  # for hosts with a policy
 
     return read_policy(config.policy.file.expanduser())

@@ -1,44 +1,46 @@
-"""What is counted of an agent's work: nothing, unless `metrics.listen` is set."""
+"""The meter counts the agent's work. It counts nothing unless `metrics.listen` is set."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from arc_agent.jobs.outcome import Outcome
 
-if TYPE_CHECKING:
-    from arc_agent.guard.pause import Brake
-    from arc_agent.jobs.spool import Spool
-    from arc_agent.net.server_state import ServerState
-    from arc_agent.work.runner import Runner
-
 
 class MetricsError(Exception):
-    """The endpoint cannot be opened; the message is one clear line."""
+    """The endpoint for metrics cannot be opened; the message is one clear line."""
 
     may_pass: Final = True
-    """Whoever has the port may give it up."""
+    """The process that has the port may give it up."""
 
 
-class Meter:
-    """Counts nothing. `metrics.py` has the one that does."""
-
-    async def open(
-        self, *, runner: Runner, spool: Spool, contact: ServerState, brake: Brake
-    ) -> None:
-        """Begin to tell, of these too. Raises MetricsError."""
-
-    async def close(self) -> None:
-        """Tell no more."""
+class Meter(Protocol):
+    """The counting methods. They cost little, and none of them raises."""
 
     def ended(self, command: str, outcome: Outcome, *, is_known: bool) -> None:
-        """A command has come to an end. `is_known`: a handler has that name."""
+        """Count a command that ended. `is_known`: a handler has that name."""
+        ...
 
     def handled(self, command: str, seconds: float) -> None:
-        """A handler returned, raised or was stopped after so long."""
+        """Count a handler that returned, raised or was stopped after so long."""
+        ...
 
     def renewed(self, count: int) -> None:
-        """So many leases were renewed. From any thread."""
+        """Count renewed leases. Safe from any thread."""
+        ...
 
     def polled(self, seconds: float, *, is_held: bool) -> None:
-        """A lease request was answered after so long; `is_held`: the server might wait."""
+        """Count an answered lease request; `is_held`: the server was asked to wait."""
+        ...
+
+
+class NoMeter:
+    """A meter that counts nothing."""
+
+    def ended(self, command: str, outcome: Outcome, *, is_known: bool) -> None: ...
+
+    def handled(self, command: str, seconds: float) -> None: ...
+
+    def renewed(self, count: int) -> None: ...
+
+    def polled(self, seconds: float, *, is_held: bool) -> None: ...

@@ -1,4 +1,7 @@
-"""Telling the server who is here and what it can do. Never more than a courtesy."""
+"""Registration tells the server which agent this is and what it can do.
+
+It is a courtesy: no work waits for a registration that fails.
+"""
 
 from __future__ import annotations
 
@@ -8,75 +11,79 @@ from typing import Final
 
 import structlog
 
-from arc_agent.config.sections import Config
+from arc_agent import __version__
 from arc_agent.handlers.descriptions import advertised
-from arc_agent.handlers.registry import Registry
-from arc_agent.net.connection import NoContact, ServerConnection
-from arc_agent.net.server_state import ServerState
-from arc_agent.version import __version__
+from arc_agent.net.connection import NoContact
+from arc_agent.net.server import Server
+from arc_agent.work.live_config import LiveConfig
 from arc_protocol.messages.agents import AgentRegistration, AgentStatus
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _TIMEOUT_SECONDS: Final = 5.0
-"""No more: asking for work waits for it."""
+"""No longer: the next lease request waits for it."""
 
 
-class Presence:
-    """Registers the agent once in each contact with the server."""
+class Registration:
+    """Registers the agent once in each contact with the server, and after each change."""
 
     def __init__(
         self,
         *,
         agent_id: str,
-        config: Callable[[], Config],
-        registry: Callable[[], Registry],
-        connection: ServerConnection,
-        contact: ServerState,
+        live: LiveConfig,
+        server: Server,
         status: Callable[[], AgentStatus | None],
     ) -> None:
+        """`status` is what the agent says of itself, None when all is well."""
         self._agent_id = agent_id
-        self._config = config
-        self._registry = registry
-        self._connection = connection
-        self._contact = contact
+        self._live = live
+        self._server = server
         self._status = status
-        self._announced: tuple[int, int] | None = None
+        self._sent: tuple[int, int] | None = None
         self._changes = 0
 
-    def changed(self) -> None:
-        """There are other handlers now, or another status: the server is told again."""
+    def expire(self) -> None:
+        """Register again at the next chance: the handlers or the status have changed."""
         self._changes += 1
 
-    async def announce(self) -> None:
-        """Register, unless this contact has seen it. Failures are left to the next try."""
-        epoch = (self._contact.epoch, self._changes)
-        if self._announced == epoch or not self._contact.supports("agents"):
-            return
-        config = self._config()
+    @property
+    def is_due(self) -> bool:
+        """Return True if the server takes registrations and has not seen this one."""
+        return self._sent != self._version and self._server.state.supports("agents")
+
+    @property
+    def _version(self) -> tuple[int, int]:
+        """Return what changes whenever the server needs to be told again."""
+        return self._server.state.epoch, self._changes
+
+    async def send(self) -> None:
+        """Register. A failure is left to the next call."""
+        version, config = self._version, self._live.config
+        connection, state = self._server.connection, self._server.state
         message = AgentRegistration(
             deployment_id=config.deployment_id,
             target=config.command_target,
             version=__version__,
             hostname=socket.gethostname()[:256] or "unknown",
-            handlers=advertised(self._registry(), config.handlers),
+            handlers=advertised(self._live.registry, config.handlers),
             status=self._status(),
         )
         try:
-            answer = await self._connection.call(
+            answer = await connection.call(
                 "PUT",
-                self._connection.url("agents", self._agent_id),
+                connection.url("agents", self._agent_id),
                 message,
                 timeout_seconds=_TIMEOUT_SECONDS,
             )
         except NoContact as error:
-            log.debug("presence.failed", reason=error.reason)
+            log.debug("registration.failed", reason=error.reason)
             return
-        self._announced = epoch
-        self._contact.succeeded("agents")
+        self._sent = version
+        state.succeeded("agents")
         if answer.status in (404, 405):
-            self._contact.lacks("agents")
+            state.lacks("agents")
         elif answer.status >= 300:
-            log.warning("presence.refused", status=answer.status)
+            log.warning("registration.refused", status=answer.status)
         else:
-            self._contact.knows_extensions = True
+            state.knows_extensions = True

@@ -20,7 +20,7 @@ from arc_agent.config.sections import ServerSection
 from arc_agent.host.clock import boot_seconds
 from arc_agent.net.access_token import AccessToken
 from arc_agent.net.identity_files import IdentityFiles
-from arc_agent.work.live_config import Live, Source
+from arc_agent.work.live_config import LiveConfig, Source
 from arc_server.app import RunningServer, serving
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
@@ -152,7 +152,7 @@ async def running_agent(host: EnrolmentHost, file: Path) -> AsyncIterator[Agent]
         "spool": {"min_free_bytes": 0},
     }
     file.write_text(json.dumps(settings))
-    agent = Agent(Live(Source(file=file, environ={}, overrides={})))
+    agent = Agent(LiveConfig(Source(file=file, environ={}, overrides={})))
     task = asyncio.create_task(agent.run(handles_signals=False))
     try:
         yield agent

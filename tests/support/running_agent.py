@@ -11,7 +11,7 @@ from typing import Any
 
 from arc_agent.agent import Agent
 from arc_agent.handlers.registry import handlers_of
-from arc_agent.work.live_config import Live, Source
+from arc_agent.work.live_config import LiveConfig, Source
 from tests.support.scripted_server import DEPLOYMENT
 
 Start = Callable[..., Awaitable["RunningAgent"]]
@@ -20,7 +20,7 @@ Start = Callable[..., Awaitable["RunningAgent"]]
 class RunningAgent:
     """An agent that runs in a task of the test."""
 
-    def __init__(self, live: Live, directory: Path) -> None:
+    def __init__(self, live: LiveConfig, directory: Path) -> None:
         self.live = live
         self.directory = directory
         self.agent = Agent(live)
@@ -56,7 +56,7 @@ async def running(
         config[section] = {**known, **values} if isinstance(known, dict) else values
     file = tmp_path / "agent.yaml"
     file.write_text(json.dumps(config))
-    live = Live(Source(file=file, environ={}, overrides={}))
+    live = LiveConfig(Source(file=file, environ={}, overrides={}))
     for function in functions:
         for each in handlers_of(function, "test"):
             live.registry.add(each)

@@ -129,7 +129,7 @@ async def test_a_lease_that_cannot_be_renewed_bounds_the_handler(
 
 async def test_the_variables_of_public_receivers_are_read(tmp_path: Path) -> None:
     from arc_agent.agent import Agent
-    from arc_agent.work.live_config import Live, Source
+    from arc_agent.work.live_config import LiveConfig, Source
 
     async with Part1Server(era=3, token="secret") as server:
         (tmp_path / "token").write_text("secret\n")
@@ -143,7 +143,7 @@ async def test_the_variables_of_public_receivers_are_read(tmp_path: Path) -> Non
             "ARC_AGENT_DATA_DIR": str(tmp_path / "agent"),
         }
         command = server.send("arc.ping")
-        agent = Agent(Live(Source(file=None, environ=environ, overrides={})))
+        agent = Agent(LiveConfig(Source(file=None, environ=environ, overrides={})))
         task = asyncio.create_task(agent.run(handles_signals=False))
         await server.until(lambda: server.command(command).is_terminal)
         agent.stop()

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from arc_agent import CommandFailed, handler
 from arc_agent.config.reading import read
-from arc_agent.control.metrics import Counting
+from arc_agent.control.metrics import PrometheusMeter
 from arc_agent.jobs.outcome import Succeeded
 from arc_runtime.config.settings import SettingsError
 from tests.support.running_agent import RunningAgent, Start
@@ -191,7 +191,7 @@ def test_without_the_extra_the_configuration_is_refused(monkeypatch: pytest.Monk
 
 
 def test_names_of_commands_are_bounded() -> None:
-    counting = Counting("127.0.0.1:0")
+    counting = PrometheusMeter("127.0.0.1:0")
     for number in range(150):
         counting.ended(f"c{number}", Succeeded(b""), is_known=True)
         counting.handled(f"c{number}", 0.1)

@@ -163,7 +163,7 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
 
 def stopped_cleanly(tmp_path: Path) -> bool:
     """Whether the order is on the disk."""
-    return b'"stopped"' in (tmp_path / "agent" / "brake.json").read_bytes()
+    return b'"stopped"' in (tmp_path / "agent" / "pause.json").read_bytes()
 
 
 async def test_after_a_kill_the_log_of_the_next_process_goes_on(

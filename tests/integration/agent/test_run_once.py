@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from arc_agent.guard.pause import Brake, Order
+from arc_agent.guard.pause import Order, Pause
 from tests.support.scripted_server import ScriptedServer, inline
 
 HANDLERS = """
@@ -100,7 +100,7 @@ async def test_no_server_is_said_at_once(tmp_path: Path) -> None:
 
 async def test_a_pause_holds_for_it_too(server: ScriptedServer, tmp_path: Path) -> None:
     (tmp_path / "agent").mkdir()
-    Brake(tmp_path / "agent").apply(Order(state="paused", note="moving"))
+    Pause(tmp_path / "agent").apply(Order(state="paused", note="moving"))
     server.send("once")
 
     code, _, last = await ended(await begin(tmp_path, server.url))

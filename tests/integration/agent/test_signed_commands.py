@@ -91,7 +91,7 @@ class MovedClock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> MovedClock:
     moved = MovedClock()
-    monkeypatch.setattr("arc_agent.agent.Signatures", functools.partial(Signatures, now=moved))
+    monkeypatch.setattr("arc_agent.assembly.Signatures", functools.partial(Signatures, now=moved))
     return moved
 
 

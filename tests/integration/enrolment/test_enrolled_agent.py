@@ -12,7 +12,7 @@ from arc_agent.agent import Agent
 from arc_agent.net import access_token
 from arc_agent.net.access_token import AccessToken
 from arc_agent.net.token import TokenError
-from arc_agent.work.live_config import Live, Source
+from arc_agent.work.live_config import LiveConfig, Source
 from arc_protocol.enrolment import AccessTokenResponse
 from tests.support.enrolment_host import EnrolmentHost, StartAgent, enrolment_host, until
 
@@ -168,7 +168,7 @@ async def test_an_identity_for_another_deployment_stops_the_start(
     source = Source(file=file, environ={}, overrides={"data_dir": str(host.directory)})
 
     with pytest.raises(TokenError, match=r"'dep-1'.*'dep-2'"):
-        Live(source)
+        LiveConfig(source)
 
 
 async def test_a_damaged_identity_stops_the_start_with_a_clear_line(
@@ -181,4 +181,4 @@ async def test_a_damaged_identity_stops_the_start_with_a_clear_line(
     source = Source(file=file, environ={}, overrides={"data_dir": str(host.directory)})
 
     with pytest.raises(TokenError, match=r"identity\.json is damaged: enrol again"):
-        Live(source)
+        LiveConfig(source)

@@ -17,7 +17,8 @@ import pytest
 from arc_agent.agent import Agent
 from arc_agent.host import pulse
 from arc_agent.work import poller
-from arc_agent.work.live_config import Live, Source
+from arc_agent.work.lease_intake import LeaseIntake
+from arc_agent.work.live_config import LiveConfig, Source
 from arc_agent.work.poller import Poller
 from arc_server.cli.main import _watch
 from tests.support.installed_server import BIN, UNITS, InstalledServer, server
@@ -205,7 +206,7 @@ async def starved(listener: Listener, seconds: float = 15) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(poller, "ask"), (Poller, "_take"), (Poller, "_wait_for_capacity")]
+    ("owner", "name"), [(poller, "ask"), (LeaseIntake, "take"), (Poller, "_may_ask")]
 )
 async def test_a_poller_that_hangs_starves_the_watchdog(
     tmp_path: Path,
@@ -225,7 +226,7 @@ async def test_a_poller_that_hangs_starves_the_watchdog(
         "data_dir": str(tmp_path / "agent"),
         "poll.wait_seconds": "0.2",
     }
-    agent = Agent(Live(Source(file=None, environ={}, overrides=settings)))
+    agent = Agent(LiveConfig(Source(file=None, environ={}, overrides=settings)))
     life = asyncio.create_task(agent.run(handles_signals=False))
     await eventually(lambda: listener.heard("WATCHDOG=1") > 0)
     assert not await silent(listener, 1.5), "it moves, and yet nobody feeds"

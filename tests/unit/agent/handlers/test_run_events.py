@@ -9,22 +9,22 @@ import pytest
 import structlog
 
 from arc_agent.config.sections import EventsSection
-from arc_agent.handlers.events import HandlerLog, Speech
+from arc_agent.handlers.events import HandlerLog, RunEvents
 from arc_protocol.codec import encode
 from arc_protocol.messages.events import MAX_EVENTS_BYTES, Progress
 
 
-def speech(**settings: Any) -> Speech:
-    return Speech("cmd_1", "lease_1", EventsSection(**settings), lambda: None)
+def run_events(**settings: Any) -> RunEvents:
+    return RunEvents("cmd_1", "lease_1", EventsSection(**settings), lambda: None)
 
 
-def messages(said: Speech) -> list[str]:
+def messages(said: RunEvents) -> list[str]:
     pending = said.pending()
     return [] if pending is None else [line.message for line in pending.lines]
 
 
 def test_lines_stay_until_they_are_sent_and_are_numbered_from_one() -> None:
-    said = speech()
+    said = run_events()
     said.line("info", "one")
     first = said.pending()
     said.line("info", "two")
@@ -40,7 +40,7 @@ def test_lines_stay_until_they_are_sent_and_are_numbered_from_one() -> None:
 
 
 def test_the_latest_progress_alone_is_sent_and_one_that_came_meanwhile_stays() -> None:
-    said = speech()
+    said = run_events()
     said.progress(1, 4, None)
     said.progress(2, 4, "tables")
     first = said.pending()
@@ -56,7 +56,7 @@ def test_the_latest_progress_alone_is_sent_and_one_that_came_meanwhile_stays() -
 
 
 def test_the_oldest_lines_go_when_there_is_no_room_and_are_counted() -> None:
-    said = speech(buffer_bytes=1024)
+    said = run_events(buffer_bytes=1024)
     for number in range(100):
         said.line("info", f"line {number}")
 
@@ -69,7 +69,7 @@ def test_the_oldest_lines_go_when_there_is_no_room_and_are_counted() -> None:
 
 
 def test_a_request_stays_below_what_the_server_takes() -> None:
-    said = speech()
+    said = run_events()
     for _ in range(60):
         said.line("info", "\N{SNOWMAN}" * 10_000)
     sizes = []
@@ -82,7 +82,7 @@ def test_a_request_stays_below_what_the_server_takes() -> None:
 
 
 def test_a_request_with_long_progress_stays_below_what_the_server_takes() -> None:
-    said = speech()
+    said = run_events()
     for _ in range(60):
         said.line("info", "a" * 1_000)
     said.progress(1, 2, "\N{GRINNING FACE}" * 10_000)
@@ -94,7 +94,7 @@ def test_a_request_with_long_progress_stays_below_what_the_server_takes() -> Non
 
 
 def test_what_json_cannot_say_is_replaced() -> None:
-    said = speech()
+    said = run_events()
     said.line("info", "lone \ud800 surrogate")
 
     assert messages(said) == ["lone ? surrogate"]
@@ -103,9 +103,9 @@ def test_what_json_cannot_say_is_replaced() -> None:
 @pytest.mark.parametrize("number", [math.inf, math.nan, -math.inf])
 def test_progress_in_no_number_is_an_error_of_the_handler(number: float) -> None:
     with pytest.raises(ValueError, match="finite"):
-        speech().progress(number, None, None)
+        run_events().progress(number, None, None)
     with pytest.raises(ValueError, match="finite"):
-        speech().progress(1, number, None)
+        run_events().progress(1, number, None)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_progress_in_no_number_is_an_error_of_the_handler(number: float) -> None
 def test_lines_are_sent_from_the_level_on_that_the_host_has_set(
     settings: dict[str, Any], said: list[str]
 ) -> None:
-    one = speech(**settings)
+    one = run_events(**settings)
     for level in ("debug", "info", "warning", "error"):
         one.line(level, level)
     one.progress(1, None, None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from arc_agent.guard.pause import Brake, Order
+from arc_agent.guard.pause import Order, Pause
 from arc_agent.host.control_socket import (
     AgentNotThere,
     Control,
@@ -174,7 +174,7 @@ async def test_a_path_may_be_longer_than_the_kernel_takes(tmp_path: Path) -> Non
     assert list(control.path.parent.iterdir()) == []
 
 
-# The brake
+# The pause
 
 NOW = 1_800_000_000.0
 
@@ -190,69 +190,69 @@ class Wall:
 
 
 def test_work_is_welcome_unless_somebody_says_otherwise(tmp_path: Path) -> None:
-    brake = Brake(tmp_path)
+    pause = Pause(tmp_path)
 
-    assert not brake.is_on
-    assert brake.status() is None
+    assert not pause.is_on
+    assert pause.status() is None
 
 
 def test_a_pause_ends_by_itself_also_after_a_restart(tmp_path: Path) -> None:
     wall = Wall()
-    Brake(tmp_path, wall).apply(Order(state="paused", note="new disk", until=NOW + 60))
+    Pause(tmp_path, wall).apply(Order(state="paused", note="new disk", until=NOW + 60))
 
-    brake = Brake(tmp_path, wall)
+    pause = Pause(tmp_path, wall)
     changes: list[bool] = []
-    brake.on_change(lambda: changes.append(brake.is_on))
-    status = brake.status()
+    pause.on_change(lambda: changes.append(pause.is_on))
+    status = pause.status()
     assert status is not None
     assert (status.state, status.note) == ("paused", "new disk")
     assert status.until is not None
     assert status.until.timestamp() == NOW + 60
     wall.now = NOW + 59.5
-    assert brake.wait_seconds() == pytest.approx(0.5)
+    assert pause.wait_seconds() == pytest.approx(0.5)
     wall.now = NOW + 60
 
-    assert not brake.is_on
-    assert brake.status() is None
+    assert not pause.is_on
+    assert pause.status() is None
     assert changes == [False]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_stop_all_survives_a_restart_until_resume(tmp_path: Path) -> None:
-    Brake(tmp_path).apply(Order(state="stopped", note="incident"))
+    Pause(tmp_path).apply(Order(state="stopped", note="incident"))
 
-    brake = Brake(tmp_path)
-    assert brake.is_on
-    assert brake.release()
+    pause = Pause(tmp_path)
+    assert pause.is_on
+    assert pause.resume()
 
-    assert not brake.is_on
-    assert not Brake(tmp_path).is_on
+    assert not pause.is_on
+    assert not Pause(tmp_path).is_on
 
 
 def test_an_order_that_cannot_be_read_means_stop(tmp_path: Path) -> None:
-    (tmp_path / "brake.json").write_text("{")
+    (tmp_path / "pause.json").write_text("{")
 
-    status = Brake(tmp_path).status()
+    status = Pause(tmp_path).status()
 
     assert status is not None
     assert status.state == "stopped"
 
 
 def test_an_order_that_cannot_be_kept_counts_all_the_same(tmp_path: Path) -> None:
-    brake = Brake(tmp_path / "gone")
+    pause = Pause(tmp_path / "gone")
 
-    assert brake.apply(Order(state="stopped")) == "No such file or directory"
-    assert brake.is_on
+    assert pause.apply(Order(state="stopped")) == "No such file or directory"
+    assert pause.is_on
 
 
 def test_trouble_of_a_part_stops_work_and_ends_with_it(tmp_path: Path) -> None:
-    brake = Brake(tmp_path)
+    pause = Pause(tmp_path)
     changes: list[bool] = []
-    brake.on_change(lambda: changes.append(brake.is_on))
+    pause.on_change(lambda: changes.append(pause.is_on))
 
-    brake.trouble("audit", "No space left on device")
-    status = brake.status()
-    brake.trouble("audit", None)
+    pause.set_trouble("audit", "No space left on device")
+    status = pause.status()
+    pause.set_trouble("audit", None)
 
     assert status is not None
     assert (status.state, status.note) == ("degraded", "audit")

@@ -10,18 +10,18 @@ import msgspec
 import pytest
 import structlog
 
-from arc_agent.config.sections import Config, PollSection
+from arc_agent.config.sections import PollSection
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.jobs.responses import what_counts
 from arc_agent.net.connection import BackOff, NoContact, Refused
 from arc_agent.net.lease_calls import LeaseAnswer
 from arc_agent.net.server_state import ServerState
-from arc_agent.work.heartbeat import LoopWatch
-from arc_agent.work.poller import Pace
+from arc_agent.work.loop_watch import LoopWatch
+from arc_agent.work.poll_wait import PollInterval
 
 
-class Clock:
+class MonotonicClock:
     """A clock that the test moves."""
 
     def __init__(self) -> None:
@@ -109,12 +109,12 @@ def test_the_reason_to_stop_counts_not_what_came_after(end: Any, outcome: Any, c
     assert what_counts(end, outcome) == counts
 
 
-# Contact
+# ServerState
 
 
 @pytest.fixture
 def contact() -> ServerState:
-    return ServerState(Clock())
+    return ServerState(MonotonicClock())
 
 
 def test_contact_is_lost_once_and_back_once(contact: ServerState) -> None:
@@ -182,7 +182,7 @@ def test_back_off_waits_as_long_as_the_server_asks() -> None:
     assert max(back_off.seconds(1, Refused("x")) for _ in range(50)) > 10
 
 
-# Pace
+# PollInterval
 
 
 def answer(**fields: Any) -> LeaseAnswer:
@@ -191,14 +191,14 @@ def answer(**fields: Any) -> LeaseAnswer:
     return msgspec.structs.replace(empty, **fields)
 
 
-POLITE = Config(poll=PollSection(jitter=0))
+POLITE = PollSection(jitter=0)
 
 
 def test_an_early_empty_answer_means_intervals_that_double() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
 
     waits = [
-        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
+        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
         for _ in range(5)
     ]
 
@@ -207,18 +207,20 @@ def test_an_early_empty_answer_means_intervals_that_double() -> None:
 
 
 def test_an_answer_that_took_its_time_means_long_poll_again() -> None:
-    pace = Pace(random.Random(1))
-    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
+    pace = PollInterval(random.Random(1))
+    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
 
-    assert pace.after(POLITE, answer(), asked_seconds=25, took_seconds=25, has_additions=False) == 0
+    assert (
+        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=25, has_extensions=False) == 0
+    )
     assert pace.is_long_poll
 
 
 def test_a_server_of_ours_may_answer_early_a_few_times() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
 
     waits = [
-        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=1, has_additions=True)
+        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=1, has_extensions=True)
         for _ in range(4)
     ]
 
@@ -228,25 +230,25 @@ def test_a_server_of_ours_may_answer_early_a_few_times() -> None:
 
 
 def test_work_is_followed_by_the_next_request_at_once() -> None:
-    pace = Pace(random.Random(1))
-    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
-    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False)
+    pace = PollInterval(random.Random(1))
+    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
+    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
 
     assert (
         pace.after(
-            POLITE, answer(cancelled=["x"]), asked_seconds=25, took_seconds=0, has_additions=False
+            POLITE, answer(cancelled=["x"]), asked_seconds=25, took_seconds=0, has_extensions=False
         )
         == 0
     )
     assert (
-        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_additions=False) == 5
+        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False) == 5
     )
 
 
 def test_intervals_vary_by_the_jitter() -> None:
     waits = [
-        Pace(random.Random(seed)).after(
-            Config(), answer(), asked_seconds=25, took_seconds=0, has_additions=False
+        PollInterval(random.Random(seed)).after(
+            PollSection(), answer(), asked_seconds=25, took_seconds=0, has_extensions=False
         )
         for seed in range(50)
     ]
@@ -256,27 +258,27 @@ def test_intervals_vary_by_the_jitter() -> None:
 
 
 def test_without_any_wait_asked_for_it_goes_by_intervals() -> None:
-    pace = Pace(random.Random(1))
+    pace = PollInterval(random.Random(1))
 
-    assert pace.after(POLITE, answer(), asked_seconds=0, took_seconds=10, has_additions=False) == 5
+    assert pace.after(POLITE, answer(), asked_seconds=0, took_seconds=10, has_extensions=False) == 5
 
 
 # The main loop
 
 
 async def test_a_loop_that_stands_still_is_told_once_and_its_end_too() -> None:
-    clock = Clock()
+    clock = MonotonicClock()
     watch = LoopWatch(asyncio.get_running_loop(), clock, LeaseTable())
     with structlog.testing.capture_logs() as events:
-        watch.look(5.0)  # asks; this loop does not run before it is let
+        watch.check(5.0)  # asks; this loop does not run before it is let
         clock.now += 4
-        watch.look(5.0)
+        watch.check(5.0)
         assert events == []
         clock.now += 2
-        watch.look(5.0)
-        watch.look(5.0)
+        watch.check(5.0)
+        watch.check(5.0)
         await asyncio.sleep(0)  # now it answers
-        watch.look(5.0)
+        watch.check(5.0)
 
     assert [event["event"] for event in events] == [
         "handler.blocking",

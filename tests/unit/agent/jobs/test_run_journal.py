@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir
 from arc_agent.jobs.job import Addresses, Job
-from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
+from arc_agent.jobs.outcome import Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.run_journal import MAX_ANNOUNCED_BYTES, Journal, answer_left
 from arc_agent.jobs.spool import Entry, Spool
 from arc_protocol.codec import decode
@@ -42,6 +42,15 @@ def job(attempt: int = 1, command_id: str = "c1", lease_id: str = "") -> Job:
         deadline_at=None,
         directory=Path("/nowhere"),
     )
+
+
+async def end_of(step: Awaitable[None]) -> Outcome | None:
+    """The outcome that a step raises; None when it is not the last."""
+    try:
+        await step
+    except Ended as end:
+        return end.outcome
+    return None
 
 
 @pytest.fixture
@@ -77,18 +86,18 @@ def code(outcome: Any) -> str | None:
 
 
 async def test_a_first_attempt_may_start_and_a_started_one_may_not_again(journal: Journal) -> None:
-    assert await journal.hold(job(), WHERE) is None
-    assert await journal.start(job(), WHERE) is None
+    assert await end_of(journal.hold(job(), WHERE)) is None
+    assert await end_of(journal.start(job(), WHERE)) is None
 
     for attempt in (1, 2, 3):
-        assert code(await journal.hold(job(attempt), WHERE)) == "MAYBE_EXECUTED"
+        assert code(await end_of(journal.hold(job(attempt), WHERE))) == "MAYBE_EXECUTED"
 
 
 async def test_what_is_known_to_have_only_been_held_here_may_start(journal: Journal) -> None:
     for attempt in (1, 1, 2, 3):  # a drain's release costs no attempt, a lapse does
-        assert await journal.hold(job(attempt), WHERE) is None
+        assert await end_of(journal.hold(job(attempt), WHERE)) is None
 
-    assert code(await journal.hold(job(5), WHERE)) == "MAYBE_EXECUTED", "attempt 4 was elsewhere"
+    assert code(await end_of(journal.hold(job(5), WHERE))) == "MAYBE_EXECUTED", "4 was elsewhere"
 
 
 async def test_an_attempt_after_one_that_was_given_back_at_no_cost_may_have_run_elsewhere(
@@ -97,13 +106,13 @@ async def test_an_attempt_after_one_that_was_given_back_at_no_cost_may_have_run_
     await journal.hold(job(), WHERE)
     await journal.given_back(job())
 
-    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED", "another had attempt 1"
-    assert await journal.hold(job(), WHERE) is None, "nobody had it"
-    assert await journal.hold(job(2), WHERE) is None, "it was held here, and lapsed"
+    assert code(await end_of(journal.hold(job(2), WHERE))) == "MAYBE_EXECUTED", "1 was elsewhere"
+    assert await end_of(journal.hold(job(), WHERE)) is None, "nobody had it"
+    assert await end_of(journal.hold(job(2), WHERE)) is None, "it was held here, and lapsed"
 
 
 async def test_an_attempt_that_nothing_is_known_of_may_have_run_elsewhere(journal: Journal) -> None:
-    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
+    assert code(await end_of(journal.hold(job(2), WHERE))) == "MAYBE_EXECUTED"
 
 
 async def test_a_handler_that_asks_for_another_run_gets_it(journal: Journal) -> None:
@@ -112,7 +121,7 @@ async def test_a_handler_that_asks_for_another_run_gets_it(journal: Journal) -> 
 
     await journal.may_run_again(job(), WHERE)
 
-    assert await journal.hold(job(2), WHERE) is None
+    assert await end_of(journal.hold(job(2), WHERE)) is None
 
 
 async def test_a_run_is_answered_once_its_response_is_stored_and_gone_once_it_is_taken(
@@ -122,7 +131,7 @@ async def test_a_run_is_answered_once_its_response_is_stored_and_gone_once_it_is
     await journal.start(job(), WHERE)
     entry = await put(spool)
     assert await journal.open(30) == [], "nothing is left to be answered"
-    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
+    assert code(await end_of(journal.hold(job(2), WHERE))) == "MAYBE_EXECUTED"
 
     await spool.remove(entry)
 
@@ -139,7 +148,7 @@ async def test_a_run_whose_response_nobody_took_is_remembered(
 
     await (spool.remove(entry, is_taken=False) if end == "remove" else spool.bury(entry, "403"))
 
-    assert code(await journal.hold(job(2), WHERE)) == "MAYBE_EXECUTED"
+    assert code(await end_of(journal.hold(job(2), WHERE))) == "MAYBE_EXECUTED"
 
 
 async def test_an_answer_under_another_lease_lets_no_run_be_forgotten(
@@ -150,7 +159,7 @@ async def test_an_answer_under_another_lease_lets_no_run_be_forgotten(
 
     await spool.remove(await put(spool, lease_id="a-lie"))  # an envelope that could not be read
 
-    assert code(await journal.hold(job(), WHERE)) == "MAYBE_EXECUTED"
+    assert code(await end_of(journal.hold(job(), WHERE))) == "MAYBE_EXECUTED"
 
 
 async def test_what_a_dead_process_left_is_answered_under_its_lease(
@@ -221,8 +230,8 @@ async def test_old_rows_are_forgotten_and_those_that_were_started_are_not(
 async def test_a_disk_that_takes_nothing_lets_nothing_start(journal: Journal, spool: Spool) -> None:
     spool.failure = "disk I/O error"
 
-    assert await journal.start(job(), WHERE) == GivenBack("drain")
-    assert await journal.hold(job(), WHERE) == GivenBack("drain")
+    assert await end_of(journal.start(job(), WHERE)) == GivenBack("drain")
+    assert await end_of(journal.hold(job(), WHERE)) == GivenBack("drain")
 
 
 async def test_a_spool_of_before_the_journal_gets_its_table(tmp_path: Path) -> None:
@@ -234,5 +243,5 @@ async def test_a_spool_of_before_the_journal_gets_its_table(tmp_path: Path) -> N
         old.close()
         spool = await Spool.open(data_dir, SpoolSection())
 
-        assert await Journal(spool).hold(job(), WHERE) is None
+        assert await end_of(Journal(spool).hold(job(), WHERE)) is None
         await spool.close()

@@ -18,7 +18,7 @@ from arc_agent.net.proxies import Proxies
 from arc_agent.net.routes import Routes
 from arc_agent.net.tls import Tls, TlsError
 from arc_agent.net.tls_errors import explain
-from arc_agent.work.poll_wait import HoldTime
+from arc_agent.work.poll_wait import PollWait
 from tests.support.certificates import Authority
 
 # Proxies
@@ -291,7 +291,7 @@ class Polls:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.hold = HoldTime(lambda: self.now)
+        self.hold = PollWait(lambda: self.now)
         self.cut_after = 1e9
         self.quiet: list[bool] = []
 
@@ -350,7 +350,7 @@ def test_a_network_that_cuts_every_poll_is_lost_after_the_second() -> None:
 
 
 def test_what_cannot_be_sent_at_all_is_no_cut() -> None:
-    hold = HoldTime(lambda: 0.0)
+    hold = PollWait(lambda: 0.0)
 
     assert not hold.broke_off(25, 10, status=None, was_cut=False)
     assert hold.broke_off(0, 10, status=None, was_cut=True) is False
@@ -358,7 +358,7 @@ def test_what_cannot_be_sent_at_all_is_no_cut() -> None:
 
 
 def test_a_poll_that_is_never_answered_is_asked_for_with_half_the_wait() -> None:
-    hold = HoldTime(lambda: 0.0)
+    hold = PollWait(lambda: 0.0)
     waits: list[float] = []
     for _ in range(5):
         waits.append(hold.seconds(25))

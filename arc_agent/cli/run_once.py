@@ -1,0 +1,33 @@
+"""`arc-agent run-once`: one round of work, for cron and for trying out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from arc_agent.agent import Agent
+from arc_agent.work.live_config import LiveConfig
+from arc_agent.work.once import Once
+
+
+def run(live: LiveConfig, wait_seconds: float) -> int:
+    """Run an agent for one round of work. Return the exit code.
+
+    Raises everything that the start of an agent raises.
+    """
+    once = Once(wait_seconds)
+    agent = Agent(live, once=once)
+
+    async def live_and_end() -> int:
+        agent_code = await agent.run()
+        once_code, text = once.verdict()
+        code = agent_code or once_code
+        stream = sys.stderr if code else sys.stdout
+        stream.write(f"arc-agent: {text}\n" if code else f"{text}\n")
+        stream.flush()
+        if agent.has_abandoned:
+            os._exit(code)  # a handler that ignores its end would keep the process alive
+        return code
+
+    return asyncio.run(live_and_end())
