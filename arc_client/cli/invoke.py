@@ -39,7 +39,7 @@ from arc_protocol.messages.commands import CommandStatus
 T = TypeVar("T")
 
 HINT_SECONDS: Final = 0.5
-"""A command that no agent takes within this time leads to a look at which agents are there."""
+"""If no agent takes the command within this time, the list of agents is read."""
 LAST_EVENTS_SECONDS: Final = 0.5
 """How long the last events of a command may hold back its result."""
 
