@@ -7,10 +7,10 @@ PEERS := .venv-peers
 WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers chaos test-big deb test-deb test-host lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-big deb test-deb test-host lock clean
 
 help:  ## what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -34,6 +34,16 @@ demo: $(VENV)/.runtime  ## server, agent and sender at work, in under a minute
 
 test: $(VENV)/.dev  ## the whole suite
 	@$(BIN)/python -m pytest -n $(WORKERS)
+
+test-pythons:  ## the whole suite on each Python that this machine has
+	@for version in 3.11 3.12 3.13; do \
+	  if ! python$$version -c '' 2>/dev/null; then echo "Python $$version is not on this machine"; continue; fi; \
+	  echo "Python $$version"; \
+	  $(MAKE) --no-print-directory VENV=.venv-$$version PYTHON=python$$version test || exit 1; \
+	done
+
+coverage: $(VENV)/.dev  ## branch coverage by room, from the whole suite; a room below its floor fails
+	@$(BIN)/python scripts/coverage_by_room.py -n $(WORKERS)
 
 check: $(VENV)/.dev  ## lint, types, import rules
 	@$(BIN)/ruff check .
@@ -75,4 +85,4 @@ lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(PEERS) .demo .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(PEERS) .venv-3.* .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,4 +1,4 @@
-"""Directories that survive a power cut: a name is durable only when the directory it is in is."""
+"""Durable directories survive a power cut: a name is durable once its directory is synced."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory, and what is missing above it, for its owner only; durable on return.
+    """Make a directory, and those missing above it, for its owner only; durable on return.
 
-    One that is there is made durable too: who made it may have died before it was. Raises OSError.
+    An existing directory is made durable too: the process that made it may have died before that.
+    Raises OSError.
     """
     if not directory.parent.exists():
         make_directory(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    with suppress(PermissionError):  # nothing of ours was made there then
+    with suppress(PermissionError):  # then nothing was made there
         sync_directory(directory.parent)
 
 

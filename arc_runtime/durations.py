@@ -1,4 +1,4 @@
-"""Durations as people write them: `250ms`, `1.5s`, `5m`, `1h30m`, `7d`, or just seconds."""
+"""Durations are read and written as people do: `250ms`, `1.5s`, `5m`, `1h30m`, `7d`, seconds."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from typing import Final
 
 _UNITS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-"""Largest first: the order in which they are written and may follow each other."""
+"""Largest first: the units of a duration follow each other in this order."""
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|d|h|m|s)")
 _PLAIN: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _MAX_SECONDS: Final = 36_500 * 86_400.0
-"""A hundred years: past it, adding to a date soon leaves the calendar."""
+"""A hundred years: a longer duration, added to a date, soon leaves the calendar."""
 _EXPECTED: Final = "expected a duration such as 250ms, 1.5s, 5m, 2h, 7d, or a number of seconds"
 
 
 def parse_duration(value: str | float) -> float:
-    """A duration in seconds. Units may be combined, largest first: `1h30m`.
+    """Return a duration in seconds. Units may be combined, largest first: `1h30m`.
 
-    Raises ValueError, with a message fit for a user, for anything else, for negative values and
+    Raises ValueError, with a message for the user, for any other text, for a negative value and
     for more than a hundred years.
     """
     if isinstance(value, str):
@@ -29,9 +29,9 @@ def parse_duration(value: str | float) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people, to the millisecond: `1h30m`, `1.5s`, `250ms`. Read by parse_duration.
+    """Return a duration as text, to the millisecond: `1h30m`, `1.5s`, `250ms`.
 
-    Raises ValueError when it is negative or not finite.
+    parse_duration reads it back. Raises ValueError when it is negative or not finite.
     """
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(f"not a duration: {seconds} seconds")
@@ -49,7 +49,7 @@ def format_duration(seconds: float) -> str:
 
 
 def _parse_text(text: str) -> float:
-    """The seconds of `90`, `1.5s` or `1h30m`."""
+    """Return the seconds of `90`, `1.5s` or `1h30m`. Raises ValueError."""
     if _PLAIN.fullmatch(text):
         return float(text)
     total, position = 0.0, 0
@@ -67,7 +67,7 @@ def _parse_text(text: str) -> float:
 
 
 def _bounded(seconds: float) -> float:
-    """Refuse what no clock can count."""
+    """Return the seconds. Raises ValueError for a number that is no duration."""
     if not math.isfinite(seconds) or seconds < 0:
         raise ValueError(_EXPECTED)
     if seconds > _MAX_SECONDS:

@@ -1,9 +1,11 @@
-"""Points at which a test makes the process die, fail or wait. Nothing at all in normal life.
+"""Failpoints let a test make the process die, fail or wait at a named place.
+
+They do nothing while the variable is unset.
 
 `ARC_FAILPOINT="store.after_commit=kill"` in the environment of the process arms one; several are
 separated by `;`. An action is `kill` (SIGKILL to itself), `exit(CODE)` (at once, without cleaning
-up), `raise` (OSError EIO) or `sleep(SECONDS)` (blocks the thread). `kill@3` acts the third time
-only that the point is passed.
+up), `raise` (OSError EIO) or `sleep(SECONDS)` (blocks the thread). `kill@3` acts only the third
+time that the point is passed.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ NAMES: Final = frozenset(
         "agent.after_identity",
     }
 )
-"""Every failpoint there is. A test compares it with the calls of `hit`, and it does not shrink."""
+"""The names of all failpoints. A test compares them with the calls of `hit`; none is removed."""
 
 _ACTION: Final = re.compile(
     r"(?P<verb>kill|exit|raise|sleep)(?:\((?P<argument>[0-9]+(?:\.[0-9]+)?)\))?(?:@(?P<ordinal>[0-9]+))?"
@@ -60,7 +62,7 @@ _ACTION: Final = re.compile(
 
 
 def parse(text: str) -> Mapping[str, Callable[[], None]]:
-    """The armed points of `name=action;name=action`. Raises ValueError with a clear message."""
+    """Return the armed points of `name=action;name=action`. Raises ValueError."""
     armed: dict[str, Callable[[], None]] = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, _, action = entry.partition("=")
@@ -73,7 +75,7 @@ def parse(text: str) -> Mapping[str, Callable[[], None]]:
 
 
 def _action(name: str, text: str) -> Callable[[], None]:
-    """What to do when `name` is passed. Raises ValueError."""
+    """Return what to do when `name` is passed. Raises ValueError."""
     found = _ACTION.fullmatch(text)
     if found is None or (found["argument"] is None) != (found["verb"] in ("kill", "raise")):
         raise ValueError(
@@ -84,7 +86,7 @@ def _action(name: str, text: str) -> Callable[[], None]:
     if found["ordinal"] is None:
         return act
     ordinal = int(found["ordinal"])
-    passed = itertools.count(1)  # next() is atomic: threads pass failpoints too
+    passed = itertools.count(1)  # next() is atomic: any thread may pass a failpoint
 
     def act_once() -> None:
         if next(passed) == ordinal:
@@ -94,7 +96,7 @@ def _action(name: str, text: str) -> Callable[[], None]:
 
 
 def _verb(name: str, verb: str, argument: float) -> Callable[[], None]:
-    """One action with its argument filled in."""
+    """Return the action of a verb, with its argument filled in."""
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -112,11 +114,11 @@ def _verb(name: str, verb: str, argument: float) -> Callable[[], None]:
 
 
 def _unarmed(name: str, /) -> None:
-    """What `hit` is when no failpoint is armed."""
+    """Do nothing: no failpoint is armed."""
 
 
 def _armed_by(text: str) -> Callable[[str], None]:
-    """What `hit` is when some are. Ends the process with code 2 when `text` is wrong."""
+    """Return the `hit` of the armed points. Ends the process with code 2 when `text` is wrong."""
     try:
         armed = parse(text)
     except ValueError as error:
@@ -134,4 +136,4 @@ def _armed_by(text: str) -> Callable[[str], None]:
 hit: Final[Callable[[str], None]] = (
     _armed_by(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else _unarmed
 )
-"""Pass the failpoint of that name."""
+"""Pass the failpoint of this name."""

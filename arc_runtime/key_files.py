@@ -1,8 +1,8 @@
-"""Key files: one private key each, and public keys a line each.
+"""Key files hold one private key each, or public keys a line each.
 
-Private: a JWK (RFC 8037) in a file that nobody else may read. Public: `NAME TYPE BASE64URL`, blank
-lines and `#` comments between; several lines, or several files in a directory, are several keys.
-Ed25519 keys sign, X25519 keys are sealed for.
+A private key is a JWK (RFC 8037) in a file that only its owner may read. A public key is a line
+`NAME TYPE BASE64URL`, with blank lines and `#` comments between; several lines, or several files in
+a directory, are several keys. Ed25519 keys sign; bodies are sealed for X25519 keys.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SIGNING: Final = "ed25519"
 SEALING: Final = "x25519"
 KEY_BYTES: Final = 32
 PUBLIC_SUFFIX: Final = ".pub"
-"""Of the files of a directory, those that hold public keys."""
+"""The names of public key files in a directory end with this."""
 MAX_FILE_BYTES: Final = 1024 * 1024
 
 Kind = Literal["ed25519", "x25519"]
@@ -42,11 +42,11 @@ _NAME: Final = re.compile(_NAME_PATTERN)
 
 
 class KeyFileError(Exception):
-    """A key file that cannot be used; the message is one clear line, and never a part of a key."""
+    """A key file cannot be used. The message is one line, and holds no part of a key."""
 
 
 class PublicKey(msgspec.Struct, frozen=True):
-    """What others may know of a key."""
+    """The public part of a key."""
 
     name: str
     kind: Kind
@@ -54,12 +54,12 @@ class PublicKey(msgspec.Struct, frozen=True):
 
     @property
     def line(self) -> str:
-        """As it stands in a file."""
+        """Return the key's line in a file."""
         return f"{self.name} {self.kind} {_text(self.data)}"
 
 
 class PrivateKey(msgspec.Struct, frozen=True):
-    """A key of one's own. Its `repr` tells nothing."""
+    """A private key. Its `repr` shows no part of the secret."""
 
     name: str
     kind: Kind
@@ -69,12 +69,12 @@ class PrivateKey(msgspec.Struct, frozen=True):
         return f"PrivateKey({self.name!r}, {self.kind!r})"
 
     def public(self) -> PublicKey:
-        """Its public part."""
+        """Return its public part."""
         return PublicKey(self.name, self.kind, _public_of(self.kind, self.secret))
 
 
 class _Jwk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A private key's file."""
+    """The content of a private key's file."""
 
     kty: Literal["OKP"]
     crv: Literal["Ed25519", "X25519"]
@@ -84,13 +84,13 @@ class _Jwk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 def new_key(name: str, kind: Kind) -> PrivateKey:
-    """A fresh key from the system's CSPRNG. Raises KeyFileError for a name that cannot be one."""
+    """Return a fresh key from the system's CSPRNG. Raises KeyFileError for a bad name."""
     check_name(name)
     return PrivateKey(name, kind, os.urandom(KEY_BYTES))
 
 
 def check_name(name: str) -> None:
-    """Refuse what a key cannot be called. Raises KeyFileError."""
+    """Raise KeyFileError if a key cannot have this name."""
     if not _NAME.fullmatch(name):
         raise KeyFileError(
             "a key's name has 1 to 64 characters: letters, digits, `.`, `_`, `@` and `-`"
@@ -98,7 +98,7 @@ def check_name(name: str) -> None:
 
 
 def write_private(file: Path, key: PrivateKey) -> None:
-    """Write a new key file, mode 0600, durably. Never over another. Raises KeyFileError."""
+    """Write a new key file, mode 0600, durably. Raises KeyFileError, also if the file exists."""
     jwk = _Jwk(
         kty="OKP",
         crv=_CURVES[key.kind],
@@ -123,15 +123,15 @@ def write_private(file: Path, key: PrivateKey) -> None:
 
 
 def read_private(file: Path, kind: Kind) -> PrivateKey:
-    """A private key. Raises KeyFileError, also when others may read the file."""
+    """Return a private key. Raises KeyFileError, also when every user may read the file."""
     data, mode = _read(file)
     if mode & (stat.S_IROTH | stat.S_IWOTH):
-        raise KeyFileError(f"{file} is open to everybody on this machine (chmod 600)")
+        raise KeyFileError(f"{file} is open to every user of this machine (chmod 600)")
     try:
         jwk = msgspec.json.decode(data, type=_Jwk)
         secret, public = _bytes(jwk.d), _bytes(jwk.x)
     except (msgspec.MsgspecError, ValueError):
-        raise KeyFileError(f"{file} is not a private key of ours") from None
+        raise KeyFileError(f"{file} is not a private key file of ARC") from None
     if _KINDS[jwk.crv] != kind:
         raise KeyFileError(
             f"{file} holds a key for {_purpose(_KINDS[jwk.crv])}, not for {_purpose(kind)}"
@@ -143,16 +143,17 @@ def read_private(file: Path, kind: Kind) -> PrivateKey:
 
 
 def read_public(place: Path, kind: Kind) -> dict[str, PublicKey]:
-    """The public keys of a kind in a file, or in the `*.pub` files of a directory, by name.
+    """Return the public keys of a kind in a file, or in the `*.pub` files of a directory, by name.
 
-    Keys of the other kind are passed over. Raises KeyFileError, naming file and line: unreadable,
-    writable by everybody, not a key, or two keys of one name.
+    Keys of the other kind are skipped. Raises KeyFileError, naming file and line, for a file that
+    cannot be read or that every user may write, for a line that is no key, and for two keys of one
+    name.
     """
     found: dict[str, PublicKey] = {}
     for file in _files(place):
         data, mode = _read(file)
         if mode & stat.S_IWOTH:
-            raise KeyFileError(f"{file}: everybody may write to it (chmod o-w)")
+            raise KeyFileError(f"{file}: every user may write to it (chmod o-w)")
         for where, key in _lines(file, data):
             if key.kind != kind:
                 continue
@@ -163,19 +164,19 @@ def read_public(place: Path, kind: Kind) -> dict[str, PublicKey]:
 
 
 def _files(place: Path) -> list[Path]:
-    """The files that a path means. Raises KeyFileError."""
+    """Return the files that a path stands for. Raises KeyFileError."""
     try:
         if not place.is_dir():
             return [place]
         if place.stat().st_mode & stat.S_IWOTH:
-            raise KeyFileError(f"{place}: everybody may write to it (chmod o-w)")
+            raise KeyFileError(f"{place}: every user may write to it (chmod o-w)")
         return sorted(each for each in place.iterdir() if each.name.endswith(PUBLIC_SUFFIX))
     except OSError as error:
         raise KeyFileError(f"cannot read {place}: {error.strerror}") from None
 
 
 def _read(file: Path) -> tuple[bytes, int]:
-    """A file and its mode. Raises KeyFileError."""
+    """Return the content of a file and its mode. Raises KeyFileError."""
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
@@ -188,7 +189,7 @@ def _read(file: Path) -> tuple[bytes, int]:
 
 
 def _lines(file: Path, data: bytes) -> Iterator[tuple[str, PublicKey]]:
-    """The keys of a public file, and where each stands."""
+    """Yield the keys of a public file, each with its file and line. Raises KeyFileError."""
     for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
@@ -209,7 +210,7 @@ def _lines(file: Path, data: bytes) -> Iterator[tuple[str, PublicKey]]:
 
 
 def _purpose(kind: Kind) -> str:
-    """What a key is for, in words."""
+    """Return the use of a kind of key, in a word."""
     return "signing" if kind == SIGNING else "sealing"
 
 
@@ -221,12 +222,12 @@ def _public_of(kind: Kind, secret: bytes) -> bytes:
 
 
 def _text(data: bytes) -> str:
-    """base64url without padding."""
+    """Return bytes as base64url without padding."""
     return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def _bytes(text: str) -> bytes:
-    """A key's bytes. Raises ValueError."""
+    """Return the bytes of a key. Raises ValueError."""
     data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if len(data) != KEY_BYTES or _text(data) != text:
         raise ValueError("not a key")

@@ -1,4 +1,4 @@
-"""What systemd wants to hear of a service: sd_notify(3), without its library."""
+"""Notifications for systemd, by sd_notify(3) without its library."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import structlog
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 STATUS_SECONDS: Final = 5.0
-"""How often the status line may change: who reads `systemctl status` needs no more."""
+"""How often the status line may change: a reader of `systemctl status` needs no more."""
 _FEEDS_PER_WATCHDOG: Final = 4
-"""One may come late, and the next is still in time."""
+"""One feed may come late, and the next is still in time."""
 
 
 def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Send one state, such as `READY=1`. False when nobody asked for it or nobody listens."""
+    """Send one state, such as `READY=1`. Return False when systemd does not listen."""
     path = environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
@@ -35,23 +35,23 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def ready() -> bool:
-    """It runs; also the end of a reload."""
+    """Notify systemd that the service is ready, or that a reload is over."""
     return notify("READY=1")
 
 
 def reloading() -> bool:
-    """It reads its configuration again; `ready` ends it."""
+    """Notify systemd that a reload begins; `ready` ends it."""
     microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     return notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
 
 def stopping(within_seconds: float) -> bool:
-    """It is about to end, and may take so long: the unit's TimeoutStopSec needs not know."""
+    """Notify systemd that the service stops, and extend the unit's TimeoutStopSec."""
     return notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_seconds * 1_000_000)}")
 
 
 def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Within which time the watchdog must be fed; None when there is none, or not for us."""
+    """Return within which time the watchdog must be fed; None without one for this process."""
     text = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -59,28 +59,28 @@ def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def credential(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The path of a credential of this unit (`LoadCredential=`), None when it has none."""
+    """Return the path of a credential of this unit (`LoadCredential=`); None without it."""
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     path = os.path.join(directory, name)
     return path if directory and os.path.isfile(path) else None
 
 
-async def keep_told(
+async def keep_notified(
     trouble: Callable[[], Awaitable[str | None]],
     status: Callable[[], str],
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Feed the watchdog while all is well, and tell the status, until cancelled.
+    """Feed the watchdog while all is well, and send the status, until cancelled.
 
-    `trouble` says what stands still, None when all moves; while it says anything, or does not
-    come to an end itself, the watchdog starves and systemd restarts the service. Ends at once when
-    nobody listens.
+    `trouble` returns what stands still, None when nothing does. While it returns a reason, or does
+    not return, the watchdog starves and systemd restarts the service. Returns at once when systemd
+    does not listen.
     """
     watchdog = watchdog_seconds(environ)
     if not environ.get("NOTIFY_SOCKET"):
         return
     pause = min(STATUS_SECONDS, (watchdog or STATUS_SECONDS) / _FEEDS_PER_WATCHDOG)
-    told, told_at, is_starving = "", -STATUS_SECONDS, False
+    sent, sent_at, is_starving = "", -STATUS_SECONDS, False
     while True:
         reason = await trouble()
         if watchdog is not None and reason is None:
@@ -92,7 +92,7 @@ async def keep_told(
             else:
                 log.info("watchdog.fed")
         text = status()
-        if text != told and time.monotonic() - told_at >= STATUS_SECONDS:
-            told, told_at = text, time.monotonic()
+        if text != sent and time.monotonic() - sent_at >= STATUS_SECONDS:
+            sent, sent_at = text, time.monotonic()
             notify(f"STATUS={text}", environ)
         await asyncio.sleep(pause)

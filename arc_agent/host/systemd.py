@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from arc_agent.host.pulse import Pulse
-from arc_runtime.systemd import keep_told, ready, reloading, stopping
+from arc_runtime.systemd import keep_notified, ready, reloading, stopping
 
 __all__ = ["ready", "reloading", "status_text", "stopping", "watch"]
 
@@ -20,7 +20,7 @@ async def watch(loops: Mapping[str, Pulse], status: Callable[[], str]) -> None:
         stuck = [name for name, pulse in loops.items() if pulse.is_stuck()]
         return f"stuck: {', '.join(stuck)}" if stuck else None
 
-    await keep_told(trouble, status)
+    await keep_notified(trouble, status)
 
 
 def status_text(

@@ -43,7 +43,7 @@ class SenderSeals:
 
     @property
     def sealing(self) -> Sealing:
-        """The claim of the command's signature."""
+        """Return the claim for the command's signature."""
         return Sealing(to=self._host.name, reply_to=public_for_replies(self._key))
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""What is typed after `arc`, turned into what the sender takes."""
+"""Arguments of the command line become what the client takes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.durations import parse_duration
 
 STDOUT: Final = Path("-")
-"""As a result's file: stdout, byte for byte."""
+"""As the file of a result, this is stdout, byte for byte."""
 CHECKED_BYTES: Final = DEFAULT_INLINE_BYTES
-"""Params up to here are checked to be JSON; what is larger is streamed, and not looked into."""
+"""Params up to this size are checked to be JSON; larger ones are streamed as they are."""
 
 _SHOWN: Final = 30
-"""How much of the text around a mistake is shown, on each side."""
+"""How many characters around a mistake are shown, on each side."""
 
 
 class ConnectionOptions(msgspec.Struct, frozen=True):
-    """How to get at the server; what is not given comes from the environment."""
+    """Connection options name the server and the keys; the environment fills in the rest."""
 
     server: str | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
     signing_key: Path | None = None
-    """What commands are signed with; only where some are sent."""
+    """The private key that signs commands."""
     encrypt_to: Path | None = None
-    """The public key of the host that params are sealed for, and results are sealed by."""
+    """The public key of the host that params are sealed for."""
 
     def over(self, other: ConnectionOptions | None) -> ConnectionOptions:
-        """This one where it says something, the other elsewhere."""
+        """Return these options, with the other's where these have none."""
         if other is None:
             return self
         return ConnectionOptions(
@@ -50,8 +50,12 @@ class ConnectionOptions(msgspec.Struct, frozen=True):
             self.encrypt_to or other.encrypt_to,
         )
 
+    def with_keys(self, signing_key: Path | None, encrypt_to: Path | None) -> ConnectionOptions:
+        """Return these options with the keys of a subcommand that sends or reads results."""
+        return msgspec.structs.replace(self, signing_key=signing_key, encrypt_to=encrypt_to)
+
     def client_options(self, environ: Mapping[str, str]) -> dict[str, Any]:
-        """The arguments of Client that these are. Raises ConfigurationError without a server."""
+        """Return the arguments of Client. Raises ConfigurationError without a server."""
         server = self.server or environ.get("ARC_SERVER_URL")
         if not server:
             raise ConfigurationError("no server given: use --server URL or set ARC_SERVER_URL")
@@ -70,7 +74,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True):
 
 
 def duration(text: str | float) -> float:
-    """A duration, for typer."""
+    """Return a duration in seconds. Raises typer.BadParameter."""
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -79,10 +83,10 @@ def duration(text: str | float) -> float:
 
 @contextmanager
 def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
-    """The params that `--params` means: JSON, `@FILE`, `-` for stdin, nothing for `{}`.
+    """Make a body of `--params`: JSON, `@FILE`, `-` for stdin; `{}` without it.
 
-    A file that can be read again is not read here. Raises InvalidParams: unreadable, or small
-    enough to be checked and not JSON, unless it may be anything (`is_raw`).
+    A file that can be read again is not read here. Raises InvalidParams for params that cannot be
+    read, and, unless `is_raw`, for params that are small enough to be checked and are not JSON.
     """
     with ExitStack() as files:
         if text is None:
@@ -108,9 +112,10 @@ def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
 
 
 def check_json(data: bytes, where: str, *, is_shown: bool = False) -> None:
-    """Refuse what an agent could not decode. Raises InvalidParams with the position.
+    """Raise InvalidParams, with the position, if an agent could not decode the data.
 
-    `is_shown`: repeat the text around it, which may be a secret unless it was just typed.
+    `is_shown`: the message repeats the text around it. Only for text that was typed: a file may
+    hold a secret.
     """
     try:
         msgspec.json.decode(data)
@@ -119,7 +124,7 @@ def check_json(data: bytes, where: str, *, is_shown: bool = False) -> None:
 
 
 def _not_json(data: bytes, where: str, problem: str, is_shown: bool) -> str:
-    """Where JSON ends to be JSON. Python's own parser counts lines and columns, msgspec bytes."""
+    """Return where the data stops being JSON, by Python's parser: it counts lines and columns."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -137,7 +142,7 @@ def _not_json(data: bytes, where: str, problem: str, is_shown: bool) -> str:
 
 
 def _around(text: str, position: int) -> str:
-    """The line with the mistake, and a mark under it."""
+    """Return the line with the mistake, and a mark under it."""
     begin = text.rfind("\n", 0, position) + 1
     end = text.find("\n", position)
     end = len(text) if end < 0 else end
@@ -146,10 +151,7 @@ def _around(text: str, position: int) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a result file that cannot be written, before anything is sent.
-
-    Raises ConfigurationError.
-    """
+    """Raise ConfigurationError if a result file cannot be written: before anything is sent."""
     if path == STDOUT:
         return
     target = Path(os.path.realpath(path))
@@ -163,5 +165,5 @@ def check_writable(path: Path) -> None:
 
 
 def _path(text: str | None) -> Path | None:
-    """A path of the environment; empty is unset."""
+    """Return a path of the environment; an empty variable counts as unset."""
     return Path(text) if text else None

@@ -1,54 +1,55 @@
-"""What `arc events` writes: a line for each line that was said, or each answer as JSON."""
+"""The subcommand `arc events` writes a line for each logged line, or each batch as JSON."""
 
 from __future__ import annotations
 
 from contextlib import aclosing
 
 from arc_client.cli.explain import printable
-from arc_client.cli.output import print_line, say, show_json
+from arc_client.cli.output import print_line, show_json, show_message
 from arc_client.client import Client
 from arc_protocol.messages.events import EventList, Progress
 
 
 async def show_events(client: Client, command_id: str, *, is_followed: bool, as_json: bool) -> None:
-    """Everything that a command's handler has said, and with `is_followed` what it goes on to say.
+    """Show the events of a command; with `is_followed` until it has ended.
 
     Raises what Client.events does.
     """
+    dropped = 0
     if is_followed:
-        dropped = 0
-        async with aclosing(client.follow(command_id)) as heard:
-            async for each in heard:
-                dropped = _show(each, dropped, as_json=as_json)
+        async with aclosing(client.follow(command_id)) as batches:
+            async for batch in batches:
+                dropped = _show(batch, dropped, as_json=as_json)
         return
-    after, dropped = 0, 0
+    after = 0
     while True:
-        heard_once = await client.events(command_id, after=after)
-        if after and not heard_once.lines:
+        batch = await client.events(command_id, after=after)
+        if after and not batch.lines:
             return
-        dropped = _show(heard_once, dropped, as_json=as_json)
-        after = heard_once.next
-        if not heard_once.lines:
+        dropped = _show(batch, dropped, as_json=as_json)
+        after = batch.next
+        if not batch.lines:
             return
 
 
-def _show(heard: EventList, told: int, *, as_json: bool) -> int:
-    """Write it; `told` is how many lines are known to be missing, and so is the answer."""
+def _show(batch: EventList, known_dropped: int, *, as_json: bool) -> int:
+    """Show a batch, and return how many lines are known to be missing."""
     if as_json:
-        show_json(heard)
-        return heard.dropped
-    if heard.dropped > told:
-        say(f"({heard.dropped - told} lines were dropped: there was no room for them)")
-    for line in heard.lines:
+        show_json(batch)
+        return batch.dropped
+    if batch.dropped > known_dropped:
+        count = batch.dropped - known_dropped
+        show_message(f"({count} lines were dropped: there was no room for them)")
+    for line in batch.lines:
         at = line.at.astimezone().strftime("%H:%M:%S")
         print_line(f"{at} {line.level:7} {printable(line.message)}")
-    if heard.progress is not None:
-        say(_describe(heard.progress))
-    return heard.dropped
+    if batch.progress is not None:
+        show_message(_describe(batch.progress))
+    return batch.dropped
 
 
 def _describe(progress: Progress) -> str:
-    """How far the handler is, in words."""
+    """Return a handler's progress in words."""
     of = "" if progress.total is None else f" of {progress.total:g}"
     text = f": {printable(progress.text)}" if progress.text else ""
     return f"{progress.done:g}{of}{text}"

@@ -1,4 +1,4 @@
-"""Errors as a person reads them: what happened, to which command, and what to do next."""
+"""Explanations say what went wrong, with which command, and what to do next."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from arc_runtime.durations import format_duration
 
 
 class ExitCode(IntEnum):
-    """What the process says to the script that called it (design.md, the command line)."""
+    """The exit codes of `arc`, for the script that called it."""
 
     DONE = 0
     FAILED = 1
     """The command failed, expired or was cancelled."""
     USAGE = 2
-    """Something to be put right on this side, or a command that is not there."""
+    """The arguments or the configuration are wrong, or there is no such command."""
     UNREACHABLE = 3
-    """The server gives no answer, or none that is of use now."""
+    """The server gives no answer, or cannot serve the request now."""
     NOT_ALLOWED = 4
     STILL_RUNNING = 5
-    """The command was not done when the time for waiting ran out; it goes on."""
-    NOBODY_THERE = 6
-    """No agent is there that would take the command: it was cancelled before it ran."""
+    """The wait ran out before the command ended; it goes on."""
+    AGENT_ABSENT = 6
+    """No agent was there to take the command: it was cancelled before it ran."""
     INTERRUPTED = 130
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """An error, told."""
+    """An explanation is an error in a person's words."""
 
     what: str
     exit_code: ExitCode
@@ -46,15 +46,15 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 ABSENT_SECONDS: Final = 90.0
-"""An agent that was not seen for so long is not there: three of its longest polls."""
+"""An agent that was not seen for three of its longest polls is absent."""
 
 UNREGISTERED_SECONDS: Final = 600.0
-"""A receiver that does not say who it is may be silent for as long: a 1.x agent asks for nothing
-while it runs a command, 330 s at most."""
+"""A receiver that does not register may be silent this long: a 1.x agent does not poll while it
+runs a command, 330 s at most."""
 
 _UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
-_BASE_ONLY: Final = "A server that knows the base protocol only does not have this."
+_BASE_ONLY: Final = "A server that has the base protocol only does not offer this."
 _CODE_HINTS: Final = {
     "UNKNOWN_COMMAND": "The agent has no handler of that name; `arc agents` shows what it has.",
     "HANDLER_TIMEOUT": "The handler took longer than it may; see the agent's configuration.",
@@ -65,7 +65,7 @@ _CODE_HINTS: Final = {
 
 
 def explain(error: ArcError) -> Explanation:
-    """What an error means to the person who typed the command."""
+    """Return what an error means to the person who typed the command."""
     match error:
         case client.CommandError():
             return _of_command(error)
@@ -94,13 +94,13 @@ def explain(error: ArcError) -> Explanation:
 
 
 def _of_command(error: client.CommandError) -> Explanation:
-    """There is a command, but no result."""
+    """Explain the error of a command that has no result."""
     it = shlex.quote(error.command_id)
     match error:
         case client.AgentAbsent():
             return Explanation(
                 f"{error.message}; command {it} was cancelled",
-                ExitCode.NOBODY_THERE,
+                ExitCode.AGENT_ABSENT,
                 next_steps=("Send it anyway, and wait: --wait-for-agent (and a longer --timeout)",),
             )
         case client.CommandCancelled():
@@ -136,7 +136,7 @@ def _of_command(error: client.CommandError) -> Explanation:
 
 
 def _of_server(error: ArcError) -> Explanation:
-    """What the server said, with its code, and what it is to this program."""
+    """Explain a refusal of the server, with its code."""
     if not error.context.get("is_ours", True):
         steps = (*_is_it_right(), _BASE_ONLY) if error.code in _NO_SUCH_ROUTE else _is_it_right()
         return Explanation(error.message, _code_of_foreign(error), next_steps=steps)
@@ -162,7 +162,7 @@ def _of_server(error: ArcError) -> Explanation:
 
 
 def _code_of_foreign(error: ArcError) -> ExitCode:
-    """A page that no ARC server writes: a broken gateway, or the wrong address altogether."""
+    """Return the exit code for an answer of a gateway, or of a wrong address."""
     status = error.context.get("status")
     is_gateway = isinstance(status, int) and (status >= 500 or status in (408, 429))
     return ExitCode.UNREACHABLE if is_gateway else ExitCode.USAGE
@@ -173,7 +173,7 @@ def _is_it_right() -> tuple[str, ...]:
 
 
 def _again(error: ArcError) -> tuple[str, ...]:
-    """How to send a command again that may or may not have got there."""
+    """Return how to send a command again that may or may not have been received."""
     key = error.context.get("idempotency_key")
     if not isinstance(key, str):
         return ()
@@ -181,7 +181,7 @@ def _again(error: ArcError) -> tuple[str, ...]:
 
 
 def as_record(error: ArcError, explanation: Explanation) -> dict[str, Any]:
-    """The same for a program, one JSON object."""
+    """Return an error for a program, as one JSON object."""
     record: dict[str, Any] = {
         "code": error.context.get("server_code") or error.code,
         "message": error.message,
@@ -195,14 +195,14 @@ def as_record(error: ArcError, explanation: Explanation) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """Text of a stranger, without what a terminal would obey; lines and tabs stay."""
+    """Return foreign text with control characters escaped; line feeds and tabs stay."""
     return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def agent_hint(
     agents: Sequence[AgentInfo], deployment: str, command: str, target: str | None, now: datetime
 ) -> str | None:
-    """Why a command may be waiting, from who is there; None when nothing explains it."""
+    """Return why a command may be waiting, from the agents there are; None without a reason."""
     ours = [agent for agent in agents if agent.deployment_id == deployment]
     if not ours:
         return f"no agent of {deployment} has been seen yet"
@@ -222,9 +222,10 @@ def agent_hint(
 
 
 def absence(found: AgentList, deployment: str, target: str | None) -> str | None:
-    """That nobody is there to take a command, and since when. None when that is not certain.
+    """Return that no agent is there to take a command, and since when; None if not certain.
 
-    It is certain only where the server says what it has seen of those who do not register, too.
+    It is certain only with a server that also says when it last saw a receiver that does not
+    register.
     """
     known = found.presence
     if known is None or known.is_pushed:

@@ -1,4 +1,4 @@
-"""What commands there are, from what agents say of their handlers: `arc describe`, `arc agents`."""
+"""The handlers of all agents, for `arc describe` and `arc agents --handlers`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from arc_protocol.messages.agents import AgentInfo, HandlerInfo
 Schema = Mapping[str, Any]
 
 MAX_ROWS: Final = 200
-"""Of the table of one schema."""
+"""The longest table of one schema."""
 _MAX_DEPTH: Final = 5
-"""How deep the table goes into it; `--json` shows all."""
+"""How deep the table goes into a schema; `--json` shows all of it."""
 _MAX_TYPE_CHARS: Final = 60
 _BOUNDS: Final = {
     "minimum": "≥ {}",
@@ -32,16 +32,16 @@ _BOUNDS: Final = {
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """A command as some agents of a deployment have it."""
+    """An offer is a handler as some agents of a deployment have it."""
 
     deployment_id: str
     handler: HandlerInfo
     agents: Sequence[AgentInfo]
-    """Who has it exactly so, the last seen first."""
+    """The agents whose handler is exactly this, the last seen first."""
 
 
 class SchemaRow(msgspec.Struct, frozen=True):
-    """One field of a schema, for a table."""
+    """A schema row is one field of a schema, for a table."""
 
     path: str
     type: str
@@ -51,7 +51,7 @@ class SchemaRow(msgspec.Struct, frozen=True):
 
 
 def offers(agents: Iterable[AgentInfo], command: str | None = None) -> list[Offer]:
-    """What can be done where, by deployment and name; agents that say the same stand together."""
+    """Return the handlers by deployment and name; agents with equal handlers share an offer."""
     found: dict[tuple[str, str, bytes], list[tuple[AgentInfo, HandlerInfo]]] = {}
     for agent in agents:
         for handler in agent.handlers:
@@ -71,7 +71,7 @@ def offers(agents: Iterable[AgentInfo], command: str | None = None) -> list[Offe
 
 
 def rows_of(schema: Schema) -> list[SchemaRow]:
-    """The fields of a schema, nested ones by their paths (`items[].price`)."""
+    """Return the fields of a schema, nested ones by their paths (`items[].price`)."""
     rows: list[SchemaRow] = []
     for row in _rows(schema, schema, "", is_required=True, depth=0):
         if len(rows) == MAX_ROWS:
@@ -83,7 +83,7 @@ def rows_of(schema: Schema) -> list[SchemaRow]:
 def _rows(
     root: Schema, schema: Any, path: str, *, is_required: bool, depth: int
 ) -> Iterator[SchemaRow]:
-    """One row for a schema itself, unless it is the root and an object; then those within."""
+    """Yield a row for a schema, unless it is the root and an object; then its fields' rows."""
     resolved = _resolved(root, schema)
     fields = _mapping(resolved.get("properties"))
     items = resolved.get("items")
@@ -115,7 +115,7 @@ def _rows(
 
 
 def _resolved(root: Schema, schema: Any) -> Schema:
-    """A schema with its `$ref` followed; what stands beside it goes before."""
+    """Return a schema with its `$ref` followed; keys beside the `$ref` win."""
     found = _mapping(schema)
     seen = 0
     while isinstance(reference := found.get("$ref"), str) and seen < _MAX_DEPTH:
@@ -127,13 +127,13 @@ def _resolved(root: Schema, schema: Any) -> Schema:
 
 
 def _type_of(root: Schema, schema: Schema) -> str:
-    """What a value is, in a few words: `list of string`, `integer or null`."""
+    """Return the type of a value in a few words: `list of string`, `integer or null`."""
     text = _whole_type(root, schema, 0)
     return text if len(text) <= _MAX_TYPE_CHARS else f"{text[: _MAX_TYPE_CHARS - 1]}…"
 
 
 def _whole_type(root: Schema, schema: Schema, depth: int) -> str:
-    """The same, of any length."""
+    """Return the type of a value in words of any length."""
     if "enum" in schema:
         values = cast("Iterable[Any]", schema["enum"])
         return " | ".join(json.dumps(each, ensure_ascii=False) for each in values)
@@ -155,7 +155,7 @@ def _whole_type(root: Schema, schema: Schema, depth: int) -> str:
 
 
 def _about(schema: Schema) -> str:
-    """What it is for, and its bounds."""
+    """Return the description of a field, and its bounds."""
     bounds = [text.format(schema[key]) for key, text in _BOUNDS.items() if key in schema]
     described = schema.get("description")
     parts = [str(described)] if described else []
@@ -163,5 +163,5 @@ def _about(schema: Schema) -> str:
 
 
 def _mapping(value: Any) -> Schema:
-    """A JSON object; an empty one for anything else: schemas come from others."""
+    """Return a JSON object; an empty one for anything else, since an agent may send anything."""
     return cast("Schema", value) if isinstance(value, dict) else {}

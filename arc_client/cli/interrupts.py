@@ -1,4 +1,4 @@
-"""Ctrl-C while a command is on its way: an offer to cancel it, or a word on how to."""
+"""Interrupts decide what Ctrl-C does while a command is on its way."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _LINE_BYTES: Final = 1024
 
 
 class Interrupted(Exception):
-    """The person left. Whatever was sent goes on."""
+    """The person left. A command that was sent goes on."""
 
 
 class Interrupts:
-    """What Ctrl-C does while some work is under way.
+    """Interrupts turn a Ctrl-C into a question, or end the work.
 
-    With `ask`, the first one puts a question while the work goes on, and the next line from
-    `answers_fd` goes to `answered`; a second one instead of an answer leaves. Without, or when
-    `ask` says that there is nothing to ask about yet, the first one leaves.
+    With `ask`, the first Ctrl-C puts a question while the work goes on, and the next line from
+    `answers_fd` goes to `answered`; a second Ctrl-C in place of an answer ends the work. Without
+    `ask`, or when it returns False because there is nothing to ask yet, the first one ends it.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Interrupts:
         self._answering: set[asyncio.Future[None]] = set()
 
     async def around(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work. Raises Interrupted when the person left; the work is cancelled then."""
+        """Do the work, and return its result. Raises Interrupted, with the work cancelled."""
         loop = asyncio.get_running_loop()
-        # A job in the background is not interrupted by a Ctrl-C meant for another, and only the
-        # main thread of a process hears any.
+        # A job in the background ignores SIGINT: a Ctrl-C is meant for another job. And only the
+        # main thread of a process can handle signals.
         is_ours = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
@@ -67,7 +67,7 @@ class Interrupts:
             await asyncio.gather(task, left, *self._answering, return_exceptions=True)
 
     def _interrupted(self) -> None:
-        """A Ctrl-C."""
+        """Handle a Ctrl-C."""
         if self._is_asked or self._ask is None or not self._ask():
             self._left.set()
             return
@@ -75,7 +75,7 @@ class Interrupts:
         asyncio.get_running_loop().add_reader(self._answers_fd, self._readable)
 
     def _readable(self) -> None:
-        """A line, or the end of all lines, which is no answer and so a no."""
+        """Read an answer; the end of the input counts as a no."""
         line = os.read(self._answers_fd, _LINE_BYTES)
         self._stop_listening()
         if self._answered is not None:

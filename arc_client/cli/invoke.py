@@ -1,4 +1,4 @@
-"""What `arc invoke` and `arc wait` do: send, wait while a person watches, show the result."""
+"""The subcommands `arc invoke` and `arc wait` send, wait, and show the result."""
 
 # ruff: noqa: ASYNC109  # these time-outs end a wait and nothing else: the command goes on
 
@@ -21,9 +21,9 @@ from arc_client.cli.explain import absence, agent_hint, explain
 from arc_client.cli.interrupts import Interrupts
 from arc_client.cli.output import (
     SHOWN_BYTES,
-    NotShown,
-    is_shown_on,
-    prompt,
+    UnfitForTerminal,
+    is_terminal,
+    show_prompt,
     write_bytes,
     write_result,
 )
@@ -39,15 +39,13 @@ from arc_protocol.messages.commands import CommandStatus
 T = TypeVar("T")
 
 HINT_SECONDS: Final = 0.5
-"""After so long without an agent taking it, it is looked who is there."""
-
-
-LAST_WORDS_SECONDS: Final = 0.5
-"""How long the end of a command may be told before all that its handler said is."""
+"""If no agent takes the command within this time, the list of agents is read."""
+LAST_EVENTS_SECONDS: Final = 0.5
+"""How long the last events of a command may hold back its result."""
 
 
 class Addressee(msgspec.Struct, frozen=True):
-    """Whom a command is for, as far as a hint needs it."""
+    """The addressee of a command, as far as a hint needs it."""
 
     deployment: str
     command: str
@@ -68,9 +66,9 @@ async def invoke(
 ) -> None:
     """Send a command, wait for its end, and show its result.
 
-    `gives_up`: when it is certain that nobody is there who would take it, cancel it and raise
-    AgentAbsent. Not so the command of an earlier sender with the same key: the key `is_fresh` when
-    nobody else can have used it.
+    `gives_up`: if it is certain that no agent is there to take the command, cancel it and raise
+    AgentAbsent. A command that an earlier sender with this key may have made is not cancelled; the
+    key `is_fresh` when no other sender can have used it.
 
     Raises Interrupted when the person leaves, and what `show_result` and Client.invoke raise.
     """
@@ -78,20 +76,20 @@ async def invoke(
     async def work() -> CommandStatus:
         sent = await client.send(addressee.deployment, addressee.command, params, **options)
         waiting = client.wait_for_end(sent.id, timeout=timeout, is_known=True)
-        heard = asyncio.ensure_future(_while_heard(client, progress, sent.id, waiting))
-        looking = asyncio.ensure_future(look_who_is_there(client, progress, addressee))
+        ended = asyncio.ensure_future(_with_events(client, progress, sent.id, waiting))
+        absence = asyncio.ensure_future(find_absence(client, progress, addressee))
         try:
-            await asyncio.wait((heard, looking), return_when=asyncio.FIRST_COMPLETED)
-            absent = None if heard.done() else looking.result()
+            await asyncio.wait((ended, absence), return_when=asyncio.FIRST_COMPLETED)
+            absent = None if ended.done() else absence.result()
             if absent is not None and gives_up and (is_fresh or not progress.is_replay):
                 await _give_up(client, progress, sent.id, absent)
             elif absent is not None:
-                progress.note(f"still waiting: {absent}")
-            return await heard
+                progress.show_message(f"still waiting: {absent}")
+            return await ended
         finally:
-            for task in (heard, looking):
+            for task in (ended, absence):
                 task.cancel()
-            await asyncio.gather(heard, looking, return_exceptions=True)
+            await asyncio.gather(ended, absence, return_exceptions=True)
 
     status = await _attended(client, progress, work())
     await show_result(client, progress, status, out)
@@ -104,7 +102,7 @@ async def wait(
 
     async def work() -> CommandStatus:
         waiting = client.wait_for_end(command_id, timeout=timeout)
-        return await _while_heard(client, progress, command_id, waiting)
+        return await _with_events(client, progress, command_id, waiting)
 
     status = await _attended(client, progress, work())
     await show_result(client, progress, status, out)
@@ -122,34 +120,34 @@ async def send(
     return await _attended(client, progress, work)
 
 
-async def _while_heard(
+async def _with_events(
     client: Client, progress: CommandProgress, command_id: str, waiting: Awaitable[T]
 ) -> T:
-    """Wait, and let a person who watches hear meanwhile what the handler says."""
+    """Wait, and show the handler's events meanwhile if a person watches."""
     if not progress.is_shown:
         return await waiting
-    listening = asyncio.ensure_future(_listen(client, progress, command_id))
+    events = asyncio.ensure_future(_show_events(client, progress, command_id))
     try:
         ended = await waiting
-        await asyncio.wait((listening,), timeout=LAST_WORDS_SECONDS)
+        await asyncio.wait((events,), timeout=LAST_EVENTS_SECONDS)
         return ended
     finally:
-        listening.cancel()
-        await asyncio.gather(listening, return_exceptions=True)
+        events.cancel()
+        await asyncio.gather(events, return_exceptions=True)
 
 
-async def _listen(client: Client, progress: CommandProgress, command_id: str) -> None:
-    """Show what is said, if it can be heard: not on every server, nor with every token."""
+async def _show_events(client: Client, progress: CommandProgress, command_id: str) -> None:
+    """Show events if the server keeps them and the token may read them."""
     with suppress(ArcError):
-        async with aclosing(client.follow(command_id)) as heard:
-            async for each in heard:
-                progress.on_events(each)
+        async with aclosing(client.follow(command_id)) as batches:
+            async for batch in batches:
+                progress.on_events(batch)
 
 
 async def _attended(client: Client, progress: CommandProgress, work: Coroutine[Any, Any, T]) -> T:
-    """Do it, with a person who may press Ctrl-C."""
+    """Do the work while a person may press Ctrl-C. Raises Interrupted."""
     offer = CancelOffer(client, progress)
-    is_personal = is_shown_on(sys.stdin) and is_shown_on(sys.stderr)
+    is_personal = is_terminal(sys.stdin) and is_terminal(sys.stderr)
     interrupts = Interrupts(offer.ask, offer.answered) if is_personal else Interrupts()
     try:
         return await interrupts.around(work)
@@ -162,8 +160,7 @@ async def show_result(
 ) -> None:
     """Write the result of a command that has ended to a file or to stdout.
 
-    Raises CommandFailed, CommandExpired, ResultUnreadable; NotShown for what is not fit for a
-    terminal; OSError.
+    Raises CommandFailed, CommandExpired, ResultUnreadable, UnfitForTerminal, OSError.
     """
     body = body_of_result(status)
     size = 0 if isinstance(body, InlineBody) else body.size
@@ -173,49 +170,49 @@ async def show_result(
         data = await client.result_of(status, bytes)
         progress.close()
         write_result(data)
-    elif is_shown_on(sys.stdout) and out is None:
-        raise NotShown
+    elif is_terminal(sys.stdout) and out is None:
+        raise UnfitForTerminal
     else:
         async with aclosing(client.result_chunks(status)) as chunks:
             async for chunk in chunks:
-                # Blocks while the reader of the pipe does; there is nothing else to do.
+                # Blocks while the reader of the pipe does: nothing else is under way.
                 write_bytes(chunk)
 
 
 class CancelOffer:
-    """The question that Ctrl-C puts at a terminal, and what follows."""
+    """The offer to cancel is the question that Ctrl-C puts at a terminal."""
 
     def __init__(self, client: Client, progress: CommandProgress) -> None:
         self._client = client
         self._progress = progress
 
     def ask(self) -> bool:
-        """Offer to cancel; False while there is no command yet."""
+        """Offer to cancel the command; return False while there is none."""
         command_id = self._progress.command_id
         if command_id is None:
             return False
         self._progress.pause()
-        prompt(f"Cancel {command_id}? [y/N] (Ctrl-C again: leave, and let it run) ")
+        show_prompt(f"Cancel {command_id}? [y/N] (Ctrl-C again: leave, and let it run) ")
         return True
 
     async def answered(self, line: bytes) -> None:
-        """Cancel, or not; the wait goes on either way, for the end that this brings."""
+        """Cancel the command on a yes. The wait goes on either way."""
         command_id = self._progress.command_id
         if command_id is not None and line.strip().lower() in (b"y", b"yes"):
             try:
                 status = await self._client.cancel(command_id)
             except ArcError as error:
-                self._progress.note(f"it cannot be cancelled: {explain(error).what}")
+                self._progress.show_message(f"it cannot be cancelled: {explain(error).what}")
             else:
                 if status.state is State.DISPATCHED:
-                    self._progress.note("cancelling; its agent has yet to stop it")
+                    self._progress.show_message("cancelling; its agent has yet to stop it")
         self._progress.resume()
 
 
-async def look_who_is_there(
+async def find_absence(
     client: Client, progress: CommandProgress, addressee: Addressee
 ) -> str | None:
-    """That nobody is there who would take the command, if that is certain; say why it may wait.
+    """Return why no agent will take the command, if that is certain; else show why it may wait.
 
     A command that is taken at once costs no request for this.
     """
@@ -233,21 +230,21 @@ async def look_who_is_there(
     certain = absence(found, addressee.deployment, addressee.target)
     hint = None if certain else _hint(found, addressee)
     if hint is not None:
-        progress.note(f"still waiting: {hint}")
+        progress.show_message(f"still waiting: {hint}")
     return certain
 
 
 def _hint(found: AgentList, addressee: Addressee) -> str | None:
-    """Why the command may be waiting, as far as can be seen."""
+    """Return why the command may be waiting, as far as the list of agents shows."""
     known = found.presence
     if known is not None and (known.is_pushed or known.polled_at is not None):
-        return None  # served by something that does not say what it can do
+        return None  # a receiver that does not register may have the handler
     now = datetime.now(UTC) if known is None else known.now
     return agent_hint(found.agents, addressee.deployment, addressee.command, addressee.target, now)
 
 
 async def _give_up(client: Client, progress: CommandProgress, command_id: str, reason: str) -> None:
-    """Cancel a command that nobody has taken. Raises AgentAbsent, unless somebody has after all."""
+    """Cancel a command that no agent has taken. Raises AgentAbsent, unless one has meanwhile."""
     status = await client.cancel(command_id)
     progress.on_status(status)
     if status.state is State.FAILED and status.dispatched_at is None:

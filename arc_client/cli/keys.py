@@ -1,4 +1,4 @@
-"""`arc keys`: make a key to sign commands with, and show its public part."""
+"""The subcommand `arc keys` creates keys that sign commands, and prints their public parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from arc_client.cli.explain import ExitCode
-from arc_client.cli.output import print_line, say
+from arc_client.cli.output import print_line, show_message
 from arc_runtime.key_files import (
     SIGNING,
     KeyFileError,
@@ -23,7 +23,7 @@ from arc_runtime.key_files import (
 
 app = typer.Typer(
     name="keys",
-    help="Keys to sign commands with.",
+    help="Manage the keys that sign commands",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -32,39 +32,39 @@ app = typer.Typer(
 
 @app.command()
 def new(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="What the key is called on the hosts.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name on the hosts")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Its file; NAME.key unless given."),
+        typer.Option(
+            "--out", metavar="FILE", help="Write the private key to a file [default: NAME.key]"
+        ),
     ] = None,
 ) -> None:
-    """Make a key: the private part goes to a file (0600), the public line to stdout."""
-    with _reporting():
+    """Create a key and print its public line; the private key goes to a file (0600)"""
+    with _errors_shown():
         check_name(name)
         file = out or Path(f"{name}.key")
         key = new_key(name, SIGNING)
         write_private(file, key)
         if sys.stderr.isatty():
-            say(f"The private key is in {file}. This line goes to the hosts:")
+            show_message(f"The private key is in {file}. This line goes to the hosts:")
         print_line(key.public().line)
 
 
 @app.command()
 def public(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A private key's file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file of a private key")],
 ) -> None:
-    """Print the public line of a key."""
-    with _reporting():
+    """Print the public line of a key"""
+    with _errors_shown():
         print_line(read_private(file, SIGNING).public().line)
 
 
 @contextmanager
-def _reporting() -> Generator[None]:
-    """Tell what went wrong, and exit with the code for it."""
+def _errors_shown() -> Generator[None]:
+    """Show on stderr what goes wrong, and exit with its code."""
     try:
         yield
     except KeyFileError as error:
-        say(f"error: {error}")
+        show_message(f"error: {error}")
         raise typer.Exit(ExitCode.USAGE) from None

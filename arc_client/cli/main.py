@@ -1,8 +1,8 @@
-"""`arc`: send commands from a shell.
+"""The command line `arc` sends commands from a shell.
 
 Exit codes: 0 done; 1 the command failed, expired or was cancelled; 2 usage or configuration, or no
-such command; 3 the server cannot be reached or is of no use now; 4 not allowed; 5 it was not done
-in time, and goes on; 6 no agent is there; 130 interrupted.
+such command; 3 the server cannot be reached or is of no use now; 4 not allowed; 5 the command was
+not done in time, and goes on; 6 no agent is there; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ import typer
 from arc_client.cli import keys
 from arc_client.cli.arguments import ConnectionOptions, check_writable, duration, params_body
 from arc_client.cli.handlers import offers
-from arc_client.cli.output import (
-    describe_offer,
-    print_line,
-    say,
+from arc_client.cli.output import print_line, show_json, show_message
+from arc_client.cli.session import (
+    CaFileOption,
+    ServerOption,
+    Session,
+    TokenFileOption,
+    in_session,
+)
+from arc_client.cli.views import (
     show_agents,
     show_cancel,
     show_commands,
-    show_json,
+    show_offer,
     show_offers,
     show_status,
 )
-from arc_client.cli.session import reporting, with_client
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
 
 if TYPE_CHECKING:
     from arc_client.client import Client
+    from arc_protocol.messages.commands import CommandStatus
 
 DEFAULT_TIMEOUT: Final = "60s"
 LISTED: Final = 50
@@ -41,9 +46,9 @@ app = typer.Typer(
     name="arc",
     epilog=(
         "Exit codes: 0 done; 1 the command failed, expired or was cancelled; 2 usage or "
-        "configuration; 3 the server can't be reached; 4 not allowed; 5 it was not done within "
-        "--timeout, and goes on; 6 no agent is there, and it was "
-        "cancelled (--wait-for-agent waits)."
+        "configuration; 3 the server cannot be reached; 4 not allowed; 5 not done within "
+        "--timeout, and goes on; 6 no agent is there, and the command was cancelled "
+        "(--wait-for-agent waits)."
     ),
     add_completion=False,
     no_args_is_help=True,
@@ -53,35 +58,19 @@ app = typer.Typer(
 
 app.add_typer(keys.app)
 
-ServerOption = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="The server, or ARC_SERVER_URL.")
-]
-TokenFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file",
-        metavar="FILE",
-        help="The token is in this file, or in that of ARC_TOKEN_FILE; or it is ARC_TOKEN.",
-    ),
-]
-CaFileOption = Annotated[
-    Path | None,
-    typer.Option("--ca-file", metavar="FILE", help="Certificates to trust, or ARC_CA_FILE."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON, for programs; errors too.")]
 TimeoutOption = Annotated[
     float,
     typer.Option(
         "--timeout",
         parser=duration,
         metavar="DURATION",
-        help="How long to wait for the result. The command goes on afterwards.",
+        help="Stop waiting after this long; the command goes on",
     ),
 ]
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="FILE", help="Write the result there, byte for byte; - is stdout."
+        "--out", metavar="FILE", help="Write the result to a file, byte for byte; - is stdout"
     ),
 ]
 SignWithOption = Annotated[
@@ -91,7 +80,7 @@ SignWithOption = Annotated[
         metavar="FILE",
         envvar="ARC_SIGNING_KEY_FILE",
         show_envvar=False,
-        help="Your key to sign with is in this file, or in that of ARC_SIGNING_KEY_FILE.",
+        help="Sign with the private key in a file [env: ARC_SIGNING_KEY_FILE]",
     ),
 ]
 EncryptToOption = Annotated[
@@ -99,19 +88,20 @@ EncryptToOption = Annotated[
     typer.Option(
         "--encrypt-to",
         metavar="FILE",
-        help="Only the host of the public key in this file can read it; needs --sign-with.",
+        help="Seal the params for the host whose public key is in a file; needs --sign-with",
     ),
 ]
-CommandId = Annotated[str, typer.Argument(metavar="ID", help="The id of the command.")]
+DeploymentOption = Annotated[str | None, typer.Option("--deployment", help="Filter by deployment")]
+CommandId = Annotated[str, typer.Argument(metavar="ID", help="The command's id")]
 
 
 def main() -> None:
-    """The entry point of `arc`."""
+    """Run `arc`."""
     app()
 
 
 def print_version(is_asked: bool) -> None:
-    """Print the version and end, if that is what was asked for."""
+    """Print the version and exit, for `--version`."""
     if is_asked:
         from importlib.metadata import version
 
@@ -127,26 +117,30 @@ def root(
     ca_file: CaFileOption = None,
     _version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=print_version, help="Print the version."),
+        typer.Option("--version", is_eager=True, callback=print_version, help="Print the version"),
     ] = False,
 ) -> None:
-    """Send commands to software that runs where you cannot reach it."""
+    """Send commands to software that runs where you cannot reach it"""
     ctx.obj = ConnectionOptions(server, token_file, ca_file)
 
 
 @app.command()
+@in_session
 def invoke(
-    ctx: typer.Context,
-    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Where it shall run.")],
-    command: Annotated[str, typer.Argument(metavar="COMMAND", help="What shall run.")],
+    session: Session,
+    deployment: Annotated[
+        str, typer.Argument(metavar="DEPLOYMENT", help="The deployment to run it on")
+    ],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="The name of its handler")],
     params: Annotated[
         str | None,
         typer.Option(
-            "--params", metavar="JSON|@FILE|-", help="Its params; {} unless given; - is stdin."
+            "--params", metavar="JSON|@FILE|-", help="Its params; - is stdin [default: {}]"
         ),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="The params are bytes: do not check that they are JSON.")
+        bool,
+        typer.Option("--raw", help="Send the params as bytes; do not check for JSON"),
     ] = False,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,  # type: ignore[assignment]  # typer parses it
     deadline: Annotated[
@@ -155,22 +149,22 @@ def invoke(
             "--deadline",
             parser=duration,
             metavar="DURATION",
-            help="The server gives it up after that long.",
+            help="Let the server give the command up after this long",
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="One of several targets of the deployment.")
+        str | None, typer.Option("--target", help="Choose one of the deployment's targets")
     ] = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", help="A command with a key that was used before is not run again."),
+        typer.Option("--key", help="Return the result of an earlier command with this key"),
     ] = None,
     max_attempts: Annotated[
-        int | None, typer.Option("--max-attempts", min=1, help="How often it may be tried.")
+        int | None, typer.Option("--max-attempts", min=1, help="Limit the attempts")
     ] = None,
     out: OutOption = None,
     no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Print its id, and do not wait for it.")
+        bool, typer.Option("--no-wait", help="Print the command's id and do not wait")
     ] = False,
     sign_with: SignWithOption = None,
     encrypt_to: EncryptToOption = None,
@@ -178,244 +172,173 @@ def invoke(
         bool,
         typer.Option(
             "--wait-for-agent",
-            help="Wait also when no agent is there; otherwise it is cancelled, with exit code 6.",
+            help="Wait even if no agent is there; by default the command is cancelled, exit code 6",
         ),
     ] = False,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
 ) -> None:
-    """Send a command, wait for it, and print its result."""
+    """Send a command, wait for it and print its result"""
     is_fresh = key is None
-    key = key if key is not None else str(uuid.uuid4())
-    access = ConnectionOptions(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
-    with reporting(as_json=as_json, key=key) as progress:
-        if out is not None:
-            check_writable(out)
-        with params_body(params, is_raw=raw) as body:
+    session.key = key if key is not None else str(uuid.uuid4())
+    session.connection = session.connection.with_keys(sign_with, encrypt_to)
+    if out is not None:
+        check_writable(out)
+    with params_body(params, is_raw=raw) as body:
 
-            async def work(client: Client) -> None:
-                from arc_client.cli import invoke
+        async def work(client: Client) -> None:
+            from arc_client.cli import invoke
 
-                whom = invoke.Addressee(deployment, command, target)
-                how = invoke.SendOptions(
-                    deadline=deadline,
-                    target=target,
-                    idempotency_key=key,
-                    max_attempts=max_attempts,
-                )
-                if not no_wait:
-                    await invoke.invoke(
-                        client,
-                        progress,
-                        whom,
-                        body,
-                        how,
-                        timeout=timeout,
-                        out=out,
-                        gives_up=not wait_for_agent,
-                        is_fresh=is_fresh,
-                    )
-                    return
-                sent = await invoke.send(client, progress, whom, body, how)
-                if as_json:
+            addressee = invoke.Addressee(deployment, command, target)
+            options = invoke.SendOptions(
+                deadline=deadline,
+                target=target,
+                idempotency_key=session.key,
+                max_attempts=max_attempts,
+            )
+            if no_wait:
+                sent = await invoke.send(client, session.progress, addressee, body, options)
+                if session.as_json:
                     show_json({"commandId": sent.id, "state": sent.state})
                 else:
                     print_line(sent.id)
+                return
+            await invoke.invoke(
+                client,
+                session.progress,
+                addressee,
+                body,
+                options,
+                timeout=timeout,
+                out=out,
+                gives_up=not wait_for_agent,
+                is_fresh=is_fresh,
+            )
 
-            with_client(access, progress, work, patience=timeout)
+        session.run(work, patience=timeout)
 
 
 @app.command()
+@in_session
 def wait(
-    ctx: typer.Context,
+    session: Session,
     command_id: CommandId,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,  # type: ignore[assignment]  # typer parses it
     out: OutOption = None,
     sign_with: SignWithOption = None,
     encrypt_to: EncryptToOption = None,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
 ) -> None:
-    """Wait for a command that was sent before, and print its result."""
-    access = ConnectionOptions(server, token_file, ca_file, sign_with, encrypt_to).over(ctx.obj)
-    with reporting(as_json=as_json, command_id=command_id) as progress:
-        if out is not None:
-            check_writable(out)
+    """Wait for a command that was sent before and print its result"""
+    session.connection = session.connection.with_keys(sign_with, encrypt_to)
+    session.progress.command_id = command_id
+    if out is not None:
+        check_writable(out)
 
-        async def work(client: Client) -> None:
-            from arc_client.cli import invoke
+    async def work(client: Client) -> None:
+        from arc_client.cli import invoke
 
-            await invoke.wait(client, progress, command_id, timeout=timeout, out=out)
+        await invoke.wait(client, session.progress, command_id, timeout=timeout, out=out)
 
-        with_client(access, progress, work, patience=timeout)
+    session.run(work, patience=timeout)
 
 
 @app.command()
-def status(
-    ctx: typer.Context,
-    command_id: CommandId,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
-) -> None:
-    """Show where a command stands."""
-    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as progress:
-
-        async def work(client: Client) -> None:
-            found = await client.status(command_id)
-            show_json(found) if as_json else show_status(found)
-
-        with_client(access, progress, work)
+@in_session
+def status(session: Session, command_id: CommandId) -> None:
+    """Show the status of a command"""
+    session.show(session.run(lambda client: client.status(command_id)), show_status)
 
 
 @app.command()
+@in_session
 def events(
-    ctx: typer.Context,
+    session: Session,
     command_id: CommandId,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the command has ended.")
+        bool, typer.Option("--follow", "-f", help="Go on until the command has ended")
     ] = False,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
 ) -> None:
-    """Show what the handler of a command says while it runs."""
-    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json, command_id=command_id) as progress:
+    """Show what the handler of a command logs and reports"""
+    session.progress.command_id = command_id
 
-        async def work(client: Client) -> None:
-            from arc_client.cli.events import show_events
+    async def work(client: Client) -> None:
+        from arc_client.cli.events import show_events
 
-            await show_events(client, command_id, is_followed=follow, as_json=as_json)
+        await show_events(client, command_id, is_followed=follow, as_json=session.as_json)
 
-        with_client(access, progress, work)
+    session.run(work)
 
 
 @app.command(name="list")
+@in_session
 def list_commands(
-    ctx: typer.Context,
-    deployment: Annotated[
-        str | None, typer.Option("--deployment", help="Only those of this deployment.")
-    ] = None,
+    session: Session,
+    deployment: DeploymentOption = None,
     state: Annotated[
-        State | None,
-        typer.Option("--state", case_sensitive=False, help="Only those in this state."),
+        State | None, typer.Option("--state", case_sensitive=False, help="Filter by state")
     ] = None,
-    command: Annotated[
-        str | None, typer.Option("--command", help="Only those of this name.")
-    ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = LISTED,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
+    command: Annotated[str | None, typer.Option("--command", help="Filter by name")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Limit the list")] = LISTED,
 ) -> None:
-    """List commands, newest first."""
-    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as progress:
+    """List commands, newest first"""
 
-        async def work(client: Client) -> None:
-            found = [
-                one
-                async for one in client.list(
-                    deployment=deployment, state=state, command=command, limit=limit
-                )
-            ]
-            show_json(found) if as_json else show_commands(found)
+    async def work(client: Client) -> list[CommandStatus]:
+        found = client.list(deployment=deployment, state=state, command=command, limit=limit)
+        return [each async for each in found]
 
-        with_client(access, progress, work)
+    session.show(session.run(work), show_commands)
 
 
 @app.command()
-def cancel(
-    ctx: typer.Context,
-    command_id: CommandId,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
-) -> None:
-    """Stop a command; one that has ended stays as it is."""
-    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as progress:
+@in_session
+def cancel(session: Session, command_id: CommandId) -> None:
+    """Cancel a command; one that has ended stays as it is"""
 
-        async def work(client: Client) -> None:
-            found = await client.cancel(command_id)
-            if found.state in TERMINAL:
-                found = await client.status(command_id)  # tells how it ended
-            show_json(found) if as_json else show_cancel(found)
+    async def work(client: Client) -> CommandStatus:
+        found = await client.cancel(command_id)
+        if found.state in TERMINAL:
+            return await client.status(command_id)  # says how it ended
+        return found
 
-        with_client(access, progress, work)
+    session.show(session.run(work), show_cancel)
 
 
 @app.command()
+@in_session
 def agents(
-    ctx: typer.Context,
-    deployment: Annotated[
-        str | None, typer.Option("--deployment", help="Only those of this deployment.")
-    ] = None,
+    session: Session,
+    deployment: DeploymentOption = None,
     handlers: Annotated[
-        bool, typer.Option("--handlers", help="What they can do, a command a line.")
+        bool, typer.Option("--handlers", help="List their handlers, one per line")
     ] = False,
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
 ) -> None:
-    """Show who is there to run commands, and what they can do."""
-    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as progress:
-
-        async def work(client: Client) -> None:
-            found = await client.agents(deployment=deployment, schemas=handlers and as_json)
-            if as_json:
-                show_json(found)
-            elif handlers:
-                show_offers(offers(found))
-            else:
-                show_agents(found)
-
-        with_client(access, progress, work)
+    """List agents and what they can run"""
+    schemas = handlers and session.as_json
+    found = session.run(lambda client: client.agents(deployment=deployment, schemas=schemas))
+    if handlers and not session.as_json:
+        show_offers(offers(found))
+    else:
+        session.show(found, show_agents)
 
 
 @app.command()
+@in_session
 def describe(
-    ctx: typer.Context,
-    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Where it would run.")],
-    command: Annotated[str, typer.Argument(metavar="COMMAND", help="Which command.")],
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    token_file: TokenFileOption = None,
-    ca_file: CaFileOption = None,
+    session: Session,
+    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Where it would run")],
+    command: Annotated[str, typer.Argument(metavar="COMMAND", help="The name of its handler")],
 ) -> None:
-    """Show what a command is for, what it takes and what it returns."""
-    access = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
-    with reporting(as_json=as_json) as progress:
-
-        async def work(client: Client) -> None:
-            found = offers(await client.agents(deployment=deployment, schemas=True), command)
-            if not found:
-                say(f"error: no agent of {deployment} has a handler for {command}")
-                say(f"  What there is: arc agents --handlers --deployment {deployment}")
-                raise typer.Exit(1)
-            if as_json:
-                show_json(
-                    [
-                        {"handler": o.handler, "hosts": sorted({a.hostname for a in o.agents})}
-                        for o in found
-                    ]
-                )
-                return
-            for number, offer in enumerate(found):
-                if number:
-                    print_line("")
-                describe_offer(offer)
-
-        with_client(access, progress, work)
+    """Show what a command is for, what it takes and what it returns"""
+    agents = session.run(lambda client: client.agents(deployment=deployment, schemas=True))
+    found = offers(agents, command)
+    if not found:
+        show_message(f"error: no agent of {deployment} has a handler for {command}")
+        show_message(f"  List the handlers: arc agents --handlers --deployment {deployment}")
+        raise typer.Exit(1)
+    if session.as_json:
+        show_json(
+            [{"handler": o.handler, "hosts": sorted({a.hostname for a in o.agents})} for o in found]
+        )
+        return
+    for number, offer in enumerate(found):
+        if number:
+            print_line("")
+        show_offer(offer)

@@ -1,11 +1,11 @@
-"""What is known of a command on its way, and how a person sees it: on a terminal only."""
+"""The progress of a command on its way, and how a terminal shows it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from arc_client.cli.explain import printable
-from arc_client.cli.output import say
+from arc_client.cli.output import show_message
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
@@ -19,99 +19,98 @@ if TYPE_CHECKING:
 
 
 class CommandProgress(ProgressCallbacks):
-    """Remembers where the command is; shows nothing."""
+    """A command's progress: its id and state as last read. Shows nothing but messages."""
 
     is_shown = False
-    """Whether a person sees what is remembered."""
+    """True: a person sees it."""
 
-    def __init__(self, command_id: str | None = None) -> None:
-        """`command_id`: when it is known beforehand."""
-        self.command_id = command_id
+    def __init__(self) -> None:
+        self.command_id: str | None = None
         self.state: State | None = None
         self.is_replay = False
-        """Whether an earlier create with the same key made the command."""
+        """True: an earlier create with this key made the command."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the command has ended, as far as is known."""
+        """Return True if the command has ended, as far as is known."""
         return self.state in TERMINAL
 
     def on_created(self, answer: CreateCommandResponse) -> None:
-        """The server has the command."""
+        """Keep the command's id and state."""
         self.command_id = answer.command_id
         self.state = answer.state
         self.is_replay = bool(answer.is_replay)
 
     def on_status(self, status: CommandStatus) -> None:
-        """A status was read while waiting."""
+        """Keep the command's state."""
         self.state = status.state
 
     def pause(self) -> None:
         """Leave the terminal to a question."""
 
     def resume(self) -> None:
-        """Go on showing."""
+        """Show progress again."""
 
-    def note(self, text: str) -> None:
-        """A line that stays."""
-        say(printable(text))
+    def show_message(self, text: str) -> None:
+        """Write a line that stays."""
+        show_message(printable(text))
 
     def close(self) -> None:
-        """Show nothing any more."""
+        """Stop showing progress."""
 
 
 class TerminalProgress(CommandProgress):
-    """The same, shown on stderr: bars for what moves, a clock while nothing does."""
+    """A terminal's progress goes to stderr: bars for transfers, a clock during a wait."""
 
     is_shown = True
 
-    def __init__(self, command_id: str | None = None) -> None:
-        super().__init__(command_id)
+    def __init__(self) -> None:
+        super().__init__()
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._shown: Progress | None = None
         self._kind = ""
         self._is_paused = False
-        self._is_told = False
-        self._progress: HandlerProgress | None = None
+        self._has_shown_trouble = False
+        self._handler_progress: HandlerProgress | None = None
 
     def on_created(self, answer: CreateCommandResponse) -> None:
-        """The server has the command."""
+        """Keep the command's id and state."""
         super().on_created(answer)
-        self._is_told = False
+        self._has_shown_trouble = False
         if answer.state is not State.PENDING_UPLOAD:
             self.waiting()
 
     def on_upload(self, sent: int, total: int) -> None:
-        """So many bytes of the params went out."""
+        """Show how much of the params went out."""
         self._move("upload", sent, total)
 
     def on_status(self, status: CommandStatus) -> None:
-        """A status was read while waiting."""
+        """Keep the command's state."""
         super().on_status(status)
-        self._is_told = False
+        self._has_shown_trouble = False
         self.close() if self.is_over else self.waiting()
 
     def waiting(self) -> None:
-        """Nothing moves; show the clock, and where the command stands."""
+        """Show the clock, and the command's state."""
         if self._is_paused or self.command_id is None:
             return
-        if self._progress is not None and self._kind == "progress":
-            return  # it says more
+        if self._handler_progress is not None and self._kind == "progress":
+            return  # the handler's own progress says more
         text = f"{printable(self.command_id)} {self.state or ''}"
         shown = self._show("wait")
         shown.update(shown.task_ids[0], description=text)
 
     def on_events(self, events: EventList) -> None:
-        """The command's handler said something: lines stay, how far it is moves."""
+        """Write the handler's lines, which stay, and show its progress."""
         for line in events.lines:
             mark = "" if line.level == "info" else f"{line.level}: "
-            self.note(f"  {mark}{line.message}")
+            self.show_message(f"  {mark}{line.message}")
         progress = events.progress
         if progress is None or self._is_paused or self.is_over:
             return
-        self._progress = progress
+        self._handler_progress = progress
         shown = self._show("progress")
         text = progress.text if progress.text is not None else self.command_id or ""
         shown.update(
@@ -122,14 +121,14 @@ class TerminalProgress(CommandProgress):
         )
 
     def on_download(self, received: int, total: int | None) -> None:
-        """So many bytes of the result came in."""
+        """Show how much of the result arrived."""
         self._move("download", received, total)
 
     def on_retry(self, error: ArcError) -> None:
-        """Say once what is wrong; until it works again."""
-        if not self._is_told:
-            self.note(f"{error.message}; trying again")
-        self._is_told = True
+        """Write once what is wrong, until a request succeeds again."""
+        if not self._has_shown_trouble:
+            self.show_message(f"{error.message}; trying again")
+        self._has_shown_trouble = True
 
     def pause(self) -> None:
         """Leave the terminal to a question."""
@@ -137,16 +136,16 @@ class TerminalProgress(CommandProgress):
         self._is_paused = True
 
     def resume(self) -> None:
-        """Go on showing."""
+        """Show progress again."""
         self._is_paused = False
         self.waiting()
 
-    def note(self, text: str) -> None:
-        """A line that stays, above what moves."""
+    def show_message(self, text: str) -> None:
+        """Write a line that stays, above what moves."""
         (self._shown.console if self._shown else self._console).print(printable(text))
 
     def close(self) -> None:
-        """Show nothing any more."""
+        """Stop showing progress."""
         shown, self._shown = self._shown, None
         if shown is not None:
             shown.stop()
@@ -158,7 +157,7 @@ class TerminalProgress(CommandProgress):
         shown.update(shown.task_ids[0], completed=done, total=total)
 
     def _show(self, kind: str) -> Progress:
-        """The bar of a kind, in place of what is shown now."""
+        """Return the bar of a kind, shown in place of any other."""
         from rich.progress import Progress
 
         if self._shown is not None and self._kind == kind:
@@ -174,7 +173,7 @@ class TerminalProgress(CommandProgress):
 
 
 def _columns(kind: str) -> list[ProgressColumn]:
-    """What a bar has."""
+    """Return the columns of a bar."""
     from rich.progress import (
         BarColumn,
         DownloadColumn,

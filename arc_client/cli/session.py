@@ -1,22 +1,30 @@
-"""One run of `arc`: a client of the server that was named, and how it ended."""
+"""A session is one run of `arc`: the server that was named, and how the run ends."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from arc_client.cli.arguments import ConnectionOptions
 from arc_client.cli.explain import ExitCode, explain
 from arc_client.cli.interrupts import Interrupted
-from arc_client.cli.output import NotShown, is_shown_on, say, tell_error
+from arc_client.cli.output import (
+    UnfitForTerminal,
+    is_terminal,
+    show_error,
+    show_json,
+    show_message,
+)
 from arc_client.cli.progress import CommandProgress, TerminalProgress
 from arc_protocol.errors import ArcError
 from arc_protocol.messages.base import State
@@ -24,77 +32,140 @@ from arc_protocol.messages.base import State
 if TYPE_CHECKING:
     from arc_client.client import Client
 
+T = TypeVar("T")
+
 RETRY_SECONDS: Final = 10.0
-"""For how long a person waits for a server that gives no answer."""
+"""How long a person waits for a server that gives no answer."""
 SHOWN_POLL_SECONDS: Final = 2
-"""How old the state may be that a person is shown."""
+"""How old a state may be that a person sees."""
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option("--server", metavar="URL", help="URL of the server [env: ARC_SERVER_URL]"),
+]
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        help="Read the token from a file [env: ARC_TOKEN_FILE, or ARC_TOKEN for the token itself]",
+    ),
+]
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="Trust these certificates in place of the system's [env: ARC_CA_FILE]",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Output JSON, errors too")]
 
 
-def with_client(
-    access: ConnectionOptions,
-    progress: CommandProgress,
-    work: Callable[[Client], Awaitable[None]],
-    *,
-    patience: float = RETRY_SECONDS,
-) -> None:
-    """Do some work with a client. Raises what the work does, and ConfigurationError."""
-    options = access.client_options(os.environ)
-    options["retry_seconds"] = min(RETRY_SECONDS, patience)
-    if progress.is_shown:
-        options["poll_seconds"] = SHOWN_POLL_SECONDS
+class Session:
+    """A session opens a client when there is work for it, and shows what comes of it."""
 
-    async def connected() -> None:
-        from arc_runtime.startup.light_imports import import_aiohttp
+    def __init__(self, connection: ConnectionOptions, *, as_json: bool) -> None:
+        self.connection = connection
+        self.as_json = as_json
+        self.key: str | None = None
+        """With this key a command can be sent again that may or may not have been sent."""
+        is_watched = is_terminal(sys.stderr) and not as_json
+        self.progress: Final = TerminalProgress() if is_watched else CommandProgress()
 
-        import_aiohttp()
-        from arc_client.client import Client
+    def run(self, work: Callable[[Client], Awaitable[T]], *, patience: float = RETRY_SECONDS) -> T:
+        """Do some work with a client, and return what it returns.
 
-        async with Client(**options, callbacks=progress) as client:
-            await work(client)
+        `patience`: seconds that the person waits. Raises what the work does, and
+        ConfigurationError.
+        """
+        options = self.connection.client_options(os.environ)
+        options["retry_seconds"] = min(RETRY_SECONDS, patience)
+        if self.progress.is_shown:
+            options["poll_seconds"] = SHOWN_POLL_SECONDS
 
-    asyncio.run(connected())
+        async def connected() -> T:
+            from arc_runtime.startup.light_imports import import_aiohttp
+
+            import_aiohttp()
+            from arc_client.client import Client
+
+            async with Client(**options, callbacks=self.progress) as client:
+                return await work(client)
+
+        return asyncio.run(connected())
+
+    def show(self, found: T, show: Callable[[T], None]) -> None:
+        """Show what was found: as JSON for a program, by `show` for a person."""
+        show_json(found) if self.as_json else show(found)
+
+
+def in_session(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a subcommand of a function whose first parameter is a session.
+
+    The subcommand has the options that all share, `--server`, `--token-file`, `--ca-file` and
+    `--json`, and ends with the exit code of what went wrong.
+    """
+
+    def run(
+        ctx: typer.Context,
+        *,
+        as_json: JsonOption = False,
+        server: ServerOption = None,
+        token_file: TokenFileOption = None,
+        ca_file: CaFileOption = None,
+        **arguments: Any,
+    ) -> None:
+        connection = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
+        session = Session(connection, as_json=as_json)
+        with _errors_shown(session):
+            command(session, **arguments)
+
+    # typer reads the parameters from the signature: this command's own, then those that all share.
+    first, *shared = inspect.signature(run, eval_str=True).parameters.values()
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    own = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    parameters = [first, *own, *shared[:-1]]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
 
 
 @contextmanager
-def reporting(
-    *, as_json: bool, key: str | None = None, command_id: str | None = None
-) -> Generator[CommandProgress]:
-    """Tell on stderr what went wrong, and exit with the code for it.
-
-    `key`: what a command that may or may not have been sent can be sent again with.
-    """
-    is_watched = is_shown_on(sys.stderr) and not as_json
-    progress = TerminalProgress(command_id) if is_watched else CommandProgress(command_id)
+def _errors_shown(session: Session) -> Generator[None]:
+    """Show on stderr what goes wrong, and exit with its code."""
+    progress = session.progress
     try:
         try:
-            yield progress
+            yield
         finally:
             progress.close()
     except ArcError as error:
         explanation = explain(error)
-        tell_error(error, explanation, as_json=as_json)
+        show_error(error, explanation, as_json=session.as_json)
         raise typer.Exit(explanation.exit_code) from None
-    except NotShown:
+    except UnfitForTerminal:
         it = shlex.quote(str(progress.command_id))
-        say(f"error: command {it} is done, but its result is not fit for a terminal")
-        say(f"  Write it to a file: arc wait {it} --out FILE")
+        show_message(f"error: command {it} is done, but its result is not fit for a terminal")
+        show_message(f"  Write it to a file: arc wait {it} --out FILE")
         raise typer.Exit(ExitCode.USAGE) from None
     except BrokenPipeError:
-        # Our reader has left. Nothing of what is still buffered may be written at exit either.
+        # The reader has left. Nothing that is still buffered may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        say(f"error: the result cannot be written: {error.strerror or error}")
+        show_message(f"error: the result cannot be written: {error.strerror or error}")
         if progress.command_id is not None:
-            say(f"  Read it again: arc wait {shlex.quote(progress.command_id)}")
+            show_message(f"  Read it again: arc wait {shlex.quote(progress.command_id)}")
         raise typer.Exit(ExitCode.USAGE) from None
     except (Interrupted, KeyboardInterrupt):
-        say(f"interrupted; {how_to_go_on(progress, key)}")
+        show_message(f"interrupted; {_how_to_go_on(progress, session.key)}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def how_to_go_on(progress: CommandProgress, key: str | None) -> str:
-    """What becomes of a command whose sender left, and what to do about it."""
+def _how_to_go_on(progress: CommandProgress, key: str | None) -> str:
+    """Return what becomes of a command whose sender left, and what to do about it."""
     if progress.command_id is None:
         if key is None:
             return "nothing was changed"

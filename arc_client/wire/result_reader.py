@@ -29,7 +29,7 @@ class ResultReader:
         retry_seconds: float,
         callbacks: ProgressCallbacks,
     ) -> None:
-        """`read_status` returns the present status of a command: it has a fresh presigned URL."""
+        """Take `read_status`, which returns a command's status with a fresh presigned URL."""
         self._connection = connection
         self._read_status = read_status
         self._seals = seals

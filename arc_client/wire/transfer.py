@@ -106,7 +106,7 @@ class Download:
         retry_seconds: float,
         callbacks: ProgressCallbacks,
     ) -> None:
-        """`locate` returns a fresh location; called before the first byte and after each break."""
+        """Take `locate`, which returns a fresh location at the start and after each break."""
         self._connection = connection
         self._locate = locate
         self._command_id = command_id

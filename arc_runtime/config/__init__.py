@@ -1,1 +1,1 @@
-"""Loading a configuration: YAML, environment and command line into checked sections."""
+"""Configuration: its sections and options, the YAML file, and how they are merged."""

@@ -1,7 +1,6 @@
-"""The keys of a configuration class: path, environment variable, type, default, description.
+"""Options are the keys of a configuration class: path, variable, type, default, description.
 
-A configuration class is a frozen msgspec struct (`forbid_unknown_fields`) whose fields are values
-or further such structs, its sections.
+A configuration class is a section whose fields are values or further sections.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import msgspec
 from msgspec import inspect
 
 REQUIRED: Final = msgspec.NODEFAULT
-"""The default of a key that has none."""
+"""The default of a key that must be given."""
 
 _LISTS: Final = (
     inspect.ListType,
@@ -25,7 +24,7 @@ _LISTS: Final = (
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
-    """One configurable value."""
+    """A key is one configurable value."""
 
     path: str
     """Dotted: `leases.max_seconds`. `[]` stands for each item of a list, which has no variable."""
@@ -36,9 +35,10 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def keys(kind: type[msgspec.Struct], prefix: str) -> list[Key]:
-    """Every key of `kind`, in the order of the class. `prefix` is the variables', ARC_SERVER.
+    """Return every key of `kind`, in the order of the class.
 
-    Raises TypeError for a class that cannot work: two keys with one variable, for instance.
+    `prefix` begins their variables: ARC_SERVER. Raises TypeError for a class that cannot work, such
+    as two keys with one variable.
     """
     found = list(_walk(_struct(kind), "", prefix.rstrip("_")))
     by_variable: dict[str, str] = {}
@@ -52,7 +52,7 @@ def keys(kind: type[msgspec.Struct], prefix: str) -> list[Key]:
 
 
 def members(kind: inspect.Type) -> list[inspect.Type]:
-    """The alternatives of a type without descriptions around them, None left out."""
+    """Return the alternatives of a type without their descriptions, None left out."""
     if isinstance(kind, inspect.Metadata):
         return members(kind.type)
     if isinstance(kind, inspect.UnionType):
@@ -61,7 +61,7 @@ def members(kind: inspect.Type) -> list[inspect.Type]:
 
 
 def is_optional(kind: inspect.Type) -> bool:
-    """Whether the value may be None."""
+    """Return True if the value may be None."""
     if isinstance(kind, inspect.Metadata):
         return is_optional(kind.type)
     if isinstance(kind, inspect.UnionType):
@@ -70,14 +70,14 @@ def is_optional(kind: inspect.Type) -> bool:
 
 
 def section(kind: inspect.Type) -> inspect.StructType | None:
-    """The struct that a type stands for, None when it is a plain value."""
+    """Return the struct that a type stands for; None for a plain value."""
     alternatives = members(kind)
     first = alternatives[0] if len(alternatives) == 1 else None
     return first if isinstance(first, inspect.StructType) else None
 
 
 def item_type(kind: inspect.Type) -> inspect.Type | None:
-    """What a list holds, None for anything else."""
+    """Return the type of a list's items; None for anything else."""
     for member in members(kind):
         if isinstance(member, _LISTS):
             return member.item_type
@@ -85,7 +85,7 @@ def item_type(kind: inspect.Type) -> inspect.Type | None:
 
 
 def value_type(kind: inspect.Type) -> inspect.Type | None:
-    """What a free mapping holds, None for anything else."""
+    """Return the type of a free mapping's values; None for anything else."""
     for member in members(kind):
         if isinstance(member, inspect.DictType):
             return member.value_type
@@ -93,12 +93,12 @@ def value_type(kind: inspect.Type) -> inspect.Type | None:
 
 
 def describe(kind: inspect.Type) -> str:
-    """A type for people: `int, 1 to 3600`, `list of text`, `"a" or "b"`."""
+    """Return a type in words: `int, 1 to 3600`, `list of text`, `"a" or "b"`."""
     return " or ".join(dict.fromkeys(_describe(member) for member in members(kind)))
 
 
 def show_default(value: Any) -> str:
-    """A default as one would write it in YAML; empty for None, `required` where there is none."""
+    """Return a default as YAML; empty for None, `required` where there is none."""
     if value is REQUIRED:
         return "required"
     if value is None:
@@ -108,15 +108,15 @@ def show_default(value: Any) -> str:
 
 
 def _struct(kind: type[msgspec.Struct]) -> inspect.StructType:
-    """What msgspec knows of a class."""
+    """Return msgspec's description of a class."""
     return cast("inspect.StructType", inspect.type_info(kind))
 
 
 def _walk(kind: inspect.StructType, path: str, prefix: str | None) -> Iterator[Key]:
-    """The keys below `path`.
+    """Yield the keys below `path`.
 
-    Raises TypeError when a section's default is not what its class gives: half of it would be lost
-    as soon as one of its keys is set.
+    Raises TypeError when a section's default differs from its class's own: it would be lost as soon
+    as one key of the section is set.
     """
     for field in kind.fields:
         name, default = field.encode_name, _default(field)
@@ -142,14 +142,14 @@ def _walk(kind: inspect.StructType, path: str, prefix: str | None) -> Iterator[K
 
 
 def _default(field: inspect.Field) -> Any:
-    """A field's default, made if it must be; REQUIRED when there is none."""
+    """Return a field's default, made by its factory if it has one; REQUIRED without a default."""
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
     return field.default
 
 
 def _description(kind: inspect.Type) -> str:
-    """The description that a type carries, itself or in one of its alternatives."""
+    """Return the description of a type, its own or that of an alternative."""
     if isinstance(kind, inspect.Metadata):
         schema = cast("dict[str, str]", kind.extra_json_schema or {})  # pyright: ignore[reportUnknownMemberType]
         return schema.get("description") or _description(kind.type)
@@ -159,7 +159,7 @@ def _description(kind: inspect.Type) -> str:
 
 
 def _describe(kind: inspect.Type) -> str:
-    """One alternative for people."""
+    """Return one alternative in words."""
     match kind:
         case inspect.BoolType():
             return "true or false"
@@ -183,7 +183,7 @@ def _describe(kind: inspect.Type) -> str:
 
 
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
-    """`, 1 to 3600`; `, at least 1`; nothing when there is no bound."""
+    """Return `, 1 to 3600`, `, at least 1`, or nothing without a bound."""
     if kind.ge is not None and kind.le is not None:
         return f", {kind.ge} to {kind.le}"
     parts = [

@@ -1,6 +1,6 @@
-"""Loading a configuration: defaults, then a YAML file, then the environment, then the command line.
+"""Settings are loaded from defaults, a YAML file, the environment and the command line.
 
-Every error names the key by its path and says where the value came from.
+A later source wins. Every error names the key by its path and says where the value came from.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}")
 _KUBERNETES: Final = re.compile(
     r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
 )
-"""What Kubernetes puts into every pod next to a service of our name: `ARC_SERVER_SERVICE_HOST`."""
+"""Kubernetes puts these variables into every pod for a service `arc-server`: they are no keys."""
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING_FIELD: Final = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 
 
 class SettingsError(Exception):
-    """A configuration that cannot be used. Its text is fit for the terminal, and quotes no value.
+    """A configuration cannot be used. The text is fit for a terminal, and quotes no value.
 
-    `key` is the path of the key, None when it is about a whole source; `source` is the file, the
-    variable or the command line.
+    `key` is the path of the key, None for a whole source; `source` is the file, the variable or the
+    command line.
     """
 
     def __init__(self, message: str, *, key: str | None, source: str | None) -> None:
@@ -64,14 +64,14 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     ignore: Collection[str] = (),
 ) -> T:
-    """The configuration of class `kind`.
+    """Return the configuration of class `kind`.
 
     A key `leases.max_seconds` is overridden by the variable `{prefix}_LEASES_MAX_SECONDS`, read as
     its type asks for, and both by `overrides["leases.max_seconds"]`: text is read like a
-    variable's, None is as if it were not there. Variables of the prefix that belong to no key are
-    refused unless `ignore` names them.
+    variable's, None counts as absent. A variable of the prefix that belongs to no key is refused
+    unless `ignore` names it.
 
-    Raises SettingsError for anything that is unknown, unreadable or out of bounds.
+    Raises SettingsError for a key that is unknown, unreadable or out of bounds.
     """
     known = {key.path: key for key in keys(kind, prefix) if key.variable is not None}
     sources: dict[str, str] = {}
@@ -91,7 +91,7 @@ def load(
 
 
 def reference(kind: type[msgspec.Struct], prefix: str) -> str:
-    """The keys as a Markdown table: key, environment variable, type, default, description."""
+    """Return the keys as a Markdown table: key, variable, type, default, description."""
     rows = [
         "| key | environment variable | type | default | |",
         "|---|---|---|---|---|",
@@ -109,7 +109,7 @@ def reference(kind: type[msgspec.Struct], prefix: str) -> str:
 
 
 def _read(file: Path | None) -> Any:
-    """The file's document; an empty one is an empty mapping."""
+    """Return the file's document, an empty mapping for an empty one. Raises SettingsError."""
     if file is None:
         return {}
     try:
@@ -126,7 +126,7 @@ def _read(file: Path | None) -> Any:
 def _from_environment(
     known: Mapping[str, Key], prefix: str, environ: Mapping[str, str], ignore: Collection[str]
 ) -> Iterable[tuple[str, Any, str]]:
-    """Path, value and source of every variable of the prefix."""
+    """Yield path, value and source of every variable of the prefix. Raises SettingsError."""
     by_variable = {key.variable: key for key in known.values() if key.variable}
     for variable in sorted(environ):
         if not variable.startswith(f"{prefix}_") or variable in ignore:
@@ -146,7 +146,7 @@ def _from_environment(
 def _from_command_line(
     known: Mapping[str, Key], overrides: Mapping[str, Any]
 ) -> Iterable[tuple[str, Any, str]]:
-    """Path, value and source of every override that is given."""
+    """Yield path, value and source of every override that is given. Raises SettingsError."""
     for path, value in overrides.items():
         if value is None:
             continue
@@ -162,7 +162,7 @@ def _from_command_line(
 
 
 def _parse(text: str, kind: inspect.Type, path: str, source: str) -> Any:
-    """Text from a variable as the type asks for. Constraints are judged later."""
+    """Return a variable's text as its type asks for; bounds are checked later."""
     if not text and is_optional(kind):
         return None
     alternatives = members(kind)
@@ -191,7 +191,7 @@ def _parse(text: str, kind: inspect.Type, path: str, source: str) -> Any:
 
 
 def _is_textual(kind: inspect.Type) -> bool:
-    """Whether text is taken as it stands."""
+    """Return True if a type takes text as it is."""
     if isinstance(kind, inspect.LiteralType):
         return isinstance(kind.values[0], str)
     return isinstance(kind, inspect.StrType | inspect.EnumType | inspect.CustomType)
@@ -201,7 +201,10 @@ def _is_textual(kind: inspect.Type) -> bool:
 
 
 def _normal(value: Any, kind: inspect.Type, path: str, source: str | None) -> Any:
-    """A copy of `value` with empty sections filled in; unknown keys and NaN are refused."""
+    """Return a copy of `value` with empty sections filled in.
+
+    Raises SettingsError for an unknown key and for NaN.
+    """
     struct = section(kind)
     if struct is not None and value is None and not is_optional(kind):
         return {}
@@ -230,7 +233,7 @@ def _entries(
     path: str,
     source: str | None,
 ) -> Iterable[tuple[str, Any, inspect.Type]]:
-    """Name, value and type of each entry of a mapping; refuses names that its struct lacks."""
+    """Yield name, value and type of each entry. Raises SettingsError for an unknown name."""
     if struct is None:
         below = value_type(kind) or inspect.AnyType()
         yield from ((name, inner, below) for name, inner in value.items())
@@ -245,7 +248,7 @@ def _entries(
 
 
 def _put(tree: dict[str, Any], path: str, value: Any, file: str | None) -> None:
-    """Set a dotted key, making sections on the way."""
+    """Set a dotted key, and make the sections on the way. Raises SettingsError."""
     *sections, last = path.split(".")
     for depth, name in enumerate(sections):
         if tree.get(name) is None:
@@ -259,7 +262,7 @@ def _put(tree: dict[str, Any], path: str, value: Any, file: str | None) -> None:
 
 
 def _from_text(kind: type[Any], value: Any) -> Any:
-    """Types that msgspec does not know: paths."""
+    """Return a path from text: a type that msgspec does not know. Raises ValueError."""
     if not issubclass(kind, Path):
         raise TypeError(f"settings of type {kind.__name__} are not supported")
     if isinstance(value, Path):
@@ -270,19 +273,19 @@ def _from_text(kind: type[Any], value: Any) -> Any:
 
 
 def _explain(text: str) -> tuple[str | None, str]:
-    """The key and the message in what msgspec says."""
+    """Return the key and the message in an error of msgspec."""
     message, found, where = text.rpartition(" - at `")
     path = where.rstrip("`").removeprefix("$").removeprefix(".") if found else ""
     message = message if found else text
-    for pattern, says in ((_UNKNOWN_FIELD, "unknown key"), (_MISSING_FIELD, "is required")):
+    for pattern, meaning in ((_UNKNOWN_FIELD, "unknown key"), (_MISSING_FIELD, "is required")):
         field = pattern.fullmatch(message)
         if field:
-            return _join(path, field[1]), says
+            return _join(path, field[1]), meaning
     return path or None, message
 
 
 def _source_of(key: str | None, sources: Mapping[str, str], file: str | None) -> str | None:
-    """Where the value of a key, or of what lies around it, came from."""
+    """Return where the value of a key, or of its section, came from."""
     for path, source in sources.items():
         if key is not None and re.match(re.escape(path) + r"(?![\w-])", key):
             return source
@@ -290,11 +293,11 @@ def _source_of(key: str | None, sources: Mapping[str, str], file: str | None) ->
 
 
 def _join(path: str, name: str) -> str:
-    """`leases` and `max_seconds` as one path."""
+    """Return `leases` and `max_seconds` as one path."""
     return f"{path}.{name}" if path else name
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    """`; did you mean max_seconds?`, when something known looks like it."""
+    """Return `; did you mean max_seconds?` if a known name is close, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""

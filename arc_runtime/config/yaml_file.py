@@ -1,4 +1,4 @@
-"""YAML as configuration needs it: small, plain, and without the surprises of the language."""
+"""YAML files of configuration are small and plain: no aliases, no repeated keys."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any, Final, cast
 import yaml
 
 MAX_FILE_BYTES: Final = 1024 * 1024
-"""Far above any configuration; far below what hurts."""
+"""Far more than any configuration has."""
 
 
 class YamlError(Exception):
-    """Text that is not YAML as we take it. The message says where, and never quotes the text."""
+    """Text is not YAML of this plain kind. The message says where, and does not quote the text."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """SafeLoader without aliases (they can expand without bound) and without repeated keys."""
+    """A plain loader refuses aliases, which can expand without bound, and repeated keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse an alias, else go on as ever."""
+        """Compose a node. Raises for an alias."""
         if self.check_event(yaml.AliasEvent):
             alias = cast("yaml.AliasEvent", self.peek_event())  # pyright: ignore[reportUnknownMemberType]
             raise _problem("aliases are not supported", cast("yaml.Mark", alias.start_mark))
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a mapping that has the same key twice."""
+        """Construct a mapping. Raises for a key that is not text or stands twice."""
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = cast("Hashable", self.construct_object(key_node, deep=True))  # pyright: ignore[reportUnknownMemberType]
@@ -40,7 +40,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def parse_yaml(text: str) -> Any:
-    """The one document in `text`; None when it is empty. Raises YamlError."""
+    """Return the one document in `text`; None when it is empty. Raises YamlError."""
     try:
         return yaml.load(text, Loader=_PlainLoader)  # noqa: S506  # a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -55,7 +55,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(file: Path) -> Any:
-    """The one document in a file of UTF-8. Raises YamlError, also when it cannot be read."""
+    """Return the one document in a UTF-8 file. Raises YamlError, also if it cannot be read."""
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_FILE_BYTES + 1)
@@ -71,10 +71,10 @@ def read_yaml(file: Path) -> Any:
 
 
 def _problem(what: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
-    """A complaint about a place in the text."""
+    """Return an error at a place in the text."""
     return yaml.MarkedYAMLError(problem=what, problem_mark=mark)
 
 
 def _place(mark: yaml.Mark | None) -> str:
-    """`line 3, column 7: `, as editors count."""
+    """Return `line 3, column 7: `, as editors count."""
     return f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

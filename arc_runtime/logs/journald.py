@@ -1,7 +1,8 @@
-"""Log events to systemd's journal as fields of their own, by its native protocol.
+"""The journal takes log events with fields of their own, by its native protocol.
 
-`journalctl ARC_COMMAND_ID=cmd_…` then finds what belongs to a command. One datagram an event
-(systemd.io/JOURNAL_NATIVE_PROTOCOL); a journal that does not take it costs the event, never time.
+`journalctl ARC_COMMAND_ID=cmd_…` then finds the events of a command. Each event is one datagram
+(systemd.io/JOURNAL_NATIVE_PROTOCOL). An event that the journal does not take is dropped: logging
+never waits for it.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ _PREFIX: Final = "ARC_"
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Z0-9_]+")
 _MAX_NAME_CHARS: Final = 64
-"""The journal takes no longer names of fields."""
+"""The journal refuses longer names of fields."""
 _MAX_SMALL_CHARS: Final = 1024
-"""What is left of a text when the whole event is too large for a datagram."""
+"""Texts are cut to this when the event is too large for a datagram."""
 _PATIENCE_SECONDS: Final = 0.1
 _NEVER_SENT: Final = ("timestamp", "level")
 """The journal has its own clock; the level is PRIORITY."""
 
 
 class JournalOutput:
-    """Events to the journal. What it does not take at once is dropped, counted, and told later.
+    """A journal output drops and counts the events that the journal does not take at once.
 
-    Safe from several threads.
+    The next event is preceded by one with the count. Safe from any thread.
     """
 
     def __init__(self, address: str = SOCKET) -> None:
-        """Raises OSError when no journal listens there."""
+        """Connect to the journal. Raises OSError when it does not listen."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             self._socket.setblocking(False)
@@ -52,11 +53,11 @@ class JournalOutput:
         self._lock = threading.Lock()
 
     def describe_loss(self, dropped: Callable[[int], Any]) -> None:
-        """`dropped` makes the event that tells how many were lost."""
+        """Let `dropped` make the event that says how many were lost."""
         self._dropped = dropped
 
     def is_open_for(self, stream: TextIO | None) -> bool:
-        """Whether this still writes where that stream leads."""
+        """Return True if this output still writes where the stream leads."""
         return self._socket.fileno() >= 0 and leads_to_journal(stream)
 
     def write(self, line: Any) -> None:
@@ -68,12 +69,12 @@ class JournalOutput:
                 self._lost += 1
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Close the socket. Later events are dropped."""
         with self._lock:
             self._socket.close()
 
     def _put(self, event: Any) -> bool:
-        """Whether the journal has it."""
+        """Send an event, shortened if need be, and return True if the journal took it."""
         if not isinstance(event, dict):
             return False
         try:
@@ -88,7 +89,7 @@ class JournalOutput:
             return False
 
     def _send(self, data: bytes) -> bool:
-        """One datagram; a journal that was restarted is connected to again. Raises OSError."""
+        """Send one datagram, and connect again to a restarted journal. Raises OSError."""
         try:
             self._socket.send(data)
         except BlockingIOError:
@@ -104,7 +105,7 @@ class JournalOutput:
 def leads_to_journal(
     stream: TextIO | None, environ: Mapping[str, str] = os.environ, path: str = SOCKET
 ) -> bool:
-    """Whether a stream is connected to the journal: systemd says which one is (JOURNAL_STREAM)."""
+    """Return True if a stream leads to the journal: JOURNAL_STREAM names the one that does."""
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     if stream is None or not (device.isdecimal() and inode.isdecimal()):
         return False
@@ -116,9 +117,9 @@ def leads_to_journal(
 
 
 def fields(event: MutableMapping[str, Any], message: str) -> dict[str, str]:
-    """The journal's fields for an event: `command_id` is ARC_COMMAND_ID, the event ARC_EVENT.
+    """Return the journal's fields of an event: `command_id` is ARC_COMMAND_ID, the event ARC_EVENT.
 
-    `message` is what `journalctl` shows.
+    `journalctl` shows `message`.
     """
     sent = {
         "MESSAGE": message,
@@ -132,12 +133,12 @@ def fields(event: MutableMapping[str, Any], message: str) -> dict[str, str]:
 
 
 def field_name(name: str) -> str:
-    """`command_id` as ARC_COMMAND_ID: capitals, digits and underscores, as the journal wants it."""
+    """Return ARC_COMMAND_ID for `command_id`: the journal takes capitals, digits, underscores."""
     return (_PREFIX + _NOT_IN_NAMES.sub("_", name.upper()))[:_MAX_NAME_CHARS]
 
 
 def datagram(sent: Mapping[str, str]) -> bytes:
-    """The fields as they are sent: a value with a line break in it goes with its length."""
+    """Return the datagram of some fields: a value with a line break is sent with its length."""
     parts: list[bytes] = []
     for name, value in sent.items():
         data = value.encode("utf-8", "backslashreplace")
@@ -149,7 +150,7 @@ def datagram(sent: Mapping[str, str]) -> bytes:
 
 
 def _is_writable(opened: socket.socket) -> bool:
-    """Whether the journal takes more within a moment."""
+    """Return True if the journal takes more within 0.1 s."""
     poll = select.poll()
     poll.register(opened, select.POLLOUT)
     return bool(poll.poll(_PATIENCE_SECONDS * 1000))

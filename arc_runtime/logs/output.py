@@ -1,4 +1,4 @@
-"""Writing log lines where nobody may be reading: never waits for long, never raises."""
+"""Log outputs write lines to a reader that may have stopped: no long wait, no error."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, TextIO
 
 _CHUNK_BYTES: Final = 4096
-"""PIPE_BUF on Linux: a pipe that polls writable takes this much at once."""
+"""PIPE_BUF on Linux: a pipe that polls as writable takes this much at once."""
 _PATIENCE_SECONDS: Final = 0.1
-"""How long a reader may stall before its lines are dropped; once dropping, no wait at all."""
+"""How long a reader may stall before lines are dropped; from then on there is no wait at all."""
 
 
 class Output(Protocol):
-    """Where log lines go."""
+    """An output takes log lines. Safe from any thread."""
 
     def is_open_for(self, stream: TextIO | None) -> bool:
-        """Whether this still writes where that stream leads."""
+        """Return True if this output still writes where the stream leads."""
         ...
 
     def write(self, line: Any) -> None:
-        """Write one line, as its renderer made it. Never raises, never waits for long."""
+        """Write one line as its renderer made it. Never raises, never waits for long."""
         ...
 
     def close(self) -> None:
-        """Write nothing more."""
+        """Close the output. Later lines are dropped."""
         ...
 
 
 class LogOutput:
-    """Lines to a stream. What cannot be written at once is dropped, counted, and told later.
+    """A log output drops and counts the lines that its stream does not take at once.
 
-    A stream with a file descriptor is written through a duplicate of it, so that closing the
-    original, or its number going to another file, does no harm. Safe from several threads.
+    The next line is preceded by one with the count. A stream with a file descriptor is written
+    through a duplicate of it: closing the original, or reusing its number, does no harm.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -49,15 +49,15 @@ class LogOutput:
         self._lock = threading.Lock()
 
     def describe_loss(self, dropped: Callable[[int], str]) -> None:
-        """`dropped` makes the line that tells how many were lost."""
+        """Let `dropped` make the line that says how many were lost."""
         self._dropped = dropped
 
     def is_open_for(self, stream: TextIO | None) -> bool:
-        """Whether this still writes to that stream."""
+        """Return True if this output still writes to the stream."""
         return stream is not None and stream is self._stream
 
     def write(self, line: str) -> None:
-        """Write one line; the newline is added here."""
+        """Write one line, and a newline after it."""
         with self._lock:
             if self._lost and self._put(self._dropped(self._lost)):
                 self._lost = 0
@@ -65,14 +65,14 @@ class LogOutput:
                 self._lost += 1
 
     def close(self) -> None:
-        """Give the duplicate back. Nothing is written afterwards."""
+        """Close the duplicate. Later lines are dropped."""
         with self._lock:
             descriptor, self._descriptor, self._stream = self._descriptor, None, None
             if descriptor is not None:
                 os.close(descriptor)
 
     def _put(self, line: str) -> bool:
-        """Whether the whole line went out."""
+        """Write a line, and return True if all of it went out."""
         try:
             if self._descriptor is None:
                 return self._put_stream(line)
@@ -82,7 +82,7 @@ class LogOutput:
             return False
 
     def _put_stream(self, line: str) -> bool:
-        """Into a stream without a descriptor: a test's, or a host program's."""
+        """Write to a stream without a descriptor: a test's, or a host program's."""
         if self._stream is None:
             return False
         self._stream.write(f"{line}\n")
@@ -90,7 +90,7 @@ class LogOutput:
         return True
 
     def _put_descriptor(self, data: bytes) -> bool:
-        """In pieces that a writable pipe takes without blocking."""
+        """Write in pieces that a writable pipe takes without blocking."""
         assert self._descriptor is not None
         patience = 0.0 if self._lost else _PATIENCE_SECONDS
         rest = memoryview(data)
@@ -104,7 +104,7 @@ class LogOutput:
 
 
 def _duplicate(stream: TextIO | None) -> int | None:
-    """An own descriptor for what a stream writes to, None when it has none."""
+    """Return a duplicate of a stream's descriptor; None when it has none."""
     if stream is None:
         return None
     try:

@@ -1,6 +1,4 @@
-"""Taking secrets out of what is logged, whoever logs it: by their names, by what they look like,
-and by their values where the process knows them.
-"""
+"""Redaction takes secrets out of log events: by name, by form, and by value where it is known."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from urllib.parse import quote
 
 REDACTED: Final = "***"
 _MAX_TEXT: Final = 16_384
-"""Longer text is cut: a log line is not a place for bodies."""
+"""Longer text is cut: a log line is no place for bodies."""
 _MAX_DEPTH: Final = 5
 _MAX_ITEMS: Final = 100
 _MAX_BITS: Final = 128
-"""Of an integer; Python refuses to write out much longer ones."""
+"""Bits of an integer; Python refuses to write out much longer ones."""
 
 _SECRET_NAME: Final = re.compile(
     r"(^|[_.\-\s]|(?<=[a-z]))"
@@ -37,28 +35,28 @@ _CREDENTIAL: Final = re.compile(
 _NAMED: Final = re.compile(
     r"""(?P<name>[A-Za-z][\w.\-]{0,63})(?P<between>=|["']\s*:\s*)(?P<value>"[^"]*"|'[^']*'|[^\s,;&"']+)"""
 )
-"""`password=hunter2` of a connection string, `"token": "…"` of JSON or of a printed dict."""
+"""`password=hunter2` of a connection string, `"token": "…"` of JSON or of a dict's repr."""
 _SHORTEST: Final = 6
-"""A shorter value is no secret worth the name, and would be found in innocent words."""
+"""A shorter value is no secret, and would be found in innocent words."""
 _MAX_KNOWN: Final = 256
 
 
 class KnownSecrets:
-    """The values that must not be shown wherever they stand. Safe from any thread."""
+    """Known secrets are values that no log may show. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values: dict[str, None] = {}
         self._forms: tuple[str, ...] = ()
-        """Longest first: a value within another must not leave the rest of it."""
+        """Longest first: masking a value within another would leave the rest of it."""
 
     @property
     def longest(self) -> int:
-        """The length of the longest."""
+        """Return the length of the longest form of a value."""
         return len(self._forms[0]) if self._forms else 0
 
     def add(self, value: str | None) -> None:
-        """Mask a value from now on; the latest 256 are known. Those below 6 characters are not."""
+        """Mask a value from now on; the latest 256 are kept, and none below 6 characters."""
         if value is None or len(value) < _SHORTEST or value in self._values:
             return
         with self._lock:
@@ -69,7 +67,7 @@ class KnownSecrets:
             self._forms = tuple(sorted(forms, key=len, reverse=True))
 
     def mask(self, text: str) -> str:
-        """Text without any of them."""
+        """Return a text without any of the values."""
         for form in self._forms:
             if form in text:
                 text = text.replace(form, REDACTED)
@@ -77,36 +75,38 @@ class KnownSecrets:
 
 
 _KNOWN: Final = KnownSecrets()
-"""Of the process, as its log is."""
+"""One for the process, as there is one log."""
 
 
 def keep_secret(*values: str | None) -> None:
-    """Show these values in no log of this process from now on, whatever they stand in."""
+    """Mask these values in every log event of this process from now on."""
     for value in values:
         _KNOWN.add(value)
 
 
 def mask_known(text: str) -> str:
-    """Text without the values that are kept secret, and otherwise as it is."""
+    """Return a text without the values that are kept secret, and otherwise as it is."""
     return _KNOWN.mask(text)
 
 
 def _forms(value: str) -> tuple[str, ...]:
-    """How a value may be written: as it is, in a URL, in JSON, as Python shows it."""
+    """Return the ways to write a value: as it is, in a URL, in JSON, as a Python repr."""
     return value, quote(value, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1]
 
 
 def redact_fields(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of an event's fields without secrets: bounded, plain JSON values."""
+    """Return a copy of an event's fields without secrets: bounded, plain JSON values."""
     return {_KNOWN.mask(name): _redact(name, value, 0) for name, value in event.items()}
 
 
 def redact_text(text: str) -> str:
-    """Text without the query values and user parts of URLs in it, without bearer tokens, without
-    values under a secret's name, and without any value that is kept secret.
+    """Return a text without secrets, cut to a bounded length.
+
+    Masked are query values and user parts of URLs, bearer tokens, values under a secret's name, and
+    every value that is kept secret.
     """
     if len(text) > _MAX_TEXT:
-        head = _KNOWN.mask(text[: _MAX_TEXT + _KNOWN.longest])  # one may stand across the cut
+        head = _KNOWN.mask(text[: _MAX_TEXT + _KNOWN.longest])  # a value may lie across the cut
         text = f"{head[:_MAX_TEXT]}… ({len(text) - _MAX_TEXT} more characters)"
     else:
         text = _KNOWN.mask(text)
@@ -122,7 +122,7 @@ def redact_text(text: str) -> str:
 
 
 def _without_value(found: re.Match[str]) -> str:
-    """`name=***` when the name is a secret's, else what was found."""
+    """Return `name=***` if the name is a secret's, else the text that was found."""
     name, between, value = found.group("name", "between", "value")
     if not _is_secret(name) or value == REDACTED:
         return found.group()
@@ -131,7 +131,7 @@ def _without_value(found: re.Match[str]) -> str:
 
 
 def _redact(name: str, value: Any, depth: int) -> Any:
-    """One value under its name."""
+    """Return the value of a name, masked if the name is a secret's."""
     if value is None or isinstance(value, bool):
         return value
     return REDACTED if _is_secret(name) else _clean(value, depth)
@@ -139,12 +139,12 @@ def _redact(name: str, value: Any, depth: int) -> Any:
 
 @lru_cache(maxsize=1024)
 def _is_secret(name: str) -> bool:
-    """Whether a name is a secret's. The same few names come again and again."""
+    """Return True if a name is a secret's. Cached: a few names come in every event."""
     return _SECRET_NAME.search(name) is not None
 
 
 def _clean(value: Any, depth: int) -> Any:
-    """A value under a harmless name: plain, bounded, and without secrets further down."""
+    """Return the value of a harmless name: plain, bounded, and without secrets inside it."""
     if isinstance(value, str):
         return redact_text(value)
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
@@ -170,8 +170,8 @@ def _clean(value: Any, depth: int) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Anything as text, even what cannot say what it is."""
+    """Return any value as text, even one whose `__str__` fails."""
     try:
         return str(value)
-    except Exception:  # somebody's __str__; logging must not fail for it
+    except Exception:  # a foreign __str__: logging must not fail for it
         return f"<{type(value).__name__}>"

@@ -1,8 +1,8 @@
-"""Logging: events with fields, as JSON lines, as text on a terminal or as fields of the journal,
-always without secrets.
+"""Logging writes events with fields, always without secrets.
 
-Modules write `log = structlog.get_logger()` and `log.info("lease.acquired", command_id=…)`.
-What libraries log through `logging`, and warnings, come out the same way.
+They are JSON lines, text on a terminal, or fields of the journal. Modules write
+`log = structlog.get_logger()` and `log.info("lease.acquired", command_id=…)`. Records of the
+standard `logging`, and warnings, become events too.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _COLOURS: Final = {
 
 
 def configure(
-    format: Format = "auto",  # noqa: A002  # what the key in the configuration is called
+    format: Format = "auto",  # noqa: A002  # the name of the configuration key
     level: str = "info",
     stream: TextIO | None = None,
 ) -> Output:
-    """Set up logging for the process; again at any time, for another level or format.
+    """Set up logging for the process, and return the output; again for another level or format.
 
-    `auto` is text on a terminal, fields in systemd's journal where that is what standard error
-    leads to, and JSON lines elsewhere. `stream` is standard error unless given.
-    A reader that is gone or does not read never stops the process: lines are dropped and counted.
-    Returns the output, for who wants to close it. Raises ValueError for an unknown format or level.
+    `auto` is text on a terminal, fields in systemd's journal if standard error leads there, and
+    JSON lines elsewhere. `stream` is standard error by default. A reader that is gone or does not
+    read never stops the process: lines are dropped and counted. Raises ValueError for an unknown
+    format or level.
     """
     threshold = LEVELS.get(level)
     if threshold is None:
@@ -81,7 +81,7 @@ def configure(
 
 
 def _lines(chosen: Format, stream: TextIO | None) -> tuple[structlog.typing.Processor, Output]:
-    """How and where lines are written. Raises ValueError for an unknown format."""
+    """Return the renderer and the output of lines. Raises ValueError for an unknown format."""
     render = _renderer(chosen, stream)
     output = _in_use(LogOutput, stream) or LogOutput(stream)
     output.describe_loss(lambda lines: str(_loss(render, lines)))
@@ -91,7 +91,7 @@ def _lines(chosen: Format, stream: TextIO | None) -> tuple[structlog.typing.Proc
 def _journal(
     chosen: Format, stream: TextIO | None
 ) -> tuple[structlog.typing.Processor, Output] | None:
-    """How and where events are sent to the journal; None when that is not what is read."""
+    """Return the renderer and the output of the journal; None if the stream leads elsewhere."""
     if chosen != "auto" or "JOURNAL_STREAM" not in os.environ:
         return None
     if not journald.leads_to_journal(stream):
@@ -111,7 +111,7 @@ def _journal(
 
 
 def _in_use(kind: type[T], stream: TextIO | None) -> T | None:
-    """The output in use when it is of this stream: loggers that were bound before go on with it."""
+    """Return the output in use if it is of this stream: bound loggers go on with it."""
     factory = structlog.get_config()["logger_factory"]
     if not isinstance(factory, _Factory) or not factory.output.is_open_for(stream):
         return None
@@ -119,18 +119,18 @@ def _in_use(kind: type[T], stream: TextIO | None) -> T | None:
 
 
 class _Factory:
-    """Makes structlog's innermost loggers, all on one output."""
+    """A factory makes structlog's innermost loggers, all on one output."""
 
     def __init__(self, output: Output) -> None:
         self.output = output
 
     def __call__(self, *_: Any) -> _Logger:
-        """The innermost logger."""
+        """Return an innermost logger."""
         return _Logger(self.output)
 
 
 class _Logger:
-    """What structlog hands finished lines to, whatever their level."""
+    """An innermost logger writes the finished lines of every level."""
 
     def __init__(self, output: Output) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = output.write
@@ -138,14 +138,14 @@ class _Logger:
 
 
 class _ThroughStructlog(logging.Handler):
-    """Sends what libraries log the way of our own events."""
+    """A handler that makes events of the records of `logging`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record's text as an event. Never raises."""
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
         try:
             text = record.getMessage()
-        except Exception:  # a library's broken log call must not break its caller
+        except Exception:  # a broken log call must not break its caller
             text = f"a message that cannot be formatted: {record.msg!r}"
         structlog.get_logger().log(level, text, logger=record.name, exc_info=record.exc_info)
 
@@ -153,12 +153,12 @@ class _ThroughStructlog(logging.Handler):
 def _redact(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """The processor that takes secrets out."""
+    """Take the secrets out of an event. A processor."""
     return redact_fields(event)
 
 
 def _renderer(chosen: Format, stream: TextIO | None) -> structlog.typing.Processor:
-    """The last processor: an event as one line."""
+    """Return the last processor, which makes one line of an event. Raises ValueError."""
     if chosen not in ("auto", "json", "text"):
         raise ValueError(f"unknown log format {chosen!r}; there are auto, json, text")
     is_terminal = _is_terminal(stream)
@@ -171,7 +171,7 @@ def _renderer(chosen: Format, stream: TextIO | None) -> structlog.typing.Process
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person looks at it."""
+    """Return True if a stream is a terminal."""
     try:
         return stream is not None and stream.isatty()
     except (OSError, ValueError):
@@ -179,24 +179,24 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-    """One line of JSON, ASCII only: no byte of a logged value can act on a terminal."""
+    """Return one line of JSON, ASCII only: no byte of a value can act on a terminal."""
     ordered = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     ordered.update(event)
     return json.dumps(ordered)
 
 
 def _as_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-    """`12:30:05.250 info     lease.acquired  command_id=cmd_1 attempt=1`."""
+    """Return `12:30:05.250 info     lease.acquired  command_id=cmd_1 attempt=1`."""
     return _text(event, "", "", "")
 
 
 def _as_coloured_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:
-    """The same with the level in its colour and field names dimmed."""
+    """Return an event as text, with the level in its colour and field names dimmed."""
     return _text(event, _COLOURS.get(str(event.get("level")), "\x1b[32m"), _DIM, _RESET)
 
 
 def _text(event: MutableMapping[str, Any], colour: str, dim: str, reset: str) -> str:
-    """An event as text; an exception follows on lines of its own."""
+    """Return an event as text; an exception follows on lines of its own."""
     clock = str(event.pop("timestamp", ""))[11:23]
     level = str(event.pop("level", ""))
     name = _printable(str(event.pop("event", "")))
@@ -213,13 +213,13 @@ def _text(event: MutableMapping[str, Any], colour: str, dim: str, reset: str) ->
 
 
 def _shown(value: Any) -> str:
-    """A field's value on a terminal: quoted when its end could not be seen otherwise."""
+    """Return a field's value as text, quoted if its end could not be seen otherwise."""
     text = str(value)
     return _printable(f'"{text}"' if not text or " " in text else text)
 
 
 def _printable(text: str) -> str:
-    """Text whose control and direction characters are shown as escapes, not acted on."""
+    """Return a text with its control and direction characters escaped."""
     if text.isprintable():
         return text
     return "".join(
@@ -228,7 +228,7 @@ def _printable(text: str) -> str:
 
 
 def _loss(render: structlog.typing.Processor, lines: int) -> Any:
-    """What tells that lines were lost; outside the usual way, by the output itself."""
+    """Return the line that says how many lines were lost. The output itself writes it."""
     stamped = structlog.processors.TimeStamper(fmt="iso", utc=True)(
         None, "warning", {"level": "warning", "event": "log.dropped", "lines": lines}
     )

@@ -1,7 +1,7 @@
-"""Importing what is heavy without the parts of it that nobody here uses: for entry points alone.
+"""Light imports load a heavy module without the parts that ARC does not use.
 
-Memory that a process would hold for ever, and a third of the time that a program takes to start.
-Too late when the module has been imported before.
+They save memory that a process would hold for ever, and a third of the time that a program takes to
+start. For entry points: they have no effect once the module is imported.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from arc_runtime.startup.late_trust import contexts_made_late
 
 
 def import_structlog() -> None:
-    """Import structlog without rich, which it takes for tracebacks that nobody shows here: 4 MB."""
+    """Import structlog without rich, 4 MB that it needs for tracebacks which ARC does not show."""
     with _without("rich"):
         import_module("structlog")
 
 
 def import_aiohttp() -> None:
-    """Import aiohttp without the certificates of the system, which it reads on import: 2 MB."""
+    """Import aiohttp without the system's certificates, 2 MB that it reads when imported."""
     with contexts_made_late():
         import_module("aiohttp")
 
 
 @contextmanager
 def _without(module: str) -> Generator[None]:
-    """Let `import module` fail meanwhile, as if it were not installed."""
+    """Let `import module` fail for as long as the context lasts, as if it were not installed."""
     if module in sys.modules:
         yield
         return

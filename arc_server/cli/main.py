@@ -277,7 +277,7 @@ async def _watch(server: RunningServer, patience_seconds: float) -> None:
         is_still = time.monotonic() - stepped_at > patience_seconds
         return "the sweeper stands still: the database takes no writes" if is_still else None
 
-    await systemd.keep_told(trouble, lambda: f"serving on {server.url}")
+    await systemd.keep_notified(trouble, lambda: f"serving on {server.url}")
 
 
 def _on_signals(

@@ -221,7 +221,7 @@ async def test_a_server_that_keeps_no_events_says_so(server: FakeServer) -> None
     asked = await arc("events", "cmd_1", url=server.url)
 
     assert asked.code == 2
-    assert "the base protocol only does not have this" in asked.err
+    assert "the base protocol only does not offer this" in asked.err
 
 
 @one_kind
@@ -254,7 +254,7 @@ async def test_a_command_that_is_cancelled_is_so_for_who_waits_for_it(server: Fa
 
     if not server.knows_part_2:
         assert cancelled.code == 2
-        assert "base protocol only does not have this" in cancelled.err
+        assert "base protocol only does not offer this" in cancelled.err
         server.handlers["nobody"] = echo
         server.run("cmd_1")
         assert (await waiting).code == 0

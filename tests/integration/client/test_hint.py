@@ -23,7 +23,7 @@ class Noting(CommandProgress):
         super().__init__()
         self.notes: list[str] = []
 
-    def note(self, text: str) -> None:
+    def show_message(self, text: str) -> None:
         """Keep it."""
         self.notes.append(text)
 

@@ -331,7 +331,7 @@ def test_half_of_a_surrogate_pair_is_refused() -> None:
     assert decode(create(command="😀"), CreateCommandRequest).command == "😀"
 
 
-@pytest.mark.parametrize("depth", [2_000, 1_000_000])
+@pytest.mark.parametrize("depth", [20_000, 1_000_000])  # CPython 3.13 goes to 10,000
 @pytest.mark.parametrize(("left", "right"), [("[", "]"), ('{"a":', "}")])
 def test_deep_nesting_is_refused_wherever_it_stands(depth: int, left: str, right: str) -> None:
     nested = f"{left * depth}1{right * depth}"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from arc_client.cli import output
+from arc_client.cli import output, views
 from arc_client.cli.explain import explain
 from arc_client.errors import failure_of
 from arc_protocol.messages.agents import AgentInfo, AgentStatus
@@ -59,12 +59,12 @@ def test_bytes_that_would_garble_a_terminal_are_not_shown_on_one(
 ) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
 
-    with pytest.raises(output.NotShown):
+    with pytest.raises(output.UnfitForTerminal):
         output.write_result(data)
 
 
 def test_a_table_in_a_pipe_is_plain_and_cuts_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    output.show_commands([command(command="x" * 300), command(command_id="cmd_2")])
+    views.show_commands([command(command="x" * 300), command(command_id="cmd_2")])
 
     header, first, second = capfd.readouterr().out.splitlines()
     assert header.split() == ["ID", "DEPLOYMENT", "COMMAND", "STATE", "ATTEMPT", "CREATED", "TOOK"]
@@ -75,8 +75,8 @@ def test_a_table_in_a_pipe_is_plain_and_cuts_nothing(capfd: pytest.CaptureFixtur
 
 def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:
     response = SuccessResponse(response=InlineBody.of(b"12345"))
-    output.show_status(command(response=response))
-    output.show_status(CommandStatus(command_id="cmd_2", state=State.PENDING, attempt=1))
+    views.show_status(command(response=response))
+    views.show_status(CommandStatus(command_id="cmd_2", state=State.PENDING, attempt=1))
 
     shown = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines()[:7])
     assert shown["state"] == "SUCCEEDED"
@@ -87,13 +87,13 @@ def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[s
 def test_the_size_of_a_result_is_that_of_its_bytes(capfd: pytest.CaptureFixture[str]) -> None:
     for length in (0, 1, 2, 3, 4):
         body = InlineBody.of(b"x" * length)
-        output.show_status(command(response=SuccessResponse(response=body)))
+        views.show_status(command(response=SuccessResponse(response=body)))
         assert f"result      {length} bytes\n" in capfd.readouterr().out
 
 
 def test_a_failure_shows_its_code_and_details(capfd: pytest.CaptureFixture[str]) -> None:
     response = ErrorResponse(code="E", message="no\x1b[m", details="line 1\nline 2")
-    output.show_status(command(state=State.FAILED, response=response))
+    views.show_status(command(state=State.FAILED, response=response))
 
     out = capfd.readouterr().out
     assert "error       E: no\\x1b[m\n" in out
@@ -114,7 +114,7 @@ def test_a_failure_shows_its_code_and_details(capfd: pytest.CaptureFixture[str])
 def test_what_became_of_a_cancel(
     capfd: pytest.CaptureFixture[str], changes: dict[str, object], said: str
 ) -> None:
-    output.show_cancel(command(**changes))
+    views.show_cancel(command(**changes))
 
     assert capfd.readouterr().out == f"{said}\n"
 
@@ -122,9 +122,9 @@ def test_what_became_of_a_cancel(
 def test_an_error_goes_to_stderr_as_text_or_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     error = failure_of("cmd_1", ErrorResponse(code="E", message="m\x07", details="d1\nd2"))
 
-    output.tell_error(error, explain(error), as_json=False)
+    output.show_error(error, explain(error), as_json=False)
     text = capfd.readouterr()
-    output.tell_error(error, explain(error), as_json=True)
+    output.show_error(error, explain(error), as_json=True)
     record = capfd.readouterr()
 
     assert text == ("", "error: command cmd_1 failed: E: m\\x07\n  d1\n  d2\n")
@@ -145,7 +145,7 @@ def test_a_paused_agent_shows_with_its_note(capsys: pytest.CaptureFixture[str]) 
         holding=[],
     )
 
-    output.show_agents([agent])
+    views.show_agents([agent])
 
     out = capsys.readouterr().out
     assert "paused until " in out

@@ -9,7 +9,7 @@ import pytest
 
 from arc_runtime.startup.late_module import late_module
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PACKAGES = ("arc_client", "arc_protocol", "arc_runtime")
 
 
