@@ -44,8 +44,6 @@ TRIVIAL_SECONDS: Final = 1.0
 QUIET_SHARE: Final = 0.1
 QUIET_LOOK_SECONDS: Final = 0.5
 QUIET_SECONDS: Final = 120.0
-SETTLE_SECONDS: Final = 240.0
-"""How long an agent may take to try each response that waits; they are put off for longer."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,14 @@ class Results:
     rows: list[Row]
     memory: list[Memory]
 
+    def add(self, row: Row) -> None:
+        """Keep a row, and show on standard error that it is there."""
+        self.rows.append(row)
+        print(
+            f"{row.programs}: {row.case}: {row.per_second:.0f}/s, load {row.load_average:.1f}",
+            file=sys.stderr,
+        )
+
 
 async def measure(at: Trio, case: Case, turn: int, options: argparse.Namespace) -> Row:
     """Measure one case, and the trivial route just before."""
@@ -160,10 +166,9 @@ async def quiet(at: Trio) -> None:
             share = (at.agent.cpu_seconds - used) / QUIET_LOOK_SECONDS
 
 
-async def under_load(scratch: Path, options: argparse.Namespace) -> Results:
+async def under_load(scratch: Path, results: Results, options: argparse.Namespace) -> None:
     """Measure all cases, each with one programs after the other."""
     cases = [Case(handler, at_once) for handler in options.handlers for at_once in options.at_once]
-    rows: list[Row] = []
     before: list[float] = []
     async with AsyncExitStack() as stack:
         trios = [
@@ -183,48 +188,49 @@ async def under_load(scratch: Path, options: argparse.Namespace) -> Results:
         for turn in range(options.rounds):
             for case in cases:
                 for at in trios:
-                    rows.append(await measure(at, case, turn, options))
-                    progress(rows[-1])
-        memory = [
+                    results.add(await measure(at, case, turn, options))
+        results.memory += [
             Memory(at.programs.name, mib, at.agent.resident_bytes / 2**20)
             for at, mib in zip(trios, before, strict=True)
         ]
-    return Results(rows, memory)
 
 
-async def with_waiting(scratch: Path, options: argparse.Namespace) -> list[Row]:
-    """Measure an agent in whose spool responses wait that cannot be delivered."""
-    rows: list[Row] = []
-    for turn in range(options.rounds):
-        for count in options.waiting:
-            for number, programs in enumerate(options.programs):
-                directory = scratch / f"waiting-{turn}-{count}-{number}"
-                async with (
-                    waiting.host_that_is_down() as host,
+async def with_waiting(scratch: Path, results: Results, options: argparse.Namespace) -> None:
+    """Measure agents in whose spools responses wait that cannot be delivered."""
+    async with AsyncExitStack() as stack:
+        store_url = await stack.enter_async_context(waiting.store_that_hangs())
+        trios = [
+            (
+                count,
+                await stack.enter_async_context(
                     trio(
                         programs,
-                        directory,
+                        scratch / f"waiting-{count}-{number}",
                         max_concurrent=options.max_concurrent,
                         sampled=options.profile,
-                    ) as at,
-                ):
-                    await at.agent.stop()
-                    waiting.fill(at.agent_directory / "spool.db", count, host.url)
-                    await at.start_agent()
-                    await host.until_offered(count, SETTLE_SECONDS)
-                    await quiet(at)
-                    case = Case("async", WAITING_AT_ONCE, count)
-                    rows.append(await measure(at, case, turn, options))
-                    progress(rows[-1])
-    return rows
+                    )
+                ),
+            )
+            for count in options.waiting
+            for number, programs in enumerate(options.programs)
+        ]
+        async with asyncio.TaskGroup() as starting:  # each tries to deliver first, for a while
+            for count, at in trios:
+                starting.create_task(start_again(at, count, store_url))
+        for turn in range(options.rounds):
+            for count, at in trios:
+                case = Case("async", WAITING_AT_ONCE, count)
+                results.add(await measure(at, case, turn, options))
+                if waiting.count(at.agent_directory) < count:
+                    raise SystemExit("responses that were to wait were delivered")
 
 
-def progress(row: Row) -> None:
-    """Show on standard error that a row is done."""
-    print(
-        f"{row.programs}: {row.case}: {row.per_second:.0f}/s, load {row.load_average:.1f}",
-        file=sys.stderr,
-    )
+async def start_again(at: Trio, count: int, store_url: str) -> None:
+    """Stop the agent, put responses into its spool, and start it again."""
+    await at.agent.stop()
+    waiting.fill(at.agent_directory, count, store_url)
+    await at.start_agent()
+    await quiet(at)
 
 
 @dataclass(frozen=True)
@@ -302,13 +308,13 @@ def compare_waiting(rows: list[Row]) -> None:
             )
 
 
-async def run(options: argparse.Namespace) -> Results:
+async def run(results: Results, options: argparse.Namespace) -> None:
     """Measure everything that was asked for."""
     with tempfile.TemporaryDirectory(prefix="arc-bench-") as scratch:
-        results = await under_load(Path(scratch), options)
+        if options.handlers and options.at_once:
+            await under_load(Path(scratch), results, options)
         if options.waiting:
-            results.rows.extend(await with_waiting(Path(scratch), options))
-    return results
+            await with_waiting(Path(scratch), results, options)
 
 
 def parse() -> argparse.Namespace:
@@ -369,13 +375,17 @@ def main() -> None:
     try:
         import uvloop
 
-        runner: Callable[..., Results] = uvloop.run
+        runner: Callable[..., None] = uvloop.run
     except ImportError:
         runner = asyncio.run
-    results = runner(run(options))
-    if options.json is not None:
-        options.json.write_text(json.dumps(asdict(results), indent=1) + "\n")
-    report(results, options)
+    results = Results([], [])
+    try:
+        runner(run(results, options))
+    finally:  # what was measured before an interrupt or a failure is worth having
+        if results.rows:
+            report(results, options)
+            if options.json is not None:
+                options.json.write_text(json.dumps(asdict(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,11 @@ from typing import Any, Final
 
 HERE: Final = Path(__file__).resolve().parent
 DEPLOYMENT: Final = "bench"
-START_SECONDS: Final = 60.0
+START_SECONDS: Final = 120.0
+"""How long a program may take to start: an agent first tries to deliver what its spool holds."""
 STOP_SECONDS: Final = 60.0
+STALL_SECONDS: Final = 600.0
+"""How long an upload may stand still: longer than a benchmark measures (benchmarks/waiting.py)."""
 ANSWER_SECONDS: Final = 900.0
 """How long a sender may take for a job."""
 _LINE_BYTES: Final = 1 << 26
@@ -205,7 +208,7 @@ class Trio:
         log = self._directory / "agent.log"
         log.unlink(missing_ok=True)
         self.agent = await Process.start(log, *command)
-        await self.agent.logged("ready", STOP_SECONDS)
+        await self.agent.logged("ready")
 
     async def start_sender(self) -> None:
         """Start the sender."""
@@ -254,7 +257,7 @@ class Trio:
             "name": "bench",
             "data_dir": str(self.agent_directory),
             "max_concurrent": self._max_concurrent,
-            "transfer": {"allow_hosts": ["127.0.0.1"]},
+            "transfer": {"allow_hosts": ["127.0.0.1"], "stall_seconds": STALL_SECONDS},
             "handlers": {
                 "modules": [str(HERE / "trivial_handlers.py")],
                 "exec": {"bench.exec": {"argv": ["/bin/echo", "done"], "output": "text"}},

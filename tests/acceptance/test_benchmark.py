@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import waiting
+from tests.support.world import World
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -40,22 +43,35 @@ def test_lifecycles_are_measured_against_the_trivial_route_and_in_a_full_store()
     assert rows["lifecycle"]["p50_ms"] > rows["healthz"]["p50_ms"]
 
 
-def test_whole_commands_are_measured_with_each_process_and_with_responses_that_wait(
+def test_whole_commands_are_measured_with_each_process_and_with_a_spool_of_its_own(
     tmp_path: Path,
 ) -> None:
     results = tmp_path / "results.json"
 
     printed = run(
         "end_to_end.py",
-        *("--seconds", "0.3", "--handlers", "exec", "--at-once", "0", "2", "--waiting", "3"),
+        *("--seconds", "0.3", "--handlers", "exec", "--at-once", "0", "2", "--waiting", "0"),
         *("--profile", "--json", str(results)),
     )
 
     rows = {row["case"]: row for row in json.loads(results.read_text())["rows"]}
-    waits = "async, 64 at once, 3 in the spool"
+    waits = "async, 64 at once, 0 in the spool"
     assert set(rows) == {"exec, at rest", "exec, 2 at once", waits}
     for row in rows.values():
         assert row["agent_cpu"] > row["agent_main_cpu"] > 0
         assert min(row["server_cpu"], row["sender_cpu"], row["trivial_cpu"]) > 0
     assert rows["exec, 2 at once"]["started_cpu"] > 0
     assert "arc_agent." in printed, "the profile names functions of the agent"
+
+
+async def test_responses_that_wait_fit_the_spool_of_an_agent(world: World) -> None:
+    await world.server()
+    agent = await world.agent("rest")
+    agent.terminate()
+    await agent.ended()
+
+    waiting.fill(world.directory / "rest", 3, "http://127.0.0.1:9")
+    agent = await world.agent("rest", is_awaited=False)
+
+    assert len(world.spooled("rest")) == waiting.count(world.directory / "rest") == 3
+    await agent.logged("upload.refused", times=3)  # read back, with their bodies and their URLs
