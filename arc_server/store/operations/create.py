@@ -21,7 +21,6 @@ from arc_server.store.operations import bodies, lookup, targets, transitions
 
 
 class _Key(NamedTuple):
-    key_id: int
     scope: str
     names_target: int
     params_digest: bytes
@@ -60,7 +59,13 @@ def create(db: Session, new: NewCommand) -> Created:
     seq = transitions.insert(db, command, new.params, new.signature)
     if new.idempotency_key is not None:
         if key is not None:
-            db.change("delete_key", id=key.key_id)
+            db.change(
+                "delete_key",
+                deployment_id=new.deployment_id,
+                command=new.command,
+                key=new.idempotency_key,
+                scope=key.scope,
+            )
         db.change(
             "insert_key",
             deployment_id=new.deployment_id,

@@ -41,7 +41,7 @@ ON CONFLICT (command) DO UPDATE
 SET form = excluded.form, data = excluded.data, size = excluded.size, checksum = excluded.checksum;
 
 -- name: find_keys
-SELECT k.id, k.scope, k.names_target, k.params_digest, k.command_seq
+SELECT k.scope, k.names_target, k.params_digest, k.command_seq
 FROM idempotency_keys AS k
 WHERE k.deployment_id = :deployment_id AND k.command = :command AND k.key = :key;
 
@@ -53,7 +53,8 @@ INSERT INTO idempotency_keys (
 );
 
 -- name: delete_key
-DELETE FROM idempotency_keys WHERE id = :id;
+DELETE FROM idempotency_keys
+WHERE deployment_id = :deployment_id AND command = :command AND key = :key AND scope = :scope;
 
 -- name: find_command
 SELECT {command_columns} FROM commands AS c WHERE c.command_id = :command_id;

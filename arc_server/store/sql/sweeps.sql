@@ -2,7 +2,7 @@
 
 -- name: overdue
 SELECT {command_columns} FROM commands AS c INDEXED BY commands_deadline
-WHERE c.deadline <= :now AND c.state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED')
+WHERE c.deadline <= :now AND c.completed_at IS NULL
 ORDER BY c.deadline LIMIT :limit;
 
 -- name: lapsed
@@ -33,8 +33,9 @@ SELECT EXISTS (
 );
 
 -- name: forget_keys
-DELETE FROM idempotency_keys WHERE id IN (
-    SELECT k.id FROM idempotency_keys AS k INDEXED BY idempotency_keys_orphaned
+DELETE FROM idempotency_keys WHERE (deployment_id, command, key, scope) IN (
+    SELECT k.deployment_id, k.command, k.key, k.scope
+    FROM idempotency_keys AS k INDEXED BY idempotency_keys_orphaned
     WHERE k.command_seq IS NULL AND k.created_at < :before
     ORDER BY k.created_at LIMIT :limit
 );

@@ -347,6 +347,35 @@ def test_every_migration_brings_the_schema_one_further(connection: sqlite3.Conne
     schema.check(connection, queries.load())
 
 
+def test_idempotency_keys_survive_the_change_of_their_table(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = schema.migrations()
+    monkeypatch.setattr(schema, "migrations", lambda: every[:6])
+    schema.migrate(connection)
+    connection.execute(
+        "INSERT INTO commands (seq, command_id, deployment_id, target_id, target_type, command,"
+        " state, attempt, max_attempts, created_at, is_push)"
+        " VALUES (7, 'cmd_1', 'dep', 'host', 'DAEMON', 'run', 'PENDING', 1, 3, 1, 0)"
+    )
+    columns = (
+        "deployment_id, command, key, scope, names_target, params_digest, command_seq, created_at"
+    )
+    keys = [
+        ("dep", "run", "a", "", 0, b"1", 7, 1),
+        ("dep", "run", "b", "host", 1, b"2", None, 2),
+    ]
+    connection.executemany(
+        f"INSERT INTO idempotency_keys ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", keys
+    )
+    monkeypatch.undo()
+
+    schema.migrate(connection)
+
+    kept = connection.execute(f"SELECT {columns} FROM idempotency_keys ORDER BY key").fetchall()
+    assert kept == keys
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(
     connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
