@@ -1,4 +1,4 @@
-"""The keys that sign the server's own URLs: where a response goes, and where blobs lie.
+"""Server keys sign the server's own URLs: those that take responses, and those of blobs.
 
 One file in the data directory holds them, newest first. The first key signs; all of them verify,
 until a rotation finds them older than any URL that they can have signed. A running server notices
@@ -31,7 +31,7 @@ FILE_NAME: Final = "signing.json"
 SECRET_BYTES: Final = 32
 """As long as the digest: more adds nothing to HMAC-SHA256 (RFC 2104, 3)."""
 RECHECK_SECONDS: Final = 5.0
-"""How often a signer looks whether the file has changed."""
+"""How often a signer checks whether the file has changed."""
 RESPONSE: Final = "response"
 BLOB: Final = "blob"
 
@@ -41,7 +41,7 @@ class KeysUnusable(Exception):
 
 
 class SigningKey(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """One key. `retired_at` is when another took its place for signing."""
+    """A key for signing. `retired_at` is when a newer one took its place."""
 
     id: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{8}\Z")]
     secret: str
@@ -50,7 +50,7 @@ class SigningKey(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     retired_at: datetime | None = None
 
     def secret_bytes(self) -> bytes:
-        """The secret. Raises KeysUnusable when it is not what we wrote."""
+        """Return the secret. Raises KeysUnusable when it has not the form that `rotate` writes."""
         try:
             secret = b64decode(self.secret, validate=True)
         except ValueError:
@@ -61,13 +61,13 @@ class SigningKey(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
 
 
 class KeyFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The file: at least one key, the one that signs first."""
+    """The key file holds at least one key. The first one signs."""
 
     keys: Annotated[Sequence[SigningKey], msgspec.Meta(min_length=1)]
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes into the query of a signed URL."""
+    """A signature, as it goes into the query of a URL."""
 
     token: str
     """HMAC-SHA256 in hex."""
@@ -77,7 +77,7 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signer:
-    """Signs and verifies with the keys of one directory."""
+    """The signer signs and verifies with the keys of one directory."""
 
     def __init__(self, directory: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
         """Load the keys, making the first one if there is none. Raises KeysUnusable, OSError."""
@@ -98,7 +98,7 @@ class Signer:
     def verify(
         self, purpose: str, *parts: str, expires: int, key_id: str, token: str, now: datetime
     ) -> bool:
-        """Whether one of our keys signed exactly this, and it has not expired."""
+        """Return True if one of the keys signed exactly this, and it has not expired."""
         self._recheck()
         if key_id not in self._keys:
             self.reload()
@@ -112,7 +112,7 @@ class Signer:
     def response_url(
         self, base_url: str, command_id: str, lease_id: str, expires_at: datetime
     ) -> str:
-        """Where the holder of a lease PUTs its response; `base_url` ends in /v1."""
+        """Return the URL for the response of a lease's holder; `base_url` ends in /v1."""
         signed = self.sign(RESPONSE, command_id, lease_id, expires=int(expires_at.timestamp()))
         return (
             f"{base_url}/commands/{command_id}/response?response_token={signed.token}"
@@ -120,7 +120,7 @@ class Signer:
         )
 
     def reload(self) -> None:
-        """Read the file again if it has changed. One that cannot be used is logged and ignored."""
+        """Read the file again if it has changed. An unusable file is logged and ignored."""
         try:
             stamp = _stamp(self._path)
             if stamp == self._stamp:
@@ -168,10 +168,10 @@ def ensure_keys(directory: Path) -> None:
 def rotate(
     directory: Path, now: datetime, keep: timedelta, *, forget_older: bool = False
 ) -> Sequence[SigningKey]:
-    """Put a new key first. Keys retired longer than `keep` ago go; URLs of the others stay good.
+    """Put a new key first, remove keys retired longer than `keep` ago, and return what is left.
 
-    With `forget_older` no older key stays: every URL that is out dies. The keys now in the file.
-    Raises KeysUnusable, OSError.
+    URLs that the kept keys have signed stay good. With `forget_older` no older key stays: every
+    URL that is out ends. Raises KeysUnusable, OSError.
     """
     ensure_keys(directory)
     path = directory / FILE_NAME
@@ -188,7 +188,7 @@ def rotate(
 
 
 def read_keys(path: Path) -> Sequence[SigningKey]:
-    """The keys of a file. Raises KeysUnusable, OSError."""
+    """Return the keys of a file. Raises KeysUnusable, OSError."""
     try:
         keys = msgspec.json.decode(path.read_bytes(), type=KeyFile).keys
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -226,7 +226,7 @@ def _write(path: Path, keys: Sequence[SigningKey]) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Generator[None]:
-    """One writer at a time; the lock ends with the process at the latest."""
+    """Hold the lock of writers; it ends with the process at the latest."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -236,19 +236,20 @@ def _locked(directory: Path) -> Generator[None]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What differs after every replacement of the file."""
+    """Return a value that differs after every replacement of the file."""
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
 
 
 def _hmac(key: hmac.HMAC, message: bytes) -> str:
-    """HMAC-SHA256 in hex. The key was taken in before: that is half of the work."""
+    """Return the HMAC-SHA256 in hex."""
+    # The key was taken in before: that is half of the work.
     code = key.copy()
     code.update(message)
     return code.hexdigest()
 
 
 def _message(purpose: str, parts: Sequence[str], expires: int) -> bytes:
-    """Unambiguous bytes to sign: each part stands behind its length."""
+    """Return unambiguous bytes to sign: each part stands behind its length."""
     texts = (purpose, *parts, str(expires))
     return "".join([f"{len(text)}:{text}" for text in texts]).encode("utf-8", "surrogatepass")

@@ -1,0 +1,1 @@
+"""Where bodies above the inline limit are kept."""

@@ -1,9 +1,7 @@
-"""Blobs as files below the data directory, reached through signed URLs of the server itself.
+"""Blobs in the data directory, reached through signed URLs of the server itself.
 
 A blob is written to a temporary name, fsynced and renamed: it is there whole or not at all, also
-after a power cut. The end of the name is its state: `params.blob` may still be replaced,
-`params.sealed` never again. Segments of a path hold no dot, so neither can be asked for by name,
-and no path leads out of the directory. All file I/O runs in threads of its own.
+after a power cut. All file I/O runs in threads of its own.
 """
 
 from __future__ import annotations
@@ -13,10 +11,9 @@ import errno
 import os
 import re
 import secrets
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
@@ -25,15 +22,14 @@ import structlog
 
 from arc_protocol.errors import (
     ArcError,
-    Conflict,
     NotFound,
     PayloadTooLarge,
     StorageOperationFailed,
     Unavailable,
 )
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
-from arc_runtime import failpoints
-from arc_runtime.directories import make_directory, sync_directory
+from arc_runtime.directories import make_directory
+from arc_server.blobs.files import Directories, Held, Place, Upload
 from arc_server.server_keys import BLOB, Signer
 
 log = structlog.get_logger(__name__)
@@ -49,9 +45,6 @@ DEFAULT_THREADS: Final = 4
 _PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,128}(?:/[A-Za-z0-9_-]{1,128}){0,7}")
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
 """Passing shortages: worth another try later, and nothing is broken."""
-_MAX_KNOWN_DIRECTORIES: Final = 10_000
-_RENAME_TRIES: Final = 3
-"""A delete may remove the empty directory that a write has just made."""
 _METHODS: Final = {"get": "GET", "put": "PUT"}
 
 P = ParamSpec("P")
@@ -59,7 +52,7 @@ T = TypeVar("T")
 
 
 class LocalBlobStore:
-    """`ports.BlobStore` on a directory that belongs to this process alone."""
+    """A local blob store fulfils BlobStore on a directory that belongs to this process alone."""
 
     def __init__(self, root: Path, signer: Signer, threads: int = DEFAULT_THREADS) -> None:
         """Take the directory over: uploads that a dead process left unfinished are removed.
@@ -67,7 +60,7 @@ class LocalBlobStore:
         Raises OSError when the directory cannot be made or written.
         """
         self.root = root
-        self._directories = _Directories(root)
+        self._directories = Directories(root)
         self._temporary = root / TEMPORARY
         self._signer = signer
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="blob")
@@ -77,12 +70,12 @@ class LocalBlobStore:
             leftover.unlink()
 
     async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
-        """Store a blob whole or not at all; durable before it returns. The size in bytes.
+        """Store a blob whole or not at all, durable before it returns. Return its size in bytes.
 
         Raises PayloadTooLarge past `max_bytes`, Conflict when the blob is sealed, NotFound when
-        the path is none of ours, Unavailable when the disk is full, StorageOperationFailed.
+        the path is outside the grammar, Unavailable when the disk is full, StorageOperationFailed.
         """
-        upload = _Upload(self._temporary / secrets.token_hex(16), self._place(path))
+        upload = Upload(self._temporary / secrets.token_hex(16), self._place(path))
         held: list[bytes] = []
         held_bytes = size = 0
         try:
@@ -102,7 +95,7 @@ class LocalBlobStore:
         return size
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
-        """The bytes from `start` to before `end` in bounded chunks. Raises NotFound."""
+        """Yield the bytes from `start` to before `end` in bounded chunks. Raises NotFound."""
         async with self.open(path) as blob:
             async for chunk in blob.chunks(start, blob.size if end is None else end):
                 yield chunk
@@ -116,7 +109,7 @@ class LocalBlobStore:
 
     @asynccontextmanager
     async def _open(self, path: str) -> AsyncGenerator[OpenBlob]:
-        place, held = self._place(path), _Held()
+        place, held = self._place(path), Held()
         try:
             await self._run("read", path, held.take, place)
             if held.handle is None:
@@ -126,13 +119,13 @@ class LocalBlobStore:
             held.close()
 
     async def size(self, path: str) -> int | None:
-        """Bytes, or None when there is no such blob."""
+        """Return its bytes, None when there is no such blob."""
         if _PATH.fullmatch(path) is None:
             return None
         return await self._run("size", path, self._place(path).size)
 
     async def seal(self, path: str) -> None:
-        """No later write may replace the blob. Does nothing when it is sealed. Raises NotFound."""
+        """Let no later write replace the blob. Does nothing when it is sealed. Raises NotFound."""
         if not await self._run("seal", path, self._place(path).seal):
             raise NotFound("no such blob", path=path)
 
@@ -143,7 +136,7 @@ class LocalBlobStore:
     def presign(
         self, operation: str, path: str, base_url: str, expires_at: datetime
     ) -> PresignedRequest:
-        """Leave to `get` or `put` one blob until then, by absolute URL; `base_url` ends in /v1."""
+        """Return a request that may `get` or `put` one blob until then; `base_url` ends in /v1."""
         if operation not in _METHODS:
             raise ValueError(f"cannot presign {operation!r}")
         expires = int(expires_at.timestamp())
@@ -163,11 +156,11 @@ class LocalBlobStore:
         """End the threads. Nothing may be in progress."""
         await asyncio.to_thread(self._threads.shutdown)
 
-    def _place(self, path: str) -> _Place:
-        """Where a blob lies. Raises NotFound for a path outside the grammar: nothing is there."""
+    def _place(self, path: str) -> Place:
+        """Return where a blob lies. Raises NotFound for a path outside the grammar."""
         if _PATH.fullmatch(path) is None:
             raise NotFound("no such blob", path=path)
-        return _Place(self._directories, path)
+        return Place(self._directories, path)
 
     async def _run(
         self, doing: str, path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -191,7 +184,7 @@ class LocalBlobStore:
 
 
 class OpenBlob:
-    """A blob held open for reading."""
+    """An open blob is one version of a blob, held for reading."""
 
     def __init__(self, store: LocalBlobStore, path: str, handle: int) -> None:
         self._run = store._run  # pyright: ignore[reportPrivateUsage]  # one unit with the store
@@ -204,8 +197,10 @@ class OpenBlob:
         """Another one for every write; sealing changes nothing."""
 
     async def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes from `start` to before `end`. Raises StorageOperationFailed, also when the
-        file has become shorter."""
+        """Yield the bytes from `start` to before `end`.
+
+        Raises StorageOperationFailed, also when the file has become shorter.
+        """
         while start < end:
             length = min(READ_BYTES, end - start)
             chunk = await self._run("read", self._path, os.pread, self._handle, length, start)
@@ -215,182 +210,8 @@ class OpenBlob:
             start += len(chunk)
 
 
-class _Place:
-    """The files of one path. Blocking; for the threads."""
-
-    def __init__(self, directories: _Directories, path: str) -> None:
-        self._directories = directories
-        self.blob = directories.root / f"{path}.blob"
-        self.sealed = directories.root / f"{path}.sealed"
-
-    def open(self) -> int | None:
-        """A file handle, None when there is no blob. The sealed file counts first."""
-        for file in (self.sealed, self.blob, self.sealed):  # sealed between the two looks
-            with suppress(FileNotFoundError, NotADirectoryError):
-                return os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        return None
-
-    def size(self) -> int | None:
-        """Bytes, None when there is no blob."""
-        handle = self.open()
-        if handle is None:
-            return None
-        try:
-            return os.fstat(handle).st_size
-        finally:
-            os.close(handle)
-
-    def seal(self) -> bool:
-        """Whether there is a blob; it is sealed and that is durable."""
-        if not self.sealed.exists():
-            try:
-                self.blob.rename(self.sealed)
-            except FileNotFoundError:
-                return self.sealed.exists()
-        sync_directory(self.sealed.parent)
-        return True
-
-    def delete(self) -> None:
-        """Remove the files, and every directory up to the root that is empty then."""
-        self.sealed.unlink(missing_ok=True)
-        self.blob.unlink(missing_ok=True)
-        self._directories.remove_empty(self.blob.parent)
-
-    def take(self, temporary: Path) -> None:
-        """Put a finished file in its place, durably. Raises Conflict when that is sealed."""
-        for _ in range(_RENAME_TRIES):
-            if self._try_to_take(temporary):
-                break
-        else:
-            with self._directories.kept():
-                if not self._try_to_take(temporary):
-                    raise FileNotFoundError(f"{self.blob.parent} was removed by somebody else")
-        sync_directory(self.blob.parent)
-
-    def _try_to_take(self, temporary: Path) -> bool:
-        """Whether it is in its place: not when its directory was removed meanwhile."""
-        if self.sealed.exists():
-            raise Conflict("the blob is complete and cannot be replaced")
-        try:
-            self._directories.make(self.blob.parent)
-            temporary.rename(self.blob)
-        except (FileNotFoundError, FileExistsError):  # the latter is mkdir's, for one just removed
-            self._directories.forget(self.blob.parent)
-            if not temporary.exists():
-                raise
-            return False
-        return True
-
-
-class _Directories:
-    """The directories below the root. Blocking; for the threads.
-
-    That one is there does not tell that it is durable: another thread, or a process that died, may
-    have made it and not come to the fsync. Only what was synced here is relied on.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._durable: set[Path] = set()
-        self._removing = threading.Lock()
-
-    @contextmanager
-    def kept(self) -> Generator[None]:
-        """While in it, no empty directory is removed."""
-        with self._removing:
-            yield
-
-    def make(self, directory: Path) -> None:
-        """Make a directory and those above it, each durable in the one above.
-
-        Raises FileNotFoundError when one is removed meanwhile; `forget` it then, and try again.
-        """
-        if directory == self.root or directory in self._durable:
-            return
-        self.make(directory.parent)
-        directory.mkdir(mode=0o700, exist_ok=True)
-        sync_directory(directory.parent)
-        if len(self._durable) >= _MAX_KNOWN_DIRECTORIES:
-            self._durable.clear()
-        self._durable.add(directory)
-
-    def forget(self, directory: Path) -> None:
-        """It, or one above it, may be gone."""
-        while directory != self.root:
-            self._durable.discard(directory)
-            directory = directory.parent
-
-    def remove_empty(self, directory: Path) -> None:
-        """Remove a directory and those above it as far as they are empty."""
-        with suppress(OSError), self._removing:
-            while directory != self.root:
-                self._durable.discard(directory)
-                directory.rmdir()
-                directory = directory.parent
-
-
-class _Held:
-    """A file handle that is closed even if the one who asked for it is gone when it is there."""
-
-    def __init__(self) -> None:
-        self.handle: int | None = None
-
-    def take(self, place: _Place) -> None:
-        """Open the blob, for a thread; `handle` stays None when there is none."""
-        self.handle = place.open()
-
-    def close(self) -> None:
-        """Close it, if it is open."""
-        if self.handle is not None:
-            os.close(self.handle)
-
-
-class _Upload:
-    """One file on its way in. Blocking; for the threads, one call at a time."""
-
-    def __init__(self, temporary: Path, place: _Place) -> None:
-        self._temporary = temporary
-        self._place = place
-        self._handle: int | None = None
-        self.is_done = False
-        """The blob stands in its place; nothing is left to clean up."""
-
-    def append(self, chunks: list[bytes]) -> None:
-        """Write all of it, opening the file first if need be. Raises OSError, Conflict."""
-        if self._handle is None:
-            if self._place.sealed.exists():
-                raise Conflict("the blob is complete and cannot be replaced")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._handle = os.open(self._temporary, flags, 0o600)
-        rest = memoryview(b"".join(chunks))
-        while rest:
-            rest = rest[os.write(self._handle, rest) :]
-
-    def finish(self, chunks: list[bytes]) -> None:
-        """Write the rest, make it durable and put it in its place. Raises OSError, Conflict."""
-        self.append(chunks)
-        handle, self._handle = self._handle, None
-        assert handle is not None
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        failpoints.hit("blob.before_rename")
-        self._place.take(self._temporary)
-        self.is_done = True
-        failpoints.hit("blob.after_rename")
-
-    def discard(self) -> None:
-        """Leave nothing behind."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            with suppress(OSError):
-                os.close(handle)
-        self._temporary.unlink(missing_ok=True)
-
-
 def _failure(doing: str, path: str, error: OSError) -> ArcError:
-    """The answer for a failed operation; what exactly failed is in the log only."""
+    """Return the error for a failed operation; the exact failure is in the log only."""
     log.error("blob.failed", operation=doing, path=path, reason=str(error))
     if error.errno in _NO_ROOM:
         return Unavailable("no room to store the body; try again later")

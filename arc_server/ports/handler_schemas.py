@@ -1,4 +1,4 @@
-"""The schemas of an agent's handlers, apart from the rest of its registration."""
+"""Schemas of an agent's handlers, apart from the rest of its registration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HandlerSchemas(Message, frozen=True, kw_only=True):
 def split_schemas(
     registration: AgentRegistration,
 ) -> tuple[AgentRegistration, Mapping[str, HandlerSchemas]]:
-    """A registration without its handlers' schemas, and those that there were, by handler."""
+    """Return a registration without its handlers' schemas, and the schemas by handler."""
     schemas = {
         handler.name: HandlerSchemas(
             params_schema=handler.params_schema, result_schema=handler.result_schema
@@ -41,7 +41,7 @@ def split_schemas(
 def with_schemas(
     registration: AgentRegistration, schemas: Mapping[str, HandlerSchemas]
 ) -> AgentRegistration:
-    """The opposite of `split_schemas`."""
+    """Return a registration with the schemas that `split_schemas` took out."""
     handlers = [
         msgspec.structs.replace(
             handler, params_schema=found.params_schema, result_schema=found.result_schema

@@ -15,11 +15,11 @@ from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import Progress, RecordedLine
 
 Holder = tuple[str, str]
-"""An agent: deployment and agent id."""
+"""The agent that holds a lease: deployment and agent id."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The base of what a store takes and gives."""
+    """A record is what a port takes or gives: frozen data without behaviour."""
 
 
 # Bodies
@@ -56,13 +56,13 @@ StoredParams = StoredInline | StoredBlob | AwaitedBlob | DamagedBody
 
 
 class StoredSuccess(Record, frozen=True, kw_only=True, tag="success"):
-    """A success; its body."""
+    """A success and its body."""
 
     body: StoredBody
 
 
 class StoredError(Record, frozen=True, kw_only=True, tag="error"):
-    """A failure, of the handler or of our own making."""
+    """A failure, of the handler or of the server's own making."""
 
     code: str
     message: str
@@ -77,7 +77,7 @@ ReadResponse = StoredSuccess | StoredError | DamagedBody
 
 
 class Command(Record, frozen=True, kw_only=True):
-    """The hot row of a command: everything but its bodies. Instants are in UTC."""
+    """A command without its bodies: the row that is read and written most."""
 
     command_id: str
     deployment_id: str
@@ -90,9 +90,9 @@ class Command(Record, frozen=True, kw_only=True):
     is_push: bool = False
     """Delivered by the dispatcher, never leased by an agent."""
     dispatched_at: datetime | None = None
-    """When it was last handed out."""
+    """When it was last leased."""
     completed_at: datetime | None = None
-    """When it became terminal."""
+    """When it ended."""
     deadline: datetime | None = None
     cancel_requested: bool = False
     lease_id: str | None = None
@@ -105,7 +105,7 @@ class Command(Record, frozen=True, kw_only=True):
 
 
 class NewCommand(Record, frozen=True, kw_only=True):
-    """What create stores. State is PENDING_UPLOAD iff `params` is an AwaitedBlob, else PENDING."""
+    """A command to create: PENDING_UPLOAD if `params` is an AwaitedBlob, else PENDING."""
 
     command_id: str
     deployment_id: str
@@ -122,7 +122,7 @@ class NewCommand(Record, frozen=True, kw_only=True):
     auto_register: bool = True
     """Register an unknown deployment, and a target that is named for the first time."""
     signature: str | None = None
-    """The sender's; kept as it is whatever becomes of the params."""
+    """The sender's; kept as it is when params are replaced."""
 
 
 class Created(Record, frozen=True, kw_only=True):
@@ -130,13 +130,13 @@ class Created(Record, frozen=True, kw_only=True):
 
     command: Command
     is_replay: bool
-    """An earlier create with the same key had made it."""
+    """True if an earlier create with the same key made it."""
     params: StoredParams
     """Of the stored command; a repeat in PENDING_UPLOAD needs its path."""
 
 
 class CommandWithResponse(Record, frozen=True, kw_only=True):
-    """A command and, once it is terminal, its response."""
+    """A command and, once it has ended, its response."""
 
     command: Command
     response: ReadResponse | None = None
@@ -151,7 +151,7 @@ class CommandWithBodies(Record, frozen=True, kw_only=True):
 
 
 class Submission(Record, frozen=True):
-    """A response and the lease that it is handed in under."""
+    """A response and the lease that it is submitted under."""
 
     command_id: str
     lease_id: str
@@ -159,14 +159,14 @@ class Submission(Record, frozen=True):
 
 
 class Completion(Record, frozen=True, kw_only=True):
-    """What became of a response. `changed` is False when the command was terminal already."""
+    """A command after a response or cancel. `changed` is False if it had ended before."""
 
     command: Command
     changed: bool
 
 
 class EventPage(Record, frozen=True, kw_only=True):
-    """What the holders of a command have said, in order."""
+    """Events of a command, in order."""
 
     command: Command
     lines: Sequence[RecordedLine]
@@ -175,7 +175,7 @@ class EventPage(Record, frozen=True, kw_only=True):
 
 
 class CommandFilter(Record, frozen=True, kw_only=True):
-    """Which commands to list; None is no restriction. All given must match."""
+    """A filter selects the commands that match all its fields; None matches any."""
 
     deployment_id: str | None = None
     state: State | None = None
@@ -183,7 +183,7 @@ class CommandFilter(Record, frozen=True, kw_only=True):
 
 
 class CommandPage(Record, frozen=True, kw_only=True):
-    """Newest first. `next_before` goes into the next call, None on the last page."""
+    """Commands, newest first. `next_before` goes into the next call, None on the last page."""
 
     commands: Sequence[Command]
     next_before: int | None = None
@@ -193,7 +193,7 @@ class CommandPage(Record, frozen=True, kw_only=True):
 
 
 class LeaseQuery(Record, frozen=True, kw_only=True):
-    """Who asks for how much. The lease ids come in, so that the store needs no randomness."""
+    """A request for leases. The lease ids come in, so that the store needs no randomness."""
 
     deployment_id: str
     target: CommandTarget | None
@@ -217,9 +217,9 @@ class Grant(Record, frozen=True, kw_only=True):
 class Granted(Record, frozen=True, kw_only=True):
     """The outcome of a lease or push query.
 
-    `ended` are commands that turned terminal on the way: overdue ones, and ones whose params are
-    damaged (FAILED with SERIALIZATION_FAILED). Their waiters are to be told. No grants: nothing is
-    ready, however many had to be ended first.
+    `ended` are commands that ended on the way: overdue ones, and ones whose params are damaged
+    (FAILED with SERIALIZATION_FAILED). The caller notifies their waiters. Without grants, nothing
+    is ready.
     """
 
     grants: Sequence[Grant]
@@ -231,7 +231,7 @@ class Granted(Record, frozen=True, kw_only=True):
 
 
 class Renewal(Record, frozen=True, kw_only=True):
-    """Which leases go on. `cancelled` are among the renewed."""
+    """The outcome of a renewal: commands whose leases go on, and the ids of lost leases."""
 
     renewed: Sequence[Command]
     lost: Sequence[str]
@@ -247,7 +247,7 @@ class Deployment(Record, frozen=True, kw_only=True):
     targets: Sequence[CommandTarget]
     default_target_id: str | None = None
     push_url: str | None = None
-    """Set: commands are pushed there (protocol.md 1.5), not leased."""
+    """Set: commands are pushed there, not leased (docs/protocol.md, Push)."""
     push_token: str | None = None
 
 
@@ -262,7 +262,7 @@ class AgentPresence(Record, frozen=True, kw_only=True):
 
 
 class Token(Record, frozen=True, kw_only=True):
-    """A bearer token: what it may do. Only the SHA-256 of its text is stored."""
+    """A bearer token. Only the SHA-256 of its text is stored."""
 
     token_hash: bytes
     token_id: str
@@ -279,7 +279,7 @@ class Token(Record, frozen=True, kw_only=True):
 
 
 class EnrolToken(Record, frozen=True, kw_only=True):
-    """Leave to enrol some agents of one deployment. Only the SHA-256 of its text is stored."""
+    """A token that enrols agents of one deployment. Only the SHA-256 of its text is stored."""
 
     token_hash: bytes
     token_id: str
@@ -300,7 +300,7 @@ class Credential(Record, frozen=True, kw_only=True):
     credential_id: str
     deployment_id: str
     hostname: str
-    """What it called itself."""
+    """The host name that the agent gave."""
     enrol_token_id: str
     enrolled_at: datetime
     revoked_at: datetime | None = None
@@ -317,30 +317,30 @@ class AgentKey(Record, frozen=True, kw_only=True):
     used_at: datetime | None = None
     """When it was first used."""
     ends_at: datetime | None = None
-    """Set when a newer key was first used: it is good before that."""
+    """Set when a newer key was first used; the key is good before that."""
 
 
 class KnownKey(Record, frozen=True, kw_only=True):
-    """A key and whose it is."""
+    """A key and its credential."""
 
     key: AgentKey
     credential: Credential
 
     def is_good(self, now: datetime) -> bool:
-        """Whether its signature counts."""
+        """Return True if its signature counts."""
         has_ended = self.key.ends_at is not None and self.key.ends_at <= now
         return self.credential.revoked_at is None and not has_ended
 
 
 class NewCredential(Record, frozen=True, kw_only=True):
-    """What an enrolment stores."""
+    """An agent to enrol: its credential and first key."""
 
     credential_id: str
     key_id: str
     public_key: bytes
     hostname: str
     deployment_id: str | None = None
-    """What the agent is configured for, if it says so."""
+    """The deployment that the agent is configured for, if it gave one."""
 
 
 # Pushes

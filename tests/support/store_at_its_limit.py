@@ -49,7 +49,7 @@ async def full_disk(directory: Path) -> dict[str, Any]:
     reads_go_on = await all_there(store, acknowledged)
     ballast.unlink()
     later = (await create(store, params=BODY)).command_id
-    has_failed = store._failed.is_set()
+    has_failed = store.database._failed.is_set()
     await store.close()
     store = await SqliteStore.open(directory / "arc.db")
     answer = {

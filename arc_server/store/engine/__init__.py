@@ -1,1 +1,1 @@
-"""How the SQLite database is opened, written in batches, and read."""
+"""The SQLite database: opening it, writing it in batches, reading it."""

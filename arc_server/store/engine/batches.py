@@ -1,5 +1,7 @@
-"""Batches: all operations that wait go into a connection's thread in one hop, and are answered
-together. Statement by statement, each would cost two hops and two hand-overs of the GIL."""
+"""Batches carry all operations that wait into a connection's thread in one hop.
+
+Statement by statement, each would cost two hops and two hand-overs of the GIL.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 class Operation:
-    """A function of a session, and who waits for its answer or its error."""
+    """An operation is a function of a session, and the future that gets its answer or error."""
 
     __slots__ = ("answer", "args", "error", "function", "future")
 
@@ -34,7 +36,7 @@ class Operation:
 
 
 class Batches:
-    """A queue of operations in front of one connection. `run` is to be a task of its owner."""
+    """Batches queue operations in front of one connection. Their owner runs `run` as a task."""
 
     def __init__(
         self,
@@ -43,7 +45,7 @@ class Batches:
         *,
         max_batch: int,
     ) -> None:
-        """`perform` runs in the thread, and gives each operation its answer or its error."""
+        """`perform` runs in the thread and gives each operation its answer or its error."""
         self._worker = worker
         self._perform = perform
         self._max_batch = max_batch
@@ -52,7 +54,7 @@ class Batches:
         self._is_closing = False
 
     def submit(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Queue `function(session, *args)`; the future gets what it answers or raises.
+        """Queue `function(session, *args)`; the future gets what it returns or raises.
 
         Cancelling the future takes the operation back only if its batch has not begun.
         """
@@ -65,7 +67,7 @@ class Batches:
         return future
 
     async def run(self) -> None:
-        """Batch after batch, until `close`."""
+        """Run batch after batch, until `close`."""
         while True:
             while not self._waiting:
                 if self._is_closing:
@@ -84,7 +86,7 @@ class Batches:
                 _answer(operation)
 
     def close(self) -> None:
-        """Take no more; `run` ends when all that waits is done."""
+        """Take no more operations; `run` ends when all that wait are done."""
         self._is_closing = True
         self._arrived.set()
 

@@ -1,4 +1,4 @@
-"""What SQLite's errors mean: for the operation, for its batch, for the process."""
+"""SQLite's errors, by what they mean for the operation, for its batch and for the process."""
 
 from __future__ import annotations
 
@@ -20,44 +20,47 @@ _OF_THE_BATCH: Final = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
-"""Not the operation is at fault but what is under it: its neighbours would fare no better."""
+"""The fault is below the operation: the others of its batch would fare no better."""
 _FAILED_FSYNC: Final = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
 _UNDONE_BY_COMMIT: Final = _OF_THE_BATCH - {sqlite3.SQLITE_IOERR} | {sqlite3.SQLITE_CONSTRAINT}
-"""A COMMIT that fails so has written nothing that counts, and may be rolled back."""
+"""A COMMIT that fails with one of these has written nothing that counts: roll it back."""
 
 
 def code_of(error: BaseException) -> int:
-    """The extended result code, 0 when there is none."""
+    """Return the extended result code, 0 when there is none."""
     code = getattr(error, "sqlite_errorcode", None)
     return code if isinstance(code, int) else 0
 
 
 def name_of(error: BaseException) -> str:
-    """`SQLITE_FULL: database or disk is full`."""
+    """Return a line such as `SQLITE_FULL: database or disk is full`."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return f"{name}: {error}"
 
 
 def is_of_the_batch(error: BaseException) -> bool:
-    """Whether an error of a statement spoils the transaction that it happened in."""
+    """Return True if an error of a statement spoils the transaction that it happened in."""
     return isinstance(error, OSError) or code_of(error) & _PRIMARY in _OF_THE_BATCH
 
 
 def is_failed_fsync(error: BaseException) -> bool:
-    """Whether what was written may or may not be on the disk (wherever this comes up)."""
+    """Return True if, whatever failed, it is unknown whether the last writes are on the disk."""
     return code_of(error) in _FAILED_FSYNC
 
 
 def leaves_doubt(error: BaseException) -> bool:
-    """Whether, after this error of a COMMIT, nobody knows what is on the disk: never try again."""
+    """Return True if, after this error of a COMMIT, it is unknown what is on the disk.
+
+    Such a COMMIT is never tried again.
+    """
     return code_of(error) & _PRIMARY not in _UNDONE_BY_COMMIT
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the file is not a database, or a damaged one."""
+    """Return True if the file is no database, or a damaged one."""
     return code_of(error) & _PRIMARY in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def reason(error: BaseException) -> str:
-    """What callers are told."""
+    """Return the message for callers."""
     return f"the database failed: {name_of(error)}"

@@ -10,14 +10,14 @@ from arc_server.store.engine.refusals import StoreLocked
 
 
 class DirectoryLock:
-    """An exclusive lock on a file beside the database. Ends with the process, however it dies."""
+    """A directory lock is an exclusive lock on a file. It ends with its process in any case."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     @classmethod
     def take(cls, path: Path) -> DirectoryLock:
-        """Lock `path`, a file of its own. Raises StoreLocked at once when somebody has it."""
+        """Lock `path`, a file of its own. Raises StoreLocked at once if another process has it."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,7 +36,7 @@ class DirectoryLock:
         return cls(descriptor)
 
     def release(self) -> None:
-        """Let go. Does nothing the second time."""
+        """Release the lock. Does nothing the second time."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -1,4 +1,4 @@
-"""Opening a database: the looks before anything is touched, the settings, the migrations."""
+"""Opening a database: inspection before anything is touched, settings, migrations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arc_server.store.engine.thread import DoomedConnection, Worker, worker
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
 _CHECKED_WHOLE_BYTES: Final = 64 << 20
-"""Up to this size every page is looked at when a database is opened: below half a second."""
+"""Up to this size every page is checked when a database is opened: below half a second."""
 _SETTINGS: Final = (
     "synchronous = FULL",
     "foreign_keys = ON",
@@ -26,7 +26,7 @@ _SETTINGS: Final = (
     "journal_size_limit = 67108864",  # and shrinks again when it could not
 )
 _WRITER_SETTINGS: Final = (
-    "cache_size = -32768",  # KiB: never dropped, nobody else writes
+    "cache_size = -32768",  # KiB: never dropped, no other process writes
     "cache_spill = OFF",  # write to the disk at the commit, and nowhere else
 )
 _READER_SETTINGS: Final = ("query_only = ON", "cache_size = -8192")
@@ -34,7 +34,7 @@ _READER_SETTINGS: Final = ("query_only = ON", "cache_size = -8192")
 
 @contextmanager
 def refusing(path: Path) -> Generator[None]:
-    """Whatever goes wrong while opening `path` comes out as StoreRefused: one line, with it."""
+    """Turn all that goes wrong while opening `path` into StoreRefused: one line that names it."""
     try:
         yield
     except StoreLocked:
@@ -53,8 +53,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def look(path: Path) -> None:
-    """Look at a database without touching it; make the file, for its owner only, if there is none.
+def inspect(path: Path) -> None:
+    """Inspect a database without touching it. Without a file, make one for its owner alone.
 
     Raises StoreCorrupt, StoreTooNew, OSError, sqlite3.Error.
     """
@@ -82,9 +82,9 @@ def look(path: Path) -> None:
 
 
 async def open_writer(path: Path, *, is_exclusive: bool, busy_timeout_seconds: float) -> Worker:
-    """The write connection of a database that is sound and up to date.
+    """Return the write connection of a database that is sound and up to date.
 
-    Raises StoreRefused and what `refusing` makes it of.
+    Raises StoreRefused, OSError, sqlite3.Error.
     """
     connection = worker(path, busy_timeout_seconds=busy_timeout_seconds, is_writer=True)
     await connection
@@ -97,7 +97,7 @@ async def open_writer(path: Path, *, is_exclusive: bool, busy_timeout_seconds: f
 
 
 async def open_reader(path: Path, *, busy_timeout_seconds: float) -> Worker:
-    """A connection that cannot write."""
+    """Return a connection that cannot write."""
     connection = worker(path, busy_timeout_seconds=busy_timeout_seconds, is_writer=False)
     await connection
     try:
@@ -124,7 +124,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> 
 
 
 def lock_path(path: Path) -> Path:
-    """The file that a server locks."""
+    """Return the path of the file that a server locks."""
     return path.with_name(path.name + ".lock")
 
 

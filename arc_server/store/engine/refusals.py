@@ -1,4 +1,4 @@
-"""Why a database is not opened. Nothing was touched then; each message is one line for a person.
+"""Reasons not to open a database. Nothing was touched; each message is one line for a person.
 
 StoreRefused
 ├── StoreLocked      another server uses this data directory

@@ -26,7 +26,7 @@ class Migration(NamedTuple):
 
 @cache
 def migrations() -> tuple[Migration, ...]:
-    """All there are, in order. Raises ValueError when a number is missing or a name is wrong."""
+    """Return all, in order. Raises ValueError when a number is missing or a name is wrong."""
     found: list[Migration] = []
     for file in (files("arc_server.store") / "migrations").iterdir():
         if not file.name.endswith(".sql"):
@@ -43,7 +43,7 @@ def migrations() -> tuple[Migration, ...]:
 
 
 def split(script: str) -> Iterator[str]:
-    """The statements of a script. Raises ValueError when the last one has no semicolon."""
+    """Yield the statements of a script. Raises ValueError when the last one has no semicolon."""
     statement = ""
     for line in script.splitlines():
         if not statement and (not line.strip() or line.lstrip().startswith("--")):
@@ -57,12 +57,12 @@ def split(script: str) -> Iterator[str]:
 
 
 def newest() -> int:
-    """The schema that this release works with."""
+    """Return the number of the schema that this release works with."""
     return len(migrations())
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """The schema of a database, 0 for an empty one.
+    """Return the number of the schema of a database, 0 for an empty one.
 
     Raises StoreCorrupt when it is not ours, StoreTooNew when this release does not know it.
     """
@@ -82,9 +82,9 @@ def version_of(connection: sqlite3.Connection) -> int:
 
 
 def migrate(connection: sqlite3.Connection) -> int:
-    """Bring a database up to date; how many migrations were applied.
+    """Bring a database up to date; return how many migrations were applied.
 
-    Safe beside others: each step holds the write lock and looks again.
+    Safe beside other processes: each step holds the write lock and reads the version again.
     """
     applied = 0
     for migration in migrations():
@@ -107,7 +107,7 @@ def migrate(connection: sqlite3.Connection) -> int:
 
 
 def check(connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
-    """A cheap look: the schema is current, and every query can be prepared against it.
+    """Check that the schema is current and that every query can be prepared against it.
 
     Raises StoreCorrupt, StoreTooNew.
     """

@@ -1,4 +1,4 @@
-"""A SQLite connection with a thread of its own, and one hop into it for a whole batch."""
+"""A SQLite connection with a thread of its own, entered once for a whole batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CACHED_STATEMENTS: Final = 256
 
 
 class Worker(aiosqlite.Connection):
-    """aiosqlite's connection, with a hop for a callable instead of one for each statement."""
+    """A worker runs whole callables in the thread of an aiosqlite connection."""
 
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connect, iter_chunk_size=64)
@@ -35,12 +35,12 @@ class Worker(aiosqlite.Connection):
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """The connection itself. Not to be used while its thread is at work."""
+        """The connection itself. Do not use it while its thread is at work."""
         return self._conn
 
 
 def worker(path: Path, *, busy_timeout_seconds: float, is_writer: bool) -> Worker:
-    """A connection that is yet to be awaited."""
+    """Return a connection; await it to open it."""
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(
@@ -56,12 +56,12 @@ def worker(path: Path, *, busy_timeout_seconds: float, is_writer: bool) -> Worke
 
 
 def _factory() -> type[sqlite3.Connection]:
-    """The class of the write connection: a counting one only when a test asks for it."""
+    """Return the class of the write connection: a counting one only when a test asks for it."""
     return DoomedConnection if os.environ.get(KILL_VARIABLE) else sqlite3.Connection
 
 
 class DoomedConnection(sqlite3.Connection):
-    """Counts statements, and kills the process at the one that a chaos test has named."""
+    """A doomed connection counts statements, and kills the process at the one that a test named."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -73,7 +73,7 @@ class DoomedConnection(sqlite3.Connection):
         self._count = 0
 
     def start_counting(self) -> None:
-        """The store is open."""
+        """Count from here on: the store is open."""
         self._is_counting = True
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:

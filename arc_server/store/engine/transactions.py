@@ -1,4 +1,4 @@
-"""What happens to a batch in its thread: one transaction, or a few when something goes wrong.
+"""A batch in its thread: one transaction, or a few when something goes wrong.
 
 Group commit: all operations of a batch run in one transaction and share its commit. Each is all or
 nothing by itself all the same: when one fails in the middle, the batch is rolled back and its
@@ -23,15 +23,18 @@ log = structlog.get_logger(__name__)
 
 
 class _Undone(Exception):
-    """An operation failed so that the transaction must go: after it had written, or because of
-    damage (SQLite lets nothing be written after that). `args`: (its error,)."""
+    """An operation failed in a way that undoes its transaction.
+
+    It had written before, or it met damage: SQLite lets nothing be written after that. `args` is
+    (its error,).
+    """
 
 
 class Writing:
-    """Commits batches on the write connection."""
+    """Writing commits batches on the write connection."""
 
     def __init__(self, session: Session, on_failure: Callable[[str], None]) -> None:
-        """`on_failure` is called, in the thread, when a commit has left doubt."""
+        """Commit on the session's connection; call `on_failure` when a commit has left doubt."""
         self._db = session
         self._connection: Final = session.connection
         self._on_failure = on_failure
@@ -93,7 +96,7 @@ class Writing:
             except Exception as error:
                 if faults.is_of_the_batch(error):
                     raise
-                operation.error = _told(error)
+                operation.error = _for_caller(error)
                 is_whole = connection.total_changes == changes and connection.in_transaction
                 if not is_whole or isinstance(error, Again) or faults.is_damage(error):
                     raise _Undone(operation.error) from error
@@ -110,7 +113,7 @@ class Writing:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        """Nobody knows what is on the disk: commit nothing any more."""
+        """Commit nothing any more: it is unknown what is on the disk."""
         if self._failure:
             return
         reason = f"the database must be opened anew: {faults.name_of(error)}"
@@ -124,7 +127,7 @@ class Writing:
 
 
 class Reading:
-    """Answers batches on a reading connection, all from one snapshot."""
+    """Reading answers batches on a reading connection, each from one snapshot."""
 
     def __init__(self, session: Session) -> None:
         self._db = session
@@ -138,7 +141,7 @@ class Reading:
                 try:
                     operation.answer = operation.function(self._db, *operation.args)
                 except Exception as error:
-                    operation.error = _told(error)
+                    operation.error = _for_caller(error)
         except sqlite3.Error as error:
             _refuse(batch, faults.reason(error))
         finally:
@@ -151,8 +154,8 @@ def _refuse(batch: Sequence[Operation], reason: str) -> None:
         operation.error = StoreUnavailable(reason)
 
 
-def _told(error: Exception) -> Exception:
-    """What the caller of a failed operation hears."""
+def _for_caller(error: Exception) -> Exception:
+    """Return the error that the caller of a failed operation gets."""
     if isinstance(error, ArcError) or not isinstance(error, sqlite3.Error):
         return error
     log.error("store.operation_failed", reason=faults.name_of(error))

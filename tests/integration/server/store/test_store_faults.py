@@ -82,7 +82,7 @@ async def test_a_database_that_may_not_grow_is_unavailable_and_the_store_goes_on
     before = await create(sqlite)
 
     def limit(pages: int) -> Any:
-        return sqlite._writes.submit(
+        return sqlite.database.writes.submit(
             lambda db: db.connection.execute(f"PRAGMA max_page_count = {pages}").fetchall()
         )
 

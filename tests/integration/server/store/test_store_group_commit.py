@@ -96,7 +96,7 @@ async def test_an_operation_that_fails_in_the_middle_is_undone_alone(sqlite: Sql
 
     answers = await asyncio.gather(
         create(sqlite, command_id="cmd_a", target_resource_id="vault"),
-        sqlite._writes.submit(_fail_in_the_middle),
+        sqlite.database.writes.submit(_fail_in_the_middle),
         sqlite.complete(held.command_id, held.lease_id, RESULT, after(1)),
         create(sqlite, command_id="cmd_b"),
         return_exceptions=True,
@@ -113,7 +113,7 @@ async def test_an_operation_that_fails_in_the_middle_by_itself_is_undone(
     sqlite: SqliteStore,
 ) -> None:
     with pytest.raises(ArithmeticError):
-        await sqlite._writes.submit(_fail_in_the_middle)
+        await sqlite.database.writes.submit(_fail_in_the_middle)
 
     assert await sqlite.last_sign_of_life() is None
     await create(sqlite)
@@ -153,7 +153,7 @@ async def test_a_caller_that_goes_away_breaks_no_batch(sqlite: SqliteStore) -> N
 
 
 async def test_what_was_not_begun_when_its_caller_went_is_not_done(sqlite: SqliteStore) -> None:
-    submitted = sqlite._writes.submit(sweeps.sign_of_life, NOW)
+    submitted = sqlite.database.writes.submit(sweeps.sign_of_life, NOW)
     submitted.cancel()
 
     await create(sqlite)
@@ -168,7 +168,7 @@ async def test_a_slow_list_delays_no_read(sqlite: SqliteStore) -> None:
     def stall(db: Session) -> bytes:
         return os.read(read_end, 1)
 
-    listing = sqlite._lists.submit(stall)
+    listing = sqlite.database.lists.submit(stall)
     found = await sqlite.get(command.command_id)
     await create(sqlite)
 
@@ -190,7 +190,7 @@ async def test_a_read_sees_what_was_acknowledged_before_it(sqlite: SqliteStore) 
 
 async def test_a_reading_connection_cannot_write(sqlite: SqliteStore) -> None:
     with pytest.raises(StoreUnavailable):
-        await sqlite._reads.submit(sweeps.sign_of_life, NOW)
+        await sqlite.database.reads.submit(sweeps.sign_of_life, NOW)
 
     assert await sqlite.last_sign_of_life() is None
 

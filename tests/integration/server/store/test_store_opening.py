@@ -117,7 +117,7 @@ async def test_the_database_is_durable_and_its_owners_alone(path: Path) -> None:
     store = await SqliteStore.open(path)
     await create(store)
 
-    settings = await store._writes.submit(
+    settings = await store.database.writes.submit(
         lambda db: [
             db.connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous", "foreign_keys", "cache_spill")
