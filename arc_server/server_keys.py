@@ -31,7 +31,7 @@ FILE_NAME: Final = "signing.json"
 SECRET_BYTES: Final = 32
 """As long as the digest: more adds nothing to HMAC-SHA256 (RFC 2104, 3)."""
 RECHECK_SECONDS: Final = 5.0
-"""How often a signer checks whether the file has changed."""
+"""The longest time until a signer notices that the file has changed."""
 RESPONSE: Final = "response"
 BLOB: Final = "blob"
 

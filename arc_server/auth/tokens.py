@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from arc_server.ports.records import Token
+from arc_server.ports.records import BearerToken
 
 SECRET_BYTES: Final = 32
 _TEXT: Final = re.compile(r"arc_(?:admin|sender|agent)_[A-Za-z0-9_-]{43}", re.ASCII)
@@ -36,7 +36,7 @@ class NewToken(msgspec.Struct, frozen=True, kw_only=True):
     """A token that was just made. `text` is shown once and stored nowhere."""
 
     text: str
-    stored: Token
+    stored: BearerToken
 
 
 def new_token(scope: Scope, deployment_id: str | None, now: datetime) -> NewToken:
@@ -44,7 +44,7 @@ def new_token(scope: Scope, deployment_id: str | None, now: datetime) -> NewToke
     text = f"arc_{scope}_{secrets.token_urlsafe(SECRET_BYTES)}"
     return NewToken(
         text=text,
-        stored=Token(
+        stored=BearerToken(
             token_hash=hash_token(text),
             token_id=f"tok_{secrets.token_hex(6)}",
             scope=scope.value,

@@ -23,8 +23,8 @@ _RENAME_TRIES: Final = 3
 """A delete may remove the empty directory that a write has just made."""
 
 
-class Place:
-    """A place has the files of one path."""
+class BlobFiles:
+    """Blob files are the files of one path: the blob, open or sealed."""
 
     def __init__(self, directories: Directories, path: str) -> None:
         self._directories = directories
@@ -143,7 +143,7 @@ class Held:
     def __init__(self) -> None:
         self.handle: int | None = None
 
-    def take(self, place: Place) -> None:
+    def take(self, place: BlobFiles) -> None:
         """Open the blob; `handle` stays None when there is none."""
         self.handle = place.open()
 
@@ -156,7 +156,7 @@ class Held:
 class Upload:
     """An upload is one file on its way in. One call at a time."""
 
-    def __init__(self, temporary: Path, place: Place) -> None:
+    def __init__(self, temporary: Path, place: BlobFiles) -> None:
         self._temporary = temporary
         self._place = place
         self._handle: int | None = None

@@ -29,15 +29,15 @@ from arc_protocol.errors import (
 )
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from arc_runtime.directories import make_directory
-from arc_server.blobs.files import Directories, Held, Place, Upload
+from arc_server.blobs.files import BlobFiles, Directories, Held, Upload
 from arc_server.server_keys import BLOB, Signer
 
 log = structlog.get_logger(__name__)
 
 WRITE_BYTES: Final = 1 << 20
-"""How much of an upload is held in memory before it goes to the disk: one thread hop each."""
+"""The part of an upload that is held in memory before it goes to the disk, in one thread hop."""
 READ_BYTES: Final = 1 << 18
-"""How much of a download is held in memory."""
+"""The part of a download that is held in memory."""
 TEMPORARY: Final = ".incoming"
 """The directory of unfinished uploads, on the same file system as the rest."""
 DEFAULT_THREADS: Final = 4
@@ -156,11 +156,11 @@ class LocalBlobStore:
         """End the threads. Nothing may be in progress."""
         await asyncio.to_thread(self._threads.shutdown)
 
-    def _place(self, path: str) -> Place:
+    def _place(self, path: str) -> BlobFiles:
         """Return where a blob lies. Raises NotFound for a path outside the grammar."""
         if _PATH.fullmatch(path) is None:
             raise NotFound("no such blob", path=path)
-        return Place(self._directories, path)
+        return BlobFiles(self._directories, path)
 
     async def _run(
         self, doing: str, path: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -40,7 +40,7 @@ from arc_server.cli.store import (
 from arc_server.config.parts import deployments, max_url_seconds
 from arc_server.config.sections import ServerConfig, load_config
 from arc_server.ports.credentials import TokenStore
-from arc_server.ports.records import Token
+from arc_server.ports.records import BearerToken
 from arc_server.server_keys import FILE_NAME, KeysUnusable, read_keys, rotate
 
 log = structlog.get_logger(__name__)
@@ -169,7 +169,7 @@ def list_tokens(
 ) -> None:
     """List tokens; never their text, which is not stored."""
 
-    async def read(store: TokenStore) -> list[Token]:
+    async def read(store: TokenStore) -> list[BearerToken]:
         return list(await store.list_tokens())
 
     found = with_store(config, data_dir, read, must_exist=True)
@@ -310,7 +310,7 @@ def _on_signals(
     return stopping
 
 
-def _shown(token: Token) -> dict[str, Any]:
+def _shown(token: BearerToken) -> dict[str, Any]:
     """What may be shown of a token."""
     return {
         "id": token.token_id,

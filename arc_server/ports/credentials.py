@@ -8,26 +8,26 @@ from typing import Protocol
 
 from arc_server.ports.records import (
     AgentKey,
+    BearerToken,
     Credential,
     EnrolToken,
     KnownKey,
     NewCredential,
-    Token,
 )
 
 
 class TokenStore(Protocol):
     """Bearer tokens, by the SHA-256 of their text."""
 
-    async def put_token(self, token: Token) -> None:
+    async def put_token(self, token: BearerToken) -> None:
         """Store a new token."""
         ...
 
-    async def find_token(self, token_hash: bytes) -> Token | None:
+    async def find_token(self, token_hash: bytes) -> BearerToken | None:
         """Return a token, revoked or not; None if it is unknown."""
         ...
 
-    async def list_tokens(self) -> Sequence[Token]:
+    async def list_tokens(self) -> Sequence[BearerToken]:
         """Return all tokens, oldest first."""
         ...
 

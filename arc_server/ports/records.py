@@ -261,7 +261,7 @@ class AgentPresence(Record, frozen=True, kw_only=True):
     holding: Sequence[Command] = ()
 
 
-class Token(Record, frozen=True, kw_only=True):
+class BearerToken(Record, frozen=True, kw_only=True):
     """A bearer token. Only the SHA-256 of its text is stored."""
 
     token_hash: bytes
@@ -286,9 +286,9 @@ class EnrolToken(Record, frozen=True, kw_only=True):
     """Safe to show."""
     deployment_id: str
     uses: int
-    """How many agents it enrols."""
+    """The most agents that it enrols."""
     used: int = 0
-    """How many it has enrolled."""
+    """The agents that it has enrolled."""
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None = None
@@ -350,8 +350,8 @@ class PushOutcome(Record, frozen=True, kw_only=True):
     """The answer of a receiver to one push of an envelope."""
 
     accepted: bool
-    """It answered 202."""
+    """True if it answered 202."""
     is_definite: bool = False
-    """It was not accepted, and never will be."""
+    """True if it was not accepted, and never will be."""
     reason: str = ""
     """Why, for the sender: `HTTP 404`, `connection refused`."""

@@ -19,6 +19,7 @@ from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.records import (
     AgentKey,
     AgentPresence,
+    BearerToken,
     Command,
     CommandFilter,
     CommandPage,
@@ -40,7 +41,6 @@ from arc_server.ports.records import (
     StoredBody,
     StoredResponse,
     Submission,
-    Token,
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
@@ -244,13 +244,13 @@ class SqliteStore:
     ) -> Sequence[AgentPresence]:
         return await self._list(agents.list_agents, deployment_id, seen_since, limit, with_schemas)
 
-    async def put_token(self, token: Token) -> None:
+    async def put_token(self, token: BearerToken) -> None:
         await self._write(credentials.put_token, token)
 
-    async def find_token(self, token_hash: bytes) -> Token | None:
+    async def find_token(self, token_hash: bytes) -> BearerToken | None:
         return await self._read(credentials.find_token, token_hash)
 
-    async def list_tokens(self) -> Sequence[Token]:
+    async def list_tokens(self) -> Sequence[BearerToken]:
         return await self._list(credentials.list_tokens)
 
     async def revoke_token(self, token_id: str, now: datetime) -> bool:

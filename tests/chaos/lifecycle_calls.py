@@ -20,12 +20,12 @@ from arc_protocol.messages.leases import (
     SubmittedResponse,
 )
 from arc_server.ports.records import (
+    BearerToken,
     Deployment,
     NewCommand,
     StoredError,
     StoredInline,
     StoredSuccess,
-    Token,
 )
 from arc_server.service.sweeper import Sweeper, SweepLimits
 from tests.chaos.server_parts import BASE_URL, INLINE_BYTES, START, ServerParts
@@ -268,7 +268,7 @@ async def register(parts: ServerParts) -> Answer:
 
 async def put_token(parts: ServerParts) -> Notes:
     await parts.store.put_token(
-        Token(token_hash=b"hash", token_id="t1", scope="admin", created_at=START)
+        BearerToken(token_hash=b"hash", token_id="t1", scope="admin", created_at=START)
     )
     return {}
 

@@ -35,6 +35,7 @@ from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.records import (
     AgentPresence,
     AwaitedBlob,
+    BearerToken,
     Command,
     CommandFilter,
     CommandPage,
@@ -58,7 +59,6 @@ from arc_server.ports.records import (
     StoredResponse,
     StoredSuccess,
     Submission,
-    Token,
 )
 from tests.model.memory_credentials import MemoryCredentials
 
@@ -126,7 +126,7 @@ class MemoryStore(MemoryCredentials):
         self._keys: dict[tuple[str, str, str], list[_Key]] = {}
         self._places: dict[str, _Place] = {}
         self._agents: dict[Holder, AgentPresence] = {}
-        self._tokens: dict[bytes, Token] = {}
+        self._tokens: dict[bytes, BearerToken] = {}
         self._sign_of_life: datetime | None = None
         self._numbers = 0
 
@@ -716,7 +716,7 @@ class MemoryStore(MemoryCredentials):
         )
         return msgspec.structs.replace(agent, holding=[stored.command for stored in held])
 
-    async def put_token(self, token: Token) -> None:
+    async def put_token(self, token: BearerToken) -> None:
         """See Store."""
         self._check_open()
         if token.token_hash in self._tokens or any(
@@ -725,12 +725,12 @@ class MemoryStore(MemoryCredentials):
             raise StoreUnavailable("there is such a token")
         self._tokens[token.token_hash] = token
 
-    async def find_token(self, token_hash: bytes) -> Token | None:
+    async def find_token(self, token_hash: bytes) -> BearerToken | None:
         """See Store."""
         self._check_open()
         return self._tokens.get(token_hash)
 
-    async def list_tokens(self) -> Sequence[Token]:
+    async def list_tokens(self) -> Sequence[BearerToken]:
         """See Store."""
         self._check_open()
         return sorted(self._tokens.values(), key=lambda token: (token.created_at, token.token_id))

@@ -11,6 +11,7 @@ from arc_protocol.messages.agents import AgentRegistration, HandlerInfo
 from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_server.ports.records import (
     AwaitedBlob,
+    BearerToken,
     Command,
     Deployment,
     Granted,
@@ -19,7 +20,6 @@ from arc_server.ports.records import (
     StoredError,
     StoredInline,
     StoredSuccess,
-    Token,
 )
 from arc_server.ports.store import Store
 
@@ -144,10 +144,10 @@ def registration(**changes: Any) -> AgentRegistration:
     )
 
 
-def token(**changes: Any) -> Token:
+def token(**changes: Any) -> BearerToken:
     """A token."""
     number = next(_numbers)
-    return Token(
+    return BearerToken(
         **{
             "token_hash": number.to_bytes(32, "big"),
             "token_id": f"tok_{number}",

@@ -19,7 +19,7 @@ from arc_server.store.engine.transactions import Reading, Writing
 MAX_BATCH: Final = 512
 """Operations in one commit. More only make the first wait for the last."""
 BUSY_TIMEOUT_SECONDS: Final = 5.0
-"""How long a statement waits for another process, such as a tool of the command line."""
+"""The longest wait for another process: a tool of the command line commits within that."""
 
 
 class Database:

@@ -18,7 +18,7 @@ from arc_server.store.engine.queries import by_number
 from arc_server.store.engine.rows import Row, target_of
 
 NUMBERS_PER_BLOCK: Final = 1_000
-"""How many numbers are reserved at once; what is left of a block at the end is not used."""
+"""Numbers that are reserved at once; what is left of a block at the end is not used."""
 _MAX_KNOWN_DEPLOYMENTS: Final = 10_000
 
 

@@ -8,17 +8,17 @@ from datetime import datetime
 from arc_protocol.errors import Conflict, Forbidden, Unauthorized
 from arc_server.ports.records import (
     AgentKey,
+    BearerToken,
     Credential,
     EnrolToken,
     KnownKey,
     NewCredential,
-    Token,
 )
 from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
 from arc_server.store.engine.session import Session
 
 
-def put_token(db: Session, token: Token) -> None:
+def put_token(db: Session, token: BearerToken) -> None:
     """Fulfil TokenStore.put_token."""
     db.change(
         "put_token",
@@ -31,13 +31,13 @@ def put_token(db: Session, token: Token) -> None:
     )
 
 
-def find_token(db: Session, token_hash: bytes) -> Token | None:
+def find_token(db: Session, token_hash: bytes) -> BearerToken | None:
     """Fulfil TokenStore.find_token."""
     row = db.row("find_token", token_hash=token_hash)
     return None if row is None else _token(row)
 
 
-def list_tokens(db: Session) -> Sequence[Token]:
+def list_tokens(db: Session) -> Sequence[BearerToken]:
     """Fulfil TokenStore.list_tokens."""
     return list(map(_token, db.rows("list_tokens")))
 
@@ -200,9 +200,9 @@ def _key(db: Session, key_id: str) -> KnownKey:
     return known
 
 
-def _token(row: Row) -> Token:
+def _token(row: Row) -> BearerToken:
     token_hash, token_id, scope, created_at, deployment_id, revoked_at = row
-    return Token(
+    return BearerToken(
         token_hash=token_hash,
         token_id=token_id,
         scope=scope,

@@ -28,7 +28,7 @@ from arc_server.store.engine.session import Session
 from arc_server.store.operations import lookup, targets, transitions
 
 ENDED_AT_ONCE: Final = 200
-"""How many overdue or damaged commands one pass over a queue ends at most."""
+"""The most overdue or damaged commands that one pass over a queue ends."""
 
 
 class Pass(NamedTuple):

@@ -1,4 +1,4 @@
-"""What time does with no request: deadlines, lapsed leases, old keys, signs of life."""
+"""Changes that time makes with no request: deadlines, lapsed leases, old keys, signs of life."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ UPDATE targets SET resource_type = :resource_type
 WHERE deployment_id = :deployment_id AND resource_id = :resource_id;
 
 -- name: move_ready
--- What waits for agents of one target goes to another, or follows it to its new type.
+-- Waiting commands of one target go to another, or follow it to its new type.
 UPDATE commands INDEXED BY commands_ready SET target_id = :to_id, target_type = :to_type
 WHERE deployment_id = :deployment_id AND target_id = :from_id AND state = 'PENDING' AND is_push = 0
   AND (target_id <> :to_id OR target_type <> :to_type);

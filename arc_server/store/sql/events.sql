@@ -1,4 +1,4 @@
--- What holders say while they run a command.
+-- Log lines and progress of running commands.
 
 -- name: event_stream
 SELECT s.lease_id, s.last_number, s.last_place, s.dropped, s.unsent, s.progress

@@ -1,4 +1,4 @@
--- Handing out, renewing and taking back.
+-- Leasing, renewing and releasing.
 
 -- name: ready_commands
 SELECT c.seq FROM commands AS c INDEXED BY commands_ready
@@ -23,7 +23,7 @@ SET state = 'DISPATCHED', dispatched_at = :now, lease_id = :lease_id, lease_atte
 WHERE seq = :seq AND state IN ('PENDING');
 
 -- name: dispatch_again
--- A lapsed lease that nobody took since hands in its response after all.
+-- The holder of a lapsed lease responds after all, before the command is leased again.
 UPDATE commands SET state = 'DISPATCHED'
 WHERE seq = :seq AND state IN ('PENDING') AND lease_id = :lease_id;
 

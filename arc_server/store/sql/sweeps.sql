@@ -1,4 +1,4 @@
--- What time does with nobody asking.
+-- Changes that time makes with no request.
 
 -- name: overdue
 SELECT {command_columns} FROM commands AS c INDEXED BY commands_deadline

@@ -7,7 +7,7 @@ import pytest
 from arc_protocol.errors import StoreUnavailable, Unauthorized
 from arc_server.auth.callers import Authenticator, Caller
 from arc_server.auth.tokens import NewToken, Scope, hash_token, is_well_formed, new_token
-from arc_server.ports.records import Token
+from arc_server.ports.records import BearerToken
 from arc_server.ports.store import Store
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -23,7 +23,7 @@ class Tokens:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def find_token(self, token_hash: bytes) -> Token | None:
+    async def find_token(self, token_hash: bytes) -> BearerToken | None:
         self.look_ups += 1
         await self.open.wait()
         if self.is_away:
