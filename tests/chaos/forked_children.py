@@ -107,6 +107,7 @@ def _live(job: dict[str, Any], env: dict[str, str], said: int, writing: int) -> 
         os.dup2(said, 2)
         os.dup2(said, 1)
         os.environ.update(env)
+        importlib.import_module("tests.support.doomed_connection").install()
         module = importlib.import_module(job.get("module", "tests.chaos.operations"))
         answer = asyncio.run(module.perform(job))
         os.write(writing, json.dumps(answer).encode())

@@ -12,7 +12,7 @@ from typing import Final
 from arc_server.store.engine import faults, queries, schema
 from arc_server.store.engine.lock import DirectoryLock
 from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRefused
-from arc_server.store.engine.thread import DoomedConnection, Worker, worker
+from arc_server.store.engine.thread import Worker, worker
 
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
@@ -86,7 +86,7 @@ async def open_writer(path: Path, *, is_exclusive: bool, busy_timeout_seconds: f
 
     Raises StoreRefused, OSError, sqlite3.Error.
     """
-    connection = worker(path, busy_timeout_seconds=busy_timeout_seconds, is_writer=True)
+    connection = worker(path, busy_timeout_seconds=busy_timeout_seconds)
     await connection
     try:
         await connection.run(_prepare, connection.raw, path, is_exclusive)
@@ -98,7 +98,7 @@ async def open_writer(path: Path, *, is_exclusive: bool, busy_timeout_seconds: f
 
 async def open_reader(path: Path, *, busy_timeout_seconds: float) -> Worker:
     """Return a connection that cannot write."""
-    connection = worker(path, busy_timeout_seconds=busy_timeout_seconds, is_writer=False)
+    connection = worker(path, busy_timeout_seconds=busy_timeout_seconds)
     await connection
     try:
         await connection.run(_apply, connection.raw, (*_SETTINGS, *_READER_SETTINGS))
@@ -119,8 +119,6 @@ def _prepare(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> 
     else:
         schema.migrate(connection)
     schema.check(connection, queries.load())
-    if isinstance(connection, DoomedConnection):
-        connection.start_counting()
 
 
 def lock_path(path: Path) -> Path:

@@ -110,3 +110,12 @@ def test_a_script_without_an_end_is_an_error() -> None:
 def test_migrations_are_numbered_and_dated() -> None:
     for number, migration in enumerate(schema.migrations(), 1):
         assert re.match(rf"{number:04}_20\d\d-\d\d-\d\d_", migration.name)
+
+
+def test_parameters_are_numbered_in_the_order_of_their_names() -> None:
+    query = "UPDATE t SET a = :now, b = :name WHERE c <= :now AND d = 'x'"
+
+    sql, names = queries.by_number(query)
+
+    assert sql == "UPDATE t SET a = ?1, b = ?2 WHERE c <= ?1 AND d = 'x'"
+    assert names == ["now", "name"]
