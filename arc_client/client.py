@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -23,6 +22,7 @@ from arc_client.send_options import SendOptions, instant_of
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
 from arc_client.wire.create import Creation
 from arc_client.wire.events import follow_events, read_events
+from arc_client.wire.idempotency import new_idempotency_key
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.result_reader import ResultReader
 from arc_client.wire.retry import MonotonicClock, SystemMonotonicClock, retried
@@ -411,7 +411,7 @@ class Client:
     ) -> Command:
         """Seal, sign and create a command."""
         key = options.get("idempotency_key")
-        key = str(uuid.uuid4()) if key is None else key
+        key = new_idempotency_key() if key is None else key
 
         async def create(body: Body) -> CreateCommandResponse:
             is_inline = body.size <= self._inline_bytes

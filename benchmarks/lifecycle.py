@@ -31,6 +31,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from arc_client.wire.idempotency import new_idempotency_key
 from arc_protocol.codec import encode
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import InlineBody, SuccessResponse
@@ -186,7 +187,7 @@ async def lifecycle(connection: Connection, manner: Manner) -> None:
         target_resource_id=TARGET,
         command="report",
         params=PARAMS,
-        idempotency_key=os.urandom(16).hex(),
+        idempotency_key=new_idempotency_key() if manner is OURS else os.urandom(16).hex(),
         wait_seconds=manner.wait_seconds,
     )
     status, body = await connection.request("POST", "/v1/commands", encode(request))

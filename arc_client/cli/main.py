@@ -7,7 +7,6 @@ not done in time, and goes on; 6 no agent is there; 130 interrupted.
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -32,6 +31,7 @@ from arc_client.cli.views import (
     show_offers,
     show_status,
 )
+from arc_client.wire.idempotency import new_idempotency_key
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
 
@@ -178,7 +178,7 @@ def invoke(
 ) -> None:
     """Send a command, wait for it and print its result"""
     is_fresh = key is None
-    session.key = key if key is not None else str(uuid.uuid4())
+    session.key = key if key is not None else new_idempotency_key()
     session.connection = session.connection.with_keys(sign_with, encrypt_to)
     if out is not None:
         check_writable(out)
