@@ -39,7 +39,7 @@ from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
 from arc_server.server_keys import KeysUnusable, Signer
-from arc_server.service.services import Services, build_services
+from arc_server.service.services import ServerServices, build_services
 from arc_server.service.sweeper import Sweeper
 from arc_server.store.engine.refusals import StoreRefused
 from arc_server.store.sqlite_store import SqliteStore
@@ -63,17 +63,17 @@ class StoreFailed(Exception):
     """The database can be relied on no longer; only opening it anew tells what it holds."""
 
 
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
+class ServerParts(msgspec.Struct, frozen=True, kw_only=True):
     """What a server is made of, as its routes need it."""
 
     store: Store
     blobs: LocalBlobStore
     signer: Signer
     clock: Clock
-    services: Services
+    services: ServerServices
 
 
-def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
+def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
     """Every route of the server."""
     return (
         *commands.routes(parts.services.commands),
@@ -98,7 +98,7 @@ def all_routes(parts: Parts, config: ServerConfig) -> tuple[Route, ...]:
 class RunningServer:
     """A server that serves. `failure` is done when it can go on no longer."""
 
-    def __init__(self, url: str, parts: Parts, http: HttpServer) -> None:
+    def __init__(self, url: str, parts: ServerParts, http: HttpServer) -> None:
         self.url = url
         """Scheme, host and port that it listens on."""
         self.parts = parts
@@ -144,7 +144,9 @@ async def serving(
             clock=clock,
             limits=command_limits(config),
         )
-        parts = Parts(store=store, blobs=blob_store, signer=signer, clock=clock, services=services)
+        parts = ServerParts(
+            store=store, blobs=blob_store, signer=signer, clock=clock, services=services
+        )
         authenticator = Authenticator(
             store,
             clock,

@@ -14,7 +14,7 @@ from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.calls import Call
 from arc_server.http.limits import HttpLimits
-from arc_server.http.routing import Access, Route, Router
+from arc_server.http.routing import Route, RouteAccess, Router
 
 log = structlog.get_logger(__name__)
 
@@ -77,7 +77,7 @@ class Application:
             waits=self.waits,
         )
         route = match.route
-        if route.access is not Access.PUBLIC:
+        if route.access is not RouteAccess.PUBLIC:
             call.caller = await self._authorise(route, call)
         return await route.handler(call)
 
@@ -85,7 +85,7 @@ class Application:
         """Who calls; None for a signed request. Raises Unauthorized, Forbidden."""
         authorization = call.http.headers.get(hdrs.AUTHORIZATION)
         if route.signature is not None and (
-            route.access is Access.SIGNATURE_OR_TOKEN or authorization is None
+            route.access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None
         ):
             is_signed = route.signature(call)
             if is_signed:
@@ -100,4 +100,4 @@ class Application:
     def _may_be_unsigned(self, route: Route) -> bool:
         """Whether a bad signature does not matter, since anybody may call without one."""
         is_open = self._authenticator.anonymous() is not None
-        return is_open and route.access is Access.TOKEN_OR_SIGNATURE
+        return is_open and route.access is RouteAccess.TOKEN_OR_SIGNATURE

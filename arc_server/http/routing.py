@@ -27,7 +27,7 @@ REST: Final = "**"
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
-class Access(Enum):
+class RouteAccess(Enum):
     """What lets a request in."""
 
     TOKEN = "token"  # noqa: S105  # not a password
@@ -49,7 +49,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     handler: Handler
     scopes: frozenset[Scope] = frozenset()
     """The tokens that may call it."""
-    access: Access = Access.TOKEN
+    access: RouteAccess = RouteAccess.TOKEN
     signature: Callable[[Call], bool | None] | None = None
     """Whether the query is signed for this very request; None when it carries no signature."""
 

@@ -46,7 +46,7 @@ _TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
 _FULL: Final = raw_error(Unavailable("too many connections"))
 
 
-class Connection(RequestHandler):
+class ClientConnection(RequestHandler):
     """One client's connection; aiohttp's, with time limits and our errors."""
 
     __slots__ = (
@@ -194,7 +194,7 @@ class HttpServer(web.Server):
         self.refusals = 0
         """How many connections past the limit are still open."""
         self._application = application
-        self._open: set[Connection] = set()
+        self._open: set[ClientConnection] = set()
         self._left: set[asyncio.Task[None]] = set()
         """Handlers whose clients have gone: they run to their end."""
         self._all_closed = asyncio.Event()
@@ -203,7 +203,7 @@ class HttpServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         """A protocol for a connection that was just accepted."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return ClientConnection(self, loop=self._loop, **self._kwargs)
 
     def accept(self) -> asyncio.BaseProtocol:
         """The same, or a refusal when there are too many."""
@@ -253,11 +253,11 @@ class HttpServer(web.Server):
         """How many handlers run on though their clients have gone."""
         return len(self._left)
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: ClientConnection) -> None:
         """For connections: they are there."""
         self._open.add(connection)
 
-    def closed(self, connection: Connection, handling: asyncio.Task[None] | None) -> None:
+    def closed(self, connection: ClientConnection, handling: asyncio.Task[None] | None) -> None:
         """For connections: they are gone; what they leave behind goes on."""
         self._open.discard(connection)
         if handling is not None and not handling.done():

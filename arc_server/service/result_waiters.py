@@ -18,7 +18,7 @@ MAX_REMEMBERED_LIVE: Final = 10_000
 """Commands that are known to have no result yet; for the rest the database is asked."""
 
 
-class Live(NamedTuple):
+class RememberedCommand(NamedTuple):
     """What is remembered of a command that has not ended."""
 
     deployment_id: str
@@ -66,7 +66,7 @@ class ResultWaiters:
 
     def __init__(self) -> None:
         self._waiters: dict[str, set[ResultWaiter]] = {}
-        self._live: dict[str, Live] = {}
+        self._live: dict[str, RememberedCommand] = {}
 
     @property
     def count(self) -> int:
@@ -83,9 +83,9 @@ class ResultWaiters:
         """Remember that a command has no result. Call before it is stored; `wake` forgets it."""
         if len(self._live) >= MAX_REMEMBERED_LIVE:
             del self._live[next(iter(self._live))]
-        self._live[command_id] = Live(deployment_id, deadline)
+        self._live[command_id] = RememberedCommand(deployment_id, deadline)
 
-    def live(self, command_id: str) -> Live | None:
+    def live(self, command_id: str) -> RememberedCommand | None:
         """Return what is remembered of a command that has not ended; None when that is not known.
 
         A waiter that has entered may rely on it: the end that comes from now on wakes the waiter.

@@ -20,7 +20,7 @@ from arc_server.service.lookup import Lookup
 from arc_server.service.outgoing_bodies import OutgoingBodies
 
 
-class Services(msgspec.Struct, frozen=True, kw_only=True):
+class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
     """The services, built on one set of ports."""
 
     announcements: Announcements
@@ -33,7 +33,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
 
 def build_services(
     *, store: Store, blobs: BlobStore, links: ResponseLinks, clock: Clock, limits: CommandLimits
-) -> Services:
+) -> ServerServices:
     """Return the services of a process."""
     announcements = Announcements()
     lookup = Lookup(store, clock, announcements)
@@ -41,7 +41,7 @@ def build_services(
     outgoing = OutgoingBodies(blobs, clock, limits)
     envelopes = Envelopes(outgoing, links, clock, limits)
     agents = AgentService(store=store, clock=clock, limits=limits)
-    return Services(
+    return ServerServices(
         announcements=announcements,
         envelopes=envelopes,
         commands=CommandService(

@@ -11,7 +11,7 @@ from arc_server.http.answers import SERVER, empty_answer
 from arc_server.http.calls import Call
 from arc_server.http.ranges import byte_range
 from arc_server.http.routes.commands import ADMINS
-from arc_server.http.routing import Access, Route
+from arc_server.http.routing import Route, RouteAccess
 from arc_server.http.signed_queries import is_signed
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import BLOB, Signer
@@ -67,7 +67,7 @@ def routes(
             path="/blobs/**",
             handler=handler,
             scopes=ADMINS,
-            access=Access.SIGNATURE_OR_TOKEN,
+            access=RouteAccess.SIGNATURE_OR_TOKEN,
             signature=is_blob_signed,
         )
         for method, handler in (("GET", read), ("PUT", write))

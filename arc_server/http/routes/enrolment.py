@@ -13,7 +13,7 @@ from arc_protocol.errors import PayloadTooLarge, RateLimited
 from arc_server.auth.enrolment import Enrolment
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
-from arc_server.http.routing import Access, Route
+from arc_server.http.routing import Route, RouteAccess
 from arc_server.ports.clock import Clock
 
 T = TypeVar("T")
@@ -81,8 +81,12 @@ def routes(enrolment: Enrolment, clock: Clock, max_per_second: float) -> Sequenc
         return json_answer(await enrolment.new_key(request, renewals.take))
 
     return (
-        Route(method="POST", path="/agents/enrol", handler=enrol, access=Access.PUBLIC),
-        Route(method="POST", path="/agents/challenges", handler=challenge, access=Access.PUBLIC),
-        Route(method="POST", path="/agents/tokens", handler=access_token, access=Access.PUBLIC),
-        Route(method="POST", path="/agents/keys", handler=new_key, access=Access.PUBLIC),
+        Route(method="POST", path="/agents/enrol", handler=enrol, access=RouteAccess.PUBLIC),
+        Route(
+            method="POST", path="/agents/challenges", handler=challenge, access=RouteAccess.PUBLIC
+        ),
+        Route(
+            method="POST", path="/agents/tokens", handler=access_token, access=RouteAccess.PUBLIC
+        ),
+        Route(method="POST", path="/agents/keys", handler=new_key, access=RouteAccess.PUBLIC),
     )

@@ -21,7 +21,7 @@ from arc_protocol.messages.leases import (
 from arc_server.auth.tokens import Scope
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
-from arc_server.http.routing import Access, Route
+from arc_server.http.routing import Route, RouteAccess
 from arc_server.http.signed_queries import is_signed
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import RESPONSE, Signer
@@ -106,7 +106,7 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
             path="/commands/*/response",
             handler=respond,
             scopes=HOLDERS,
-            access=Access.TOKEN_OR_SIGNATURE,
+            access=RouteAccess.TOKEN_OR_SIGNATURE,
             signature=is_response_signed,
         ),
     )

@@ -11,12 +11,12 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from arc_server.app import Parts, RunningServer, all_routes
+from arc_server.app import RunningServer, ServerParts, all_routes
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.config.sections import ServerConfig
-from arc_server.http.routing import Access
+from arc_server.http.routing import RouteAccess
 from arc_server.ports.records import NewCredential
 from arc_server.server_keys import BLOB, Signer, rotate
 from tests.support.enrolling_host import Host, enrol_token
@@ -35,10 +35,10 @@ from tests.support.running_server import (
 HOUR = timedelta(hours=1)
 
 
-def parts_of_nothing() -> Parts:
+def parts_of_nothing() -> ServerParts:
     """Enough to name the routes; none of it is called."""
     nothing: Any = MagicMock()
-    return Parts(
+    return ServerParts(
         store=nothing,
         blobs=nothing,
         signer=nothing,
@@ -511,7 +511,7 @@ async def test_the_credential_is_judged_before_the_body_is_read(client: Client) 
 
 
 def test_only_health_is_public_and_enrolment_which_asks_for_more_than_a_token() -> None:
-    public = {key for key, route in ROUTES.items() if route.access is Access.PUBLIC}
+    public = {key for key, route in ROUTES.items() if route.access is RouteAccess.PUBLIC}
 
     assert public == {
         ("GET", "/healthz"),
