@@ -13,6 +13,9 @@ from arc_protocol.errors import BadRequest
 PREFIX: Final = "v1"
 """Under which every route answers; each also answers without it."""
 
+MAX_REMEMBERED: Final = 1_000
+"""Base URLs that are remembered; one server has a handful, unless clients make them up."""
+
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _FORWARDED_HOST: Final = "X-Forwarded-Host"
 _FORWARDED_PROTO: Final = "X-Forwarded-Proto"
@@ -25,6 +28,7 @@ class BaseUrls:
         """`public_url` stands for every request, if there is one."""
         self._public = None if public_url is None else with_prefix(public_url)
         self._trust_forwarded = trust_forwarded
+        self._known: dict[tuple[str, str | None], str] = {}
 
     def of(self, headers: CIMultiDictProxy[str]) -> str:
         """The base URL for one request. Raises BadRequest when it names no proper host."""
@@ -36,9 +40,16 @@ class BaseUrls:
             scheme = _first(headers.get(_FORWARDED_PROTO)) or scheme
             if scheme not in ("http", "https"):
                 raise BadRequest(f"{_FORWARDED_PROTO}: not http or https", field=_FORWARDED_PROTO)
+        known = self._known.get((scheme, host))
+        return known or self._remember(scheme, host)
+
+    def _remember(self, scheme: str, host: str | None) -> str:
         if host is None or _HOST.fullmatch(host) is None:
             raise BadRequest("Host: not a host name with or without a port", field="Host")
-        return f"{scheme}://{host}/{PREFIX}"
+        if len(self._known) >= MAX_REMEMBERED:
+            self._known.clear()
+        base_url = self._known[scheme, host] = f"{scheme}://{host}/{PREFIX}"
+        return base_url
 
 
 def with_prefix(url: str) -> str:

@@ -95,7 +95,8 @@ class CommandService:
             self._limits.max_attempts,
         )
         deadline = None if request.deadline is None else utc(request.deadline)
-        command_id = new_command_id(self._clock.now())
+        now = self._clock.now()
+        command_id = new_command_id(now)
         params, digest = await self._incoming.accept_params(command_id, request.params)
         results = self._announcements.results
         results.remember_live(command_id, request.deployment_id, deadline)
@@ -109,7 +110,7 @@ class CommandService:
                     params=params,
                     params_digest=digest,
                     max_attempts=max_attempts,
-                    created_at=self._clock.now(),
+                    created_at=now,
                     deadline=deadline,
                     idempotency_key=request.idempotency_key,
                     auto_register=self._limits.auto_register,

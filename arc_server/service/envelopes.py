@@ -32,7 +32,7 @@ class Envelopes:
         lease_id = command.lease_id
         if lease_id is None:
             raise InvalidStateTransition("the command has no lease", command_id=command.command_id)
-        until = self._clock.now() + timedelta(seconds=self._limits.response_url_seconds)
+        expires_at = self._clock.now() + timedelta(seconds=self._limits.response_url_seconds)
         params = self._bodies.params(grant.params, base_url)
         return Envelope(
             protocol=PROTOCOL,
@@ -46,9 +46,9 @@ class Envelopes:
             response_handling=ResponseHandling(
                 max_inline_bytes=self._limits.inline_bytes,
                 submit_response_url=self._links.response_url(
-                    base_url, command.command_id, lease_id, until
+                    base_url, command.command_id, lease_id, expires_at
                 ),
-                storage_upload_request=self._bodies.response_upload(command, base_url),
+                storage_upload_request=self._bodies.response_upload(command, base_url, expires_at),
             ),
             signature=grant.signature,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from arc_protocol.messages.bodies import (
     BodySpec,
@@ -41,14 +41,15 @@ class OutgoingBodies:
 
     def params_upload(self, path: str, base_url: str) -> StorageUpload:
         """Let a sender upload its params."""
-        request = self._presign("put", path, base_url, self._limits.upload_url_seconds)
+        expires_at = self._clock.now() + timedelta(seconds=self._limits.upload_url_seconds)
+        request = self._blobs.presign("put", path, base_url, expires_at)
         return StorageUpload(put_request=request, expires_at=request.expiration)
 
-    def response_upload(self, command: Command, base_url: str) -> PresignedRequest:
-        """Let the holder of the latest lease upload its response."""
-        return self._presign(
-            "put", response_path(command), base_url, self._limits.response_url_seconds
-        )
+    def response_upload(
+        self, command: Command, base_url: str, expires_at: datetime
+    ) -> PresignedRequest:
+        """Let the holder of the latest lease upload its response until then."""
+        return self._blobs.presign("put", response_path(command), base_url, expires_at)
 
     def params(self, params: StoredParams, base_url: str) -> BodySpec | None:
         """Return params for a reader; None while there are none to read."""
@@ -71,19 +72,12 @@ class OutgoingBodies:
     def _body(self, body: StoredBody, base_url: str) -> BodySpec:
         if isinstance(body, StoredInline):
             return InlineBody.of(body.data)
+        expires_at = self._clock.now() + timedelta(seconds=self._limits.download_url_seconds)
         return StorageBody(
             size=body.size,
-            storage_get_request=self._presign(
-                "get", body.path, base_url, self._limits.download_url_seconds
-            ),
+            storage_get_request=self._blobs.presign("get", body.path, base_url, expires_at),
             storage_put_used=True,
         )
-
-    def _presign(
-        self, operation: str, path: str, base_url: str, seconds: float
-    ) -> PresignedRequest:
-        until = self._clock.now() + timedelta(seconds=seconds)
-        return self._blobs.presign(operation, path, base_url, until)
 
 
 def _damaged(body: DamagedBody) -> ErrorResponse:
