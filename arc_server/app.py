@@ -1,4 +1,4 @@
-"""The composition root: a configuration in, a running server out."""
+"""The composition root builds a running server from a configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from arc_server.config.parts import (
     push_limits,
     sweep_limits,
 )
-from arc_server.config.sections import ServerConfig, listen_address
+from arc_server.config.reading import listen_address
+from arc_server.config.sections import ServerConfig
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routes import agents, blobs, commands, enrolment, events, health, leases
@@ -49,22 +50,22 @@ log = structlog.get_logger(__name__)
 DATABASE: Final = "arc.db"
 KEYS: Final = "keys"
 BLOBS: Final = "blobs"
-"""What the data directory holds."""
+"""Names in the data directory."""
 PUSH_STOP_SECONDS: Final = 1.0
-"""How long sends in progress may take when the server stops; they are owed still, and go out again
-after the restart."""
+"""How long sends in progress may take when the server stops. Unfinished ones are sent again after
+the restart."""
 
 
 class CannotStart(Exception):
-    """Why the server does not start, in one line for the terminal. Nothing was changed."""
+    """The server cannot start; nothing was changed. The message is a line for the terminal."""
 
 
 class StoreFailed(Exception):
-    """The database can be relied on no longer; only opening it anew tells what it holds."""
+    """The database cannot be relied on any more until it is opened again."""
 
 
 class ServerParts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server is made of, as its routes need it."""
+    """The parts of a server that its routes need."""
 
     store: Store
     blobs: LocalBlobStore
@@ -74,7 +75,7 @@ class ServerParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
-    """Every route of the server."""
+    """Return every route of the server."""
     return (
         *commands.routes(parts.services.commands),
         *leases.routes(parts.services.leases, parts.signer, parts.clock),
@@ -96,24 +97,24 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
 
 
 class RunningServer:
-    """A server that serves. `failure` is done when it can go on no longer."""
+    """A server that serves, until it is stopped or `failure` is done."""
 
     def __init__(self, url: str, parts: ServerParts, http: HttpServer) -> None:
         self.url = url
-        """Scheme, host and port that it listens on."""
+        """Scheme, host and port that the server listens on."""
         self.parts = parts
         self.http = http
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Never a result, only an exception."""
+        """Done, with an exception, when the server cannot go on."""
         self.steps: Callable[[], int] = lambda: 0
-        """Of the sweeper: it stands still when the database takes no writes."""
+        """Returns the steps of the sweeper; they stand still while the database takes no writes."""
 
     def reload(self) -> None:
         """Read the signing keys again."""
         self.parts.signer.reload()
 
     def fail(self, error: BaseException) -> None:
-        """It can go on no longer."""
+        """Record that the server cannot go on."""
         if not self.failure.done():
             self.failure.set_exception(error)
 
@@ -122,9 +123,9 @@ class RunningServer:
 async def serving(
     config: ServerConfig, clock: Clock | None = None
 ) -> AsyncGenerator[RunningServer]:
-    """A server for as long as the context lasts; it is drained and closed at its end.
+    """Run a server for as long as the context lasts; drain and close it at the end.
 
-    Raises CannotStart before anything was touched, SettingsError for a bad token file.
+    Raises CannotStart before anything was changed, SettingsError for a bad token file.
     """
     clock = clock or SystemClock()
     known = deployments(config)
@@ -192,7 +193,7 @@ async def serving(
             clock=clock,
             interval_seconds=config.auth.revocation_seconds,
         )
-        await revocations.look()
+        await revocations.check()
         _in_background(stack, server, "revocations", revocations.run(), patience_seconds=0)
         await http.listen(listener)
         stack.push_async_callback(_close, http, server)
@@ -203,10 +204,7 @@ async def serving(
 
 
 def bind(config: ServerConfig) -> socket.socket:
-    """The socket to serve on: before anything else, so that a taken port leaves all untouched.
-
-    Raises CannotStart.
-    """
+    """Return a bound socket. Raises CannotStart."""
     host, port = listen_address(config)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -220,7 +218,7 @@ def bind(config: ServerConfig) -> socket.socket:
 
 
 async def open_store(data_dir: Path, *, exclusive: bool) -> SqliteStore:
-    """The database of a data directory, made if it is not there. Raises CannotStart."""
+    """Open the database of a data directory; make it if there is none. Raises CannotStart."""
     _make_data_dir(data_dir)
     try:
         return await SqliteStore.open(data_dir / DATABASE, exclusive=exclusive)
@@ -231,7 +229,7 @@ async def open_store(data_dir: Path, *, exclusive: bool) -> SqliteStore:
 
 
 def _make_data_dir(data_dir: Path) -> None:
-    """Make it, for this user alone. Raises CannotStart when it cannot be made or written."""
+    """Make the directory for this user alone. Raises CannotStart if it cannot be written."""
     try:
         make_directory(data_dir)
     except OSError as error:
@@ -241,7 +239,7 @@ def _make_data_dir(data_dir: Path) -> None:
 
 
 def _open_files(data_dir: Path) -> tuple[Signer, LocalBlobStore]:
-    """Keys and blobs. Raises CannotStart."""
+    """Open signing keys and blobs. Raises CannotStart."""
     try:
         signer = Signer(data_dir / KEYS)
         return signer, LocalBlobStore(data_dir / BLOBS, signer)
@@ -252,12 +250,12 @@ def _open_files(data_dir: Path) -> tuple[Signer, LocalBlobStore]:
 
 
 async def _until_failed(store: SqliteStore) -> None:
-    """Raise as soon as the store has failed for good: the process stops then, and is restarted."""
+    """Raise StoreFailed once the store has failed for good, so that the process is restarted."""
     raise StoreFailed(await store.wait_failed())
 
 
 async def _close(http: HttpServer, server: RunningServer) -> None:
-    """End the requests in progress; at once when nothing good can come of them."""
+    """End the requests in progress: at once if the server has failed."""
     await http.close(0 if server.failure.done() else http.limits.drain_seconds)
 
 
@@ -274,7 +272,7 @@ def _in_background(
     *,
     patience_seconds: float,
 ) -> None:
-    """Run a loop until the stack is unwound; should it end with an error, the server does."""
+    """Run a loop until the stack is unwound. The server fails if the loop does."""
     task = asyncio.get_running_loop().create_task(loop, name=name)
 
     def ended(done: asyncio.Task[None]) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from arc_runtime.install.cli import Front
 from arc_runtime.install.product import Product
 from arc_runtime.install.services import Services
-from arc_server.config.sections import load_config
+from arc_server.config.reading import load_config
 
 PRODUCT: Final = Product(
     name="arc-server",

@@ -38,7 +38,8 @@ from arc_server.cli.store import (
     with_store,
 )
 from arc_server.config.parts import deployments, max_url_seconds
-from arc_server.config.sections import ServerConfig, load_config
+from arc_server.config.reading import load_config
+from arc_server.config.sections import ServerConfig
 from arc_server.ports.credentials import TokenStore
 from arc_server.ports.records import BearerToken
 from arc_server.server_keys import FILE_NAME, KeysUnusable, read_keys, rotate

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arc_server.app import DATABASE, CannotStart, open_store
-from arc_server.config.sections import load_config
+from arc_server.config.reading import load_config
 from arc_server.ports.store import Store
 
 R = TypeVar("R")

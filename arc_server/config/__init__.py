@@ -1,1 +1,1 @@
-"""The server's configuration: its sections, and the parts made of them."""
+"""The configuration of the server, and the limits of its parts that are made from it."""

@@ -1,4 +1,4 @@
-"""What each part of the server is given of the configuration."""
+"""Limits of each part of the server, made from the configuration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from arc_protocol.messages.base import CommandTarget
 from arc_server.auth.enrolment import EnrolmentLimits
-from arc_server.config.sections import DeploymentEntry, ServerConfig, bad_value
+from arc_server.config.reading import bad_value
+from arc_server.config.sections import DeploymentEntry, ServerConfig
 from arc_server.ports.records import Deployment
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
@@ -14,7 +15,7 @@ from arc_server.service.sweeper import SweepLimits
 
 
 def command_limits(config: ServerConfig) -> CommandLimits:
-    """What CommandService takes."""
+    """Return the limits of commands and leases."""
     return CommandLimits(
         inline_bytes=config.commands.inline_bytes,
         max_blob_bytes=config.commands.max_blob_bytes,
@@ -36,7 +37,7 @@ def command_limits(config: ServerConfig) -> CommandLimits:
 
 
 def sweep_limits(config: ServerConfig) -> SweepLimits:
-    """What the sweeper takes."""
+    """Return the limits of the sweeper."""
     return SweepLimits(
         interval_seconds=config.sweeper.interval_seconds,
         batch=config.sweeper.batch,
@@ -47,7 +48,7 @@ def sweep_limits(config: ServerConfig) -> SweepLimits:
 
 
 def push_limits(config: ServerConfig) -> PushLimits:
-    """What the outbox takes."""
+    """Return the limits of the outbox."""
     return PushLimits(
         timeout_seconds=config.push.timeout_seconds,
         response_seconds=config.push.response_seconds,
@@ -58,7 +59,7 @@ def push_limits(config: ServerConfig) -> PushLimits:
 
 
 def enrolment_limits(config: ServerConfig) -> EnrolmentLimits:
-    """What Enrolment takes."""
+    """Return the limits of enrolment."""
     return EnrolmentLimits(
         access_seconds=config.enrolment.access_seconds,
         key_seconds=config.enrolment.key_seconds,
@@ -67,7 +68,7 @@ def enrolment_limits(config: ServerConfig) -> EnrolmentLimits:
 
 
 def deployments(config: ServerConfig) -> Sequence[Deployment]:
-    """What the store takes. Raises SettingsError for a token file that cannot be read."""
+    """Return the deployments. Raises SettingsError for a token file that cannot be read."""
     return [
         Deployment(
             deployment_id=entry.id,
@@ -84,7 +85,7 @@ def deployments(config: ServerConfig) -> Sequence[Deployment]:
 
 
 def max_url_seconds(config: ServerConfig) -> float:
-    """The longest that a URL signed today is good for."""
+    """Return the longest life of a signed URL."""
     urls = config.urls
     return max(urls.response_seconds, urls.upload_seconds, urls.download_seconds)
 

@@ -1,43 +1,29 @@
-"""The server's configuration: every key with its default, its bounds and what it is for.
-
-YAML, then `ARC_SERVER_…` variables, then the command line.
-"""
+"""The keys of the server's configuration, each with its default, bounds and purpose."""
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Final
 
 from arc_protocol.messages.base import Name, ResourceType
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.config.sections import LogSection, Section, about
-from arc_runtime.config.settings import SettingsError, load
 from arc_server.http.limits import HttpLimits
 
-PREFIX: Final = "ARC_SERVER"
-NOT_OURS: Final = ("ARC_SERVER_URL",)
-"""Variables of our prefix that are for the sender."""
 DAY_SECONDS: Final = 86_400
 MAX_URL_SECONDS: Final = 366 * DAY_SECONDS
 
-_LISTEN: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
-
 
 class AuthSection(Section, frozen=True, kw_only=True):
-    """Who may call."""
+    """Authentication of callers."""
 
     disabled: Annotated[
-        bool, about("Every caller is an admin (`--no-auth`). Refused off loopback addresses.")
+        bool, about("Treat every caller as an admin (`--no-auth`). Only for loopback addresses.")
     ] = False
     token_cache_seconds: Annotated[
         float,
         about(
-            "How long a look-up is remembered, unless something is revoked meanwhile.",
+            "How long the look-up of a token is remembered, unless a revocation ends it.",
             ge=0,
             le=300,
         ),
@@ -45,8 +31,8 @@ class AuthSection(Section, frozen=True, kw_only=True):
     revocation_seconds: Annotated[
         float,
         about(
-            "How often the server looks whether a token or a credential was revoked: the most that"
-            " it lives on, also in a request that waits.",
+            "How often the server checks for revoked tokens and credentials. A revocation takes"
+            " effect within this time, also on requests that wait.",
             gt=0,
             le=60,
         ),
@@ -54,12 +40,12 @@ class AuthSection(Section, frozen=True, kw_only=True):
 
 
 class EnrolmentSection(Section, frozen=True, kw_only=True):
-    """Agents that enrolled, and what they show: docs/enrolment.md."""
+    """Enrolled agents and their access tokens: docs/enrolment.md."""
 
     access_seconds: Annotated[
         float,
         about(
-            "How long an access token is good. Agents fetch the next at two thirds of it.",
+            "The life of an access token. Agents fetch the next one at two thirds of it.",
             ge=1,
             le=DAY_SECONDS,
         ),
@@ -67,8 +53,8 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     key_seconds: Annotated[
         float,
         about(
-            "How old an agent's key grows: at two thirds of it the agent makes a new one. An old"
-            " one is still good for an agent that was off.",
+            "The life of an agent's key. At two thirds of it the agent makes a new one. An older"
+            " key stays good for an agent that was off.",
             ge=1,
             le=MAX_URL_SECONDS,
         ),
@@ -76,7 +62,7 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     key_overlap_seconds: Annotated[
         float,
         about(
-            "How long the key before is good after a new one was first used.",
+            "How long the previous key stays good after the first use of a new one.",
             ge=0,
             le=MAX_URL_SECONDS,
         ),
@@ -84,8 +70,8 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     max_per_second: Annotated[
         float,
         about(
-            "Enrolments a second, and as many access tokens and new keys that a good signature asks"
-            " for; 429 past it.",
+            "The most enrolments a second, and the most access tokens and new keys together. More"
+            " get a 429.",
             gt=0,
             le=100_000,
         ),
@@ -93,10 +79,10 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
 
 
 class LeaseSection(Section, frozen=True, kw_only=True):
-    """How commands are handed out."""
+    """Leases."""
 
     max_seconds: Annotated[
-        int, about("The longest lease that may be asked for.", ge=1, le=3600)
+        int, about("The longest lease that an agent may ask for.", ge=1, le=3600)
     ] = 3600
     max_per_request: Annotated[
         int, about("The most leases that one request may ask for.", ge=1, le=1000)
@@ -104,8 +90,8 @@ class LeaseSection(Section, frozen=True, kw_only=True):
     outage_grace_seconds: Annotated[
         float,
         about(
-            "For how long leases that ran out while the server was down stay renewable when it is"
-            " back. Longer than the agents' longest back-off.",
+            "How long leases that lapsed while the server was down stay renewable once it is back."
+            " Make it longer than the longest back-off of the agents.",
             ge=0,
             le=3600,
         ),
@@ -113,36 +99,35 @@ class LeaseSection(Section, frozen=True, kw_only=True):
 
 
 class CommandSection(Section, frozen=True, kw_only=True):
-    """Bounds on commands and their bodies."""
+    """Limits of commands and their bodies."""
 
     inline_bytes: Annotated[
         int,
         about(
-            "Bodies up to this size travel in messages; larger ones go to blob storage.",
+            "Bodies up to this size travel in messages. Larger ones go to blob storage.",
             ge=0,
             le=16 << 20,
         ),
     ] = DEFAULT_INLINE_BYTES
     max_blob_bytes: Annotated[
-        int, about("The largest body that may be uploaded; 413 past it.", ge=1, le=1 << 45)
+        int,
+        about("The largest body that may be uploaded. A larger one gets a 413.", ge=1, le=1 << 45),
     ] = 5 << 30
     default_max_attempts: Annotated[
         int,
-        about(
-            "How often a command is handed out before it fails, unless it says so.", ge=1, le=10_000
-        ),
+        about("The attempts of a command that does not set `maxAttempts`.", ge=1, le=10_000),
     ] = 5
     max_attempts: Annotated[
         int, about("The most attempts that a command may ask for.", ge=1, le=10_000)
     ] = 100
     list_page: Annotated[
-        int, about("Commands on a page unless asked otherwise.", ge=1, le=10_000)
+        int, about("The commands on a page of a list that sets no `limit`.", ge=1, le=10_000)
     ] = 100
     max_list_page: Annotated[int, about("The most commands on a page.", ge=1, le=10_000)] = 1000
     kept_event_lines: Annotated[
         int,
         about(
-            "How many of the last lines that handlers say about a command are kept.",
+            "The last event lines of a command that are kept.",
             ge=1,
             le=100_000,
         ),
@@ -150,7 +135,7 @@ class CommandSection(Section, frozen=True, kw_only=True):
     idempotency_key_seconds: Annotated[
         float,
         about(
-            "The least that an idempotency key lives; never shorter than its command.",
+            "The shortest life of an idempotency key. It never ends before its command.",
             ge=DAY_SECONDS,
             le=MAX_URL_SECONDS,
         ),
@@ -158,13 +143,13 @@ class CommandSection(Section, frozen=True, kw_only=True):
 
 
 class UrlSection(Section, frozen=True, kw_only=True):
-    """For how long signed URLs are good."""
+    """The life of signed URLs."""
 
     response_seconds: Annotated[
         float,
         about(
-            "URLs that a response is uploaded and handed in by: as long as the outage that a"
-            " finished result shall survive.",
+            "URLs that a response is uploaded and submitted by. Make it longer than the outages"
+            " that a finished response must survive.",
             ge=60,
             le=MAX_URL_SECONDS,
         ),
@@ -175,16 +160,18 @@ class UrlSection(Section, frozen=True, kw_only=True):
     download_seconds: Annotated[
         float,
         about(
-            "URLs that bodies are read by; minted afresh at every read.", ge=60, le=MAX_URL_SECONDS
+            "URLs that bodies are downloaded by. Each read makes a fresh one.",
+            ge=60,
+            le=MAX_URL_SECONDS,
         ),
     ] = 3600.0
 
 
 class TargetsSection(Section, frozen=True, kw_only=True):
-    """How deployments and targets come to be known."""
+    """Registration of deployments and targets."""
 
     auto_register: Annotated[
-        bool, about("Register deployments and targets when they are first named.")
+        bool, about("Register deployments and targets at their first use.")
     ] = True
 
 
@@ -194,7 +181,7 @@ class AgentSection(Section, frozen=True, kw_only=True):
     listed_seconds: Annotated[
         float,
         about(
-            "For how long an agent that is not heard of stays in the list.",
+            "How long an agent stays in the list after it was last seen.",
             ge=1,
             le=MAX_URL_SECONDS,
         ),
@@ -203,7 +190,7 @@ class AgentSection(Section, frozen=True, kw_only=True):
     max_schemas_bytes: Annotated[
         int,
         about(
-            "What the schemas of one agent's handlers may take; more are not kept.",
+            "The most that the schemas of one agent's handlers may take. Larger ones are dropped.",
             ge=0,
             le=16 << 20,
         ),
@@ -223,71 +210,71 @@ class PushSection(Section, frozen=True, kw_only=True):
     backoff_base_seconds: Annotated[
         float,
         about(
-            "The longest first pause before a failed send is tried again; each next may be twice as"
-            " long.",
+            "The longest pause before the first retry of a send. It doubles each time.",
             gt=0,
             le=3600,
         ),
     ] = 5.0
     backoff_cap_seconds: Annotated[
-        float, about("The longest such pause.", gt=0, le=DAY_SECONDS)
+        float, about("The longest pause between two sends of a command.", gt=0, le=DAY_SECONDS)
     ] = 60.0
-    concurrency: Annotated[int, about("Sends at a time.", ge=1, le=1000)] = 32
+    concurrency: Annotated[int, about("The most sends at a time.", ge=1, le=1000)] = 32
 
 
 class SweeperSection(Section, frozen=True, kw_only=True):
-    """How time passes: deadlines, lapsed leases, keys."""
+    """The sweep of deadlines, lapsed leases and idempotency keys."""
 
     interval_seconds: Annotated[
-        float, about("How often deadlines and leases are looked at.", gt=0, le=60)
+        float, about("How often deadlines and leases are checked.", gt=0, le=60)
     ] = 0.5
     batch: Annotated[
-        int, about("Commands that one step of a sweep changes at most.", ge=1, le=10_000)
+        int, about("The most commands that one step of a sweep changes.", ge=1, le=10_000)
     ] = 500
     outage_seconds: Annotated[
         float,
-        about("A silence of the server longer than this counts as an outage.", gt=0, le=3600),
+        about("A gap between two sweeps longer than this counts as an outage.", gt=0, le=3600),
     ] = 5.0
 
 
 class TargetEntry(Section, frozen=True, kw_only=True):
     """One target of a deployment."""
 
-    resource_id: Annotated[Name, about("Its id; no colon.")]
-    resource_type: Annotated[ResourceType, about("What kind of thing it is.")] = ResourceType.DAEMON
+    resource_id: Annotated[Name, about("The id of the target, without a colon.")]
+    resource_type: Annotated[ResourceType, about("The kind of the target.")] = ResourceType.DAEMON
 
 
 class DeploymentEntry(Section, frozen=True, kw_only=True):
-    """A deployment that is known from the start."""
+    """A deployment that is registered at the start."""
 
-    id: Annotated[Name, about("Its name.")]
-    targets: Annotated[list[TargetEntry], about("Its targets; more may register themselves.")] = []
+    id: Annotated[Name, about("The id of the deployment.")]
+    targets: Annotated[list[TargetEntry], about("Its targets. More may register themselves.")] = []
     default_target: Annotated[
-        Name | None, about("The target of commands that name none, when there are several.")
+        Name | None,
+        about("The target of commands that name none. Needed only if there are several."),
     ] = None
-    push_url: Annotated[str | None, about("Commands are POSTed there instead of being leased.")] = (
-        None
-    )
-    push_token: Annotated[str | None, about("The bearer token for it.")] = None
+    push_url: Annotated[
+        str | None, about("A URL that commands are POSTed to, in place of being leased.")
+    ] = None
+    push_token: Annotated[str | None, about("The bearer token for `push_url`.")] = None
     push_token_file: Annotated[
-        Path | None, about("A file that holds that token; better than the token itself.")
+        Path | None, about("A file with the bearer token. Safer than the token itself.")
     ] = None
 
 
 class ServerConfig(Section, frozen=True, kw_only=True):
-    """All of it."""
+    """The configuration of the server."""
 
-    listen: Annotated[str, about("HOST:PORT to serve on; port 0 picks a free one.")] = (
+    listen: Annotated[str, about("The HOST:PORT to serve on. Port 0 picks a free one.")] = (
         "127.0.0.1:8484"
     )
     data_dir: Annotated[
-        Path, about("Where database, blobs and signing keys are kept. One server each.")
+        Path, about("The directory of database, blobs and signing keys. One server uses it.")
     ] = Path("arc-data")
     public_url: Annotated[
         str | None,
         about(
-            "What URLs in answers begin with, as clients reach the server. Absent: scheme and host"
-            " of the request that asked."
+            "The URL that clients reach the server by; URLs in answers begin with it. By default"
+            " scheme and host of each request."
         ),
     ] = None
     log: LogSection = LogSection()
@@ -302,87 +289,5 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     push: PushSection = PushSection()
     sweeper: SweeperSection = SweeperSection()
     deployments: Annotated[
-        list[DeploymentEntry], about("Deployments that are known from the start.")
+        list[DeploymentEntry], about("Deployments that are registered at the start.")
     ] = []
-
-
-def load_config(
-    file: Path | None,
-    overrides: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> ServerConfig:
-    """The configuration. Raises SettingsError, naming the key, for anything that cannot be used."""
-    config = load(
-        ServerConfig,
-        prefix=PREFIX,
-        file=file,
-        environ=environ,
-        overrides=overrides,
-        ignore=NOT_OURS,
-    )
-    host, _ = listen_address(config)
-    if config.auth.disabled and not is_loopback(host):
-        raise bad_value("auth.disabled", f"--no-auth is for loopback addresses only, not {host}")
-    if config.public_url is not None:
-        _check_url("public_url", config.public_url)
-    if config.commands.default_max_attempts > config.commands.max_attempts:
-        raise bad_value("commands.default_max_attempts", "is above commands.max_attempts")
-    if config.commands.list_page > config.commands.max_list_page:
-        raise bad_value("commands.list_page", "is above commands.max_list_page")
-    _check_deployments(config.deployments)
-    return config
-
-
-def listen_address(config: ServerConfig) -> tuple[str, int]:
-    """Host and port of `listen`. Raises SettingsError."""
-    found = _LISTEN.fullmatch(config.listen)
-    if found is None or int(found["port"]) > 65_535:
-        raise bad_value("listen", "must be HOST:PORT, like 127.0.0.1:8484 or [::1]:8484")
-    return found["host"].strip("[]"), int(found["port"])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _check_deployments(entries: Sequence[DeploymentEntry]) -> None:
-    seen: set[str] = set()
-    for index, entry in enumerate(entries):
-        key = f"deployments[{index}]"
-        if entry.id in seen:
-            raise bad_value(f"{key}.id", "there are two deployments of this name")
-        seen.add(entry.id)
-        targets = [target.resource_id for target in entry.targets]
-        if len(set(targets)) != len(targets):
-            raise bad_value(f"{key}.targets", "there are two targets of one name")
-        if any(":" in target for target in targets):
-            raise bad_value(f"{key}.targets", "a target's id may not contain a colon")
-        if entry.default_target is not None and entry.default_target not in targets:
-            raise bad_value(f"{key}.default_target", "is not among the targets")
-        if entry.push_url is not None:
-            _check_url(f"{key}.push_url", entry.push_url)
-        elif entry.push_token is not None or entry.push_token_file is not None:
-            raise bad_value(f"{key}.push_url", "is needed when there is a push token")
-        if entry.push_token is not None and entry.push_token_file is not None:
-            raise bad_value(f"{key}.push_token_file", "give this or push_token, not both")
-
-
-def _check_url(key: str, url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good or any(character.isspace() for character in url):
-        raise bad_value(key, "must be an absolute http or https URL")
-
-
-def bad_value(key: str, message: str) -> SettingsError:
-    """The error for a key whose value cannot be used."""
-    return SettingsError(message, key=key, source=None)

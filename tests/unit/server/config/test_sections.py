@@ -13,13 +13,8 @@ from arc_server.config.parts import (
     push_limits,
     sweep_limits,
 )
-from arc_server.config.sections import (
-    PREFIX,
-    ServerConfig,
-    is_loopback,
-    listen_address,
-    load_config,
-)
+from arc_server.config.reading import PREFIX, is_loopback, listen_address, load_config
+from arc_server.config.sections import ServerConfig
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
 from arc_server.service.sweeper import SweepLimits

@@ -1,0 +1,102 @@
+"""Reading a configuration: YAML, then `ARC_SERVER_…` variables, then the command line."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from arc_runtime.config.settings import SettingsError, load
+from arc_server.config.sections import DeploymentEntry, ServerConfig
+
+PREFIX: Final = "ARC_SERVER"
+NOT_OURS: Final = ("ARC_SERVER_URL",)
+"""Variables with the server's prefix that are for the sender."""
+
+_LISTEN: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+
+
+def load_config(
+    file: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> ServerConfig:
+    """Return the configuration. Raises SettingsError, naming the key, for an unusable value."""
+    config = load(
+        ServerConfig,
+        prefix=PREFIX,
+        file=file,
+        environ=environ,
+        overrides=overrides,
+        ignore=NOT_OURS,
+    )
+    host, _ = listen_address(config)
+    if config.auth.disabled and not is_loopback(host):
+        raise bad_value("auth.disabled", f"--no-auth is for loopback addresses only, not {host}")
+    if config.public_url is not None:
+        _check_url("public_url", config.public_url)
+    if config.commands.default_max_attempts > config.commands.max_attempts:
+        raise bad_value("commands.default_max_attempts", "is above commands.max_attempts")
+    if config.commands.list_page > config.commands.max_list_page:
+        raise bad_value("commands.list_page", "is above commands.max_list_page")
+    _check_deployments(config.deployments)
+    return config
+
+
+def listen_address(config: ServerConfig) -> tuple[str, int]:
+    """Return host and port of `listen`. Raises SettingsError."""
+    found = _LISTEN.fullmatch(config.listen)
+    if found is None or int(found["port"]) > 65_535:
+        raise bad_value("listen", "must be HOST:PORT, like 127.0.0.1:8484 or [::1]:8484")
+    return found["host"].strip("[]"), int(found["port"])
+
+
+def is_loopback(host: str) -> bool:
+    """Return True if only this machine can reach a server that listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_deployments(entries: Sequence[DeploymentEntry]) -> None:
+    seen: set[str] = set()
+    for index, entry in enumerate(entries):
+        key = f"deployments[{index}]"
+        if entry.id in seen:
+            raise bad_value(f"{key}.id", "two deployments have this id")
+        seen.add(entry.id)
+        targets = [target.resource_id for target in entry.targets]
+        if len(set(targets)) != len(targets):
+            raise bad_value(f"{key}.targets", "two targets have one id")
+        if any(":" in target for target in targets):
+            raise bad_value(f"{key}.targets", "a target's id may not contain a colon")
+        if entry.default_target is not None and entry.default_target not in targets:
+            raise bad_value(f"{key}.default_target", "is not among the targets")
+        if entry.push_url is not None:
+            _check_url(f"{key}.push_url", entry.push_url)
+        elif entry.push_token is not None or entry.push_token_file is not None:
+            raise bad_value(f"{key}.push_url", "is needed when there is a push token")
+        if entry.push_token is not None and entry.push_token_file is not None:
+            raise bad_value(f"{key}.push_token_file", "give this or push_token, not both")
+
+
+def _check_url(key: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or any(character.isspace() for character in url):
+        raise bad_value(key, "must be an absolute http or https URL")
+
+
+def bad_value(key: str, message: str) -> SettingsError:
+    """Return the error for a key with an unusable value."""
+    return SettingsError(message, key=key, source=None)
