@@ -1,4 +1,4 @@
-"""The entry point of `arc-server`, and of `python -m arc_server`."""
+"""The entry point of `arc-server` and of `python -m arc_server`."""
 
 from arc_runtime.startup.light_imports import import_aiohttp, import_structlog
 

@@ -1,7 +1,7 @@
-"""What agents that enrolled show: short-lived access tokens, and challenges to sign for one.
+"""Access tokens of enrolled agents: short-lived, and given for a signed challenge.
 
-Both are signed by the server and stored nowhere. Whether the credential behind an access token
-still stands, the database says at each look-up (callers.py).
+Tokens and challenges are signed by the server and stored nowhere. A revoked credential is found by
+the look-up of each access token (callers.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from arc_server.server_keys import Signer
 
 PREFIX: Final = "arc_access_"
 CHALLENGE_SECONDS: Final = 60
-"""How long a challenge may be answered: a slow proxy's round trip, many times over."""
+"""The life of a challenge: many round trips through a slow proxy."""
 
 _ACCESS: Final = "access"
 _CHALLENGE: Final = "challenge"
@@ -26,35 +26,35 @@ _CHALLENGE_TEXT: Final = re.compile(_SEALED, re.ASCII)
 
 
 class AccessTokens:
-    """Makes and reads them, with the keys that sign URLs."""
+    """Makes and reads access tokens and challenges, with the keys that sign URLs."""
 
     def __init__(self, signer: Signer, clock: Clock) -> None:
         self._signer = signer
         self._clock = clock
 
     def mint(self, credential_id: str, seconds: float) -> str:
-        """An access token of a credential, good for that long."""
+        """Return an access token of a credential that is good for that many seconds."""
         return PREFIX + self._seal(_ACCESS, credential_id, seconds)
 
     def read(self, text: str) -> str:
-        """The credential behind an access token. Raises Unauthorized."""
+        """Return the credential id of an access token. Raises Unauthorized."""
         found = _TEXT.fullmatch(text)
         if found is None or not self._is_sealed(_ACCESS, *found.groups()):
             raise Unauthorized("this access token is not known, or has expired")
         return found[1]
 
     def challenge(self) -> str:
-        """Something that nobody has signed before."""
+        """Return a fresh challenge."""
         return self._seal(_CHALLENGE, secrets.token_urlsafe(16), CHALLENGE_SECONDS)
 
     def check_challenge(self, text: str) -> None:
-        """Raises Unauthorized unless we made it, a short while ago."""
+        """Raise Unauthorized unless the server made this challenge within its life."""
         found = _CHALLENGE_TEXT.fullmatch(text)
         if found is None or not self._is_sealed(_CHALLENGE, *found.groups()):
             raise Unauthorized("this challenge is not known, or has expired")
 
     def _seal(self, purpose: str, subject: str, seconds: float) -> str:
-        # Whole seconds, rounded up: what lives for less than a second must live at all.
+        # Rounded up to whole seconds, or a token of less than a second would never be good.
         expires = int(self._clock.now().timestamp() + seconds) + 1
         signed = self._signer.sign(purpose, subject, expires=expires)
         return f"{subject}.{expires}.{signed.key_id}.{signed.token}"

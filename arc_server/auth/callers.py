@@ -1,4 +1,4 @@
-"""Who is calling: from an `Authorization` header to a scope and a deployment."""
+"""Callers: from an `Authorization` header to a scope and a deployment."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
 
 MAX_REMEMBERED: Final = 10_000
-"""Tokens whose look-up is remembered; far more than an installation has agents and senders."""
+"""Look-ups that are remembered: far more than an installation has agents and senders."""
 
 _SCOPES: Final = frozenset(scope.value for scope in Scope)
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """What the one who calls may do."""
+    """The rights of the client that made a request."""
 
     scope: Scope
     deployment_id: str | None = None
-    """Bound to this deployment; None: all."""
+    """The deployment that the caller is bound to; None for all."""
     token_id: str | None = None
-    """Names the token or the credential in logs; None when none was needed."""
+    """Names the token or the credential in logs; None if none was needed."""
 
 
-ANYBODY: Final = Caller(scope=Scope.ADMIN)
-"""Every caller of a server that runs with --no-auth."""
+UNCHECKED: Final = Caller(scope=Scope.ADMIN)
+"""The caller of every request to a server that runs with --no-auth."""
 
 
 class Authenticator:
-    """Tells callers by their tokens.
+    """The authenticator finds the caller of a request by its token.
 
-    A look-up is remembered for some seconds, so that a request costs no read of the database, or
-    until `forget` says that something was revoked. Unknown tokens are not remembered: a new one
-    works at once.
+    A look-up is remembered for some seconds, so that most requests read nothing from the database,
+    and at most until `forget`. Unknown tokens are not remembered: a new token works at once.
     """
 
     def __init__(
@@ -52,8 +51,10 @@ class Authenticator:
         no_auth: bool = False,
         access: AccessTokens | None = None,
     ) -> None:
-        """`no_auth`: every caller is an admin, whatever header it sends. `access` reads the access
-        tokens of agents that enrolled."""
+        """Take the access tokens of enrolled agents by `access`.
+
+        With `no_auth` every caller is an admin, whatever its header.
+        """
         self._store = store
         self._clock = clock
         self._cache_seconds = cache_seconds
@@ -63,9 +64,9 @@ class Authenticator:
         self._access = access
 
     async def caller(self, authorization: str | None) -> Caller:
-        """The caller behind a header. Raises Unauthorized, StoreUnavailable."""
+        """Return the caller of a header. Raises Unauthorized, StoreUnavailable."""
         if self._no_auth:
-            return ANYBODY
+            return UNCHECKED
         if authorization is None:
             raise Unauthorized("a bearer token is needed")
         kind, _, text = authorization.partition(" ")
@@ -83,18 +84,18 @@ class Authenticator:
         return await self._known_or(digest, partial(self._owner_of, digest))
 
     def forget(self) -> None:
-        """Something was revoked: ask the database again."""
+        """Forget all look-ups: a token or a credential was revoked."""
         self._known.clear()
         self._looking.clear()
 
     def anonymous(self) -> Caller | None:
-        """Who a request without a token comes from: nobody, unless tokens are switched off."""
-        return ANYBODY if self._no_auth else None
+        """Return the caller of a request without a token; None unless tokens are switched off."""
+        return UNCHECKED if self._no_auth else None
 
     async def _known_or(
         self, key: bytes, find: Callable[[], Coroutine[Any, Any, Caller | None]]
     ) -> Caller:
-        """Who is remembered under `key`, or who is found."""
+        """Return the caller that is remembered under `key`, or found. Raises Unauthorized."""
         known = self._known.get(key)
         if known is not None and self._clock.monotonic() < known[0]:
             return known[1]
@@ -108,20 +109,20 @@ class Authenticator:
     def _look_up(
         self, key: bytes, find: Callable[[], Coroutine[Any, Any, Caller | None]]
     ) -> asyncio.Task[Caller | None]:
-        """One read for all requests that come with the same token at the same time."""
+        """Return the look-up for a key: one read for all requests that carry it at a time."""
         looking = self._looking.get(key)
         if looking is None:
             looking = asyncio.get_running_loop().create_task(find())
             self._looking[key] = looking
-            looking.add_done_callback(lambda done: self._looked(key, done))
+            looking.add_done_callback(lambda done: self._remember(key, done))
         return looking
 
-    def _looked(self, key: bytes, done: asyncio.Task[Caller | None]) -> None:
+    def _remember(self, key: bytes, done: asyncio.Task[Caller | None]) -> None:
         is_current = self._looking.get(key) is done
         if is_current:
             del self._looking[key]
         if done.cancelled() or done.exception() is not None:
-            return  # if everybody who waited is gone, nobody else asks for it
+            return  # retrieved here, in case no request waits for it any more
         caller = done.result()
         if caller is None or not is_current:  # what was read before a `forget` is not remembered
             return
@@ -130,7 +131,7 @@ class Authenticator:
         self._known[key] = (self._clock.monotonic() + self._cache_seconds, caller)
 
     async def _owner_of(self, digest: bytes) -> Caller | None:
-        """Who a token belongs to."""
+        """Return the caller of a token; None if it is unknown or revoked."""
         token = await self._store.find_token(digest)
         if token is None or token.revoked_at is not None or token.scope not in _SCOPES:
             return None
@@ -139,7 +140,7 @@ class Authenticator:
         )
 
     async def _holder_of(self, credential_id: str) -> Caller | None:
-        """An agent that enrolled: bound to its deployment."""
+        """Return the caller of a credential: an agent, bound to its deployment."""
         found = await self._store.find_credential(credential_id)
         if found is None or found.revoked_at is not None:
             return None

@@ -1,7 +1,7 @@
-"""Enrolment: from an enrol token to a credential, from a key to access tokens and to the next key.
+"""Enrolment: from an enrolment token to a credential, and from its key to access tokens.
 
-An agent shows that it has a private key by signing: the enrol token's hash when it enrols, a
-challenge of ours ever after. No clock of the agent's is involved.
+An agent proves its private key by a signature: over the hash of the enrolment token when it
+enrols, later over a challenge of the server's. The clock of the agent plays no part.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -31,28 +31,35 @@ from arc_protocol.enrolment import (
     to_sign,
 )
 from arc_protocol.errors import InvalidCommand, Unauthorized
+from arc_runtime.startup.late_module import late_module
 from arc_server.auth.access import CHALLENGE_SECONDS, AccessTokens
 from arc_server.auth.tokens import SECRET_BYTES, hash_token
 from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
 from arc_server.ports.records import AgentKey, EnrolToken, KnownKey, NewCredential
 
+if TYPE_CHECKING:
+    from nacl import exceptions, signing
+else:
+    exceptions = late_module("nacl.exceptions")
+    signing = late_module("nacl.signing")
+
 log = structlog.get_logger(__name__)
 
 ROTATE_AT: Final = 2 / 3
-"""Of a key's life: an agent that is off for a third of it comes back with a key that is not old."""
+"""The share of a key's life at which it is rotated: an agent may be off for the rest of it."""
 _TEXT: Final = re.compile(ENROL_TOKEN_PREFIX + r"[A-Za-z0-9_-]{43}", re.ASCII)
 
 
 class NewEnrolToken(msgspec.Struct, frozen=True, kw_only=True):
-    """An enrol token that was just made. `text` is shown once and stored nowhere."""
+    """A new enrolment token. `text` is shown once and stored nowhere."""
 
     text: str
     stored: EnrolToken
 
 
 class EnrolmentLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Config keys of the same names, section `enrolment`."""
+    """Limits of enrolment; the configuration keys of section `enrolment` have these names."""
 
     access_seconds: float
     key_seconds: float
@@ -62,7 +69,7 @@ class EnrolmentLimits(msgspec.Struct, frozen=True, kw_only=True):
 def new_enrol_token(
     deployment_id: str, uses: int, expires_in: timedelta, now: datetime
 ) -> NewEnrolToken:
-    """Make an enrol token `arc_enrol_<43 characters>`."""
+    """Make an enrolment token, `arc_enrol_<43 characters>`."""
     text = f"{ENROL_TOKEN_PREFIX}{secrets.token_urlsafe(SECRET_BYTES)}"
     return NewEnrolToken(
         text=text,
@@ -78,7 +85,7 @@ def new_enrol_token(
 
 
 class Enrolment:
-    """What the routes of enrolment do."""
+    """The service of enrolment."""
 
     def __init__(
         self, store: CredentialStore, access: AccessTokens, clock: Clock, limits: EnrolmentLimits
@@ -89,9 +96,9 @@ class Enrolment:
         self._limits = limits
 
     async def enrol(self, authorization: str | None, request: EnrolRequest) -> CredentialInfo:
-        """Use an enrol token. The same key again gets the same answer.
+        """Enrol an agent with an enrolment token. A repeat with the key gets the first answer.
 
-        Raises Unauthorized, Forbidden, Conflict (see CredentialStore.enrol), InvalidCommand.
+        Raises Unauthorized, Forbidden, Conflict (`CredentialStore.enrol`), InvalidCommand.
         """
         token = _bearer(authorization)
         public_key = _bytes("publicKey", request.public_key, KEY_BYTES)
@@ -118,7 +125,7 @@ class Enrolment:
         return _info(known)
 
     def challenge(self) -> Challenge:
-        """Something to sign."""
+        """Return a fresh challenge, to be signed."""
         return Challenge(
             challenge=self._access.challenge(), expires_in_seconds=float(CHALLENGE_SECONDS)
         )
@@ -126,8 +133,9 @@ class Enrolment:
     async def access_token(
         self, request: AccessTokenRequest, count: Callable[[], None] = lambda: None
     ) -> AccessTokenResponse:
-        """A fresh access token. `count` is called once the signature is known to be good, and may
-        refuse. Raises Unauthorized, InvalidCommand.
+        """Return a fresh access token. `count` is called after the signature, and may refuse.
+
+        Raises Unauthorized, InvalidCommand.
         """
         self._access.check_challenge(request.challenge)
         signed = to_sign("token", request.key_id, request.challenge)
@@ -150,8 +158,9 @@ class Enrolment:
     async def new_key(
         self, request: NewKeyRequest, count: Callable[[], None] = lambda: None
     ) -> CredentialInfo:
-        """Take a new key besides the one that signs; that one ends some time after the new one's
-        first use. The same key again gets the same answer. `count`: see `access_token`.
+        """Add a key to a credential. The key that signs ends some time after the first use of the
+        new one. A repeat gets the first answer. `count` is called once the signature is good, and
+        may refuse.
 
         Raises Unauthorized, Conflict, InvalidCommand.
         """
@@ -180,9 +189,9 @@ class Enrolment:
         return _info(added)
 
     async def _signer(self, named: str, signed: bytes, signature: str) -> KnownKey:
-        """The key that signed, if it is good. Raises Unauthorized, InvalidCommand.
+        """Return the key that signed. Raises Unauthorized unless it is good, InvalidCommand.
 
-        That it was revoked is told only to whoever has the key.
+        Only an agent that has the key learns that it was revoked.
         """
         data = _bytes("signature", signature, SIGNATURE_BYTES)
         known = await self._store.find_key(named)
@@ -205,16 +214,16 @@ def _info(known: KnownKey) -> CredentialInfo:
 
 
 def _bearer(authorization: str | None) -> str:
-    """The enrol token of a header. Raises Unauthorized."""
+    """Return the enrolment token of a header. Raises Unauthorized."""
     kind, _, text = (authorization or "").partition(" ")
     text = text.strip(" ")
     if kind.lower() != "bearer" or _TEXT.fullmatch(text) is None:
-        raise Unauthorized("an enrol token is needed as the bearer token")
+        raise Unauthorized("an enrolment token is needed as the bearer token")
     return text
 
 
 def _bytes(field: str, text: str, size: int) -> bytes:
-    """A key or a signature. Raises InvalidCommand naming the field."""
+    """Decode a key or a signature. Raises InvalidCommand naming the field."""
     try:
         return from_text(text, size)
     except ValueError:
@@ -222,11 +231,8 @@ def _bytes(field: str, text: str, size: int) -> bytes:
 
 
 def _verify(public_key: bytes, signed: bytes, signature: bytes) -> None:
-    """Raises Unauthorized unless the key made the signature."""
-    from nacl.exceptions import BadSignatureError  # only servers that agents enrol at pay for it
-    from nacl.signing import VerifyKey
-
+    """Raise Unauthorized unless the key made the signature."""
     try:
-        VerifyKey(public_key).verify(signed, signature)
-    except BadSignatureError:
+        signing.VerifyKey(public_key).verify(signed, signature)
+    except exceptions.BadSignatureError:
         raise Unauthorized("the signature is wrong") from None

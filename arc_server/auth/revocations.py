@@ -1,8 +1,8 @@
-"""Revocation within seconds, also of requests that wait, also by another process.
+"""Revocations take effect within seconds, also on requests that wait, also from another process.
 
-Whoever revokes counts it in the database. Each server looks at that number every second; when it
-is another, no look-up is remembered any longer, and every request that waits must show again that
-its caller is good. Those that are not end with a 401.
+Each revocation raises a number in the database, which each server reads every second. When it has
+changed, the server forgets its look-ups and looks up the caller of each request that waits again;
+the wait of a revoked caller ends with a 401.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Waiting(Protocol):
 
     @property
     def authorization(self) -> str | None:
-        """Its header; None when it needs no caller."""
+        """The header that identified its caller; None if it needs no caller."""
         ...
 
     @property
@@ -34,7 +34,7 @@ class Waiting(Protocol):
         ...
 
     def revoke(self) -> None:
-        """End the wait: whoever asked may not any more."""
+        """End the wait: the caller was revoked."""
         ...
 
 
@@ -44,31 +44,31 @@ class Waits:
     def __init__(self) -> None:
         self._all: Final[set[Waiting]] = set()
         self.suspects: Final[set[Waiting]] = set()
-        """Those whose caller was looked up before the last revocation and that came after it."""
+        """Requests that began to wait after a revocation, with a caller looked up before it."""
         self.epoch = 0
-        """How many revocations were seen."""
+        """The number of changes that were seen."""
 
     def __len__(self) -> int:
         return len(self._all)
 
     def add(self, waiting: Waiting) -> None:
-        """It begins to wait."""
+        """Add a request that begins to wait."""
         self._all.add(waiting)
         if waiting.epoch != self.epoch:
             self.suspects.add(waiting)
 
     def discard(self, waiting: Waiting) -> None:
-        """It waits no longer."""
+        """Remove a request that waits no longer."""
         self._all.discard(waiting)
         self.suspects.discard(waiting)
 
-    def everybody(self) -> Sequence[Waiting]:
-        """All of them."""
+    def all(self) -> Sequence[Waiting]:
+        """Return every request that waits."""
         return tuple(self._all)
 
 
 class Revocations:
-    """The loop that looks."""
+    """The loop that reads the number and acts on a change."""
 
     def __init__(
         self,
@@ -87,16 +87,16 @@ class Revocations:
         self._number: int | None = None
 
     async def run(self) -> None:
-        """Look for ever; ends when cancelled."""
+        """Check for ever, until cancelled."""
         while True:
             try:
-                await self.look()
-            except StoreUnavailable as error:  # requests find out by themselves
+                await self.check()
+            except StoreUnavailable as error:  # requests meet the error themselves
                 log.debug("revocations.not_read", reason=error.message)
             await self._clock.sleep(self._interval_seconds)
 
-    async def look(self) -> None:
-        """Act on what was revoked since the last look. Raises StoreUnavailable."""
+    async def check(self) -> None:
+        """Act on revocations since the last check. Raises StoreUnavailable."""
         waits = self._waits
         number = await self._store.revocations()
         if self._number is None or number == self._number:
@@ -104,11 +104,11 @@ class Revocations:
         else:
             waits.epoch += 1
             self._authenticator.forget()
-            await self._judge(waits.everybody())
+            await self._judge(waits.all())
         self._number = number
 
     async def _judge(self, suspects: Sequence[Waiting]) -> None:
-        """End the waits of those that are not good any more. Raises StoreUnavailable."""
+        """End the waits of revoked callers. Raises StoreUnavailable."""
         by_authorization: dict[str, list[Waiting]] = {}
         for each in suspects:
             self._waits.suspects.discard(each)

@@ -1,7 +1,7 @@
-"""Bearer tokens: how they look, and what is stored of them.
+"""Bearer tokens: 256 bits of a CSPRNG each.
 
-A token is 256 bits of a CSPRNG. Only its SHA-256 is stored: it has nothing that could be guessed,
-so a slow hash would add nothing but load.
+Only the SHA-256 of a token is stored. A token cannot be guessed, so a slow hash would only add
+load.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _TEXT: Final = re.compile(r"arc_(?:admin|sender|agent)_[A-Za-z0-9_-]{43}", re.AS
 
 
 class Scope(StrEnum):
-    """What a token is for."""
+    """The rights of a token."""
 
     ADMIN = "admin"
-    """Everything, the operator's back doors included."""
+    """May do everything, including the repairs of an operator."""
     SENDER = "sender"
-    """Creates commands and reads their results."""
+    """May create commands and read their results."""
     AGENT = "agent"
-    """Leases commands and responds to them."""
+    """May lease commands and respond to them."""
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A token that was just made. `text` is shown once and stored nowhere."""
+    """A new token. `text` is shown once and stored nowhere."""
 
     text: str
     stored: BearerToken
@@ -55,10 +55,10 @@ def new_token(scope: Scope, deployment_id: str | None, now: datetime) -> NewToke
 
 
 def hash_token(text: str) -> bytes:
-    """What a token is looked up by."""
+    """Return the hash that a token is looked up by."""
     return hashlib.sha256(text.encode("ascii")).digest()
 
 
 def is_well_formed(text: str) -> bool:
-    """Whether a text could be a token of ours; nothing else is worth a look-up."""
+    """Return True if a text has the form of a token; nothing else is worth a look-up."""
     return _TEXT.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""Answers: JSON, nothing, or an error; their headers made once."""
+"""Answers: JSON, an empty body, or an error. Their headers are built once."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _JSON: Final = CIMultiDict({hdrs.CONTENT_TYPE: "application/json"} | dict(_BARE)
 
 
 def json_answer(message: Any) -> web.Response:
-    """200 with a message as its body."""
+    """Return a 200 with a message as its body."""
     return web.Response(body=encode(message), headers=_JSON)
 
 
 def empty_answer() -> web.Response:
-    """200 without a body."""
+    """Return a 200 without a body."""
     return web.Response(headers=_BARE)
 
 
 def error_answer(error: ArcError) -> web.Response:
-    """The answer for an error: its status, the JSON error body, and what headers it calls for."""
+    """Return the answer for an error: its status, its JSON body and the headers it calls for."""
     answer = web.Response(body=encode(error_body(error)), status=error.http_status, headers=_JSON)
     if isinstance(error, Unauthorized):
         answer.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
@@ -51,7 +51,7 @@ def error_answer(error: ArcError) -> web.Response:
 
 
 def raw_error(error: ArcError) -> bytes:
-    """The same for a connection on which no request has arrived whole; it is closed after it."""
+    """Return a whole answer for a connection that has sent no whole request and is closed next."""
     body = encode(error_body(error))
     head = (
         f"HTTP/1.1 {error.http_status} {type(error).__name__}\r\nServer: {SERVER}\r\n"

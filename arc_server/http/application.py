@@ -1,4 +1,4 @@
-"""From a request to its answer: route, caller, handler, and the answer for whatever goes wrong."""
+"""The application answers requests: it finds the route, judges the caller and runs the handler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 
 class Application:
-    """All that the server answers. The credential is judged before a byte of the body is read."""
+    """All routes of the server. A credential is judged before a byte of the body is read."""
 
     def __init__(
         self,
@@ -35,12 +35,12 @@ class Application:
         self._limits = limits
         self._base_urls = base_urls
         self.waits = Waits()
-        """Requests that wait: they end when their caller is revoked."""
+        """Requests that wait; the wait ends when the token of the caller is revoked."""
         self.is_draining = False
-        """Each connection is closed after its next answer."""
+        """True once the server stops: each connection is closed after its next answer."""
 
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request. Never raises but for a client that is gone."""
+        """Answer one request. Raises ConnectionError alone, for a client that has gone."""
         try:
             answer = await self._answer(http)
         except ConnectionError:
@@ -52,20 +52,20 @@ class Application:
         return answer
 
     def _failed(self, http: web.BaseRequest, error: Exception) -> web.StreamResponse:
-        """The answer for what went wrong. Raises ConnectionError when one has begun already."""
+        """Return the answer for an error. Raises ConnectionError when an answer has begun."""
         if not isinstance(error, ArcError):
             log.error("http.failed", method=http.method, path=http.path, exc_info=error)
-            error = CommandsError("something went wrong; the server's log says what")
+            error = CommandsError("internal error; see the log of the server")
         if http.writer.output_size > 0:
-            raise ConnectionResetError("failed in the middle of an answer")
+            raise ConnectionResetError("the answer failed halfway")
         return error_answer(error)
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
         if http.version.major != 1:
-            raise BadRequest("only HTTP/1.0 and HTTP/1.1 are spoken here")
+            raise BadRequest("only HTTP/1.0 and HTTP/1.1 are supported")
         target = http.raw_path
         if not target.startswith("/"):
-            target = http.rel_url.raw_path_qs  # the absolute form of RFC 9112, 3.2.2
+            target = http.rel_url.raw_path_qs  # the absolute form (RFC 9112, 3.2.2)
         match = self.router.match(http.method, target)
         call = Call(
             http,
@@ -82,7 +82,7 @@ class Application:
         return await route.handler(call)
 
     async def _authorise(self, route: Route, call: Call) -> Caller | None:
-        """Who calls; None for a signed request. Raises Unauthorized, Forbidden."""
+        """Return the caller; None for a signed request. Raises Unauthorized, Forbidden."""
         authorization = call.http.headers.get(hdrs.AUTHORIZATION)
         if route.signature is not None and (
             route.access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None
@@ -98,6 +98,6 @@ class Application:
         return caller
 
     def _may_be_unsigned(self, route: Route) -> bool:
-        """Whether a bad signature does not matter, since anybody may call without one."""
+        """Return True if the server takes requests without a token, so that a signature is moot."""
         is_open = self._authenticator.anonymous() is not None
         return is_open and route.access is RouteAccess.TOKEN_OR_SIGNATURE

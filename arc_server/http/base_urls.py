@@ -1,4 +1,4 @@
-"""What the URLs in an answer begin with: the public URL, or where the very request went."""
+"""Base URLs begin the URLs in an answer: the public URL, or the address of the request itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multidict import CIMultiDictProxy
 from arc_protocol.errors import BadRequest
 
 PREFIX: Final = "v1"
-"""Under which every route answers; each also answers without it."""
+"""The prefix of every route; each route also answers without it."""
 
 MAX_REMEMBERED: Final = 1_000
 """Base URLs that are remembered; one server has a handful, unless clients make them up."""
@@ -22,16 +22,16 @@ _FORWARDED_PROTO: Final = "X-Forwarded-Proto"
 
 
 class BaseUrls:
-    """Tells the base URL of each request; ends in /v1."""
+    """Base URLs of requests. Each ends in /v1."""
 
     def __init__(self, public_url: str | None, *, trust_forwarded: bool) -> None:
-        """`public_url` stands for every request, if there is one."""
+        """Take `public_url` for every request, if there is one."""
         self._public = None if public_url is None else with_prefix(public_url)
         self._trust_forwarded = trust_forwarded
         self._known: dict[tuple[str, str | None], str] = {}
 
     def of(self, headers: CIMultiDictProxy[str]) -> str:
-        """The base URL for one request. Raises BadRequest when it names no proper host."""
+        """Return the base URL for one request. Raises BadRequest for a bad host or scheme."""
         if self._public is not None:
             return self._public
         scheme, host = "http", headers.get(hdrs.HOST)
@@ -53,11 +53,11 @@ class BaseUrls:
 
 
 def with_prefix(url: str) -> str:
-    """A base URL that ends in /v1, whether or not it did before."""
+    """Return a base URL with /v1 at its end."""
     url = url.rstrip("/")
     return url if url.endswith(f"/{PREFIX}") else f"{url}/{PREFIX}"
 
 
 def _first(value: str | None) -> str | None:
-    """What the outermost proxy put into a header to which each proxy appends."""
+    """Return the entry of the outermost proxy in a header to which each proxy appends."""
     return None if value is None else value.partition(",")[0].strip()

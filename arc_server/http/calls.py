@@ -1,4 +1,4 @@
-"""One request, as handlers see it: its arguments, its body in bounds, its query, its caller."""
+"""A call is one request as handlers see it: arguments, query, body within limits, and caller."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RequestWait:
 
 
 class Call:
-    """A request on its way through the server. Made by the application, used by one handler."""
+    """One request. The application makes it, one handler uses it."""
 
     __slots__ = (
         "_base_urls",
@@ -105,9 +105,9 @@ class Call:
     ) -> None:
         self.http = http
         self.arguments = arguments
-        """The segments of the path that are the handler's, decoded."""
+        """The decoded segments of the path that are arguments of the handler."""
         self.caller: Caller | None = None
-        """Who calls; None when the query is signed, or nothing was asked for."""
+        """The caller; None for a signed query and for an open route."""
         self._query_text = query
         self._query: dict[str, str] | None = None
         self._limits = limits
@@ -115,18 +115,18 @@ class Call:
         self._is_last = is_last
         self._waits = waits
         self.epoch = waits.epoch
-        """The revocations that were seen before its caller was looked up."""
+        """The number of revocations seen before the caller was looked up."""
         self.wait: Wait | None = None
         """The wait of the handler, while it waits."""
 
     @property
     def within(self) -> str | None:
-        """The deployment that the caller is bound to, None for all."""
+        """The deployment that the caller is bound to; None for all."""
         return None if self.caller is None else self.caller.deployment_id
 
     @property
     def base_url(self) -> str:
-        """What URLs in the answer begin with; ends in /v1. Raises BadRequest for a bad Host."""
+        """The beginning of URLs in the answer, up to /v1. Raises BadRequest for a bad Host."""
         return self._base_urls.of(self.http.headers)
 
     @property
@@ -136,9 +136,9 @@ class Call:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody is there any more to hear the answer.
+        """Return True if the client has gone.
 
-        Asks the kernel: the event loop may not have come to the client's goodbye yet.
+        Asks the kernel, since the event loop may not have come to the end of the connection yet.
         """
         transport = self.http.transport
         if transport is None or transport.is_closing():
@@ -152,11 +152,11 @@ class Call:
 
     @property
     def authorization(self) -> str | None:
-        """The header that says who calls; None when nobody asked for it."""
+        """The header that identified the caller; None if none was needed."""
         return None if self.caller is None else self.http.headers.get(hdrs.AUTHORIZATION)
 
     def revoke(self) -> None:
-        """The caller may not any more: end its wait with a 401."""
+        """End the wait with a 401: the token of the caller was revoked."""
         if self.wait is not None:
             self.wait.end(Unauthorized("this token was revoked while the request waited"))
 
@@ -165,7 +165,7 @@ class Call:
         return RequestWait(self, self._waits)
 
     def finished(self, answer: A) -> A:
-        """An answer as it goes out: the last one of its connection when the server stops."""
+        """Return an answer ready to be sent: the last of its connection if the server stops."""
         if self._is_last():
             answer.force_close()
         return answer
@@ -173,7 +173,7 @@ class Call:
     # query
 
     def query(self, name: str) -> str | None:
-        """A field of the query, None when it is not there. Raises InvalidCommand."""
+        """Return a field of the query; None if absent. Raises InvalidCommand."""
         if not self._query_text:
             return None
         if self._query is None:
@@ -183,7 +183,7 @@ class Call:
     # body
 
     async def message(self, kind: type[T], *, limit: int | None = None) -> T:
-        """The body as a message of `kind`, up to `limit` bytes if that is less than usual.
+        """Return the body as a message of `kind`. `limit` in bytes lowers the configured limit.
 
         Raises InvalidCommand naming the field, PayloadTooLarge, RequestTimeout, BadRequest.
         """
@@ -194,12 +194,12 @@ class Call:
             encoding = self.http.headers.get(hdrs.CONTENT_ENCODING, "identity")
             if encoding.lower() != "identity":
                 raise InvalidCommand(
-                    "Content-Encoding: send the body as it is", field="Content-Encoding"
+                    "Content-Encoding: send the body without encoding", field="Content-Encoding"
                 ) from None
             raise
 
     async def body(self, limit: int | None = None) -> bytes:
-        """The whole body of a JSON request, up to the limit. Raises as `chunks` does."""
+        """Return the whole body of a JSON request, up to the limit. Raises as `chunks` does."""
         content = self.http.content
         limit = min(limit or self._limits.max_body_bytes, self._limits.max_body_bytes)
         if not content.is_eof():
@@ -210,10 +210,10 @@ class Call:
         return data
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
-        """The body as it arrives, up to `limit` bytes; refused unread if it announces more.
+        """Yield the body as it arrives, up to `limit` bytes.
 
-        Raises PayloadTooLarge, RequestTimeout when it comes too slowly, BadRequest when it is not
-        well-formed, ConnectionError when it breaks off.
+        Raises PayloadTooLarge (unread, if the body announces more), RequestTimeout when it arrives
+        too slowly, BadRequest when it is malformed, ConnectionError when it breaks off.
         """
         length = self.http.content_length
         if length is not None and length > limit:
@@ -231,7 +231,7 @@ class Call:
             except TimeoutError:
                 raise RequestTimeout("body: arrives too slowly") from None
             except (web.RequestPayloadError, HttpProcessingError):
-                raise BadRequest("body: its framing is broken") from None
+                raise BadRequest("body: malformed framing") from None
             waited += loop.time() - begun
             received += len(chunk)
             if received > limit:
@@ -240,12 +240,12 @@ class Call:
                 yield chunk
 
     def _answer_expectation(self) -> None:
-        """Tell a client that waits for leave to send its body that it may (RFC 9110, 10.1.1)."""
+        """Let a client send its body if it asked for permission first (RFC 9110, 10.1.1)."""
         expectation = self.http.headers.get(hdrs.EXPECT)
         if expectation is None:
             return
         if expectation.lower() != "100-continue":
-            raise BadRequest("Expect: only 100-continue is known", field="Expect")
+            raise BadRequest("Expect: only 100-continue is supported", field="Expect")
         transport = self.http.transport
         if self.http.version == HttpVersion11 and transport is not None:
             transport.write(_CONTINUE)
@@ -256,7 +256,7 @@ def _too_large(limit: int) -> PayloadTooLarge:
 
 
 def _plain_pairs(text: str) -> list[tuple[str, str]] | None:
-    """What parse_qsl makes of a query that needs no decoding, at a fifth of the time."""
+    """Parse a query that needs no decoding, in a fifth of parse_qsl's time; None for others."""
     if "%" in text or "+" in text or not text.isascii():
         return None
     fields = text.split("&")
@@ -271,7 +271,7 @@ def _plain_pairs(text: str) -> list[tuple[str, str]] | None:
 
 
 def _parse_query(text: str) -> dict[str, str]:
-    """The fields of a query. Each may be there once: of two that differ, which one is meant?"""
+    """Return the fields of a query. Raises InvalidCommand for a field given more than once."""
     if "%" not in text and "+" not in text and text.count("&") < MAX_QUERY_FIELDS:
         parts = (pair.partition("=") for pair in text.split("&") if pair)
         return _each_once([(name, value) for name, _, value in parts])
@@ -287,7 +287,7 @@ def _parse_query(text: str) -> dict[str, str]:
 
 
 def _each_once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """The pairs as a mapping. Raises InvalidCommand for a name that is there twice."""
+    """Return the pairs as a mapping. Raises InvalidCommand for a name given twice."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
         names = [name for name, _ in pairs]

@@ -1,4 +1,4 @@
-"""Fields that come in a path or a query, as text."""
+"""Fields of a path or a query: text in, values out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,18})?", re.ASCII)
 
 
 def name(field: str, text: str) -> str:
-    """A deployment, command or agent name. Raises InvalidCommand."""
+    """Return a deployment, command or agent name. Raises InvalidCommand."""
     try:
         return msgspec.convert(text, Name)
     except msgspec.ValidationError as error:
@@ -26,12 +26,12 @@ def name(field: str, text: str) -> str:
 
 
 def optional_name(field: str, text: str | None) -> str | None:
-    """The same, if it is there."""
+    """Return a name if it is there. Raises InvalidCommand."""
     return None if text is None else name(field, text)
 
 
 def integer(field: str, text: str | None) -> int | None:
-    """A whole number that is not negative, if it is there. Raises InvalidCommand."""
+    """Return a whole number from 0 if it is there. Raises InvalidCommand."""
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
@@ -40,7 +40,7 @@ def integer(field: str, text: str | None) -> int | None:
 
 
 def wait_seconds(text: str | None) -> float:
-    """For how long a long poll may wait; 0 when it is not there. Raises InvalidCommand."""
+    """Return the seconds that a long poll may wait; 0 if absent. Raises InvalidCommand."""
     if text is None:
         return 0.0
     seconds = float(text) if _NUMBER.fullmatch(text) else math.nan
@@ -52,14 +52,14 @@ def wait_seconds(text: str | None) -> float:
 
 
 def boolean(field: str, text: str | None) -> bool:
-    """`true` or `false`, which is also what its absence means. Raises InvalidCommand."""
+    """Return a boolean; False if absent. Raises InvalidCommand."""
     if text not in (None, "true", "false"):
         raise InvalidCommand(f"{field}: must be true or false", field=field)
     return text == "true"
 
 
 def choice(field: str, text: str | None, kind: type[E]) -> E | None:
-    """One of an enum's values, if it is there. Raises InvalidCommand."""
+    """Return one of an enum's values if it is there. Raises InvalidCommand."""
     if text is None:
         return None
     try:

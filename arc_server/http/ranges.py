@@ -1,4 +1,4 @@
-"""One range of bytes (RFC 9110, 14)."""
+"""Ranges of bytes (RFC 9110, 14)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _RANGE: Final = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Start and end (not included) of what is asked for; None for the whole.
+    """Return start and end (not included) of the requested range; None for the whole.
 
-    Several ranges, other units and what cannot be read are ignored, as the RFC has it. Raises
-    RangeNotSatisfiable when nothing of the range is there.
+    Several ranges, other units and malformed headers are ignored, as the RFC asks. Raises
+    RangeNotSatisfiable for a range outside of the blob.
     """
     found = None if header is None else _RANGE.fullmatch(header)
     if found is None or not (found[1] or found[2]):

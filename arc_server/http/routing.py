@@ -1,7 +1,8 @@
-"""Routes as data, and finding the one that a request is for.
+"""Routes as data, and the router that finds the route of a request.
 
 A route answers with and without the prefix /v1, and empty path segments are ignored: one public
-client turns a trailing slash of its base URL into `/v1//commands/leases` (protocol.md, part 1).
+client turns a trailing slash of its base URL into `/v1//commands/leases` (docs/protocol.md,
+Requests and answers).
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from arc_server.http.base_urls import PREFIX
 from arc_server.http.calls import Call
 
 ANY: Final = "*"
-"""A segment of a path that is an argument of the handler."""
+"""Stands in a path for one segment, which is an argument of the handler."""
 REST: Final = "**"
-"""All segments that are left, as one argument; only at the end."""
+"""Stands at the end of a path for all segments that are left, as one argument."""
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 class RouteAccess(Enum):
-    """What lets a request in."""
+    """How a request shows that it may come in."""
 
     TOKEN = "token"  # noqa: S105  # not a password
     """A bearer token of one of the route's scopes."""
     TOKEN_OR_SIGNATURE = "token or signature"  # noqa: S105
-    """A token that is there decides alone; without one, the signature in the query."""
+    """A token, if there is one, decides alone; otherwise the signature in the query does."""
     SIGNATURE_OR_TOKEN = "signature or token"  # noqa: S105
-    """A signature that is there decides alone; without one, the token."""
+    """A signature, if there is one, decides alone; otherwise the token does."""
     PUBLIC = "public"
-    """Nothing is asked for."""
+    """The route is open."""
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,17 +46,17 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     method: str
     path: str
-    """Like `/commands/*/response`; without the prefix."""
+    """Without the prefix, for example `/commands/*/response`."""
     handler: Handler
     scopes: frozenset[Scope] = frozenset()
-    """The tokens that may call it."""
+    """The scopes of tokens that may call it."""
     access: RouteAccess = RouteAccess.TOKEN
     signature: Callable[[Call], bool | None] | None = None
-    """Whether the query is signed for this very request; None when it carries no signature."""
+    """Returns True if the query is signed for its request; None if it carries no signature."""
 
 
 class Match(msgspec.Struct, frozen=True):
-    """The route that a request is for, its arguments, and the query as it came."""
+    """The route of a request, its arguments, and its query as text."""
 
     route: Route
     arguments: Sequence[str]
@@ -63,7 +64,7 @@ class Match(msgspec.Struct, frozen=True):
 
 
 class _Node:
-    """One place in the tree of paths."""
+    """One node in the tree of paths."""
 
     def __init__(self) -> None:
         self.below: dict[str, _Node] = {}
@@ -85,7 +86,7 @@ class Router:
             node.routes[route.method] = route
 
     def match(self, method: str, target: str) -> Match:
-        """The route for a request target in origin form.
+        """Return the route for a request target in origin form.
 
         HEAD is answered by the route for GET. Raises NotFound, MethodNotAllowed (`allow` in its
         context), InvalidCommand for a path that is not UTF-8.
@@ -122,7 +123,7 @@ class Router:
 
 
 def _unquoted(segment: str) -> str:
-    """Percent-decoding after the split: an encoded slash does not make another segment."""
+    """Decode one segment, after the split: an encoded slash does not make another segment."""
     if "%" not in segment:
         return segment
     try:

@@ -1,4 +1,4 @@
-"""The HTTP server around the application: connections, their limits, and how they end."""
+"""The HTTP server accepts connections, holds them to limits, and drains them when it stops."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from arc_server.service.waits import Wait
 log = structlog.get_logger(__name__)
 
 WATCH_SECONDS: Final = 1.0
-"""How often connections are looked at for clients that are too slow."""
+"""How often connections are checked for clients that are too slow."""
 LINGER_SECONDS: Final = 5.0
-"""For how long the rest of a refused body is read, so that the client sees why."""
+"""How long the rest of a refused body is read, so that the client gets to see the answer."""
 CUT_OFF_SECONDS: Final = 0.5
 """How long handlers that are cut off have to give back what they could not deliver."""
 BACKLOG: Final = 1024
 """Connections that the kernel holds until they are accepted."""
 READ_BUFFER_BYTES: Final = 1 << 17
 MAX_REFUSALS: Final = 200
-"""Connections past the limit that are told so at a time; more are cut off."""
+"""Connections past the limit that get an answer at a time; more are cut off."""
 REFUSAL_SECONDS: Final = 5.0
 
 _TOO_MANY: Final = "Too many"
-"""How aiohttp's parser begins what it says of a request with too many headers."""
+"""Begins the message of aiohttp's parser for a request with too many headers."""
 _TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
 _FULL: Final = raw_error(Unavailable("too many connections"))
 
 
 class ClientConnection(RequestHandler):
-    """One client's connection; aiohttp's, with time limits and our errors."""
+    """One client's connection: aiohttp's, with time limits and the errors of the protocol."""
 
     __slots__ = (
         "_has_begun",
@@ -64,9 +64,9 @@ class ClientConnection(RequestHandler):
         self._server = server
         self._limits = server.limits
         self._head_since: float | None = None
-        """Since when a request's headers are awaited; None between requests and in one."""
+        """Since when the server awaits the headers of a request; None during a request."""
         self._has_begun = False
-        """Whether some of those headers have arrived."""
+        """True once some of those headers have arrived."""
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.wait: Wait | None = None
@@ -74,7 +74,7 @@ class ClientConnection(RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is being handled or waits to be."""
+        """True while no request is being handled or queued."""
         is_waiting = self._waiter is not None or not self._request_count
         return is_waiting and not self._messages
 
@@ -87,7 +87,7 @@ class ClientConnection(RequestHandler):
         handling = self._task_handler
         super().connection_lost(exc)
         self._server.closed(self, handling)
-        is_answered = self._current_request is None  # and reads the rest of a body that never comes
+        is_answered = self._current_request is None  # it reads the rest of a body that never comes
         if self.wait is not None:
             self.wait.end(ConnectionResetError("the client has gone"))
         elif handling is not None and is_answered:
@@ -130,23 +130,23 @@ class ClientConnection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002
     ) -> web.StreamResponse:
-        """The answer when aiohttp itself could make nothing of a request."""
+        """Return the answer for a request that aiohttp could not parse."""
         if request.writer.output_size > 0:
-            raise ConnectionResetError("failed in the middle of an answer")
+            raise ConnectionResetError("the answer failed halfway")
         answer = error_answer(_error_for(exc))
         answer.force_close()
         return answer
 
     def log_exception(self, *_: Any, **kw: Any) -> None:
-        """aiohttp reports what peers do to their connections as errors; it is none of ours."""
+        """Log at debug level: aiohttp reports as errors what peers do to their connections."""
         log.debug("http.connection_failed", reason=str(kw.get("exc_info")))
 
     def log_debug(self, *_: Any, **__: Any) -> None:
-        """Not even worth that."""
+        """Log nothing."""
 
 
 class Refusal(asyncio.Protocol):
-    """A connection past the limit: told so when it asks for something, then closed."""
+    """A connection past the limit: it gets a 503 for its first bytes, and is closed."""
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
@@ -162,7 +162,7 @@ class Refusal(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(REFUSAL_SECONDS, transport.abort)
 
-    def data_received(self, data: bytes) -> None:  # noqa: ARG002  # whatever it is
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.write(_FULL)
@@ -175,7 +175,7 @@ class Refusal(asyncio.Protocol):
 
 
 class HttpServer(web.Server):
-    """Accepts connections and hands their requests to the application."""
+    """The listener, and all its connections. Requests go to the application."""
 
     def __init__(self, application: Application, limits: HttpLimits) -> None:
         super().__init__(
@@ -192,30 +192,30 @@ class HttpServer(web.Server):
         )
         self.limits = limits
         self.refusals = 0
-        """How many connections past the limit are still open."""
+        """How many connections past the limit are open."""
         self._application = application
         self._open: set[ClientConnection] = set()
-        self._left: set[asyncio.Task[None]] = set()
-        """Handlers whose clients have gone: they run to their end."""
+        self._left_behind: set[asyncio.Task[None]] = set()
+        """Handlers whose clients have gone. They run to their end."""
         self._all_closed = asyncio.Event()
         self._listener: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 
     def __call__(self) -> RequestHandler:
-        """A protocol for a connection that was just accepted."""
+        """Return the protocol for a connection that was just accepted."""
         return ClientConnection(self, loop=self._loop, **self._kwargs)
 
     def accept(self) -> asyncio.BaseProtocol:
-        """The same, or a refusal when there are too many."""
+        """Return the protocol for a new connection: a refusal when there are too many."""
         return self() if len(self._open) < self.limits.max_connections else Refusal(self)
 
     async def listen(self, listener: socket.socket) -> None:
-        """Begin to serve on a bound socket. Raises OSError."""
+        """Serve on a bound socket. Raises OSError."""
         self._listener = await self._loop.create_server(self.accept, sock=listener, backlog=BACKLOG)
         self._watching = self._loop.create_task(self._watch())
 
     def stop_listening(self) -> None:
-        """Take no new connection, close the idle ones, and the others after their next answer."""
+        """Accept no more, close idle connections now and the others after their next answer."""
         if self._listener is not None:
             self._listener.close()
         self._application.is_draining = True
@@ -224,7 +224,7 @@ class HttpServer(web.Server):
                 connection.force_close()
 
     async def close(self, drain_seconds: float) -> None:
-        """Let requests in progress end within that time, then cut off what is left."""
+        """Let requests in progress end within that time, then cut off those that are left."""
         self.stop_listening()
         if not await self._wait_closed(drain_seconds):
             log.warning("http.drain_timed_out", connections=len(self._open))
@@ -238,37 +238,37 @@ class HttpServer(web.Server):
         """Wait until every connection and every handler has ended; False when time is up before."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._open or self._left:
+                while self._open or self._left_behind:
                     self._all_closed.clear()
                     await self._all_closed.wait()
-        return not (self._open or self._left)
+        return not (self._open or self._left_behind)
 
     @property
     def open_connections(self) -> int:
-        """How many there are, refused ones not counted."""
+        """How many connections are open, without refused ones."""
         return len(self._open)
 
     @property
     def unanswered(self) -> int:
         """How many handlers run on though their clients have gone."""
-        return len(self._left)
+        return len(self._left_behind)
 
     def opened(self, connection: ClientConnection) -> None:
-        """For connections: they are there."""
+        """Register a connection. Called by the connection."""
         self._open.add(connection)
 
     def closed(self, connection: ClientConnection, handling: asyncio.Task[None] | None) -> None:
-        """For connections: they are gone; what they leave behind goes on."""
+        """Forget a connection; its handler goes on. Called by the connection."""
         self._open.discard(connection)
         if handling is not None and not handling.done():
-            self._left.add(handling)
+            self._left_behind.add(handling)
             handling.add_done_callback(self._ended)
         elif not self._open:
             self._all_closed.set()
 
     def _ended(self, handling: asyncio.Task[None]) -> None:
-        self._left.discard(handling)
-        if not self._open and not self._left:
+        self._left_behind.discard(handling)
+        if not self._open and not self._left_behind:
             self._all_closed.set()
 
     async def _watch(self) -> None:
@@ -280,11 +280,11 @@ class HttpServer(web.Server):
 
 
 def _error_for(error: BaseException | None) -> ArcError:
-    """What to tell a client whose request could not be made out."""
+    """Return the error for a request that could not be parsed."""
     if isinstance(error, LineTooLong):
         return HeadersTooLarge("the request line or a header is too long")
     if isinstance(error, HttpProcessingError) and error.message.startswith(_TOO_MANY):
         return HeadersTooLarge("too many headers")
     if isinstance(error, HttpProcessingError):
-        return BadRequest("not a well-formed HTTP request")
-    return CommandsError("something went wrong; the server's log says what")
+        return BadRequest("malformed HTTP request")
+    return CommandsError("internal error; see the log of the server")

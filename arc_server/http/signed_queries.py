@@ -1,4 +1,4 @@
-"""Queries that carry a signature of ours in place of a bearer token."""
+"""Signed queries carry a signature of the server's own in place of a bearer token."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _EXPIRES: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
 def is_signed(
     call: Call, signer: Signer, now: datetime, purpose: str, *parts: str, field: str
 ) -> bool | None:
-    """Whether the query is signed for this purpose and these parts, and has not expired.
+    """Return True if the query is signed for this purpose and these parts, and has not expired.
 
-    None when there is no signature at all. Raises InvalidCommand for a query that cannot be read.
+    Return None if it carries no signature. Raises InvalidCommand for a malformed query.
     """
     token = call.query(field)
     if token is None:

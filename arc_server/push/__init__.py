@@ -1,1 +1,1 @@
-"""Pushes: commands sent to workers that have a URL of their own."""
+"""Push: commands of deployments that have a push URL are POSTed there."""

@@ -1,4 +1,4 @@
-"""Push over HTTP: protocol.md 1.5."""
+"""The dispatcher sends envelopes over HTTP (docs/protocol.md, Push)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arc_server.ports.records import Deployment, PushOutcome
 
 ACCEPTED: Final = 202
 DEFINITE_REJECTIONS: Final = frozenset({400, 401, 403, 404, 409, 413, 415, 422})
-"""Statuses after which the same envelope is not sent again."""
+"""Statuses after which an envelope is not sent again."""
 
 
 class HttpDispatcher:
@@ -24,7 +24,7 @@ class HttpDispatcher:
         self._session: aiohttp.ClientSession | None = None
 
     async def push(self, deployment: Deployment, envelope: Envelope) -> PushOutcome:
-        """Send once. 202 alone accepts; redirects are not followed: they could take the token."""
+        """Send once. Only a 202 accepts. Redirects are not followed: they could take the token."""
         if deployment.push_url is None:
             return PushOutcome(accepted=False, is_definite=True, reason="no push URL configured")
         if self._session is None:

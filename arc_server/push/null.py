@@ -1,4 +1,4 @@
-"""A dispatcher for a server that pushes nothing."""
+"""A dispatcher that sends nothing."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from arc_server.ports.records import Deployment, PushOutcome
 
 
 class NullDispatcher:
-    """Accepts every envelope and sends none: what became of it is for its holder to say."""
+    """Accepts every envelope and sends none."""
 
     async def push(self, deployment: Deployment, envelope: Envelope) -> PushOutcome:  # noqa: ARG002
-        """Accept."""
+        """Accept the envelope."""
         return PushOutcome(accepted=True)
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""

@@ -1,9 +1,10 @@
-"""Delivers what is owed to push targets. What is owed is in the database, so it survives a restart.
+"""The outbox sends commands to push targets. They stand in the database and survive a restart.
 
-A push is a lease whose holder is the push target. It is leased (DISPATCHED) before it is sent, for
-the time that sending may take; once accepted, for the time that a response may take. Rejected for
-good: FAILED. Anything else: released, and sent again after a back-off, until the attempts or the
-deadline end. All sends of one command carry the same lease: it is the same holder that is asked.
+A push is a lease whose holder is the push target. The command is leased before it is sent, for the
+time that sending may take; once accepted, the lease is renewed for the time that a response may
+take. A definite rejection ends the command as FAILED. After any other outcome the lease is
+released, and the command is sent again after a back-off, until it has no attempts or time left.
+Every send of a command carries one lease, since its holder does not change.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ log = structlog.get_logger(__name__)
 
 
 class PushLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Config section `push`."""
+    """Limits of the outbox; the configuration keys of section `push` have these names."""
 
     timeout_seconds: float = 10
-    """How long one send may take."""
+    """The time that one send may take."""
     response_seconds: float = 330
-    """How long an accepted command may take before it is sent again."""
+    """The time that an accepted command may take before it is sent again."""
     backoff_base_seconds: float = 5
-    """Five attempts, as many as a command has by default, then last for 40 s on average."""
+    """With it five attempts, the default of a command, last for 40 s on average."""
     backoff_cap_seconds: float = 60
     concurrency: int = 32
     retry_store_seconds: float = 1
-    """When to look again after the database was away."""
+    """The pause after the database was unavailable."""
 
 
 class Outbox:
-    """The loop that pushes."""
+    """The loop that sends what is due, several commands at a time."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Outbox:
         self._jitter = random.Random()  # noqa: S311 (spreads a herd, keeps no secret)
 
     async def run(self) -> None:
-        """Push what is due, sleep until something is, until cancelled."""
+        """Send what is due and wait until more is, until cancelled."""
         async with asyncio.TaskGroup() as sending:
             while not self._announcements.is_closed:
                 try:
@@ -80,7 +81,7 @@ class Outbox:
                     await self._clock.sleep(self._limits.retry_store_seconds)
 
     async def _push_due(self, sending: asyncio.TaskGroup) -> float | None:
-        """Begin every send that is due. Seconds until the next one, None if none waits."""
+        """Start every send that is due. Return the seconds until the next one; None without one."""
         while self._free > 0:
             granted = await self._store.lease_push(
                 [new_lease_id() for _ in range(self._free)],

@@ -1,1 +1,1 @@
-"""The rules of the lifecycle: what senders, holders and time may do to a command."""
+"""Services: the rules of commands, leases, events and agents, written against ports."""

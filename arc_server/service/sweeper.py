@@ -1,9 +1,9 @@
-"""Makes time pass with nobody asking: deadlines, lapsed leases, idempotency keys, presence.
+"""The sweeper lets time take effect: deadlines, lapsed leases, idempotency keys, presence.
 
-Works in bounded batches, and is safe to run in every replica: all it does is guarded by state and
-lease. Also watches for time that did not pass as it should: an outage of this server (a restart, a
-SIGSTOP, a database that was gone) is no failure of the agents, and a wall clock that jumps ends no
-lease. Source: design.md, "Rules of the lifecycle".
+It works in bounded batches, and each of its writes is guarded by state and lease. It also watches
+for time that did not pass evenly: an outage of the server (a restart, a SIGSTOP, a database that
+was away) is no failure of the agents, and a wall clock that jumps ends no lease
+(docs/protocol.md, Lifecycle).
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from arc_server.service.announcements import Announcements
 log = structlog.get_logger(__name__)
 
 CLOCK_JUMP_SECONDS: Final = 1.0
-"""Wall and monotonic time that part by more than this in one tick: the wall clock was set."""
+"""The wall clock was set if it parts from the monotonic clock by more than this in one tick."""
 _BEFORE_ALL: Final = datetime.min.replace(tzinfo=UTC)
 
 
 class SweepLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How often, how much at once, how lenient. Config section `sweeper`."""
+    """Limits of the sweeper, filled from the configuration."""
 
     interval_seconds: float = 0.5
     batch: int = 500
     outage_seconds: float = 5
-    """A silence longer than this was an outage."""
+    """A gap between two sweeps longer than this was an outage."""
     outage_grace_seconds: float = 35
-    """For how long after an outage no lease that was live at its beginning lapses: agents have to
-    find out that the server is back."""
+    """The time after an outage in which no lease lapses that was live when it began: agents first
+    have to find that the server is back."""
     sign_of_life_seconds: float = 2
     presence_seconds: float = 5
-    """How often the agents' presence is stored."""
+    """The interval at which the presence of agents is stored."""
     idempotency_key_seconds: float = 86_400
-    """The least that an idempotency key lives."""
+    """The shortest life of an idempotency key."""
     idempotency_sweep_seconds: float = 60
 
 
 class Sweeper:
-    """One tick after another, for as long as the server runs."""
+    """The loop of ticks that runs as long as the server."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Sweeper:
         self._last_key_sweep = float("-inf")
         self._is_failing = False
         self.steps = 0
-        """How many batches and ticks it has done: while this grows, the database takes writes."""
+        """The number of batches and ticks done. While it grows, the database takes writes."""
 
     async def begin(self) -> None:
-        """Judge the time since the last run; to be awaited before anything is leased.
+        """Judge the time since the last run of the server. Await it before anything is leased.
 
-        A lease granted before that would be taken for one of the last run, and moved with those
-        when the wall clock has been set back since. A store that is away is left to `run`.
+        A lease granted earlier would count as one of the last run, and would move with its leases
+        if the wall clock was set back since. A store that is away is left to `run`.
         """
         try:
             await self._after_restart(self._clock.now())
@@ -87,7 +87,7 @@ class Sweeper:
             self._last_sweep = self._clock.monotonic()
 
     async def run(self) -> None:
-        """Tick until cancelled. A store that is away is waited for, with one line in the log."""
+        """Tick until cancelled. Wait for a store that is away, with one line in the log."""
         while True:
             try:
                 await self.tick()
@@ -107,7 +107,7 @@ class Sweeper:
             await self._clock.sleep(self._limits.interval_seconds)
 
     async def tick(self) -> None:
-        """One sweep of everything. Raises StoreUnavailable; what was done until then stands."""
+        """Sweep everything once. Raises StoreUnavailable; earlier batches stand."""
         await self._follow_the_wall_clock()
         now = self._clock.now()
         monotonic = self._clock.monotonic()
@@ -139,7 +139,7 @@ class Sweeper:
             pass
 
     async def _leave_sign(self, now: datetime, monotonic: float) -> None:
-        """Note in the database that the server is up, while there is a lease that could lapse."""
+        """Store that the server is up, while there is a lease that could lapse."""
         if monotonic - self._last_sign < self._limits.sign_of_life_seconds:
             return
         if await self._store.has_live_leases():
@@ -147,11 +147,8 @@ class Sweeper:
         self._last_sign = monotonic
 
     async def _follow_the_wall_clock(self) -> None:
-        """Take the wall clock's time over; when it was set, all that is stored moves with it.
-
-        The clock moves first: what is granted from now on comes after the move of what was granted
-        before, in the time that it was granted in.
-        """
+        """Adopt the time of the wall clock, and move the stored leases along if it was set."""
+        # The clock moves first, so that leases granted during the move are in the new time.
         drift = self._clock.drift()
         self._clock.adjust(drift)
         if abs(drift) <= CLOCK_JUMP_SECONDS:
@@ -164,7 +161,7 @@ class Sweeper:
         log.warning("clock.jumped", seconds=round(drift, 3), leases=moved)
 
     async def _mind_the_gap(self, now: datetime, monotonic: float) -> None:
-        """See whether time has passed in which nobody could renew a lease."""
+        """Grant grace for time in which no agent could renew a lease."""
         if self._last_sweep is None:
             await self._after_restart(now)
             return

@@ -1,1 +1,1 @@
-"""The routes, a module for each party: senders, holders, agents, blobs."""
+"""Routes: a module for each party of the protocol."""

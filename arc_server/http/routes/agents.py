@@ -1,4 +1,4 @@
-"""Agents: who they are, and who is there."""
+"""Routes of agents: register, list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arc_server.service.agents import AgentService
 
 
 def routes(service: AgentService) -> Sequence[Route]:
-    """The routes of a service."""
+    """Return the routes of a service."""
 
     async def register(call: Call) -> web.StreamResponse:
         agent_id = fields.name("agentId", call.arguments[0])

@@ -1,4 +1,4 @@
-"""Blobs through signed URLs: streamed in both directions."""
+"""Routes of blobs: signed URLs, streamed in both directions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arc_server.server_keys import BLOB, Signer
 def routes(
     blobs: LocalBlobStore, signer: Signer, clock: Clock, max_blob_bytes: int
 ) -> Sequence[Route]:
-    """The routes of a store; `signer` made its URLs."""
+    """Return the routes of a blob store; `signer` signs its URLs."""
 
     async def read(call: Call) -> web.StreamResponse:
         (path,) = call.arguments
@@ -28,7 +28,7 @@ def routes(
         async with blobs.open(path) as blob:
             wanted = headers.get(hdrs.RANGE)
             if headers.get(hdrs.IF_RANGE, blob.etag) != blob.etag:
-                wanted = None  # another version than the client has the beginning of
+                wanted = None  # the client has the beginning of another version
             part = byte_range(wanted, blob.size)
             start, end = part or (0, blob.size)
             answer = web.StreamResponse(

@@ -1,4 +1,4 @@
-"""The sender's side: create, upload, status, cancel, lists; and the operator's payload route."""
+"""Routes of senders: create, upload, status, list, cancel; and the payload route of operators."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADMINS: Final = frozenset({Scope.ADMIN})
 
 
 def routes(service: CommandService) -> Sequence[Route]:
-    """The routes of a service."""
+    """Return the routes of a service."""
 
     async def create(call: Call) -> web.StreamResponse:
         request = await call.message(CreateCommandRequest)
@@ -43,7 +43,7 @@ def routes(service: CommandService) -> Sequence[Route]:
                     wait=wait,
                     within=call.within,
                 )
-        except StoreUnavailable:  # it is made: whoever hears of an error may make another
+        except StoreUnavailable:  # it is created: after an error, the sender may create another
             return json_answer(answer)
         return json_answer(msgspec.structs.replace(answer, status=status))
 

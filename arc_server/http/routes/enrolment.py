@@ -1,4 +1,4 @@
-"""Enrolment: the routes that ask for no bearer token but an enrol token, or for a signature."""
+"""Routes of enrolment: they take an enrolment token or a signature in place of a bearer token."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from arc_server.ports.clock import Clock
 T = TypeVar("T")
 
 MAX_BODY_BYTES: Final = 16 * 1024
-"""Anybody may call: no more is read. Ours are below 1 KiB."""
+"""The routes are open, so no more is read. The agent's requests are below 1 KiB."""
 BURST_SECONDS: Final = 2.0
-"""How much of the allowed rate may come at once."""
+"""A burst may use up the allowance of this many seconds."""
 
 
 class Rate:
-    """So many requests a second on average, with short bursts."""
+    """A limit on requests a second, on average, with short bursts."""
 
     def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
         self._per_second = per_second
@@ -35,7 +35,7 @@ class Rate:
         self._at: float | None = None
 
     def take(self) -> None:
-        """Count one request. Raises RateLimited when there were too many."""
+        """Count one request. Raises RateLimited past the limit."""
         now = self._monotonic()
         passed = 0.0 if self._at is None else max(0.0, now - self._at)
         self._at = now
@@ -46,16 +46,16 @@ class Rate:
 
 
 def routes(enrolment: Enrolment, clock: Clock, max_per_second: float) -> Sequence[Route]:
-    """The routes of enrolment.
+    """Return the routes of enrolment.
 
-    Enrolments are counted before anything is read. Of access tokens and keys only those are that a
-    good signature asks for: strangers can use up nothing that agents need to stay.
+    An enrolment counts against the limit before its body is read. An access token or a new key
+    counts only once its signature is good, so that strangers cannot use up what agents need.
     """
     enrolments = Rate(max_per_second, clock.monotonic)
     renewals = Rate(max_per_second, clock.monotonic)
 
     async def message(call: Call, kind: type[T]) -> T:
-        """The body."""
+        """Return the body as a message of `kind`."""
         body = bytearray()
         async for chunk in call.chunks(MAX_BODY_BYTES):
             body += chunk

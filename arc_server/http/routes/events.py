@@ -1,4 +1,4 @@
-"""What holders say while they run a command: posted by them, read by senders."""
+"""Routes of events: holders post them while they run a command, senders read them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arc_server.service.events import EventService
 
 
 def routes(service: EventService) -> Sequence[Route]:
-    """The routes of a service."""
+    """Return the routes of a service."""
 
     async def add(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready: for whoever restarts it or sends it traffic."""
+"""Routes of health checks, for supervisors and load balancers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHECK_SECONDS: Final = 5.0
 
 
 def routes(store: StoreHealth, is_stopping: Callable[[], bool]) -> Sequence[Route]:
-    """`/healthz`: the process lives. `/readyz`: the database answers and its schema is current."""
+    """Return `/healthz` (the process lives) and `/readyz` (the database answers)."""
 
     async def alive(_: Call) -> web.StreamResponse:
         return json_answer({"status": "ok"})

@@ -1,4 +1,4 @@
-"""The holder's side: lease, renew, release, respond."""
+"""Routes of holders: lease, renew, release, respond."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RESPONSE_KIND: Final = cast("type[CommandResponse]", CommandResponse)
 
 
 def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Route]:
-    """The routes of a service; `signer` made the URLs that responses come in by."""
+    """Return the routes of a service; `signer` signs the URLs that responses are submitted by."""
 
     async def lease(call: Call) -> web.StreamResponse:
         request = await call.message(LeaseRequest)
@@ -51,11 +51,11 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
         return await deliver(call, answer) if answer.leases else json_answer(answer)
 
     async def deliver(call: Call, granted: LeaseResponse) -> web.StreamResponse:
-        """Write the answer here and now: leases that do not reach their holder go back."""
+        """Send the answer at once, and release the leases that do not reach their holder."""
         lease_ids = [lease.lease_id for lease in granted.leases]
         if call.is_gone:
             await service.return_undelivered(lease_ids)
-            raise ConnectionResetError("gone before its leases were written")
+            raise ConnectionResetError("the client went before its leases were sent")
         is_delivered = False
         try:
             answer = call.finished(json_answer(granted))
@@ -113,7 +113,7 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
 
 
 def _reason(body: bytes) -> str | None:
-    """Why a lease is released, if the body says so; whatever else it may be is ignored."""
+    """Return the reason in the body of a release; None if there is none."""
     try:
         return decode(body, ReleaseRequest).reason
     except InvalidCommand:
