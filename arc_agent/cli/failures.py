@@ -6,13 +6,13 @@ from typing import Final
 
 from arc_agent.cli.output import NO, UNUSABLE, fail, log_line
 from arc_agent.guard.audit import AuditError
-from arc_agent.guard.used_signatures import NoncesError
+from arc_agent.guard.used_signatures import UsedSignaturesError
 from arc_agent.handlers.lifespans import LifespanFailed
 from arc_agent.handlers.loading import ImportFailed
 from arc_agent.handlers.registry import HandlerError
 from arc_agent.host.control_socket import ControlError
 from arc_agent.host.data_dir import DataDirError
-from arc_agent.jobs.spool import SpoolError
+from arc_agent.jobs.spool_database import SpoolError
 from arc_agent.net.token import TokenError
 from arc_agent.work.meter import MetricsError
 from arc_runtime.config.settings import SettingsError
@@ -23,7 +23,7 @@ _KNOWN: Final = (
     HandlerError,
     DataDirError,
     SpoolError,
-    NoncesError,
+    UsedSignaturesError,
     AuditError,
     ControlError,
     MetricsError,

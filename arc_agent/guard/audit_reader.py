@@ -1,8 +1,8 @@
-"""The audit reader verifies the chain of an audit log, and reads its lines.
+"""The audit reader follows the chain of an audit log and reads its lines back.
 
-A chain without a key shows changes only to a reader who knows its end, because a user who may write
-all files can make them anew. So the hashes go to journald as well, and `verify` takes a hash that
-was kept elsewhere.
+A chain without a key shows changes only to a reader who knows its end: a process that may write all
+files can also make them anew. So the hashes go to journald as well, and `expect` takes one that was
+kept elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from arc_agent.guard.audit import FILE_EVENT, GENESIS, audit_files, number_of
+from arc_agent.guard.audit_chain import FILE_EVENT, GENESIS, audit_files, number_of
 
 
 class Broken(Exception):
@@ -23,18 +23,18 @@ class Broken(Exception):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a log that holds."""
+    """The contents of a log whose chain holds."""
 
     files: int
     lines: int
     first_seq: int
     last_sha256: str
     is_unfinished: bool
-    """The last line is incomplete: it is being written, or a crash cut it."""
+    """A part of a line stands at the end: it is being written, or a crash cut it."""
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that every line has."""
+    """The fields of every line."""
 
     seq: int
     event: str
@@ -53,8 +53,7 @@ class _Started(msgspec.Struct, frozen=True, kw_only=True):
 def verify(directory: Path, expect: str | None = None) -> Report:
     """Follow the chain through all files. Raises Broken, OSError.
 
-    `expect` is the SHA-256 of a line that must be in the log: only this shows that the lines at its
-    end were not cut off.
+    `expect` is the SHA-256 of a line that must be in it: only so it shows that the end was cut off.
     """
     files = sorted(audit_files(directory))
     if not files:
@@ -104,7 +103,7 @@ def verify(directory: Path, expect: str | None = None) -> Report:
 
 
 def entries(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield every readable line, oldest first. Raises OSError."""
+    """Iterate over every line that can be read, oldest first. Raises OSError."""
     for path in sorted(audit_files(directory)):
         with path.open("rb") as file:
             for text in file:
@@ -117,9 +116,9 @@ def entries(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def started_since(directory: Path, since: datetime) -> Iterator[tuple[str, datetime]]:
-    """Yield the rule and the time of each command that was started since an instant.
+    """Iterate over the rule and time of each command started since an instant.
 
-    Reads the newest two files: an hour that fills more has more commands than any limit by the
+    Reads the two newest files: an hour that fills more has more commands than any limit by the
     hour. Raises OSError.
     """
     for path in sorted(audit_files(directory))[-2:]:
@@ -136,7 +135,7 @@ def started_since(directory: Path, since: datetime) -> Iterator[tuple[str, datet
 
 
 def _read(text: bytes, where: str) -> _Line:
-    """Return a line. Raises Broken."""
+    """Return a line as the chain needs it. Raises Broken."""
     try:
         return msgspec.json.decode(text, type=_Line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
