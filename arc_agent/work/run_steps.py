@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -56,8 +57,7 @@ class LeaseRun:
         self.signed: Signed | None = None
         self.abandoned: asyncio.Task[Any] | None = None
         """The task of a handler that ignored its cancellation."""
-        self.has_directory = isinstance(job.lease.envelope.params, StorageBody)
-        """The run's directory may exist."""
+        self._has_directory = isinstance(job.lease.envelope.params, StorageBody)
 
     @property
     def signed_by(self) -> str | None:
@@ -66,9 +66,15 @@ class LeaseRun:
 
     def make_directory(self) -> Path:
         """Make the directory of the run. Blocks. Safe from any thread."""
-        self.has_directory = True
+        self._has_directory = True
         self.job.directory.mkdir(mode=0o700, exist_ok=True)
         return self.job.directory
+
+    async def remove_directory(self) -> None:
+        """Remove the directory of the run, if it was made."""
+        if self._has_directory:
+            removing = asyncio.to_thread(shutil.rmtree, self.job.directory, ignore_errors=True)
+            await asyncio.shield(removing)
 
 
 class RunSteps:

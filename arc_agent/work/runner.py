@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -193,18 +192,18 @@ class Runner:
     async def _release(self, run: LeaseRun) -> None:
         """Free the places of a run and remove its files. Both stay while its handler goes on."""
         lease_id = run.job.lease.lease_id
-        del self._runs[lease_id]
-        self.done += 1
         if run.abandoned is not None:
             self._abandoned[lease_id] = run.abandoned
             run.abandoned.add_done_callback(partial(self._abandoned_ended, run.held))
         self._gate.release(lease_id, is_abandoned=run.abandoned is not None)
-        if run.abandoned is None:
-            self._handler_turns.release(lease_id)
-            if run.has_directory:
-                removing = asyncio.to_thread(shutil.rmtree, run.job.directory, ignore_errors=True)
-                await asyncio.shield(removing)
-        self.wake()
+        try:
+            if run.abandoned is None:
+                self._handler_turns.release(lease_id)
+                await run.remove_directory()
+        finally:
+            del self._runs[lease_id]
+            self.done += 1
+            self.wake()
 
     def _abandoned_ended(self, held: HeldLease, _task: asyncio.Task[Any]) -> None:
         """Free the slot of a handler that ignored its cancellation and has ended after all."""
