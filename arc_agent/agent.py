@@ -1,4 +1,4 @@
-"""The agent is the life of the process: it starts, works until it is told to stop, and drains.
+"""The agent is the life of the process: it starts, works until it is stopped, and drains.
 
 SIGTERM: the poller stops → handlers get their time → the rest is released → the spool is flushed
 → heartbeat and sessions end. A second SIGTERM ends the process at once. SIGHUP reloads.
@@ -35,7 +35,7 @@ _THREADS_PER_RUN: Final = 8
 """Handlers use the same threads as the agent's disk work (`asyncio.to_thread`)."""
 _LAST_WORK_SECONDS: Final = 1.0
 _STOP_SLACK_SECONDS: Final = 30.0
-"""What releasing, killing and closing take at worst when the agent stops."""
+"""The longest that releasing, killing and closing take when the agent stops."""
 _OK: Final = 0
 _BROKEN: Final = 1
 
@@ -72,7 +72,7 @@ class Agent:
         systemd.ready()
 
     async def run(self, *, handles_signals: bool = True) -> int:
-        """Live until stopped. Return the exit code. Raises whatever `assemble` does."""
+        """Live until stopped. Return the exit code. Raises the errors of `assemble`."""
         asyncio.get_running_loop().set_default_executor(self._threads)
         async with AsyncExitStack() as stack:
             parts = await assemble(
@@ -96,7 +96,7 @@ class Agent:
             return _BROKEN if self._is_broken else _OK
 
     async def _work(self, parts: AgentParts) -> None:
-        """Run the loops until told to stop, and end them in order."""
+        """Run the loops until stopped, and end them in order."""
         runner, poller, delivery = parts.runner, parts.poller, parts.delivery
         async with asyncio.TaskGroup() as loops:
             delivering = loops.create_task(delivery.run(), name="delivery")
@@ -135,7 +135,7 @@ class Agent:
         return not any(each.is_alive() for each in threads)
 
     def _handle_signals(self, parts: AgentParts) -> None:
-        """Stop on SIGTERM and SIGINT, reload on SIGHUP, whatever handlers do to the signals."""
+        """Stop on SIGTERM and SIGINT, reload on SIGHUP, even if a handler changes the signals."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)

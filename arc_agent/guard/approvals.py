@@ -12,7 +12,7 @@ import msgspec
 from arc_agent.host.control_socket import ControlRefused
 
 _SHOWN_BYTES: Final = 4096
-"""How much of the params an operator is shown."""
+"""The length of the params that an operator is shown."""
 
 
 class Decision(msgspec.Struct, frozen=True):

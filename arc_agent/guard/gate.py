@@ -37,7 +37,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 DENIED: Final = "DENIED_BY_POLICY"
 _HOUR_SECONDS: Final = 3600.0
 _PREVIEW_BYTES: Final = 8192
-"""How much of the params is kept for an operator who decides."""
+"""The length of the params that an operator is shown, and a little more."""
 
 
 class Gate:

@@ -71,9 +71,9 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     hours: tuple[Window, ...] | None = None
     params: ParamsSchema | None = None
     at_once: int | None = None
-    """How many of the commands that it allows may run at a time; the others wait."""
+    """The limit of its commands that run at a time; further ones wait."""
     per_hour: int | None = None
-    """How many commands it allows in any 3,600 seconds; more are denied."""
+    """The limit of its commands in any 3,600 seconds; further ones are denied."""
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def for_sender(self) -> str:
-        """Return a denial's message for the sender: it names the rule and tells nothing of it."""
+        """Return a denial's message for the sender: the rule's name alone."""
         if self.rule is None:
             return "no rule of this host's policy allows it"
         return f"denied by the rule {self.rule.name!r} of this host's policy"

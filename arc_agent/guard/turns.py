@@ -73,8 +73,8 @@ class Turns:
 class KeyedTurns:
     """Turns for each of many names, such as handlers or rules. Lives in one loop.
 
-    A command that waits gives its slot away. How many may wait is bounded: the owner looks at
-    `is_full` first.
+    A command that waits gives its slot away. The number that wait is bounded: the owner
+    checks `is_full` first.
     """
 
     def __init__(

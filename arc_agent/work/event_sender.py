@@ -26,7 +26,7 @@ _EXTENSION: Final = "events"
 _TIMEOUT_SECONDS: Final = 5.0
 _MAX_PAUSE_SECONDS: Final = 30.0
 _MAX_ENDED: Final = 100
-"""How many runs that have ended may wait until their last events are sent."""
+"""The number of ended runs whose last events may wait to be sent."""
 
 
 class EventSender:

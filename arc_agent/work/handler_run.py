@@ -133,7 +133,7 @@ class HandlerRun:
             self._process.restore(self._handler.name, self._context.command_id)
 
     async def _params(self) -> Any:
-        """Return the params as the handler takes them. Raises whatever the handler's model does."""
+        """Return the params as the handler takes them. Raises the errors of the handler's model."""
         source = self._source
         data = source.read() if source.file is None else await asyncio.to_thread(source.read)
         if len(data) < _SMALL_BYTES:

@@ -17,7 +17,7 @@ from arc_agent.jobs.lease_table import LeaseTable
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _FRAMES: Final = 6
-"""How much of a blocked loop's stack is logged: the blocking line, and its callers."""
+"""The frames of a blocked loop's stack that are logged: the blocking line, and its callers."""
 
 
 class LoopWatch:

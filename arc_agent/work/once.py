@@ -38,7 +38,7 @@ class Once:
         self._taken = 0
         self._error: NoContact | None = None
         self.undelivered = 0
-        """How many responses wait in the spool at the end."""
+        """The number of responses that wait in the spool at the end."""
         self.refusal: str | None = None
         """Why the agent asked for no work, such as a pause or a full disk."""
 

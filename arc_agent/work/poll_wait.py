@@ -27,16 +27,16 @@ _SHORTEST_SECONDS: Final = 2.0
 _MARGIN: Final = 0.8
 _GROWTH: Final = 1.1
 _WHOLE_WAITS: Final = 20
-"""How many waits in a row must end by an answer before a longer one is tried."""
+"""The waits in a row that must end by an answer before a longer one is tried."""
 _FORGET_SECONDS: Final = 3600.0
 """A cut is forgotten after an hour: networks change."""
 _NEARLY: Final = 0.9
 _BELIEVED: Final = 2
-"""How many polls in a row may break off before the server counts as lost."""
+"""The polls in a row that may break off before the server counts as lost."""
 _GATEWAY: Final = (408, 502, 503, 504)
 _PAUSE_SECONDS: Final = 1.0
 _EARLY_ANSWERS: Final = 3
-"""How many early answers in a row, each followed by a pause, a server with extensions may give."""
+"""The early answers in a row, each before a pause, that a server with extensions may give."""
 
 
 class PollWait:

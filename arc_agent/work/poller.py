@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 _MAX_LEASES: Final = 1_000
 _SETTLE_SECONDS: Final = 30.0
-"""How long new work waits until finished work is delivered."""
+"""The longest wait of new work for the delivery of finished work."""
 _SHORT_POLL_SECONDS: Final = 2.0
-"""How long a request that the server does not hold may go on when the agent stops: a lease in an
-answer that the agent does not read is lost for its whole length."""
+"""The time that a request which the server does not hold has left when the agent stops: a lease in
+an answer that the agent does not read is lost for its whole length."""
 _SPARE: Final = 0.05
-"""How much more room than needed ends a full disk, so that the state does not flutter."""
+"""The room beyond the need that ends a full disk, so that the state does not flutter."""
 _REGISTER_SECONDS: Final = 20.0
-"""How often an agent that takes on no work tells the server why."""
+"""The interval in which an agent that takes on no work registers with the reason."""
 
 
 class Poller:
@@ -82,10 +82,10 @@ class Poller:
         self._is_full = False
         self._registered_at = -math.inf
         self._current: asyncio.Task[Any] | None = None
-        """What `stop` ends at once."""
+        """The request or wait that `stop` ends at once."""
         self._is_short_poll = False
         self.held_seconds: float | None = None
-        """How long the server held the last poll that it answered empty."""
+        """The time for which the server held the last poll that it answered empty."""
         self.pulse = Pulse(clock)
         """Shows the watchdog that the loop moves."""
 
@@ -167,7 +167,7 @@ class Poller:
         self._pause.set_trouble("disk", lack)
 
     async def _rest(self) -> None:
-        """Ask for nothing for a while; tell the server why, and that this host is still here."""
+        """Ask for nothing for a while, and register, so that the server knows the reason."""
         self.pulse.within(self._live.config.server.request_timeout_seconds)
         if self._clock() - self._registered_at >= _REGISTER_SECONDS:
             self._registered_at = self._clock()

@@ -1,4 +1,4 @@
-"""Registration tells the server which agent this is and what it can do.
+"""Registration announces the agent to the server, with its handlers and its status.
 
 It is a courtesy: no work waits for a registration that fails.
 """
@@ -54,7 +54,7 @@ class Registration:
 
     @property
     def _version(self) -> tuple[int, int]:
-        """Return what changes whenever the server needs to be told again."""
+        """Return a value that changes with each contact and each change of the agent."""
         return self._server.state.epoch, self._changes
 
     async def send(self) -> None:

@@ -99,6 +99,6 @@ class RunTime:
         raise Ended(STOPPED)
 
     def _wake(self, _task: object = None) -> None:
-        """Let `finishes` look again."""
+        """Wake `finishes`."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
