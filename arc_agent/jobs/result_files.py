@@ -8,12 +8,14 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import msgspec
 
 from arc_agent.host.data_dir import DataDir, sync_directory
 from arc_agent.net.transfer import NoRoom
+
+T = TypeVar("T")
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
@@ -70,10 +72,12 @@ class BodyWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        return settle(self._data_dir, self._part, self._size, self._digest.hexdigest())
+        body = settle(self._data_dir, self._part, self._size, self._digest.hexdigest())
+        self._part = self._data_dir.bodies / body.name
+        return body
 
     def discard(self) -> None:
-        """Throw away what was taken, if it has not been finished."""
+        """Remove the file, finished or not."""
         if self._file is not None:
             self._file.close()
         if self._part is not None:
@@ -129,6 +133,17 @@ def _bytes_of(chunk: object) -> bytes:
     raise TypeError(f"the iterator yields {type(chunk).__name__} instead of bytes")
 
 
+async def _in_thread(call: Callable[..., T], *arguments: Any) -> T:
+    """Run a call in a thread. Wait for its end even when cancelled: it may just make a file."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        running.exception()  # its outcome does not matter any more
+        raise
+
+
 async def store_stream(
     data_dir: DataDir,
     chunks: AsyncIterator[object],
@@ -139,8 +154,8 @@ async def store_stream(
     writer = BodyWriter(data_dir, inline_bytes, has_room)
     try:
         async for chunk in chunks:
-            await asyncio.to_thread(writer.write, _bytes_of(chunk))
-        return await asyncio.to_thread(writer.finish)
+            await _in_thread(writer.write, _bytes_of(chunk))
+        return await _in_thread(writer.finish)
     except BaseException:
         writer.discard()
         if isinstance(chunks, AsyncGenerator):
