@@ -23,8 +23,9 @@ from arc_agent.host.process_state import ProcessState
 from arc_agent.jobs.lease_table import End, LeaseTable
 from arc_agent.jobs.outcome import Outcome
 from arc_agent.jobs.responses import name_of
-from arc_agent.jobs.run_journal import Journal
+from arc_agent.jobs.run_journal import RunJournal
 from arc_agent.jobs.spool import Spool
+from arc_agent.jobs.spool_database import SpoolError
 from arc_agent.net.connection import ServerConnection
 from arc_agent.net.server import Server
 from arc_agent.net.server_state import ServerState
@@ -33,6 +34,7 @@ from arc_agent.work.event_sender import EventSender
 from arc_agent.work.run_steps import RunSteps
 from arc_agent.work.runner import Runner
 from tests.support.leases import job, live_config
+from tests.support.spools import opened_spool
 
 
 class Ends:
@@ -72,7 +74,7 @@ class Rig:
         signatures = Signatures(
             live=live, directory=tmp_path, on_refused=self.gate.log_bad_signature
         )
-        journal = Journal(spool)
+        journal = RunJournal(spool)
         shared: dict[str, Any] = {
             "live": live,
             "server": server,
@@ -114,7 +116,7 @@ class Rig:
     @property
     def spooled(self) -> list[str]:
         """The commands whose responses wait."""
-        return [entry.command_id for entry in self.spool.entries()]
+        return [entry.to.command_id for entry in self.spool.entries()]
 
 
 @asynccontextmanager
@@ -122,12 +124,10 @@ async def rig(tmp_path: Path, *functions: Any, **settings: Any) -> AsyncGenerato
     """A runner with some handlers."""
     live = live_config(tmp_path)
     with DataDir(tmp_path / "data") as data_dir:
-        spool = await Spool.open(data_dir, live.config.spool)
-        async with asyncio.TaskGroup() as group:
+        async with opened_spool(data_dir, live.config.spool) as spool, asyncio.TaskGroup() as group:
             made = Rig(tmp_path, spool, functions, settings)
             made.group = group
             yield made
-        await spool.close()
 
 
 @handler("adds")
@@ -155,7 +155,9 @@ async def test_a_run_ends_with_its_response_in_the_spool(tmp_path: Path) -> None
         assert await made.outcome("adds", params=b'{"a": 1}') == "succeeded"
 
         assert made.spooled == ["cmd_1"]
-        assert await made.spool.message(next(made.spool.entries())) is not None
+        assert await made.spool.messages(made.spool.entries()) == [
+            b'{"status":"success","response":{"mode":"inline","inlineBase64":"Mg=="}}'
+        ]
         lease = made.leases.get("lease_1")
         assert lease is not None
         assert lease.has_result
@@ -195,7 +197,7 @@ async def test_an_envelope_whose_url_is_forbidden_is_answered_with_the_token(
     }
     async with rig(tmp_path, adds) as made:
         assert await made.outcome("adds", responseHandling=handling) == "INVALID_ENVELOPE"
-        assert next(made.spool.entries()).submit_url is None
+        assert made.spool.entries()[0].to.submit_url is None
 
 
 async def test_a_handler_that_may_not_run_twice_is_journalled_first(tmp_path: Path) -> None:
@@ -360,9 +362,14 @@ async def test_a_retry_gives_its_slot_away_until_too_many_wait(tmp_path: Path) -
         await made.runner.drain(0)
 
 
-async def test_a_run_that_breaks_lets_its_lease_lapse(tmp_path: Path) -> None:
+async def test_a_run_that_breaks_lets_its_lease_lapse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise SpoolError("the disk is gone")
+
     async with rig(tmp_path, adds) as made:
-        await made.spool.close()
+        monkeypatch.setattr(made.spool, "put", broken)
         with structlog.testing.capture_logs() as events:
             assert await made.outcome("adds", params=b'{"a": 1}') == "dropped"
 
