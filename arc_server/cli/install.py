@@ -1,4 +1,4 @@
-"""`arc-server install`, `uninstall` and `upgrade`: what is the server's own about them."""
+"""`arc-server install`, `uninstall` and `upgrade`: the product, its options and configuration."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ public_url: {public_url}
 
 
 def front(services: Callable[[Path], Services] | None = None) -> Front:
-    """The command line. `services` says who runs the units of a root; default: systemd."""
+    """Return the command line. `services` runs the units of a root; systemd by default."""
     return Front(PRODUCT, add_options=_add_options, configure=_configure, services=services)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--listen", metavar="HOST:PORT", help="default: 127.0.0.1:8484")
-    parser.add_argument("--public-url", metavar="URL", help="what clients reach it by")
+    parser.add_argument("--public-url", metavar="URL", help="URL that clients reach the server by")
 
 
 def _configure(given: argparse.Namespace) -> bytes | None:
-    """A configuration of the options, None to keep the one that is there. Raises SettingsError."""
+    """Return a configuration of the options; None to keep the present one. Raises SettingsError."""
     there = Path(given.root, f"{PRODUCT.config_directory[1:]}/{PRODUCT.config_name}.yaml")
     if given.listen is None and given.public_url is None and there.exists():
         return None

@@ -20,7 +20,7 @@ from arc_agent.work import poller
 from arc_agent.work.lease_intake import LeaseIntake
 from arc_agent.work.live_config import LiveConfig, Source
 from arc_agent.work.poller import Poller
-from arc_server.cli.main import _watch
+from arc_server.cli.serve import _watch
 from tests.support.installed_server import BIN, UNITS, InstalledServer, server
 from tests.support.supervised_unit import Unit
 

@@ -1,0 +1,92 @@
+"""The database for commands that use it, also while a server runs; their options and tables."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from arc_protocol.messages.base import Name
+from arc_server.app import DATABASE, CannotStart, open_store
+from arc_server.config.reading import load_config
+from arc_server.ports.store import Store
+
+FAILED: Final = 1
+UNUSABLE: Final = 2
+
+R = TypeVar("R")
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="A configuration file")]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Use this data directory")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
+
+
+def with_store(
+    config: Path | None,
+    data_dir: Path | None,
+    use: Callable[[Store], Coroutine[Any, Any, R]],
+    *,
+    must_exist: bool = False,
+) -> R:
+    """Use the database, also while a server does. Raises CannotStart."""
+    loaded = load_config(config, {"data_dir": data_dir})
+    if must_exist and not (loaded.data_dir / DATABASE).exists():
+        raise CannotStart(f"data_dir: {loaded.data_dir}: no database there")
+
+    async def run() -> R:
+        store = await open_store(loaded.data_dir, exclusive=False)
+        try:
+            return await use(store)
+        finally:
+            await store.close()
+
+    return run_loop(run())
+
+
+def run_loop(main: Coroutine[Any, Any, R]) -> R:
+    """Run on uvloop if it is installed: it halves the cost of the event loop."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def checked_deployment(deployment: str) -> str:
+    """Return the value of --deployment. Raises BadParameter for a malformed id."""
+    try:
+        return msgspec.convert(deployment, Name)
+    except msgspec.ValidationError as error:
+        raise typer.BadParameter(f"--deployment: {error}") from None
+
+
+def fail_unknown(kind: str, named: str) -> NoReturn:
+    """End the program: there is no such token, enrolment token or credential."""
+    sys.stderr.write(f"arc-server: no such {kind}: {named}\n")
+    raise typer.Exit(FAILED)
+
+
+def show(rows: Sequence[Mapping[str, Any]], *columns: str, as_json: bool) -> None:
+    """Print rows as JSON or as a table, with instants to the second in UTC."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%SZ}"
+    return "" if value is None else str(value)

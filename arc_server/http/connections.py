@@ -1,0 +1,216 @@
+"""Connections of clients: their time limits, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from arc_protocol.errors import (
+    ArcError,
+    BadRequest,
+    CommandsError,
+    HeadersTooLarge,
+    RequestTimeout,
+    Unavailable,
+)
+from arc_server.http.answers import error_answer, raw_error
+from arc_server.http.limits import HttpLimits
+from arc_server.service.waits import Wait
+
+log = structlog.get_logger(__name__)
+
+MAX_REFUSALS: Final = 200
+"""Connections past the limit that get an answer at a time; more are cut off."""
+REFUSAL_SECONDS: Final = 5.0
+"""How long a connection past the limit may take to ask for something."""
+
+_TOO_MANY: Final = "Too many"
+"""Begins the message of aiohttp's parser for a request with too many headers."""
+_TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
+_FULL: Final = raw_error(Unavailable("too many connections"))
+
+
+class Connections:
+    """All connections of a server, and the handlers whose clients have gone."""
+
+    def __init__(self) -> None:
+        self.open: set[ClientConnection] = set()
+        self.left_behind: set[asyncio.Task[None]] = set()
+        """Handlers whose clients have gone. They run to their end."""
+        self.refused = 0
+        """How many connections past the limit are open."""
+        self._all_closed = asyncio.Event()
+
+    def opened(self, connection: ClientConnection) -> None:
+        """Register a connection."""
+        self.open.add(connection)
+
+    def closed(self, connection: ClientConnection, handling: asyncio.Task[None] | None) -> None:
+        """Forget a connection; its handler goes on."""
+        self.open.discard(connection)
+        if handling is not None and not handling.done():
+            self.left_behind.add(handling)
+            handling.add_done_callback(self._ended)
+        elif not self.open:
+            self._all_closed.set()
+
+    async def wait_closed(self, seconds: float) -> bool:
+        """Wait until every connection and every handler has ended; False when time is up before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.open or self.left_behind:
+                    self._all_closed.clear()
+                    await self._all_closed.wait()
+        return not (self.open or self.left_behind)
+
+    def _ended(self, handling: asyncio.Task[None]) -> None:
+        self.left_behind.discard(handling)
+        if not self.open and not self.left_behind:
+            self._all_closed.set()
+
+
+class ClientConnection(RequestHandler):
+    """One client's connection: aiohttp's, with time limits and the errors of the protocol."""
+
+    __slots__ = (
+        "_connections",
+        "_has_begun",
+        "_head_since",
+        "_limits",
+        "_stalled_bytes",
+        "_stalled_since",
+        "wait",
+    )
+
+    def __init__(
+        self, server: web.Server, connections: Connections, limits: HttpLimits, **options: Any
+    ) -> None:
+        super().__init__(server, **options)
+        self._connections = connections
+        self._limits = limits
+        self._head_since: float | None = None
+        """Since when the server awaits the headers of a request; None during a request."""
+        self._has_begun = False
+        """True once some of those headers have arrived."""
+        self._stalled_since: float | None = None
+        self._stalled_bytes = 0
+        self.wait: Wait | None = None
+        """The wait of the request that is handled; ended when the client goes."""
+
+    @property
+    def is_idle(self) -> bool:
+        """True while no request is being handled or queued."""
+        is_waiting = self._waiter is not None or not self._request_count
+        return is_waiting and not self._messages
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._head_since = self._loop.time()
+        self._connections.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        handling = self._task_handler
+        super().connection_lost(exc)
+        self._connections.closed(self, handling)
+        is_answered = self._current_request is None  # it reads the rest of a body that never comes
+        if self.wait is not None:
+            self.wait.end(ConnectionResetError("the client has gone"))
+        elif handling is not None and is_answered:
+            handling.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.is_idle:
+            self._head_since = None
+            self._has_begun = False
+        elif data:
+            self._has_begun = True
+            if self._head_since is None:
+                self._head_since = self._loop.time()
+
+    def watch(self, now: float) -> None:
+        """Cut the client off if it is too slow to send its headers or to read its answer."""
+        transport = self.transport
+        if transport is None:
+            return
+        if self._head_since is not None and now - self._head_since > self._limits.header_seconds:
+            if self._has_begun:
+                transport.write(_TIMED_OUT)
+            self.force_close()
+            return
+        if not self.writing_paused:
+            self._stalled_since = None
+            return
+        unread: int = transport.get_write_buffer_size()
+        if self._stalled_since is None or unread != self._stalled_bytes:
+            self._stalled_since, self._stalled_bytes = now, unread
+        elif now - self._stalled_since > self._limits.write_seconds:
+            log.info("http.reader_stalled", unread_bytes=unread)
+            transport.abort()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,  # noqa: ARG002  # the exception says more
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002
+    ) -> web.StreamResponse:
+        """Return the answer for a request that aiohttp could not parse."""
+        if request.writer.output_size > 0:
+            raise ConnectionResetError("the answer failed halfway")
+        answer = error_answer(_error_for(exc))
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *_: Any, **kw: Any) -> None:
+        """Log at debug level: aiohttp reports as errors what peers do to their connections."""
+        log.debug("http.connection_failed", reason=str(kw.get("exc_info")))
+
+    def log_debug(self, *_: Any, **__: Any) -> None:
+        """Log nothing."""
+
+
+class Refusal(asyncio.Protocol):
+    """A connection past the limit: it gets a 503 for its first bytes, and is closed."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._connections.refused >= MAX_REFUSALS:
+            transport.abort()
+        self._connections.refused += 1
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(REFUSAL_SECONDS, transport.abort)
+
+    def data_received(self, data: bytes) -> None:  # noqa: ARG002
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(_FULL)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._connections.refused -= 1
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _error_for(error: BaseException | None) -> ArcError:
+    """Return the error for a request that could not be parsed."""
+    if isinstance(error, LineTooLong):
+        return HeadersTooLarge("the request line or a header is too long")
+    if isinstance(error, HttpProcessingError) and error.message.startswith(_TOO_MANY):
+        return HeadersTooLarge("too many headers")
+    if isinstance(error, HttpProcessingError):
+        return BadRequest("malformed HTTP request")
+    return CommandsError("internal error; see the log of the server")
