@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Protocol
 
 from arc_server.ports.records import (
-    Command,
     CommandFilter,
     CommandPage,
+    CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
     Completion,
@@ -27,7 +27,7 @@ class CommandLookup(Protocol):
         """Return a command, with its response once it has ended. Judge no deadline."""
         ...
 
-    async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
+    async def expire_due(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """End live commands whose deadline has passed as EXPIRED: at most `limit`, earliest first.
 
         Return the commands that have ended.
@@ -52,7 +52,9 @@ class CommandStore(CommandLookup, Protocol):
         """
         ...
 
-    async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
+    async def mark_uploaded(
+        self, command_id: str, params: StoredBody, now: datetime
+    ) -> CommandRecord:
         """Make a PENDING_UPLOAD command PENDING, with the params that arrived.
 
         It is ready from `now` on, behind the commands that are ready already. An overdue command

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from arc_protocol.messages.events import EventsRequest
-from arc_server.ports.records import Command, EventPage
+from arc_server.ports.records import CommandRecord, EventPage
 
 
 class EventStore(Protocol):
@@ -13,7 +13,7 @@ class EventStore(Protocol):
 
     async def add_events(
         self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
-    ) -> Command:
+    ) -> CommandRecord:
         """Record events of the holder of the latest lease, also when the command has just ended.
 
         A line whose number was recorded under this lease is not recorded again. Of all lines of

@@ -9,7 +9,7 @@ from typing import Protocol
 from arc_protocol.errors import ArcError
 from arc_server.ports.commands import CommandLookup
 from arc_server.ports.records import (
-    Command,
+    CommandRecord,
     Completion,
     Granted,
     LeaseQuery,
@@ -57,7 +57,7 @@ class LeaseStore(CommandLookup, Protocol):
         costs_attempt: bool,
         deployment_id: str | None = None,
         push_after: datetime | None = None,
-    ) -> Command:
+    ) -> CommandRecord:
         """End a lease without a response. `lifecycle.hand_back` decides what follows: redelivery or
         failure.
 

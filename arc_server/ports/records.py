@@ -76,7 +76,7 @@ ReadResponse = StoredSuccess | StoredError | DamagedBody
 # Commands
 
 
-class Command(Record, frozen=True, kw_only=True):
+class CommandRecord(Record, frozen=True, kw_only=True):
     """A command without its bodies: the row that is read and written most."""
 
     command_id: str
@@ -128,7 +128,7 @@ class NewCommand(Record, frozen=True, kw_only=True):
 class Created(Record, frozen=True, kw_only=True):
     """The command that now stands for the request."""
 
-    command: Command
+    command: CommandRecord
     is_replay: bool
     """True if an earlier create with the same key made it."""
     params: StoredParams
@@ -138,14 +138,14 @@ class Created(Record, frozen=True, kw_only=True):
 class CommandWithResponse(Record, frozen=True, kw_only=True):
     """A command and, once it has ended, its response."""
 
-    command: Command
+    command: CommandRecord
     response: ReadResponse | None = None
 
 
 class CommandWithBodies(Record, frozen=True, kw_only=True):
     """A command and everything stored for it."""
 
-    command: Command
+    command: CommandRecord
     params: StoredParams
     response: ReadResponse | None = None
 
@@ -161,14 +161,14 @@ class Submission(Record, frozen=True):
 class Completion(Record, frozen=True, kw_only=True):
     """A command after a response or cancel. `changed` is False if it had ended before."""
 
-    command: Command
+    command: CommandRecord
     changed: bool
 
 
 class EventPage(Record, frozen=True, kw_only=True):
     """Events of a command, in order."""
 
-    command: Command
+    command: CommandRecord
     lines: Sequence[RecordedLine]
     progress: Progress | None = None
     dropped: int = 0
@@ -185,7 +185,7 @@ class CommandFilter(Record, frozen=True, kw_only=True):
 class CommandPage(Record, frozen=True, kw_only=True):
     """Commands, newest first. `next_before` goes into the next call, None on the last page."""
 
-    commands: Sequence[Command]
+    commands: Sequence[CommandRecord]
     next_before: int | None = None
 
 
@@ -208,7 +208,7 @@ class LeaseQuery(Record, frozen=True, kw_only=True):
 class Grant(Record, frozen=True, kw_only=True):
     """A leased command (state DISPATCHED, its lease in it) and its params."""
 
-    command: Command
+    command: CommandRecord
     params: StoredInline | StoredBlob
     signature: str | None = None
     """The sender's, as the create carried it."""
@@ -223,7 +223,7 @@ class Granted(Record, frozen=True, kw_only=True):
     """
 
     grants: Sequence[Grant]
-    ended: Sequence[Command] = ()
+    ended: Sequence[CommandRecord] = ()
     type_mismatch: bool = False
     """The named target exists with another resource type; nothing was handed out."""
     inherited: bool = False
@@ -233,7 +233,7 @@ class Granted(Record, frozen=True, kw_only=True):
 class Renewal(Record, frozen=True, kw_only=True):
     """The outcome of a renewal: commands whose leases go on, and the ids of lost leases."""
 
-    renewed: Sequence[Command]
+    renewed: Sequence[CommandRecord]
     lost: Sequence[str]
 
 
@@ -258,7 +258,7 @@ class AgentPresence(Record, frozen=True, kw_only=True):
     registration: AgentRegistration
     first_seen_at: datetime
     last_seen_at: datetime
-    holding: Sequence[Command] = ()
+    holding: Sequence[CommandRecord] = ()
 
 
 class BearerToken(Record, frozen=True, kw_only=True):

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Protocol
 
 from arc_server.ports.commands import CommandLookup
-from arc_server.ports.records import Command
+from arc_server.ports.records import CommandRecord
 
 
 class SweepStore(CommandLookup, Protocol):
     """Bounded batches of overdue work, and the sign of life that tells an outage."""
 
-    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
+    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """Redeliver or fail DISPATCHED commands whose lease has lapsed, by `hand_back`.
 
         At most `limit`, the longest lapsed first. Return them as they stand now.

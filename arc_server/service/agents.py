@@ -15,7 +15,7 @@ from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
-from arc_server.ports.records import Command, Holder
+from arc_server.ports.records import CommandRecord, Holder
 from arc_server.service.bounds import check_deployment
 from arc_server.service.limits import CommandLimits
 from arc_server.service.unnamed_pollers import UnnamedPollers
@@ -110,7 +110,7 @@ class AgentService:
             raise
 
 
-def _held(command: Command) -> HeldLease:
+def _held(command: CommandRecord) -> HeldLease:
     return HeldLease(
         command_id=command.command_id,
         command=command.command,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from arc_protocol import lifecycle
 from arc_protocol.messages.base import State
-from arc_server.ports.records import Command, CommandWithResponse, Completion, StoredResponse
+from arc_server.ports.records import CommandRecord, CommandWithResponse, Completion, StoredResponse
 from arc_server.service.result_waiters import ResultWaiters
 from arc_server.service.work_waiters import WorkWaiters
 
@@ -25,7 +25,7 @@ class Announcements:
         self._push = asyncio.Event()
         self.is_closed = False
 
-    def announce(self, command: Command) -> None:
+    def announce(self, command: CommandRecord) -> None:
         """Wake the waiters of a command that has ended, or that is ready to be leased or pushed."""
         if command.state in lifecycle.TERMINAL:
             self.results.wake(command.command_id)
@@ -36,7 +36,7 @@ class Announcements:
         else:
             self.work.wake(command.deployment_id, command.target.resource_id)
 
-    def announce_swept(self, commands: Sequence[Command]) -> None:
+    def announce_swept(self, commands: Sequence[CommandRecord]) -> None:
         """Announce commands that have changed without a request for them.
 
         The holder of a lease that lapsed did not renew it, so its poll that still waits may be a
@@ -56,7 +56,7 @@ class Announcements:
             self.results.wake(command.command_id, ended)
         return is_kept
 
-    def announce_cancel(self, command: Command) -> None:
+    def announce_cancel(self, command: CommandRecord) -> None:
         """Announce a cancelled command, to the senders or to its holder."""
         if command.state in lifecycle.TERMINAL:
             self.announce(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from arc_server.ports.records import Command
+from arc_server.ports.records import CommandRecord
 
 
 def params_path(command_id: str) -> str:
@@ -12,7 +12,7 @@ def params_path(command_id: str) -> str:
     return f"{_directory(command_id)}/params"
 
 
-def response_path(command: Command, lease_id: str | None = None) -> str:
+def response_path(command: CommandRecord, lease_id: str | None = None) -> str:
     """Return where a response of the latest lease, or of `lease_id`, is uploaded.
 
     Attempt and lease are in it: a stale holder cannot overwrite a newer body.

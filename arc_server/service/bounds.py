@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arc_protocol.errors import Forbidden, InvalidCommand
 from arc_protocol.messages.base import MAX_WAIT_SECONDS
-from arc_server.ports.records import Command
+from arc_server.ports.records import CommandRecord
 
 
 def bounded(field: str, given: int | None, default: int, most: int) -> int:
@@ -30,6 +30,6 @@ def check_deployment(named: str, within: str | None) -> None:
         raise Forbidden("this token is bound to another deployment", deployment_id=named)
 
 
-def is_within(command: Command, within: str | None) -> bool:
+def is_within(command: CommandRecord, within: str | None) -> bool:
     """Return True if a caller that is bound to `within` may know of the command."""
     return within is None or command.deployment_id == within

@@ -37,8 +37,8 @@ from arc_server.ports.clock import Clock
 from arc_server.ports.commands import CommandStore
 from arc_server.ports.records import (
     AwaitedBlob,
-    Command,
     CommandFilter,
+    CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
     NewCommand,
@@ -271,7 +271,7 @@ class CommandService:
         return _describe(found.command, response)
 
 
-def _describe(command: Command, response: CommandResponse | None) -> CommandStatus:
+def _describe(command: CommandRecord, response: CommandResponse | None) -> CommandStatus:
     return CommandStatus(
         command_id=command.command_id,
         state=command.state,

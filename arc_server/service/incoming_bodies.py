@@ -25,7 +25,7 @@ from arc_protocol.messages.bodies import (
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.records import (
     AwaitedBlob,
-    Command,
+    CommandRecord,
     StoredBlob,
     StoredBody,
     StoredError,
@@ -78,7 +78,7 @@ class IncomingBodies:
         return AwaitedBlob(path=path, size=params.size), digest
 
     async def accept_response(
-        self, command: Command | None, response: CommandResponse, lease_id: str | None = None
+        self, command: CommandRecord | None, response: CommandResponse, lease_id: str | None = None
     ) -> StoredResponse:
         """Return a response as it is to be stored; `is_small` tells when `command` may be None.
 

@@ -37,7 +37,7 @@ from arc_protocol.messages.leases import (
 from arc_server.ports.clock import Clock
 from arc_server.ports.leases import LeaseStore
 from arc_server.ports.records import (
-    Command,
+    CommandRecord,
     Grant,
     Granted,
     LeaseQuery,
@@ -181,7 +181,7 @@ class LeaseService:
         Raises CommandNotFound, LeaseLost, InvalidStateTransition, InvalidCommand (bad base64, or a
         body in storage that is not there).
         """
-        command: Command | None = None
+        command: CommandRecord | None = None
         if within is not None or not self._incoming.is_small(response):
             found = await self._lookup.find(command_id, within)
             command = found.command
@@ -301,7 +301,7 @@ class LeaseService:
         )
 
 
-def _check_lease(command: Command, lease_id: str | None) -> None:
+def _check_lease(command: CommandRecord, lease_id: str | None) -> None:
     """Raise LeaseLost when the lease that is named is not the command's latest."""
     if lease_id is not None and lease_id != command.lease_id:
         raise LeaseLost("the command has been leased again", command_id=command.command_id)

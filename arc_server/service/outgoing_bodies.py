@@ -17,7 +17,7 @@ from arc_protocol.messages.commands import StorageUpload
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.records import (
-    Command,
+    CommandRecord,
     DamagedBody,
     ReadResponse,
     StoredBlob,
@@ -46,7 +46,7 @@ class OutgoingBodies:
         return StorageUpload(put_request=request, expires_at=request.expiration)
 
     def response_upload(
-        self, command: Command, base_url: str, expires_at: datetime
+        self, command: CommandRecord, base_url: str, expires_at: datetime
     ) -> PresignedRequest:
         """Let the holder of the latest lease upload its response until then."""
         return self._blobs.presign("put", response_path(command), base_url, expires_at)

@@ -17,7 +17,7 @@ import structlog
 
 from arc_protocol.errors import Unavailable
 from arc_server.ports.clock import Clock
-from arc_server.ports.records import Command
+from arc_server.ports.records import CommandRecord
 from arc_server.ports.sweeps import SweepStore
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
@@ -123,7 +123,7 @@ class Sweeper:
             await self._sweep_keys(now)
             self._last_key_sweep = monotonic
 
-    async def _in_batches(self, sweep: Callable[[], Awaitable[Sequence[Command]]]) -> None:
+    async def _in_batches(self, sweep: Callable[[], Awaitable[Sequence[CommandRecord]]]) -> None:
         while True:
             changed = await sweep()
             self.steps += 1

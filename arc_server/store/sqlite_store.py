@@ -20,9 +20,9 @@ from arc_server.ports.records import (
     AgentKey,
     AgentPresence,
     BearerToken,
-    Command,
     CommandFilter,
     CommandPage,
+    CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
     Completion,
@@ -107,7 +107,9 @@ class SqliteStore:
     async def create(self, new: NewCommand) -> Created:
         return await self._write(create.create, new)
 
-    async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
+    async def mark_uploaded(
+        self, command_id: str, params: StoredBody, now: datetime
+    ) -> CommandRecord:
         outcome = await self._write(create.mark_uploaded, command_id, params, now)
         if isinstance(outcome, ArcError):
             raise outcome
@@ -136,7 +138,7 @@ class SqliteStore:
 
     async def _in_passes(self, go: Callable[[], asyncio.Future[lease.Pass]]) -> Granted:
         """Go over a queue again while a pass was cut by what it ended, and granted nothing."""
-        ended: list[Command] = []
+        ended: list[CommandRecord] = []
         while True:
             granted, is_cut = await go()
             ended += granted.ended
@@ -163,7 +165,7 @@ class SqliteStore:
         costs_attempt: bool,
         deployment_id: str | None = None,
         push_after: datetime | None = None,
-    ) -> Command:
+    ) -> CommandRecord:
         return await self._write(
             lease.release, lease_id, now, costs_attempt, deployment_id, push_after
         )
@@ -180,7 +182,7 @@ class SqliteStore:
 
     async def add_events(
         self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
-    ) -> Command:
+    ) -> CommandRecord:
         return await self._write(events.add, command_id, request, keep, deployment_id)
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
@@ -194,10 +196,10 @@ class SqliteStore:
 
     # time
 
-    async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
+    async def expire_due(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         return await self._write(sweeps.expire_due, now, limit)
 
-    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
+    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         return await self._write(sweeps.requeue_lapsed, now, limit)
 
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:

@@ -36,9 +36,9 @@ from arc_server.ports.records import (
     AgentPresence,
     AwaitedBlob,
     BearerToken,
-    Command,
     CommandFilter,
     CommandPage,
+    CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
     Completion,
@@ -70,7 +70,7 @@ class _Stored:
     """A command and all that belongs to it."""
 
     seq: int
-    command: Command
+    command: CommandRecord
     params: StoredParams
     response: ReadResponse | None = None
     signature: str | None = None
@@ -164,7 +164,7 @@ class MemoryStore(MemoryCredentials):
         number = self._next_number()
         stored = _Stored(
             seq=number,
-            command=Command(
+            command=CommandRecord(
                 command_id=new.command_id,
                 deployment_id=new.deployment_id,
                 target=target,
@@ -232,7 +232,9 @@ class MemoryStore(MemoryCredentials):
             self._set(stored, target=target)
         return bool(waiting)
 
-    async def mark_uploaded(self, command_id: str, params: StoredBody, now: datetime) -> Command:
+    async def mark_uploaded(
+        self, command_id: str, params: StoredBody, now: datetime
+    ) -> CommandRecord:
         """See Store."""
         stored = self._find(command_id)
         if stored.command.state is State.PENDING_UPLOAD:
@@ -362,7 +364,7 @@ class MemoryStore(MemoryCredentials):
         now: datetime,
     ) -> Granted:
         grants: list[Grant] = []
-        ended: list[Command] = []
+        ended: list[CommandRecord] = []
         for stored in queue:
             if len(grants) == len(lease_ids):
                 break
@@ -398,7 +400,7 @@ class MemoryStore(MemoryCredentials):
     ) -> Renewal:
         """See Store."""
         self._check_open()
-        renewed: list[Command] = []
+        renewed: list[CommandRecord] = []
         lost: list[str] = []
         for lease_id in dict.fromkeys(lease_ids):
             stored = self._find_lease(lease_id, deployment_id)
@@ -418,7 +420,7 @@ class MemoryStore(MemoryCredentials):
         costs_attempt: bool,
         deployment_id: str | None = None,
         push_after: datetime | None = None,
-    ) -> Command:
+    ) -> CommandRecord:
         """See Store."""
         self._check_open()
         stored = self._find_lease(lease_id, deployment_id)
@@ -433,7 +435,7 @@ class MemoryStore(MemoryCredentials):
         *,
         costs_attempt: bool,
         push_after: datetime | None = None,
-    ) -> Command:
+    ) -> CommandRecord:
         command = stored.command
         if lifecycle.is_overdue(command.deadline, now):
             return self._expire(stored, now)
@@ -491,7 +493,7 @@ class MemoryStore(MemoryCredentials):
 
     async def add_events(
         self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
-    ) -> Command:
+    ) -> CommandRecord:
         """See Store."""
         stored = self._find(command_id)
         command = stored.command
@@ -548,13 +550,13 @@ class MemoryStore(MemoryCredentials):
             return Completion(command=self._set(stored, cancel_requested=True), changed=True)
         return Completion(command=self._end(stored, State.FAILED, CANCELLED, now), changed=True)
 
-    async def expire_due(self, now: datetime, limit: int) -> Sequence[Command]:
+    async def expire_due(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """See Store."""
         overdue = self._live(lambda command: lifecycle.is_overdue(command.deadline, now))
         overdue.sort(key=lambda stored: (stored.command.deadline or now, stored.seq))
         return [self._expire(stored, now) for stored in overdue[:limit]]
 
-    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[Command]:
+    async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """See Store."""
         lapsed = self._leases(lambda expires_at: expires_at <= now)
         lapsed.sort(key=lambda stored: (stored.command.lease_expires_at or now, stored.seq))
@@ -776,7 +778,7 @@ class MemoryStore(MemoryCredentials):
                 return stored
         return None
 
-    def _live(self, which: Callable[[Command], bool]) -> list[_Stored]:
+    def _live(self, which: Callable[[CommandRecord], bool]) -> list[_Stored]:
         self._check_open()
         return [
             stored
@@ -793,16 +795,16 @@ class MemoryStore(MemoryCredentials):
             )
         )
 
-    def _set(self, stored: _Stored, **changes: Any) -> Command:
+    def _set(self, stored: _Stored, **changes: Any) -> CommandRecord:
         stored.command = msgspec.structs.replace(stored.command, **changes)
         return stored.command
 
-    def _expire(self, stored: _Stored, now: datetime) -> Command:
+    def _expire(self, stored: _Stored, now: datetime) -> CommandRecord:
         return self._set(stored, state=State.EXPIRED, completed_at=now)
 
     def _end(
         self, stored: _Stored, state: State, response: StoredResponse, now: datetime
-    ) -> Command:
+    ) -> CommandRecord:
         stored.response = response
         return self._set(stored, state=state, completed_at=now)
 

@@ -12,7 +12,7 @@ from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_server.ports.records import (
     AwaitedBlob,
     BearerToken,
-    Command,
+    CommandRecord,
     Deployment,
     Granted,
     LeaseQuery,
@@ -79,7 +79,7 @@ def query(count: int = 1, **changes: Any) -> LeaseQuery:
     )
 
 
-async def create(store: Store, **changes: Any) -> Command:
+async def create(store: Store, **changes: Any) -> CommandRecord:
     """A stored command."""
     return (await store.create(new(**changes))).command
 
@@ -89,7 +89,7 @@ async def lease(store: Store, count: int = 1, at: datetime = NOW, **changes: Any
     return await store.lease(query(count, **changes), at)
 
 
-async def leased(store: Store, at: datetime = NOW, **changes: Any) -> Command:
+async def leased(store: Store, at: datetime = NOW, **changes: Any) -> CommandRecord:
     """A stored command that somebody holds."""
     command = await create(store, **changes)
     granted = await lease(store, at=at)
@@ -97,7 +97,7 @@ async def leased(store: Store, at: datetime = NOW, **changes: Any) -> Command:
     return granted.grants[0].command
 
 
-async def read(store: Store, command_id: str) -> Command:
+async def read(store: Store, command_id: str) -> CommandRecord:
     """A command as it stands."""
     found = await store.get(command_id)
     assert found is not None
@@ -111,7 +111,7 @@ async def response_of(store: Store, command_id: str) -> Any:
     return found.response
 
 
-def ids(commands: Sequence[Command]) -> list[str]:
+def ids(commands: Sequence[CommandRecord]) -> list[str]:
     """Their ids, in order."""
     return [command.command_id for command in commands]
 

@@ -12,7 +12,7 @@ from arc_protocol.errors import StoreUnavailable
 from arc_server.store.engine import opening, queries
 from arc_server.store.engine.batches import Batches, Operation
 from arc_server.store.engine.lock import DirectoryLock
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.engine.thread import Worker
 from arc_server.store.engine.transactions import Reading, Writing
 
@@ -108,5 +108,5 @@ class Database:
         return fail
 
 
-def _session(worker: Worker) -> Session:
-    return Session(worker.raw, queries.load())
+def _session(worker: Worker) -> StoreSession:
+    return StoreSession(worker.raw, queries.load())

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from arc_protocol.messages.base import CommandTarget, ResourceType, State
-from arc_server.ports.records import Command, StoredParams
+from arc_server.ports.records import CommandRecord, StoredParams
 
 Row = Sequence[Any]
 
@@ -25,7 +25,7 @@ class StoredCommand(msgspec.Struct, frozen=True):
     """A command under the number of its row, with its params where they were read."""
 
     seq: int
-    command: Command
+    command: CommandRecord
     params: StoredParams | None = None
     signature: str | None = None
     """The sender's; known only if `params` are."""
@@ -62,7 +62,7 @@ def stored_command(row: Row) -> StoredCommand:
     return StoredCommand(row[0], command_of(row))
 
 
-def command_of(row: Row) -> Command:
+def command_of(row: Row) -> CommandRecord:
     """Read the command of a row of `command_columns` (sql/commands.sql)."""
     (
         _,
@@ -85,7 +85,7 @@ def command_of(row: Row) -> Command:
         lease_expires_at,
         lease_holder,
     ) = row
-    return Command(
+    return CommandRecord(
         command_id=command_id,
         deployment_id=deployment_id,
         target=CommandTarget(resource_id=target_id, resource_type=_TYPES[target_type]),

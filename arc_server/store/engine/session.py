@@ -26,7 +26,7 @@ class Again(Exception):
     """The transaction must be rolled back and the operation run again: it will know more then."""
 
 
-class Session:
+class StoreSession:
     """A session runs the named queries on a connection, and remembers rows that are read often.
 
     Deployments and live commands are held as last read or written. They are forgotten when a

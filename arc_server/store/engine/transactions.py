@@ -17,7 +17,7 @@ from arc_protocol.errors import ArcError, StoreUnavailable
 from arc_runtime.failpoints import hit
 from arc_server.store.engine import faults
 from arc_server.store.engine.batches import Operation
-from arc_server.store.engine.session import Again, Session
+from arc_server.store.engine.session import Again, StoreSession
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class _Undone(Exception):
 class Writing:
     """Writing commits batches on the write connection."""
 
-    def __init__(self, session: Session, on_failure: Callable[[str], None]) -> None:
+    def __init__(self, session: StoreSession, on_failure: Callable[[str], None]) -> None:
         """Commit on the session's connection; call `on_failure` when a commit has left doubt."""
         self._db = session
         self._connection: Final = session.connection
@@ -129,7 +129,7 @@ class Writing:
 class Reading:
     """Reading answers batches on a reading connection, each from one snapshot."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: StoreSession) -> None:
         self._db = session
 
     def __call__(self, batch: Sequence[Operation]) -> None:

@@ -13,7 +13,7 @@ from arc_protocol.messages.agents import AgentRegistration
 from arc_server.ports.handler_schemas import HandlerSchemas, split_schemas, with_schemas
 from arc_server.ports.records import AgentPresence, Holder
 from arc_server.store.engine.rows import command_of, micros, moment
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 
 _REGISTRATION: Final = msgspec.json.Decoder(AgentRegistration)
 _SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])
@@ -30,7 +30,7 @@ class _AgentRow(NamedTuple):
 
 
 def put_agent(
-    db: Session, agent_id: str, registration: AgentRegistration, now: datetime
+    db: StoreSession, agent_id: str, registration: AgentRegistration, now: datetime
 ) -> AgentPresence:
     """Fulfil AgentStore.put_agent."""
     bare, schemas = split_schemas(registration)
@@ -46,14 +46,14 @@ def put_agent(
     return _presence(db, _AgentRow(*row), has_schemas=True)
 
 
-def touch_agents(db: Session, seen: Mapping[Holder, datetime]) -> None:
+def touch_agents(db: StoreSession, seen: Mapping[Holder, datetime]) -> None:
     """Fulfil AgentStore.touch_agents."""
     for (deployment_id, agent_id), at in seen.items():
         db.change("touch_agent", deployment_id=deployment_id, agent_id=agent_id, now=micros(at))
 
 
 def list_agents(
-    db: Session,
+    db: StoreSession,
     deployment_id: str | None,
     seen_since: datetime,
     limit: int,
@@ -75,7 +75,7 @@ def list_agents(
     return [_presence(db, _AgentRow(*row), has_schemas=has_schemas) for row in rows]
 
 
-def _presence(db: Session, row: _AgentRow, *, has_schemas: bool) -> AgentPresence:
+def _presence(db: StoreSession, row: _AgentRow, *, has_schemas: bool) -> AgentPresence:
     registration = _REGISTRATION.decode(row.registration)
     if not has_schemas:
         # A row from before migration 2 has the schemas in its registration.

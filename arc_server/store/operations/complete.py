@@ -15,12 +15,12 @@ from arc_server.ports.records import (
     StoredSuccess,
     Submission,
 )
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import lookup, transitions
 
 
 def complete(
-    db: Session,
+    db: StoreSession,
     command_id: str,
     lease_id: str | None,
     response: StoredResponse,
@@ -50,7 +50,7 @@ def complete(
 
 
 def complete_all(
-    db: Session, submissions: Sequence[Submission], now: datetime, deployment_id: str | None
+    db: StoreSession, submissions: Sequence[Submission], now: datetime, deployment_id: str | None
 ) -> Sequence[Completion | ArcError]:
     """Fulfil LeaseStore.complete_all. An error of one has changed nothing: it read first."""
     answers: list[Completion | ArcError] = []
@@ -66,7 +66,7 @@ def complete_all(
     return answers
 
 
-def cancel(db: Session, command_id: str, now: datetime) -> Completion:
+def cancel(db: StoreSession, command_id: str, now: datetime) -> Completion:
     """Fulfil CommandStore.cancel."""
     stored = lookup.find(db, command_id)
     command = stored.command
@@ -81,7 +81,7 @@ def cancel(db: Session, command_id: str, now: datetime) -> Completion:
 
 
 def write_payload(
-    db: Session, command_id: str, params: StoredBody | None, response: StoredResponse | None
+    db: StoreSession, command_id: str, params: StoredBody | None, response: StoredResponse | None
 ) -> None:
     """Fulfil CommandStore.write_payload."""
     stored = lookup.find(db, command_id)

@@ -13,10 +13,10 @@ from arc_protocol.errors import (
     InvalidStateTransition,
 )
 from arc_protocol.messages.base import State
-from arc_server.ports.records import AwaitedBlob, Command, Created, NewCommand, StoredBody
+from arc_server.ports.records import AwaitedBlob, CommandRecord, Created, NewCommand, StoredBody
 from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.rows import micros
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies, lookup, targets, transitions
 
 
@@ -27,7 +27,7 @@ class _Key(NamedTuple):
     command_seq: int | None
 
 
-def create(db: Session, new: NewCommand) -> Created:
+def create(db: StoreSession, new: NewCommand) -> Created:
     """Fulfil CommandStore.create."""
     deployment = targets.known_or_new(db, new.deployment_id, auto_register=new.auto_register)
     resolved = targets.resolve(deployment, new.target_resource_id, auto_register=new.auto_register)
@@ -44,7 +44,7 @@ def create(db: Session, new: NewCommand) -> Created:
     if resolved.is_new:
         targets.register_target(db, new.deployment_id, resolved.target, now)
     deployment = targets.register_deployment(db, new.deployment_id, now)
-    command = Command(
+    command = CommandRecord(
         command_id=new.command_id,
         deployment_id=new.deployment_id,
         target=resolved.target,
@@ -81,7 +81,7 @@ def create(db: Session, new: NewCommand) -> Created:
 
 
 def _find_key(
-    db: Session,
+    db: StoreSession,
     new: NewCommand,
     deployment: KnownDeployment,
     resolved: targets.Resolved | ArcError,
@@ -109,7 +109,7 @@ def _find_key(
     return next((key for key in keys if key.scope == scope), None)
 
 
-def _replay(db: Session, new: NewCommand, params_digest: bytes, seq: int) -> Created:
+def _replay(db: StoreSession, new: NewCommand, params_digest: bytes, seq: int) -> Created:
     if params_digest != new.params_digest:
         raise IdempotencyKeyReused(
             "idempotencyKey: was used before with other params",
@@ -124,8 +124,8 @@ def _replay(db: Session, new: NewCommand, params_digest: bytes, seq: int) -> Cre
 
 
 def mark_uploaded(
-    db: Session, command_id: str, params: StoredBody, now: datetime
-) -> Command | ArcError:
+    db: StoreSession, command_id: str, params: StoredBody, now: datetime
+) -> CommandRecord | ArcError:
     """Fulfil CommandStore.mark_uploaded. An error that is returned comes with a change: EXPIRED."""
     stored = lookup.find(db, command_id)
     if stored.command.state is not State.PENDING_UPLOAD:
@@ -135,7 +135,7 @@ def mark_uploaded(
     return transitions.make_ready(db, stored, params, now)
 
 
-def _not_awaited(command: Command) -> InvalidStateTransition:
+def _not_awaited(command: CommandRecord) -> InvalidStateTransition:
     return InvalidStateTransition(
         f"the command is {command.state}, not waiting for an upload",
         **{"from": command.state, "to": State.PENDING},

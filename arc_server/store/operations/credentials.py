@@ -15,10 +15,10 @@ from arc_server.ports.records import (
     NewCredential,
 )
 from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 
 
-def put_token(db: Session, token: BearerToken) -> None:
+def put_token(db: StoreSession, token: BearerToken) -> None:
     """Fulfil TokenStore.put_token."""
     db.change(
         "put_token",
@@ -31,18 +31,18 @@ def put_token(db: Session, token: BearerToken) -> None:
     )
 
 
-def find_token(db: Session, token_hash: bytes) -> BearerToken | None:
+def find_token(db: StoreSession, token_hash: bytes) -> BearerToken | None:
     """Fulfil TokenStore.find_token."""
     row = db.row("find_token", token_hash=token_hash)
     return None if row is None else _token(row)
 
 
-def list_tokens(db: Session) -> Sequence[BearerToken]:
+def list_tokens(db: StoreSession) -> Sequence[BearerToken]:
     """Fulfil TokenStore.list_tokens."""
     return list(map(_token, db.rows("list_tokens")))
 
 
-def revoke_token(db: Session, token_id: str, now: datetime) -> bool:
+def revoke_token(db: StoreSession, token_id: str, now: datetime) -> bool:
     """Fulfil TokenStore.revoke_token. The first revocation counts."""
     if not db.change("revoke_token", token_id=token_id, now=micros(now)):
         return db.row("has_token", token_id=token_id) is not None
@@ -50,7 +50,7 @@ def revoke_token(db: Session, token_id: str, now: datetime) -> bool:
     return True
 
 
-def put_enrol_token(db: Session, token: EnrolToken) -> None:
+def put_enrol_token(db: StoreSession, token: EnrolToken) -> None:
     """Fulfil CredentialStore.put_enrol_token."""
     db.change(
         "put_enrol_token",
@@ -65,17 +65,17 @@ def put_enrol_token(db: Session, token: EnrolToken) -> None:
     )
 
 
-def list_enrol_tokens(db: Session) -> Sequence[EnrolToken]:
+def list_enrol_tokens(db: StoreSession) -> Sequence[EnrolToken]:
     """Fulfil CredentialStore.list_enrol_tokens."""
     return list(map(_enrol_token, db.rows("list_enrol_tokens")))
 
 
-def revoke_enrol_token(db: Session, token_id: str, now: datetime) -> bool:
+def revoke_enrol_token(db: StoreSession, token_id: str, now: datetime) -> bool:
     """Fulfil CredentialStore.revoke_enrol_token."""
     return db.change("revoke_enrol_token", token_id=token_id, now=micros(now)) > 0
 
 
-def enrol(db: Session, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
+def enrol(db: StoreSession, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
     """Fulfil CredentialStore.enrol. The guarded UPDATE decides which agent gets the last use."""
     row = db.row("find_enrol_token", token_hash=token_hash)
     token = None if row is None else _enrol_token(row)
@@ -118,13 +118,13 @@ def check_enrolment(
         raise Unauthorized("this enrol token is used up")
 
 
-def find_key(db: Session, key_id: str) -> KnownKey | None:
+def find_key(db: StoreSession, key_id: str) -> KnownKey | None:
     """Fulfil CredentialStore.find_key."""
     row = db.row("find_key", key_id=key_id)
     return None if row is None else _known_key(row)
 
 
-def add_key(db: Session, new: AgentKey, signed_by: str, now: datetime) -> KnownKey:
+def add_key(db: StoreSession, new: AgentKey, signed_by: str, now: datetime) -> KnownKey:
     """Fulfil CredentialStore.add_key."""
     known = find_key(db, new.key_id)
     check_new_key(find_key(db, signed_by), known, new, now)
@@ -145,7 +145,7 @@ def check_new_key(
         raise Conflict("this key is another credential's")
 
 
-def use_key(db: Session, key_id: str, now: datetime, older_end_at: datetime) -> None:
+def use_key(db: StoreSession, key_id: str, now: datetime, older_end_at: datetime) -> None:
     """Fulfil CredentialStore.use_key."""
     known = find_key(db, key_id)
     if known is None or not db.change("begin_key", key_id=key_id, now=micros(now)):
@@ -157,18 +157,18 @@ def use_key(db: Session, key_id: str, now: datetime, older_end_at: datetime) -> 
     db.change("drop_ended_keys", credential_id=credential_id, now=micros(now))
 
 
-def find_credential(db: Session, credential_id: str) -> Credential | None:
+def find_credential(db: StoreSession, credential_id: str) -> Credential | None:
     """Fulfil CredentialStore.find_credential."""
     row = db.row("find_credential", credential_id=credential_id)
     return None if row is None else _credential(row)
 
 
-def list_credentials(db: Session) -> Sequence[Credential]:
+def list_credentials(db: StoreSession) -> Sequence[Credential]:
     """Fulfil CredentialStore.list_credentials."""
     return list(map(_credential, db.rows("list_credentials")))
 
 
-def revoke_credential(db: Session, credential_id: str, now: datetime) -> bool:
+def revoke_credential(db: StoreSession, credential_id: str, now: datetime) -> bool:
     """Fulfil CredentialStore.revoke_credential. The first revocation counts."""
     if not db.change("revoke_credential", credential_id=credential_id, now=micros(now)):
         return db.row("find_credential", credential_id=credential_id) is not None
@@ -176,14 +176,14 @@ def revoke_credential(db: Session, credential_id: str, now: datetime) -> bool:
     return True
 
 
-def revocations(db: Session) -> int:
+def revocations(db: StoreSession) -> int:
     """Fulfil CredentialStore.revocations."""
     [(number,)] = db.rows("revocations")
     return number
 
 
 def _put_key(
-    db: Session, key_id: str, credential_id: str, public_key: bytes, now: datetime
+    db: StoreSession, key_id: str, credential_id: str, public_key: bytes, now: datetime
 ) -> None:
     db.change(
         "put_key",
@@ -194,7 +194,7 @@ def _put_key(
     )
 
 
-def _key(db: Session, key_id: str) -> KnownKey:
+def _key(db: StoreSession, key_id: str) -> KnownKey:
     known = find_key(db, key_id)
     assert known is not None
     return known

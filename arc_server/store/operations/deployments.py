@@ -8,11 +8,11 @@ from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
 from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.records import Deployment
 from arc_server.store.engine.rows import micros
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import targets, transitions
 
 
-def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
+def put_deployment(db: StoreSession, deployment: Deployment, now: datetime) -> None:
     """Fulfil DeploymentStore.put_deployment."""
     _check_targets(db, deployment)
     deployment_id = deployment.deployment_id
@@ -35,7 +35,7 @@ def put_deployment(db: Session, deployment: Deployment, now: datetime) -> None:
     db.forget_deployment(deployment_id)
 
 
-def get_deployment(db: Session, deployment_id: str) -> Deployment | None:
+def get_deployment(db: StoreSession, deployment_id: str) -> Deployment | None:
     """Fulfil DeploymentStore.get_deployment."""
     db.forget_deployment(deployment_id)
     known = db.deployment(deployment_id)
@@ -50,7 +50,7 @@ def get_deployment(db: Session, deployment_id: str) -> Deployment | None:
     )
 
 
-def _put_target(db: Session, deployment_id: str, target: CommandTarget, now: int) -> None:
+def _put_target(db: StoreSession, deployment_id: str, target: CommandTarget, now: int) -> None:
     known = targets.register_deployment(db, deployment_id, now)
     old = known.targets.get(target.resource_id)
     if old is None:
@@ -76,7 +76,7 @@ def _heir(deployment: Deployment) -> CommandTarget:
     return deployment.targets[0]
 
 
-def _check_targets(db: Session, deployment: Deployment) -> None:
+def _check_targets(db: StoreSession, deployment: Deployment) -> None:
     known = db.deployment(deployment.deployment_id)
     ids = {target.resource_id for target in deployment.targets}
     for resource_id in ids:

@@ -9,9 +9,9 @@ import msgspec
 from arc_protocol.codec import encode
 from arc_protocol.errors import LeaseLost
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
-from arc_server.ports.records import Command, EventPage
+from arc_server.ports.records import CommandRecord, EventPage
 from arc_server.store.engine.rows import micros, moment, stored_command
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import lookup
 
 
@@ -27,8 +27,8 @@ class _Stream(NamedTuple):
 
 
 def add(
-    db: Session, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None
-) -> Command:
+    db: StoreSession, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None
+) -> CommandRecord:
     """Fulfil EventStore.add_events."""
     stored = lookup.find(db, command_id, deployment_id)
     seq, command = stored.seq, stored.command
@@ -68,7 +68,7 @@ def add(
     return command
 
 
-def _stream_of_lease(db: Session, seq: int, lease_id: str) -> _Stream:
+def _stream_of_lease(db: StoreSession, seq: int, lease_id: str) -> _Stream:
     """Return the stream as it stands for a lease: another lease counts its lines from 1 again."""
     row = db.row("event_stream", seq=seq)
     if row is None:
@@ -79,7 +79,7 @@ def _stream_of_lease(db: Session, seq: int, lease_id: str) -> _Stream:
     return _Stream(lease_id, 0, stream.last_place, stream.dropped + stream.unsent)
 
 
-def read(db: Session, command_id: str, after: int, limit: int) -> EventPage | None:
+def read(db: StoreSession, command_id: str, after: int, limit: int) -> EventPage | None:
     """Fulfil EventStore.events."""
     found = db.row("find_command", command_id=command_id)
     if found is None:

@@ -13,7 +13,7 @@ from arc_protocol.errors import LeaseNotFound, SerializationFailed
 from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget
 from arc_server.ports.records import (
     AwaitedBlob,
-    Command,
+    CommandRecord,
     DamagedBody,
     Grant,
     Granted,
@@ -24,7 +24,7 @@ from arc_server.ports.records import (
     StoredInline,
 )
 from arc_server.store.engine.rows import micros
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import lookup, targets, transitions
 
 ENDED_AT_ONCE: Final = 200
@@ -44,7 +44,7 @@ class _Target(NamedTuple):
     inherited: bool = False
 
 
-def lease(db: Session, query: LeaseQuery, now: datetime) -> Pass:
+def lease(db: StoreSession, query: LeaseQuery, now: datetime) -> Pass:
     """Fulfil LeaseStore.lease in bounded work: the caller asks again after a pass that was cut."""
     found = _leased_target(db, query, now)
     if found.target is None:
@@ -63,12 +63,14 @@ def lease(db: Session, query: LeaseQuery, now: datetime) -> Pass:
     return result._replace(granted=msgspec.structs.replace(result.granted, inherited=True))
 
 
-def lease_push(db: Session, lease_ids: Sequence[str], lease_seconds: float, now: datetime) -> Pass:
+def lease_push(
+    db: StoreSession, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+) -> Pass:
     """Fulfil PushStore.lease_push, as `lease` does."""
     return _hand_out(db, "due_pushes", {"now": micros(now)}, lease_ids, lease_seconds, None, now)
 
 
-def _leased_target(db: Session, query: LeaseQuery, now: datetime) -> _Target:
+def _leased_target(db: StoreSession, query: LeaseQuery, now: datetime) -> _Target:
     """Return the target whose commands a query gets, after registering what it may register."""
     deployment = db.deployment(query.deployment_id)
     if deployment is None:
@@ -94,7 +96,7 @@ def _leased_target(db: Session, query: LeaseQuery, now: datetime) -> _Target:
 
 
 def _hand_out(
-    db: Session,
+    db: StoreSession,
     queue: str,
     where: dict[str, Any],
     lease_ids: Sequence[str],
@@ -104,7 +106,7 @@ def _hand_out(
 ) -> Pass:
     until = now + timedelta(seconds=lease_seconds)
     grants: list[Grant] = []
-    ended: list[Command] = []
+    ended: list[CommandRecord] = []
     while len(grants) < len(lease_ids):
         wanted = len(lease_ids) - len(grants)
         queued = lookup.queued(db, queue, limit=wanted, **where)
@@ -133,7 +135,7 @@ def _damaged(params: AwaitedBlob | DamagedBody | None) -> StoredError:
 
 
 def renew(
-    db: Session,
+    db: StoreSession,
     lease_ids: Sequence[str],
     lease_seconds: float,
     now: datetime,
@@ -141,7 +143,7 @@ def renew(
 ) -> Renewal:
     """Fulfil LeaseStore.renew."""
     until = now + timedelta(seconds=lease_seconds)
-    renewed: list[Command] = []
+    renewed: list[CommandRecord] = []
     lost: list[str] = []
     for lease_id in dict.fromkeys(lease_ids):
         try:
@@ -154,13 +156,13 @@ def renew(
 
 
 def release(
-    db: Session,
+    db: StoreSession,
     lease_id: str,
     now: datetime,
     costs_attempt: bool,
     deployment_id: str | None,
     push_after: datetime | None,
-) -> Command:
+) -> CommandRecord:
     """Fulfil LeaseStore.release."""
     stored = lookup.find_lease(db, lease_id, deployment_id)
     return transitions.hand_back(db, stored, now, costs_attempt=costs_attempt, push_at=push_after)

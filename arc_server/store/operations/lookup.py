@@ -8,11 +8,11 @@ from typing import Any
 
 from arc_protocol.errors import CommandNotFound, LeaseNotFound
 from arc_server.store.engine.rows import StoredCommand, stored_command
-from arc_server.store.engine.session import Again, Session
+from arc_server.store.engine.session import Again, StoreSession
 from arc_server.store.operations import bodies
 
 
-def find(db: Session, command_id: str, deployment_id: str | None = None) -> StoredCommand:
+def find(db: StoreSession, command_id: str, deployment_id: str | None = None) -> StoredCommand:
     """Return a command in any state. Raises CommandNotFound, also for another deployment's."""
     stored = db.live.find(command_id)
     if stored is None:
@@ -23,7 +23,7 @@ def find(db: Session, command_id: str, deployment_id: str | None = None) -> Stor
     return stored
 
 
-def find_lease(db: Session, lease_id: str, deployment_id: str | None) -> StoredCommand:
+def find_lease(db: StoreSession, lease_id: str, deployment_id: str | None) -> StoredCommand:
     """Return the command that is DISPATCHED under a lease.
 
     Raises LeaseNotFound, also for another deployment's.
@@ -35,13 +35,13 @@ def find_lease(db: Session, lease_id: str, deployment_id: str | None) -> StoredC
     return db.live.get(stored.seq) or stored
 
 
-def find_all(db: Session, query: str, **params: Any) -> Sequence[StoredCommand]:
+def find_all(db: StoreSession, query: str, **params: Any) -> Sequence[StoredCommand]:
     """Return the commands of a query that selects `command_columns`."""
     found = map(stored_command, db.rows(query, **params))
     return [db.live.get(stored.seq) or stored for stored in found]
 
 
-def queued(db: Session, query: str, **params: Any) -> Sequence[StoredCommand]:
+def queued(db: StoreSession, query: str, **params: Any) -> Sequence[StoredCommand]:
     """Return the first commands of a queue with their params; `query` selects their numbers.
 
     Raises Again when params turn out to stand on damaged pages: SQLite lets nothing be written in
@@ -54,7 +54,7 @@ def queued(db: Session, query: str, **params: Any) -> Sequence[StoredCommand]:
     return found
 
 
-def with_params(db: Session, seq: int) -> StoredCommand:
+def with_params(db: StoreSession, seq: int) -> StoredCommand:
     """Return the command of a row with its params; DamagedBody where they cannot be read."""
     stored = db.live.get(seq)
     if stored is not None and stored.params is not None:

@@ -18,7 +18,7 @@ from arc_server.ports.records import (
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.rows import Row, StoredCommand, moment, stored_command
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
 _AFTER_ALL: Final = 2**63 - 1
@@ -26,7 +26,7 @@ _AFTER_ALL: Final = 2**63 - 1
 _ENDED_BADLY: Final = (State.FAILED, State.EXPIRED)
 
 
-def get(db: Session, command_id: str) -> CommandWithResponse | None:
+def get(db: StoreSession, command_id: str) -> CommandWithResponse | None:
     """Fulfil CommandLookup.get."""
     try:
         row = db.row("command_with_response", command_id=command_id)
@@ -35,7 +35,7 @@ def get(db: Session, command_id: str) -> CommandWithResponse | None:
         return _get_around_damage(db, command_id)
 
 
-def _get_around_damage(db: Session, command_id: str) -> CommandWithResponse | None:
+def _get_around_damage(db: StoreSession, command_id: str) -> CommandWithResponse | None:
     stored = _find(db, command_id)
     if stored is None:
         return None
@@ -44,7 +44,7 @@ def _get_around_damage(db: Session, command_id: str) -> CommandWithResponse | No
     return CommandWithResponse(command=stored.command, response=_response(db, stored.seq))
 
 
-def get_with_bodies(db: Session, command_id: str) -> CommandWithBodies | None:
+def get_with_bodies(db: StoreSession, command_id: str) -> CommandWithBodies | None:
     """Fulfil CommandStore.get_with_bodies."""
     stored = _find(db, command_id)
     if stored is None:
@@ -54,12 +54,12 @@ def get_with_bodies(db: Session, command_id: str) -> CommandWithBodies | None:
     )
 
 
-def _find(db: Session, command_id: str) -> StoredCommand | None:
+def _find(db: StoreSession, command_id: str) -> StoredCommand | None:
     row = db.row("find_command", command_id=command_id)
     return None if row is None else stored_command(row)
 
 
-def _params(db: Session, seq: int) -> StoredParams:
+def _params(db: StoreSession, seq: int) -> StoredParams:
     try:
         row = db.row("params_of", seq=seq)
     except sqlite3.DatabaseError:
@@ -67,7 +67,7 @@ def _params(db: Session, seq: int) -> StoredParams:
     return bodies.to_params(*(row or bodies.NO_BODY))
 
 
-def _response(db: Session, seq: int) -> ReadResponse | None:
+def _response(db: StoreSession, seq: int) -> ReadResponse | None:
     try:
         row = db.row("response_of", seq=seq)
     except sqlite3.DatabaseError:
@@ -75,18 +75,20 @@ def _response(db: Session, seq: int) -> ReadResponse | None:
     return bodies.to_response(*(row or bodies.NO_BODY))
 
 
-def next_push_at(db: Session) -> datetime | None:
+def next_push_at(db: StoreSession) -> datetime | None:
     """Fulfil PushStore.next_push_at."""
     row = db.row("next_push_at")
     return None if row is None else moment(row[0])
 
 
-def schema_version(db: Session) -> int:
+def schema_version(db: StoreSession) -> int:
     """Return the number of the last migration."""
     return schema.version_of(db.connection)
 
 
-def list_commands(db: Session, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
+def list_commands(
+    db: StoreSession, which: CommandFilter, before: int | None, limit: int
+) -> CommandPage:
     """Fulfil CommandStore.list."""
     end = _AFTER_ALL if before is None else before
     found = list(map(stored_command, _newest(db, which, end, limit + 1)))
@@ -97,7 +99,7 @@ def list_commands(db: Session, which: CommandFilter, before: int | None, limit: 
     )
 
 
-def _newest(db: Session, which: CommandFilter, before: int, limit: int) -> list[Row]:
+def _newest(db: StoreSession, which: CommandFilter, before: int, limit: int) -> list[Row]:
     """Query by the index that finds the commands of a filter, or nearly.
 
     The indexes are at the end of `commands` in migrations/0001.

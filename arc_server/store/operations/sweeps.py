@@ -5,46 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from arc_server.ports.records import Command
+from arc_server.ports.records import CommandRecord
 from arc_server.store.engine.rows import micros, moment
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import lookup, transitions
 
 
-def expire_due(db: Session, now: datetime, limit: int) -> Sequence[Command]:
+def expire_due(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
     """Fulfil CommandLookup.expire_due."""
     overdue = lookup.find_all(db, "overdue", now=micros(now), limit=limit)
     return [transitions.expire(db, stored, now) for stored in overdue]
 
 
-def requeue_lapsed(db: Session, now: datetime, limit: int) -> Sequence[Command]:
+def requeue_lapsed(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
     """Fulfil SweepStore.requeue_lapsed."""
     lapsed = lookup.find_all(db, "lapsed", now=micros(now), limit=limit)
     return [transitions.hand_back(db, stored, now, costs_attempt=True) for stored in lapsed]
 
 
-def forget_keys(db: Session, before: datetime, limit: int) -> int:
+def forget_keys(db: StoreSession, before: datetime, limit: int) -> int:
     """Fulfil SweepStore.forget_idempotency_keys."""
     return db.change("forget_keys", before=micros(before), limit=limit)
 
 
-def shift_leases(db: Session, seconds: float) -> int:
+def shift_leases(db: StoreSession, seconds: float) -> int:
     """Fulfil SweepStore.shift_leases."""
     db.change("shift_sign_of_life", shift=round(seconds * 1_000_000))
     return transitions.shift_leases(db, seconds)
 
 
-def sign_of_life(db: Session, now: datetime) -> None:
+def sign_of_life(db: StoreSession, now: datetime) -> None:
     """Fulfil SweepStore.sign_of_life."""
     db.change("put_sign_of_life", now=micros(now))
 
 
-def last_sign_of_life(db: Session) -> datetime | None:
+def last_sign_of_life(db: StoreSession) -> datetime | None:
     """Fulfil SweepStore.last_sign_of_life."""
     row = db.row("last_sign_of_life")
     return None if row is None else moment(row[0])
 
 
-def has_live_leases(db: Session) -> bool:
+def has_live_leases(db: StoreSession) -> bool:
     """Fulfil SweepStore.has_live_leases."""
     return db.rows("has_live_leases") == [(1,)]

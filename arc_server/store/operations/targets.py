@@ -13,7 +13,7 @@ from arc_protocol.errors import (
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, ResourceType
 from arc_server.store.engine.deployments import KnownDeployment
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import transitions
 
 
@@ -53,7 +53,7 @@ def resolve(
     )
 
 
-def known_or_new(db: Session, deployment_id: str, *, auto_register: bool) -> KnownDeployment:
+def known_or_new(db: StoreSession, deployment_id: str, *, auto_register: bool) -> KnownDeployment:
     """Return a deployment, an empty one if it is unknown and may be registered.
 
     Raises DeploymentNotFound when it may not.
@@ -68,7 +68,7 @@ def known_or_new(db: Session, deployment_id: str, *, auto_register: bool) -> Kno
     return KnownDeployment(deployment_id, {})
 
 
-def register_deployment(db: Session, deployment_id: str, now: int) -> KnownDeployment:
+def register_deployment(db: StoreSession, deployment_id: str, now: int) -> KnownDeployment:
     """Register a deployment unless it is known."""
     known = db.deployment(deployment_id)
     if known is not None:
@@ -77,7 +77,7 @@ def register_deployment(db: Session, deployment_id: str, now: int) -> KnownDeplo
     return KnownDeployment(deployment_id, {})
 
 
-def register_target(db: Session, deployment_id: str, target: CommandTarget, now: int) -> bool:
+def register_target(db: StoreSession, deployment_id: str, target: CommandTarget, now: int) -> bool:
     """Register a target and its deployment. Return True when it took over waiting commands."""
     deployment = register_deployment(db, deployment_id, now)
     insert_target(db, deployment, target, now)
@@ -85,7 +85,7 @@ def register_target(db: Session, deployment_id: str, target: CommandTarget, now:
 
 
 def insert_target(
-    db: Session, deployment: KnownDeployment, target: CommandTarget, now: int
+    db: StoreSession, deployment: KnownDeployment, target: CommandTarget, now: int
 ) -> None:
     """Add a target behind the others."""
     db.change(
@@ -99,7 +99,7 @@ def insert_target(
     db.forget_deployment(deployment.deployment_id)
 
 
-def inherit(db: Session, deployment_id: str, target: CommandTarget) -> bool:
+def inherit(db: StoreSession, deployment_id: str, target: CommandTarget) -> bool:
     """Make a deployment's first target the heir of the implicit one.
 
     It takes over the commands that wait, and the idempotency keys (`KnownDeployment.key_scope`).

@@ -14,7 +14,7 @@ from arc_protocol import lifecycle
 from arc_protocol.messages.base import CommandTarget, State
 from arc_server.ports.records import (
     AwaitedBlob,
-    Command,
+    CommandRecord,
     StoredBlob,
     StoredBody,
     StoredError,
@@ -23,7 +23,7 @@ from arc_server.ports.records import (
     StoredSuccess,
 )
 from arc_server.store.engine.rows import NONE, StoredCommand, micros
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
 CANCELLED = StoredError(code=lifecycle.CANCELLED, message="the command was cancelled")
@@ -37,8 +37,8 @@ class LostUpdate(AssertionError):
 
 
 def insert(
-    db: Session,
-    command: Command,
+    db: StoreSession,
+    command: CommandRecord,
     params: StoredInline | StoredBlob | AwaitedBlob,
     signature: str | None,
 ) -> int:
@@ -69,7 +69,9 @@ def insert(
     return seq
 
 
-def make_ready(db: Session, stored: StoredCommand, params: StoredBody, now: datetime) -> Command:
+def make_ready(
+    db: StoreSession, stored: StoredCommand, params: StoredBody, now: datetime
+) -> CommandRecord:
     """PENDING_UPLOAD → PENDING with the params that arrived, behind the commands that are ready."""
     replace_params(db, stored.seq, params)
     _hit_one(
@@ -84,13 +86,13 @@ def make_ready(db: Session, stored: StoredCommand, params: StoredBody, now: date
 
 
 def dispatch(
-    db: Session,
+    db: StoreSession,
     stored: StoredCommand,
     lease_id: str,
     holder: str | None,
     now: datetime,
     until: datetime,
-) -> Command:
+) -> CommandRecord:
     """PENDING → DISPATCHED. A push is sent again under the lease that it was first sent with."""
     command = stored.command
     lease_attempt = command.attempt
@@ -119,7 +121,7 @@ def dispatch(
     )
 
 
-def renew(db: Session, stored: StoredCommand, until: datetime) -> Command:
+def renew(db: StoreSession, stored: StoredCommand, until: datetime) -> CommandRecord:
     """Let a lease end at `until`, or when it ends anyway if that is later."""
     command = stored.command
     until = max(until, command.lease_expires_at or until)
@@ -129,20 +131,20 @@ def renew(db: Session, stored: StoredCommand, until: datetime) -> Command:
     return _changed(db, stored, lease_expires_at=until)
 
 
-def request_cancel(db: Session, stored: StoredCommand) -> Command:
+def request_cancel(db: StoreSession, stored: StoredCommand) -> CommandRecord:
     """Ask the holder of a DISPATCHED command to stop."""
     _hit_one(db.change("request_cancel", seq=stored.seq, lease_id=stored.command.lease_id))
     return _changed(db, stored, cancel_requested=True)
 
 
 def hand_back(
-    db: Session,
+    db: StoreSession,
     stored: StoredCommand,
     now: datetime,
     *,
     costs_attempt: bool,
     push_at: datetime | None = None,
-) -> Command:
+) -> CommandRecord:
     """End a lease without a response: EXPIRED if overdue, else redelivered or FAILED as
     `lifecycle.hand_back` decides. The command keeps its place in the order."""
     command = stored.command
@@ -173,7 +175,9 @@ def hand_back(
     return _changed(db, stored, state=State.PENDING, attempt=verdict.attempt, target=home)
 
 
-def finish(db: Session, stored: StoredCommand, response: StoredResponse, now: datetime) -> Command:
+def finish(
+    db: StoreSession, stored: StoredCommand, response: StoredResponse, now: datetime
+) -> CommandRecord:
     """End a command as SUCCEEDED or FAILED with its holder's response.
 
     PENDING, it was released or its lease lapsed, and no other holder has leased it since.
@@ -191,20 +195,22 @@ def finish(db: Session, stored: StoredCommand, response: StoredResponse, now: da
     return _ended(db, stored, State.SUCCEEDED, now)
 
 
-def fail(db: Session, stored: StoredCommand, error: StoredError, now: datetime) -> Command:
+def fail(
+    db: StoreSession, stored: StoredCommand, error: StoredError, now: datetime
+) -> CommandRecord:
     """End a live command as FAILED, with an error to show."""
     _hit_one(_end(db, "fail", stored, now))
     put_response(db, stored.seq, error)
     return _ended(db, stored, State.FAILED, now)
 
 
-def expire(db: Session, stored: StoredCommand, now: datetime) -> Command:
+def expire(db: StoreSession, stored: StoredCommand, now: datetime) -> CommandRecord:
     """End a live command whose deadline has passed as EXPIRED."""
     _hit_one(_end(db, "expire", stored, now))
     return _ended(db, stored, State.EXPIRED, now)
 
 
-def replace_params(db: Session, seq: int, params: StoredBody) -> None:
+def replace_params(db: StoreSession, seq: int, params: StoredBody) -> None:
     """Store params in the place of older ones."""
     form, data, size, checksum = bodies.of_params(params)
     db.change("replace_params", command=seq, form=form, data=data, size=size, checksum=checksum)
@@ -212,7 +218,7 @@ def replace_params(db: Session, seq: int, params: StoredBody) -> None:
     db.live.drop(seq)
 
 
-def put_response(db: Session, seq: int, response: StoredResponse) -> None:
+def put_response(db: StoreSession, seq: int, response: StoredResponse) -> None:
     """Store a response, in the place of an older one if there is any."""
     form, data, size, checksum = bodies.of_response(response)
     db.change("replace_response", command=seq, form=form, data=data, size=size, checksum=checksum)
@@ -221,7 +227,7 @@ def put_response(db: Session, seq: int, response: StoredResponse) -> None:
 # many commands
 
 
-def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandTarget) -> int:
+def move_waiting(db: StoreSession, deployment_id: str, from_id: str, target: CommandTarget) -> int:
     """Give the waiting commands of one target to another, or to its new type. Return how many."""
     db.live.clear()
     return sum(
@@ -236,19 +242,19 @@ def move_waiting(db: Session, deployment_id: str, from_id: str, target: CommandT
     )
 
 
-def start_pushing(db: Session, deployment_id: str, now: datetime) -> None:
+def start_pushing(db: StoreSession, deployment_id: str, now: datetime) -> None:
     """Push the live commands of a deployment from now on."""
     db.live.clear()
     db.change("start_pushing", deployment_id=deployment_id, now=micros(now))
 
 
-def stop_pushing(db: Session, deployment_id: str) -> None:
+def stop_pushing(db: StoreSession, deployment_id: str) -> None:
     """Lease the live commands of a deployment to agents from now on."""
     db.live.clear()
     db.change("stop_pushing", deployment_id=deployment_id)
 
 
-def shift_leases(db: Session, seconds: float) -> int:
+def shift_leases(db: StoreSession, seconds: float) -> int:
     """Move the end of every lease and the due time of every push. Return how many leases."""
     db.live.clear()
     shift = round(seconds * 1_000_000)
@@ -256,7 +262,7 @@ def shift_leases(db: Session, seconds: float) -> int:
     return db.change("shift_leases", shift=shift)
 
 
-def grant_grace(db: Session, lapsed_since: datetime, now: datetime, until: datetime) -> int:
+def grant_grace(db: StoreSession, lapsed_since: datetime, now: datetime, until: datetime) -> int:
     """Let leases that lapsed in a span of time end at `until` instead. Return how many."""
     db.live.clear()
     return db.change(
@@ -272,30 +278,30 @@ def _hit_one(count: int) -> None:
         raise LostUpdate(f"a guarded update hit {count} rows instead of 1")
 
 
-def _end(db: Session, query: str, stored: StoredCommand, now: datetime) -> int:
+def _end(db: StoreSession, query: str, stored: StoredCommand, now: datetime) -> int:
     command = stored.command
     return db.change(
         query, seq=stored.seq, was=command.state.value, lease_id=command.lease_id, now=micros(now)
     )
 
 
-def _changed(db: Session, stored: StoredCommand, **changes: Any) -> Command:
+def _changed(db: StoreSession, stored: StoredCommand, **changes: Any) -> CommandRecord:
     command = msgspec.structs.replace(stored.command, **changes)
     db.live.put(StoredCommand(stored.seq, command, stored.params, stored.signature))
     return command
 
 
-def _ended(db: Session, stored: StoredCommand, state: State, now: datetime) -> Command:
+def _ended(db: StoreSession, stored: StoredCommand, state: State, now: datetime) -> CommandRecord:
     db.live.drop(stored.seq)
     return msgspec.structs.replace(stored.command, state=state, completed_at=now)
 
 
-def _used_up(code: str, command: Command) -> StoredError:
+def _used_up(code: str, command: CommandRecord) -> StoredError:
     return StoredError(
         code=code, message=f"no response after {command.max_attempts} attempts, the most allowed"
     )
 
 
-def _home(db: Session, command: Command) -> CommandTarget:
+def _home(db: StoreSession, command: CommandRecord) -> CommandTarget:
     deployment = db.deployment(command.deployment_id)
     return command.target if deployment is None else deployment.home_of(command.target)

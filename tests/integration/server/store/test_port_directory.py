@@ -9,7 +9,7 @@ import pytest
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.messages.agents import HandlerInfo
 from arc_protocol.messages.base import State
-from arc_server.ports.records import Command, CommandFilter
+from arc_server.ports.records import CommandFilter, CommandRecord
 from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
@@ -28,8 +28,8 @@ from tests.support.store_samples import (
 )
 
 
-async def _every_page(store: Store, which: CommandFilter, limit: int) -> list[Command]:
-    found: list[Command] = []
+async def _every_page(store: Store, which: CommandFilter, limit: int) -> list[CommandRecord]:
+    found: list[CommandRecord] = []
     before: int | None = None
     for _ in range(100):
         page = await store.list(which, before, limit)
@@ -44,7 +44,7 @@ async def _every_page(store: Store, which: CommandFilter, limit: int) -> list[Co
 
 @pytest.mark.parametrize("limit", [1, 3, 12, 13])
 async def test_lists_are_newest_first_and_complete_page_by_page(store: Store, limit: int) -> None:
-    made: list[Command] = []
+    made: list[CommandRecord] = []
     for deployment_id, name in itertools.product(("dep-1", "dep-2"), ("a", "b")):
         for _ in range(3):
             made.append(await create(store, deployment_id=deployment_id, command=name))

@@ -8,7 +8,7 @@ import pytest
 
 from arc_protocol.errors import CommandNotFound, LeaseLost
 from arc_protocol.messages.events import EventsRequest, LogLine, Progress
-from arc_server.ports.records import Command
+from arc_server.ports.records import CommandRecord
 from arc_server.ports.store import Store
 from tests.support.store_samples import NOW, RESULT, after, lease, leased
 
@@ -17,11 +17,11 @@ def lines(*numbers: int) -> list[LogLine]:
     return [LogLine(number=n, at=after(n), level="info", message=f"line {n}") for n in numbers]
 
 
-def said(command: Command, *numbers: int, **more: Any) -> EventsRequest:
+def said(command: CommandRecord, *numbers: int, **more: Any) -> EventsRequest:
     return EventsRequest(lease_id=command.lease_id or "", lines=lines(*numbers), **more)
 
 
-async def heard(store: Store, command: Command, since: int = 0) -> list[tuple[int, str]]:
+async def heard(store: Store, command: CommandRecord, since: int = 0) -> list[tuple[int, str]]:
     page = await store.events(command.command_id, since, 1000)
     assert page is not None
     return [(line.place, line.message) for line in page.lines]

@@ -13,7 +13,7 @@ import pytest
 from arc_protocol.errors import CommandNotFound, StoreUnavailable
 from arc_protocol.messages.base import State
 from arc_server.store.engine import batches, transactions
-from arc_server.store.engine.session import Session
+from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import sweeps
 from arc_server.store.sqlite_store import SqliteStore
 from tests.support.store_samples import (
@@ -86,7 +86,7 @@ async def test_a_refused_operation_leaves_its_neighbours_alone(
     assert (await read(sqlite, "cmd_b")).state is State.PENDING
 
 
-def _fail_in_the_middle(db: Session) -> None:
+def _fail_in_the_middle(db: StoreSession) -> None:
     db.change("put_sign_of_life", now=5)
     raise ArithmeticError("in the middle")
 
@@ -165,7 +165,7 @@ async def test_a_slow_list_delays_no_read(sqlite: SqliteStore) -> None:
     command = await create(sqlite)
     read_end, write_end = os.pipe()
 
-    def stall(db: Session) -> bytes:
+    def stall(db: StoreSession) -> bytes:
         return os.read(read_end, 1)
 
     listing = sqlite.database.lists.submit(stall)

@@ -18,8 +18,8 @@ from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL, may_follow
 from arc_protocol.messages.base import CommandTarget, State
 from arc_server.ports.records import (
-    Command,
     CommandFilter,
+    CommandRecord,
     CommandWithBodies,
     Deployment,
     LeaseQuery,
@@ -68,7 +68,7 @@ class TwoStores(RuleBasedStateMachine):
         self.now = NOW
         self.command_ids = ["cmd_none"]
         self.lease_ids = ["lease_none"]
-        self.seen: dict[str, Command] = {}
+        self.seen: dict[str, CommandRecord] = {}
 
     def teardown(self) -> None:
         self.loop.run_until_complete(self.sqlite.close())
@@ -332,7 +332,7 @@ class TwoStores(RuleBasedStateMachine):
         assert is_step or is_late_response
 
 
-async def _listed(store: Store) -> list[Command]:
+async def _listed(store: Store) -> list[CommandRecord]:
     return list((await store.list(CommandFilter(), None, 1000)).commands)
 
 

@@ -28,7 +28,7 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import InlineBody, SuccessResponse
 from arc_protocol.messages.leases import LeaseRequest, RenewRequest
 from arc_server.ports.records import (
-    Command,
+    CommandRecord,
     CommandWithResponse,
     LeaseQuery,
     StoredError,
@@ -209,7 +209,7 @@ class Walked:
                 assert found == last, where
         self.last = found
 
-    def check_by_itself(self, command: Command, response: Any, where: Any) -> None:
+    def check_by_itself(self, command: CommandRecord, response: Any, where: Any) -> None:
         """State and stored body agree."""
         assert 1 <= command.attempt <= MAX_ATTEMPTS, where
         assert (command.completed_at is None) == (command.state in lifecycle.LIVE), where

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from arc_protocol.messages.base import IMPLICIT_TARGET, State
-from arc_server.ports.records import Command, StoredBlob, StoredInline, StoredParams
+from arc_server.ports.records import CommandRecord, StoredBlob, StoredInline, StoredParams
 from arc_server.store.engine import live_commands
 from arc_server.store.engine.live_commands import LiveCommands
 from arc_server.store.engine.rows import StoredCommand
@@ -16,7 +16,7 @@ PARAMS = StoredInline(data=b"{}")
 
 
 def stored(seq: int, params: StoredParams | None = PARAMS) -> StoredCommand:
-    command = Command(
+    command = CommandRecord(
         command_id=f"cmd_{seq}",
         deployment_id="dep",
         target=IMPLICIT_TARGET,
