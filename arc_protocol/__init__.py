@@ -1,4 +1,4 @@
-"""What crosses the wire between sender, server and agent: the `arc.v1` protocol and our additions.
+"""The wire between sender, server and agent: the `arc.v1` base protocol and its extensions.
 
-No I/O, no clock; times and ids come in as arguments.
+No I/O, no clock: times and ids come in as arguments.
 """

@@ -1,4 +1,4 @@
-"""Messages to and from JSON, strictly, with errors that name the field."""
+"""The codec turns messages into JSON and back, strictly, with errors that name the field."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from arc_protocol.messages.base import NO_CONTROLS
 
 T = TypeVar("T")
 _MAX_ECHO: Final = 200
-"""How much of what msgspec says is passed on: it quotes values of any length."""
+"""How much of a msgspec error is passed on: it quotes values of any length."""
 _MISSING_FIELD: Final = "Object missing required field `"
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 
 
 def encode(message: Any) -> bytes:
-    """A message as JSON, UTF-8. Datetimes must be in UTC: they end on `Z` then."""
+    """Return a message as JSON, UTF-8. Datetimes must be in UTC: then they end in `Z`."""
     return _ENCODER.encode(message)
 
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
-    """JSON as a message of `kind` (a struct or a union of structs).
+    """Return JSON as a message of `kind` (a struct or a union of structs).
 
-    Raises InvalidCommand, naming the field, whatever is wrong with the bytes.
+    Raises InvalidCommand, naming the field, for anything that is wrong with the bytes.
     """
     decoder = _DECODERS.get(kind)
     if decoder is None:
@@ -46,7 +46,7 @@ def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
 
 
 def split_path(text: str) -> tuple[str, str | None]:
-    """Split what msgspec says into the message and the path of the field, `params.size`."""
+    """Split an error of msgspec into the message and the path of the field, `params.size`."""
     message, found, path = text.rpartition(" - at `")
     if not found:
         message, path = text, ""
@@ -62,13 +62,13 @@ def split_path(text: str) -> tuple[str, str | None]:
 
 
 def _refuse_other_than_utf8(data: bytes | bytearray | memoryview) -> None:
-    """msgspec looks at the text that it keeps only. Raises UnicodeDecodeError."""
+    """Raise UnicodeDecodeError for other bytes: msgspec checks only the text that it keeps."""
     if isinstance(data, memoryview) or not data.isascii():
         str(data, "utf-8")
 
 
 def utc(moment: datetime) -> datetime:
-    """The same instant in UTC. Raises InvalidCommand when it lies outside the calendar."""
+    """Return an instant in UTC. Raises InvalidCommand when it lies outside the calendar."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:

@@ -1,9 +1,9 @@
-"""Enrolment: how an agent gets a credential of its own, as messages and as the bytes that it signs.
+"""Enrolment gives an agent a credential of its own: its messages, and the bytes that are signed.
 
 The agent makes an Ed25519 key pair; the server knows the public part. An enrol token turns a key
-into a credential; a signature over a challenge of the server turns it into a short-lived access
-token; a signature by the old key and the new one puts a new key in its place. An addition of ours
-(protocol.md, part 2).
+into a credential. A signature over a challenge of the server turns the credential into a
+short-lived access token. Signatures by the old and the new key replace the key. An extension:
+docs/protocol.md, Enrolment.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from arc_protocol.messages.bodies import decode_base64
 
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
-ENROL_TOKEN_PREFIX: Final = "arc_enrol_"  # noqa: S105  # how one begins
+ENROL_TOKEN_PREFIX: Final = "arc_enrol_"  # noqa: S105  # the start of a token, and no token
 _DOMAIN: Final = "arc.agent.v1"
-"""Stands before all that is signed: no signature means anything elsewhere."""
+"""The start of all signed bytes: a signature means nothing in another protocol."""
 _KEY_ID_CHARS: Final = 32
 
 Purpose = Literal["enrol", "token", "key"]
@@ -38,9 +38,9 @@ class EnrolRequest(Message, frozen=True, kw_only=True):
     signature: Base64Text
     """By that key, over `("enrol", SHA-256 of the enrol token in hex, publicKey)`."""
     hostname: Label = ""
-    """What an operator sees in lists. No identity: hosts may be cloned."""
+    """The name in an operator's lists. It is no identity: hosts may be cloned."""
     deployment_id: Name | None = None
-    """What the agent is configured for; another than the token's is refused, at no use's cost."""
+    """The agent's configured deployment. A mismatch with the token is refused, and costs no use."""
 
 
 class CredentialInfo(Message, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class CredentialInfo(Message, frozen=True, kw_only=True):
 
 
 class Challenge(Message, frozen=True, kw_only=True):
-    """POST /agents/challenges: something fresh to sign, so that no clock matters."""
+    """POST /agents/challenges: fresh bytes to sign, so that no clock matters."""
 
     challenge: str
     expires_in_seconds: float
@@ -67,52 +67,52 @@ class AccessTokenRequest(Message, frozen=True, kw_only=True):
 
 
 class AccessTokenResponse(Message, frozen=True, kw_only=True):
-    """A bearer token for a while; counted by the agent from the moment before it asked."""
+    """A short-lived bearer token; the agent counts its life from the moment before the request."""
 
     token: str
     expires_in_seconds: float
     credential_id: str
     deployment_id: str
     rotate_key: bool = False
-    """The key is old: put a new one in its place. The server's clock decides."""
+    """True: the key is old, and the agent must replace it. The server's clock decides."""
 
 
 class NewKeyRequest(Message, frozen=True, kw_only=True):
     """POST /agents/keys. Both signatures are over `("key", keyId, challenge, publicKey)`."""
 
     key_id: KeyId
-    """The key that is there."""
+    """The present key."""
     challenge: ChallengeText
     public_key: Base64Text
-    """The key that is to take its place."""
+    """The new key."""
     signature: Base64Text
-    """By the key that is there."""
+    """By the present key."""
     new_signature: Base64Text
-    """By the new one: whoever sends it has it."""
+    """By the new key: it proves that the agent holds it."""
 
 
 def key_id(public_key: bytes) -> str:
-    """The name of a key, the same on both sides."""
+    """Return the id of a key; agent and server derive it alike."""
     return f"key_{hashlib.sha256(public_key).hexdigest()[:_KEY_ID_CHARS]}"
 
 
 def to_sign(purpose: Purpose, *parts: str) -> bytes:
-    """The bytes that are signed: each part stands behind its length, nothing can be shifted."""
+    """Return the bytes to sign: each part follows its length, so that no byte can change parts."""
     return "".join(f"{len(part)}:{part}" for part in (_DOMAIN, purpose, *parts)).encode("ascii")
 
 
 def fingerprint(enrol_token: str) -> str:
-    """An enrol token as it goes into what is signed."""
+    """Return an enrol token as a part of signed bytes."""
     return hashlib.sha256(enrol_token.encode("ascii")).hexdigest()
 
 
 def to_text(data: bytes) -> str:
-    """A key or a signature for the wire."""
+    """Return a key or a signature as text for the wire."""
     return b64encode(data).decode("ascii")
 
 
 def from_text(text: str, size: int) -> bytes:
-    """A key or a signature of that many bytes. Raises ValueError."""
+    """Return a key or a signature of `size` bytes. Raises ValueError."""
     data = decode_base64(text)
     if len(data) != size:
         raise ValueError(f"not {size} bytes")

@@ -1,4 +1,4 @@
-"""Every error that ARC answers or raises, each with its code, HTTP status and whether to try again.
+"""The errors of ARC, each with its code, its HTTP status and whether a retry makes sense.
 
     ArcError
     ├── BadRequest                    400
@@ -36,8 +36,8 @@
     └── Unavailable                   503 UNAVAILABLE                         retryable
         └── StoreUnavailable              UNAVAILABLE                         retryable
 
-Source: protocol.md 1.2; NOT_FOUND, METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, RANGE_NOT_SATISFIABLE and
-HEADERS_TOO_LARGE are ours, for the framework's own answers.
+docs/protocol.md, Errors. NOT_FOUND, METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, RANGE_NOT_SATISFIABLE and
+HEADERS_TOO_LARGE are extensions, for the HTTP framework's own answers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from typing import Any, ClassVar
 
 
 class ArcError(Exception):
-    """The base of every error with a code. `context` holds what a program may want to read."""
+    """The base of every error with a code. `context` holds values for programs."""
 
     code: ClassVar[str] = "COMMANDS_ERROR"
     http_status: ClassVar[int] = 500
@@ -60,14 +60,14 @@ class ArcError(Exception):
 
 
 class BadRequest(ArcError):
-    """The request can never be accepted as it stands."""
+    """The request can never be accepted as it is."""
 
     code = "BAD_REQUEST"
     http_status = 400
 
 
 class InvalidCommand(BadRequest):
-    """A malformed or unacceptable request; the message names the field."""
+    """The request is malformed or unacceptable. The message names the field."""
 
     code = "INVALID_COMMAND"
 
@@ -79,58 +79,58 @@ class InvalidStateTransition(BadRequest):
 
 
 class InvalidEnvelope(BadRequest):
-    """An envelope that its receiver cannot act on."""
+    """The receiver cannot act on the envelope."""
 
     code = "INVALID_ENVELOPE"
 
 
 class CommandTargetIdInvalid(BadRequest):
-    """A target's resource id that contains `:`."""
+    """The target's resource id contains a colon."""
 
     code = "COMMAND_TARGET_ID_INVALID"
 
 
 class Unauthorized(ArcError):
-    """No credential, or one that is not known."""
+    """The request has no credential, or one that is not known."""
 
     code = "UNAUTHORIZED"
     http_status = 401
 
 
 class Forbidden(ArcError):
-    """A good credential that does not cover this."""
+    """The credential is known but does not cover this request."""
 
     code = "FORBIDDEN"
     http_status = 403
 
 
 class NotFound(ArcError):
-    """No such route or object."""
+    """The route or the object does not exist."""
 
     code = "NOT_FOUND"
     http_status = 404
 
 
 class CommandNotFound(NotFound):
-    """No such command, or none that the caller may see."""
+    """The command does not exist, or the caller may not see it."""
 
     code = "COMMAND_NOT_FOUND"
 
 
 class LeaseNotFound(NotFound):
-    """No such lease, or it has ended."""
+    """The lease does not exist, or has ended."""
 
     code = "LEASE_NOT_FOUND"
 
 
 class CommandTargetNotFound(NotFound):
-    """The deployment has no such target."""
+    """The deployment does not have the target."""
 
     code = "COMMAND_TARGET_NOT_FOUND"
 
 
 class DeploymentNotFound(NotFound):
-    """No such deployment is registered."""
+    """The deployment is not registered."""
 
     code = "DEPLOYMENT_NOT_FOUND"
 
@@ -158,13 +158,13 @@ class Conflict(ArcError):
 
 
 class CommandTargetAmbiguous(Conflict):
-    """Several targets, no default, and none was named."""
+    """The deployment has several targets and no default, and the request names none."""
 
     code = "COMMAND_TARGET_AMBIGUOUS"
 
 
 class LeaseLost(Conflict):
-    """The command has been leased again since; this holder's word no longer counts."""
+    """The command has been leased again: this lease can no longer respond, release or renew."""
 
     code = "LEASE_LOST"
 
@@ -183,14 +183,14 @@ class CommandExpired(ArcError):
 
 
 class PayloadTooLarge(ArcError):
-    """A body above the limit."""
+    """The body is above the limit."""
 
     code = "PAYLOAD_TOO_LARGE"
     http_status = 413
 
 
 class RangeNotSatisfiable(ArcError):
-    """A byte range outside the blob."""
+    """The byte range lies outside the blob."""
 
     code = "RANGE_NOT_SATISFIABLE"
     http_status = 416
@@ -204,7 +204,7 @@ class NoCommandTargets(ArcError):
 
 
 class RateLimited(ArcError):
-    """Too many requests; see `Retry-After`."""
+    """The caller sends too many requests; `Retry-After` says when to send the next."""
 
     code = "RATE_LIMITED"
     http_status = 429
@@ -212,27 +212,27 @@ class RateLimited(ArcError):
 
 
 class HeadersTooLarge(ArcError):
-    """Request line or headers above the limit."""
+    """The request line or the headers are above the limit."""
 
     code = "HEADERS_TOO_LARGE"
     http_status = 431
 
 
 class InternalError(ArcError):
-    """A failure of the server itself."""
+    """The server itself failed."""
 
     http_status = 500
 
 
 class CommandsError(InternalError):
-    """An unexpected failure; details are in the server's log only."""
+    """The server failed unexpectedly. Details are only in its log."""
 
     code = "COMMANDS_ERROR"
     retryable = True
 
 
 class SerializationFailed(InternalError):
-    """Something stored could not be read or written in its form."""
+    """A stored value could not be read or written in its form."""
 
     code = "SERIALIZATION_FAILED"
 
@@ -252,14 +252,14 @@ class KvOperationFailed(InternalError):
 
 
 class OperationNotSupported(ArcError):
-    """Known, but not offered here."""
+    """The operation exists in the protocol, but this server does not offer it."""
 
     code = "OPERATION_NOT_SUPPORTED"
     http_status = 501
 
 
 class TransportDispatchFailed(ArcError):
-    """A push whose outcome is unknown or that failed in passing."""
+    """The push failed in passing, or its outcome is not known."""
 
     code = "TRANSPORT_DISPATCH_FAILED"
     http_status = 502
@@ -267,7 +267,7 @@ class TransportDispatchFailed(ArcError):
 
 
 class TransportDispatchRejected(TransportDispatchFailed):
-    """A push that the receiver refused for good."""
+    """The receiver refused the push for good."""
 
     code = "TRANSPORT_DISPATCH_REJECTED"
     retryable = False

@@ -1,6 +1,6 @@
-"""States and transitions as data; the arithmetic of attempts, leases and budgets as pure functions.
+"""The lifecycle of a command: transitions as data, attempts, leases and budgets as pure functions.
 
-Source of the rules: protocol.md 1.3 and part 2.
+The rules: docs/protocol.md, Lifecycle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
     State.FAILED: frozenset(),
     State.EXPIRED: frozenset(),
 }
-"""What may follow each state. Terminal states have nothing."""
+"""The states that may follow each state. A terminal state has none."""
 
 TERMINAL: Final = frozenset(state for state, following in TRANSITIONS.items() if not following)
 LIVE: Final = frozenset(State) - TERMINAL
@@ -32,28 +32,28 @@ MAX_ATTEMPTS_EXCEEDED: Final = "MAX_ATTEMPTS_EXCEEDED"
 DELIVERY_FAILED: Final = "DELIVERY_FAILED"
 
 LEGACY_LEASE_SECONDS: Final = 330
-"""The least that a 1.x agent gets: it runs up to 300 s a command and never renews."""
+"""The shortest lease of a 1.x agent, which runs a command for up to 300 s and never renews."""
 SUBMIT_MARGIN_SECONDS: Final = 5.0
-"""What a handler leaves of a lease that cannot be renewed, to hand in its response."""
+"""A handler leaves this much of a lease that cannot be renewed, to submit its response."""
 
 
 def may_follow(state: State, following: State) -> bool:
-    """Whether `state` → `following` is a transition of the table."""
+    """Return True if `state` → `following` is a transition of the table."""
     return following in TRANSITIONS[state]
 
 
 def sources(following: State) -> frozenset[State]:
-    """The states from which `following` can be reached in one step."""
+    """Return the states from which `following` can be reached in one step."""
     return frozenset(state for state, nexts in TRANSITIONS.items() if following in nexts)
 
 
 def is_overdue(deadline: datetime | None, now: datetime) -> bool:
-    """Whether the deadline has passed; at the very instant it has."""
+    """Return True if the deadline has passed; at the very instant it has."""
     return deadline is not None and now >= deadline
 
 
 class Handback(msgspec.Struct, frozen=True):
-    """What becomes of a command whose lease ended without a response.
+    """A handback is what becomes of a command whose lease ended without a response.
 
     `failure_code` is set when `state` is FAILED.
     """
@@ -81,7 +81,7 @@ def hand_back(
 
 
 def granted_seconds(asked: float, *, is_legacy_agent: bool) -> float:
-    """The length of a lease: what was asked for; 330 s at least for the 1.x agent."""
+    """Return the length of a lease: the requested one; for a 1.x agent at least 330 s."""
     return max(asked, LEGACY_LEASE_SECONDS) if is_legacy_agent else asked
 
 
@@ -92,10 +92,10 @@ def budget_seconds(
     timeout_seconds: float | None,
     is_renewed: bool,
 ) -> float:
-    """How long a handler may run from now, never below 0.
+    """Return how many seconds a handler may run from now, never below 0.
 
-    A lease that is renewed while the handler runs does not bound it; one that cannot be renewed
-    does, less the margin for handing in the response.
+    A lease that is renewed while the handler runs does not bound it. One that cannot be renewed
+    does, less the margin for submitting the response.
     """
     bounds = [
         bound
@@ -110,18 +110,18 @@ def budget_seconds(
 
 
 def renew_after_seconds(lease_seconds: float, *, at_most: float) -> float:
-    """When to renew: a third into the lease, so that two tries may fail; sooner in long ones."""
+    """Return when to renew: a third into the lease, so that two tries may fail, or at `at_most`."""
     return min(lease_seconds / 3, at_most)
 
 
 def full_jitter(
     failures: int, *, base_seconds: float, cap_seconds: float, source: random.Random
 ) -> float:
-    """A back-off of 0 to `base · 2^failures` seconds, capped: a herd must not come back at once."""
+    """Return a random back-off of 0 to `base · 2^failures` seconds, capped: it spreads a herd."""
     ceiling = min(cap_seconds, base_seconds * 2.0 ** min(failures, 32))
     return source.uniform(0, ceiling)
 
 
 def expires_at(now: datetime, seconds: float) -> datetime:
-    """`now + seconds`."""
+    """Return the instant `seconds` after `now`."""
     return now + timedelta(seconds=seconds)

@@ -1,17 +1,17 @@
-"""Bodies that only one party can read: params for a host, results for a sender.
+"""Sealing makes bodies that only one party can read: params for a host, results for a sender.
 
     params   b"arc-sealed-p1\n"  key (80: crypto_box_seal)            header (24)  frames
     result   b"arc-sealed-r1\n"  nonce of the command (22, ASCII)
                                  key (72: crypto_box, host to sender) header (24)  frames
 
-A fresh key for each body; with it crypto_secretstream_xchacha20poly1305 in frames of 64 KiB, each
-17 bytes longer than what it holds, the last one marked: what is cut off, put in another order,
-changed or added is refused. Who sealed the params is told by the signature of the command,
-whose digest is over these bytes; who sealed the result, by crypto_box. A result names the command
-that it belongs to, authenticated with every frame.
+Each body has a fresh key, and with it crypto_secretstream_xchacha20poly1305 in frames of 64 KiB. A
+frame is 17 bytes longer than its content, and the last one is marked: bytes that are cut off,
+reordered, changed or added are refused. The signature of the command proves who sealed the params,
+since its digest is over the sealed bytes; crypto_box proves who sealed the result. Every frame of a
+result authenticates the command that it belongs to.
 
-Sizes are not hidden. Whoever gets hold of a host's private key can read what was sealed for it.
-No I/O. Imports the library: only who seals imports this module.
+Sizes are not hidden. A thief of a host's private key can read what was sealed for it. No I/O. This
+module imports PyNaCl: import it by `late_module`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from nacl.exceptions import CryptoError
 PARAMS_MAGIC: Final = b"arc-sealed-p1\n"
 RESULT_MAGIC: Final = b"arc-sealed-r1\n"
 FRAME_BYTES: Final = 64 * 1024
-"""What a frame holds; all but the last are full."""
+"""The content of a frame; all but the last are full."""
 
 _KEY_BYTES: Final = 32
 _MAC_BYTES: Final = 16
@@ -56,14 +56,14 @@ _SEALED_FRAME_BYTES: Final = FRAME_BYTES + _EXTRA_BYTES
 
 
 class SealBroken(Exception):
-    """Not sealed for this key, not by that party, or changed; the message says which."""
+    """A body is not sealed for this key or by that party, or was changed."""
 
 
 class Sealer:
-    """Seals one body, a part at a time."""
+    """A sealer seals one body, a part at a time."""
 
     def __init__(self, opening: bytes, key: bytes, about: bytes) -> None:
-        """Use `params_sealer` and `result_sealer`."""
+        """Take the bytes before the frames. Call `params_sealer` or `result_sealer` instead."""
         self._state = crypto_secretstream_xchacha20poly1305_state()
         start = crypto_secretstream_xchacha20poly1305_init_push(self._state, key)
         self._about = about
@@ -71,41 +71,43 @@ class Sealer:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """What is to be sent once `data` has come; mostly nothing or a few frames."""
+        """Take `data`, and return the bytes to send now: none, or some frames."""
         self._held += data
         out = bytearray(self._take_opening())
-        while len(self._held) > FRAME_BYTES:  # the last frame is kept: it is another kind
+        while len(self._held) > FRAME_BYTES:  # the last frame is kept back: it is marked
             out += self._frame(FRAME_BYTES, crypto_secretstream_xchacha20poly1305_TAG_MESSAGE)
         return bytes(out)
 
     def finish(self) -> bytes:
-        """The rest, when all has come."""
+        """Return the rest of the sealed body."""
         last = self._frame(len(self._held), crypto_secretstream_xchacha20poly1305_TAG_FINAL)
         return self._take_opening() + last
 
     def _take_opening(self) -> bytes:
-        """What stands before the frames, once."""
+        """Return the bytes before the frames, once."""
         opening, self._opening = self._opening, b""
         return opening
 
     def _frame(self, size: int, tag: int) -> bytes:
-        """The next frame."""
+        """Return the next frame."""
         data = bytes(self._held[:size])
         del self._held[:size]
         return crypto_secretstream_xchacha20poly1305_push(self._state, data, self._about, tag)
 
 
 class Opener:
-    """Opens one body, a part at a time. Nothing that it gives out has been changed; that nothing
-    is missing is known when `finish` has returned."""
+    """An opener opens one body, a part at a time.
+
+    It returns only bytes that were not changed. The body is complete once `finish` has returned.
+    """
 
     def __init__(
         self, magic: bytes, prefix_bytes: int, key: Callable[[bytes], tuple[bytes, bytes]]
     ) -> None:
-        """Use `params_opener` and `result_opener`.
+        """Take the form of the bytes before the frames. Call `params_opener` or `result_opener`.
 
-        `prefix_bytes`: how much stands between magic and frames; `key` makes of it the key of the
-        frames and what they are authenticated with, or raises SealBroken.
+        `prefix_bytes`: the length between magic and frames; `key` turns these bytes into the key of
+        the frames and the bytes that they authenticate, or raises SealBroken.
         """
         self._magic = magic
         self._prefix_bytes = prefix_bytes
@@ -116,7 +118,7 @@ class Opener:
         self._is_over = False
 
     def feed(self, data: bytes) -> bytes:
-        """What can be read once `data` has come. Raises SealBroken."""
+        """Take `data`, and return the bytes that it opens. Raises SealBroken."""
         self._held += data
         if self._state is None and not self._opened():
             return b""
@@ -126,7 +128,7 @@ class Opener:
         return bytes(out)
 
     def finish(self) -> bytes:
-        """The rest. Raises SealBroken when something is missing."""
+        """Return the rest of the body. Raises SealBroken when bytes are missing."""
         if self._state is None:
             raise SealBroken("it is cut off")
         rest = bytearray()
@@ -139,7 +141,7 @@ class Opener:
         return bytes(rest)
 
     def _opened(self) -> bool:
-        """Read what stands before the frames, once it is there."""
+        """Read the bytes before the frames; return False until all of them are there."""
         if not self._held.startswith(self._magic[: len(self._held)]):
             raise SealBroken("it is not sealed")
         size = len(self._magic) + self._prefix_bytes + _START_BYTES

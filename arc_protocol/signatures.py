@@ -1,11 +1,11 @@
-"""What a sender signs: a command as JWS compact (RFC 7515), Ed25519 (RFC 8037), typed (RFC 8725).
+"""Signatures of commands are JWS compact (RFC 7515), Ed25519 (RFC 8037), typed (RFC 8725).
 
     base64url(header) . base64url(claims) . base64url(signature)
 
-The claims are the canonical form: whoever verifies does so over the bytes that came and then holds
-every claim against the envelope; nothing is written again to be compared. What is allowed is
-little, and everything else is refused: other header fields (`crit`, `jwk`, `b64` …), claims that
-are not known (they might restrict), a name twice, base64 with padding, whitespace or loose bits.
+The claims are the canonical form: the host verifies the bytes as they came, and then compares every
+claim with the envelope; nothing is encoded again for a comparison. Everything else is refused:
+other header fields (`crit`, `jwk`, `b64` …), unknown claims (they might restrict), a name that
+stands twice, base64 with padding, whitespace or loose bits.
 
 Pure: arc_client.bodies.signing makes the signature, arc_agent.guard.signatures checks it.
 """
@@ -22,12 +22,12 @@ import msgspec
 from arc_protocol.messages.base import SIGNATURE_CHARS, Name, Size, Timestamp
 
 TYPE: Final = "arc-command+jws"
-"""`typ`: a signature of anything else that was made with the same key is not one of a command."""
+"""`typ`: a signature of anything else by the key is not one of a command."""
 SEALED_ERROR: Final = "SEALED_ERROR"
-"""The code of an error whose `details` are the real one (ErrorResponse), sealed and in base64."""
+"""The code of an error whose `details` are the real ErrorResponse, sealed, in base64."""
 NONCE_BYTES: Final = 16
 KEY_ID_PATTERN: Final = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
-"""What a key may be called; it stands in policies, logs and file names."""
+"""The name of a key: it stands in policies, logs and file names."""
 
 KeyId = Annotated[str, msgspec.Meta(pattern=rf"\A{KEY_ID_PATTERN}\Z")]
 _Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -40,15 +40,15 @@ T = TypeVar("T")
 
 
 class MalformedSignature(Exception):
-    """It is not a signature of a command, whoever made it. The message says why, in a few words."""
+    """The text is not a signature of a command. The message says why, in a few words."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A part of a signature: no field that is not known."""
+    """A part of a signature, as JSON."""
 
 
 class Header(_Part, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
-    """The protected header, the whole of it."""
+    """The protected header, and all its fields."""
 
     alg: Literal["EdDSA"]
     kid: KeyId
@@ -56,45 +56,45 @@ class Header(_Part, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 
 class Sealing(_Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The params are sealed for a host, and the result shall be for the sender."""
+    """The params are sealed for a host, and the result is to be sealed for the sender."""
 
     to: KeyId
-    """The host's key that they are sealed for."""
+    """The name of the host's key."""
     reply_to: _X25519
     """The sender's public key, base64url."""
 
 
 class Claims(_Part, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is signed. Nothing in it is a float."""
+    """The signed claims. None of them is a float."""
 
     deployment: Name
     command: Name
     params_sha256: _Sha256
-    """Of the bytes of the params as they cross the wire."""
+    """The digest of the params as they cross the wire."""
     params_bytes: Size
     issued_at: Timestamp
     """By the sender's clock."""
     nonce: _Nonce
-    """Names this signature among all that were made with the key."""
+    """Tells this signature from all others of the key."""
     target: Name | None = None
-    """The resource id; absent: whoever the deployment's commands are for."""
+    """The resource id; absent: the deployment's default target."""
     deadline: Timestamp | None = None
     sealed: Sealing | None = None
 
 
-class Parts(NamedTuple):
-    """A signature taken apart; nothing of it is verified yet."""
+class SignatureParts(NamedTuple):
+    """The parts of a signature. None of them is verified yet."""
 
     header: Header
     signed: bytes
-    """What the signature is over, as it came."""
+    """The signed bytes, as they came."""
     signature: bytes
     claims: bytes
-    """JSON; read it with `read_claims` once the signature is verified."""
+    """JSON, for `read_claims` once the signature is verified."""
 
 
 def signing_input(kid: str, claims: Claims) -> bytes:
-    """The bytes to sign."""
+    """Return the bytes to sign."""
     header = Header(alg="EdDSA", kid=kid, typ=TYPE)
     return b".".join(
         encode_base64url(msgspec.json.encode(part, order="sorted")).encode("ascii")
@@ -103,12 +103,12 @@ def signing_input(kid: str, claims: Claims) -> bytes:
 
 
 def compact(signed: bytes, signature: bytes) -> str:
-    """The whole, as it goes into a create."""
+    """Return the signature as a create carries it."""
     return f"{signed.decode('ascii')}.{encode_base64url(signature)}"
 
 
-def take_apart(text: str) -> Parts:
-    """Take a signature apart. Raises MalformedSignature."""
+def take_apart(text: str) -> SignatureParts:
+    """Return the parts of a signature. Raises MalformedSignature."""
     if len(text) > SIGNATURE_CHARS:
         raise MalformedSignature("it is too long")
     words = text.split(".")
@@ -121,21 +121,21 @@ def take_apart(text: str) -> Parts:
     if len(signature) != 64:
         raise MalformedSignature("it has not the length of an Ed25519 signature")
     signed = text.rpartition(".")[0].encode("ascii")
-    return Parts(_read(header, Header, "header"), signed, signature, claims)
+    return SignatureParts(_read(header, Header, "header"), signed, signature, claims)
 
 
 def read_claims(data: bytes) -> Claims:
-    """The claims of a verified signature. Raises MalformedSignature."""
+    """Return the claims of a verified signature. Raises MalformedSignature."""
     return _read(data, Claims, "claims")
 
 
 def encode_base64url(data: bytes) -> str:
-    """RFC 4648 section 5, without padding."""
+    """Return bytes as base64url (RFC 4648 section 5), without padding."""
     return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def decode_base64url(text: str) -> bytes:
-    """The same back; the one spelling that `encode_base64url` gives. Raises ValueError."""
+    """Return the bytes of the one spelling that `encode_base64url` gives. Raises ValueError."""
     if not _WORD.fullmatch(text) or len(text) % 4 == 1:
         raise ValueError("not base64url")
     data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -145,7 +145,7 @@ def decode_base64url(text: str) -> bytes:
 
 
 def _read(data: bytes, kind: type[T], what: str) -> T:
-    """JSON as a part. Raises MalformedSignature."""
+    """Return JSON as a part. Raises MalformedSignature."""
     try:
         text = data.decode("utf-8")
         json.loads(text, object_pairs_hook=_unique, parse_float=_no_float)
@@ -158,11 +158,11 @@ def _read(data: bytes, kind: type[T], what: str) -> T:
 
 
 class _Refused(ValueError):
-    """JSON that not everybody reads alike."""
+    """JSON that parsers read differently."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object with every name once."""
+    """Return an object. Raises for a name that stands twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise _Refused("a name stands twice")
@@ -170,5 +170,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_float(_text: str) -> Any:
-    """What a number with a fraction gives."""
+    """Raise: a number with a fraction is refused."""
     raise _Refused("a number with a fraction")

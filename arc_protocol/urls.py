@@ -1,4 +1,4 @@
-"""Resolving the URLs of an envelope, and showing URLs without their secrets."""
+"""URLs of an envelope are resolved, and URLs are shown without their secrets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _REDACTED: Final = "***"
 _SITE: Final = re.compile(r"https?://[^/?#]*", re.ASCII | re.IGNORECASE)
 """The part of a URL that says where it leads: the few of them are parsed once."""
 _AMBIGUOUS: Final = re.compile(r"[\x00-\x20\x7f\\]")
-"""Characters that no URL has; parsers trim or drop them, and see another host then."""
+"""Characters that no URL has: parsers trim or drop them, and then read another host."""
 _QUERY_NAME: Final = re.compile(r"[\w.~%\[\]+-]{0,64}", re.ASCII)
 
 
 def resolve(lease_url: str, reference: str) -> str:
-    """The absolute form of a URL in an envelope that came from `lease_url`.
+    """Return the absolute form of a URL in an envelope that came from `lease_url`.
 
-    An absolute URL is returned byte for byte; a relative one is joined as RFC 3986 says. Raises
-    InvalidEnvelope for anything that is not http(s) with a host, `//host/path` included: a
-    reference must never silently leave the origin it came from.
+    An absolute URL is returned byte for byte; a relative one is joined by RFC 3986. Raises
+    InvalidEnvelope for anything but http(s) with a host, and for `//host/path`: a reference must
+    never silently leave its origin.
     """
     if not reference or _AMBIGUOUS.search(reference):
         raise InvalidEnvelope("url: empty, or with characters that no URL has")
@@ -79,7 +79,7 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Whether a token meant for one may be sent to the other."""
+    """Return True if two URLs have one origin, so that a token for one may go to the other."""
     try:
         return origin(one) == origin(other)
     except ValueError:
@@ -87,7 +87,7 @@ def same_origin(one: str, other: str) -> bool:
 
 
 def redact(url: str) -> str:
-    """A URL fit for a log: user, password, query values and fragment are replaced."""
+    """Return a URL fit for a log: user, password, query values and fragment are replaced."""
     try:
         parts = urlsplit(url)
         netloc = parts.netloc.rpartition("@")[2]
@@ -102,6 +102,6 @@ def redact(url: str) -> str:
 
 
 def _redact_pair(pair: str) -> str:
-    """`name=value` without its value; without the name too where it may be the secret."""
+    """Return `name=value` without its value, and without a name that may be the secret."""
     name, has_value, _ = pair.partition("=")
     return f"{name}={_REDACTED}" if has_value and _QUERY_NAME.fullmatch(name) else _REDACTED

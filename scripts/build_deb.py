@@ -15,7 +15,8 @@ from pathlib import Path
 
 from arc_agent import __version__
 from arc_agent.cli.install import PRODUCT as AGENT
-from arc_runtime.install.plan import AnyStep, File, Host, Link, below
+from arc_runtime.install.host import Host, below
+from arc_runtime.install.plan import AnyStep, File, Link
 from arc_runtime.install.product import Product, Request, plan
 from arc_runtime.install.program import Program
 from arc_runtime.install.services import run_command
@@ -93,7 +94,7 @@ def build(product: Product, out: Path, compression: str) -> Path:
                 _put(tree, step)
         _documentation(product, tree)
         _control(product, tree)
-        architecture = _said("dpkg", "--print-architecture")
+        architecture = _output_of("dpkg", "--print-architecture")
         package = out / f"{product.name}_{__version__}_{architecture}.deb"
         out.mkdir(parents=True, exist_ok=True)
         run_command(
@@ -154,7 +155,7 @@ def _control(product: Product, tree: Path) -> None:
     (tree / "DEBIAN/control").write_text(
         f"Package: {product.name}\n"
         f"Version: {__version__}\n"
-        f"Architecture: {_said('dpkg', '--print-architecture')}\n"
+        f"Architecture: {_output_of('dpkg', '--print-architecture')}\n"
         "Section: admin\n"
         "Priority: optional\n"
         "Maintainer: The ARC maintainers <maintainers@arc.invalid>\n"
@@ -172,7 +173,7 @@ def _control(product: Product, tree: Path) -> None:
         script.chmod(0o755)
 
 
-def _said(*argv: str) -> str:
+def _output_of(*argv: str) -> str:
     return subprocess.run(argv, text=True, capture_output=True, check=True).stdout.strip()
 
 

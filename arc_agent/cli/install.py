@@ -11,7 +11,7 @@ from typing import Final
 from arc_agent.config.reading import read
 from arc_agent.net.token import ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
-from arc_runtime.install.cli import Front
+from arc_runtime.install.cli import InstallCli
 from arc_runtime.install.product import Product
 from arc_runtime.install.services import Services
 
@@ -34,9 +34,9 @@ deployment: {deployment}
 """
 
 
-def front(services: Callable[[Path], Services] | None = None) -> Front:
+def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
     """Return the command line. `services` runs the units of a root; default: systemd."""
-    return Front(
+    return InstallCli(
         PRODUCT,
         add_options=_add_options,
         configure=_configure,

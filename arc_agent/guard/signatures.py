@@ -29,7 +29,13 @@ from arc_agent.handlers.context import ParamsSource
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_protocol.messages.base import IMPLICIT_TARGET
-from arc_protocol.signatures import Claims, MalformedSignature, Parts, read_claims, take_apart
+from arc_protocol.signatures import (
+    Claims,
+    MalformedSignature,
+    SignatureParts,
+    read_claims,
+    take_apart,
+)
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -100,7 +106,7 @@ class Signatures:
             if not self._live.config.signing.required:
                 return None
             raise self._refusal(job, REQUIRED, "this host runs signed commands only", None)
-        parts: Parts | None = None
+        parts: SignatureParts | None = None
         try:
             parts = take_apart(envelope.signature)
             claims = self._claims(job, parts, keys.get(parts.header.kid))
@@ -167,7 +173,7 @@ class Signatures:
 
     # Inside
 
-    def _claims(self, job: Job, parts: Parts, key: bytes | None) -> Claims:
+    def _claims(self, job: Job, parts: SignatureParts, key: bytes | None) -> Claims:
         """Return what was signed, if the envelope says it too. Raises MalformedSignature."""
         if key is None:
             raise MalformedSignature("this host has no such key")
@@ -237,7 +243,7 @@ class Signatures:
             return self._nonces
 
 
-def _is_by(key: bytes, parts: Parts) -> bool:
+def _is_by(key: bytes, parts: SignatureParts) -> bool:
     """Return True if a signature is by a key, over these very bytes."""
     from nacl.bindings import crypto_sign_open  # 4 MB, for hosts that verify signatures
     from nacl.exceptions import BadSignatureError

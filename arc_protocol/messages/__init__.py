@@ -1,1 +1,1 @@
-"""Every message of `arc.v1` and of its extensions, as frozen structs: docs/protocol.md."""
+"""The messages of `arc.v1` and of its extensions, as frozen structs (docs/protocol.md, Types)."""

@@ -1,4 +1,4 @@
-"""Agents: their registration, their handlers, and what the server knows of them."""
+"""The messages about agents: registration, handlers, and the list of agents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from arc_protocol.messages.base import CommandTarget, Label, Message, Name, Timestamp
 
 MAX_SCHEMA_DEPTH: Final = 100
-"""Of a handler's schema: what was read must be writable too, at any depth of the stack."""
+"""The deepest schema of a handler: a deeper one could be read and then not be encoded."""
 
 
 class HandlerInfo(Message, frozen=True, kw_only=True):
@@ -19,11 +19,11 @@ class HandlerInfo(Message, frozen=True, kw_only=True):
     name: Name
     description: str | None = None
     params_schema: dict[str, Any] | None = None
-    """JSON Schema of what it takes; absent when it takes anything, or the schema is too large."""
+    """JSON Schema of the params; absent when it takes anything, or the schema is too large."""
     result_schema: dict[str, Any] | None = None
-    """The same of what it returns."""
+    """JSON Schema of the result."""
     idempotent: bool | None = None
-    """Whether a second run does no harm: if not, it is not run again once it has started."""
+    """True: a second run does no harm. If not, the handler is not run again once it has started."""
     timeout_seconds: float | None = None
     """The longest that one run may take."""
 
@@ -33,7 +33,7 @@ class HandlerInfo(Message, frozen=True, kw_only=True):
 
 
 def _check_depth(schema: dict[str, Any] | None, field: str) -> None:
-    """Raises ValueError for a schema nested too deeply."""
+    """Raise ValueError if a schema is nested too deeply."""
     if schema is not None:
         level: list[Any] = [schema]
         for _ in range(MAX_SCHEMA_DEPTH):
@@ -44,10 +44,10 @@ def _check_depth(schema: dict[str, Any] | None, field: str) -> None:
 
 
 class AgentStatus(Message, frozen=True, kw_only=True):
-    """Why an agent takes on no work, or not all that it could; absent when all is well."""
+    """Why an agent takes no work, or less than it could; absent when all is well."""
 
     state: Name
-    """`paused` and `stopped` by a person on its host, `degraded` by trouble of its own."""
+    """`paused` and `stopped` by an operator on its host, `degraded` by trouble of its own."""
     note: Label | None = None
     until: Timestamp | None = None
     """When it ends by itself."""
@@ -64,8 +64,8 @@ class AgentRegistration(Message, frozen=True, kw_only=True):
     status: AgentStatus | None = None
 
 
-class HeldLease(Message, frozen=True, kw_only=True):
-    """A command that an agent is running."""
+class HeldCommand(Message, frozen=True, kw_only=True):
+    """A command that an agent holds."""
 
     command_id: str
     command: str
@@ -85,33 +85,33 @@ class AgentInfo(Message, frozen=True, kw_only=True):
     status: AgentStatus | None = None
     first_seen_at: Timestamp
     last_seen_at: Timestamp
-    holding: list[HeldLease]
+    holding: list[HeldCommand]
 
 
 class DeploymentPresence(Message, frozen=True, kw_only=True):
-    """What else the server knows of who serves a deployment: not every receiver says who it is.
+    """The presence of receivers that do not register, as far as the server knows it.
 
-    By the server's clock, all of it: the reader's may be wrong.
+    Every instant is by the server's clock: the reader's may be wrong.
     """
 
     now: Timestamp
     watched_since: Timestamp
-    """What was before, this server has not seen."""
+    """The server has seen nothing from before this instant."""
     is_pushed: bool = False
-    """Commands are delivered to a URL: no agent is to be expected."""
+    """True: commands are pushed to a URL, and no agent is expected."""
     polled_at: Timestamp | None = None
-    """When a receiver that does not say who it is last asked for work."""
+    """When a receiver that does not register last polled."""
 
 
 class AgentList(Message, frozen=True, kw_only=True):
-    """GET /agents. `presence` when it was asked about one deployment."""
+    """GET /agents. `presence` is there when the request names one deployment."""
 
     agents: list[AgentInfo]
     presence: DeploymentPresence | None = None
 
 
 def _inner(value: Any) -> Iterable[Any]:
-    """What a JSON value holds directly."""
+    """Return the values that a JSON value holds directly."""
     if isinstance(value, dict):
         return cast("dict[str, Any]", value).values()
     return cast("list[Any]", value) if isinstance(value, list) else ()

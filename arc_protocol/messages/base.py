@@ -1,7 +1,7 @@
-"""The base of every message, and the names, limits and instants that all of them use.
+"""The base of every message, and the names, limits and instants that messages share.
 
-Field names are camelCase on the wire and snake_case here. Optional fields that are None are absent
-on the wire; on input, absent and null mean one thing. Unknown fields are ignored.
+Field names are camelCase on the wire and snake_case here. An optional field that is None is absent
+on the wire; on input, absent and null are alike. Unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pat
 """A deployment, command, target or agent name: 1 to 256 characters, no control characters."""
 IdempotencyKey = Label
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
-"""RFC 3339 with any offset on input, always UTC with `Z` on output. Never without an offset."""
+"""RFC 3339, on input with any offset, on output always UTC with `Z`. Never without an offset."""
 Signature = Annotated[
     str,
     msgspec.Meta(
         max_length=SIGNATURE_CHARS, pattern=r"\A[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z"
     ),
 ]
-"""A JWS in compact form (arc_protocol.signatures). A server looks no further into it than this."""
+"""A JWS in compact form (arc_protocol.signatures). A server checks no more than this pattern."""
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """Bytes of the decoded body, never of its base64."""
 
 
 class State(StrEnum):
-    """Where a command stands. No other state may appear on the wire."""
+    """The state of a command. No other state may appear on the wire."""
 
     PENDING_UPLOAD = "PENDING_UPLOAD"
     PENDING = "PENDING"
@@ -49,7 +49,7 @@ class State(StrEnum):
 
 
 class ResourceType(StrEnum):
-    """What kind of thing a target is."""
+    """The kind of a target."""
 
     WORKER = "worker"
     CONTAINER = "container"
@@ -61,7 +61,7 @@ class Message(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, k
 
 
 class CommandTarget(Message, frozen=True, kw_only=True, omit_defaults=False):
-    """Who a command is for within a deployment."""
+    """The target of a command within a deployment."""
 
     resource_id: Name
     resource_type: ResourceType

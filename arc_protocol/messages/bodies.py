@@ -9,7 +9,7 @@ from typing import Final, Literal
 from arc_protocol.messages.base import Message, Size, Timestamp
 
 DEFAULT_INLINE_BYTES: Final = 150_000
-"""`inlineAllowedUpTo` and `maxInlineBytes` unless configured otherwise."""
+"""The default of `inlineAllowedUpTo` and `maxInlineBytes`."""
 
 
 class HttpBackend(
@@ -25,14 +25,14 @@ class HttpBackend(
 class LocalBackend(
     Message, frozen=True, kw_only=True, tag_field="type", tag="local", omit_defaults=False
 ):
-    """A file on the same host. Only ever read, never produced, by ours."""
+    """A file on the receiver's own host. ARC reads this form and never produces it."""
 
     file_path: str
     operation: Literal["put", "get", "delete"]
 
 
 class PresignedRequest(Message, frozen=True, kw_only=True, omit_defaults=False):
-    """Leave to read or write one blob until `expiration`, without a token."""
+    """A presigned request reads or writes one blob until `expiration`, without a token."""
 
     backend: HttpBackend | LocalBackend
     expiration: Timestamp
@@ -53,7 +53,7 @@ class InlineBody(
         return cls(inline_base64=b64encode(data).decode("ascii"))
 
     def data(self) -> bytes:
-        """The raw bytes. Raises ValueError when the base64 is not canonical."""
+        """Return the raw bytes. Raises ValueError when the base64 is not canonical."""
         return decode_base64(self.inline_base64)
 
 
@@ -75,7 +75,7 @@ class SuccessResponse(Message, frozen=True, kw_only=True, tag_field="status", ta
 
 
 class ErrorResponse(Message, frozen=True, kw_only=True, tag_field="status", tag="error"):
-    """The handler, or someone on the way to it, failed. `details` is a string, never an object."""
+    """The handler, or a party on the way to it, failed. `details` is a string, never an object."""
 
     code: str
     message: str
@@ -84,11 +84,11 @@ class ErrorResponse(Message, frozen=True, kw_only=True, tag_field="status", tag=
 
 CommandResponse = SuccessResponse | ErrorResponse
 _FINAL_QUADS: Final = {1: frozenset("AEIMQUYcgkosw048"), 2: frozenset("AQgw")}
-"""By padding: the characters before it whose unused low bits are zero (RFC 4648, 3.5)."""
+"""By length of the padding: the characters before it whose unused bits are zero (RFC 4648, 3.5)."""
 
 
 def decode_base64(text: str) -> bytes:
-    """Strict RFC 4648 section 4: standard alphabet, padded, canonical. Raises ValueError."""
+    """Return the bytes of padded, canonical base64 (RFC 4648 section 4). Raises ValueError."""
     padding = len(text) - len(text.rstrip("="))
     if len(text) % 4 or padding > 2:
         raise ValueError("not padded base64")

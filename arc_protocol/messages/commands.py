@@ -19,7 +19,7 @@ from arc_protocol.messages.bodies import BodySpec, CommandResponse, PresignedReq
 
 
 class CreateCommandRequest(Message, frozen=True, kw_only=True):
-    """POST /commands. `max_attempts` is ours; the server's default applies when absent."""
+    """POST /commands. `max_attempts`, an extension, defaults to the server's."""
 
     deployment_id: Name
     command: Name
@@ -27,30 +27,30 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     deadline: Timestamp | None = None
     idempotency_key: IdempotencyKey | None = None
     target_resource_id: Label | None = None
-    """Empty is a target that does not exist, not the default."""
+    """An empty id is a target that does not exist, not the default."""
     max_attempts: int | None = None
     wait_seconds: float | None = None
-    """Ours: answer when the command is terminal, or after so many seconds, 0 to 60."""
+    """Extension: hold the answer until the command is terminal, 0 to 60 seconds."""
     signature: Signature | None = None
-    """Ours: the sender's, of this command. Carried to whoever runs it, and judged there alone. Of a
-    repeat by idempotency key the first create's counts."""
+    """Extension: the sender's signature of this command. Only the receiver verifies it. When a
+    create is repeated, the signature of the first counts."""
 
 
 class StorageUpload(Message, frozen=True, kw_only=True):
-    """Where to PUT the params, and until when."""
+    """The request that uploads the params, and until when."""
 
     put_request: PresignedRequest
     expires_at: Timestamp
 
 
 class CommandStatus(Message, frozen=True, kw_only=True):
-    """GET /commands/{id}. All after `response` is ours and optional for the reader."""
+    """GET /commands/{id}. All fields after `response` are extensions, and may be absent."""
 
     command_id: str
     state: State
     attempt: int
     target: CommandTarget | None = None
-    """Always there in what we emit; 1.x servers do not know it."""
+    """Always there in an answer of this server; 1.x servers do not have it."""
     response: CommandResponse | None = None
     deployment_id: str | None = None
     command: str | None = None
@@ -71,9 +71,9 @@ class CreateCommandResponse(Message, frozen=True, kw_only=True):
     next: Literal["poll", "upload"]
     storage_upload: StorageUpload | None = None
     status: CommandStatus | None = None
-    """Where the command stands after `wait_seconds`; `state` is as it was stored."""
+    """The status after `wait_seconds`; `state` is the one that was stored."""
     is_replay: bool | None = None
-    """Ours: true when an earlier create with the same key made the command."""
+    """Extension: true when an earlier create with this key made the command."""
 
 
 class UploadCompleteRequest(Message, frozen=True, kw_only=True):

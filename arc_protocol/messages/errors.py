@@ -1,4 +1,4 @@
-"""The body of every error answer."""
+"""The body of error answers (docs/protocol.md, Errors)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ErrorBody(Message, frozen=True, kw_only=True):
 
 
 def error_body(error: ArcError) -> ErrorBody:
-    """The JSON error body of protocol.md 1.2."""
+    """Return the JSON body of an error."""
     return ErrorBody(
         code=error.code,
         message=error.message,

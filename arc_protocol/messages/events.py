@@ -11,11 +11,11 @@ from arc_protocol.messages.base import Message, Name, State, Timestamp
 MAX_EVENT_TEXT: Final = 4_000
 """Characters of a line or of a progress text."""
 MAX_EVENTS_BYTES: Final = 64 * 1024
-"""Of one request that brings events."""
+"""The most bytes of one request with events."""
 
 
 class Progress(Message, frozen=True, kw_only=True):
-    """How far a handler says that it is. Without `total`, nobody knows how much there is to do."""
+    """The progress of a handler. Without `total`, the whole amount is not known."""
 
     done: float
     total: float | None = None
@@ -23,10 +23,10 @@ class Progress(Message, frozen=True, kw_only=True):
 
 
 class LogLine(Message, frozen=True, kw_only=True):
-    """A line that a handler wants its sender to see."""
+    """A line that a handler logs for its sender."""
 
     number: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
-    """Counted up by the holder, from 1 for each lease: a line that is sent again is known by it."""
+    """Counts from 1 for each lease: the server knows by it a line that is sent again."""
     at: Timestamp
     """By the holder's clock."""
     level: Literal["debug", "info", "warning", "error"]
@@ -34,10 +34,10 @@ class LogLine(Message, frozen=True, kw_only=True):
 
 
 class EventsRequest(Message, frozen=True, kw_only=True):
-    """POST /commands/{id}/events: what has happened since the last one, 64 KiB at most.
+    """POST /commands/{id}/events: the events since the last request, 64 KiB at most.
 
-    `progress` is the latest only, and replaces the one before. `dropped`: how many lines the holder
-    had no room for so far.
+    `progress` is the latest, and replaces the one before. `dropped`: how many lines the holder has
+    dropped so far, for lack of room.
     """
 
     lease_id: Name
@@ -47,7 +47,7 @@ class EventsRequest(Message, frozen=True, kw_only=True):
 
 
 class RecordedLine(Message, frozen=True, kw_only=True):
-    """A line as it was recorded. `place` counts up over all attempts of the command."""
+    """A recorded line. `place` counts up over all attempts of the command."""
 
     place: int
     attempt: int
@@ -57,10 +57,10 @@ class RecordedLine(Message, frozen=True, kw_only=True):
 
 
 class EventList(Message, frozen=True, kw_only=True):
-    """GET /commands/{id}/events: lines after a place, and where the command stands.
+    """GET /commands/{id}/events: lines after a place, and the state of the command.
 
-    `next` is the place to go on from; once the command is terminal and nothing comes any more, no
-    more will. `dropped` lines are not there: the holder or the server had no room for them.
+    `next` is the place to go on from. An empty list of a terminal command is the end. `dropped`
+    lines are missing: the holder or the server had no room for them.
     """
 
     lines: list[RecordedLine]

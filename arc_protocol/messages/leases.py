@@ -19,7 +19,7 @@ class TraceContext(Message, frozen=True, kw_only=True):
 
 
 class ResponseHandling(Message, frozen=True, kw_only=True):
-    """How the holder hands in its response."""
+    """The routes and limits by which the holder submits its response."""
 
     max_inline_bytes: int
     submit_response_url: str
@@ -27,12 +27,12 @@ class ResponseHandling(Message, frozen=True, kw_only=True):
 
 
 class Envelope(Message, frozen=True, kw_only=True):
-    """A command as its receiver gets it."""
+    """A command as its receiver gets it (docs/protocol.md, Types)."""
 
     protocol: str
     deployment_id: str
     target: CommandTarget | None = None
-    """Always there in what we emit; 1.x servers do not know it."""
+    """Always there in an envelope of this server; 1.x servers do not have it."""
     command_id: str
     attempt: Annotated[int, msgspec.Meta(ge=1)]
     trace_context: TraceContext | None = None
@@ -41,11 +41,11 @@ class Envelope(Message, frozen=True, kw_only=True):
     params: BodySpec
     response_handling: ResponseHandling
     signature: str | None = None
-    """Ours: what the create carried, unchanged."""
+    """Extension: the signature of the create, unchanged."""
 
 
 class LeaseRequest(Message, frozen=True, kw_only=True):
-    """POST /commands/leases. `wait_seconds` and `agent_id` are ours; no target is a 1.x agent."""
+    """POST /commands/leases. A 1.x agent sends no target, no `wait_seconds` and no `agent_id`."""
 
     deployment_id: Name
     target: CommandTarget | None = None
@@ -56,7 +56,7 @@ class LeaseRequest(Message, frozen=True, kw_only=True):
 
 
 class LeaseInfo(Message, frozen=True, kw_only=True):
-    """One lease. `lease_seconds` is ours: count it on a monotonic clock from before the request."""
+    """One lease. `lease_seconds` counts on a monotonic clock, from before the request."""
 
     lease_id: str
     lease_expires_at: Timestamp
@@ -65,13 +65,13 @@ class LeaseInfo(Message, frozen=True, kw_only=True):
     envelope: Envelope
     lease_seconds: float | None = None
     max_attempts: int | None = None
-    """The last attempt that there will be: a holder that gives up says why itself."""
+    """The number of the last attempt, in which a holder that gives up submits the error itself."""
 
 
 class LeaseResponse(Message, frozen=True, kw_only=True):
     """The answer to a lease request; empty when nothing is ready.
 
-    `cancelled` names leases of this `agent_id` whose commands somebody wants cancelled.
+    `cancelled` names leases of this `agent_id` whose commands are to be cancelled.
     """
 
     leases: list[LeaseInfo]
@@ -79,7 +79,7 @@ class LeaseResponse(Message, frozen=True, kw_only=True):
 
 
 class ReleaseRequest(Message, frozen=True, kw_only=True):
-    """POST /commands/leases/{id}/release, all of it optional. `drain` costs no attempt."""
+    """POST /commands/leases/{id}/release. All fields are optional; `drain` costs no attempt."""
 
     lease_id: str | None = None
     reason: str | None = None
@@ -94,7 +94,7 @@ class RenewRequest(Message, frozen=True, kw_only=True):
 
 
 class RenewedLease(Message, frozen=True, kw_only=True):
-    """A lease that goes on."""
+    """A lease that was renewed."""
 
     lease_id: str
     lease_expires_at: Timestamp
@@ -102,7 +102,7 @@ class RenewedLease(Message, frozen=True, kw_only=True):
 
 
 class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
-    """Each lease asked for is in `renewed` or `lost`; `cancelled` are among the renewed."""
+    """Each requested lease is in `renewed` or `lost`; `cancelled` are among the renewed."""
 
     renewed: list[RenewedLease]
     lost: list[str]
@@ -110,7 +110,7 @@ class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class SubmittedResponse(Message, frozen=True, kw_only=True):
-    """A response with the lease that it is handed in under."""
+    """A response, with its lease."""
 
     lease_id: Name
     command_id: Name
@@ -118,7 +118,7 @@ class SubmittedResponse(Message, frozen=True, kw_only=True):
 
 
 class RespondRequest(Message, frozen=True, kw_only=True):
-    """POST /commands/leases/respond: one call for all that is finished. Each stands alone."""
+    """POST /commands/leases/respond: several responses, each taken or refused by itself."""
 
     responses: Annotated[list[SubmittedResponse], msgspec.Meta(max_length=1_000)]
 
@@ -131,6 +131,6 @@ class RefusedResponse(Message, frozen=True, kw_only=True):
 
 
 class RespondResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
-    """What was refused; all the rest was taken."""
+    """The responses that were refused; all others were taken."""
 
     refused: list[RefusedResponse]

@@ -1,4 +1,4 @@
-"""Installing one of our services: its plan, from the program to the unit, and that taken back."""
+"""A product is installed, uninstalled and upgraded, from its program to its unit."""
 
 from __future__ import annotations
 
@@ -12,33 +12,28 @@ from typing import Final
 
 import msgspec
 
+from arc_runtime.install.host import Host, InstallError, below
+from arc_runtime.install.manifest import Manifest, ManifestEntry
 from arc_runtime.install.plan import (
     AnyStep,
     Directory,
-    Entry,
     File,
-    Host,
-    InstallError,
     Link,
-    Manifest,
     Owned,
-    User,
-    below,
+    SystemUser,
     carry_out,
-    remove_directory,
-    shown,
-    shown_backwards,
-    take_back,
+    preview,
 )
 from arc_runtime.install.program import Program, check_interpreter
+from arc_runtime.install.removal import preview_removal, remove_directory, remove_entry
 from arc_runtime.install.services import Services, run_command, systemd_version
-from arc_runtime.install.upgrade import go_to, upgrade
+from arc_runtime.install.upgrade import switch_to, upgrade
 
 _INSTANCE: Final = re.compile(r"[a-z][a-z0-9-]{0,19}")
-"""What fits a user name of 31 characters."""
+"""A name that fits a user name of 31 characters."""
 _WANTS: Final = "/etc/systemd/system/multi-user.target.wants"
 _GROWING_DELAY: Final = 254
-"""The first systemd that knows RestartSteps."""
+"""The first systemd that has RestartSteps."""
 _DELAY: Final = b"""# Restarts come later and later, as long as it does not stay up.
 [Service]
 RestartSteps=8
@@ -47,26 +42,26 @@ RestartMaxDelaySec=5min
 
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to install."""
+    """A product is a service that can be installed."""
 
     name: str
-    """`arc-agent`: of the unit, its user, its state and its program."""
+    """The name of the unit, its user, its state and its program: `arc-agent`."""
     package: str
     """The Python package that holds `units/`."""
     home: str
     config_directory: str
     config_name: str
-    """Of the configuration without `.yaml`, when there is one only."""
+    """The name of the configuration, without `.yaml`, on a host with one instance."""
     kept: tuple[str, ...]
     """Names in the state directory that outlive an uninstall."""
     extra: str = ""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for."""
+    """A request says what the operator asked for."""
 
     config: bytes | None
-    """None: the one that is there."""
+    """None: keep the existing one."""
     token: bytes | None = None
     instance: str = ""
     source: str | None = None
@@ -75,10 +70,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Names:
-    """What the parts of an installation are called."""
+    """The names of the parts of one installation."""
 
     def __init__(self, product: Product, instance: str = "") -> None:
-        """Raises InstallError for an instance whose name no user can have."""
+        """Derive the names. Raises InstallError for an instance that no user can be named after."""
         if instance and not _INSTANCE.fullmatch(instance):
             raise InstallError("an instance's name is a to z, 0 to 9 and -, 20 at most")
         self.user = f"{product.name}-{instance}" if instance else product.name
@@ -91,7 +86,7 @@ class Names:
 
 
 def plan(product: Product, request: Request) -> list[AnyStep]:
-    """All but the program and the start, in order, with the directories that they need."""
+    """Return all steps but the program and the start, in order, with the directories they need."""
     names = Names(product, request.instance)
     units = files(product.package) / "units"
     user = (units / f"{product.name}.sysusers.conf").read_text()
@@ -102,7 +97,7 @@ def plan(product: Product, request: Request) -> list[AnyStep]:
     unit = (units / names.unit_file).read_bytes()
     steps: list[AnyStep] = [
         File(path=sysusers, content=user.encode()),
-        User(path=sysusers, name=names.user),
+        SystemUser(path=sysusers, name=names.user),
         Owned(path=names.state, kept=product.kept),
         Directory(path=product.config_directory),
     ]
@@ -134,10 +129,10 @@ def plan(product: Product, request: Request) -> list[AnyStep]:
 
 
 def _with_parents(steps: Sequence[AnyStep]) -> Iterator[AnyStep]:
-    """Each step after the directories that it needs."""
+    """Yield each step after the directories that it needs."""
     seen: set[str] = {"/"}
     for step in steps:
-        if not isinstance(step, User | Owned):
+        if not isinstance(step, SystemUser | Owned):
             for parent in reversed(Path(step.path).parents):
                 if str(parent) not in seen:
                     seen.add(str(parent))
@@ -150,12 +145,15 @@ def _with_parents(steps: Sequence[AnyStep]) -> Iterator[AnyStep]:
 
 
 def install(product: Product, request: Request, host: Host, services: Services) -> bool:
-    """Carry the plan out, and start the unit; whether anything was changed. Raises InstallError."""
+    """Carry out the plan, start the unit, and return True if anything changed.
+
+    Raises InstallError.
+    """
     names = Names(product, request.instance)
     _refuse_packaged(product, host)
     config = below(host.root, names.config)
     if request.config is None and not config.exists():
-        raise InstallError(f"{config} is not there: say --server and --deployment, or --config")
+        raise InstallError(f"{config} does not exist: give --server and --deployment, or --config")
     check_interpreter(host.root)
     manifest = _begin(product, names, host)
     others = _others(product, names, host)
@@ -177,24 +175,22 @@ def install(product: Product, request: Request, host: Host, services: Services) 
 
 
 def _refuse_packaged(product: Product, host: Host) -> None:
-    """Raise InstallError where the program is dpkg's."""
+    """Raise InstallError if the product is installed as a package."""
     if below(host.root, f"/var/lib/dpkg/info/{product.name}.list").exists():
         raise InstallError(f"{product.name} is installed as a package here: apt manages it")
 
 
 def show_install(product: Product, request: Request, host: Host) -> list[str]:
-    """Every file and command that `install` would make or run; changes nothing."""
+    """Return every file and command that `install` would make or run. Changes nothing."""
     names = Names(product, request.instance)
     lines: list[str] = []
     if Program(host, product.home).current() is None:
         place = below(host.root, f"{product.home}/versions/1")
         lines.append(f"build  {place} from {request.source or sys.prefix}")
         lines.append(f"link   {below(host.root, product.home)}/current -> versions/1")
-    lines += [
-        f"write  {below(host.root, names.manifest)} (0644 root): what was made, for uninstall"
-    ]
+    lines += [f"write  {below(host.root, names.manifest)} (0644 root): the manifest, for uninstall"]
     for step in plan(product, request):
-        lines += shown(step, host)
+        lines += preview(step, host)
     lines += [
         f"run    {product.name} check-config {names.config}, as {names.user}",
         "run    systemctl daemon-reload",
@@ -203,7 +199,7 @@ def show_install(product: Product, request: Request, host: Host) -> list[str]:
 
 
 def check_config(product: Product, names: Names, host: Host, version: Path) -> None:
-    """Let a version look at the configuration, as the user that it will run as.
+    """Let a version check the configuration, as the user that it will run as.
 
     Raises InstallError.
     """
@@ -217,7 +213,7 @@ def check_config(product: Product, names: Names, host: Host, version: Path) -> N
 
 
 def _begin(product: Product, names: Names, host: Host) -> Manifest:
-    """The manifest, and the directories that it stands in."""
+    """Return the manifest, and make the directories around it."""
     made: list[str] = []
     for path in (*reversed(Path(product.home).parents), Path(product.home)):
         _make(below(host.root, str(path)), str(path), made)
@@ -232,7 +228,7 @@ def _begin(product: Product, names: Names, host: Host) -> Manifest:
     for path in (*(str(each) for each in Path(product.home).parents), product.home,
                  f"{product.home}/installed"):  # fmt: skip
         if path in made or path in shared:
-            manifest.note(Entry(kind="directory", path=path))
+            manifest.record(ManifestEntry(kind="directory", path=path))
     return manifest
 
 
@@ -250,26 +246,28 @@ def _install_program(
     manifest: Manifest,
     others: Sequence[Manifest],
 ) -> bool:
-    """The first version, if there is none; whether there was none."""
+    """Build the first version if there is none. Return True if it was built."""
     program = Program(host, product.home, product.extra)
     versions = f"{product.home}/versions"
     is_there = program.current() is not None
     if not is_there or any(other.find(versions) for other in others):
-        manifest.note(Entry(kind="owned", path=versions))
-        manifest.note(Entry(kind="link", path=f"{product.home}/previous"))
-        manifest.note(Entry(kind="link", path=f"{product.home}/current"))
+        manifest.record(ManifestEntry(kind="owned", path=versions))
+        manifest.record(ManifestEntry(kind="link", path=f"{product.home}/previous"))
+        manifest.record(ManifestEntry(kind="link", path=f"{product.home}/current"))
     if is_there:
         if request.source is not None:
-            host.say(f"a version is there: `{product.name} upgrade --from …` goes to another")
+            host.print(
+                f"a version is installed: `{product.name} upgrade --from …` installs another"
+            )
         return False
     program.versions.mkdir(exist_ok=True)
-    host.say(f"building {program.versions}")
+    host.print(f"building {program.versions}")
     program.switch(program.build(Path(sys.prefix), request.source))
     return True
 
 
 def _others(product: Product, names: Names, host: Host) -> list[Manifest]:
-    """The manifests of other instances of the same program."""
+    """Return the manifests of other instances of the program."""
     directory = below(host.root, f"{product.home}/installed")
     return [
         Manifest(host.root, f"{product.home}/installed/{file.name}")
@@ -284,7 +282,7 @@ def _others(product: Product, names: Names, host: Host) -> list[Manifest]:
 def uninstall(
     product: Product, instance: str, host: Host, services: Services, *, purge: bool
 ) -> None:
-    """Stop the unit and take everything back. Raises InstallError."""
+    """Stop the unit and remove all that was made. Raises InstallError."""
     names = Names(product, instance)
     manifest = _installed(names, host)
     others = _others(product, names, host)
@@ -294,7 +292,7 @@ def uninstall(
         if any(other.find(entry.path) for other in others):
             manifest.forget(entry)
         else:
-            take_back(entry, host, manifest, purge=purge)
+            remove_entry(entry, host, manifest, purge=purge)
     left = [entry for entry in manifest.entries if entry.path in bootstrap]
     below(host.root, names.manifest).unlink(missing_ok=True)
     for entry in sorted(left, key=lambda each: each.path, reverse=True):
@@ -304,14 +302,14 @@ def uninstall(
 
 
 def show_uninstall(product: Product, instance: str, host: Host, *, purge: bool) -> list[str]:
-    """Every file and command that `uninstall` would remove or run; changes nothing."""
+    """Return every file and command that `uninstall` would remove or run. Changes nothing."""
     names = Names(product, instance)
     manifest = _installed(names, host)
     others = _others(product, names, host)
     lines = [f"run    systemctl stop {names.unit}"]
     for entry in reversed(manifest.entries):
         if not any(other.find(entry.path) for other in others):
-            lines += shown_backwards(entry, host, purge=purge)
+            lines += preview_removal(entry, host, purge=purge)
     return [*lines, f"remove {below(host.root, names.manifest)}", "run    systemctl daemon-reload"]
 
 
@@ -323,7 +321,7 @@ def _installed(names: Names, host: Host) -> Manifest:
 
 
 def _bootstrap(product: Product) -> set[str]:
-    """The directories that the manifest stands in: they go last."""
+    """Return the directories around the manifest, which are removed last."""
     parents = (str(parent) for parent in Path(product.home).parents)
     return {f"{product.home}/installed", product.home, *parents}
 
@@ -334,7 +332,7 @@ def _bootstrap(product: Product) -> set[str]:
 def upgrade_product(
     product: Product, source: str, host: Host, services: Services, ready_seconds: float
 ) -> Path:
-    """Go to the version that `source` makes, or stay where we are. Raises InstallError."""
+    """Upgrade to the version that `source` makes, and return it. Raises InstallError."""
     _refuse_packaged(product, host)
     every = _instances(product, host)
     refuse_from_within([names.unit for names in every])
@@ -355,13 +353,13 @@ def upgrade_product(
 
 
 def go_back(product: Product, host: Host, services: Services, ready_seconds: float) -> Path:
-    """Go back to the version before. Raises InstallError."""
+    """Go back to the previous version, and return it. Raises InstallError."""
     every = _instances(product, host)
     program = Program(host, product.home, product.extra)
     previous = program.previous()
     if previous is None:
-        raise InstallError("there is no version before this one")
-    go_to(
+        raise InstallError("there is no previous version")
+    switch_to(
         program,
         host,
         services,
@@ -373,7 +371,7 @@ def go_back(product: Product, host: Host, services: Services, ready_seconds: flo
 
 
 def _instances(product: Product, host: Host) -> list[Names]:
-    """What is installed of a product. Raises InstallError when nothing is."""
+    """Return the installations of a product. Raises InstallError when there is none."""
     directory = below(host.root, f"{product.home}/installed")
     found = [
         Names(product, file.stem.partition("@")[2]) for file in sorted(directory.glob("*.json"))
@@ -384,7 +382,7 @@ def _instances(product: Product, host: Host) -> list[Names]:
 
 
 def refuse_from_within(units: Sequence[str], cgroup: Path = Path("/proc/self/cgroup")) -> None:
-    """Raise InstallError when we are part of a unit that is to be restarted: we would die of it."""
+    """Raise InstallError if this process is part of a unit that is to be restarted."""
     try:
         place = cgroup.read_text()
     except OSError:
@@ -392,6 +390,6 @@ def refuse_from_within(units: Sequence[str], cgroup: Path = Path("/proc/self/cgr
     for unit in units:
         if f"/{unit}" in place:
             raise InstallError(
-                f"this runs inside {unit} and would be ended with it:"
+                f"this runs inside {unit} and would end with it:"
                 " systemd-run --collect arc-agent upgrade … does it from outside"
             )

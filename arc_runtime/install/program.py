@@ -1,9 +1,9 @@
-"""The program itself: one virtual environment a version, and a link to the current one.
+"""The program has a virtual environment for each version, and a link to the current one.
 
 <home>/versions/1, 2, …    <home>/current -> versions/2    <home>/previous -> versions/1
 
-A new version begins as a copy of what is there: packages that an operator has added (plug-ins) come
-along, and nothing is fetched that is there already. Then pip puts the new release into it.
+A new version begins as a copy of the current one: packages that an operator has added (plug-ins)
+come along, and nothing is fetched twice. Then pip installs the new release into it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from arc_runtime.install.plan import Host, InstallError, below, write_link
+from arc_runtime.install.host import Host, InstallError, below, write_link
 
 DISTRIBUTION: Final = "arc-commands"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108
-"""What a unit with ProtectHome and PrivateTmp does not see."""
+"""A unit with ProtectHome and PrivateTmp does not see these."""
 
 
 class _DirectoryInfo(msgspec.Struct):
@@ -34,14 +34,14 @@ class _DirectoryInfo(msgspec.Struct):
 
 
 class _Origin(msgspec.Struct):
-    """Where pip had a package from: direct_url.json (PEP 610)."""
+    """The origin of a package: direct_url.json (PEP 610)."""
 
     url: str = ""
     dir_info: _DirectoryInfo = msgspec.field(default_factory=_DirectoryInfo)
 
 
 class Program:
-    """The versions of a program below its home, such as /opt/arc."""
+    """A program keeps its versions below its home, such as /opt/arc."""
 
     def __init__(self, host: Host, home: str, extra: str = "") -> None:
         self._host = host
@@ -50,15 +50,15 @@ class Program:
         self.versions = below(host.root, f"{home}/versions")
 
     def current(self) -> Path | None:
-        """The environment of the current version."""
+        """Return the environment of the current version; None without one."""
         return self._linked("current")
 
     def previous(self) -> Path | None:
-        """The environment of the version before."""
+        """Return the environment of the previous version; None without one."""
         return self._linked("previous")
 
     def switch(self, version: Path) -> None:
-        """Make a version the current one, at once; the current one becomes the previous."""
+        """Make a version the current one in one step; the current one becomes the previous one."""
         old = self.current()
         os.sync()
         if old is not None and old != version:
@@ -66,28 +66,28 @@ class Program:
         write_link(self._link("current"), f"versions/{version.name}")
 
     def set_previous(self, version: Path | None) -> None:
-        """Say which version is the one before."""
+        """Make a version the previous one; None: there is none."""
         if version is None:
             self._link("previous").unlink(missing_ok=True)
         else:
             write_link(self._link("previous"), f"versions/{version.name}")
 
     def forget(self, version: Path) -> None:
-        """Remove a version that came to nothing."""
+        """Remove a version that failed."""
         shutil.rmtree(version, ignore_errors=True)
 
     def prune(self) -> None:
-        """Remove all versions but the current one and the one before."""
+        """Remove all versions but the current and the previous one."""
         kept = {self.current(), self.previous()}
         for version in self.versions.iterdir():
             if version not in kept:
                 shutil.rmtree(version)
 
     def build(self, base: Path, source: str | None) -> Path:
-        """Make the next version: a copy of the environment `base`, then `source` by pip.
+        """Make the next version, and return it: a copy of `base`, then `source` by pip.
 
-        `source` is a wheel, a directory or a requirement; None takes what is in `base`. Raises
-        InstallError, and leaves nothing then.
+        `source` is a wheel, a directory or a requirement; None keeps the release of `base`. Raises
+        InstallError, and leaves nothing behind then.
         """
         numbers = [int(each.name) for each in self.versions.iterdir() if each.name.isdecimal()]
         version = self.versions / str(max(numbers, default=0) + 1)
@@ -115,11 +115,11 @@ class Program:
         return version
 
     def _final(self, version: Path) -> str:
-        """Where a version is when the system runs: scripts name their interpreter by it."""
+        """Return a version's path on the running system, which its scripts name."""
         return f"{self._home}/versions/{version.name}"
 
     def _pip(self, version: Path, base: Path, source: str, *, has_backend: bool) -> None:
-        """Install something. `has_backend`: build it with the tools of this environment."""
+        """Install `source`. `has_backend`: build it with the tools of this environment."""
         path = Path(source).absolute()
         if has_backend:
             wheels = version / "wheels"
@@ -133,7 +133,7 @@ class Program:
             extra = f"[{self._extra}]" if self._extra else ""
             self._host.run([*pip, "--upgrade", f"{path}{extra}" if path.exists() else source])
         is_same = _release(version) == _release(base)
-        if path.exists() and is_same:  # the same number is no reason to leave it out
+        if path.exists() and is_same:  # pip would skip a release of an equal number
             self._host.run([*pip, "--force-reinstall", "--no-deps", str(path)])
         shutil.rmtree(version / "wheels", ignore_errors=True)
 
@@ -146,7 +146,7 @@ class Program:
 
 
 def check_interpreter(root: Path) -> None:
-    """Raise InstallError when units could not see the interpreter that this is."""
+    """Raise InstallError if a unit could not see the interpreter of this process."""
     binary = os.path.realpath(sys.executable)
     if root == Path("/") and binary.startswith(_HIDDEN):
         raise InstallError(
@@ -156,24 +156,24 @@ def check_interpreter(root: Path) -> None:
 
 
 def _site(prefix: Path) -> Path:
-    """The directory of packages of an environment."""
+    """Return the packages directory of an environment."""
     return Path(sysconfig.get_path("purelib", "venv", {"base": str(prefix)}))
 
 
 def _distributions(prefix: Path) -> dict[str, importlib.metadata.Distribution]:
-    """What is installed in an environment, by normal name."""
+    """Return the distributions of an environment, by normal name."""
     found = importlib.metadata.distributions(path=[str(_site(prefix))])
     return {_normal(each.metadata["Name"]): each for each in found}
 
 
 def _release(prefix: Path) -> str:
-    """Which release of ours an environment holds."""
+    """Return the release of ARC in an environment; empty without one."""
     ours = _distributions(prefix).get(DISTRIBUTION)
     return ours.version if ours is not None else ""
 
 
 def _editable_origin(prefix: Path) -> str | None:
-    """The directory that an environment has us from by reference (`pip install -e`)."""
+    """Return the directory that ARC is installed from by `pip install -e`; None otherwise."""
     ours = _distributions(prefix).get(DISTRIBUTION)
     if ours is None:
         raise InstallError(f"{prefix} holds no {DISTRIBUTION}: give --from")
@@ -182,7 +182,7 @@ def _editable_origin(prefix: Path) -> str | None:
 
 
 def _copy(base: Path, version: Path, *, only_needed: bool) -> None:
-    """Copy packages and scripts: all of them, or what we need where people develop."""
+    """Copy packages and scripts: all, or those ARC needs, from a development environment."""
     site, target = _site(base), _site(version)
     if not only_needed:
         shutil.copytree(site, target, dirs_exist_ok=True, symlinks=True)
@@ -200,14 +200,14 @@ def _copy(base: Path, version: Path, *, only_needed: bool) -> None:
 
 
 def _files(found: Iterable[importlib.metadata.Distribution]) -> Iterator[Path]:
-    """All files of distributions, where they really are."""
+    """Yield all files of distributions, with `..` resolved."""
     for each in found:
         for file in each.files or ():
             yield Path(os.path.normpath(str(file.locate())))
 
 
 def _needed(prefix: Path) -> list[importlib.metadata.Distribution]:
-    """Ours, all that it needs, and pip."""
+    """Return ARC, all that it requires, and pip."""
     there = _distributions(prefix)
     wanted, needed = [DISTRIBUTION, "pip", "setuptools"], dict[str, bool]()
     while wanted:
@@ -223,7 +223,7 @@ def _needed(prefix: Path) -> list[importlib.metadata.Distribution]:
 
 
 def _point_scripts(version: Path, old: Iterable[Path], new: Path) -> None:
-    """Let scripts and pyvenv.cfg name the place where the version will be."""
+    """Let scripts and pyvenv.cfg name the version's final path."""
     for file in (*(version / "bin").iterdir(), version / "pyvenv.cfg"):
         if file.is_symlink() or not (_is_script(file) or file.suffix == ".cfg"):
             continue
@@ -234,7 +234,7 @@ def _point_scripts(version: Path, old: Iterable[Path], new: Path) -> None:
 
 
 def _is_script(file: Path) -> bool:
-    """Whether a file names its interpreter."""
+    """Return True if a file names its interpreter."""
     if not file.is_file():
         return False
     with file.open("rb") as opened:
@@ -242,5 +242,5 @@ def _is_script(file: Path) -> bool:
 
 
 def _normal(name: str) -> str:
-    """A distribution's name as all spell it."""
+    """Return the normal form of a distribution's name."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""Starting and stopping what was installed: by systemd, or not at all where there is none."""
+"""Services start and stop what was installed, by systemd if it runs."""
 
 from __future__ import annotations
 
@@ -8,62 +8,62 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from arc_runtime.install.plan import InstallError, Say
+from arc_runtime.install.host import InstallError, Print
 
 _STOP_SECONDS: Final = 24 * 3600.0
-"""A drain may be as long as its configuration says; systemd bounds it."""
+"""A drain lasts as long as its configuration allows; systemd bounds it."""
 _QUICK_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.2
 
 
 class Services(Protocol):
-    """What an installation asks of whoever runs the units."""
+    """Services run the units of an installation."""
 
     def reload(self) -> None:
         """Read the unit files again."""
         ...
 
     def is_active(self, unit: str) -> bool:
-        """Whether a unit runs, or is about to."""
+        """Return True if a unit runs, or is about to."""
         ...
 
     def restart(self, unit: str, within_seconds: float) -> bool:
-        """Stop a unit as it likes to be stopped, and start it; whether it was ready in time."""
+        """Stop a unit, let it drain, and start it. Return True if it was ready in time."""
         ...
 
     def stop(self, unit: str) -> None:
-        """Stop it, and do not start it again."""
+        """Stop a unit, and do not start it again."""
         ...
 
 
 class _State(NamedTuple):
-    """What systemd says of a unit."""
+    """The state of a unit, from systemd."""
 
     active: str
     invocation: str
-    """Another one with every start."""
+    """A new one with every start."""
     restarts: int
-    """How often systemd has started it again by itself since it was asked to."""
+    """How often systemd has restarted it by itself since it was asked to."""
 
 
 class Systemctl:
     """The running system's systemd."""
 
     def reload(self) -> None:
-        """See Services."""
+        """Read the unit files again."""
         run_command(["systemctl", "daemon-reload"])
 
     def is_active(self, unit: str) -> bool:
-        """See Services. A unit that waits to be restarted counts."""
+        """Return True if a unit runs, is about to, or waits to be restarted."""
         return self._state(unit).active in ("active", "activating", "reloading")
 
     def restart(self, unit: str, within_seconds: float) -> bool:
-        """See Services. One job of systemd's: it goes on should we die in the middle.
+        """Restart a unit by one job of systemd's, which goes on if this process dies.
 
         The time that the old process takes to stop does not count.
         """
         before = self._state(unit).invocation
-        _said(["systemctl", "reset-failed", unit])
+        _output_of(["systemctl", "reset-failed", unit])
         run_command(["systemctl", "restart", "--no-block", unit])
         asked_at = time.monotonic()
         started_at = None
@@ -82,13 +82,13 @@ class Systemctl:
             time.sleep(_LOOK_SECONDS)
 
     def stop(self, unit: str) -> None:
-        """See Services."""
+        """Stop a unit, and do not start it again."""
         run_command(["systemctl", "stop", unit], seconds=_STOP_SECONDS)
 
     def _state(self, unit: str) -> _State:
-        """How a unit is now."""
+        """Return the present state of a unit."""
         names = "ActiveState,InvocationID,NRestarts"
-        lines = _said(["systemctl", "show", f"--property={names}", unit]).splitlines()
+        lines = _output_of(["systemctl", "show", f"--property={names}", unit]).splitlines()
         found = {key: value for key, _, value in (line.partition("=") for line in lines)}
         restarts = found.get("NRestarts", "")
         return _State(
@@ -99,44 +99,44 @@ class Systemctl:
 
 
 class NoServices:
-    """A scratch root, or a host without systemd: units are put there, and nothing runs."""
+    """No services: a scratch root, or a host without systemd, has unit files but runs nothing."""
 
-    def __init__(self, say: Say) -> None:
-        self._say = say
+    def __init__(self, print_line: Print) -> None:
+        self._print = print_line
 
     def reload(self) -> None:
-        """Nobody reads them."""
+        """Do nothing: the unit files are read when the system starts."""
 
     def is_active(self, unit: str) -> bool:  # noqa: ARG002
-        """Nothing runs."""
+        """Return False: no unit runs."""
         return False
 
     def restart(self, unit: str, within_seconds: float) -> bool:  # noqa: ARG002
-        """It starts when the system does."""
-        self._say(f"not started: systemd does not run here; {unit} starts with the system")
+        """Print that the unit starts with the system."""
+        self._print(f"not started: systemd does not run here; {unit} starts with the system")
         return True
 
     def stop(self, unit: str) -> None:
-        """Nothing runs."""
+        """Do nothing: no unit runs."""
 
 
-def services_of(root: Path, say: Say) -> Services:
-    """Who runs the units of a root."""
+def services_of(root: Path, print_line: Print) -> Services:
+    """Return the services that run the units of a root."""
     is_running = root == Path("/") and Path("/run/systemd/system").is_dir()
-    return Systemctl() if is_running else NoServices(say)
+    return Systemctl() if is_running else NoServices(print_line)
 
 
 def systemd_version() -> int:
-    """Of the systemd that is installed, 0 when there is none."""
+    """Return the version of the installed systemd; 0 without one."""
     try:
-        words = _said(["systemctl", "--version"]).split()
+        words = _output_of(["systemctl", "--version"]).split()
     except OSError:
         return 0
     return int(words[1]) if len(words) > 1 and words[1].isdecimal() else 0
 
 
-def _said(argv: Sequence[str]) -> str:
-    """What a quick command prints, however it ends. Raises OSError when it cannot be run."""
+def _output_of(argv: Sequence[str]) -> str:
+    """Return what a quick command prints, however it ends. Raises OSError."""
     done = subprocess.run(  # noqa: S603
         argv, text=True, capture_output=True, timeout=_QUICK_SECONDS, check=False
     )
@@ -144,7 +144,7 @@ def _said(argv: Sequence[str]) -> str:
 
 
 def run_command(argv: Sequence[str], seconds: float = 600.0) -> None:
-    """Run a command to its end. Raises InstallError with what it said."""
+    """Run a command to its end. Raises InstallError with its output."""
     try:
         done = subprocess.run(  # noqa: S603
             argv, text=True, capture_output=True, timeout=seconds, check=False

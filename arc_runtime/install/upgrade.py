@@ -1,11 +1,11 @@
-"""Going to another version of the program, and back again when it does not come up."""
+"""An upgrade switches to another version, and back if that one does not become ready."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from arc_runtime.install.plan import Host, InstallError
+from arc_runtime.install.host import Host, InstallError
 from arc_runtime.install.program import Program
 from arc_runtime.install.services import Services
 
@@ -22,9 +22,9 @@ def upgrade(
 ) -> Path:
     """Build a version from `source`, check it, switch to it and restart the units that run.
 
-    `check` tries the new version on the configuration and raises InstallError. A unit that is not
-    ready in time brings the old version back. Raises InstallError; then the old version is the
-    current one, as it was, and runs again where it ran.
+    `check` tries the new version on the configuration and raises InstallError. If a unit is not
+    ready in time, the old version comes back. Raises InstallError: then the old version is the
+    current one, and runs again where it ran.
     """
     old = _current(program)
     new = program.build(old, source)
@@ -34,7 +34,7 @@ def upgrade(
         program.forget(new)
         raise
     try:
-        go_to(program, host, services, new, units=units, within_seconds=within_seconds)
+        switch_to(program, host, services, new, units=units, within_seconds=within_seconds)
     except InstallError:
         program.forget(new)
         raise
@@ -42,7 +42,7 @@ def upgrade(
     return new
 
 
-def go_to(
+def switch_to(
     program: Program,
     host: Host,
     services: Services,
@@ -53,16 +53,16 @@ def go_to(
 ) -> None:
     """Switch to a version and restart the units that run, or go back to the current one.
 
-    A unit is told to stop as always: it drains. Raises InstallError.
+    A unit drains as at any stop. Raises InstallError.
     """
     old = _current(program)
     running = [unit for unit in units if services.is_active(unit)]
     before = program.previous()
     program.switch(version)
     for unit in running:
-        host.say(f"restarting {unit}, which finishes what it runs first")
+        host.print(f"restarting {unit}, which first finishes what it runs")
         if not services.restart(unit, within_seconds):
-            host.say(f"{unit} was not ready in time with version {version.name}: going back")
+            host.print(f"{unit} was not ready in time with version {version.name}: going back")
             _go_back(program, services, old, before, running, within_seconds)
             raise InstallError(
                 f"version {version.name} was not ready within {within_seconds:g} s;"
@@ -70,7 +70,7 @@ def go_to(
             )
     for unit in units:
         if unit not in running:
-            host.say(f"{unit} did not run, and was not started")
+            host.print(f"{unit} was not running, and was not started")
 
 
 def _go_back(
@@ -81,7 +81,7 @@ def _go_back(
     units: Sequence[str],
     within_seconds: float,
 ) -> None:
-    """The old version again. Raises InstallError when not even that comes up."""
+    """Switch back to the old version. Raises InstallError if that is not ready either."""
     program.switch(old)
     program.set_previous(before)
     silent = [unit for unit in units if not services.restart(unit, within_seconds)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from arc_runtime.install.cli import Front
+from arc_runtime.install.cli import InstallCli
 from arc_runtime.install.product import Product
 from arc_runtime.install.services import Services
 from arc_server.config.reading import load_config
@@ -33,9 +33,9 @@ public_url: {public_url}
 """
 
 
-def front(services: Callable[[Path], Services] | None = None) -> Front:
+def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
     """Return the command line. `services` runs the units of a root; systemd by default."""
-    return Front(PRODUCT, add_options=_add_options, configure=_configure, services=services)
+    return InstallCli(PRODUCT, add_options=_add_options, configure=_configure, services=services)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

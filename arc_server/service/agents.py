@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from arc_protocol.codec import encode
-from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldLease
+from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldCommand
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
@@ -110,8 +110,8 @@ class AgentService:
             raise
 
 
-def _held(command: CommandRecord) -> HeldLease:
-    return HeldLease(
+def _held(command: CommandRecord) -> HeldCommand:
+    return HeldCommand(
         command_id=command.command_id,
         command=command.command,
         attempt=command.attempt,

@@ -9,7 +9,7 @@ import pytest
 from tests.support.fake_server import FakeServer, echo, fail
 
 
-@pytest.fixture(params=[True, False], ids=["parts 1 and 2", "part 1 only"])
+@pytest.fixture(params=[True, False], ids=["extended", "base"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[FakeServer]:
     """A server with an `echo` and a `fail` handler, of both kinds in turn."""
     fake = FakeServer(knows_part_2=request.param, handlers={"echo": echo, "fail": fail})

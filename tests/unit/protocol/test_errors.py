@@ -7,7 +7,7 @@ from arc_protocol import errors
 from arc_protocol.errors import ArcError
 from arc_protocol.messages.errors import error_body
 
-# protocol.md 1.2, and the framework's own answers
+# docs/protocol.md, Errors: the protocol's codes, and the framework's own answers
 STATUSES = {
     400: {
         *("INVALID_COMMAND", "INVALID_STATE_TRANSITION", "INVALID_ENVELOPE"),

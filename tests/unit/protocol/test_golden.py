@@ -1,4 +1,4 @@
-"""Messages as each generation writes them, one file each, checked by hand against protocol.md.
+"""Messages as each generation writes them, a file each, checked against docs/protocol.md, Types.
 
 `v1-` and `v3-` are what public servers and clients of that generation write, `arc-` is ours, `all-`
 is the same for everyone. What we read we write again byte for byte, but for the vectors with a
@@ -177,7 +177,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
         base.CommandTarget, bodies.HttpBackend, bodies.LocalBackend, bodies.PresignedRequest,
         bodies.InlineBody, bodies.StorageBody, commands.StorageUpload, leases.TraceContext,
         leases.ResponseHandling, leases.LeaseInfo, leases.RenewedLease, agents.HandlerInfo,
-        agents.HeldLease, agents.AgentInfo, agents.AgentStatus, leases.SubmittedResponse,
+        agents.HeldCommand, agents.AgentInfo, agents.AgentStatus, leases.SubmittedResponse,
         leases.RefusedResponse, events.Progress, events.LogLine, events.RecordedLine,
         agents.DeploymentPresence,
     }  # fmt: skip

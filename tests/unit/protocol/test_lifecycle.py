@@ -37,7 +37,7 @@ ALLOWED = {
     ("DISPATCHED", "FAILED"),
     ("DISPATCHED", "EXPIRED"),
 }
-"""protocol.md 1.3, row by row."""
+"""docs/protocol.md, Lifecycle, row by row."""
 
 
 @pytest.mark.parametrize(("state", "following"), list(itertools.product(State, State)))

@@ -427,7 +427,7 @@ async def test_a_quick_command_is_one_request(http: aioresponses, clock: FakeClo
     assert sum(map(len, http.requests.values())) == 1
 
 
-@pytest.mark.parametrize("more", [{"status": status("DISPATCHED")}, {}], ids=["ours", "part 1"])
+@pytest.mark.parametrize("more", [{"status": status("DISPATCHED")}, {}], ids=["extended", "base"])
 async def test_what_is_not_done_within_the_create_is_waited_for(
     http: aioresponses, clock: FakeClock, more: dict[str, Any]
 ) -> None:

@@ -11,23 +11,22 @@ import pytest
 
 from arc_agent.cli.install import PRODUCT
 from arc_runtime.install import plan
+from arc_runtime.install.host import Host, InstallError
+from arc_runtime.install.manifest import Manifest
 from arc_runtime.install.plan import (
     AnyStep,
     Directory,
     File,
-    Host,
-    InstallError,
     Link,
-    Manifest,
     Owned,
-    User,
+    SystemUser,
     carry_out,
-    shown,
-    take_back,
+    preview,
 )
 from arc_runtime.install.product import Request, install, refuse_from_within, upgrade_product
 from arc_runtime.install.program import Program, check_interpreter
-from arc_runtime.install.upgrade import go_to, upgrade
+from arc_runtime.install.removal import remove_entry
+from arc_runtime.install.upgrade import switch_to, upgrade
 
 STEPS: Sequence[AnyStep] = (
     Directory(path="/etc/arc", mode=0o750),
@@ -62,7 +61,7 @@ class Scratch:
     def take_back(self, *, purge: bool = False) -> None:
         """All that is noted."""
         for entry in reversed(list(self.manifest.entries)):
-            take_back(entry, self.host, self.manifest, purge=purge)
+            remove_entry(entry, self.host, self.manifest, purge=purge)
 
     def files(self) -> set[str]:
         """All that there is."""
@@ -82,7 +81,7 @@ def test_a_plan_is_carried_out_once_and_taken_back_whole(scratch: Scratch) -> No
     assert (scratch.root / "etc/arc").stat().st_mode & 0o777 == 0o750
     scratch.reopen()
     assert scratch.carry_out() == ["unchanged"] * len(STEPS)
-    assert not any(shown(step, scratch.host) for step in STEPS)
+    assert not any(preview(step, scratch.host) for step in STEPS)
 
     scratch.take_back()
     assert scratch.files() == before
@@ -103,14 +102,9 @@ def test_what_was_interrupted_anywhere_can_be_taken_back_and_repeated(
         if is_noted:
             patch.setattr(plan, "write_link", die)
             patch.setattr(Path, "mkdir", die)
-            real = plan.write_file
-
-            def write(path: Path, content: bytes, mode: int) -> None:
-                die() if path.name != "manifest.json" else real(path, content, mode)
-
-            patch.setattr(plan, "write_file", write)
+            patch.setattr(plan, "write_file", die)
         else:
-            patch.setattr(Manifest, "note", die)
+            patch.setattr(Manifest, "record", die)
         with pytest.raises(KeyboardInterrupt):
             scratch.carry_out(STEPS[reached:])
     scratch.reopen()
@@ -126,7 +120,7 @@ def test_what_is_not_from_here_is_never_replaced(scratch: Scratch, step: AnyStep
     (scratch.root / "etc/arc").mkdir()
     (scratch.root / step.path[1:]).write_text("somebody else's")
 
-    with pytest.raises(InstallError, match="not from here"):
+    with pytest.raises(InstallError, match="not installed by this program"):
         scratch.carry_out([step])
 
     assert (scratch.root / step.path[1:]).read_text() == "somebody else's"
@@ -164,7 +158,7 @@ def test_a_file_that_nobody_has_edited_is_renewed(scratch: Scratch) -> None:
 def test_a_secret_is_not_shown(scratch: Scratch) -> None:
     (scratch.root / "etc/arc").mkdir()
 
-    assert "secret\n" not in "".join(shown(STEPS[2], scratch.host))
+    assert "secret\n" not in "".join(preview(STEPS[2], scratch.host))
 
 
 def test_of_a_state_directory_only_what_is_kept_stays(scratch: Scratch) -> None:
@@ -192,11 +186,11 @@ def test_a_directory_in_which_others_have_put_something_stays(scratch: Scratch) 
     scratch.take_back()
 
     assert "etc/arc/handlers.py" in scratch.files()
-    assert any("not from here" in line for line in scratch.said)
+    assert any("holds other files" in line for line in scratch.said)
 
 
 def test_a_user_is_made_where_there_is_none_and_only_that_one_is_removed(scratch: Scratch) -> None:
-    step = User(path="/etc/sysusers.d/arc.conf", name="arc")
+    step = SystemUser(path="/etc/sysusers.d/arc.conf", name="arc")
     accounts = scratch.root / "etc/passwd"
     accounts.write_text("arc:x:990:990::/:/usr/sbin/nologin\n")
     assert scratch.carry_out([step]) == ["unchanged"]
@@ -288,7 +282,7 @@ def test_an_upgrade_keeps_the_version_before_and_no_older(
 
     assert services.starts == [("one", "3")]
     assert names(program) == ("3", "2", {"2", "3"})
-    assert "stopped did not run, and was not started" in scratch.said
+    assert "stopped was not running, and was not started" in scratch.said
 
 
 def test_a_unit_that_is_not_ready_in_time_brings_the_old_version_back_for_all(
@@ -324,7 +318,7 @@ def test_when_the_old_version_is_not_ready_either_it_is_said(
     services = Services(program, lambda *_: False)
 
     with pytest.raises(InstallError, match="not ready either: one"):
-        go_to(
+        switch_to(
             program,
             scratch.host,
             services,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_runtime.install.plan import InstallError
+from arc_runtime.install.host import InstallError
 from arc_runtime.install.services import Systemctl, run_command, systemd_version
 
 SYSTEMCTL = """#!/bin/sh
@@ -25,7 +25,7 @@ esac
 
 @pytest.fixture
 def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say what systemctl answers from now on: `active old 0`; the last one stays."""
+    """Print what systemctl answers from now on: `active old 0`; the last one stays."""
     script = tmp_path / "bin/systemctl"
     script.parent.mkdir()
     script.write_text(SYSTEMCTL.format(place=tmp_path))
