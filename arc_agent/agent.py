@@ -18,13 +18,13 @@ from typing import Final
 
 import structlog
 
-from arc_agent import __version__
 from arc_agent.assembly import AgentParts, assemble
 from arc_agent.guard.pause import Pause
 from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.declared.programs import kill_all
 from arc_agent.host import systemd
 from arc_agent.host.clock import MonotonicClock, boot_seconds
+from arc_agent.version import __version__
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
 

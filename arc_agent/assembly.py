@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 
-from arc_agent import __version__
 from arc_agent.config.places import audit_directory, control_socket, data_directory
 from arc_agent.control.status import StatusSources, facts
 from arc_agent.control.verbs import register
@@ -43,6 +42,7 @@ from arc_agent.net.connection import BackOff, ServerConnection
 from arc_agent.net.server import Server
 from arc_agent.net.server_state import ServerState
 from arc_agent.net.transfer import Transfer
+from arc_agent.version import __version__
 from arc_agent.work.event_sender import EventSender
 from arc_agent.work.heartbeat import Heartbeat
 from arc_agent.work.lease_intake import LeaseIntake

@@ -11,10 +11,10 @@ from typing import Final
 
 import structlog
 
-from arc_agent import __version__
 from arc_agent.handlers.descriptions import advertised
 from arc_agent.net.connection import NoContact
 from arc_agent.net.server import Server
+from arc_agent.version import __version__
 from arc_agent.work.live_config import LiveConfig
 from arc_protocol.messages.agents import AgentRegistration, AgentStatus
 

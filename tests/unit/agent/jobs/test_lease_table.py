@@ -1,4 +1,4 @@
-"""Leases, contact and pace: what the loops share."""
+"""Leases and the intervals of polls: what the loops share."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from arc_agent.config.sections import PollSection
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.jobs.responses import what_counts
-from arc_agent.net.connection import BackOff, NoContact, Refused
 from arc_agent.net.lease_calls import LeaseAnswer
-from arc_agent.net.server_state import ServerState
 from arc_agent.work.loop_watch import LoopWatch
 from arc_agent.work.poll_wait import PollInterval
 
@@ -107,79 +105,6 @@ def test_a_command_is_found_by_the_lease_that_holds_it() -> None:
 )
 def test_the_reason_to_stop_counts_not_what_came_after(end: Any, outcome: Any, counts: Any) -> None:
     assert what_counts(end, outcome) == counts
-
-
-# ServerState
-
-
-@pytest.fixture
-def contact() -> ServerState:
-    return ServerState(MonotonicClock())
-
-
-def test_contact_is_lost_once_and_back_once(contact: ServerState) -> None:
-    backs: list[int] = []
-    contact.on_back(lambda: backs.append(contact.epoch))
-    with structlog.testing.capture_logs() as events:
-        for channel in ("lease", "renew", "submit", "lease"):
-            contact.failed(channel, "refused")
-        contact.succeeded("renew")
-        contact.succeeded("lease")
-
-    assert [event["event"] for event in events] == ["contact.lost", "contact.back"]
-    assert backs == [1]
-    assert not contact.is_lost
-
-
-def test_success_of_a_channel_that_never_failed_is_no_news(contact: ServerState) -> None:
-    contact.failed("submit", "refused")
-    with structlog.testing.capture_logs() as events:
-        contact.succeeded("lease")
-
-    assert events == []
-    assert contact.is_lost
-    assert not contact.fails_beyond("submit")
-
-
-def test_a_refusal_is_told_apart(contact: ServerState) -> None:
-    with structlog.testing.capture_logs() as events:
-        contact.failed("lease", "timed out")
-        contact.failed("lease", "401", is_refusal=True)
-        contact.failed("lease", "401", is_refusal=True)
-
-    assert [event["event"] for event in events] == ["contact.lost", "contact.refused"]
-
-
-def test_what_a_server_lacks_is_asked_again_after_contact_was_lost(contact: ServerState) -> None:
-    contact.lacks("renewal")
-    assert not contact.supports("renewal")
-    assert contact.supports("agents")
-
-    contact.failed("lease", "refused")
-    contact.succeeded("lease")
-
-    assert contact.supports("renewal")
-
-
-# Back-off
-
-
-def test_back_off_grows_to_its_cap_with_full_jitter() -> None:
-    back_off = BackOff(random.Random(1), 30.0)
-
-    waits = [[back_off.seconds(n, NoContact("x")) for _ in range(200)] for n in (1, 4, 30)]
-
-    assert max(waits[0]) <= 1.0
-    assert max(waits[1]) <= 8.0
-    assert 25 < max(waits[2]) <= 30.0
-    assert min(waits[2]) < 5.0  # a herd spreads over the whole of it
-
-
-def test_back_off_waits_as_long_as_the_server_asks() -> None:
-    back_off = BackOff(random.Random(1), 30.0)
-
-    assert 40 <= back_off.seconds(1, NoContact("x", retry_after=40.0)) <= 41
-    assert max(back_off.seconds(1, Refused("x")) for _ in range(50)) > 10
 
 
 # PollInterval
