@@ -35,7 +35,7 @@ from arc_agent.host.process_state import ProcessState
 from arc_agent.host.threads import call_in
 from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
-from arc_agent.jobs.run_journal import Journal, answer_left
+from arc_agent.jobs.run_journal import RunJournal, answer_left
 from arc_agent.jobs.spool import Spool, SpoolError
 from arc_agent.net.connection import BackOff, ServerConnection
 from arc_agent.net.server import Server
@@ -98,7 +98,7 @@ async def assemble(
     spool = await Spool.open(data_dir, config.spool)
     stack.push_async_callback(spool.close)
     spool.on_change(lambda: on_failure() if spool.failure is not None else None)
-    journal = Journal(spool)
+    journal = RunJournal(spool)
     pause = Pause(data_dir.path)
     audit = await _open_audit(live, agent_id, pause, stack, on_failure)
 
@@ -326,11 +326,11 @@ async def _remember_starts(live: LiveConfig, gate: Gate, audit: Audit | None) ->
 
 
 async def _answer_left(
-    live: LiveConfig, journal: Journal, spool: Spool, signatures: Signatures
+    live: LiveConfig, journal: RunJournal, spool: Spool, signatures: Signatures
 ) -> None:
     """Answer commands that an earlier process started and did not end.
 
-    Raises SpoolError, NoncesError.
+    Raises SpoolError, UsedSignaturesError.
     """
     keep_days = live.config.handlers.journal_days
     try:

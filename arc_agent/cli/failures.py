@@ -6,7 +6,7 @@ from typing import Final
 
 from arc_agent.cli.output import NO, UNUSABLE, fail, log_line
 from arc_agent.guard.audit import AuditError
-from arc_agent.guard.used_signatures import NoncesError
+from arc_agent.guard.used_signatures import UsedSignaturesError
 from arc_agent.handlers.lifespans import LifespanFailed
 from arc_agent.handlers.loading import ImportFailed
 from arc_agent.handlers.registry import HandlerError
@@ -23,7 +23,7 @@ _KNOWN: Final = (
     HandlerError,
     DataDirError,
     SpoolError,
-    NoncesError,
+    UsedSignaturesError,
     AuditError,
     ControlError,
     MetricsError,

@@ -24,7 +24,7 @@ import structlog
 
 from arc_agent.guard.digest import digest_of
 from arc_agent.guard.in_force import InForce
-from arc_agent.guard.used_signatures import Claim, Nonces, NoncesError
+from arc_agent.guard.used_signatures import Claim, UsedSignatures, UsedSignaturesError
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import Ended, Failed, GivenBack, Outcome, Succeeded
@@ -70,13 +70,13 @@ class Signatures:
         self._directory = directory
         self._on_refused = on_refused
         self._now = now
-        self._nonces: Nonces | None = None
+        self._nonces: UsedSignatures | None = None
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
         """Open the record of used signatures, where signatures are verified.
 
-        Raises NoncesError.
+        Raises UsedSignaturesError.
         """
         if self._live.signing_keys is not None:
             await self._record()
@@ -134,7 +134,7 @@ class Signatures:
                 now=self._now() - settings.skew_seconds,
                 max_age=settings.max_age_seconds,
             )
-        except NoncesError as error:
+        except UsedSignaturesError as error:
             log.error("command.not_started", command_id=job.lease.command_id, reason=str(error))
             raise Ended(GivenBack(_NO_RECORD)) from None
         if claim is not Claim.GRANTED:
@@ -150,16 +150,18 @@ class Signatures:
             return  # the command may come again
         try:
             await asyncio.to_thread(self._nonces.end, signed.key_id, signed.claims.nonce)
-        except NoncesError as error:
+        except UsedSignaturesError as error:
             log.error("signature.not_ended", command_id=job.lease.command_id, reason=str(error))
 
     async def end_commands(self, command_ids: Sequence[str]) -> None:
-        """Use up the signatures of commands that an earlier process started. Raises NoncesError.
+        """Use up the signatures of commands that an earlier process started.
 
         They are answered and not run again. Also where signatures are not verified now: they may be
-        again.
+        again. Raises UsedSignaturesError.
         """
-        if command_ids and (self._live.signing_keys is not None or Nonces.is_in(self._directory)):
+        if command_ids and (
+            self._live.signing_keys is not None or UsedSignatures.is_in(self._directory)
+        ):
             nonces = await self._record()
             await asyncio.to_thread(nonces.end_commands, command_ids)
 
@@ -227,11 +229,11 @@ class Signatures:
         self._on_refused(job, failed, key_id)
         return Ended(failed)
 
-    async def _record(self) -> Nonces:
-        """Return the record, opened when it is first needed. Raises NoncesError."""
+    async def _record(self) -> UsedSignatures:
+        """Return the record, opened when it is first needed. Raises UsedSignaturesError."""
         async with self._opening:
             if self._nonces is None:
-                self._nonces = await asyncio.to_thread(Nonces, self._directory)
+                self._nonces = await asyncio.to_thread(UsedSignatures, self._directory)
             return self._nonces
 
 

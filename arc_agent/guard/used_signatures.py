@@ -51,7 +51,7 @@ INSERT OR IGNORE INTO made VALUES (1, 0);
 """Signatures that were made before that may have been forgotten, whatever `until` they get now."""
 
 
-class NoncesError(Exception):
+class UsedSignaturesError(Exception):
     """The file cannot be used; the message is one clear line."""
 
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
@@ -73,11 +73,11 @@ class Claim(Enum):
     """So old that nobody knows any more whether it was used."""
 
 
-class Nonces:
+class UsedSignatures:
     """The file, open. Its methods block for a disk; call them in threads."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or make it. Raises NoncesError."""
+        """Open or make it. Raises UsedSignaturesError."""
         self._path = directory / FILE_NAME
         self._lock = Lock()
         self._claims = 0
@@ -102,7 +102,7 @@ class Nonces:
         now: float,
         max_age: float,
     ) -> Claim:
-        """Take a signature for a command, durably. Raises NoncesError.
+        """Take a signature for a command, durably. Raises UsedSignaturesError.
 
         `made`: when it was, as POSIX time; `until`: when it is out of date in any case. `now`: what
         is out of date at that time is forgotten now and then, and so is all that was made longer
@@ -120,7 +120,7 @@ class Nonces:
             return claim
 
     def end(self, key_id: str, nonce: str) -> None:
-        """The command of a signature has ended: it is not run again. Raises NoncesError."""
+        """The command of a signature has ended: it is not run again. Raises UsedSignaturesError."""
         with self._lock:
             try:
                 self._db.execute(
@@ -130,7 +130,10 @@ class Nonces:
                 raise self._error(error) from None
 
     def end_commands(self, command_ids: Sequence[str]) -> None:
-        """The same for commands of which the signature is not at hand. Raises NoncesError."""
+        """End commands whose signatures are not at hand, by their ids.
+
+        Raises UsedSignaturesError.
+        """
         with self._lock:
             try:
                 self._db.execute(
@@ -203,14 +206,14 @@ class Nonces:
         if version == 0:
             db.executescript(_SCHEMA)
         elif version != _VERSION:
-            raise NoncesError(f"{self._path} was written by a newer release")
+            raise UsedSignaturesError(f"{self._path} was written by a newer release")
         db.executescript(_FLOOR)
 
-    def _error(self, error: Exception) -> NoncesError:
+    def _error(self, error: Exception) -> UsedSignaturesError:
         """The same, as a matter of this file."""
         code = getattr(error, "sqlite_errorcode", None)
         may_pass = code in _PASSING or (isinstance(error, OSError) and is_passing(error))
-        return NoncesError(
+        return UsedSignaturesError(
             f"the record of used signatures {self._path} cannot be used: {error}",
             may_pass=may_pass,
         )

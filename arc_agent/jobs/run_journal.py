@@ -71,7 +71,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         )  # fmt: skip
 
 
-class Journal:
+class RunJournal:
     """The table. Lives in the main loop, but for `announce`. All its writes are durable."""
 
     def __init__(self, spool: Spool) -> None:
@@ -245,7 +245,7 @@ def _not_recorded(job: Job, error: sqlite3.Error) -> Ended:
 
 
 async def answer_left(
-    journal: Journal,
+    journal: RunJournal,
     spool: Spool,
     keep_days: float,
     ended: Callable[[Sequence[str]], Awaitable[None]],

@@ -27,7 +27,7 @@ from arc_agent.jobs.job import NO_ADDRESSES, Addresses, Job, addresses, check_en
 from arc_agent.jobs.lease_table import HeldLease
 from arc_agent.jobs.outcome import Ended, Failed, GivenBack, Outcome
 from arc_agent.jobs.responses import failure, stored
-from arc_agent.jobs.run_journal import Journal
+from arc_agent.jobs.run_journal import RunJournal
 from arc_agent.jobs.spool import Spool
 from arc_agent.net.server import Server
 from arc_agent.work.event_sender import EventSender
@@ -80,7 +80,7 @@ class RunSteps:
         live: LiveConfig,
         server: Server,
         spool: Spool,
-        journal: Journal,
+        journal: RunJournal,
         gate: Gate,
         signatures: Signatures,
         seals: HostSeals,

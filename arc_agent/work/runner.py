@@ -24,7 +24,7 @@ from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import message_of, name_of, what_counts
 from arc_agent.jobs.result_files import StoredBody
-from arc_agent.jobs.run_journal import Journal
+from arc_agent.jobs.run_journal import RunJournal
 from arc_agent.jobs.spool import Spool
 from arc_agent.net.connection import NoContact
 from arc_agent.net.lease_calls import release, renew
@@ -56,7 +56,7 @@ class Runner:
         server: Server,
         leases: LeaseTable,
         spool: Spool,
-        journal: Journal,
+        journal: RunJournal,
         gate: Gate,
         signatures: Signatures,
         handler_turns: KeyedTurns,

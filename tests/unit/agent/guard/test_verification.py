@@ -13,7 +13,7 @@ import pytest
 from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
 
 from arc_agent.guard.signatures import Signatures, Signed
-from arc_agent.guard.used_signatures import Nonces
+from arc_agent.guard.used_signatures import UsedSignatures
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import Dropped, Ended, Failed, GivenBack, Succeeded
 from arc_protocol.signatures import Claims, compact, signing_input
@@ -225,7 +225,7 @@ async def test_a_host_that_never_verified_has_no_record(tmp_path: Path) -> None:
     await host.signatures.end_commands(["cmd_1"])
     host.signatures.close()
 
-    assert not Nonces.is_in(tmp_path)
+    assert not UsedSignatures.is_in(tmp_path)
 
 
 async def test_a_signature_ends_nothing_where_there_is_no_record(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ async def test_a_signature_ends_nothing_where_there_is_no_record(tmp_path: Path)
 
     await host.signatures.end(signed_job(), host.signed(signed_job()), Succeeded(b""))
 
-    assert not Nonces.is_in(tmp_path)
+    assert not UsedSignatures.is_in(tmp_path)
 
 
 async def test_a_record_that_takes_nothing_costs_no_attempt(host: Host, tmp_path: Path) -> None:

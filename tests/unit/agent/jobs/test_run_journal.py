@@ -14,7 +14,7 @@ from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir
 from arc_agent.jobs.job import Addresses, Job
 from arc_agent.jobs.outcome import Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
-from arc_agent.jobs.run_journal import MAX_ANNOUNCED_BYTES, Journal, answer_left
+from arc_agent.jobs.run_journal import MAX_ANNOUNCED_BYTES, RunJournal, answer_left
 from arc_agent.jobs.spool import Entry, Spool
 from arc_protocol.codec import decode
 from arc_protocol.messages.leases import LeaseInfo
@@ -62,8 +62,8 @@ async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
 
 
 @pytest.fixture
-def journal(spool: Spool) -> Journal:
-    return Journal(spool)
+def journal(spool: Spool) -> RunJournal:
+    return RunJournal(spool)
 
 
 async def put(spool: Spool, command_id: str = "c1", lease_id: str = "l1") -> Entry:
@@ -85,7 +85,9 @@ def code(outcome: Any) -> str | None:
     return outcome.code if isinstance(outcome, Failed) else outcome
 
 
-async def test_a_first_attempt_may_start_and_a_started_one_may_not_again(journal: Journal) -> None:
+async def test_a_first_attempt_may_start_and_a_started_one_may_not_again(
+    journal: RunJournal,
+) -> None:
     assert await end_of(journal.hold(job(), WHERE)) is None
     assert await end_of(journal.start(job(), WHERE)) is None
 
@@ -93,7 +95,7 @@ async def test_a_first_attempt_may_start_and_a_started_one_may_not_again(journal
         assert code(await end_of(journal.hold(job(attempt), WHERE))) == "MAYBE_EXECUTED"
 
 
-async def test_what_is_known_to_have_only_been_held_here_may_start(journal: Journal) -> None:
+async def test_what_is_known_to_have_only_been_held_here_may_start(journal: RunJournal) -> None:
     for attempt in (1, 1, 2, 3):  # a drain's release costs no attempt, a lapse does
         assert await end_of(journal.hold(job(attempt), WHERE)) is None
 
@@ -101,7 +103,7 @@ async def test_what_is_known_to_have_only_been_held_here_may_start(journal: Jour
 
 
 async def test_an_attempt_after_one_that_was_given_back_at_no_cost_may_have_run_elsewhere(
-    journal: Journal,
+    journal: RunJournal,
 ) -> None:
     await journal.hold(job(), WHERE)
     await journal.given_back(job())
@@ -111,11 +113,13 @@ async def test_an_attempt_after_one_that_was_given_back_at_no_cost_may_have_run_
     assert await end_of(journal.hold(job(2), WHERE)) is None, "it was held here, and lapsed"
 
 
-async def test_an_attempt_that_nothing_is_known_of_may_have_run_elsewhere(journal: Journal) -> None:
+async def test_an_attempt_that_nothing_is_known_of_may_have_run_elsewhere(
+    journal: RunJournal,
+) -> None:
     assert code(await end_of(journal.hold(job(2), WHERE))) == "MAYBE_EXECUTED"
 
 
-async def test_a_handler_that_asks_for_another_run_gets_it(journal: Journal) -> None:
+async def test_a_handler_that_asks_for_another_run_gets_it(journal: RunJournal) -> None:
     await journal.hold(job(), WHERE)
     await journal.start(job(), WHERE)
 
@@ -125,7 +129,7 @@ async def test_a_handler_that_asks_for_another_run_gets_it(journal: Journal) -> 
 
 
 async def test_a_run_is_answered_once_its_response_is_stored_and_gone_once_it_is_taken(
-    journal: Journal, spool: Spool
+    journal: RunJournal, spool: Spool
 ) -> None:
     await journal.hold(job(), WHERE)
     await journal.start(job(), WHERE)
@@ -140,7 +144,7 @@ async def test_a_run_is_answered_once_its_response_is_stored_and_gone_once_it_is
 
 @pytest.mark.parametrize("end", ["remove", "bury"])
 async def test_a_run_whose_response_nobody_took_is_remembered(
-    journal: Journal, spool: Spool, end: str
+    journal: RunJournal, spool: Spool, end: str
 ) -> None:
     await journal.hold(job(), WHERE)
     await journal.start(job(), WHERE)
@@ -152,7 +156,7 @@ async def test_a_run_whose_response_nobody_took_is_remembered(
 
 
 async def test_an_answer_under_another_lease_lets_no_run_be_forgotten(
-    journal: Journal, spool: Spool
+    journal: RunJournal, spool: Spool
 ) -> None:
     await journal.hold(job(), WHERE)
     await journal.start(job(), WHERE)
@@ -163,7 +167,7 @@ async def test_an_answer_under_another_lease_lets_no_run_be_forgotten(
 
 
 async def test_what_a_dead_process_left_is_answered_under_its_lease(
-    journal: Journal, spool: Spool
+    journal: RunJournal, spool: Spool
 ) -> None:
     await journal.hold(job(), WHERE)
     await journal.start(job(), WHERE)
@@ -175,8 +179,8 @@ async def test_what_a_dead_process_left_is_answered_under_its_lease(
     async def ended(command_ids: Sequence[str]) -> None:
         told.append(list(command_ids))
 
-    assert await answer_left(Journal(spool), spool, 30, ended) == 2
-    assert await answer_left(Journal(spool), spool, 30, ended) == 0
+    assert await answer_left(RunJournal(spool), spool, 30, ended) == 2
+    assert await answer_left(RunJournal(spool), spool, 30, ended) == 0
     assert told == [["c1", "c2"], ["c1", "c2"]], "before they are answered, and while they wait"
 
     entries = list(spool.entries())
@@ -188,7 +192,7 @@ async def test_what_a_dead_process_left_is_answered_under_its_lease(
     assert b'"success"' in (await spool.message(entries[1]) or b"")
 
 
-async def test_an_interrupted_run_is_not_given_back(journal: Journal) -> None:
+async def test_an_interrupted_run_is_not_given_back(journal: RunJournal) -> None:
     await journal.start(job(), WHERE)
     await asyncio.to_thread(journal.announce, job(1, "c2", "l2"), WHERE, None)
     drained = GivenBack("drain")
@@ -199,14 +203,14 @@ async def test_an_interrupted_run_is_not_given_back(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(b"1"), Failed("X", ""), Dropped("lost")])
-async def test_any_other_end_stands(journal: Journal, outcome: Any) -> None:
+async def test_any_other_end_stands(journal: RunJournal, outcome: Any) -> None:
     await journal.start(job(), WHERE)
 
     assert journal.what_counts(job(), outcome) is outcome
 
 
 @pytest.mark.parametrize("result", [{1j}, "x" * MAX_ANNOUNCED_BYTES])
-async def test_a_result_that_cannot_be_kept_is_refused(journal: Journal, result: Any) -> None:
+async def test_a_result_that_cannot_be_kept_is_refused(journal: RunJournal, result: Any) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         journal.announce(job(), WHERE, result)
 
@@ -214,7 +218,7 @@ async def test_a_result_that_cannot_be_kept_is_refused(journal: Journal, result:
 
 
 async def test_old_rows_are_forgotten_and_those_that_were_started_are_not(
-    journal: Journal, spool: Spool
+    journal: RunJournal, spool: Spool
 ) -> None:
     await journal.hold(job(1, "held"), WHERE)
     await journal.start(job(1, "started"), WHERE)
@@ -227,7 +231,9 @@ async def test_old_rows_are_forgotten_and_those_that_were_started_are_not(
     assert rows == [("started",), ("fresh",)]
 
 
-async def test_a_disk_that_takes_nothing_lets_nothing_start(journal: Journal, spool: Spool) -> None:
+async def test_a_disk_that_takes_nothing_lets_nothing_start(
+    journal: RunJournal, spool: Spool
+) -> None:
     spool.failure = "disk I/O error"
 
     assert await end_of(journal.start(job(), WHERE)) == GivenBack("drain")
@@ -243,5 +249,5 @@ async def test_a_spool_of_before_the_journal_gets_its_table(tmp_path: Path) -> N
         old.close()
         spool = await Spool.open(data_dir, SpoolSection())
 
-        assert await end_of(Journal(spool).hold(job(), WHERE)) is None
+        assert await end_of(RunJournal(spool).hold(job(), WHERE)) is None
         await spool.close()
