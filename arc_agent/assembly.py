@@ -31,12 +31,14 @@ from arc_agent.handlers.lifespans import open_all
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.control_socket import Control
 from arc_agent.host.data_dir import DataDir
+from arc_agent.host.disk_thread import DiskThread
 from arc_agent.host.process_state import ProcessState
 from arc_agent.host.threads import call_in
 from arc_agent.jobs.delivery import Delivery
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.run_journal import RunJournal, answer_left
-from arc_agent.jobs.spool import Spool, SpoolError
+from arc_agent.jobs.spool import Spool
+from arc_agent.jobs.spool_database import SpoolError
 from arc_agent.net.connection import BackOff, ServerConnection
 from arc_agent.net.server import Server
 from arc_agent.net.server_state import ServerState
@@ -95,12 +97,13 @@ async def assemble(
 
     # The disk
     data_dir = stack.enter_context(DataDir(data_directory(config, os.environ)))
-    spool = await Spool.open(data_dir, config.spool)
+    disk = await stack.enter_async_context(DiskThread(on_failure))
+    spool = await Spool.open(data_dir, config.spool, disk)
     stack.push_async_callback(spool.close)
-    spool.on_change(lambda: on_failure() if spool.failure is not None else None)
+    spool.on_failure(on_failure)
     journal = RunJournal(spool)
     pause = Pause(data_dir.path)
-    audit = await _open_audit(live, agent_id, pause, stack, on_failure)
+    audit = await _open_audit(live, agent_id, pause, disk, stack, on_failure)
 
     # The server
     server = await _open_server(live, clock, stack)
@@ -240,7 +243,7 @@ async def assemble(
     # What one part tells another
     pause.on_change(registration.expire)
     pause.on_change(poller.wake)
-    server.state.on_back(lambda: call_in(loop, delivery.kick))
+    server.state.on_back(lambda: call_in(loop, delivery.hurry))
     server.state.on_back(lambda: call_in(loop, event_sender.wake))
     _log_policy(live, audit)
     heartbeat.start()
@@ -285,6 +288,7 @@ async def _open_audit(
     live: LiveConfig,
     agent_id: str,
     pause: Pause,
+    disk: DiskThread,
     stack: AsyncExitStack,
     on_failure: Callable[[], None],
 ) -> Audit | None:
@@ -295,6 +299,7 @@ async def _open_audit(
     audit = Audit(
         audit_directory(config, os.environ),
         config.audit,
+        disk,
         logs_lines="JOURNAL_STREAM" in os.environ,
     )
     await audit.open(
@@ -344,10 +349,10 @@ def _hold_leases_of(spool: Spool, leases: LeaseTable, clock: MonotonicClock) -> 
     """Hold the leases of an earlier process whose responses wait, so that they are renewed."""
     for entry in spool.entries():
         held = HeldLease(
-            lease_id=entry.lease_id,
-            command_id=entry.command_id,
-            command=entry.command,
-            attempt=entry.attempt,
+            lease_id=entry.to.lease_id,
+            command_id=entry.to.command_id,
+            command=entry.to.command,
+            attempt=entry.to.attempt,
             asked_at=clock(),
             seconds=0.0,
         )

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from arc_agent.guard.audit import FILE_EVENT, GENESIS, audit_files, number_of
+from arc_agent.guard.audit_chain import FILE_EVENT, GENESIS, audit_files, number_of
 
 
 class Broken(Exception):

@@ -1,86 +1,50 @@
-"""Handing finished responses in, until the server has said its last word on each.
+"""Delivery empties the spool: it tries each response until the server has taken or refused it.
 
-In order, as long as the server takes them; a response that alone fails does not hold up the rest.
-What is finished while others are on their way goes out together, in one request, to a server that
-knows how to take that. Uploads of large bodies go on beside.
+In order, as long as the server takes them; a response that fails alone does not keep the others
+waiting. Responses that are finished while others are on their way go together in one request, if
+the server takes that. Uploads of large bodies go on beside.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
 import structlog
 
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.pulse import Pulse
+from arc_agent.jobs.delivery_plan import DeliveryQueue, Pending, Plan, Window
 from arc_agent.jobs.lease_table import LeaseTable
-from arc_agent.jobs.spool import Entry, Spool
-from arc_agent.net.allowed_hosts import HostRefused
-from arc_agent.net.connection import Answer, BackOff, NoContact, Refused, ServerConnection, code_of
+from arc_agent.jobs.spool import Spool
+from arc_agent.jobs.spool_rows import Entry
+from arc_agent.jobs.submission import Submission
+from arc_agent.net.connection import BackOff, NoContact, Refused, ServerConnection, code_of
 from arc_agent.net.server_state import ServerState
-from arc_agent.net.transfer import Transfer, TransferRefused
-from arc_protocol.codec import decode, encode
-from arc_protocol.errors import InvalidCommand
-from arc_protocol.messages.base import Message
-from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
+from arc_agent.net.transfer import Transfer
 from arc_protocol.messages.errors import ErrorBody
-from arc_protocol.messages.leases import RespondResponse
-from arc_protocol.urls import same_origin
 from arc_runtime.failpoints import hit
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _FIRST_SECONDS: Final = 0.1
 _QUICK_SECONDS: Final = 1.0
-"""While the lease lasts: 100 ms doubling to 1 s (protocol.md 1.4). Later: BackOff."""
+"""While the lease lasts, a response is tried again after 100 ms, doubling to 1 s
+(docs/protocol.md, Retries)."""
 _DONE: Final = (404, 409, 410)
-_SUBMITS: Final = 4
-"""How many are on their way at once while all is well; one at a time after a failure."""
-_SHARED: Final = 100
-_SHARED_BYTES: Final = 1024 * 1024
-"""How many responses share a request at most, and about how large it is."""
-_SHARING: Final = "responses"
-"""What the server is asked to know for that (POST /commands/leases/respond)."""
+"""Answers after which the server wants the response no more."""
+_REQUESTS: Final = 4
+"""How many requests are on their way at once while all is well; one at a time after a failure."""
 _UPLOADS: Final = 2
-_INLINE_FALLBACK_BYTES: Final = 20 * 1024 * 1024
-"""What is sent inline when its upload URL is no longer accepted: fits a request of 32 MiB."""
-
-
-class _Progress:
-    """What is known of one entry's delivery in this process."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.due_at = 0.0
-        self.is_busy = False
-        self.needs_token = False
-        """Its pre-authorised URL is refused or missing: the bearer token's way is taken."""
-        self.is_unstorable = False
-        """Its upload URL is not accepted."""
-        self.was_uploaded_again = False
-        self.is_alone = False
-        """It was handed in together with others, and the server did not take it so."""
-
-
-class _Submitted(Message, frozen=True, kw_only=True):
-    """SubmittedResponse, with a response that was encoded before."""
-
-    lease_id: str
-    command_id: str
-    response: msgspec.Raw
-
-
-class _Respond(Message, frozen=True, kw_only=True):
-    """RespondRequest, of those."""
-
-    responses: list[_Submitted]
+_SPACING_SECONDS: Final = 0.005
+"""How long a finished response waits for company while another request is on its way. To a server
+at hand that is until the request returns; to one 100 ms away it costs nothing that counts."""
 
 
 class Delivery:
-    """Empties the spool. `run` is a loop of the agent's task group."""
+    """The loop that empties the spool. `run` is a task of the agent's group."""
 
     def __init__(
         self,
@@ -94,427 +58,312 @@ class Delivery:
         back_off: BackOff,
     ) -> None:
         self._spool = spool
-        self._transfer = transfer
         self._connection = connection
         self._contact = contact
         self._leases = leases
         self._clock = clock
         self._back_off = back_off
-        self._progress: dict[int, _Progress] = {}
-        self._submits = 0
+        self._submission = Submission(
+            spool=spool, transfer=transfer, connection=connection, contact=contact
+        )
+        self._queue = DeliveryQueue()
+        self._requests = 0
         self._uploads = 0
-        self._is_sharing = False
+        self._requested_at = -math.inf
         self._paused_until = 0.0
         self._pauses = 0
-        """Failures in a row that were about the server, not about one entry."""
-        self._in_order_until = 0
-        """What an outage has left goes one request at a time: up to this entry, in order."""
+        """Failures in a row that were about the server, not about one response."""
+        self._backlog = 0
+        """How many responses are left of an outage: they go one request at a time, in order."""
+        self._backlog_until = 0
+        self._untried: set[int] = set()
+        """The responses that `settle` waits for."""
         self.pulse = Pulse(clock)
-        """Whether it moves: the watchdog looks."""
+        """True to the watchdog as long as the loop moves."""
+        self._group = asyncio.TaskGroup()
         self._changed = asyncio.Event()
-        self._moved = asyncio.Condition()
-        spool.on_change(self._changed.set)
+        self._moved = asyncio.Event()
+        for entry in spool.entries():
+            self._queue.add(entry).is_late = True
+        spool.on_entry(self._entered)
 
-    def kick(self) -> None:
+    def hurry(self) -> None:
         """Try everything now: the server is back, or time is short."""
         self._paused_until = 0.0
-        for progress in self._progress.values():
-            progress.due_at = 0.0
+        self._queue.hurry()
         self._changed.set()
 
     async def settle(self) -> None:
-        """Wait until each entry that waits now was tried once, or the server is seen not to answer.
+        """Wait until each response that waits now was tried once, or the server does not answer.
 
-        What is finished goes before new work: the poller asks for this.
+        The poller calls it, because finished work goes before new work.
         """
-        waiting = {entry.seq: self._of(entry).failures for entry in self._spool.entries()}
+        self._untried = {pending.entry.seq for pending in self._queue}
         pauses = self._pauses
-        self.kick()
-
-        def is_settled() -> bool:
-            left = {entry.seq for entry in self._spool.entries()}
-            return self._pauses > pauses or not any(
-                seq in left and self._progress[seq].failures == failures
-                for seq, failures in waiting.items()
-                if seq in self._progress
-            )
-
-        async with self._moved:
-            await self._moved.wait_for(is_settled)
+        self.hurry()
+        await self._until(lambda: self._pauses > pauses or not self._untried)
 
     async def flush(self, seconds: float) -> bool:
-        """Wait until the spool is empty, for so long at most. Whether it is."""
-        self.kick()
+        """Wait until the spool is empty, up to a time; return True if it is."""
+        self.hurry()
         try:
-            async with asyncio.timeout(seconds), self._moved:
-                await self._moved.wait_for(lambda: not len(self._spool))
+            async with asyncio.timeout(seconds):
+                await self._until(lambda: not len(self._spool))
         except TimeoutError:
             log.warning("spool.left", responses=len(self._spool))
         return not len(self._spool)
 
     async def run(self) -> None:
-        """Deliver for ever; ends when cancelled."""
-        async with asyncio.TaskGroup() as group:
+        """Deliver until cancelled."""
+        async with asyncio.TaskGroup() as self._group:
             while True:
                 self._changed.clear()
-                seconds = self._start_due(group)
-                self.pulse.within(math.inf if seconds is None else seconds)
+                now = self._clock()
+                plan = self._queue.plan(now, self._window())
+                self._start(plan, now)
+                seconds = max(0.0, plan.next_at - now)
+                self.pulse.within(seconds)
                 try:
-                    async with asyncio.timeout(seconds):
+                    async with asyncio.timeout(None if seconds == math.inf else seconds):
                         await self._changed.wait()
                 except TimeoutError:
                     pass
 
-    def _start_due(self, group: asyncio.TaskGroup) -> float | None:
-        """Start what can be started; the seconds until the next may be, None when none waits."""
-        now = self._clock()
-        nexts: list[float] = []
-        shared: list[tuple[Entry, _Progress]] = []
-        room = _SHARED_BYTES
-        window = 1 if self._pauses or self._has_backlog() else _SUBMITS
-        is_paused = self._paused_until > now
-        if is_paused:
-            nexts.append(self._paused_until)
-        for entry in self._spool.entries():
-            may_upload = self._uploads < _UPLOADS and self._spool.has_uploads
-            may_submit = not is_paused and self._submits < window
-            is_full = len(shared) == _SHARED or room <= 0
-            if not may_upload and (is_full or not may_submit):
-                break  # nothing further can be started: a long spool is not walked each time
-            progress = self._of(entry)
-            if progress.is_busy:
-                continue
-            if progress.due_at > now:
-                nexts.append(progress.due_at)
-                continue
-            if self._must_upload(entry, progress):
-                if self._uploads < _UPLOADS:
-                    self._uploads += 1
-                    progress.is_busy = True
-                    group.create_task(self._upload(entry, progress))
-                continue
-            if not may_submit or is_full:
-                continue
-            progress.is_busy = True
-            if self._may_share(entry, progress):
-                shared.append((entry, progress))
-                room -= entry.message_bytes
-                continue
-            self._submits += 1
-            group.create_task(self._submit(entry, progress))
-        if len(shared) == 1:
-            self._submits += 1
-            group.create_task(self._submit(*shared[0]))
-        elif shared and not self._is_sharing:
-            self._submits += 1
-            self._is_sharing = True
-            group.create_task(self._submit_all(shared))
+    def _entered(self, entry: Entry) -> None:
+        """Queue a response that has come, or that has another lease now."""
+        pending = self._queue.get(entry.seq)
+        if pending is None:
+            self._queue.add(entry)
         else:
-            for _, progress in shared:  # in order: they follow when those before have arrived
-                progress.is_busy = False
-        return max(0.0, min(nexts) - now) if nexts else None
+            pending.rebind(entry)
+            if not pending.is_busy:
+                self._queue.put(pending)
+        self._changed.set()
 
-    def _has_backlog(self) -> bool:
-        """Whether anything is left of an outage."""
-        first = next(self._spool.entries(), None)
-        return first is not None and first.seq <= self._in_order_until
-
-    def _server_answers(self) -> None:
-        """The server took or judged a response."""
-        if self._pauses:
-            self._in_order_until = max((entry.seq for entry in self._spool.entries()), default=0)
-        self._pauses = 0
-
-    def _of(self, entry: Entry) -> _Progress:
-        """The progress of an entry."""
-        progress = self._progress.get(entry.seq)
-        if progress is None:
-            progress = self._progress[entry.seq] = _Progress()
-            progress.needs_token = entry.submit_url is None
-        return progress
-
-    def _may_share(self, entry: Entry, progress: _Progress) -> bool:
-        """Whether a response may go out in one request with others: once, and while it is small."""
-        return (
-            entry.body is None
-            and entry.message_bytes < _SHARED_BYTES
-            and not progress.failures
-            and not progress.is_alone
-            and (progress.needs_token or self._is_ours(entry))
-            and self._contact.knows_extensions
-            and self._contact.supports(_SHARING)
+    def _window(self) -> Window:
+        """Return how much may start now."""
+        limit = 1 if self._pauses or self._backlog else _REQUESTS
+        shares = self._submission.shares
+        requests_at = self._paused_until
+        if self._requests and shares:
+            requests_at = max(requests_at, self._requested_at + _SPACING_SECONDS)
+        return Window(
+            requests=limit - self._requests,
+            uploads=_UPLOADS - self._uploads,
+            shares=shares,
+            requests_at=requests_at,
         )
 
-    def _must_upload(self, entry: Entry, progress: _Progress) -> bool:
-        """Whether the body has to go to the store first."""
-        return entry.body is not None and not entry.is_uploaded and not progress.is_unstorable
+    def _start(self, plan: Plan, now: float) -> None:
+        """Start what a plan says."""
+        for pending in plan.uploads:
+            self._uploads += 1
+            self._group.create_task(self._upload(pending))
+        for request in plan.requests:
+            self._requests += 1
+            self._requested_at = now
+            alone = self._submit(request[0]) if len(request) == 1 else self._submit_all(request)
+            self._group.create_task(alone)
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        """Wait until a condition holds that only the delivery's own progress makes true."""
+        while not holds():
+            self._moved.clear()
+            await self._moved.wait()
 
     # Bodies
 
-    async def _upload(self, entry: Entry, progress: _Progress) -> None:
+    async def _upload(self, pending: Pending) -> None:
         """Upload a body, once."""
+        command_id = pending.entry.to.command_id
         try:
-            await self._store(entry, progress)
+            if await self._submission.upload(pending):
+                await self._spool.mark_uploaded(pending.entry)
+                pending.failures = 0
+            else:
+                pending.is_unstorable = True
         except NoContact as error:
-            self._later(entry, progress, error)
-            log.debug("upload.failed", command_id=entry.command_id, reason=error.reason)
-        except Exception as error:  # nothing about one body may end the delivery of the others
-            log.exception("upload.failed", command_id=entry.command_id)
-            self._later(entry, progress, error)
+            self._later(pending, error)
+            log.debug("upload.failed", command_id=command_id, reason=error.reason)
+        except Exception as error:  # one body must not end the delivery of the others
+            log.exception("upload.failed", command_id=command_id)
+            self._later(pending, error)
         finally:
             self._uploads -= 1
-            await self._note(progress)
-
-    async def _store(self, entry: Entry, progress: _Progress) -> None:
-        """The upload. Raises NoContact."""
-        body = entry.body
-        if body is None:
-            return
-        if entry.upload is None:  # the envelope has nowhere to upload to
-            progress.is_unstorable = True
-            return
-        try:
-            path = self._spool.body_path(entry)
-            await self._transfer.upload(entry.upload, path, body.size, body.sha256)
-        except (TransferRefused, HostRefused, OSError) as error:
-            log.error("upload.refused", command_id=entry.command_id, reason=str(error))
-            progress.is_unstorable = True
-            return
-        await self._spool.mark_uploaded(entry)
-        progress.failures = 0
+            self._put_back([pending])
 
     # Messages
 
-    async def _submit(self, entry: Entry, progress: _Progress) -> None:
-        """Hand one response in, once."""
+    async def _submit(self, pending: Pending) -> None:
+        """Submit one response, once."""
         try:
-            await self._hand_in(entry, progress)
+            await self._submit_once(pending)
         except NoContact as error:
-            await self._failed(entry, progress, error)
-        except Exception as error:  # as above
-            log.exception("submit.failed", command_id=entry.command_id)
-            self._later(entry, progress, error)
+            await self._failed(pending, error)
+        except Exception as error:  # one response must not end the delivery of the others
+            log.exception("submit.failed", command_id=pending.entry.to.command_id)
+            self._later(pending, error)
         finally:
-            self._submits -= 1
-            await self._note(progress)
+            self._requests -= 1
+            self._put_back([pending])
 
-    async def _hand_in(self, entry: Entry, progress: _Progress) -> None:
-        """Send the response and act on the answer. Raises NoContact to try again later."""
-        message = await self._message(entry, progress)
-        answer = await self._put(entry, progress, message)
-        if answer is None:
-            return  # tried again at once, the other way
+    async def _submit_once(self, pending: Pending) -> None:
+        """Send a response and act on the answer. Raises NoContact to try again later."""
+        entry = pending.entry
+        answer = await self._submission.put(pending)
         if answer.is_page or (answer.status >= 400 and code_of(answer) is None):
-            # No error of the server's own, which has a code: of something on the way, most likely.
+            # Errors of the server have a code; this one is of something on the way, most likely.
             raise NoContact(
                 f"{answer.status} and not a word of the server's own", status=answer.status
             )
-        if progress.needs_token or self._is_ours(entry):
+        if self._submission.is_ours(pending):
             self._contact.succeeded("submit")
-        self._server_answers()
-        if answer.status < 300 or answer.status in _DONE:
-            await self._delivered(entry, answer.status)
-        elif answer.status == 400 and entry.is_uploaded and not progress.was_uploaded_again:
-            progress.was_uploaded_again = True
-            log.warning("upload.missing", command_id=entry.command_id)
+        self._server_answered()
+        if answer.status < 300:
+            self._delivered([pending])
+        elif answer.status in _DONE:
+            await self._too_late(pending, entry, answer.status)
+        elif answer.status == 400 and entry.is_uploaded and not pending.was_uploaded_again:
+            pending.was_uploaded_again = True
+            log.warning("upload.missing", command_id=entry.to.command_id)
             await self._spool.mark_uploaded(entry, False)
         else:
-            await self._refused(entry, f"the server answered {answer.status}")
+            reason = f"the server answered {answer.status}"
+            log.error("response.refused", command_id=entry.to.command_id, reason=reason)
+            self._forget(pending)
+            await self._spool.bury(entry, reason)
 
-    async def _put(self, entry: Entry, progress: _Progress, message: bytes) -> Answer | None:
-        """PUT the message; None when the other way is to be tried. Raises NoContact."""
-        if entry.submit_url is not None and not progress.needs_token:
-            try:
-                return await self._transfer.put_message(entry.submit_url, message)
-            except (Refused, HostRefused) as error:
-                # The signature has run out, as after a long outage, or leads astray.
-                log.info("submit.by_token", command_id=entry.command_id, reason=str(error))
-                progress.needs_token = True
-                return None
-        url = self._connection.url(
-            "commands", entry.command_id, "response", query={"lease": entry.lease_id}
-        )
+    async def _submit_all(self, shared: list[Pending]) -> None:
+        """Submit several responses in one request; one without an answer of its own goes alone."""
         try:
-            return await self._connection.call("PUT", url, message)
-        except Refused as error:
-            if error.status == 403 and error.code is not None:
-                return Answer(403, encode({"code": error.code}), {})
-            raise
-
-    async def _submit_all(self, shared: list[tuple[Entry, _Progress]]) -> None:
-        """Hand several responses in by one request; what gets no answer of its own goes alone."""
-        try:
-            await self._answered(shared, await self._share(shared))
+            entries = [pending.entry for pending in shared]
+            errors = await self._submission.put_together(entries)
+            self._contact.succeeded("submit")
+            self._server_answered()
+            await self._answered(shared, entries, errors)
         except NoContact as error:
             pauses = self._pauses
             if error.status is None:
-                await self._failed(*shared[0], error)
+                await self._failed(shared[0], error)
             if self._pauses == pauses:  # no outage, in which they wait together
                 self._part(shared, error.reason)
-        except Exception as error:  # as above
+        except Exception as error:  # as for a response alone
             log.exception("submit.failed", responses=len(shared))
             self._part(shared, str(error))
         finally:
-            self._submits -= 1
-            self._is_sharing = False
-            for _, progress in shared:
-                await self._note(progress)
+            self._requests -= 1
+            self._put_back(shared)
 
     async def _answered(
-        self, shared: list[tuple[Entry, _Progress]], answers: list[ErrorBody | None]
+        self,
+        shared: Sequence[Pending],
+        entries: Sequence[Entry],
+        errors: Sequence[ErrorBody | None],
     ) -> None:
-        """Act on what the server made of each."""
-        pairs = list(zip(shared, answers, strict=True))
-        taken = [entry.command_id for (entry, _), refusal in pairs if refusal is None]
-        if taken:
-            log.info("responses.delivered", command_ids=taken)
-        for (entry, progress), refusal in pairs:
-            if refusal is None:
-                await self._delivered(entry, 200, is_told=True)
-            elif refusal.http_status_code in _DONE:
-                await self._delivered(entry, refusal.http_status_code)
+        """Act on the server's answer to each of several responses."""
+        for pending, entry, error in zip(shared, entries, errors, strict=True):
+            if error is None:
+                continue
+            if error.http_status_code in _DONE:
+                await self._too_late(pending, entry, error.http_status_code)
             else:
-                progress.is_alone = True
+                pending.is_alone = True
+        self._delivered([p for p, error in zip(shared, errors, strict=True) if error is None])
 
-    def _part(self, shared: list[tuple[Entry, _Progress]], reason: str) -> None:
-        """Nobody knows which of them the server does not like: each goes alone."""
+    def _part(self, shared: Sequence[Pending], reason: str) -> None:
+        """Send each alone: the server does not say which of them it cannot take."""
         log.debug("submit.apart", responses=len(shared), reason=reason)
-        for _, progress in shared:
-            progress.is_alone = True
+        for pending in shared:
+            pending.is_alone = True
 
-    async def _share(self, shared: list[tuple[Entry, _Progress]]) -> list[ErrorBody | None]:
-        """Send responses together: for each what it was refused for, None for what was taken.
-
-        Raises NoContact; with a status when the server answered, but not to each.
-        """
-        request = _Respond(
-            responses=[
-                _Submitted(
-                    lease_id=entry.lease_id,
-                    command_id=entry.command_id,
-                    response=msgspec.Raw(await self._message(entry, progress)),
-                )
-                for entry, progress in shared
-            ]
-        )
-        url = self._connection.url("commands", "leases", "respond")
-        try:
-            answer = await self._connection.call("POST", url, encode(request))
-        except Refused:  # a token that may not: the pre-authorised URLs may
-            self._contact.lacks(_SHARING)
-            raise
-        if answer.status in (404, 405):
-            self._contact.lacks(_SHARING)
-        if answer.status != 200:
-            raise NoContact(f"the server answered {answer.status}", status=answer.status)
-        try:
-            refused = decode(answer.body, RespondResponse).refused
-        except InvalidCommand as error:
-            raise NoContact(f"no such answer: {error.message}", status=200) from error
-        self._contact.succeeded("submit")
-        self._server_answers()
-        errors = {refusal.lease_id: refusal.error for refusal in refused}
-        return [errors.get(entry.lease_id) for entry, _ in shared]
-
-    async def _message(self, entry: Entry, progress: _Progress) -> bytes:
-        """The response as it is sent now."""
-        body = entry.body
-        if body is None:
-            return await self._spool.message(entry) or _lost()
-        if not progress.is_unstorable:
-            return encode(
-                SuccessResponse(response=StorageBody(size=body.size, storage_put_used=True))
-            )
-        progress.needs_token = True
-        if body.size > _INLINE_FALLBACK_BYTES:
-            return encode(
-                ErrorResponse(
-                    code="STORAGE_OPERATION_FAILED",
-                    message=f"the result ({body.size} bytes) could not be uploaded",
-                )
-            )
-        try:
-            data = await asyncio.to_thread(self._spool.body_path(entry).read_bytes)
-        except OSError:
-            return _lost()
-        return encode(SuccessResponse(response=InlineBody.of(data)))
-
-    async def _delivered(self, entry: Entry, status: int, *, is_told: bool = False) -> None:
-        """The server has it, or wants it no more."""
-        current = self._spool.get(entry.seq)
-        if status >= 300 and current is not None and current.lease_id != entry.lease_id:
-            return  # leased to us again meanwhile: it goes out under that lease
+    def _delivered(self, taken: Sequence[Pending]) -> None:
+        """Let go of responses that the server has taken."""
+        if not taken:
+            return
         hit("agent.after_submit")
-        if is_told:
-            log.debug("response.delivered", command_id=entry.command_id, attempt=entry.attempt)
-        elif status < 300:
-            log.info("response.delivered", command_id=entry.command_id, attempt=entry.attempt)
-        else:
-            log.warning(
-                "response.too_late",
-                command_id=entry.command_id,
-                attempt=entry.attempt,
-                status=status,
-            )
-        await self._spool.remove(entry, is_taken=status < 300)
-        self._forget(entry)
+        late = [pending.entry.to for pending in taken if pending.is_late]
+        if len(late) > 1:  # a backlog may be long: a line for each request
+            log.info("responses.delivered", command_ids=[to.command_id for to in late])
+        for pending in taken:
+            to = pending.entry.to
+            is_news = pending.is_late and len(late) == 1
+            write = log.info if is_news else log.debug
+            write("response.delivered", command_id=to.command_id, attempt=to.attempt)
+            self._forget(pending)
+        entries = [pending.entry for pending in taken]
+        self._group.create_task(self._remove(entries))  # the next request does not wait for it
 
-    async def _refused(self, entry: Entry, reason: str) -> None:
-        """The server will never take it."""
-        log.error("response.refused", command_id=entry.command_id, reason=reason)
-        await self._spool.bury(entry, reason)
-        self._forget(entry)
+    async def _remove(self, entries: Sequence[Entry]) -> None:
+        """Take delivered responses out of the spool."""
+        await self._spool.remove(*entries, may_linger=True)
+        self._moved.set()
 
-    def _forget(self, entry: Entry) -> None:
-        """Nothing more is done for the entry."""
-        self._leases.remove(entry.lease_id)
-        self._progress.pop(entry.seq, None)
+    async def _too_late(self, pending: Pending, sent: Entry, status: int) -> None:
+        """Let go of a response that the server wants no more."""
+        if pending.entry.to.lease_id != sent.to.lease_id:
+            return  # leased again meanwhile: it goes out under that lease
+        hit("agent.after_submit")
+        log.warning(
+            "response.too_late",
+            command_id=sent.to.command_id,
+            attempt=sent.to.attempt,
+            status=status,
+        )
+        self._forget(pending)
+        await self._spool.remove(pending.entry, is_taken=False)
+
+    def _forget(self, pending: Pending) -> None:
+        """Do nothing more for a response."""
+        entry = pending.entry
+        self._leases.remove(entry.to.lease_id)
+        if self._queue.remove(entry.seq) is not None and entry.seq <= self._backlog_until:
+            self._backlog -= 1
+        self._untried.discard(entry.seq)
+
+    def _put_back(self, tried: Sequence[Pending]) -> None:
+        """Queue again what is still to be delivered, and go on."""
+        for pending in tried:
+            current = self._spool.get(pending.entry.seq)
+            if current is not None:
+                pending.entry = current
+            self._queue.put(pending)
+        self._changed.set()
+        self._moved.set()
 
     # Failures
 
-    async def _failed(self, entry: Entry, progress: _Progress, error: NoContact) -> None:
-        """Decide whether it is the server that fails, and all wait, or this entry alone."""
-        is_ours = progress.needs_token or self._is_ours(entry)
+    def _server_answered(self) -> None:
+        """The server took or judged a response."""
+        if self._pauses:
+            self._backlog = len(self._queue)
+            self._backlog_until = max((each.entry.seq for each in self._queue), default=0)
+        self._pauses = 0
+
+    async def _failed(self, pending: Pending, error: NoContact) -> None:
+        """Decide whether the server fails, and all wait, or this response alone."""
+        is_ours = self._submission.is_ours(pending)
         if is_ours:
             self._contact.failed("submit", error.reason, is_refusal=isinstance(error, Refused))
         is_general = is_ours and (
             self._contact.fails_beyond("submit")
             or (error.status is None and not await self._connection.answers())
         )
-        seconds = self._later(entry, progress, error)
+        seconds = self._later(pending, error)
         if is_general:
             self._pauses += 1
             self._paused_until = self._clock() + seconds
-            progress.due_at = 0.0  # it stays the first
+            pending.due_at = 0.0  # it stays the first
 
-    def _later(self, entry: Entry, progress: _Progress, error: Exception) -> float:
-        """Put an entry off; by how many seconds."""
-        progress.failures += 1
+    def _later(self, pending: Pending, error: Exception) -> float:
+        """Put a response off; return by how many seconds."""
+        pending.failures += 1
+        pending.is_late = True
+        self._untried.discard(pending.entry.seq)
         now = self._clock()
-        lease = self._leases.get(entry.lease_id)
+        lease = self._leases.get(pending.entry.to.lease_id)
         if lease is not None and lease.ends_at > now and not isinstance(error, Refused):
-            seconds = min(_QUICK_SECONDS, _FIRST_SECONDS * 2.0 ** min(progress.failures - 1, 10))
+            seconds = min(_QUICK_SECONDS, _FIRST_SECONDS * 2.0 ** min(pending.failures - 1, 10))
         else:
-            seconds = self._back_off.seconds(progress.failures, error)
-        progress.due_at = now + seconds
+            seconds = self._back_off.seconds(pending.failures, error)
+        pending.due_at = now + seconds
         return seconds
-
-    async def _note(self, progress: _Progress) -> None:
-        """An entry was tried: look for the next, and tell who waits."""
-        progress.is_busy = False
-        self._changed.set()
-        async with self._moved:
-            self._moved.notify_all()
-
-    def _is_ours(self, entry: Entry) -> bool:
-        """Whether the response goes to the configured server itself."""
-        return same_origin(entry.submit_url or "", self._connection.url())
-
-
-def _lost() -> bytes:
-    """What is handed in for a result that can no longer be read."""
-    return encode(
-        ErrorResponse(
-            code="STORAGE_OPERATION_FAILED", message="the result was lost on the agent's disk"
-        )
-    )

@@ -1,4 +1,7 @@
-"""What an envelope says, looked at before anything is done about it."""
+"""A job is one leased command on its way through the agent, checked before anything is done.
+
+Its reply's address is kept apart, because a response outlives the process that ran the job.
+"""
 
 from __future__ import annotations
 
@@ -16,63 +19,78 @@ from arc_protocol.messages.leases import LeaseInfo
 from arc_protocol.urls import resolve
 
 _MAX_INLINE_BYTES: Final = 1024 * 1024
-"""Whatever a server says: a result above it is a file, so that memory stays bounded."""
+"""A larger result is a file even if the server takes it inline, so that memory stays bounded."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A lease as the poller got it, with the agent's own reckoning of time."""
+    """A lease as the poller got it, with its times on the agent's clock."""
 
     lease: LeaseInfo
     lease_url: str
-    """Where it came from: relative URLs are resolved against it."""
+    """The URL that it was asked from; the envelope's relative URLs are resolved against it."""
     asked_at: float
-    """When the request was sent that brought it, on the agent's clock."""
+    """When the request for it was sent, on the agent's clock."""
     seconds: float
-    """How long the lease is from then on."""
+    """How long the lease lasts from `asked_at`."""
     deadline_at: float | None
     """When the command's deadline passes, on the agent's clock."""
     directory: Path
-    """For files of this run; made at first use, gone afterwards."""
+    """For files of this run; made at first use, removed at its end."""
 
     @property
     def inline_bytes(self) -> int:
-        """The largest result that is sent inline."""
+        """The size of the largest result that is sent inline."""
         asked = self.lease.envelope.response_handling.max_inline_bytes
         return max(0, min(asked, _MAX_INLINE_BYTES))
 
 
-class Addresses(msgspec.Struct, frozen=True):
-    """Where the response goes. None: the bearer token's way, to the configured server."""
+class ReplyTo(msgspec.Struct, frozen=True, kw_only=True):
+    """A reply's address: the command and lease that it answers, and the URLs that take it."""
 
-    submit_url: str | None
-    upload: PresignedRequest | None
+    command_id: str
+    lease_id: str
+    command: str
+    attempt: int
+    submit_url: str | None = None
+    """Pre-authorised; None: the configured server takes it, with the bearer token."""
+    upload: PresignedRequest | None = None
+    """For a body that does not go inline."""
 
+    @classmethod
+    def by_token(cls, job: Job) -> ReplyTo:
+        """Return the address of a job's reply that needs none of the envelope's URLs."""
+        lease = job.lease
+        return cls(
+            command_id=lease.command_id,
+            lease_id=lease.lease_id,
+            command=lease.envelope.command,
+            attempt=lease.attempt,
+        )
 
-NO_ADDRESSES: Final = Addresses(None, None)
+    @classmethod
+    def of(cls, job: Job, check: Callable[[str], None]) -> ReplyTo:
+        """Return the address of a job's reply; `check` raises HostRefused for a forbidden URL.
 
-
-def addresses(job: Job, check: Callable[[str], None]) -> Addresses:
-    """Return where the response goes. Raises InvalidEnvelope.
-
-    `check` raises HostRefused for a URL that leads to a host that is not allowed.
-    """
-    handling = job.lease.envelope.response_handling
-    try:
-        submit_url = allowed(job.lease_url, handling.submit_response_url, check)
-    except HostRefused as error:
-        raise InvalidEnvelope(str(error)) from None
-    return Addresses(submit_url, resolved(job.lease_url, handling.storage_upload_request))
+        Raises InvalidEnvelope when a URL of the envelope cannot or must not be used.
+        """
+        handling = job.lease.envelope.response_handling
+        try:
+            submit_url = allowed(job.lease_url, handling.submit_response_url, check)
+        except HostRefused as error:
+            raise InvalidEnvelope(str(error)) from error
+        upload = resolved(job.lease_url, handling.storage_upload_request)
+        return msgspec.structs.replace(cls.by_token(job), submit_url=submit_url, upload=upload)
 
 
 def allowed(lease_url: str, reference: str, check: Callable[[str], None]) -> str:
-    """A URL of the envelope, absolute and allowed. Raises InvalidEnvelope, HostRefused."""
+    """Return a URL of the envelope, absolute and allowed. Raises InvalidEnvelope, HostRefused."""
     url = resolve(lease_url, reference)
     check(url)
     return url
 
 
 def resolved(lease_url: str, request: PresignedRequest) -> PresignedRequest:
-    """A presigned request with an absolute URL. Raises InvalidEnvelope."""
+    """Return a presigned request with an absolute URL. Raises InvalidEnvelope."""
     backend = request.backend
     if not isinstance(backend, HttpBackend):
         return request
@@ -83,15 +101,15 @@ def resolved(lease_url: str, request: PresignedRequest) -> PresignedRequest:
 def check_envelope(lease: LeaseInfo, deployment_id: str, target: CommandTarget | None) -> None:
     """Raise InvalidEnvelope for an envelope that is not meant for this agent.
 
-    `target` is the target that the agent asked for, if any.
+    `target` is the target that the agent asks for; None asks for any.
     """
     envelope = lease.envelope
     if envelope.protocol != PROTOCOL:
         raise InvalidEnvelope(f"protocol: not {PROTOCOL}")
     if envelope.deployment_id != deployment_id:
         raise InvalidEnvelope("deploymentId: another deployment's")
-    named = envelope.target
-    if target is not None and named is not None and named.resource_id != target.resource_id:
+    sent_to = envelope.target
+    if target is not None and sent_to is not None and sent_to.resource_id != target.resource_id:
         raise InvalidEnvelope("target: another than was asked for")
     if envelope.command_id != lease.command_id or not envelope.command_id:
         raise InvalidEnvelope("commandId: not that of the lease")

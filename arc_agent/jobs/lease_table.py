@@ -8,6 +8,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+from arc_agent.jobs.job import Job
+
 
 class End(StrEnum):
     """Why a handler must stop before it is done."""
@@ -61,6 +63,18 @@ class HeldLease:
         """The task of its handler, for the watchdog that looks for one that blocks the loop."""
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
+
+    @classmethod
+    def of(cls, job: Job) -> HeldLease:
+        """Return the lease of a job."""
+        return cls(
+            lease_id=job.lease.lease_id,
+            command_id=job.lease.command_id,
+            command=job.lease.envelope.command,
+            attempt=job.lease.attempt,
+            asked_at=job.asked_at,
+            seconds=job.seconds,
+        )
 
     def stop(self, reason: End) -> bool:
         """Tell the handler to stop. The first reason stands; True when this was it.

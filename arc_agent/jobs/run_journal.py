@@ -1,9 +1,9 @@
-"""Which commands' handlers were started here: so that none that must not run twice does.
+"""The run journal records which handlers were started here, so that none runs twice that must not.
 
 A table in the spool's database. A row is durable before a handler starts that is not idempotent,
 and turns to `answered` in the very transaction that stores its response (a trigger does it). It
 goes when the server has taken the response, or after `handlers.journal_days`. A response under
-another lease than the run's, as to an envelope that cannot be read, is not the run's: it stays.
+another lease than the run's, as to an envelope that cannot be read, leaves the row alone.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
 from typing import Any, Final
 
 import msgspec
 import structlog
 
 from arc_agent.handlers.shapes import write
-from arc_agent.jobs.job import Addresses, Job
+from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.outcome import NO_COST, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import message_of
 from arc_agent.jobs.spool import Spool
+from arc_agent.jobs.spool_rows import encoded, executing
 from arc_protocol.messages.bodies import PresignedRequest
 from arc_runtime.failpoints import hit
 
@@ -31,14 +31,13 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 MAYBE_EXECUTED: Final = "MAYBE_EXECUTED"
 MAX_ROWS: Final = 100_000
 MAX_ANNOUNCED_BYTES: Final = 64 * 1024
-"""The largest result that a handler may leave for after a restart."""
+"""The size of the largest result that a handler may leave for after a restart."""
 _HELD: Final = "held"
 _GIVEN_BACK: Final = "given back"
-"""Held, and released at no cost: the same attempt may be another's meanwhile."""
+"""Held, and released at no cost: another agent may have the same attempt meanwhile."""
 _STARTED: Final = "started"
 _NOTHING: Final = b"(nothing)"
 _DAY_SECONDS: Final = 86_400.0
-_BUSY_SECONDS: Final = 5.0
 
 _PUT: Final = (
     "INSERT INTO runs (command_id, lease_id, attempt, command, state, submit_url, upload,"
@@ -47,28 +46,34 @@ _PUT: Final = (
     " submit_url = excluded.submit_url, upload = excluded.upload, announced = excluded.announced,"
     " at = excluded.at"
 )
+_STATE: Final = "SELECT state, attempt FROM runs WHERE command_id = ?"
+_GIVE_BACK: Final = "UPDATE runs SET state = ? WHERE command_id = ? AND state = ?"
+_FORGET: Final = (
+    "DELETE FROM runs WHERE state <> 'started' AND (at < ? OR rowid <= (SELECT rowid"
+    " FROM runs ORDER BY rowid DESC LIMIT 1 OFFSET ?))"
+)
+_UNENDED: Final = (
+    "SELECT command_id, lease_id, attempt, command, submit_url, upload, announced"
+    " FROM runs WHERE state = 'started' ORDER BY rowid"
+)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that an earlier process has started and not ended."""
+    """A run that an earlier process started and did not end."""
 
-    command_id: str
-    lease_id: str
-    attempt: int
-    command: str
-    submit_url: str | None
-    upload: PresignedRequest | None
+    to: ReplyTo
     announced: bytes | None
-    """What the command is answered with when its handler said that it would restart the agent."""
+    """The result that its handler left because it was going to restart the agent."""
 
     def outcome(self) -> Failed | Succeeded:
-        """What the sender is told."""
+        """Return what the sender gets."""
         if self.announced is not None:
             return Succeeded(self.announced)
         return Failed(
-            MAYBE_EXECUTED, "the agent or its host went down while the handler ran; it is not"
-            " run again, because a second run may do harm",
-        )  # fmt: skip
+            MAYBE_EXECUTED,
+            "the agent or its host went down while the handler ran; it is not run again, because a"
+            " second run may do harm",
+        )
 
 
 class RunJournal:
@@ -78,92 +83,87 @@ class RunJournal:
         """The table is in the spool's database."""
         self._spool = spool
         self._started: dict[str, bytes | None] = {}
-        """What runs now and must not be run again, by lease; with what is announced."""
+        """By lease, the runs that must not be repeated; with the result that was announced."""
         self._lock = threading.Lock()
 
     async def open(self, keep_days: float) -> list[Run]:
-        """Forget what is old; the runs that nobody has ended. Raises sqlite3.Error."""
-        await self._spool.execute(
-            "DELETE FROM runs WHERE state <> 'started' AND (at < ? OR rowid <= (SELECT rowid"
-            " FROM runs ORDER BY rowid DESC LIMIT 1 OFFSET ?))",
-            (time.time() - keep_days * _DAY_SECONDS, MAX_ROWS),
-        )
-        rows = await self._spool.select(
-            "SELECT command_id, lease_id, attempt, command, submit_url, upload, announced"
-            " FROM runs WHERE state = 'started' ORDER BY rowid"
-        )
-        return [_run(row) for row in rows]
+        """Forget old rows; return the runs that have no end. Raises sqlite3.Error."""
+        oldest = time.time() - keep_days * _DAY_SECONDS
 
-    async def hold(self, job: Job, where: Addresses) -> None:
-        """Record that a command is held and not started. Raises Ended when it may have been.
+        def read(db: sqlite3.Connection) -> list[Run]:
+            db.execute(_FORGET, (oldest, MAX_ROWS))
+            return [_run(row) for row in db.execute(_UNENDED)]
 
-        An attempt after the first follows a lapse or a release. Only what this journal knows to
-        have been held here, and never started, is known not to have run.
+        return await self._spool.run(read)
+
+    async def hold(self, to: ReplyTo) -> None:
+        """Record that a command is held and not started. Raises Ended when it may have run before.
+
+        An attempt after the first follows a lapse or a release. Only a command that this journal
+        knows to have been held here, and never started, is known not to have run.
         """
-        lease = job.lease
+
+        def hold(db: sqlite3.Connection) -> str | None:
+            row = db.execute(_STATE, (to.command_id,)).fetchone()
+            if row is not None and row[0] not in (_HELD, _GIVEN_BACK):
+                return "its handler was started here before"
+            known = (1,) if row is None else _attempts_that_may_come(*row)
+            if to.attempt not in known:
+                return f"nothing is known here of attempt {to.attempt - 1}"
+            db.execute(_PUT, _row(to, _HELD))
+            return None
+
         try:
-            rows = await self._spool.select(
-                "SELECT state, attempt FROM runs WHERE command_id = ?", (lease.command_id,)
-            )
-            if rows and rows[0][0] not in (_HELD, _GIVEN_BACK):
-                raise _maybe(job, "its handler was started here before")
-            known = _attempts_that_may_come(*rows[0]) if rows else (1,)
-            if lease.attempt not in known:
-                raise _maybe(job, f"nothing is known here of attempt {lease.attempt - 1}")
-            await self._spool.execute(_PUT, _row(job, where, _HELD))
+            why = await self._spool.run(hold)
         except sqlite3.Error as error:
-            raise _not_recorded(job, error) from None
+            raise _not_recorded(to, error) from None
+        if why is not None:
+            raise _maybe_executed(to, why)
 
-    async def given_back(self, job: Job) -> None:
-        """A command is about to be released at no cost: whoever gets it next has this attempt.
+    async def given_back(self, command_id: str) -> None:
+        """Record that a command is about to be released at no cost.
 
-        Only if this attempt comes again has nobody had it. An earlier one may lapse elsewhere.
+        Its next holder has the same attempt. Only if this attempt comes here again, no other agent
+        has had the command. An earlier attempt may lapse elsewhere.
         """
         try:
-            await self._spool.execute(
-                "UPDATE runs SET state = ? WHERE command_id = ? AND state = ?",
-                (_GIVEN_BACK, job.lease.command_id, _HELD),
-            )
+            await self._spool.run(executing(_GIVE_BACK, _GIVEN_BACK, command_id, _HELD))
         except sqlite3.Error as error:
-            log.error("journal.failed", command_id=job.lease.command_id, reason=str(error))
+            log.error("journal.failed", command_id=command_id, reason=str(error))
 
-    async def start(self, job: Job, where: Addresses) -> None:
+    async def start(self, to: ReplyTo) -> None:
         """Record that a handler starts. Raises Ended when that fails: it does not start."""
         hit("agent.before_journal")
         try:
-            await self._spool.execute(_PUT, _row(job, where, _STARTED))
+            await self._spool.run(executing(_PUT, *_row(to, _STARTED)))
         except sqlite3.Error as error:
-            raise _not_recorded(job, error) from None
+            raise _not_recorded(to, error) from None
         hit("agent.after_journal")
         with self._lock:
-            self._started[job.lease.lease_id] = None
+            self._started[to.lease_id] = None
 
-    async def may_run_again(self, job: Job, where: Addresses) -> None:
-        """The handler itself says that another run does no harm."""
+    async def may_run_again(self, to: ReplyTo) -> None:
+        """Record that another run does no harm: the handler itself says so."""
         with self._lock:
-            was_started = self._started.pop(job.lease.lease_id, _NOTHING) is not _NOTHING
+            was_started = self._started.pop(to.lease_id, _NOTHING) is not _NOTHING
         if not was_started:
             return
         try:
-            await self._spool.execute(_PUT, _row(job, where, _HELD))
+            await self._spool.run(executing(_PUT, *_row(to, _HELD)))
         except sqlite3.Error as error:
             log.error(
                 "journal.failed",
-                command_id=job.lease.command_id,
+                command_id=to.command_id,
                 reason=str(error),
                 hint="the command will not be run again here",
             )
 
     def announce(
-        self,
-        job: Job,
-        where: Addresses,
-        result: Any,
-        seal: Callable[[bytes], bytes] | None = None,
+        self, to: ReplyTo, result: Any, seal: Callable[[bytes], bytes] | None = None
     ) -> None:
         """Keep a result for when the agent is back. Blocks; from any thread.
 
-        `seal`: what makes of it what only the sender can read.
+        `seal` encrypts it for the sender.
 
         Raises ValueError when it is too large or no JSON, sqlite3.Error.
         """
@@ -171,19 +171,15 @@ class RunJournal:
         if len(data) > MAX_ANNOUNCED_BYTES:
             raise ValueError(f"a result of {MAX_ANNOUNCED_BYTES} bytes at most can be left")
         data = data if seal is None else seal(data)
-        with closing(
-            sqlite3.connect(self._spool.path, timeout=_BUSY_SECONDS, isolation_level=None)
-        ) as connection:
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(_PUT, _row(job, where, _STARTED, data))
+        self._spool.run_blocking(executing(_PUT, *_row(to, _STARTED, data)))
         with self._lock:
-            self._started[job.lease.lease_id] = data
+            self._started[to.lease_id] = data
         hit("agent.after_announce")
 
-    def what_counts(self, job: Job, outcome: Outcome) -> Outcome:
-        """What becomes of a run that was stopped in the middle, when it must not be run again."""
+    def what_counts(self, lease_id: str, outcome: Outcome) -> Outcome:
+        """Return how a run ends. One that was stopped in the middle is not given back."""
         with self._lock:
-            announced = self._started.pop(job.lease.lease_id, _NOTHING)
+            announced = self._started.pop(lease_id, _NOTHING)
         if announced is _NOTHING or not isinstance(outcome, GivenBack):
             return outcome
         if announced is not None:
@@ -192,44 +188,44 @@ class RunJournal:
 
 
 def _attempts_that_may_come(state: str, attempt: int) -> tuple[int, ...]:
-    """Those before which nobody else can have had a command that was held here at `attempt`."""
+    """Return the attempts before which no other agent can have had a command held here."""
     return (attempt,) if state == _GIVEN_BACK else (attempt, attempt + 1)
 
 
 def _run(row: tuple[Any, ...]) -> Run:
-    """A row that nobody has ended."""
-    upload = None if row[5] is None else msgspec.json.decode(row[5], type=PresignedRequest)
+    """Return the run of a row, as `_UNENDED` reads it."""
+    command_id, lease_id, attempt, command, submit_url, upload, announced = row
     return Run(
-        command_id=row[0],
-        lease_id=row[1],
-        attempt=row[2],
-        command=row[3],
-        submit_url=row[4],
-        upload=upload,
-        announced=row[6],
+        to=ReplyTo(
+            command_id=command_id,
+            lease_id=lease_id,
+            attempt=attempt,
+            command=command,
+            submit_url=submit_url,
+            upload=None if upload is None else msgspec.json.decode(upload, type=PresignedRequest),
+        ),
+        announced=announced,
     )
 
 
-def _row(
-    job: Job, where: Addresses, state: str, announced: bytes | None = None
-) -> tuple[object, ...]:
-    """The values of a row."""
+def _row(to: ReplyTo, state: str, announced: bytes | None = None) -> tuple[object, ...]:
+    """Return the values of a row, as `_PUT` writes it."""
     return (
-        job.lease.command_id,
-        job.lease.lease_id,
-        job.lease.attempt,
-        job.lease.envelope.command,
+        to.command_id,
+        to.lease_id,
+        to.attempt,
+        to.command,
         state,
-        where.submit_url,
-        None if where.upload is None else msgspec.json.encode(where.upload),
+        to.submit_url,
+        encoded(to.upload),
         announced,
         time.time(),
     )
 
 
-def _maybe(job: Job, why: str) -> Ended:
+def _maybe_executed(to: ReplyTo, why: str) -> Ended:
     """Return the end of a command that may have been executed before."""
-    log.warning("command.maybe_executed", command_id=job.lease.command_id, reason=why)
+    log.warning("command.maybe_executed", command_id=to.command_id, reason=why)
     return Ended(
         Failed(
             MAYBE_EXECUTED,
@@ -238,9 +234,9 @@ def _maybe(job: Job, why: str) -> Ended:
     )
 
 
-def _not_recorded(job: Job, error: sqlite3.Error) -> Ended:
+def _not_recorded(to: ReplyTo, error: sqlite3.Error) -> Ended:
     """Return the end of a command that the disk did not record: it costs no attempt."""
-    log.error("command.not_started", command_id=job.lease.command_id, reason=f"journal: {error}")
+    log.error("command.not_started", command_id=to.command_id, reason=f"journal: {error}")
     return Ended(GivenBack(NO_COST))
 
 
@@ -250,24 +246,14 @@ async def answer_left(
     keep_days: float,
     ended: Callable[[Sequence[str]], Awaitable[None]],
 ) -> int:
-    """Answer what an earlier process left unended; how many that were. Raises sqlite3.Error.
+    """Answer the runs that an earlier process left; return how many. Raises sqlite3.Error.
 
-    `ended` is told first, of them and of those whose responses wait already: once a response is
-    taken, nothing here knows its command any more.
+    `ended` gets their ids first, and those of the responses that wait already: once a response is
+    taken, no record here knows its command.
     """
     runs = await journal.open(keep_days)
-    await ended([each.command_id for each in (*runs, *spool.entries())])
+    await ended([each.to.command_id for each in (*runs, *spool.entries())])
     for run in runs:
-        outcome = run.outcome()
-        await spool.put(
-            command_id=run.command_id,
-            lease_id=run.lease_id,
-            command=run.command,
-            attempt=run.attempt,
-            submit_url=run.submit_url,
-            upload=run.upload,
-            message=message_of(outcome),
-            body=None,
-        )
-        log.warning("command.was_running", command_id=run.command_id, command=run.command)
+        await spool.put(run.to, message=message_of(run.outcome()))
+        log.warning("command.was_running", command_id=run.to.command_id, command=run.to.command)
     return len(runs)

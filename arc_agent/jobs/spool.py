@@ -1,228 +1,164 @@
-"""Finished responses on disk until the server has them.
+"""The spool keeps finished responses on disk until the server has them.
 
-A SQLite file (WAL, synchronous=FULL), large bodies as files beside it. What `put` has returned for
-survives a power cut; it leaves when the server has said its last word on it.
+A database of its own (spool_database.py), with large bodies as files beside it. A response that
+`put` has returned for survives a power cut. It leaves the spool when the server takes it or refuses
+it for good.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import aiosqlite
 import msgspec
 import structlog
 
 from arc_agent.config.sections import SpoolSection
-from arc_agent.host.data_dir import DataDir, is_passing, sync_directory
+from arc_agent.host.data_dir import DataDir, sync_directory
+from arc_agent.host.disk_thread import DiskThread
+from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.result_files import StoredBody
-from arc_protocol.messages.bodies import PresignedRequest
+from arc_agent.jobs.spool_database import Operation, SpoolDatabase
+from arc_agent.jobs.spool_rows import (
+    COLUMNS,
+    Entry,
+    burying,
+    encoded,
+    entry_of,
+    executing,
+    inserting,
+    keeping,
+    reading_messages,
+    removing,
+)
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-VERSION: Final = 1
-DEAD_KEPT: Final = 100
-"""How many responses that were refused for good are remembered, without their bodies."""
-_FRESH_BYTES: Final = 16 * 1024
-_FRESH_KEPT: Final = 64
-"""How many small messages are kept in memory as well: a MiB at most."""
-_PASSING: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-"""What rolls back cleanly and may work later. All else is an I/O error."""
-
-_SCHEMA: Final = """
-BEGIN IMMEDIATE;
-CREATE TABLE responses (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  command_id TEXT NOT NULL,
-  lease_id TEXT NOT NULL,
-  command TEXT NOT NULL,
-  attempt INTEGER NOT NULL,
-  submit_url TEXT,
-  upload BLOB,
-  message BLOB,
-  body TEXT,
-  body_bytes INTEGER NOT NULL DEFAULT 0,
-  body_sha256 TEXT,
-  uploaded INTEGER NOT NULL DEFAULT 0,
-  queued_at REAL NOT NULL
-) STRICT;
-CREATE TABLE dead (
-  seq INTEGER PRIMARY KEY,
-  command_id TEXT NOT NULL,
-  lease_id TEXT NOT NULL,
-  command TEXT NOT NULL,
-  attempt INTEGER NOT NULL,
-  reason TEXT NOT NULL,
-  queued_at REAL NOT NULL,
-  died_at REAL NOT NULL
-) STRICT;
-PRAGMA user_version = 1;
-COMMIT;
-"""
-_RUNS: Final = """
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS runs (
-  command_id TEXT PRIMARY KEY,
-  lease_id TEXT NOT NULL,
-  attempt INTEGER NOT NULL,
-  command TEXT NOT NULL,
-  state TEXT NOT NULL,
-  submit_url TEXT,
-  upload BLOB,
-  announced BLOB,
-  at REAL NOT NULL
-) STRICT;
-CREATE TRIGGER IF NOT EXISTS runs_answered AFTER INSERT ON responses BEGIN
-  UPDATE runs SET state = CASE lease_id WHEN NEW.lease_id THEN 'answered' ELSE 'kept' END
-  WHERE command_id = NEW.command_id;
-END;
-CREATE TRIGGER IF NOT EXISTS runs_taken AFTER DELETE ON responses BEGIN
-  DELETE FROM runs WHERE command_id = OLD.command_id AND state = 'answered';
-END;
-COMMIT;
-"""
-"""The journal's table (journal.py). It is added to a spool of any age, and an older agent passes it
-over, so that an upgrade can be rolled back: the version stays the same."""
+_CACHED_BYTES: Final = 16 * 1024
+_CACHED: Final = 64
+"""How many small messages stay in memory as well, mostly to be delivered at once: a MiB at most."""
 
 
-class SpoolError(Exception):
-    """A spool that cannot be opened; the message is one clear line."""
+class _Waiting:
+    """A response that waits, as far as memory knows it."""
 
-    def __init__(self, message: str, *, may_pass: bool = False) -> None:
-        super().__init__(message)
-        self.may_pass = may_pass
-        """Whether another try may succeed with nobody doing anything here."""
+    __slots__ = ("entry", "is_durable", "is_leaving", "message")
 
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished response. Either `message` is stored with it, or `body` is to be uploaded."""
-
-    seq: int
-    """Its row. Negative: not durable, because the disk did not take it."""
-    command_id: str
-    lease_id: str
-    command: str
-    attempt: int
-    submit_url: str | None
-    """Pre-authorised; None when the envelope had none that may be used."""
-    upload: PresignedRequest | None
-    """Where the body goes."""
-    body: StoredBody | None
-    message_bytes: int
-    is_uploaded: bool = False
-
-    @property
-    def size(self) -> int:
-        """What it takes on disk, about."""
-        return self.message_bytes + (self.body.size if self.body is not None else 0)
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.message: bytes | None = None
+        """Kept while it is small and few are, and as long as the disk refuses it."""
+        self.is_durable = True
+        self.is_leaving = False
+        """It is delivered or buried; its removal is on its way to the disk."""
 
 
 class Spool:
-    """The spool, open. Lives in the main loop; its statements run in a thread of their own."""
+    """The spool, open. Lives in the main loop; the disk thread writes for it."""
 
-    def __init__(self, data_dir: DataDir, settings: SpoolSection, db: aiosqlite.Connection) -> None:
+    def __init__(
+        self, data_dir: DataDir, settings: SpoolSection, disk: DiskThread, database: SpoolDatabase
+    ) -> None:
         """Use `open`."""
         self._data_dir = data_dir
-        self._db = db
         self._settings = settings
-        self._entries: dict[int, Entry] = {}
-        """In the order in which they came; a change keeps the place."""
+        self._disk = disk
+        self._database = database
+        self._waiting: dict[int, _Waiting] = {}
+        """In the order of `seq`."""
+        self._seq_of: dict[str, int] = {}
+        """By command, the response that a new lease of the command would deliver."""
         self._used = 0
-        self._bodies: set[int] = set()
-        self._volatile: dict[int, bytes | None] = {}
-        self._fresh: dict[int, bytes] = {}
-        self._leaving: set[int] = set()
+        self._cached = 0
+        self._volatile = 0
+        """How many the disk has refused: they are in memory only."""
         self._next_seq = 1
-        self._listeners: list[Callable[[], None]] = []
-        self.failure: str | None = None
-        """Why the spool cannot be trusted any more (an I/O error, no full disk). The agent ends."""
+        self._on_entry: list[Callable[[Entry], None]] = []
+        self._on_failure: list[Callable[[], None]] = []
 
     @classmethod
-    async def open(cls, data_dir: DataDir, settings: SpoolSection) -> Spool:
-        """Open or make it, and clear bodies that nothing refers to. Raises SpoolError."""
-        path = data_dir.path / "spool.db"
-        try:
-            db = await _connect(path)
-        except (sqlite3.Error, OSError) as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            may_pass = code in _PASSING or (isinstance(error, OSError) and is_passing(error))
-            raise SpoolError(
-                f"the spool {path} cannot be used: {error}", may_pass=may_pass
-            ) from None
-        spool = cls(data_dir, settings, db)
+    async def open(cls, data_dir: DataDir, settings: SpoolSection, disk: DiskThread) -> Spool:
+        """Open or make the spool, and clear bodies that nothing refers to. Raises SpoolError."""
+        failed: list[Callable[[], None]] = []
+        database = await disk.call(
+            lambda: SpoolDatabase(
+                data_dir.path / "spool.db", lambda _: disk.in_loop(lambda: [f() for f in failed])
+            )
+        )
+        spool = cls(data_dir, settings, disk, database)
+        failed.append(spool._failed)
         try:
             await spool._load()
         except BaseException:
-            await db.close()
+            await spool.close()
             raise
         return spool
 
     async def close(self) -> None:
-        """Close the database."""
-        await self._db.close()
+        """Write what waits and close the database."""
+        await self._disk.call(self._database.close)
 
     def configure(self, settings: SpoolSection) -> None:
         """Take other limits."""
         self._settings = settings
 
-    def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener` when an entry came or went."""
-        self._listeners.append(listener)
+    def on_entry(self, listener: Callable[[Entry], None]) -> None:
+        """Call `listener` when a response comes, or is to be delivered under another lease."""
+        self._on_entry.append(listener)
+
+    def on_failure(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when the spool cannot be trusted any more."""
+        self._on_failure.append(listener)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the spool cannot be trusted any more (an I/O error, no full disk), or None."""
+        return self._database.failure
 
     @property
     def data_dir(self) -> DataDir:
-        """Where it is."""
+        """The directory that it is in."""
         return self._data_dir
 
-    def entries(self) -> Iterator[Entry]:
-        """What is to be delivered, in order. Not to be changed meanwhile."""
-        return iter(self._entries.values())
-
-    @property
-    def has_uploads(self) -> bool:
-        """Whether any body is still to be uploaded."""
-        return bool(self._bodies)
+    def entries(self) -> list[Entry]:
+        """Return the responses that wait, in order."""
+        return [waiting.entry for waiting in self._waiting.values()]
 
     def get(self, seq: int) -> Entry | None:
-        """One entry as it stands now, None when it has left."""
-        return self._entries.get(seq)
+        """Return an entry as it stands now, None if it has left."""
+        waiting = self._waiting.get(seq)
+        return None if waiting is None else waiting.entry
 
     def of_command(self, command_id: str) -> Entry | None:
-        """The response of a command, if it waits here."""
-        return next(
-            (
-                entry
-                for entry in self._entries.values()
-                if entry.command_id == command_id and entry.seq not in self._leaving
-            ),
-            None,
-        )
+        """Return the response of a command that waits here to be delivered, or None."""
+        waiting = self._waiting.get(self._seq_of.get(command_id, 0))
+        return None if waiting is None or waiting.is_leaving else waiting.entry
 
     def __len__(self) -> int:
-        """How many responses wait."""
-        return len(self._entries)
+        """Return how many responses wait."""
+        return len(self._waiting)
 
     @property
     def used_bytes(self) -> int:
-        """What they take, about."""
+        """The bytes that they take, about."""
         return self._used
 
     async def oldest_at(self) -> float | None:
-        """When the first of them was finished, as POSIX time; None when the disk holds none."""
-        rows = await self._db.execute_fetchall("SELECT min(queued_at) FROM responses")
-        return next((row[0] for row in rows), None)
+        """Return when the oldest was finished, as POSIX time; None when the disk holds none."""
+        ((at,),) = await self.select("SELECT min(queued_at) FROM responses")
+        return at
 
     def has_room(self) -> bool:
-        """Whether another result may be taken on: limits of the spool and of the disk."""
+        """Return True if the spool's and the disk's limits allow another result."""
         return self.lack() is None
 
     def lack(self, *, spare: float = 0.0) -> str | None:
-        """What there is not enough of for another result, by so much more than needed; or None."""
+        """Return why there is no room for another result, or None.
+
+        `spare` asks for more room than is needed, as a share of it.
+        """
         if self.failure is not None:
             return "the spool failed"
         settings = self._settings
@@ -238,313 +174,225 @@ class Spool:
         return None
 
     async def persist(self) -> None:
-        """Write what the disk has refused, oldest first, as far as it takes it now."""
-        for seq in sorted(self._volatile):
-            entry, message = self._entries.get(seq), self._volatile.get(seq)
-            if entry is None or seq in self._leaving:
+        """Write the responses that the disk has refused, oldest first, until it refuses again."""
+        if not self._volatile:
+            return
+        for waiting in [each for each in self._waiting.values() if not each.is_durable]:
+            entry = waiting.entry
+            if waiting.is_leaving or entry.seq not in self._waiting:
                 continue
             try:
-                await self._insert(entry, message)
-                if self._entries.get(seq) is not entry:  # delivered or changed meanwhile
-                    await self._write("DELETE FROM responses WHERE seq = ?", (seq,))
+                await self.run(inserting(entry, waiting.message))
+                if waiting.is_leaving or waiting.entry is not entry:  # it has changed meanwhile
+                    await self.run(removing([entry]))
                     continue
             except sqlite3.Error:
                 return
-            self._volatile.pop(seq, None)
-            log.info("spool.durable_again", command_id=entry.command_id)
+            self._settle(waiting)
+            log.info("spool.durable_again", command_id=entry.to.command_id)
 
     async def put(
-        self,
-        *,
-        command_id: str,
-        lease_id: str,
-        command: str,
-        attempt: int,
-        submit_url: str | None,
-        upload: PresignedRequest | None,
-        message: bytes | None,
-        body: StoredBody | None,
+        self, to: ReplyTo, *, message: bytes | None = None, body: StoredBody | None = None
     ) -> Entry:
-        """Take a response in. Durable when it returns, unless the disk refuses: then it is kept in
-        memory, which is said in the log, and delivered from there.
+        """Store a response, durably unless the disk refuses.
+
+        A refused response is kept in memory and delivered from there, and an error is logged.
         """
-        entry = Entry(
-            seq=self._next_seq,
-            command_id=command_id,
-            lease_id=lease_id,
-            command=command,
-            attempt=attempt,
-            submit_url=submit_url,
-            upload=upload,
-            body=body,
-            message_bytes=len(message or b""),
-        )
+        entry = Entry(seq=self._next_seq, to=to, body=body, message_bytes=len(message or b""))
         self._next_seq += 1
+        waiting = _Waiting(entry)
         try:
-            await self._insert(entry, message)
+            await self.run(inserting(entry, message))
         except sqlite3.Error as error:
-            self._volatile[entry.seq] = message
-            log.error("spool.not_durable", command_id=command_id, reason=str(error))
-        self._take(entry)
-        if message is not None and len(message) <= _FRESH_BYTES and len(self._fresh) < _FRESH_KEPT:
-            self._fresh[entry.seq] = message  # mostly it is delivered at once
-        self._tell()
+            waiting.is_durable = False
+            self._volatile += 1
+            log.error("spool.not_durable", command_id=to.command_id, reason=str(error))
+        else:
+            is_small = message is None or len(message) <= _CACHED_BYTES
+            if not is_small or self._cached >= _CACHED:
+                message = None
+        if message is not None:
+            waiting.message = message
+            self._cached += waiting.is_durable
+        self._keep(waiting)
+        self._announce(entry)
         return entry
 
-    async def message(self, entry: Entry) -> bytes | None:
-        """The stored message of an entry, None when its body is to be uploaded."""
-        kept = self._volatile.get(entry.seq) or self._fresh.get(entry.seq)
-        if kept is not None or entry.seq in self._volatile:
-            return kept
-        rows = await self._db.execute_fetchall(
-            "SELECT message FROM responses WHERE seq = ?", (entry.seq,)
-        )
-        return next((row[0] for row in rows), None)
+    async def messages(self, entries: Sequence[Entry]) -> list[bytes | None]:
+        """Return the stored messages of entries; None for a body that is to be uploaded."""
+        found = {entry.seq: self._in_memory(entry) for entry in entries}
+        missing = [seq for seq, message in found.items() if message is None]
+        if missing:
+            found.update(await self.run(reading_messages(missing)))
+        return [found[entry.seq] for entry in entries]
 
     def body_path(self, entry: Entry) -> Path:
-        """The file of an entry's body."""
+        """Return the path of an entry's body."""
         return self._data_dir.bodies / (entry.body.name if entry.body is not None else "")
 
     async def mark_uploaded(self, entry: Entry, is_uploaded: bool = True) -> Entry:
-        """Note that the body is where it belongs, or is not there after all."""
+        """Record that the body is in its store, or is not there after all."""
         changed = msgspec.structs.replace(entry, is_uploaded=is_uploaded)
         await self._change(
             changed,
-            "UPDATE responses SET uploaded = ? WHERE seq = ?",
-            (int(is_uploaded), entry.seq),
+            executing(
+                "UPDATE responses SET uploaded = ? WHERE seq = ?", int(is_uploaded), entry.seq
+            ),
         )
         return changed
 
-    async def rebind(
-        self,
-        entry: Entry,
-        *,
-        lease_id: str,
-        attempt: int,
-        submit_url: str | None,
-        upload: PresignedRequest | None,
-    ) -> Entry:
-        """Deliver under another lease: the server has given the command to us again."""
-        changed = msgspec.structs.replace(
-            entry, lease_id=lease_id, attempt=attempt, submit_url=submit_url, upload=upload,
-            is_uploaded=False,
-        )  # fmt: skip
+    async def rebind(self, entry: Entry, to: ReplyTo) -> Entry:
+        """Deliver a response under another lease: the server has leased its command here again."""
+        changed = msgspec.structs.replace(entry, to=to, is_uploaded=False)
         await self._change(
             changed,
-            "UPDATE responses SET lease_id = ?, attempt = ?, submit_url = ?, upload = ?,"
-            " uploaded = 0 WHERE seq = ?",
-            (
-                lease_id,
-                attempt,
-                submit_url,
-                msgspec.json.encode(upload) if upload is not None else None,
+            executing(
+                "UPDATE responses SET lease_id = ?, attempt = ?, submit_url = ?, upload = ?,"
+                " uploaded = 0 WHERE seq = ?",
+                to.lease_id,
+                to.attempt,
+                to.submit_url,
+                encoded(to.upload),
                 entry.seq,
             ),
         )
+        self._announce(changed)
         return changed
 
-    async def remove(self, entry: Entry, *, is_taken: bool = True) -> None:
-        """Delivered, or of no more use. It counts as there until it is gone from the disk.
+    async def remove(
+        self, *entries: Entry, is_taken: bool = True, may_linger: bool = False
+    ) -> None:
+        """Remove responses that are of no more use. They count as waiting until they are gone.
 
-        Unless the server has taken it, the journal remembers the command: it may come again.
+        The run journal remembers a command whose response the server has not taken: it may come
+        again. With `may_linger` the removal shares its fsync with the next write. Until then a
+        crash leaves the response, which is delivered again; the server knows it by then.
         """
-        self._leaving.add(entry.seq)
-        try:
-            if entry.seq not in self._volatile:
-                if not is_taken:
-                    await self._write(
-                        "UPDATE runs SET state = 'kept' WHERE command_id = ?", (entry.command_id,)
-                    )
-                await self._write("DELETE FROM responses WHERE seq = ?", (entry.seq,))
-        except sqlite3.Error as error:
-            # It will be delivered again after a restart, and the server knows it then.
-            log.error("spool.not_removed", command_id=entry.command_id, reason=str(error))
-        else:
-            await self._unlink(entry)
-        finally:
-            if self._entries.pop(entry.seq, None) is not None:
-                self._used -= entry.size
-            self._bodies.discard(entry.seq)
-            self._volatile.pop(entry.seq, None)
-            self._fresh.pop(entry.seq, None)
-            self._leaving.discard(entry.seq)
-        self._tell()
+        await self._leave(entries, removing if is_taken else keeping, may_linger)
 
     async def bury(self, entry: Entry, reason: str) -> None:
-        """The server will never take it: remember that, and let go of the body."""
-        try:
-            await self._write(
-                "INSERT OR REPLACE INTO dead"
-                " (seq, command_id, lease_id, command, attempt, reason, queued_at, died_at)"
-                " SELECT seq, command_id, lease_id, command, attempt, ?, queued_at, ?"
-                " FROM responses WHERE seq = ?",
-                (reason[:1000], time.time(), entry.seq),
-            )
-            await self._write(
-                "DELETE FROM dead WHERE seq NOT IN"
-                " (SELECT seq FROM dead ORDER BY seq DESC LIMIT ?)",
-                (DEAD_KEPT,),
-            )
-        except sqlite3.Error as error:
-            log.error("spool.not_buried", command_id=entry.command_id, reason=str(error))
-        await self.remove(entry, is_taken=False)
+        """Remove a response that the server will never take, and remember why it was refused."""
 
-    async def execute(self, sql: str, values: tuple[Any, ...] = ()) -> None:
-        """A statement of a table that stands beside the spool's. Durable. Raises sqlite3.Error."""
-        await self._write(sql, values)
+        await self._leave([entry], burying(reason), may_linger=False)
 
-    async def select(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Rows of such a table. Raises sqlite3.Error."""
-        return [tuple(row) for row in await self._db.execute_fetchall(sql, values)]
+    async def run(self, operation: Operation, *, may_linger: bool = False) -> Any:
+        """Run an operation in the next transaction; return its result once it is durable.
 
-    @property
-    def path(self) -> Path:
-        """The database's file."""
-        return self._data_dir.path / "spool.db"
+        Raises sqlite3.Error.
+        """
+        return await self._disk.write(self._database, operation, may_linger=may_linger)
+
+    def run_blocking(self, operation: Operation) -> Any:
+        """Run an operation and block until it is durable. From any thread. Raises sqlite3.Error."""
+        return self._disk.write_blocking(self._database, operation)
+
+    async def select(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query. Raises sqlite3.Error."""
+        return await self.run(lambda db: db.execute(sql, values).fetchall())
 
     async def dead(self) -> list[tuple[str, str]]:
-        """Command id and reason of what was refused for good, newest first."""
-        rows = await self._db.execute_fetchall(
-            "SELECT command_id, reason FROM dead ORDER BY seq DESC"
-        )
+        """Return command id and reason of what was refused for good, newest first."""
+        rows = await self.select("SELECT command_id, reason FROM dead ORDER BY seq DESC")
         return [(row[0], row[1]) for row in rows]
 
-    def _take(self, entry: Entry) -> None:
-        """Keep an entry, new or changed."""
-        if entry.seq not in self._entries:
-            self._used += entry.size
-        self._entries[entry.seq] = entry
-        if entry.body is not None and not entry.is_uploaded:
-            self._bodies.add(entry.seq)
+    def _in_memory(self, entry: Entry) -> bytes | None:
+        """Return the message of an entry if memory has it."""
+        waiting = self._waiting.get(entry.seq)
+        return None if waiting is None else waiting.message
+
+    def _keep(self, waiting: _Waiting) -> None:
+        """Take a new response in."""
+        entry = waiting.entry
+        self._waiting[entry.seq] = waiting
+        self._seq_of[entry.to.command_id] = entry.seq
+        self._used += entry.size
+
+    def _settle(self, waiting: _Waiting) -> None:
+        """A response that was in memory only is on disk, or gone."""
+        waiting.is_durable = True
+        self._volatile -= 1
+        waiting.message = None
+
+    async def _change(self, entry: Entry, operation: Operation) -> None:
+        """Replace an entry. If the disk refuses, memory is right until the next restart."""
+        waiting = self._waiting.get(entry.seq)
+        if waiting is not None:
+            waiting.entry = entry
+        try:
+            if waiting is None or waiting.is_durable:
+                await self.run(operation)
+        except sqlite3.Error as error:
+            log.error("spool.not_durable", command_id=entry.to.command_id, reason=str(error))
+
+    async def _leave(
+        self,
+        entries: Sequence[Entry],
+        operation: Callable[[Sequence[Entry]], Operation],
+        may_linger: bool,
+    ) -> None:
+        """Take entries off the disk, then out of memory."""
+        leaving = [self._waiting[each.seq] for each in entries if each.seq in self._waiting]
+        for waiting in leaving:
+            waiting.is_leaving = True
+        durable = [each.entry for each in leaving if each.is_durable]
+        try:
+            if durable:
+                await self.run(operation(durable), may_linger=may_linger)
+        except sqlite3.Error as error:
+            # They are delivered again after a restart, and the server knows them then.
+            ids = [each.to.command_id for each in entries]
+            log.error("spool.not_removed", command_ids=ids, reason=str(error))
         else:
-            self._bodies.discard(entry.seq)
+            await self._unlink([each.entry for each in leaving])
+        finally:
+            for waiting in leaving:
+                self._forget(waiting)
 
-    async def _change(self, entry: Entry, sql: str, values: tuple[Any, ...]) -> None:
-        """Replace an entry. If the disk refuses, memory still knows better than after a restart."""
-        if entry.seq in self._entries:
-            self._take(entry)
-        try:
-            if entry.seq not in self._volatile:
-                await self._write(sql, values)
-        except sqlite3.Error as error:
-            log.error("spool.not_durable", command_id=entry.command_id, reason=str(error))
-        self._tell()
-
-    async def _insert(self, entry: Entry, message: bytes | None) -> None:
-        """Write a new entry. Raises sqlite3.Error."""
-        body, upload = entry.body, entry.upload
-        await self._write(
-            "INSERT INTO responses (seq, command_id, lease_id, command, attempt, submit_url,"
-            " upload, message, body, body_bytes, body_sha256, uploaded, queued_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                entry.seq,
-                entry.command_id,
-                entry.lease_id,
-                entry.command,
-                entry.attempt,
-                entry.submit_url,
-                msgspec.json.encode(upload) if upload is not None else None,
-                message,
-                body.name if body is not None else None,
-                body.size if body is not None else 0,
-                body.sha256 if body is not None else None,
-                int(entry.is_uploaded),
-                time.time(),
-            ),
-        )
-
-    async def _write(self, sql: str, values: tuple[Any, ...]) -> int:
-        """One statement, one transaction; the id of a new row. Raises sqlite3.Error."""
-        if self.failure is not None:
-            raise sqlite3.OperationalError(self.failure)
-        try:
-            row = await self._db.execute_insert(sql, values)  # one hop to its thread, for any write
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _PASSING:
-                # After a failed fsync nothing that this file says can be relied on.
-                self.failure = str(error)
-                log.critical("spool.failed", reason=str(error))
-                self._tell()
-            raise
-        return int(row[0]) if row is not None else 0
+    def _forget(self, waiting: _Waiting) -> None:
+        """Let go of an entry that has left."""
+        entry = waiting.entry
+        if self._waiting.pop(entry.seq, None) is None:
+            return
+        self._used -= entry.size
+        if self._seq_of.get(entry.to.command_id) == entry.seq:
+            del self._seq_of[entry.to.command_id]
+        if not waiting.is_durable:
+            self._settle(waiting)
+        elif waiting.message is not None:
+            self._cached -= 1
 
     async def _load(self) -> None:
         """Read what waits, and clear bodies that belong to nothing."""
-        async with self._db.execute(
-            "SELECT seq, command_id, lease_id, command, attempt, submit_url, upload,"
-            " length(coalesce(message, x'')), body, body_bytes, body_sha256, uploaded"
-            " FROM responses ORDER BY seq"
-        ) as cursor:
-            rows = await cursor.fetchall()
-        used = await self._db.execute_fetchall(
-            "SELECT seq FROM sqlite_sequence WHERE name = 'responses'"
-        )
+        rows = await self.select(f"SELECT {COLUMNS} FROM responses ORDER BY seq")  # noqa: S608
+        used = await self.select("SELECT seq FROM sqlite_sequence WHERE name = 'responses'")
         self._next_seq = 1 + next((row[0] for row in used), 0)  # none is ever used again
-        for row in rows:
-            entry = Entry(
-                seq=row[0],
-                command_id=row[1],
-                lease_id=row[2],
-                command=row[3],
-                attempt=row[4],
-                submit_url=row[5],
-                upload=msgspec.json.decode(row[6], type=PresignedRequest) if row[6] else None,
-                message_bytes=row[7],
-                body=StoredBody(row[8], row[9], row[10]) if row[8] else None,
-                is_uploaded=bool(row[11]),
-            )
+        for entry in map(entry_of, rows):
+            self._keep(_Waiting(entry))
             if entry.body is not None and not self.body_path(entry).is_file():
-                log.error("spool.body_missing", command_id=entry.command_id)
+                log.error("spool.body_missing", command_id=entry.to.command_id)
                 await self.bury(entry, "the body is gone from the disk")
-                continue
-            self._take(entry)
-        await asyncio.to_thread(self._clear_bodies)
+        await self._disk.call(self._clear_bodies)
 
     def _clear_bodies(self) -> None:
         """Remove bodies whose process died before it could refer to them."""
-        known = {entry.body.name for entry in self._entries.values() if entry.body is not None}
+        known = {entry.body.name for entry in self.entries() if entry.body is not None}
         for path in self._data_dir.bodies.iterdir():
             if path.name not in known:
                 path.unlink(missing_ok=True)
         sync_directory(self._data_dir.bodies)
 
-    async def _unlink(self, entry: Entry) -> None:
-        """Remove the body's file. A crash before it leaves a file that the next start clears."""
-        if entry.body is not None:
-            await asyncio.to_thread(self.body_path(entry).unlink, missing_ok=True)
+    async def _unlink(self, entries: Iterable[Entry]) -> None:
+        """Remove the bodies' files. A crash before it leaves files that the next start clears."""
+        paths = [self.body_path(entry) for entry in entries if entry.body is not None]
+        if paths:
+            await self._disk.call(lambda: [path.unlink(missing_ok=True) for path in paths])
 
-    def _tell(self) -> None:
-        """Something changed."""
-        for listener in self._listeners:
+    def _announce(self, entry: Entry) -> None:
+        """Call the listeners of entries."""
+        for listener in self._on_entry:
+            listener(entry)
+
+    def _failed(self) -> None:
+        """Call the listeners of a failure."""
+        for listener in self._on_failure:
             listener()
-
-
-async def _connect(path: Path) -> aiosqlite.Connection:
-    """The database, checked and with its tables. Raises sqlite3.Error, SpoolError."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    db = await aiosqlite.connect(path, isolation_level=None)
-    try:
-        await db.execute("PRAGMA journal_mode = WAL")
-        await db.execute("PRAGMA synchronous = FULL")
-        await _check(db, path)
-    except BaseException:
-        await db.close()
-        raise
-    return db
-
-
-async def _check(db: aiosqlite.Connection, path: Path) -> None:
-    """Whether it is whole and ours; makes the tables of a new one. Raises SpoolError."""
-    async with db.execute("PRAGMA quick_check(1)") as cursor:
-        row = await cursor.fetchone()
-    if row is None or row[0] != "ok":
-        raise SpoolError(f"the spool {path} is damaged: move it away to start anew")
-    async with db.execute("PRAGMA user_version") as cursor:
-        row = await cursor.fetchone()
-    version = row[0] if row is not None else 0
-    if version > VERSION:
-        raise SpoolError(f"the spool {path} was made by a newer agent (version {version})")
-    if version == 0:
-        await db.executescript(_SCHEMA)
-    await db.executescript(_RUNS)

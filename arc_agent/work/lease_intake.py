@@ -15,11 +15,12 @@ import structlog
 from arc_agent.guard.pause import Pause
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.pulse import Pulse
-from arc_agent.jobs.job import NO_ADDRESSES, Job, addresses, allowed
+from arc_agent.jobs.job import Job, ReplyTo, allowed
 from arc_agent.jobs.lease_table import HeldLease, LeaseTable
 from arc_agent.jobs.outcome import Failed
 from arc_agent.jobs.responses import message_of
-from arc_agent.jobs.spool import Entry, Spool
+from arc_agent.jobs.spool import Spool
+from arc_agent.jobs.spool_rows import Entry
 from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.lease_calls import BrokenLease, LeaseAnswer, release
 from arc_agent.net.server import Server
@@ -149,41 +150,26 @@ class LeaseIntake:
             submit_url = allowed(self._lease_url, broken.submit_url, self._server.transfer.check)
         except (InvalidEnvelope, HostRefused):
             return False
-        await self._spool.put(
+        to = ReplyTo(
             command_id=broken.command_id,
             lease_id=broken.lease_id,
             command=broken.command or "",
             attempt=1,
             submit_url=submit_url,
-            upload=None,
-            message=message_of(Failed(InvalidEnvelope.code, broken.reason)),
-            body=None,
         )
+        await self._spool.put(to, message=message_of(Failed(InvalidEnvelope.code, broken.reason)))
         return True
 
     async def _rebind(self, entry: Entry, job: Job) -> None:
         """Deliver a response that waits in the spool under the new lease of its command."""
         lease = job.lease
         try:
-            where = addresses(job, self._server.transfer.check)
+            to = ReplyTo.of(job, self._server.transfer.check)
         except InvalidEnvelope:
-            where = NO_ADDRESSES
-        held = HeldLease(
-            lease_id=lease.lease_id,
-            command_id=lease.command_id,
-            command=entry.command,
-            attempt=lease.attempt,
-            asked_at=job.asked_at,
-            seconds=job.seconds,
-        )
+            to = ReplyTo.by_token(job)
+        held = HeldLease.of(job)
         held.finish()
-        self._leases.remove(entry.lease_id)
+        self._leases.remove(entry.to.lease_id)
         self._leases.add(held)
-        await self._spool.rebind(
-            entry,
-            lease_id=lease.lease_id,
-            attempt=lease.attempt,
-            submit_url=where.submit_url,
-            upload=where.upload,
-        )
+        await self._spool.rebind(entry, to)
         log.info("response.rebound", command_id=lease.command_id, attempt=lease.attempt)

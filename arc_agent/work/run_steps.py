@@ -23,7 +23,7 @@ from arc_agent.handlers.events import RunEvents
 from arc_agent.handlers.registry import Handler
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.process_state import ProcessState
-from arc_agent.jobs.job import NO_ADDRESSES, Addresses, Job, addresses, check_envelope
+from arc_agent.jobs.job import Job, ReplyTo, check_envelope
 from arc_agent.jobs.lease_table import HeldLease
 from arc_agent.jobs.outcome import Ended, Failed, GivenBack, Outcome
 from arc_agent.jobs.responses import failure, stored
@@ -52,7 +52,7 @@ class LeaseRun:
         self.job: Final = job
         self.held: Final = held
         self.time: Final = time
-        self.where: Addresses = NO_ADDRESSES
+        self.reply_to = ReplyTo.by_token(job)
         self.signed: Signed | None = None
         self.abandoned: asyncio.Task[Any] | None = None
         """The task of a handler that ignored its cancellation."""
@@ -122,7 +122,7 @@ class RunSteps:
         self._gate.check_name(job, run.signed_by)
         handler = self._find_handler(job)
         if not handler.idempotent:
-            await self._journal.hold(job, run.where)
+            await self._journal.hold(run.reply_to)
         source = await self._params.fetch(job, run.time)
         if signed is not None:
             await self._signatures.admit(job, signed, source)
@@ -130,14 +130,14 @@ class RunSteps:
                 source = await self._seals.open(job, signed.claims.sealed, source)
         await self._admit(run, handler, source)
         if not handler.idempotent:
-            await self._journal.start(job, run.where)
+            await self._journal.start(run.reply_to)
         outcome = await self._call(run, handler, source)
         return outcome if signed is None else await self._seals.seal(job, signed, outcome)
 
     def _check_envelope(self, run: LeaseRun) -> None:
         """Find out where the response goes, and check the rest. Raises InvalidEnvelope."""
         config = self._live.config
-        run.where = addresses(run.job, self._server.transfer.check)
+        run.reply_to = ReplyTo.of(run.job, self._server.transfer.check)
         check_envelope(run.job.lease, config.deployment_id, config.command_target)
 
     def _find_handler(self, job: Job) -> Handler:
@@ -172,7 +172,7 @@ class RunSteps:
         events = self._event_sender.begin(
             lease.command_id, lease.lease_id, is_private=seal is not None
         )
-        announce = partial(self._journal.announce, run.job, run.where, seal=seal)
+        announce = partial(self._journal.announce, run.reply_to, seal=seal)
         call = HandlerRun(
             job=run.job,
             held=run.held,
@@ -217,7 +217,7 @@ class RunSteps:
             text = f"{retry.message} ({why})" if retry.message else why
             return Failed(RETRIES_EXHAUSTED, text)
         log.info("command.retried_later", command_id=lease.command_id, seconds=seconds)
-        await self._journal.may_run_again(job, run.where)
+        await self._journal.may_run_again(run.reply_to)
         self._handler_turns.release(lease.lease_id)
         if self._handler_turns.is_full:
             return GivenBack("retry", seconds)

@@ -102,14 +102,7 @@ class Runner:
     def start(self, group: asyncio.TaskGroup, job: Job) -> None:
         """Take a lease on: it is held, renewed and run from here."""
         lease = job.lease
-        held = HeldLease(
-            lease_id=lease.lease_id,
-            command_id=lease.command_id,
-            command=lease.envelope.command,
-            attempt=lease.attempt,
-            asked_at=job.asked_at,
-            seconds=job.seconds,
-        )
+        held = HeldLease.of(job)
         run = LeaseRun(job, held, RunTime(job, held, self._clock, self._server.state))
         self._runs[lease.lease_id] = run
         self._leases.add(held)
@@ -174,7 +167,7 @@ class Runner:
         self._gate.log_leased(job)
         try:
             outcome = await self._steps.outcome(run)
-            outcome = self._journal.what_counts(job, what_counts(held.finish(), outcome))
+            outcome = self._journal.what_counts(lease.lease_id, what_counts(held.finish(), outcome))
             self._gate.log_ended(job, outcome)
             await self._settle(run, outcome)
             if run.signed is not None and self._gate.has_started(lease.lease_id):
@@ -191,7 +184,7 @@ class Runner:
         except Exception:  # the boundary of a run: the agent goes on, the lease lapses
             bound.exception("command.broken", command=held.command)
             self._count(held, Dropped("broken"))
-            self._gate.log_ended(job, self._journal.what_counts(job, Dropped("broken")))
+            self._gate.log_ended(job, self._journal.what_counts(lease.lease_id, Dropped("broken")))
             self._leases.remove(lease.lease_id)
         finally:
             await self._release(run)
@@ -241,17 +234,11 @@ class Runner:
 
     async def _spool_response(self, run: LeaseRun, outcome: Succeeded | Failed) -> None:
         """Put a response into the spool: it is delivered from there, after any crash or outage."""
-        lease = run.job.lease
         run.held.has_result = True
         body = outcome.body if isinstance(outcome, Succeeded) else None
         await asyncio.shield(
             self._spool.put(
-                command_id=lease.command_id,
-                lease_id=lease.lease_id,
-                command=run.held.command,
-                attempt=lease.attempt,
-                submit_url=run.where.submit_url,
-                upload=run.where.upload,
+                run.reply_to,
                 message=message_of(outcome),
                 body=body if isinstance(body, StoredBody) else None,
             )
@@ -266,7 +253,7 @@ class Runner:
         ):
             return
         if outcome.reason == NO_COST:
-            await self._journal.given_back(job)
+            await self._journal.given_back(job.lease.command_id)
         await release(self._server.connection, lease_id, outcome.reason)
 
     async def _lapses_later(self, lease_id: str, seconds: float) -> bool:

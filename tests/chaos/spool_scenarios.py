@@ -7,13 +7,19 @@ of one result from then on: it is `in` the spool, `leaving` it (then nobody know
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir
+from arc_agent.host.disk_thread import DiskThread
+from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.result_files import StoredBody, store_bytes
-from arc_agent.jobs.spool import Entry, Spool
+from arc_agent.jobs.spool import Spool
+from arc_agent.jobs.spool_rows import Entry
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from tests.chaos.disk_scenarios import CHECKPOINT_PAGES
 from tests.chaos.disk_shim import Disk
@@ -38,12 +44,18 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
     disk.watch(path, Path(job["log"]))
     for generation in range(job["generations"]):
         with DataDir(path) as data_dir:
-            spool = await Spool.open(data_dir, SETTINGS)
-            await spool._db.execute(f"PRAGMA synchronous = {job['synchronous']}")
-            await spool._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            for n in range(job["lives"]):
-                await _live(data_dir, spool, disk, f"{generation}-{n}", n)
-            await spool.close()
+            async with DiskThread() as thread:
+                spool = await Spool.open(data_dir, SETTINGS, thread)
+                for pragma in (
+                    f"synchronous = {job['synchronous']}",
+                    f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+                ):
+                    await thread.call(
+                        partial(spool._database.connection.execute, f"PRAGMA {pragma}")
+                    )
+                for n in range(job["lives"]):
+                    await _live(data_dir, spool, disk, f"{generation}-{n}", n)
+                await spool.close()
     return {}
 
 
@@ -53,24 +65,26 @@ async def _live(data_dir: DataDir, spool: Spool, disk: Disk, name: str, n: int) 
     stored = store_bytes(data_dir, data, INLINE_BYTES, lambda: True)
     is_file = isinstance(stored, StoredBody)
     facts = {"entry": name, "digest": hashlib.sha256(data).hexdigest()}
-    entry = await spool.put(
+    to = ReplyTo(
         command_id=name,
         lease_id=f"lease_{name}",
         command="report",
         attempt=1,
         submit_url="http://server.test/v1/commands/c/response",
         upload=UPLOAD if is_file else None,
+    )
+    entry = await spool.put(
+        to,
         message=None if is_file else data,
         body=stored if is_file else None,
     )
-    assert entry.seq >= 0, "the disk did not take it"
+    assert not spool.lack(), "the disk did not take it"
     disk.note({**facts, "is": "in"})
     if n % 5 == 0:
         return
     if n % 3 == 0:
-        entry = await spool.rebind(
-            entry, lease_id="lease_new", attempt=2, submit_url=None, upload=UPLOAD
-        )
+        leased_again = replace(to, lease_id="lease_new", attempt=2, submit_url=None, upload=UPLOAD)
+        entry = await spool.rebind(entry, leased_again)
     if is_file:
         entry = await spool.mark_uploaded(entry)
     disk.note({**facts, "is": "leaving"})
@@ -87,11 +101,12 @@ async def _leave(spool: Spool, entry: Entry, n: int) -> None:
 
 async def _inside(data_dir: DataDir) -> dict[str, Any]:
     """What an agent finds when it starts: for each result the digest of what it would send."""
-    spool = await Spool.open(data_dir, SETTINGS)
-    found: dict[str, Any] = {}
-    for entry in spool.entries():
-        message = await spool.message(entry)
-        data = spool.body_path(entry).read_bytes() if entry.body is not None else message or b""
-        found[entry.command_id] = hashlib.sha256(data).hexdigest()
-    await spool.close()
+    async with DiskThread() as thread:
+        spool = await Spool.open(data_dir, SETTINGS, thread)
+        found: dict[str, Any] = {}
+        for entry in spool.entries():
+            (message,) = await spool.messages([entry])
+            data = spool.body_path(entry).read_bytes() if entry.body is not None else message or b""
+            found[entry.to.command_id] = hashlib.sha256(data).hexdigest()
+        await spool.close()
     return found

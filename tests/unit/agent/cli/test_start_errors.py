@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from arc_agent.cli.main import main
-from arc_agent.jobs import spool
+from arc_agent.jobs import spool_database
 
 START = ["run", "--server", "http://127.0.0.1:9", "--deployment", "dep-1", "--data-dir"]
 AGAIN = 1
@@ -37,12 +37,12 @@ def test_a_full_disk_is_tried_again(
 def test_a_spool_is_tried_again_when_it_is_the_disk_and_not_the_spool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sqlite_code: int, code: int
 ) -> None:
-    async def fail(_: Path) -> None:
+    def fail(_: Path) -> None:
         error = sqlite3.OperationalError("not now")
         error.sqlite_errorcode = sqlite_code
         raise error
 
-    monkeypatch.setattr(spool, "_connect", fail)
+    monkeypatch.setattr(spool_database, "_connect", fail)
 
     assert main([*START, str(tmp_path / "agent")]) == code
 

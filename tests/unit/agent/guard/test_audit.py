@@ -17,23 +17,27 @@ from arc_agent.cli.main import main
 from arc_agent.config.sections import AuditSection
 from arc_agent.guard.audit import Audit, AuditError, AuditUnavailable
 from arc_agent.guard.audit_reader import Broken, entries, verify
+from arc_agent.host.disk_thread import DiskThread
 
 
 class Log:
     """A log that is open, and what it said of itself."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
-        self.audit = Audit(directory, AuditSection(**settings))
+        self._disk = DiskThread()
+        self.audit = Audit(directory, AuditSection(**settings), self._disk)
         self.troubles: list[str | None] = []
         self.failures = 0
         self.changed = asyncio.Event()
 
     async def __aenter__(self) -> Log:
+        await self._disk.__aenter__()
         await self.audit.open(on_trouble=self._trouble, on_failure=self._fail, version="1")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.audit.close()
+        await self._disk.__aexit__(None, None, None)
 
     def _trouble(self, reason: str | None) -> None:
         self.troubles.append(reason)

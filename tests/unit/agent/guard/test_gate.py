@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from arc_agent.guard.policy import Policy
 from arc_agent.guard.policy_file import read_policy
 from arc_agent.guard.turns import Turns
 from arc_agent.host.control_socket import ControlRefused, Peer
+from arc_agent.host.disk_thread import DiskThread
 from arc_agent.jobs.outcome import NO_COST, Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.result_files import StoredBody
 from tests.support.leases import InForce, ManualClock, job, settled, source, source_file
@@ -284,15 +285,17 @@ async def test_other_queues_come_before_the_slot_and_the_recheck_after_it(tmp_pa
     assert not gated.gate.has_started("lease_1")
 
 
-async def audited(tmp_path: Path) -> Audit:
+@pytest.fixture
+async def audit(tmp_path: Path) -> AsyncIterator[Audit]:
     """An audit log that is open."""
-    audit = Audit(tmp_path / "audit", AuditSection())
-    await audit.open(on_trouble=lambda _: None, on_failure=lambda: None, version="1")
-    return audit
+    async with DiskThread() as disk:
+        audit = Audit(tmp_path / "audit", AuditSection(), disk)
+        await audit.open(on_trouble=lambda _: None, on_failure=lambda: None, version="1")
+        yield audit
+        await audit.close()
 
 
-async def test_the_audit_log_has_the_whole_story(tmp_path: Path) -> None:
-    audit = await audited(tmp_path)
+async def test_the_audit_log_has_the_whole_story(tmp_path: Path, audit: Audit) -> None:
     gated = Gated(tmp_path, {"action": "allow"}, audit=audit)
     file = source_file(tmp_path / "params", b"[1]")
 
@@ -303,7 +306,7 @@ async def test_the_audit_log_has_the_whole_story(tmp_path: Path) -> None:
     gated.gate.log_ended(job(), Succeeded(StoredBody("name", 3, "abc")))
     gated.gate.log_ended(job(), Failed("OWN", "no"))
     gated.gate.log_ended(job(), Dropped("lost"))
-    await audit.close()
+    await audit.record("read")  # what was put before is written with it
 
     lines = [line for line in entries(tmp_path / "audit") if line["event"] != "file"]
     by_event = [(line["event"], line) for line in lines if "command_id" in line]
@@ -322,14 +325,14 @@ async def test_the_audit_log_has_the_whole_story(tmp_path: Path) -> None:
     assert (ends[2]["outcome"], ends[3]["reason"]) == ("OWN", "lost")
 
 
-async def test_a_start_that_cannot_be_recorded_does_not_happen(tmp_path: Path) -> None:
-    audit = await audited(tmp_path)
+async def test_a_start_that_cannot_be_recorded_does_not_happen(
+    tmp_path: Path, audit: Audit
+) -> None:
     gated = Gated(tmp_path, audit=audit)
     missing = source_file(tmp_path / "params", b"[1]")
     (tmp_path / "params").unlink()
 
     outcome = await end_of(gated.gate.admit(job(), missing))
-    await audit.close()
 
     assert outcome == GivenBack(NO_COST)
     assert not gated.gate.has_started("lease_1")

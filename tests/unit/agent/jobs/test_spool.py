@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir, DataDirError
+from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.result_files import (
     BodyWriter,
     StoredBody,
@@ -21,10 +23,10 @@ from arc_agent.jobs.result_files import (
     store_file,
     store_stream,
 )
-from arc_agent.jobs.spool import DEAD_KEPT, Entry, Spool
+from arc_agent.jobs.spool import Spool
+from arc_agent.jobs.spool_rows import DEAD_KEPT, Entry
 from arc_agent.net.transfer import NoRoom
-
-ROOMY = SpoolSection(min_free_bytes=0)
+from tests.support.spools import opened_spool
 
 
 @pytest.fixture
@@ -35,24 +37,35 @@ def data_dir(tmp_path: Path) -> Any:
 
 @pytest.fixture
 async def spool(data_dir: DataDir) -> AsyncIterator[Spool]:
-    opened = await Spool.open(data_dir, ROOMY)
-    yield opened
-    await opened.close()
+    async with opened_spool(data_dir) as spool:
+        yield spool
 
 
-async def put(spool: Spool, command_id: str = "cmd_1", **fields: Any) -> Entry:
+def reply_to(command_id: str = "cmd_1", **changes: Any) -> ReplyTo:
+    to = ReplyTo(
+        command_id=command_id,
+        lease_id=f"lease_of_{command_id}",
+        command="x",
+        attempt=1,
+        submit_url="https://arc.example.com/submit",
+    )
+    return replace(to, **changes)
+
+
+async def put(
+    spool: Spool,
+    command_id: str = "cmd_1",
+    *,
+    message: bytes | None = b'{"status":"success"}',
+    body: StoredBody | None = None,
+) -> Entry:
     """Put a response in."""
-    given: dict[str, Any] = {
-        "command_id": command_id,
-        "lease_id": f"lease_of_{command_id}",
-        "command": "x",
-        "attempt": 1,
-        "submit_url": "https://arc.example.com/submit",
-        "upload": None,
-        "message": b'{"status":"success"}',
-        "body": None,
-    }
-    return await spool.put(**{**given, **fields})
+    return await spool.put(reply_to(command_id), message=message, body=body)
+
+
+async def message(spool: Spool, entry: Entry) -> bytes | None:
+    (found,) = await spool.messages([entry])
+    return found
 
 
 async def test_what_is_put_is_there_after_a_restart_in_order(
@@ -61,11 +74,9 @@ async def test_what_is_put_is_there_after_a_restart_in_order(
     for number in range(3):
         await put(spool, f"cmd_{number}", message=b"%d" % number)
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert [entry.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
-    assert [await again.message(entry) for entry in again.entries()] == [b"0", b"1", b"2"]
-    await again.close()
+    async with opened_spool(data_dir) as again:
+        assert [entry.to.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
+        assert [await message(again, entry) for entry in again.entries()] == [b"0", b"1", b"2"]
 
 
 async def test_a_body_stays_until_its_response_leaves(spool: Spool, data_dir: DataDir) -> None:
@@ -76,7 +87,7 @@ async def test_a_body_stays_until_its_response_leaves(spool: Spool, data_dir: Da
     assert spool.body_path(entry).read_bytes() == b"b" * 100
     await spool.remove(entry)
     assert list(data_dir.bodies.iterdir()) == []
-    assert list(spool.entries()) == []
+    assert spool.entries() == []
 
 
 async def test_a_body_that_nothing_refers_to_is_cleared_at_the_start(
@@ -84,10 +95,8 @@ async def test_a_body_that_nothing_refers_to_is_cleared_at_the_start(
 ) -> None:
     store_bytes(data_dir, b"b" * 100, 10, spool.has_room)
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert list(data_dir.bodies.iterdir()) == []
-    await again.close()
+    async with opened_spool(data_dir):
+        assert list(data_dir.bodies.iterdir()) == []
 
 
 async def test_a_response_whose_body_is_gone_is_buried(spool: Spool, data_dir: DataDir) -> None:
@@ -96,11 +105,9 @@ async def test_a_response_whose_body_is_gone_is_buried(spool: Spool, data_dir: D
     entry = await put(spool, message=None, body=body)
     spool.body_path(entry).unlink()
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert list(again.entries()) == []
-    assert await again.dead() == [("cmd_1", "the body is gone from the disk")]
-    await again.close()
+    async with opened_spool(data_dir) as again:
+        assert again.entries() == []
+        assert await again.dead() == [("cmd_1", "the body is gone from the disk")]
 
 
 async def test_an_upload_is_remembered_across_a_restart(spool: Spool, data_dir: DataDir) -> None:
@@ -108,22 +115,22 @@ async def test_an_upload_is_remembered_across_a_restart(spool: Spool, data_dir: 
     assert isinstance(body, StoredBody)
     await spool.mark_uploaded(await put(spool, message=None, body=body))
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert [entry.is_uploaded for entry in again.entries()] == [True]
-    await again.close()
+    async with opened_spool(data_dir) as again:
+        assert [entry.is_uploaded for entry in again.entries()] == [True]
 
 
 async def test_a_new_lease_takes_a_finished_response_over(spool: Spool, data_dir: DataDir) -> None:
     entry = await put(spool)
-    await spool.rebind(entry, lease_id="lease_2", attempt=2, submit_url="https://new/", upload=None)
+    await spool.rebind(entry, reply_to(lease_id="lease_2", attempt=2, submit_url="https://new/"))
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    (rebound,) = again.entries()
-    assert (rebound.lease_id, rebound.attempt, rebound.submit_url) == ("lease_2", 2, "https://new/")
-    assert await again.message(rebound) == b'{"status":"success"}'
-    await again.close()
+    async with opened_spool(data_dir) as again:
+        (rebound,) = again.entries()
+        assert (rebound.to.lease_id, rebound.to.attempt, rebound.to.submit_url) == (
+            "lease_2",
+            2,
+            "https://new/",
+        )
+        assert await message(again, rebound) == b'{"status":"success"}'
 
 
 async def test_the_dead_are_remembered_but_not_without_end(spool: Spool) -> None:
@@ -136,53 +143,50 @@ async def test_the_dead_are_remembered_but_not_without_end(spool: Spool) -> None
 
 
 async def test_a_full_disk_keeps_a_result_in_memory_and_the_spool_goes_on(spool: Spool) -> None:
-    db = spool._db
     await put(spool, "cmd_1")
-    async with db.execute("PRAGMA page_count") as cursor:
-        pages = (await cursor.fetchone() or (0,))[0]
-    await db.execute(f"PRAGMA max_page_count = {pages}")
+    await refuse_writes(spool)
     entry = await put(spool, "cmd_2", message=b"m" * 50_000)
-    await db.execute("PRAGMA max_page_count = 100000")
+    await take_writes(spool)
     await put(spool, "cmd_3")
 
     assert spool.lack() == "results are in memory only"
-    assert await spool.message(entry) == b"m" * 50_000
-    assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_2", "cmd_3"]
+    assert await message(spool, entry) == b"m" * 50_000
+    assert [each.to.command_id for each in spool.entries()] == ["cmd_1", "cmd_2", "cmd_3"]
     assert spool.failure is None
     await spool.remove(entry)
-    assert [each.command_id for each in spool.entries()] == ["cmd_1", "cmd_3"]
+    assert [each.to.command_id for each in spool.entries()] == ["cmd_1", "cmd_3"]
 
 
 async def test_an_io_error_ends_the_trust_in_the_spool(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch
+    spool: Spool,
 ) -> None:
-    told: list[bool] = []
-    spool.on_change(lambda: told.append(spool.failure is not None))
+    failed = asyncio.Event()
+    spool.on_failure(failed.set)
 
-    def fail(*_: Any, **__: Any) -> Any:
+    def fail(_: sqlite3.Connection) -> Any:
         error = sqlite3.OperationalError("disk I/O error")
         error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
         raise error
 
-    monkeypatch.setattr(spool._db, "execute_insert", fail)
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+        await spool.run(fail)
     entry = await put(spool)
 
-    assert await spool.message(entry) == b'{"status":"success"}'  # still delivered
+    assert await message(spool, entry) == b'{"status":"success"}'  # still delivered
     assert spool.failure == "disk I/O error"
     assert not spool.has_room()
-    assert True in told
+    await failed.wait()
 
 
 async def test_there_is_room_until_the_limits(data_dir: DataDir) -> None:
-    spool = await Spool.open(data_dir, SpoolSection(max_bytes=100, min_free_bytes=0))
-    assert spool.has_room()
-    await put(spool, message=b"x" * 100)
-    assert not spool.has_room()
-    spool.configure(SpoolSection(max_bytes=200, min_free_bytes=0))
-    assert spool.has_room()
-    spool.configure(SpoolSection(max_bytes=200, min_free_bytes=2**60))
-    assert not spool.has_room()
-    await spool.close()
+    async with opened_spool(data_dir, SpoolSection(max_bytes=100, min_free_bytes=0)) as spool:
+        assert spool.has_room()
+        await put(spool, message=b"x" * 100)
+        assert not spool.has_room()
+        spool.configure(SpoolSection(max_bytes=200, min_free_bytes=0))
+        assert spool.has_room()
+        spool.configure(SpoolSection(max_bytes=200, min_free_bytes=2**60))
+        assert not spool.has_room()
 
 
 async def test_nobody_else_can_read_it(spool: Spool, data_dir: DataDir) -> None:
@@ -263,13 +267,13 @@ async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> Non
 
 async def refuse_writes(spool: Spool) -> None:
     """From now on the disk is full: the database may not grow by a page."""
-    ((pages,),) = await spool._db.execute_fetchall("PRAGMA page_count")
-    await spool._db.execute(f"PRAGMA max_page_count = {pages}")
+    ((pages,),) = await spool.select("PRAGMA page_count")
+    await spool.select(f"PRAGMA max_page_count = {pages}")
 
 
 async def take_writes(spool: Spool) -> None:
     """There is room again."""
-    await spool._db.execute("PRAGMA max_page_count = 1000000")
+    await spool.select("PRAGMA max_page_count = 1000000")
 
 
 LARGE = b"x" * 40_000
@@ -283,7 +287,7 @@ async def test_what_a_full_disk_refused_is_written_when_there_is_room_in_its_old
     await refuse_writes(spool)
     first = await put(spool, "cmd_1", message=LARGE)
     assert not spool.has_room()
-    assert await spool.message(first) == LARGE
+    assert await message(spool, first) == LARGE
     await spool.persist()  # still full
     assert not spool.has_room()
     await take_writes(spool)
@@ -291,11 +295,9 @@ async def test_what_a_full_disk_refused_is_written_when_there_is_room_in_its_old
     await spool.persist()
     assert spool.has_room()
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert [entry.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
-    assert await again.message(next(e for e in again.entries() if e.seq == first.seq)) == LARGE
-    await again.close()
+    async with opened_spool(data_dir) as again:
+        assert [entry.to.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
+        assert await message(again, next(e for e in again.entries() if e.seq == first.seq)) == LARGE
 
 
 async def test_what_was_delivered_from_memory_is_not_written_any_more(
@@ -311,10 +313,8 @@ async def test_what_was_delivered_from_memory_is_not_written_any_more(
     await spool.remove(other)
     await writing
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert list(again.entries()) == []
-    await again.close()
+    async with opened_spool(data_dir) as again:
+        assert again.entries() == []
 
 
 async def test_what_changes_while_it_is_written_is_written_as_it_is_then(
@@ -325,25 +325,20 @@ async def test_what_changes_while_it_is_written_is_written_as_it_is_then(
     await take_writes(spool)
     writing = asyncio.create_task(spool.persist())
     await asyncio.sleep(0)
-    await spool.rebind(kept, lease_id="lease_2", attempt=2, submit_url=None, upload=None)
+    await spool.rebind(kept, reply_to(lease_id="lease_2", attempt=2, submit_url=None))
     await writing
     await spool.persist()
     await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert [entry.lease_id for entry in again.entries()] == ["lease_2"]
-    await again.close()
+    async with opened_spool(data_dir) as again:
+        assert [entry.to.lease_id for entry in again.entries()] == ["lease_2"]
 
 
 async def test_a_place_in_the_order_is_never_used_again(data_dir: DataDir) -> None:
-    spool = await Spool.open(data_dir, ROOMY)
-    last = await put(spool, "cmd_1")
-    await spool.remove(last)
-    await spool.close()
-    again = await Spool.open(data_dir, ROOMY)
-
-    assert (await put(again, "cmd_2")).seq > last.seq
-    await again.close()
+    async with opened_spool(data_dir) as spool:
+        last = await put(spool, "cmd_1")
+        await spool.remove(last)
+    async with opened_spool(data_dir) as again:
+        assert (await put(again, "cmd_2")).seq > last.seq
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from arc_agent.net.server_state import ServerState
 from arc_agent.work.handler_run import Finished, HandlerRun, Stopped, result_of, timeout_of
 from arc_agent.work.run_time import RunTime
 from tests.support.leases import held, job, live_config, source, source_file
+from tests.support.spools import opened_spool
 
 
 class Runs:
@@ -85,9 +86,8 @@ class Runs:
 async def runs(tmp_path: Path) -> AsyncIterator[Runs]:
     live = live_config(tmp_path)
     with DataDir(tmp_path / "data") as data_dir:
-        spool = await Spool.open(data_dir, live.config.spool)
-        yield Runs(tmp_path, spool)
-        await spool.close()
+        async with opened_spool(data_dir, live.config.spool) as spool:
+            yield Runs(tmp_path, spool)
 
 
 async def test_a_handler_s_value_is_finished(runs: Runs) -> None:

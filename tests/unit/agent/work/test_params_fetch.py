@@ -19,6 +19,7 @@ from arc_agent.work.params_fetch import ParamsFetch
 from arc_agent.work.run_time import RunTime
 from arc_protocol.errors import InvalidEnvelope
 from tests.support.leases import ManualClock, held, job, live_config
+from tests.support.spools import opened_spool
 
 
 class Fetching:
@@ -74,9 +75,8 @@ class Fetching:
 async def fetching(tmp_path: Path) -> AsyncIterator[Fetching]:
     live = live_config(tmp_path)
     with DataDir(tmp_path / "data") as data_dir:
-        spool = await Spool.open(data_dir, live.config.spool)
-        yield Fetching(tmp_path, spool)
-        await spool.close()
+        async with opened_spool(data_dir, live.config.spool) as spool:
+            yield Fetching(tmp_path, spool)
 
 
 async def test_inline_params_are_there_at_once(fetching: Fetching) -> None:

@@ -1,0 +1,218 @@
+"""The files of an audit log, and the chain of hashes that runs through them.
+
+Each line is a JSON object that ends on `prev`, the SHA-256 of the line before it. The files
+`audit-00000001.jsonl`, … continue one another; the highest number is the current one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import structlog
+
+from arc_agent.config.sections import AuditSection
+from arc_agent.host.data_dir import sync_directory
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+GENESIS: Final = "0" * 64
+"""`prev` of the very first line."""
+FILE_NAME: Final = re.compile(r"audit-([0-9]{8})\.jsonl")
+FILE_EVENT: Final = "file"
+"""The first line of each file: its number, and the lowest number that is still to be there."""
+_TAIL_BYTES: Final = 64 * 1024
+"""A line is far shorter: names have 256 characters at most."""
+_ENCODE: Final = msgspec.json.Encoder().encode
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line to be written."""
+
+    event: str
+    fields: Mapping[str, Any]
+    at: datetime
+
+
+class SyncFailed(OSError):
+    """An fsync failed: nothing that was written since the last one can be relied on."""
+
+
+class AuditChain:
+    """The current file and the end of the chain. Its methods block for the disk."""
+
+    def __init__(self, directory: Path, settings: AuditSection) -> None:
+        """Nothing is opened yet."""
+        self.directory = directory
+        self._settings = settings
+        self._descriptor = -1
+        self._number = 0
+        self._next_number = 0
+        """The file to begin when none is open."""
+        self._size = 0
+        self._seq = 0
+        self._last = GENESIS
+
+    def open(self) -> int:
+        """Find the end of the chain; return the bytes of an unfinished line that were cut.
+
+        A process that died may have left a part of a line. A line that is whole and still none is
+        damage: it is left for `arc-agent audit verify` to find, and the log goes on in a new file.
+        Raises OSError.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        torn = 0
+        for path in sorted(audit_files(self.directory), reverse=True):
+            tail, size = _tail(path)
+            whole = tail[: tail.rfind(b"\n") + 1]
+            if not whole and size < _TAIL_BYTES:
+                self._next_number = number_of(path)  # it was being made; it is begun again
+                torn += size
+                continue
+            last = whole[:-1].rpartition(b"\n")[2]
+            self._last = sha256(last).hexdigest()
+            self._seq = _last_seq(whole)
+            if self._next_number > 0:
+                return torn
+            if not _is_line(last):
+                log.error("audit.damaged", file=path.name, hint="arc-agent audit verify")
+                self._next_number = number_of(path) + 1
+                return torn
+            torn = len(tail) - len(whole)
+            self._number, self._size = number_of(path), size - torn
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            if torn:
+                os.ftruncate(self._descriptor, self._size)
+            return torn
+        return torn
+
+    def close(self) -> None:
+        """Close the current file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def append(self, lines: Sequence[Line], *, syncs: bool) -> list[bytes]:
+        """Write all lines or none, durably with `syncs`; return them as they are in the file.
+
+        Raises OSError when none is written, SyncFailed when that is not known.
+        """
+        if self._descriptor < 0 or self._size >= self._settings.max_bytes:
+            self._begin_file()
+        seq, last, written = self._seq, self._last, list[bytes]()
+        for line in lines:
+            seq += 1
+            text = _encoded(seq, line, last)
+            last = sha256(text).hexdigest()
+            written.append(text)
+        data = b"\n".join([*written, b""])
+        _write(self._descriptor, data, self._size)
+        if syncs:
+            _sync(self._descriptor)
+        self._size += len(data)
+        self._seq, self._last = seq, last
+        return written
+
+    def sync(self) -> None:
+        """Make all lines durable. Raises SyncFailed."""
+        if self._descriptor >= 0:
+            _sync(self._descriptor)
+
+    def _begin_file(self) -> None:
+        """Go on in a new file, and remove the oldest ones. Raises OSError, SyncFailed."""
+        number = max(1, self._next_number)
+        if self._descriptor >= 0:
+            _sync(self._descriptor)
+            number = self._number + 1
+        path = self.directory / f"audit-{number:08}.jsonl"
+        files = sorted(audit_files(self.directory))
+        oldest = max(
+            min([number, *map(number_of, files)]), number - max(1, self._settings.keep) + 1
+        )
+        line = Line(FILE_EVENT, {"file": number, "oldest": oldest}, datetime.now(UTC))
+        text = _encoded(self._seq + 1, line, self._last)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            _write(descriptor, text + b"\n", 0)
+            _sync(descriptor)
+            sync_directory(self.directory)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self.close()
+        self._descriptor, self._number, self._size = descriptor, number, len(text) + 1
+        self._seq, self._last = self._seq + 1, sha256(text).hexdigest()
+        for file in files:
+            if number_of(file) < oldest:
+                file.unlink(missing_ok=True)
+
+
+def audit_files(directory: Path) -> list[Path]:
+    """Return the files of a log, in no order. Raises OSError."""
+    return [path for path in directory.iterdir() if FILE_NAME.fullmatch(path.name)]
+
+
+def number_of(path: Path) -> int:
+    """Return the number in a file's name."""
+    found = FILE_NAME.fullmatch(path.name)
+    return int(found[1]) if found else 0
+
+
+def _write(descriptor: int, data: bytes, size: int) -> None:
+    """Append to a file of that size, or leave it as it was. Raises OSError."""
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
+def _sync(descriptor: int) -> None:
+    """Make a file durable. Raises SyncFailed."""
+    try:
+        os.fdatasync(descriptor)
+    except OSError as error:
+        raise SyncFailed(error.errno, error.strerror or str(error)) from error
+
+
+def _encoded(seq: int, line: Line, prev: str) -> bytes:
+    """Return a line as it is written, without its end."""
+    at = line.at.isoformat(timespec="microseconds")[:26] + "Z"
+    fields = {name: value for name, value in line.fields.items() if value is not None}
+    return _ENCODE({"seq": seq, "at": at, "event": line.event, **fields, "prev": prev})
+
+
+def _tail(path: Path) -> tuple[bytes, int]:
+    """Return the end of a file, and the size of all of it. Raises OSError."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL_BYTES))
+        return file.read(), size
+
+
+def _last_seq(lines: bytes) -> int:
+    """Return the number of the last line that can be read; 0 when none can."""
+    for line in reversed(lines.splitlines()):
+        if _is_line(line):
+            return int(msgspec.json.decode(line)["seq"])
+    return 0
+
+
+def _is_line(line: bytes) -> bool:
+    """Return True if something can be a line of the log."""
+    try:
+        found: Any = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    if not isinstance(found, dict):
+        return False
+    fields = cast("dict[str, Any]", found)
+    return isinstance(fields.get("seq"), int) and isinstance(fields.get("prev"), str)
