@@ -84,7 +84,7 @@ class Delivery:
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()
         for entry in spool.entries():
-            self._queue.add(entry).is_late = True
+            self._queue.add(entry)
         spool.on_entry(self._entered)
 
     def hurry(self) -> None:
@@ -222,7 +222,7 @@ class Delivery:
         if answer.status < 300:
             self._delivered([pending])
         elif answer.status in _DONE:
-            await self._too_late(pending, entry, answer.status)
+            self._too_late([(pending, entry, answer.status)])
         elif answer.status == 400 and entry.is_uploaded and not pending.was_uploaded_again:
             pending.was_uploaded_again = True
             log.warning("upload.missing", command_id=entry.to.command_id)
@@ -240,7 +240,7 @@ class Delivery:
             errors = await self._submission.put_together(entries)
             self._contact.succeeded("submit")
             self._server_answered()
-            await self._answered(shared, entries, errors)
+            self._answered(shared, entries, errors)
         except NoContact as error:
             pauses = self._pauses
             if error.status is None:
@@ -254,21 +254,22 @@ class Delivery:
             self._requests -= 1
             self._put_back(shared)
 
-    async def _answered(
+    def _answered(
         self,
         shared: Sequence[Pending],
         entries: Sequence[Entry],
         errors: Sequence[ErrorBody | None],
     ) -> None:
         """Act on the server's answer to each of several responses."""
-        for pending, entry, error in zip(shared, entries, errors, strict=True):
-            if error is None:
-                continue
-            if error.http_status_code in _DONE:
-                await self._too_late(pending, entry, error.http_status_code)
-            else:
+        answers = list(zip(shared, entries, errors, strict=True))
+        self._delivered([pending for pending, _, error in answers if error is None])
+        late: list[tuple[Pending, Entry, int]] = []
+        for pending, entry, error in answers:
+            if error is not None and error.http_status_code in _DONE:
+                late.append((pending, entry, error.http_status_code))
+            elif error is not None:
                 pending.is_alone = True
-        self._delivered([p for p, error in zip(shared, errors, strict=True) if error is None])
+        self._too_late(late)
 
     def _part(self, shared: Sequence[Pending], reason: str) -> None:
         """Send each alone: the server does not say which of them it cannot take."""
@@ -281,36 +282,42 @@ class Delivery:
         if not taken:
             return
         hit("agent.after_submit")
-        late = [pending.entry.to for pending in taken if pending.is_late]
-        if len(late) > 1:  # a backlog may be long: a line for each request
-            log.info("responses.delivered", command_ids=[to.command_id for to in late])
+        if len(taken) == 1:
+            to = taken[0].entry.to
+            log.info("response.delivered", command_id=to.command_id, attempt=to.attempt)
+        else:
+            ids = [pending.entry.to.command_id for pending in taken]
+            log.info("responses.delivered", command_ids=ids)
         for pending in taken:
-            to = pending.entry.to
-            is_news = pending.is_late and len(late) == 1
-            write = log.info if is_news else log.debug
-            write("response.delivered", command_id=to.command_id, attempt=to.attempt)
             self._forget(pending)
-        entries = [pending.entry for pending in taken]
-        self._group.create_task(self._remove(entries))  # the next request does not wait for it
+        self._remove([pending.entry for pending in taken], is_taken=True)
 
-    async def _remove(self, entries: Sequence[Entry]) -> None:
-        """Take delivered responses out of the spool."""
-        await self._spool.remove(*entries, may_linger=True)
-        self._moved.set()
+    def _too_late(self, answers: Sequence[tuple[Pending, Entry, int]]) -> None:
+        """Let go of responses that the server wants no more: as they were sent, and its answer."""
+        gone: list[Entry] = []
+        for pending, sent, status in answers:
+            if pending.entry.to.lease_id != sent.to.lease_id:
+                continue  # leased again meanwhile: it goes out under that lease
+            hit("agent.after_submit")
+            log.warning(
+                "response.too_late",
+                command_id=sent.to.command_id,
+                attempt=sent.to.attempt,
+                status=status,
+            )
+            self._forget(pending)
+            gone.append(pending.entry)
+        self._remove(gone, is_taken=False)
 
-    async def _too_late(self, pending: Pending, sent: Entry, status: int) -> None:
-        """Let go of a response that the server wants no more."""
-        if pending.entry.to.lease_id != sent.to.lease_id:
-            return  # leased again meanwhile: it goes out under that lease
-        hit("agent.after_submit")
-        log.warning(
-            "response.too_late",
-            command_id=sent.to.command_id,
-            attempt=sent.to.attempt,
-            status=status,
-        )
-        self._forget(pending)
-        await self._spool.remove(pending.entry, is_taken=False)
+    def _remove(self, entries: Sequence[Entry], *, is_taken: bool) -> None:
+        """Take responses out of the spool; the next request does not wait for it."""
+
+        async def remove() -> None:
+            await self._spool.remove(*entries, is_taken=is_taken, may_linger=True)
+            self._moved.set()
+
+        if entries:
+            self._group.create_task(remove())
 
     def _forget(self, pending: Pending) -> None:
         """Do nothing more for a response."""
@@ -357,7 +364,6 @@ class Delivery:
     def _later(self, pending: Pending, error: Exception) -> float:
         """Put a response off; return by how many seconds."""
         pending.failures += 1
-        pending.is_late = True
         self._untried.discard(pending.entry.seq)
         now = self._clock()
         lease = self._leases.get(pending.entry.to.lease_id)
