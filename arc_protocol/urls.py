@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -10,6 +11,8 @@ from arc_protocol.errors import InvalidEnvelope
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REDACTED: Final = "***"
+_SITE: Final = re.compile(r"https?://[^/?#]*", re.ASCII | re.IGNORECASE)
+"""The part of a URL that says where it leads: the few of them are parsed once."""
 _AMBIGUOUS: Final = re.compile(r"[\x00-\x20\x7f\\]")
 """Characters that no URL has; parsers trim or drop them, and see another host then."""
 _QUERY_NAME: Final = re.compile(r"[\w.~%\[\]+-]{0,64}", re.ASCII)
@@ -24,6 +27,9 @@ def resolve(lease_url: str, reference: str) -> str:
     """
     if not reference or _AMBIGUOUS.search(reference):
         raise InvalidEnvelope("url: empty, or with characters that no URL has")
+    site = site_of(reference)
+    if site is not None and _is_site(site):
+        return reference
     if reference.startswith("//"):
         raise InvalidEnvelope("url: has no scheme", url=redact(reference))
     try:
@@ -38,8 +44,33 @@ def resolve(lease_url: str, reference: str) -> str:
     return url
 
 
+def site_of(url: str) -> str | None:
+    """Return the start of an http(s) URL that says where it leads: `https://host:port`.
+
+    None for any other URL. What a parser makes of scheme, user, host and port depends on it alone.
+    """
+    found = _SITE.match(url)
+    return found[0] if found is not None else None
+
+
+@lru_cache(maxsize=256)
+def _is_site(site: str) -> bool:
+    """Return True if a URL may start so."""
+    try:
+        parts = urlsplit(site)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port, the port filled in. Raises ValueError when there is no host."""
+    """Return scheme, host and port, the port filled in. Raises ValueError when there is no host."""
+    return _origin(site_of(url) or url)
+
+
+@lru_cache(maxsize=256)
+def _origin(url: str) -> tuple[str, str, int]:
+    """Return what `origin` does, remembered."""
     parts = urlsplit(url)
     if parts.hostname is None or parts.scheme not in _DEFAULT_PORTS:
         raise ValueError("not an http(s) URL")

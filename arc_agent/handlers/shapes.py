@@ -38,6 +38,9 @@ _RAW: Final = (
 UNIONS: Final = (Union, types.UnionType)
 
 
+_ENCODE: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
 class Misfit(ValueError):
     """A value does not have its type. `path` leads to the wrong part; empty for the whole value."""
 
@@ -94,7 +97,7 @@ def write(value: Any, kind: Any = UNTYPED) -> bytes:
         plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_write_other)
         if not is_anything(kind):
             _check_written(value, plain, kind)
-        return json.dumps(plain, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return _ENCODE(plain).encode("ascii")
     except msgspec.ValidationError as error:
         raise _misfit(error) from None
     except (TypeError, ValueError, RecursionError) as error:

@@ -121,18 +121,18 @@ class LeaseTable:
         self._lock = threading.Lock()
         self._held: dict[str, HeldLease] = {}
         self._commands: dict[str, str] = {}
-        self._waker: Callable[[], None] = lambda: None
+        self._on_added: Callable[[HeldLease], None] = lambda _: None
 
-    def wake_with(self, waker: Callable[[], None]) -> None:
-        """Call `waker` whenever a lease is added: somebody may have to renew it soon."""
-        self._waker = waker
+    def on_added(self, listener: Callable[[HeldLease], None]) -> None:
+        """Call `listener` with each lease that is added: it may have to be renewed soon."""
+        self._on_added = listener
 
     def add(self, lease: HeldLease) -> None:
         """Take a lease in."""
         with self._lock:
             self._held[lease.lease_id] = lease
             self._commands[lease.command_id] = lease.lease_id
-        self._waker()
+        self._on_added(lease)
 
     def remove(self, lease_id: str) -> None:
         """Let go of a lease, if it is there."""

@@ -26,6 +26,8 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+from arc_protocol.urls import site_of
+
 Address = IPv4Address | IPv6Address
 
 _NEVER: Final = tuple(
@@ -70,6 +72,10 @@ for 64:ff9b:1::/48, which a local network may translate to any IPv4 address (RFC
 _COMPATIBLE: Final = ip_network("::/96")
 
 
+_REMEMBERED: Final = 256
+"""How many starts of URLs a policy remembers as allowed."""
+
+
 class HostRefused(Exception):
     """A URL leads to a host that is not allowed. The message names the host only."""
 
@@ -88,11 +94,21 @@ class HostPolicy:
         self._names: set[str] = set()
         self._suffixes: list[str] = []
         self._networks: list[IPv4Network | IPv6Network] = []
+        self._allowed: set[str] = set()
+        """Starts of URLs that were judged before: every command has two, mostly the server's."""
         for entry in allow_hosts:
             self._allow(entry.strip())
 
     def check(self, url: str) -> None:
         """Judge a URL. The addresses of a name are judged later. Raises HostRefused."""
+        site = site_of(url)
+        if site is None or site not in self._allowed:
+            self._check(url)
+        if site is not None and len(self._allowed) < _REMEMBERED:
+            self._allowed.add(site)
+
+    def _check(self, url: str) -> None:
+        """Judge a URL by its host. Raises HostRefused."""
         try:
             parts = urlsplit(url)
             host, port = _plain(parts.hostname or ""), parts.port

@@ -7,6 +7,7 @@ loop, a busy transfer or a slow disk must not cost a lease (docs/architecture.md
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import sys
 import threading
@@ -80,19 +81,26 @@ class Heartbeat:
         """Renewals in a row without an answer."""
         self._retry_at = 0.0
         self._is_unreachable = False
+        self._asleep_until = math.inf
+        """The end of the thread's sleep, on the agent's clock, if nothing wakes it before."""
 
     def start(self) -> None:
         """Start the thread."""
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
         self._thread.start()
         self._is_ready.wait()
-        self._leases.wake_with(self._wake_up)
+        self._leases.on_added(self._lease_added)
 
     def stop(self) -> None:
         """End the thread. Blocks until it has ended, a few seconds at most."""
         self._is_stopping = True
         self._wake_up()
         self._thread.join(timeout=5.0)
+
+    def _lease_added(self, lease: HeldLease) -> None:
+        """Wake the thread if it sleeps for longer than a new lease can wait. From any thread."""
+        if self._due_at(lease) < self._asleep_until:
+            self._wake_up()
 
     def _wake_up(self) -> None:
         """End the thread's sleep. Safe from any thread."""
@@ -124,6 +132,7 @@ class Heartbeat:
         try:
             while not self._is_stopping:
                 self._wake.clear()
+                self._asleep_until = math.inf  # a lease that is added from here on wakes
                 held = self._leases.all()
                 if not held:
                     await self._wake.wait()
@@ -132,7 +141,9 @@ class Heartbeat:
                     renewing = asyncio.create_task(self._renew_all(connection))
                 self._end_lapsed(held, is_renewing=renewing is not None)
                 self._watch.check(self._live.config.watchdog.blocked_seconds)
-                await self._sleep(self._wake, renewing, self._pause(held))
+                seconds = self._pause(held)
+                self._asleep_until = self._clock() + seconds
+                await self._sleep(self._wake, renewing, seconds)
                 if renewing is not None and renewing.done():
                     renewing.result()
                     renewing = None

@@ -161,8 +161,7 @@ class Runner:
     async def _run(self, run: LeaseRun) -> None:
         """Run a lease from start to end. Raises nothing but a cancellation."""
         job, held, lease = run.job, run.held, run.job.lease
-        bound = log.bind(command_id=lease.command_id, attempt=lease.attempt)
-        bound.info("command.started", command=held.command, lease_id=lease.lease_id)
+        log.debug("command.started", command_id=lease.command_id, lease_id=lease.lease_id)
         started_at = self._clock()
         self._gate.log_leased(job)
         try:
@@ -174,15 +173,18 @@ class Runner:
                 await self._signatures.end(job, run.signed, outcome)
             self._count(held, outcome)
             # In an outage one line at its end counts the commands that ended meanwhile.
-            emit = bound.debug if self._server.state.count_ended() else bound.info
+            emit = log.debug if self._server.state.count_ended() else log.info
             emit(
                 "command.ended",
+                command_id=lease.command_id,
+                attempt=lease.attempt,
+                lease_id=lease.lease_id,
                 command=held.command,
                 outcome=name_of(outcome),
                 seconds=round(self._clock() - started_at, 3),
             )
         except Exception:  # the boundary of a run: the agent goes on, the lease lapses
-            bound.exception("command.broken", command=held.command)
+            log.exception("command.broken", command_id=lease.command_id, command=held.command)
             self._count(held, Dropped("broken"))
             self._gate.log_ended(job, self._journal.what_counts(lease.lease_id, Dropped("broken")))
             self._leases.remove(lease.lease_id)

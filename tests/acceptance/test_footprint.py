@@ -39,8 +39,8 @@ def show():
     with open(os.environ["LIST"], "w") as file:
         file.write("\\n".join(sorted(sys.modules)))
 import arc_agent.agent
-real = arc_agent.agent.Agent._ready
-arc_agent.agent.Agent._ready = lambda agent: (show(), real(agent))[1]
+real = arc_agent.agent.Agent._log_ready
+arc_agent.agent.Agent._log_ready = lambda agent: (show(), real(agent))[1]
 from arc_agent.cli.main import main
 sys.argv[0] = "arc-agent"
 main()
