@@ -1,4 +1,4 @@
-"""Large results on their way into the spool: files, durable before anything refers to them."""
+"""Large results become files, which are durable before a response refers to them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
 
 
 class StoredBody(msgspec.Struct, frozen=True):
-    """A body in the directory `bodies`, fsynced."""
+    """A body that is durable in the directory `bodies`."""
 
     name: str
     size: int
@@ -28,7 +28,7 @@ class StoredBody(msgspec.Struct, frozen=True):
 
 
 class BodyWriter:
-    """Takes a result a part at a time; keeps it in memory as long as it fits inline.
+    """A writer that takes a result in parts, in memory as long as it fits inline.
 
     Its methods block: call them in a thread. Raises NoRoom and OSError from `write` and `finish`;
     then `discard` it.
@@ -64,7 +64,7 @@ class BodyWriter:
         self._file.write(chunk)
 
     def finish(self) -> StoredBody | bytes:
-        """The whole: bytes when it is small, else a file that survives a power cut."""
+        """Return the whole: bytes when it is small, else a file that survives a power cut."""
         if self._file is None or self._part is None:
             return bytes(self._memory)
         self._file.flush()
@@ -73,7 +73,7 @@ class BodyWriter:
         return settle(self._data_dir, self._part, self._size, self._digest.hexdigest())
 
     def discard(self) -> None:
-        """Throw away what was taken, if it has not been finished."""
+        """Remove what was taken, if it has not been finished."""
         if self._file is not None:
             self._file.close()
         if self._part is not None:
@@ -81,7 +81,7 @@ class BodyWriter:
 
 
 def settle(data_dir: DataDir, part: Path, size: int, sha256: str) -> StoredBody:
-    """Move a synced file into `bodies`, durably."""
+    """Move an fsynced file into `bodies`, durably."""
     name = secrets.token_hex(16)
     part.rename(data_dir.bodies / name)
     sync_directory(data_dir.bodies)
@@ -121,7 +121,7 @@ def store_bytes(
 
 
 def _bytes_of(chunk: object) -> bytes:
-    """A part of a result. Raises TypeError for anything but bytes."""
+    """Return a part of a result as bytes. Raises TypeError for anything else."""
     if isinstance(chunk, bytes):
         return chunk
     if isinstance(chunk, bytearray | memoryview):
@@ -135,7 +135,7 @@ async def store_stream(
     inline_bytes: int,
     has_room: Callable[[], bool],
 ) -> StoredBody | bytes:
-    """Take in what an async iterator yields. Raises NoRoom, OSError, TypeError, and its own."""
+    """Take in the parts of an async iterator. Raises NoRoom, OSError, TypeError, and its errors."""
     writer = BodyWriter(data_dir, inline_bytes, has_room)
     try:
         async for chunk in chunks:
