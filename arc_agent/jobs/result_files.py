@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, cast
 import msgspec
 
 from arc_agent.host.data_dir import DataDir, sync_directory
-from arc_agent.net.transfer import NoRoom
+from arc_agent.net.bodies import NoRoom
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024

@@ -25,7 +25,7 @@ from arc_agent.jobs.result_files import (
 )
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import DEAD_KEPT, Entry
-from arc_agent.net.transfer import NoRoom
+from arc_agent.net.bodies import NoRoom
 from tests.support.spools import opened_spool
 
 
