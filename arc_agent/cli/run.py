@@ -13,8 +13,9 @@ from typing import Any, Final
 from arc_agent.cli.output import DONE, UNUSABLE, fail, log_line
 from arc_runtime.startup.light_imports import import_aiohttp, import_structlog
 
-# Almost nothing in the agent is in a cycle; what a handler leaves in cycles is still found.
 _COLLECTED_AFTER: Final = (10_000, 20, 50)
+"""Objects made until the garbage collector walks the young ones, and so on. Almost nothing in the
+agent is in a cycle, and what a handler's code leaves in cycles is still found."""
 
 
 def run(given: argparse.Namespace) -> int:
@@ -55,9 +56,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     live = LiveConfig(Source(file=file, environ=os.environ, overrides=overrides))
     live.configure_logs()
     live.check_host()
-    gc.collect()
-    gc.freeze()  # what is imported stays: the collector need not walk it
-    gc.set_threshold(*_COLLECTED_AFTER)
+    _spare_collections()
 
     async def live_and_end() -> int:
         agent = Agent(live)
@@ -68,6 +67,13 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
         return code
 
     return asyncio.run(live_and_end())
+
+
+def _spare_collections() -> None:
+    """Keep the garbage collector from walking what is imported over and over."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED_AFTER)
 
 
 def _run_once(file: Path | None, overrides: dict[str, Any], wait: str | None) -> int:

@@ -84,7 +84,7 @@ class Delivery:
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()
         for entry in spool.entries():
-            self._queue.add(entry).is_late = True
+            self._queue.add(entry)
         spool.on_entry(self._entered)
 
     def hurry(self) -> None:
@@ -282,14 +282,13 @@ class Delivery:
         if not taken:
             return
         hit("agent.after_submit")
-        late = [pending.entry.to for pending in taken if pending.is_late]
-        if len(late) > 1:  # a backlog may be long: a line for each request
-            log.info("responses.delivered", command_ids=[to.command_id for to in late])
+        if len(taken) == 1:
+            to = taken[0].entry.to
+            log.info("response.delivered", command_id=to.command_id, attempt=to.attempt)
+        else:
+            ids = [pending.entry.to.command_id for pending in taken]
+            log.info("responses.delivered", command_ids=ids)
         for pending in taken:
-            to = pending.entry.to
-            is_news = pending.is_late and len(late) == 1
-            write = log.info if is_news else log.debug
-            write("response.delivered", command_id=to.command_id, attempt=to.attempt)
             self._forget(pending)
         self._remove([pending.entry for pending in taken], is_taken=True)
 
@@ -365,7 +364,6 @@ class Delivery:
     def _later(self, pending: Pending, error: Exception) -> float:
         """Put a response off; return by how many seconds."""
         pending.failures += 1
-        pending.is_late = True
         self._untried.discard(pending.entry.seq)
         now = self._clock()
         lease = self._leases.get(pending.entry.to.lease_id)

@@ -30,7 +30,6 @@ class Pending:
         "failures",
         "is_alone",
         "is_busy",
-        "is_late",
         "is_ready",
         "is_unstorable",
         "needs_token",
@@ -43,8 +42,6 @@ class Pending:
         self.failures = 0
         self.is_busy = False
         """A plan has taken it, and its request has not ended."""
-        self.is_late = False
-        """It has failed before, or was left by an earlier process."""
         self.is_ready = False
         """It is due, and in one of the heaps for that."""
         self.needs_token = entry.to.submit_url is None

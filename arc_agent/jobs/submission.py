@@ -13,6 +13,7 @@ from arc_agent.jobs.delivery_plan import Pending
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import Entry
 from arc_agent.net.allowed_hosts import HostRefused
+from arc_agent.net.bodies import TransferRefused
 from arc_agent.net.connection import Answer, NoContact, Refused, ServerConnection
 from arc_agent.net.server_state import ServerState
 from arc_agent.net.transfer import Transfer, TransferRefused

@@ -177,6 +177,7 @@ class Runner:
                 "command.ended",
                 command_id=lease.command_id,
                 attempt=lease.attempt,
+                lease_id=lease.lease_id,
                 command=held.command,
                 outcome=name_of(outcome),
                 seconds=round(self._clock() - started_at, 3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from arc_agent.config.sections import SpoolSection
@@ -14,7 +14,7 @@ ROOMY = SpoolSection(min_free_bytes=0)
 
 
 @asynccontextmanager
-async def opened_spool(data_dir: DataDir, settings: SpoolSection = ROOMY) -> AsyncGenerator[Spool]:
+async def opened_spool(data_dir: DataDir, settings: SpoolSection = ROOMY) -> AsyncIterator[Spool]:
     """Open a spool, and close it in the end."""
     async with DiskThread() as disk:
         spool = await Spool.open(data_dir, settings, disk)
