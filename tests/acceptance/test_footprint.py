@@ -26,7 +26,7 @@ HEAVY = (
 )
 """What an agent at rest has no use for."""
 MAX_MODULES = 610
-"""There were 595 when the large files had been divided; each costs time at the start and memory for good."""
+"""There were 595 when the large files had been divided; each costs time and memory for good."""
 RSS_BYTES = 42 * 1024 * 1024
 CPU_SHARE = 0.003
 READY_SECONDS = 0.8
