@@ -65,7 +65,7 @@ CREATE INDEX commands_of_deployment_ended_badly ON commands (deployment_id, stat
     WHERE state IN ('FAILED', 'EXPIRED');
 
 -- Bodies stand apart, so that the hot rows stay small. `form` tells what `data` is
--- (store/bodies.py); `checksum` is a CRC-32 over all of the row.
+-- (operations/bodies.py); `checksum` is a CRC-32 over all of the row.
 CREATE TABLE params (
     command  INTEGER PRIMARY KEY REFERENCES commands (seq) ON DELETE CASCADE,
     form     INTEGER NOT NULL,
