@@ -1,4 +1,4 @@
-"""The handlers of `make demo`: what a vendor might run on a customer's host."""
+"""The handlers of `make demo` are what a vendor might run on a customer's host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from arc_agent import CommandFailed, Context, handler
 
 
-@handler("demo.checksum", description="Size and SHA-256 of the params, whatever their size")
+@handler("demo.checksum", description="Size and SHA-256 of the params")
 async def checksum(ctx: Context) -> dict[str, Any]:
     """Read the params as a stream: memory does not grow with them."""
     digest, size = hashlib.sha256(), 0
@@ -21,7 +21,7 @@ async def checksum(ctx: Context) -> dict[str, Any]:
 
 @handler("demo.export", description="A table of that many rows, as CSV")
 async def export(params: dict[str, int]) -> bytes:
-    """Return bytes: above the inline limit they go through blob storage by themselves."""
+    """Return bytes: above the inline limit they go through blob storage."""
     rows = (
         f"{number},customer-{number},{number * 37 % 1000}\n" for number in range(params["rows"])
     )
@@ -38,7 +38,7 @@ async def migrate(params: dict[str, Any]) -> None:
 
 @handler("demo.slow-report", description="Takes a few seconds")
 async def slow_report(params: dict[str, float], ctx: Context) -> dict[str, Any]:
-    """Long enough to be killed in the middle; it says how far it is."""
+    """Run long enough to be killed in the middle, and report progress."""
     ctx.log.info(f"attempt {ctx.attempt}: begun")
     steps = 8
     for step in range(steps):

@@ -1,6 +1,6 @@
-"""`make deb`: a Debian package of the agent, or of the server, by dpkg-deb.
+"""This script builds a Debian package of the agent, or of the server, by dpkg-deb.
 
-What it holds is what `install` puts on a host, from the same plan, at the places that belong to packages.
+A package holds what `install` puts on a host, from its plan, at the places that belong to packages.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def build(product: Product, out: Path, compression: str) -> Path:
 
 
 def _program(product: Product, tree: Path) -> None:
-    """The environment and the link to it."""
+    """Build the environment, and the link to it."""
     host = Host(tree, run_command, lambda line: sys.stderr.write(f"{line}\n") and None)
     program = Program(host, product.home, product.extra)
     program.versions.mkdir(parents=True)
@@ -119,9 +119,9 @@ def _program(product: Product, tree: Path) -> None:
 
 
 def _put(tree: Path, step: AnyStep) -> None:
-    """A file or a link of the plan, where a package has it; what a package does not have is left.
+    """Write a file or a link of the plan to its place in a package; skip all other steps.
 
-    Whether a unit starts with the system is the administrator's to say.
+    The link that starts a unit with the system is skipped too: the administrator makes it.
     """
     where = step.path
     for administrators, packages in PLACES.items():
@@ -139,7 +139,7 @@ def _put(tree: Path, step: AnyStep) -> None:
 
 
 def _documentation(product: Product, tree: Path) -> None:
-    """Licence and pages."""
+    """Copy the licence and the pages."""
     place = tree / "usr/share/doc" / product.name
     place.mkdir(parents=True)
     shutil.copy(ROOT / "LICENSE", place / "copyright")
@@ -149,7 +149,7 @@ def _documentation(product: Product, tree: Path) -> None:
 
 
 def _control(product: Product, tree: Path) -> None:
-    """What dpkg wants to know, and the maintainer scripts."""
+    """Write the control files and the maintainer scripts."""
     major, minor = sys.version_info[:2]
     size = sum(path.lstat().st_size for path in tree.rglob("*")) // 1024
     (tree / "DEBIAN/control").write_text(
@@ -162,7 +162,7 @@ def _control(product: Product, tree: Path) -> None:
         f"Installed-Size: {size}\n"
         f"Depends: python3 (>= {major}.{minor}), python3 (<< {major}.{minor + 1}), passwd, systemd\n"
         f"Description: {'Agent' if product is AGENT else 'Server'} of ARC, remote commands\n"
-        " for software that runs where nobody can reach it.\n"
+        " for software that runs where you cannot reach it.\n"
     )
     (tree / "DEBIAN/conffiles").write_text(
         f"{product.config_directory}/{product.config_name}.yaml\n"
@@ -178,11 +178,11 @@ def _output_of(*argv: str) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Build the packages that the command line names."""
     products = {product.name: product for product in (AGENT, SERVER)}
-    parser = argparse.ArgumentParser(description="Make Debian packages.")
+    parser = argparse.ArgumentParser(description="Build Debian packages")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    parser.add_argument("--compression", default="xz", help="of dpkg-deb: xz, gzip")
+    parser.add_argument("--compression", default="xz", help="compress with xz or gzip")
     parser.add_argument("packages", nargs="*", help=" or ".join(products))
     given = parser.parse_args()
     if shutil.which("dpkg-deb") is None:

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the configuration classes; `--check` only compares.
+"""This script writes docs/configuration.md from the configuration classes.
 
 python scripts/configuration_docs.py [--check]
 """
@@ -22,7 +22,7 @@ HEAD = """\
 <!-- Made by scripts/configuration_docs.py from arc_server/config/sections.py and arc_agent/config. -->
 
 Server and agent read one YAML file each (`--config FILE`). Each key may also come from the environment; the command line
-goes before the environment, the environment before the file. An unknown key or a bad value is refused with its path:
+wins over the environment, the environment over the file. An unknown key or a bad value is refused with its path:
 `arc-server check-config FILE`, `arc-agent check-config FILE`. Durations are in seconds, sizes in bytes.
 
 Commented examples: [config/server.yaml](../config/server.yaml), [config/agent.yaml](../config/agent.yaml).
@@ -31,26 +31,26 @@ Commented examples: [config/server.yaml](../config/server.yaml), [config/agent.y
 SENDER = """\
 ## The sender
 
-`arc` and the Python library have no file. `arc` reads these variables; options on the command line go before them.
+`arc` and the Python library have no file. `arc` reads these variables; options on the command line win over them.
 
-| variable | what it is |
+| variable | value |
 |---|---|
-| `ARC_SERVER_URL` | the server, with or without `/v1` |
+| `ARC_SERVER_URL` | the URL of the server, with or without `/v1` |
 | `ARC_TOKEN_FILE` | a file with the bearer token |
-| `ARC_TOKEN` | the token itself; a file is better |
-| `ARC_CA_FILE` | certificates to trust |
+| `ARC_TOKEN` | the token itself; prefer a file |
+| `ARC_CA_FILE` | a file of certificates to trust |
 """
 
 
 DECLARED = """\
 ## Declared commands
 
-What stands below the name of a command in `handlers.exec`, `handlers.http` and `handlers.sql`: [declared-handlers.md](declared-handlers.md).
+The keys of a command in `handlers.exec`, `handlers.http` and `handlers.sql`: [declared-handlers.md](declared-handlers.md).
 """
 
 
 def declared(name: str, kind: type) -> str:
-    """The keys of one kind of declared commands."""
+    """Return the keys of one kind of declared commands."""
     rows = [f"### `handlers.{name}.NAME`\n", "| key | type | default | |", "|---|---|---|---|"]
     for key in keys(kind, "NONE"):
         shown = show_default(key.default)
@@ -61,7 +61,7 @@ def declared(name: str, kind: type) -> str:
 
 
 def text() -> str:
-    """The page."""
+    """Return the page."""
     return "\n".join(
         (
             HEAD,
@@ -79,7 +79,7 @@ def text() -> str:
 
 
 def main() -> None:
-    """Write the page, or say that it is out of date."""
+    """Write the page; with `--check`, exit with an error if it is out of date."""
     if "--check" not in sys.argv[1:]:
         FILE.write_text(text())
     elif FILE.read_text() != text():

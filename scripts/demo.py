@@ -1,4 +1,4 @@
-"""`make demo`: a server, an agent and a sender at work, with real processes, in under a minute."""
+"""The demo shows a server, an agent and a sender at work, as real processes, within a minute."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ BOLD, DIM, GREEN, RED, OFF = (
 )
 
 
-def say(text: str) -> None:
-    """A headline."""
+def show_title(text: str) -> None:
+    """Print a title."""
     print(f"\n{BOLD}{text}{OFF}", flush=True)
 
 
-def note(text: str) -> None:
-    """What happened."""
+def show(text: str) -> None:
+    """Print what happened."""
     print(f"  {text}", flush=True)
 
 
-def good(text: str) -> None:
-    """What was checked."""
-    note(f"{GREEN}✓{OFF} {text}")
+def show_checked(text: str) -> None:
+    """Print what was checked."""
+    show(f"{GREEN}✓{OFF} {text}")
 
 
 def demand(is_true: bool, what: str) -> None:
     """Check, or stop the demo with exit code 1."""
     if not is_true:
-        note(f"{RED}✗ {what}{OFF}")
+        show(f"{RED}✗ {what}{OFF}")
         raise SystemExit(1)
-    good(what)
+    show_checked(what)
 
 
 class Demo:
-    """The processes, and where they keep their things."""
+    """A demo has processes and a scratch directory for their files."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -97,7 +97,7 @@ class Demo:
         return agent
 
     def token(self, scope: str) -> None:
-        """Make a token and keep it in a file."""
+        """Create a token and keep it in a file."""
         made = self.run(
             "arc-server", "token", "create", "--scope", scope, "--deployment", DEPLOYMENT,
             "--data-dir", str(self.scratch / "server"),
@@ -109,7 +109,7 @@ class Demo:
         file.write_text(made.stdout)
 
     def stop(self) -> None:
-        """End whatever still runs."""
+        """Kill the processes that still run."""
         for process in reversed(self.processes):
             if process.poll() is None:
                 process.kill()
@@ -117,7 +117,7 @@ class Demo:
 
 
 def demo(scratch: Path) -> None:
-    """The whole show."""
+    """Show all steps, in order."""
     this = Demo(scratch)
     try:
         _set_up(this)
@@ -132,7 +132,7 @@ def demo(scratch: Path) -> None:
 
 
 def _set_up(this: Demo) -> None:
-    say("1. A server on SQLite, a token for the sender and one for the agent")
+    show_title("1. A server on SQLite, a token for the sender and one for the agent")
     server = this.start(
         "server", "arc-server", "serve", "--data-dir", str(this.scratch / "server"),
         "--listen", "127.0.0.1:0",
@@ -143,10 +143,10 @@ def _set_up(this: Demo) -> None:
         raise SystemExit((this.scratch / "server.log").read_text())
     this.url = ready.removeprefix("READY ")
     this.environ["ARC_SERVER_URL"] = this.url
-    note(ready)
+    show(ready)
     this.token("sender")
     this.token("agent")
-    say("2. An agent: outbound HTTP only, no open port")
+    show_title("2. An agent: outbound HTTP only, no open port")
     config = {
         "server": {"url": this.url, "token_file": str(this.scratch / "agent.token")},
         "deployment": DEPLOYMENT,
@@ -159,13 +159,13 @@ def _set_up(this: Demo) -> None:
 
 
 def _small(this: Demo) -> None:
-    say("3. A small command")
+    show_title("3. A small command")
     begun = time.monotonic()
     sent = this.run(
         "arc", "invoke", DEPLOYMENT, "arc.echo", "--params", '{"hello": "world", "n": 42}'
     )
     took = time.monotonic() - begun
-    note(sent.stdout.strip() or sent.stderr.strip())
+    show(sent.stdout.strip() or sent.stderr.strip())
     demand(
         sent.returncode == 0 and json.loads(sent.stdout) == {"hello": "world", "n": 42},
         f"there and back, with the start of the arc program, in {took:.2f} s",
@@ -173,15 +173,15 @@ def _small(this: Demo) -> None:
 
 
 def _large(this: Demo) -> None:
-    say("4. Large ones: 20 MB of params up, 20 MB of result down, by presigned URLs")
+    show_title("4. Large ones: 20 MB of params up, 20 MB of result down, by presigned URLs")
     body = this.scratch / "upload.json"
     body.write_bytes(b'"' + b"0123456789abcdef" * (20 * 1024 * 1024 // 16) + b'"')
     sent = this.run("arc", "invoke", DEPLOYMENT, "demo.checksum", "--params", f"@{body}")
-    note(sent.stdout.strip() or sent.stderr.strip())
+    show(sent.stdout.strip() or sent.stderr.strip())
     digest = hashlib.sha256(body.read_bytes()).hexdigest()
     demand(
         sent.returncode == 0 and json.loads(sent.stdout)["sha256"] == digest,
-        "the agent saw the same SHA-256",
+        "the agent computed the right SHA-256",
     )
     out = this.scratch / "export.csv"
     sent = this.run(
@@ -189,7 +189,7 @@ def _large(this: Demo) -> None:
         "--out", str(out),
     )  # fmt: skip
     if sent.returncode:
-        note(sent.stderr.strip())
+        show(sent.stderr.strip())
     demand(
         sent.returncode == 0 and out.read_bytes().count(b"\n") == 780_001,
         f"{out.stat().st_size / 1e6:.1f} MB of CSV came back whole",
@@ -197,14 +197,14 @@ def _large(this: Demo) -> None:
 
 
 def _failing(this: Demo) -> None:
-    say("5. One that fails: the handler's own code and message, exit code 1")
+    show_title("5. One that fails: the handler's own code and message, exit code 1")
     sent = this.run("arc", "invoke", DEPLOYMENT, "demo.migrate", "--params", '{"table": "users"}')
-    note(sent.stderr.strip())
+    show(sent.stderr.strip())
     demand(sent.returncode == 1 and "MIGRATION_REFUSED" in sent.stderr, "exit code 1")
 
 
 def _killed(this: Demo, agent: subprocess.Popen[str]) -> subprocess.Popen[str]:
-    say("6. kill -9 the agent in the middle of a command")
+    show_title("6. kill -9 the agent in the middle of a command")
     sent = this.run(
         "arc", "invoke", DEPLOYMENT, "demo.slow-report", "--params", '{"seconds": 4}',
         "--no-wait", "--json",
@@ -212,24 +212,24 @@ def _killed(this: Demo, agent: subprocess.Popen[str]) -> subprocess.Popen[str]:
     if sent.returncode:
         raise SystemExit(sent.stderr)
     command_id = json.loads(sent.stdout)["commandId"]
-    _until_said(this, command_id, "begun")
+    _until_logged(this, command_id, "begun")
     agent.send_signal(signal.SIGKILL)
     agent.wait()
-    note(f"agent {agent.pid} is dead; {command_id} is still {_status(this, command_id)['state']}")
-    note(f"its lease of {LEASE_SECONDS} s runs out, and the agent that comes back gets it")
+    show(f"agent {agent.pid} is dead; {command_id} is still {_status(this, command_id)['state']}")
+    show(f"its lease of {LEASE_SECONDS} s runs out, and the agent that comes back gets it")
     agent = this.start_agent()
     status = _until(this, command_id, "SUCCEEDED")
     shown = this.run("arc", "status", command_id)
-    note(shown.stdout.strip().replace("\n", "\n  "))
+    show(shown.stdout.strip().replace("\n", "\n  "))
     demand(status["attempt"] == 2, "it ran again as attempt 2, and has one result")
-    heard = this.run("arc", "events", command_id)
-    note(heard.stdout.strip().replace("\n", "\n  "))
-    demand("attempt 1: begun" in heard.stdout, "what both attempts said is there")
+    events = this.run("arc", "events", command_id)
+    show(events.stdout.strip().replace("\n", "\n  "))
+    demand("attempt 1: begun" in events.stdout, "the lines of both attempts are there")
     return agent
 
 
 def _stop(this: Demo, agent: subprocess.Popen[str]) -> None:
-    say("7. Stop")
+    show_title("7. Stop")
     agent.terminate()
     demand(agent.wait(20) == 0, "the agent drained and exited with 0")
     server = this.processes[0]
@@ -247,7 +247,7 @@ def _status(this: Demo, command_id: str) -> dict[str, Any]:
     return json.loads(asked.stdout)
 
 
-def _until_said(this: Demo, command_id: str, text: str) -> None:
+def _until_logged(this: Demo, command_id: str, text: str) -> None:
     until = time.monotonic() + 20
     while True:
         asked = subprocess.run(
@@ -257,7 +257,7 @@ def _until_said(this: Demo, command_id: str, text: str) -> None:
         if text in asked.stdout:
             return
         if time.monotonic() > until:
-            raise SystemExit(f"{command_id} said nothing of {text!r}: {asked.stderr}")
+            raise SystemExit(f"{command_id} has not logged {text!r}: {asked.stderr}")
 
 
 def _until(this: Demo, command_id: str, state: str) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def _until(this: Demo, command_id: str, state: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the demo in a scratch directory, and leave nothing."""
+    """Run the demo in a scratch directory, and remove it."""
     begun = time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="arc-demo-"))
     try:
@@ -280,7 +280,7 @@ def main() -> None:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    say(f"Done in {time.monotonic() - begun:.0f} s. Next: docs/quickstart.md")
+    show_title(f"Done in {time.monotonic() - begun:.0f} s. Next: docs/quickstart.md")
 
 
 if __name__ == "__main__":

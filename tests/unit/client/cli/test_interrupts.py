@@ -32,6 +32,14 @@ class Person:
         self.heard.set()
 
 
+@pytest.fixture(autouse=True)
+def foreground() -> Iterator[None]:
+    """A process that a Ctrl-C reaches, even if the suite itself runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def answers() -> Iterator[tuple[int, int]]:
     """A pipe to answer through."""
