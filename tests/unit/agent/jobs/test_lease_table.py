@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from typing import Any
 
-import msgspec
 import pytest
-import structlog
 
-from arc_agent.config.sections import PollSection
 from arc_agent.jobs.lease_table import End, HeldLease, LeaseTable
 from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.jobs.responses import what_counts
-from arc_agent.net.lease_calls import LeaseAnswer
-from arc_agent.work.loop_watch import LoopWatch
-from arc_agent.work.poll_wait import PollInterval
 
 
 class MonotonicClock:
@@ -105,108 +97,3 @@ def test_a_command_is_found_by_the_lease_that_holds_it() -> None:
 )
 def test_the_reason_to_stop_counts_not_what_came_after(end: Any, outcome: Any, counts: Any) -> None:
     assert what_counts(end, outcome) == counts
-
-
-# PollInterval
-
-
-def answer(**fields: Any) -> LeaseAnswer:
-    """An empty answer, but for some fields."""
-    empty = LeaseAnswer(leases=[], broken=[], cancelled=[], server_now=None, shows_extensions=False)
-    return msgspec.structs.replace(empty, **fields)
-
-
-POLITE = PollSection(jitter=0)
-
-
-def test_an_early_empty_answer_means_intervals_that_double() -> None:
-    pace = PollInterval(random.Random(1))
-
-    waits = [
-        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
-        for _ in range(5)
-    ]
-
-    assert waits == [5, 10, 20, 30, 30]
-    assert not pace.is_long_poll
-
-
-def test_an_answer_that_took_its_time_means_long_poll_again() -> None:
-    pace = PollInterval(random.Random(1))
-    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
-
-    assert (
-        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=25, has_extensions=False) == 0
-    )
-    assert pace.is_long_poll
-
-
-def test_a_server_of_ours_may_answer_early_a_few_times() -> None:
-    pace = PollInterval(random.Random(1))
-
-    waits = [
-        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=1, has_extensions=True)
-        for _ in range(4)
-    ]
-
-    assert max(waits[:3]) <= 1
-    assert waits[3] == 5
-    assert not pace.is_long_poll
-
-
-def test_work_is_followed_by_the_next_request_at_once() -> None:
-    pace = PollInterval(random.Random(1))
-    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
-    pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False)
-
-    assert (
-        pace.after(
-            POLITE, answer(cancelled=["x"]), asked_seconds=25, took_seconds=0, has_extensions=False
-        )
-        == 0
-    )
-    assert (
-        pace.after(POLITE, answer(), asked_seconds=25, took_seconds=0.1, has_extensions=False) == 5
-    )
-
-
-def test_intervals_vary_by_the_jitter() -> None:
-    waits = [
-        PollInterval(random.Random(seed)).after(
-            PollSection(), answer(), asked_seconds=25, took_seconds=0, has_extensions=False
-        )
-        for seed in range(50)
-    ]
-
-    assert 4.5 <= min(waits) < 4.7
-    assert 5.3 < max(waits) <= 5.5
-
-
-def test_without_any_wait_asked_for_it_goes_by_intervals() -> None:
-    pace = PollInterval(random.Random(1))
-
-    assert pace.after(POLITE, answer(), asked_seconds=0, took_seconds=10, has_extensions=False) == 5
-
-
-# The main loop
-
-
-async def test_a_loop_that_stands_still_is_told_once_and_its_end_too() -> None:
-    clock = MonotonicClock()
-    watch = LoopWatch(asyncio.get_running_loop(), clock, LeaseTable())
-    with structlog.testing.capture_logs() as events:
-        watch.check(5.0)  # asks; this loop does not run before it is let
-        clock.now += 4
-        watch.check(5.0)
-        assert events == []
-        clock.now += 2
-        watch.check(5.0)
-        watch.check(5.0)
-        await asyncio.sleep(0)  # now it answers
-        watch.check(5.0)
-
-    assert [event["event"] for event in events] == [
-        "handler.blocking",
-        "handler.blocking_ended",
-    ]
-    assert events[0]["seconds"] == 6.0

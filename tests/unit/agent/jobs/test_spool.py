@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import sqlite3
 import stat
 import threading
@@ -267,18 +268,21 @@ async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> Non
 
 
 async def test_a_stream_that_is_cancelled_while_it_is_written_leaves_no_file(
-    data_dir: DataDir,
+    data_dir: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, go_on = threading.Event(), threading.Event()
+    token_hex = secrets.token_hex
 
-    def has_room() -> bool:
+    def slow(size: int) -> str:
         writing.set()
-        return go_on.wait(20)
+        go_on.wait(20)
+        return token_hex(size)
 
     async def chunks() -> AsyncIterator[bytes]:
-        yield b"x" * 17_000_000
+        yield b"x" * 100
 
-    storing = asyncio.create_task(store_stream(data_dir, chunks(), 10, has_room))
+    monkeypatch.setattr(secrets, "token_hex", slow)
+    storing = asyncio.create_task(store_stream(data_dir, chunks(), 10, lambda: True))
     await asyncio.to_thread(writing.wait, 20)
     storing.cancel()
     await asyncio.sleep(0)

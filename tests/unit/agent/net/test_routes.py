@@ -18,7 +18,6 @@ from arc_agent.net.proxies import Proxies
 from arc_agent.net.routes import Routes
 from arc_agent.net.tls import Tls, TlsError
 from arc_agent.net.tls_errors import explain
-from arc_agent.work.poll_wait import PollWait
 from tests.support.certificates import Authority
 
 # Proxies
@@ -281,87 +280,3 @@ def test_a_clock_that_is_off_is_told_once_and_once_when_it_is_right() -> None:
         ("clock.differs", 3600),
         ("clock.agrees", None),
     ]
-
-
-# How long a poll is held
-
-
-class Polls:
-    """A poller's view of a network that cuts after so long."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.hold = PollWait(lambda: self.now)
-        self.cut_after = 1e9
-        self.quiet: list[bool] = []
-
-    def poll(self, configured: float = 25.0) -> float:
-        """One poll without work; the wait that was asked for."""
-        asked = self.hold.seconds(configured)
-        if asked > self.cut_after:
-            self.now += self.cut_after
-            self.quiet.append(self.hold.broke_off(asked, self.cut_after, status=None, was_cut=True))
-        else:
-            self.now += asked
-            self.hold.ended(asked, asked)
-        return asked
-
-
-@pytest.mark.parametrize("cut_after", [5.0, 10.0, 15.0, 20.0, 24.0])
-def test_a_wait_that_is_cut_twice_is_shortened_and_stays_below(cut_after: float) -> None:
-    polls = Polls()
-    polls.cut_after = cut_after
-    asked = [polls.poll() for _ in range(400)]
-
-    assert asked[:2] == [25.0, 25.0]
-    assert asked[2] == pytest.approx(0.8 * cut_after)
-    assert all(polls.quiet)
-    assert len(polls.quiet) <= 2 + polls.now / 3600  # it is tried again once an hour
-    assert asked[-1] > 0.85 * cut_after
-
-
-def test_a_network_that_cuts_no_more_gets_the_whole_wait_back() -> None:
-    polls = Polls()
-    polls.cut_after = 10.0
-    for _ in range(3):
-        polls.poll()
-    polls.cut_after = 1e9
-    asked = [polls.poll() for _ in range(1000)]
-
-    assert asked[-1] == 25.0
-    assert asked == sorted(asked)
-
-
-def test_one_cut_is_a_server_that_was_stopped() -> None:
-    polls = Polls()
-    for cut_after in (20.0, 3.5, 12.0):
-        polls.cut_after = cut_after
-        assert polls.poll() == 25.0
-        polls.cut_after = 1e9
-        assert polls.poll() == 25.0
-    assert polls.quiet == [True, True, True]
-
-
-def test_a_network_that_cuts_every_poll_is_lost_after_the_second() -> None:
-    polls = Polls()
-    quiet = [polls.hold.broke_off(25, 4, status=504, was_cut=False) for _ in range(4)]
-
-    assert quiet == [True, True, False, False]
-
-
-def test_what_cannot_be_sent_at_all_is_no_cut() -> None:
-    hold = PollWait(lambda: 0.0)
-
-    assert not hold.broke_off(25, 10, status=None, was_cut=False)
-    assert hold.broke_off(0, 10, status=None, was_cut=True) is False
-    assert hold.seconds(25) == 25
-
-
-def test_a_poll_that_is_never_answered_is_asked_for_with_half_the_wait() -> None:
-    hold = PollWait(lambda: 0.0)
-    waits: list[float] = []
-    for _ in range(5):
-        waits.append(hold.seconds(25))
-        hold.was_lost(waits[-1])
-
-    assert waits == [25, 12.5, 6.25, 3.125, 2.0]
