@@ -78,7 +78,7 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     ] = 200.0
 
 
-class LeaseSection(Section, frozen=True, kw_only=True):
+class LeasesSection(Section, frozen=True, kw_only=True):
     """Leases."""
 
     max_seconds: Annotated[
@@ -281,7 +281,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     http: HttpLimits = HttpLimits()
     auth: AuthSection = AuthSection()
     enrolment: EnrolmentSection = EnrolmentSection()
-    leases: LeaseSection = LeaseSection()
+    leases: LeasesSection = LeasesSection()
     commands: CommandSection = CommandSection()
     urls: UrlSection = UrlSection()
     targets: TargetsSection = TargetsSection()

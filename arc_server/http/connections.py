@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 MAX_REFUSALS: Final = 200
 """Connections past the limit that get an answer at a time; more are cut off."""
 REFUSAL_SECONDS: Final = 5.0
-"""How long a connection past the limit may take to ask for something."""
+"""The time that a connection past the limit has to send its first bytes."""
 
 _TOO_MANY: Final = "Too many"
 """Begins the message of aiohttp's parser for a request with too many headers."""
@@ -44,7 +44,7 @@ class Connections:
         self.left_behind: set[asyncio.Task[None]] = set()
         """Handlers whose clients have gone. They run to their end."""
         self.refused = 0
-        """How many connections past the limit are open."""
+        """The number of open connections past the limit."""
         self._all_closed = asyncio.Event()
 
     def opened(self, connection: ClientConnection) -> None:

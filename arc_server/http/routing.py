@@ -29,7 +29,7 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 class RouteAccess(Enum):
-    """How a request shows that it may come in."""
+    """The credential that a route asks for."""
 
     TOKEN = "token"  # noqa: S105  # not a password
     """A bearer token of one of the route's scopes."""

@@ -17,11 +17,11 @@ from arc_server.http.limits import HttpLimits
 log = structlog.get_logger(__name__)
 
 WATCH_SECONDS: Final = 1.0
-"""How often connections are checked for clients that are too slow."""
+"""The interval at which connections are checked for clients that are too slow."""
 LINGER_SECONDS: Final = 5.0
-"""How long the rest of a refused body is read, so that the client gets to see the answer."""
+"""The time in which the rest of a refused body is read, so that the client sees the answer."""
 CUT_OFF_SECONDS: Final = 0.5
-"""How long handlers that are cut off have to give back what they could not deliver."""
+"""The time that handlers that are cut off have to release undelivered leases."""
 BACKLOG: Final = 1024
 """Connections that the kernel holds until they are accepted."""
 READ_BUFFER_BYTES: Final = 1 << 17
@@ -85,12 +85,12 @@ class HttpServer(web.Server):
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open, without refused ones."""
+        """The number of open connections, without refused ones."""
         return len(self._clients.open)
 
     @property
     def unanswered(self) -> int:
-        """How many handlers run on though their clients have gone."""
+        """The number of handlers that run on though their clients have gone."""
         return len(self._clients.left_behind)
 
     async def _watch(self) -> None:

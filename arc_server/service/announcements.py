@@ -1,7 +1,7 @@
 """Announcements wake the requests, and the push loop, that a change of commands concerns.
 
 Both services, the sweeper and the outbox announce what they have committed. An announcement never
-fails and reads nothing: a waiter that needs to know more looks for itself.
+fails and reads nothing: a waiter that needs to know more reads the database.
 """
 
 from __future__ import annotations

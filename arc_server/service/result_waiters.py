@@ -19,7 +19,7 @@ MAX_REMEMBERED_LIVE: Final = 10_000
 
 
 class RememberedCommand(NamedTuple):
-    """What is remembered of a command that has not ended."""
+    """A command that has not ended, as far as its waiters need to know it."""
 
     deployment_id: str
     deadline: datetime | None
@@ -70,7 +70,7 @@ class ResultWaiters:
 
     @property
     def count(self) -> int:
-        """How many requests wait."""
+        """The number of requests that wait."""
         return sum(map(len, self._waiters.values()))
 
     def waiter(
@@ -95,7 +95,7 @@ class ResultWaiters:
     def wake(self, command_id: str, ended: CommandWithResponse | None = None) -> None:
         """Wake every request that waits for a command that has ended.
 
-        Without `ended` they look for themselves.
+        Without `ended` they read it from the database.
         """
         self._live.pop(command_id, None)
         for waiter in self._waiters.pop(command_id, ()):

@@ -1,8 +1,9 @@
-"""A wait is what a request does until something happens: it sleeps, and can be ended from outside.
+"""A wait is the sleep of one request, which can be ended from outside.
 
-Whether a client is still there decides nothing but that. All else that a request does runs to its
-end: what the store has acknowledged is announced, and a lease that cannot be delivered any more is
-released. So nothing here is ever cancelled, and no write depends on its caller.
+A client that goes, or a token that is revoked, ends the sleep with an error and nothing else. All
+other work of a request runs to its end: what the store has acknowledged is announced, and a lease
+that cannot be delivered is released. No method of a service is cancelled, and no write depends on
+whether its client is still connected.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class WorkWaiters:
 
     @property
     def count(self) -> int:
-        """How many polls wait."""
+        """The number of polls that wait."""
         return sum(map(len, self._queues.values()))
 
     def waiter(
