@@ -1,9 +1,9 @@
-"""Which signatures were used here: a file that survives restarts, so that none is used twice.
+"""The record of used signatures survives restarts, so that no signature is used twice.
 
 A signature belongs to the command that came with it first. The same command may come again (its
-lease ran out, or it was handed back), until it has ended here; any other command with it is a
-replay. What is out of date is forgotten, but not how far: when the clock is set back, or signatures
-may be older than they might before, one that was forgotten stays out of date.
+lease lapsed or was released), until it has ended here; any other command with it is a replay.
+Signatures that are out of date are forgotten, but not how far: when the clock is set back, or
+signatures may be older than before, a forgotten signature stays out of date.
 """
 
 from __future__ import annotations
@@ -48,36 +48,36 @@ CREATE TABLE IF NOT EXISTS made (
 ) STRICT;
 INSERT OR IGNORE INTO made VALUES (1, 0);
 """
-"""Signatures that were made before that may have been forgotten, whatever `until` they get now."""
+"""The instant before which signatures may have been forgotten, whatever `until` they get now."""
 
 
 class UsedSignaturesError(Exception):
-    """The file cannot be used; the message is one clear line."""
+    """A record that cannot be used; the message is one clear line."""
 
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
         super().__init__(message)
         self.may_pass = may_pass
-        """Whether another try may succeed with nobody doing anything here."""
+        """True if another try may succeed without an operator's help."""
 
 
 class Claim(Enum):
-    """What becomes of a signature that came with a command."""
+    """The answer to a command that claims its signature."""
 
     GRANTED = "granted"
-    """It is this command's."""
+    """The signature is this command's."""
     TAKEN = "taken"
     """Another command came with it before."""
     ENDED = "ended"
     """This command came with it before, and has ended."""
     FORGOTTEN = "forgotten"
-    """So old that nobody knows any more whether it was used."""
+    """It is so old that the record may have forgotten it."""
 
 
 class UsedSignatures:
-    """The file, open. Its methods block for a disk; call them in threads."""
+    """The record, open. Its methods block for the disk; safe from any thread."""
 
     def __init__(self, directory: Path) -> None:
-        """Open or make it. Raises UsedSignaturesError."""
+        """Open or make the file. Raises UsedSignaturesError."""
         self._path = directory / FILE_NAME
         self._lock = Lock()
         self._claims = 0
@@ -87,7 +87,7 @@ class UsedSignatures:
             raise self._error(error) from None
 
     def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         with self._lock:
             self._db.close()
 
@@ -104,9 +104,9 @@ class UsedSignatures:
     ) -> Claim:
         """Take a signature for a command, durably. Raises UsedSignaturesError.
 
-        `made`: when it was, as POSIX time; `until`: when it is out of date in any case. `now`: what
-        is out of date at that time is forgotten now and then, and so is all that was made longer
-        than `max_age` seconds before. No skew is in any of them.
+        `made` and `until` are when it was made and when it is out of date, as POSIX time. What is
+        out of date at `now`, or was made more than `max_age` seconds before it, is forgotten now
+        and then. None of these times allows for a skew of clocks.
         """
         with self._lock:
             try:
@@ -120,7 +120,10 @@ class UsedSignatures:
             return claim
 
     def end(self, key_id: str, nonce: str) -> None:
-        """The command of a signature has ended: it is not run again. Raises UsedSignaturesError."""
+        """Record that the command of a signature has ended: it is not run again.
+
+        Raises UsedSignaturesError.
+        """
         with self._lock:
             try:
                 self._db.execute(
@@ -146,17 +149,17 @@ class UsedSignatures:
 
     @staticmethod
     def is_in(directory: Path) -> bool:
-        """Whether there is a record."""
+        """Return True if a directory holds a record."""
         return (directory / FILE_NAME).exists()
 
     def __len__(self) -> int:
-        """How many are remembered."""
+        """Return how many signatures are remembered."""
         with self._lock:
             [(count,)] = self._db.execute("SELECT count(*) FROM nonces").fetchall()
         return int(count)
 
     def _claim(self, key_id: str, nonce: str, command_id: str, made: float, until: float) -> Claim:
-        """See `claim`."""
+        """Take a signature, or return why it cannot be taken. Raises sqlite3.Error."""
         found = self._db.execute(
             "SELECT command_id, ended FROM nonces WHERE key_id = ? AND nonce = ?", (key_id, nonce)
         ).fetchone()
@@ -176,7 +179,7 @@ class UsedSignatures:
         return Claim.GRANTED
 
     def _forget(self, now: float, floor: float) -> None:
-        """Drop what is out of date, and keep how far that went."""
+        """Forget what is out of date, and remember how far that went."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute(
@@ -188,7 +191,7 @@ class UsedSignatures:
             self._db.execute("DELETE FROM nonces WHERE until < ?", (now,))
 
     def _connect(self) -> sqlite3.Connection:
-        """Open it, and make its tables when it is new."""
+        """Open the file, and make its tables when it is new."""
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(db)
@@ -198,7 +201,7 @@ class UsedSignatures:
         return db
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        """Settings and tables."""
+        """Apply settings, and make missing tables. Raises UsedSignaturesError."""
         with closing(db.execute("PRAGMA journal_mode = WAL")) as cursor:
             cursor.fetchall()
         db.execute("PRAGMA synchronous = FULL")
@@ -210,7 +213,7 @@ class UsedSignatures:
         db.executescript(_FLOOR)
 
     def _error(self, error: Exception) -> UsedSignaturesError:
-        """The same, as a matter of this file."""
+        """Return an error of the database or the disk as an error of this record."""
         code = getattr(error, "sqlite_errorcode", None)
         may_pass = code in _PASSING or (isinstance(error, OSError) and is_passing(error))
         return UsedSignaturesError(

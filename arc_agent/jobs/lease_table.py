@@ -1,4 +1,4 @@
-"""The leases that this process holds, shared by the main loop and the heartbeat's thread."""
+"""The lease table holds this process's leases, for the main loop and the heartbeat's thread."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class End(StrEnum):
     TIMEOUT = "timeout"
     """Its budget is used up; HANDLER_TIMEOUT is submitted."""
     LOST = "lost"
-    """The server has given the command to another holder; nothing is submitted."""
+    """The server has leased the command to another holder; nothing is submitted."""
     LAPSED = "lapsed"
-    """The lease ran out and could not be renewed; nothing is submitted."""
+    """The lease lapsed: it could not be renewed; nothing is submitted."""
     DRAIN = "drain"
     """The agent stops; the lease is released."""
     HALTED = "halted"
-    """A person on the host ended all that ran; STOPPED_BY_HOST is submitted."""
+    """An operator ended all that ran on the host; STOPPED_BY_HOST is submitted."""
 
 
 class HeldLease:
-    """One lease. Its fields may be read from any thread; only the table's methods move its times.
+    """A lease. Its fields may be read from any thread; only the table's methods move its times.
 
     A lease ends `seconds` after `asked_at`, which is on the agent's clock and from before the
     request that the server answered.
@@ -57,7 +57,7 @@ class HeldLease:
         self.has_result = False
         """Its handler is done; it is only renewed until the response is delivered."""
         self.stopped = threading.Event()
-        """Set when the handler is to stop, whatever for. Handlers in threads look at it."""
+        """Set when the handler is to stop. Handlers in threads check it."""
         self.end: End | None = None
         self.handler_task: asyncio.Task[Any] | None = None
         """The task of its handler, for the watchdog that looks for one that blocks the loop."""
@@ -77,7 +77,7 @@ class HeldLease:
         )
 
     def stop(self, reason: End) -> bool:
-        """Tell the handler to stop. The first reason stands; True when this was it.
+        """Stop the handler, and return True, unless it is stopped already.
 
         A lease whose handler is done is left alone: finished work is still submitted.
         """
@@ -92,7 +92,7 @@ class HeldLease:
         return True
 
     def finish(self) -> End | None:
-        """Note that the handler is done; from here on nothing stops it. Returns an earlier end."""
+        """Record that the handler is done: nothing stops it any more. Return an earlier end."""
         with self._lock:
             if self.end is None:
                 self.has_result = True
@@ -107,7 +107,7 @@ class HeldLease:
             listener()
 
     def changed(self) -> None:
-        """Tell the listeners to look again."""
+        """Call the listeners: the bounds of the handler have changed."""
         with self._lock:
             listeners = list(self._listeners)
         for listener in listeners:
@@ -115,7 +115,7 @@ class HeldLease:
 
 
 class LeaseTable:
-    """All held leases by id. Safe from any thread."""
+    """All leases that are held, by id. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -128,36 +128,36 @@ class LeaseTable:
         self._on_added = listener
 
     def add(self, lease: HeldLease) -> None:
-        """Take a lease in."""
+        """Hold a lease."""
         with self._lock:
             self._held[lease.lease_id] = lease
             self._commands[lease.command_id] = lease.lease_id
         self._on_added(lease)
 
     def remove(self, lease_id: str) -> None:
-        """Let go of a lease, if it is there."""
+        """Hold a lease no more."""
         with self._lock:
             lease = self._held.pop(lease_id, None)
             if lease is not None and self._commands.get(lease.command_id) == lease_id:
                 del self._commands[lease.command_id]
 
     def get(self, lease_id: str) -> HeldLease | None:
-        """One lease."""
+        """Return a lease by its id, None when it is not held."""
         with self._lock:
             return self._held.get(lease_id)
 
     def of_command(self, command_id: str) -> HeldLease | None:
-        """The lease under which a command is held here."""
+        """Return the lease under which a command is held here, or None."""
         with self._lock:
             return self._held.get(self._commands.get(command_id, ""))
 
     def all(self) -> list[HeldLease]:
-        """A copy of what is held now."""
+        """Return the leases that are held now."""
         with self._lock:
             return list(self._held.values())
 
     def extend(self, lease_id: str, asked_at: float, seconds: float) -> None:
-        """A renewal was granted. It never shortens a lease."""
+        """Record a renewal. It never shortens a lease."""
         with self._lock:
             lease = self._held.get(lease_id)
             if lease is None:
@@ -166,7 +166,7 @@ class LeaseTable:
             lease.ends_at = max(lease.ends_at, asked_at + seconds)
 
     def asked(self, lease_id: str, asked_at: float) -> None:
-        """A renewal was answered without a word about this lease: it is not asked at once again."""
+        """Record an answered renewal that did not name this lease: the next is not due at once."""
         with self._lock:
             lease = self._held.get(lease_id)
             if lease is not None:

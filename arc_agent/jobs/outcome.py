@@ -1,4 +1,4 @@
-"""What may become of one run of a handler."""
+"""The outcomes of a command that was leased here: what becomes of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from arc_agent.jobs.result_files import StoredBody
 
 NO_COST: Final = "drain"
-"""The reason for which a release costs no attempt (protocol.md, part 2, bounded attempts)."""
+"""The reason for which a release costs no attempt (docs/protocol.md, Leases)."""
 
 
 class Succeeded(msgspec.Struct, frozen=True):
@@ -27,15 +27,15 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class GivenBack(msgspec.Struct, frozen=True):
-    """Nothing to say: the lease is released, for another try."""
+    """There is no response: the lease is released, for another try."""
 
     reason: str
     after_seconds: float = 0.0
-    """How long it should not come again; kept as well as the server lets us."""
+    """How long the command should not come again, as far as the server allows that."""
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """The command is no longer ours: nothing is said at all."""
+    """The lease is another's, or over: there is no response and no release."""
 
     reason: str
 

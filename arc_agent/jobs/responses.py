@@ -1,4 +1,4 @@
-"""From what a handler came back with to what is handed in."""
+"""Responses are made of the value or the exception that a handler ended with."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _SMALL_KINDS: Final = frozenset({bool, float, type(None)})
 _MAX_CODE_CHARS: Final = 256
 _MAX_MESSAGE_CHARS: Final = 4_000
 _MAX_DETAILS_CHARS: Final = 16_000
-"""An error response stays below what public servers can store (20 kB)."""
+"""The size of an error response stays below what public servers can store (20 kB)."""
 
 
 async def stored(
     job: Job, value: Any, kind: Any, data_dir: DataDir, has_room: Callable[[], bool]
 ) -> Succeeded | Failed:
-    """Make a result ready for the spool: bytes, a file, or a JSON value of the handler's `kind`."""
+    """Store a result for the spool: bytes, a file, or a JSON value of the handler's `kind`."""
     if isinstance(value, Succeeded):
         return value  # an iterator, stored while it ran
     try:
@@ -100,7 +100,10 @@ def is_small(value: Any) -> bool:
 def _store(
     job: Job, value: Any, kind: Any, data_dir: DataDir, has_room: Callable[[], bool]
 ) -> StoredBody | bytes:
-    """In a thread. Raises Misfit for what is not of the kind, or cannot be sent at all."""
+    """Encode a result, or write it to a file. Blocks.
+
+    Raises Misfit for a value that is not of the kind or cannot be sent, NoRoom, OSError.
+    """
     is_sent_raw = isinstance(value, Path | bytes | bytearray | memoryview)
     if kind is not UNTYPED and is_sent_raw != shapes.is_raw(kind):
         name = getattr(kind, "__name__", str(kind))
@@ -115,7 +118,7 @@ def _store(
 
 
 def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed:
-    """What a sender learns of an exception; the host's log learns all of it."""
+    """Return the error that a sender gets for an exception; the host's log gets all of it."""
     bound = log.bind(command_id=job.lease.command_id, command=job.lease.envelope.command)
     if isinstance(error, CommandFailed):
         bound.info("handler.failed", code=error.code)
@@ -124,9 +127,9 @@ def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed
         return Failed(STORAGE_FAILED, str(error))
     try:
         bound.warning("handler.raised", exc_info=error)
-    except BaseException:  # telling it runs its code
+    except BaseException:  # to format it runs the handler's code
         bound.warning("handler.raised", kind=type(error).__name__)
-    text = _told(error)
+    text = _text_of(error)
     text = mask_known(text)  # the agent's own credentials are no sender's business
     if not sends_tracebacks:
         return Failed("HANDLER_ERROR", text)
@@ -134,8 +137,8 @@ def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed
     return Failed("HANDLER_ERROR", text, lines[-_MAX_DETAILS_CHARS:])
 
 
-def _told(error: BaseException) -> str:
-    """The kind and the text of an exception, if it can tell its text."""
+def _text_of(error: BaseException) -> str:
+    """Return the kind of an exception, and its text if it has one that can be had."""
     name = type(error).__name__
     try:
         text = str(error)
@@ -145,7 +148,7 @@ def _told(error: BaseException) -> str:
 
 
 def what_counts(end: End | None, outcome: Outcome) -> Outcome:
-    """When a handler was told to stop: the reason, not what it still came back with."""
+    """Return the outcome of a run: the reason for its stop goes before what it returned."""
     match end:
         case None:
             return outcome
@@ -165,7 +168,7 @@ def what_counts(end: End | None, outcome: Outcome) -> Outcome:
 
 
 def message_of(outcome: Succeeded | Failed) -> bytes | None:
-    """The response as it is handed in; None when the body goes to the store first."""
+    """Return the response as it is submitted; None when the body goes to the store first."""
     if isinstance(outcome, Failed):
         return encode(
             ErrorResponse(
@@ -182,10 +185,10 @@ def message_of(outcome: Succeeded | Failed) -> bytes | None:
 
 
 def name_of(outcome: Outcome) -> str:
-    """An outcome for the log."""
+    """Return the name of an outcome for the log."""
     return outcome.code if isinstance(outcome, Failed) else type(outcome).__name__.lower()
 
 
 def _clean(text: str) -> str:
-    """Text that UTF-8 can carry: lone surrogates, as of file names, are replaced."""
+    """Return text that UTF-8 can carry: lone surrogates, as of file names, are replaced."""
     return str(text).encode("utf-8", "replace").decode("utf-8")

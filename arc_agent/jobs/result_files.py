@@ -1,4 +1,4 @@
-"""Large results on their way into the spool: files, durable before anything refers to them."""
+"""Large results become files, which are durable before a response refers to them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
 
 
 class StoredBody(msgspec.Struct, frozen=True):
-    """A body in the directory `bodies`, fsynced."""
+    """A body that is durable in the directory `bodies`."""
 
     name: str
     size: int
@@ -30,7 +30,7 @@ class StoredBody(msgspec.Struct, frozen=True):
 
 
 class BodyWriter:
-    """Takes a result a part at a time; keeps it in memory as long as it fits inline.
+    """A writer that takes a result in parts, in memory as long as it fits inline.
 
     Its methods block: call them in a thread. Raises NoRoom and OSError from `write` and `finish`;
     then `discard` it.
@@ -66,7 +66,7 @@ class BodyWriter:
         self._file.write(chunk)
 
     def finish(self) -> StoredBody | bytes:
-        """The whole: bytes when it is small, else a file that survives a power cut."""
+        """Return the whole: bytes when it is small, else a file that survives a power cut."""
         if self._file is None or self._part is None:
             return bytes(self._memory)
         self._file.flush()
@@ -85,7 +85,7 @@ class BodyWriter:
 
 
 def settle(data_dir: DataDir, part: Path, size: int, sha256: str) -> StoredBody:
-    """Move a synced file into `bodies`, durably."""
+    """Move an fsynced file into `bodies`, durably."""
     name = secrets.token_hex(16)
     part.rename(data_dir.bodies / name)
     sync_directory(data_dir.bodies)
@@ -125,7 +125,7 @@ def store_bytes(
 
 
 def _bytes_of(chunk: object) -> bytes:
-    """A part of a result. Raises TypeError for anything but bytes."""
+    """Return a part of a result as bytes. Raises TypeError for anything else."""
     if isinstance(chunk, bytes):
         return chunk
     if isinstance(chunk, bytearray | memoryview):
@@ -150,7 +150,7 @@ async def store_stream(
     inline_bytes: int,
     has_room: Callable[[], bool],
 ) -> StoredBody | bytes:
-    """Take in what an async iterator yields. Raises NoRoom, OSError, TypeError, and its own."""
+    """Take in the parts of an async iterator. Raises NoRoom, OSError, TypeError, and its errors."""
     writer = BodyWriter(data_dir, inline_bytes, has_room)
     try:
         async for chunk in chunks:
