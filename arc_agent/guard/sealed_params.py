@@ -23,7 +23,7 @@ from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import STORAGE_FAILED
 from arc_agent.jobs.result_files import BodyWriter, StoredBody
-from arc_agent.net.transfer import NoRoom
+from arc_agent.net.bodies import NoRoom
 from arc_protocol.codec import encode
 from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.signatures import SEALED_ERROR, Sealing, decode_base64url

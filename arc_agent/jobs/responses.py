@@ -19,7 +19,7 @@ from arc_agent.jobs.job import Job
 from arc_agent.jobs.lease_table import End
 from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.result_files import StoredBody, store_bytes, store_file
-from arc_agent.net.transfer import NoRoom
+from arc_agent.net.bodies import NoRoom
 from arc_protocol.codec import encode
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody, SuccessResponse
 from arc_runtime.logs.redaction import mask_known

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 import msgspec
 
 from arc_agent.host.data_dir import DataDir, sync_directory
-from arc_agent.net.transfer import NoRoom
+from arc_agent.net.bodies import NoRoom
 
 T = TypeVar("T")
 

@@ -13,9 +13,10 @@ from arc_agent.jobs.delivery_plan import Pending
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import Entry
 from arc_agent.net.allowed_hosts import HostRefused
+from arc_agent.net.bodies import TransferRefused
 from arc_agent.net.connection import Answer, NoContact, Refused, ServerConnection
 from arc_agent.net.server_state import ServerState
-from arc_agent.net.transfer import Transfer, TransferRefused
+from arc_agent.net.transfer import Transfer
 from arc_protocol.codec import decode, encode
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.base import Message

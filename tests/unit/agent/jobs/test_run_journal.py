@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir
-from arc_agent.host.disk_thread import DiskThread
 from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.outcome import Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.run_journal import MAX_ANNOUNCED_BYTES, RunJournal, answer_left
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import Entry
+from tests.support.spools import opened_spool
 
 
 def to(attempt: int = 1, command_id: str = "c1", lease_id: str = "") -> ReplyTo:
@@ -34,10 +33,8 @@ def to(attempt: int = 1, command_id: str = "c1", lease_id: str = "") -> ReplyTo:
 @pytest.fixture
 async def spool(tmp_path: Path) -> AsyncIterator[Spool]:
     with DataDir(tmp_path) as data_dir:
-        async with DiskThread() as disk:
-            opened = await Spool.open(data_dir, SpoolSection(min_free_bytes=0), disk)
+        async with opened_spool(data_dir) as opened:
             yield opened
-            await opened.close()
 
 
 @pytest.fixture
@@ -228,13 +225,11 @@ async def test_a_disk_that_takes_nothing_lets_nothing_start(
 
 async def test_a_spool_of_before_the_journal_gets_its_table(tmp_path: Path) -> None:
     with DataDir(tmp_path) as data_dir:
-        async with DiskThread() as disk:
-            await (await Spool.open(data_dir, SpoolSection(), disk)).close()
-            with sqlite3.connect(tmp_path / "spool.db") as old:
-                for statement in ("TRIGGER runs_answered", "TRIGGER runs_taken", "TABLE runs"):
-                    old.execute(f"DROP {statement}")
-            old.close()
-            spool = await Spool.open(data_dir, SpoolSection(), disk)
-
+        async with opened_spool(data_dir):
+            pass
+        with sqlite3.connect(tmp_path / "spool.db") as old:
+            for statement in ("TRIGGER runs_answered", "TRIGGER runs_taken", "TABLE runs"):
+                old.execute(f"DROP {statement}")
+        old.close()
+        async with opened_spool(data_dir) as spool:
             assert await end_of(RunJournal(spool).hold(to())) is None
-            await spool.close()

@@ -6,9 +6,7 @@ import asyncio
 import os
 import sqlite3
 import stat
-import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from msgspec.structs import replace
 
 from arc_agent.config.sections import SpoolSection
 from arc_agent.host.data_dir import DataDir, DataDirError
-from arc_agent.host.disk_thread import DiskThread
 from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.result_files import (
     BodyWriter,
@@ -28,9 +25,8 @@ from arc_agent.jobs.result_files import (
 )
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import DEAD_KEPT, Entry
-from arc_agent.net.transfer import NoRoom
-
-ROOMY = SpoolSection(min_free_bytes=0)
+from arc_agent.net.bodies import NoRoom
+from tests.support.spools import opened_spool
 
 
 @pytest.fixture
@@ -41,17 +37,8 @@ def data_dir(tmp_path: Path) -> Any:
 
 @pytest.fixture
 async def spool(data_dir: DataDir) -> AsyncIterator[Spool]:
-    async with opened(data_dir) as spool:
+    async with opened_spool(data_dir) as spool:
         yield spool
-
-
-@asynccontextmanager
-async def opened(data_dir: DataDir, settings: SpoolSection = ROOMY) -> AsyncIterator[Spool]:
-    """A spool with a disk thread of its own."""
-    async with DiskThread() as disk:
-        spool = await Spool.open(data_dir, settings, disk)
-        yield spool
-        await spool.close()
 
 
 def reply_to(command_id: str = "cmd_1", **changes: Any) -> ReplyTo:
@@ -87,7 +74,7 @@ async def test_what_is_put_is_there_after_a_restart_in_order(
     for number in range(3):
         await put(spool, f"cmd_{number}", message=b"%d" % number)
     await spool.close()
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         assert [entry.to.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
         assert [await message(again, entry) for entry in again.entries()] == [b"0", b"1", b"2"]
 
@@ -108,7 +95,7 @@ async def test_a_body_that_nothing_refers_to_is_cleared_at_the_start(
 ) -> None:
     store_bytes(data_dir, b"b" * 100, 10, spool.has_room)
     await spool.close()
-    async with opened(data_dir):
+    async with opened_spool(data_dir):
         assert list(data_dir.bodies.iterdir()) == []
 
 
@@ -118,7 +105,7 @@ async def test_a_response_whose_body_is_gone_is_buried(spool: Spool, data_dir: D
     entry = await put(spool, message=None, body=body)
     spool.body_path(entry).unlink()
     await spool.close()
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         assert again.entries() == []
         assert await again.dead() == [("cmd_1", "the body is gone from the disk")]
 
@@ -128,7 +115,7 @@ async def test_an_upload_is_remembered_across_a_restart(spool: Spool, data_dir: 
     assert isinstance(body, StoredBody)
     await spool.mark_uploaded(await put(spool, message=None, body=body))
     await spool.close()
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         assert [entry.is_uploaded for entry in again.entries()] == [True]
 
 
@@ -136,7 +123,7 @@ async def test_a_new_lease_takes_a_finished_response_over(spool: Spool, data_dir
     entry = await put(spool)
     await spool.rebind(entry, reply_to(lease_id="lease_2", attempt=2, submit_url="https://new/"))
     await spool.close()
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         (rebound,) = again.entries()
         assert (rebound.to.lease_id, rebound.to.attempt, rebound.to.submit_url) == (
             "lease_2",
@@ -192,7 +179,7 @@ async def test_an_io_error_ends_the_trust_in_the_spool(
 
 
 async def test_there_is_room_until_the_limits(data_dir: DataDir) -> None:
-    async with opened(data_dir, SpoolSection(max_bytes=100, min_free_bytes=0)) as spool:
+    async with opened_spool(data_dir, SpoolSection(max_bytes=100, min_free_bytes=0)) as spool:
         assert spool.has_room()
         await put(spool, message=b"x" * 100)
         assert not spool.has_room()
@@ -278,30 +265,6 @@ async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> Non
     assert closed.is_set()
 
 
-async def test_a_stream_that_is_cancelled_while_it_is_written_leaves_no_file(
-    data_dir: DataDir,
-) -> None:
-    writing, go_on = threading.Event(), threading.Event()
-
-    def has_room() -> bool:
-        writing.set()
-        return go_on.wait(20)
-
-    async def chunks() -> AsyncIterator[bytes]:
-        yield b"x" * 17_000_000
-
-    storing = asyncio.create_task(store_stream(data_dir, chunks(), 10, has_room))
-    await asyncio.to_thread(writing.wait, 20)
-    storing.cancel()
-    await asyncio.sleep(0)
-    go_on.set()
-    await asyncio.wait({storing})
-
-    assert storing.cancelled()
-    assert list(data_dir.temporary.iterdir()) == []
-    assert list(data_dir.bodies.iterdir()) == []
-
-
 async def refuse_writes(spool: Spool) -> None:
     """From now on the disk is full: the database may not grow by a page."""
     ((pages,),) = await spool.select("PRAGMA page_count")
@@ -332,7 +295,7 @@ async def test_what_a_full_disk_refused_is_written_when_there_is_room_in_its_old
     await spool.persist()
     assert spool.has_room()
     await spool.close()
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         assert [entry.to.command_id for entry in again.entries()] == ["cmd_0", "cmd_1", "cmd_2"]
         assert await message(again, next(e for e in again.entries() if e.seq == first.seq)) == LARGE
 
@@ -350,7 +313,7 @@ async def test_what_was_delivered_from_memory_is_not_written_any_more(
     await spool.remove(other)
     await writing
     await spool.close()
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         assert again.entries() == []
 
 
@@ -366,15 +329,15 @@ async def test_what_changes_while_it_is_written_is_written_as_it_is_then(
     await writing
     await spool.persist()
     await spool.close()
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         assert [entry.to.lease_id for entry in again.entries()] == ["lease_2"]
 
 
 async def test_a_place_in_the_order_is_never_used_again(data_dir: DataDir) -> None:
-    async with opened(data_dir) as spool:
+    async with opened_spool(data_dir) as spool:
         last = await put(spool, "cmd_1")
         await spool.remove(last)
-    async with opened(data_dir) as again:
+    async with opened_spool(data_dir) as again:
         assert (await put(again, "cmd_2")).seq > last.seq
 
 
