@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,30 @@ async def test_a_stream_that_breaks_leaves_no_file_behind(data_dir: DataDir) -> 
         await store_stream(data_dir, chunks(), 10, lambda: True)
 
     assert list(data_dir.temporary.iterdir()) == []
+
+
+async def test_a_stream_that_is_cancelled_while_it_is_written_leaves_no_file(
+    data_dir: DataDir,
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def has_room() -> bool:
+        writing.set()
+        return go_on.wait(20)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x" * 17_000_000
+
+    storing = asyncio.create_task(store_stream(data_dir, chunks(), 10, has_room))
+    await asyncio.to_thread(writing.wait, 20)
+    storing.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait({storing})
+
+    assert storing.cancelled()
+    assert list(data_dir.temporary.iterdir()) == []
+    assert list(data_dir.bodies.iterdir()) == []
 
 
 async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> None:
