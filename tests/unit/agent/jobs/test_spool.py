@@ -249,24 +249,6 @@ async def test_a_stream_that_breaks_leaves_no_file_behind(data_dir: DataDir) -> 
     assert list(data_dir.temporary.iterdir()) == []
 
 
-async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> None:
-    closed = asyncio.Event()
-
-    async def chunks() -> AsyncIterator[bytes]:
-        try:
-            yield b"x" * 100
-            os.sched_yield()
-            yield b"x" * 100
-        finally:
-            closed.set()
-
-    with pytest.raises(NoRoom):
-        await store_stream(data_dir, chunks(), 10, lambda: False)
-    await asyncio.sleep(0)
-
-    assert closed.is_set()
-
-
 async def test_a_stream_that_is_cancelled_while_it_is_written_leaves_no_file(
     data_dir: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +274,24 @@ async def test_a_stream_that_is_cancelled_while_it_is_written_leaves_no_file(
     assert storing.cancelled()
     assert list(data_dir.temporary.iterdir()) == []
     assert list(data_dir.bodies.iterdir()) == []
+
+
+async def test_a_stream_is_closed_when_it_is_cut_short(data_dir: DataDir) -> None:
+    closed = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        try:
+            yield b"x" * 100
+            os.sched_yield()
+            yield b"x" * 100
+        finally:
+            closed.set()
+
+    with pytest.raises(NoRoom):
+        await store_stream(data_dir, chunks(), 10, lambda: False)
+    await asyncio.sleep(0)
+
+    assert closed.is_set()
 
 
 async def refuse_writes(spool: Spool) -> None:
