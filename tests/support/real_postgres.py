@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The directory of its socket, which takes the user `postgres` without a password.
+    """Yield the directory of a socket, which takes the user `postgres` without a password.
 
     Postgres does not run as root: root runs it as `nobody`. Skips where it cannot be had.
     """
@@ -44,7 +44,7 @@ def postgres() -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _wait_for(directory / ".s.PGSQL.5432", process)
+            _wait_until_ready(binaries, directory, process)
             yield str(directory)
         finally:
             process.terminate()
@@ -71,16 +71,12 @@ def _initialised(binaries: Path, data: Path, user: str | None) -> None:
         pytest.skip(f"Postgres cannot be run here: {done.stderr[-300:]}")
 
 
-def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until somebody listens there."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        with socket.socket(socket.AF_UNIX) as opened:
-            try:
-                opened.connect(str(path))
-            except OSError:
-                assert process.poll() is None, "Postgres ended"
-                time.sleep(0.02)
-            else:
-                return
-    raise TimeoutError("Postgres does not listen")
+def _wait_until_ready(binaries: Path, directory: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until Postgres accepts connections; it listens, and refuses, before it is ready."""
+
+    def is_ready() -> bool:
+        assert process.poll() is None, "Postgres ended"
+        asked = [binaries / "pg_isready", "--quiet", "--host", directory]
+        return subprocess.run(asked, check=False).returncode == 0
+
+    wait_until(is_ready, seconds=60)
