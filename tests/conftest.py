@@ -1,6 +1,9 @@
-"""What all tests share: long ones are left out unless somebody asks."""
+"""All tests share the choice of long tests, and that Ctrl-C reaches the processes they start."""
 
 from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,3 +21,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = "big or not big"
     elif not config.option.markexpr:
         config.option.markexpr = LEFT_OUT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> Iterator[None]:
+    """Restore Python's own handling of SIGINT, and the default in every process a test starts.
+
+    A shell that starts the suite in the background has it ignore SIGINT, and its children too.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import random
 import subprocess
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import Process, eventually, let_real_time_pass
+from tests.support.processes import Process, let_real_time_pass
+from tests.support.waiting import until
 from tests.support.world import World
 
 KILLS = [
@@ -57,7 +57,7 @@ async def test_an_agent_that_is_killed_at_random_moments_loses_no_result(
     for _ in range(kills):
         agent = await world.agent("victim", config=config, is_awaited=False)
         seen = agent.log
-        await eventually(lambda seen=seen: seen)  # it lives
+        await until(lambda seen=seen: seen)  # it lives
         await let_real_time_pass(source.uniform(0.2, 1.5))
         agent.kill()
         await agent.ended()
@@ -70,7 +70,7 @@ async def test_an_agent_that_is_killed_at_random_moments_loses_no_result(
             assert status["response"]["code"] == "MAYBE_EXECUTED", status
             doubtful += 1
 
-    assert await eventually(lambda: not world.spooled("victim")) is True
+    assert await until(lambda: not world.spooled("victim")) is True
     left = [path for path in (world.directory / "victim" / "tmp").iterdir() if path.is_dir()]
     assert left == []
     assert list((world.directory / "victim" / "bodies").iterdir()) == []
@@ -101,22 +101,22 @@ async def test_results_of_a_long_outage_arrive_in_order_once_with_few_words(
         },
     )
     commands = await create_many(world, "hold", number, gate="out")
-    await eventually(lambda: len(world.runs()) == number)
+    await until(lambda: len(world.runs()) == number)
     server.kill()
     await server.ended()
     await agent.logged("contact.lost")
     before = len(agent.log)
     world.open_gate("out")
-    await eventually(lambda: world.count_finished() == number)
+    await until(lambda: world.count_finished() == number)
     await let_real_time_pass(outage_seconds)
     assert sorted(world.spooled("lonely")) == sorted(commands)
     queued = world.spooled("lonely")
     await world.server()
     await agent.logged("contact.back", 60)
     await all_succeed(world, commands, 60)
-    await eventually(lambda: not world.spooled("lonely"))
+    await until(lambda: not world.spooled("lonely"))
 
-    await eventually(lambda: len(delivered_by(agent)) == number)
+    await until(lambda: len(delivered_by(agent)) == number)
     told, delivered = agent.log[before:], delivered_by(agent)
     print(f"{outage_seconds} s without a server, {number} results: {len(told)} lines")
     assert len(told) <= MOST_LINES
@@ -150,7 +150,7 @@ async def test_an_agent_whose_disk_fills_and_empties_loses_nothing_and_says_so(w
     agent = await _agent_on_a_small_disk(world)
     inside = Path(f"/proc/{agent.pid}/root{world.directory}/small")
     held = await create_many(world, "hold", 4, gate="full")
-    await eventually(lambda: len(world.runs()) == 4)
+    await until(lambda: len(world.runs()) == 4)
     ballast = inside / "ballast"
     with ballast.open("wb", buffering=0) as file:
         while _put(file):
@@ -164,10 +164,11 @@ async def test_an_agent_whose_disk_fills_and_empties_loses_nothing_and_says_so(w
         listed = await world.sender.call("GET", "/agents")
         return [each.get("status") for each in listed["agents"]]
 
+    async def says_disk() -> bool:
+        return any(each and "disk" in each.get("note", "") for each in await shown())
+
     # The audit log's part of it may be in the note as well: it stands on the same disk.
-    async with asyncio.timeout(20):
-        while not any(each and "disk" in each.get("note", "") for each in await shown()):
-            await asyncio.sleep(0.05)
+    await until(says_disk)
     assert [each for each in waiting if world.runs(each)] == []
     ballast.unlink()
     await all_succeed(world, waiting, 30)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.support.processes import eventually
+from tests.support.waiting import until
 from tests.support.world import World
 
 COMMANDS = 2_000
@@ -48,7 +48,7 @@ async def test_every_command_has_exactly_one_result_while_agents_are_stopped_and
 
     for stop in range(STOPS):
         finished = COMMANDS * (stop + 1) // (STOPS + 2)
-        await eventually(lambda enough=finished: world.count_finished() >= enough, 60)
+        await until(lambda enough=finished: world.count_finished() >= enough, 60)
         which = stop // 2 % 2
         if stop % 2:
             await agents[which].logged("ready", 30)

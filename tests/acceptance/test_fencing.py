@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.support.processes import eventually
 from tests.support.raw_sender import Refused, failure, success
+from tests.support.waiting import until
 from tests.support.world import World
 
 LEASE_SECONDS = 2
@@ -89,7 +89,7 @@ async def test_an_agent_frozen_past_its_lease_is_refused_and_the_second_holders_
     command_id = await world.sender.create("hold", {"gate": "open"})
     await world.noted(command_id)
     world.open_gate("open", agent="frozen")
-    await eventually(lambda: world.spooled("frozen") == [command_id])
+    await until(lambda: world.spooled("frozen") == [command_id])
     frozen.pause()
 
     await world.agent("second", lease_seconds=LEASE_SECONDS)
@@ -104,7 +104,7 @@ async def test_an_agent_frozen_past_its_lease_is_refused_and_the_second_holders_
 
     assert (status["state"], status["attempt"]) == ("SUCCEEDED", 2)
     assert b'"second"' in await world.sender.body(status["response"]["response"])
-    await eventually(lambda: world.spooled("frozen") == [])
+    await until(lambda: world.spooled("frozen") == [])
 
 
 async def test_an_agent_frozen_in_its_handler_gives_up_a_command_that_another_has_finished(
@@ -124,7 +124,7 @@ async def test_an_agent_frozen_in_its_handler_gives_up_a_command_that_another_ha
     await frozen.logged("command.ended", command_id=command_id)
     other = await world.sender.create("count", {"n": 2})
     await world.sender.result(other)
-    await eventually(lambda: world.spooled("frozen") == [])
+    await until(lambda: world.spooled("frozen") == [])
 
     status = await world.sender.status(command_id)
     assert (status["state"], status["attempt"]) == ("SUCCEEDED", 2)

@@ -20,7 +20,8 @@ from tests.support.certificates import Authority
 from tests.support.large_bodies import RESULT_SEED, ask_for
 from tests.support.network_front import ForwardProxy, TlsFront
 from tests.support.octets import digest_of
-from tests.support.processes import Process, eventually
+from tests.support.processes import Process
+from tests.support.waiting import until
 from tests.support.world import World
 
 HOST = "arc.test"
@@ -116,7 +117,7 @@ async def test_https_is_tunnelled_and_a_new_client_certificate_is_shown_without_
         assert (await world.sender.result(large))["state"] == "SUCCEEDED"
         key.write_bytes(second.key_file.read_bytes())
         await front.cut()
-        await eventually(lambda: "second" in front.names)
+        await until(lambda: "second" in front.names)
         world.open_gate("renewed")
         status = await world.sender.result(held)
         await runs_a_command(world, "far")
@@ -298,7 +299,7 @@ async def test_a_captive_portal_is_neither_an_empty_answer_nor_the_end(
         world.open_gate("portal")
         await world.noted(command_id, what="finished")
         seen = len(proxy.headers)
-        await eventually(lambda: len(proxy.headers) >= seen + 5)
+        await until(lambda: len(proxy.headers) >= seen + 5)
         proxy.portal = None
         status = await world.sender.result(command_id)
 
@@ -315,7 +316,7 @@ async def test_polls_that_a_proxy_cuts_become_shorter_than_what_it_cuts(world: W
         agent = await world.agent("cut", url=f"http://{HOST}", config=config)
         shortened = await agent.logged("poll.shortened")
         polls = sum("leases" in line for line in proxy.asked)
-        await eventually(lambda: sum("leases" in line for line in proxy.asked) >= polls + 2)
+        await until(lambda: sum("leases" in line for line in proxy.asked) >= polls + 2)
         await runs_a_command(world, "cut")
 
     assert 2.0 <= shortened["wait_seconds"] <= 3.0

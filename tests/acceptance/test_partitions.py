@@ -7,7 +7,7 @@ import asyncio
 import aiohttp
 import pytest
 
-from tests.support.processes import eventually
+from tests.support.waiting import until
 from tests.support.world import World
 
 LEASE_SECONDS = 2
@@ -78,7 +78,7 @@ async def test_a_partition_longer_than_the_lease_gives_the_command_to_whoever_is
     again = await world.noted(command_id, times=2)
     assert (again["agent"], again["attempt"]) == ("near", 2)
     world.open_gate("open", agent="away")
-    await eventually(lambda: world.spooled("away") == [command_id])
+    await until(lambda: world.spooled("away") == [command_id])
     proxy.heal()
     refused = await away.logged("response.too_late", 60, command_id=command_id)
     assert refused["status"] == 409
@@ -88,4 +88,4 @@ async def test_a_partition_longer_than_the_lease_gives_the_command_to_whoever_is
 
     assert (status["state"], status["attempt"]) == ("SUCCEEDED", 2)
     assert b'"near"' in await world.sender.body(status["response"]["response"])
-    await eventually(lambda: world.spooled("away") == [])
+    await until(lambda: world.spooled("away") == [])

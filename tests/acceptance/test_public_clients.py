@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.support.public_clients import (
     PublicSender,
     Receiver,
 )
+from tests.support.waiting import wait_until
 
 ARC_SERVER = str(Path(sys.executable).with_name("arc-server"))
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ARC_")}
@@ -120,15 +120,6 @@ def deployment(server: Server) -> Iterator[Deployment]:
     deployment = Deployment(server)
     yield deployment
     deployment.close()
-
-
-def poll(look: Callable[[], Any], *, seconds: float = 20) -> Any:
-    """Look again and again, as clients do, until there is something."""
-    until = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.05)
-    return found
 
 
 def from_now(seconds: float) -> datetime:
@@ -438,7 +429,7 @@ def test_a_result_of_a_lease_that_was_given_again_is_refused_as_done(
     sender, receiver = deployment.sender(), deployment.receiver()
     created = sender.create("c", b"{}")
     (old,) = receiver.lease(seconds=1)
-    (new,) = poll(receiver.lease)
+    (new,) = wait_until(receiver.lease)
     assert new["attempt"] == 2
 
     stale = receiver.succeed(old["envelope"], b"old")
@@ -545,7 +536,7 @@ def test_a_repeat_with_the_same_key_is_the_same_command(deployment: Deployment) 
 
     first = sender.create("c", b"{}", idempotencyKey="k", deadline=soon)
     repeat = sender.create("c", b"{}", idempotencyKey="k", deadline=soon)
-    poll(lambda: sender.look(first["commandId"])["state"] == "EXPIRED")
+    wait_until(lambda: sender.look(first["commandId"])["state"] == "EXPIRED")
     late = sender.create("c", b"{}", idempotencyKey="k", deadline=soon)
     other = sender.create("d", b"{}", idempotencyKey="k")
 

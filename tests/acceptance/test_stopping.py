@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from tests.support.processes import eventually
 from tests.support.raw_sender import Refused, Sender, success
+from tests.support.waiting import until
 from tests.support.world import World
 
 LEASE_SECONDS = 2
@@ -122,7 +122,7 @@ async def test_a_server_told_to_stop_under_load_keeps_all_that_it_acknowledged(w
     nobody_runs_it = await world.sender.create("idle", deploymentId="nobody-here")
     waiting_for_result = asyncio.create_task(world.sender.status(nobody_runs_it, 60))
     loading = asyncio.create_task(load.run())
-    await eventually(lambda: len(load.answered) >= 300)
+    await until(lambda: len(load.answered) >= 300)
 
     server.terminate()
     assert await waiting_for_work == []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import until
 
 HANDLERS = """
 import asyncio, os, pathlib, subprocess, time
@@ -54,13 +55,12 @@ class Process:
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     async def until_logged(self, event: str, seconds: float = 15) -> dict[str, Any]:
-        """Wait for an event."""
-        async with asyncio.timeout(seconds):
-            while True:
-                for line in self.events():
-                    if line["event"] == event:
-                        return line
-                await asyncio.sleep(0.02)
+        """Wait until an event is logged; return the first."""
+
+        def logged() -> list[dict[str, Any]]:
+            return [line for line in self.events() if line["event"] == event]
+
+        return (await until(logged, seconds))[0]
 
     async def ended(self, seconds: float = 15) -> int:
         """Its exit status."""

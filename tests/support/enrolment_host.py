@@ -162,11 +162,3 @@ async def running_agent(host: EnrolmentHost, file: Path) -> AsyncIterator[Agent]
             await task
         # it has shut down the loop's executor, which was its own; the server goes on in this loop
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
-
-
-async def until(condition: Callable[[], Any], seconds: float = 15) -> Any:
-    """Poll a condition until it holds; what it came to."""
-    async with asyncio.timeout(seconds):
-        while not (value := condition()):
-            await asyncio.sleep(0.02)
-    return value

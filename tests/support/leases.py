@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Mapping
@@ -141,9 +140,3 @@ def source_file(path: Path, data: bytes) -> ParamsSource:
     """Params in a file."""
     path.write_bytes(data)
     return ParamsSource(file=path, size=len(data))
-
-
-async def settled() -> None:
-    """Let every task that can run do so, until all of them wait."""
-    for _ in range(20):
-        await asyncio.sleep(0)

@@ -192,15 +192,6 @@ async def run_once(
     return process.printed
 
 
-async def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """Look at a condition until it holds; what it came to."""
-    until = time.monotonic() + seconds
-    while not (value := holds()):
-        assert time.monotonic() < until, f"did not come true within {seconds} s"
-        await asyncio.sleep(0.02)
-    return value
-
-
 async def let_real_time_pass(seconds: float) -> None:
     """For faults that are a length of time: an outage, a lease that nobody renews."""
     await asyncio.sleep(seconds)

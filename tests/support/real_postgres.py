@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The directory of its socket, which takes the user `postgres` without a password.
+    """Yield the directory of a socket, which takes the user `postgres` without a password.
 
     Postgres does not run as root: root runs it as `nobody`. Skips where it cannot be had.
     """
@@ -71,11 +72,11 @@ def _initialised(binaries: Path, data: Path, user: str | None) -> None:
 
 
 def _wait_until_ready(binaries: Path, directory: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait until Postgres takes connections: its socket is there before that."""
-    until = time.monotonic() + 30
-    asking = [binaries / "pg_isready", "-q", "-h", directory]
-    while subprocess.run(asking, check=False).returncode != 0:
+    """Wait until Postgres accepts connections; it listens, and refuses, before it is ready."""
+
+    def is_ready() -> bool:
         assert process.poll() is None, "Postgres ended"
-        if time.monotonic() > until:
-            raise TimeoutError("Postgres takes no connections")
-        time.sleep(0.02)
+        asked = [binaries / "pg_isready", "--quiet", "--host", directory]
+        return subprocess.run(asked, check=False).returncode == 0
+
+    wait_until(is_ready, seconds=60)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -126,15 +125,6 @@ async def admin_client(server: RunningServer) -> AsyncIterator[Client]:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
         yield Client(server, session, await make_token(server, Scope.ADMIN))
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Poll a condition; the test's own time limit is the deadline."""
-    while True:
-        holds = condition()
-        if holds if isinstance(holds, bool) else await holds:
-            return
-        await asyncio.sleep(0.01)
 
 
 Serve = Callable[..., AbstractAsyncContextManager[Client]]

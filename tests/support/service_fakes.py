@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,20 +14,6 @@ from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 
 START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 CHUNK = 1 << 16
-
-
-async def settle(turns: int = 30) -> None:
-    """Let everything run that needs nothing but the event loop."""
-    for _ in range(turns):
-        await asyncio.sleep(0)
-
-
-async def until(is_so: Callable[[], Any], seconds: float = 10) -> None:
-    """Wait for a condition, by polling, up to a deadline."""
-    end = asyncio.get_running_loop().time() + seconds
-    while not is_so():
-        assert asyncio.get_running_loop().time() < end, "it never came to that"
-        await asyncio.sleep(0.001)
 
 
 class FakeClock:

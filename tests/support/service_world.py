@@ -33,7 +33,8 @@ from arc_server.service.limits import CommandLimits
 from arc_server.service.services import build_services
 from arc_server.service.sweeper import Sweeper, SweepLimits
 from arc_server.service.waits import Wait
-from tests.support.service_fakes import FakeClock, FlakyStore, Links, MemoryBlobs, settle
+from tests.support.service_fakes import FakeClock, FlakyStore, Links, MemoryBlobs
+from tests.support.waiting import settle
 
 BASE = "https://arc.test/v1"
 SMALL_LIMITS = CommandLimits(inline_bytes=1_000, max_blob_bytes=1_000_000)

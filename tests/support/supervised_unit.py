@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import wait_until
+
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 
@@ -145,12 +147,11 @@ class Unit:
         return f"{self.name}: ended {self.ended_by}, said {said}\n{self.log.read_text()[-4000:]}"
 
     def until(self, holds: Callable[[], Any], seconds: float = START_SECONDS) -> Any:
-        """Look at a condition until it holds; what it came to."""
-        until = time.monotonic() + seconds
-        while not (value := holds()):
-            assert time.monotonic() < until, f"not within {seconds} s\n{self.tail()}"
-            time.sleep(0.02)
-        return value
+        """Wait until a condition holds; return what it came to. A failure shows the unit's log."""
+        try:
+            return wait_until(holds, seconds)
+        except TimeoutError:
+            raise AssertionError(f"not within {seconds} s\n{self.tail()}") from None
 
     # inside
 

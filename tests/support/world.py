@@ -16,9 +16,10 @@ import aiohttp
 import yaml
 
 from tests.support.lossy_proxy import Proxy
-from tests.support.processes import BIN, Process, eventually, run_once
+from tests.support.processes import BIN, Process, run_once
 from tests.support.push_worker_server import PushWorker
 from tests.support.raw_sender import DEPLOYMENT, Sender
+from tests.support.waiting import until
 
 HANDLERS = Path(__file__).parent / "handlers_for_tests.py"
 SECRET_SCOPES = {"admin": (), "agent": ("--deployment", DEPLOYMENT)}
@@ -183,7 +184,7 @@ class World:
         def enough() -> bool:
             return len(self.runs(command_id, what=what)) >= times
 
-        await eventually(enough, seconds)
+        await until(enough, seconds)
         return self.runs(command_id, what=what)[times - 1]
 
     def count_finished(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 
 def python(code: str, *more: str) -> list[str]:
@@ -183,9 +184,7 @@ async def test_a_drain_ends_programs_tidily(
     section = {"argv": python(code), "idempotent": True}
     agent = await start(server, handlers={"exec": {"x": section}})
     server.send("x")
-    async with asyncio.timeout(10):
-        while not (mark.exists() and mark.read_text()):
-            await asyncio.sleep(0.01)
+    await until(lambda: mark.exists() and mark.read_text())
     await agent.stop()
 
     assert mark.read_text() == "started ended"

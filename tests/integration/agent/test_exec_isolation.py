@@ -22,6 +22,7 @@ from arc_agent.handlers.declared import isolation
 from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.registry import HandlerError
 from tests.support.declared_runs import Run
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
@@ -180,9 +181,7 @@ async def test_a_time_out_ends_the_program_of_another_user(tmp_path: Path) -> No
     )
     task = asyncio.create_task(Run(handler, tmp_path / "run")())
     file = tmp_path / "run" / "work" / "pid"
-    async with asyncio.timeout(10):
-        while not (file.exists() and file.read_text()):
-            await asyncio.sleep(0.01)
+    await until(lambda: file.exists() and file.read_text())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -312,9 +311,7 @@ async def test_a_time_out_ends_the_scope(tmp_path: Path, monkeypatch: pytest.Mon
         ),
     )
     task = asyncio.create_task(Run(handler, tmp_path / "run")())
-    async with asyncio.timeout(10):
-        while not mark.exists():
-            await asyncio.sleep(0.01)
+    await until(mark.exists)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

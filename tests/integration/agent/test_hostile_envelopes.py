@@ -18,6 +18,7 @@ import pytest
 from arc_agent import handler
 from tests.support.hostile_server import Bystander, HostileServer, Lie, endless, raw, says
 from tests.support.scripted_server import inline
+from tests.support.waiting import until
 
 Start = Callable[..., Any]
 Change = Callable[[dict[str, Any]], Any]
@@ -610,9 +611,7 @@ async def test_what_is_said_to_a_response_that_lies_costs_no_result(
         await still_works(hostile, agent, row)
     await hostile.until(lambda: not hostile.response_lies)
 
-    async with asyncio.timeout(5):
-        while len(set(delivered(logged))) < len(SAID):
-            await asyncio.sleep(0.01)
+    await until(lambda: len(set(delivered(logged))) == len(SAID))
     assert len(delivered(logged)) == len(SAID)
 
 
@@ -668,13 +667,6 @@ async def still_works(server: HostileServer, agent: Any, row: str) -> None:
     await server.until(lambda: bool(server.responses(command_id)) or agent.task.done())
     assert not agent.task.done(), f"the agent ended after: {row}"
     assert inline(server.responses(command_id)[0]) == b'"done"', row
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until something holds."""
-    async with asyncio.timeout(10):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 def longest_line(events: list[Any]) -> int:

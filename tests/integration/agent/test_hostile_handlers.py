@@ -18,6 +18,7 @@ import pytest
 from arc_agent import handler
 from tests.support.agent_process import agent
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 Start = Callable[..., Any]
 
@@ -356,11 +357,11 @@ async def still_works(server: ScriptedServer, running: Any) -> None:
 
 async def until_gone(pid: int) -> None:
     """Wait until a process is gone, or only its parent's memory of it is left."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                if ") Z " in Path(f"/proc/{pid}/stat").read_text():
-                    return
-            except (FileNotFoundError, ProcessLookupError):
-                return
-            await asyncio.sleep(0.01)
+
+    def is_gone() -> bool:
+        try:
+            return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    await until(is_gone)

@@ -16,6 +16,7 @@ from arc_agent.config.declared_handlers import HttpSection
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared.http import http_handler
 from tests.support.declared_runs import Run
+from tests.support.waiting import until
 
 NAME = {"type": "string", "maxLength": 30}
 
@@ -273,9 +274,7 @@ async def test_a_name_that_leads_to_a_metadata_address_is_not_asked(
 
 async def test_a_run_that_is_cancelled_hangs_up(service: Service, tmp_path: Path) -> None:
     task = asyncio.create_task(ask(service, tmp_path, path="/slow"))
-    async with asyncio.timeout(10):
-        while not service.seen:
-            await asyncio.sleep(0.01)
+    await until(lambda: service.seen)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -20,6 +20,7 @@ from arc_agent.jobs.outcome import Succeeded
 from arc_runtime.config.settings import SettingsError
 from tests.support.running_agent import RunningAgent, Start
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import until
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
 
@@ -45,13 +46,22 @@ async def figures(logged: Any) -> Figures:
     }
 
 
+async def is_ready(logged: Any) -> bool:
+    return (await get(logged, "/readyz"))[0] == 200
+
+
+async def is_not_ready(logged: Any) -> bool:
+    return not await is_ready(logged)
+
+
+async def figure(logged: Any, name: str) -> float:
+    return (await figures(logged))[(name, ())]
+
+
 async def ready(logged: Any, agent: RunningAgent) -> None:
-    """Until it says that it is."""
-    async with asyncio.timeout(10):
-        while not any(each["event"] == "metrics.listening" for each in logged):
-            await asyncio.sleep(0.02)
-        while (await get(logged, "/readyz"))[0] != 200:
-            await asyncio.sleep(0.02)
+    """Wait until the agent says that it is ready."""
+    await until(lambda: any(each["event"] == "metrics.listening" for each in logged))
+    await until(lambda: is_ready(logged))
     assert not agent.task.done()
 
 
@@ -72,14 +82,16 @@ async def test_the_figures_are_right_after_a_real_run(
         metrics={"listen": "127.0.0.1:0"},
         renew={"at_most_seconds": 0.1},
     )
+
+    async def spool_is_empty() -> bool:
+        return await figure(logged, "spool_results") == 0
+
     for command in ("fine", "fine", "fails", "nobody.knows"):
         server.send(command)
     await server.response(4)
     await ready(logged, agent)
 
-    async with asyncio.timeout(10):
-        while (await figures(logged))[("spool_results", ())]:
-            await asyncio.sleep(0.02)
+    await until(spool_is_empty)
     found = await figures(logged)
 
     assert found[("commands_total", ("fine", "succeeded"))] == 2
@@ -105,14 +117,16 @@ async def test_renewals_and_what_runs_are_counted(
     async def long() -> None:
         await gate.wait()
 
+    async def has_counted_all() -> bool:
+        return await figure(logged, "leases_renewed_total") == len(server.seen("renew"))
+
     await start(server, long, metrics={"listen": "127.0.0.1:0"}, renew={"at_most_seconds": 0.1})
     server.send("long")
     await server.until(lambda: len(server.seen("renew")) >= 3)
 
     assert (await figures(logged))[("commands_running", ())] == 1
-    async with asyncio.timeout(10):  # each request renews the one lease; the last is under way
-        while (await figures(logged))[("leases_renewed_total", ())] != len(server.seen("renew")):
-            await asyncio.sleep(0.01)
+    # each request renews the one lease; the last is under way
+    await until(has_counted_all)
     gate.set()
     await server.response()
 
@@ -124,9 +138,7 @@ async def test_a_lost_server_makes_it_unready_and_not_dead(
     await ready(logged, agent)
     await server.stop()
 
-    async with asyncio.timeout(10):
-        while (await get(logged, "/readyz"))[0] == 200:
-            await asyncio.sleep(0.02)
+    await until(lambda: is_not_ready(logged))
 
     assert await get(logged, "/readyz") == (
         503,

@@ -12,6 +12,7 @@ import pytest
 from arc_agent import handler
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 
 async def test_a_result_outlives_an_outage_and_arrives_once(
@@ -29,8 +30,8 @@ async def test_a_result_outlives_an_outage_and_arrives_once(
     await server.until(lambda: len(server.seen("leases")) >= 2)
     await server.stop()
     gate.set()
-    await _until(lambda: "contact.lost" in [e["event"] for e in logged])
-    await _until(lambda: "command.ended" in [e["event"] for e in logged])
+    await until(lambda: "contact.lost" in [e["event"] for e in logged])
+    await until(lambda: "command.ended" in [e["event"] for e in logged])
     await server.start()
     response = await server.response()
     await agent.stop()
@@ -118,7 +119,7 @@ async def test_what_is_refused_of_results_handed_in_together_is_judged_alone(
 
     await together(server, start, len(numbers))
     # All have their own answer: those that are late by the first, the others when they go alone.
-    await _until(lambda: len(server.seen("response")) + len(late()) == len(numbers))
+    await until(lambda: len(server.seen("response")) + len(late()) == len(numbers))
 
     [first, *_] = server.seen("respond")
     shared = {each["commandId"] for each in first.json()["responses"]}
@@ -322,7 +323,7 @@ async def test_no_room_no_lease(
     server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
 ) -> None:
     agent = await start(server, spool={"max_bytes": 0})
-    await _until(lambda: "spool.full" in [e["event"] for e in logged])
+    await until(lambda: "spool.full" in [e["event"] for e in logged])
     await server.until(lambda: bool(server.seen("agents")))
     assert server.seen("leases") == []
     assert server.seen("agents")[-1].json()["status"] == {"state": "degraded", "note": "disk"}
@@ -359,9 +360,3 @@ async def test_a_finished_result_is_delivered_under_a_new_lease_instead_of_runni
 
     assert runs == [1]
     assert server.seen("release") == []
-
-
-async def _until(holds: Any, seconds: float = 15) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.01)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import yaml
 
 from arc_agent import handler
 from arc_agent.guard.audit_reader import entries, verify
-from arc_agent.host.control_socket import ControlRefused, ask
+from arc_agent.host.control_socket import AgentNotThere, ControlRefused, ask
 from tests.support.running_agent import RunningAgent, Start, running
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 ran: list[str] = []
 
@@ -88,16 +90,15 @@ async def told(agent: RunningAgent, do: str, **request: Any) -> dict[str, Any]:
 
 
 async def until_waiting(agent: RunningAgent, count: int = 1) -> list[dict[str, Any]]:
-    """What waits for approval, once so many do."""
-    async with asyncio.timeout(15):
-        while True:
-            try:
-                waiting = (await told(agent, "approvals"))["approvals"]
-            except Exception:  # it is only starting
-                waiting = []
-            if len(waiting) >= count:
-                return waiting
-            await asyncio.sleep(0.02)
+    """Wait until so many commands wait for approval; return them."""
+
+    async def enough() -> list[dict[str, Any]]:
+        with suppress(AgentNotThere):  # it is only starting
+            waiting = (await told(agent, "approvals"))["approvals"]
+            return waiting if len(waiting) >= count else []
+        return []
+
+    return await until(enough)
 
 
 def events(agent: RunningAgent, command_id: str) -> list[str]:

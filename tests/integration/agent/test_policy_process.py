@@ -14,6 +14,7 @@ import pytest
 from arc_agent.cli.main import main
 from tests.support.agent_process import agent
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import until
 
 PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
 FILES = dict(re.findall(r"```yaml file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
@@ -145,9 +146,7 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
 
         server.send("stubborn", command_id="cmd_c")
         await server.until(lambda: len(server.seen("leases")) >= 2)
-        async with asyncio.timeout(15):
-            while runs.read_text() != "running":
-                await asyncio.sleep(0.02)
+        await until(lambda: runs.read_text() == "running")
         code, out, _ = await run("stop-all", *place, cwd=tmp_path)
         assert (code, out.split(";")[0]) == (0, "1 commands are being stopped")
         assert (await server.response(2))["code"] == "STOPPED_BY_HOST"

@@ -11,6 +11,7 @@ from typing import Any
 from arc_agent import Context, handler
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 
 async def test_a_handler_that_outlives_its_lease_keeps_it(
@@ -57,12 +58,12 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_others_t
     with _elsewhere(server) as other:
         agent = await start(other, block, wait, watchdog={"blocked_seconds": 0.3})
         other.send("wait")
-        await _until(lambda: len(other.seen("renew")) >= 1)
+        await until(lambda: len(other.seen("renew")) >= 1)
         other.send("block")
-        await _until(lambda: len(other.responses("cmd_2")) == 1)
+        await until(lambda: len(other.responses("cmd_2")) == 1)
         renewals = [request.at for request in other.seen("renew")]
         gate.set()
-        await _until(lambda: len(other.responses("cmd_1")) == 1)
+        await until(lambda: len(other.responses("cmd_1")) == 1)
         await agent.stop()
 
     assert inline(other.responses("cmd_1")[0]) == b'"done"'
@@ -260,10 +261,3 @@ class _elsewhere:  # reads as a verb
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
-
-
-async def _until(holds: Any, seconds: float = 15) -> None:
-    """Wait for something that happens in another thread."""
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.01)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from arc_agent.guard.pause import Order, Pause
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 HANDLERS = """
 import asyncio, pathlib
@@ -114,9 +115,7 @@ async def test_a_result_that_cannot_be_handed_in_is_kept_and_said(
 ) -> None:
     server.send("long")
     process = await begin(tmp_path, server.url, ARC_AGENT_HANDLERS_TIMEOUT_SECONDS="1")
-    async with asyncio.timeout(20):
-        while not (tmp_path / "running").exists():
-            await asyncio.sleep(0.02)
+    await until((tmp_path / "running").exists)
     await server.stop()
 
     code, _, last = await ended(process)
@@ -128,9 +127,7 @@ async def test_a_result_that_cannot_be_handed_in_is_kept_and_said(
 async def test_sigterm_gives_back_what_runs(server: ScriptedServer, tmp_path: Path) -> None:
     server.send("long")
     process = await begin(tmp_path, server.url)
-    async with asyncio.timeout(20):
-        while not (tmp_path / "running").exists():
-            await asyncio.sleep(0.02)
+    await until((tmp_path / "running").exists)
     process.send_signal(signal.SIGTERM)
 
     await ended(process)

@@ -26,6 +26,7 @@ from arc_runtime.key_files import SEALING, PrivateKey, write_private
 from tests.support.forgeries import OPS, STRANGER, carrying, claims, in_seconds, signature
 from tests.support.running_agent import Start, running
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 HOST = PrivateKey("edge-7", SEALING, bytes(range(7, 39)))
 OTHER_HOST = PrivateKey("edge-8", SEALING, bytes(range(8, 40)))
@@ -226,9 +227,7 @@ async def test_what_a_handler_leaves_for_after_a_restart_is_sealed(
     between.remember("cmd", nonce)
     async with running(server.url, tmp_path, (restart,), settings) as agent:
         server.send("restart", raw=params, command_id="cmd", change=carrying(text))
-        async with asyncio.timeout(15):
-            while not _has_announced(agent.directory / "spool.db"):
-                await asyncio.sleep(0.02)
+        await until(lambda: _has_announced(agent.directory / "spool.db"))
 
     asked = len(server.seen("leases"))
     async with running(server.url, tmp_path, (restart,), settings):

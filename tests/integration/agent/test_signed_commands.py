@@ -40,6 +40,7 @@ from tests.support.forgeries import (
 )
 from tests.support.running_agent import RunningAgent, Start, running
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import until
 
 ONCE = """
 from arc_agent import handler
@@ -102,13 +103,14 @@ async def told(agent: RunningAgent, do: str, **request: Any) -> dict[str, Any]:
 
 
 async def until_waiting(agent: RunningAgent) -> None:
-    """Until a command waits for approval."""
-    async with asyncio.timeout(15):
-        while True:
-            with suppress(AgentNotThere):  # it is only starting
-                if (await told(agent, "approvals"))["approvals"]:
-                    return
-            await asyncio.sleep(0.02)
+    """Wait until a command waits for approval."""
+
+    async def is_waiting() -> bool:
+        with suppress(AgentNotThere):  # it is only starting
+            return bool((await told(agent, "approvals"))["approvals"])
+        return False
+
+    await until(is_waiting)
 
 
 def code_of(response: Any) -> str:

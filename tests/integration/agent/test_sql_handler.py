@@ -18,6 +18,7 @@ from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.declared.sql import sql_handler
 from tests.support.declared_runs import Run
 from tests.support.real_postgres import postgres
+from tests.support.waiting import until
 
 TEXT = {"type": "string", "maxLength": 100}
 NUMBER = {"type": "integer", "minimum": -(2**62), "maximum": 2**62}
@@ -204,17 +205,17 @@ async def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 
 
 async def test_a_query_that_is_cancelled_is_interrupted(tmp_path: Path, db: Path) -> None:
+    def is_running() -> bool:
+        return any(each.name == "handler:x" for each in threading.enumerate())
+
     run = Run(sql_handler("x", SqlSection(statement=ENDLESS, sqlite=db)), tmp_path / "run")
     task = asyncio.create_task(run())
-    async with asyncio.timeout(10):
-        while not any(each.name == "handler:x" for each in threading.enumerate()):
-            await asyncio.sleep(0.01)
-        run.stopped.set()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        while any(each.name == "handler:x" for each in threading.enumerate()):
-            await asyncio.sleep(0.01)
+    await until(is_running)
+    run.stopped.set()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: not is_running())
 
 
 async def test_a_database_that_somebody_holds_is_waited_for_until_the_end(
@@ -372,19 +373,16 @@ async def test_a_run_that_is_cancelled_cancels_the_query(
 ) -> None:
     watcher = await asyncpg.connect(host=pg, user="postgres", database="postgres")
     running = (
-        "SELECT count(*) FROM pg_stat_activity"
+        "SELECT count(*) > 0 FROM pg_stat_activity"
         " WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active'"
     )
     try:
         task = asyncio.create_task(ask_pg(tmp_path, dsn_file, SLOW))
-        async with asyncio.timeout(10):
-            while await watcher.fetchval(running) == 0:
-                await asyncio.sleep(0.01)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            while await watcher.fetchval(running):
-                await asyncio.sleep(0.01)
+        await until(lambda: watcher.fetchval(running))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: watcher.fetchval(f"SELECT NOT ({running})"))
     finally:
         await watcher.close()
 

@@ -17,6 +17,7 @@ from arc_agent.cli.status import as_text, size, span
 from arc_agent.host.control_socket import AgentNotThere, ask
 from tests.support.running_agent import RunningAgent, Start
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import until
 
 
 def socket_of(agent: RunningAgent) -> Path:
@@ -28,14 +29,16 @@ async def status(agent: RunningAgent) -> dict[str, Any]:
     return await asyncio.to_thread(ask, socket_of(agent), {"do": "status"})
 
 
-async def until(agent: RunningAgent, holds: Any) -> dict[str, Any]:
-    """What it says once something holds."""
-    async with asyncio.timeout(15):
-        while True:
-            with suppress(AgentNotThere):
-                if holds(said := await status(agent)):
-                    return said
-            await asyncio.sleep(0.02)
+async def status_with(agent: RunningAgent, holds: Any) -> dict[str, Any]:
+    """Wait until the status is as a test wants it; return it."""
+
+    async def as_wanted() -> dict[str, Any] | None:
+        with suppress(AgentNotThere):  # it is only starting
+            said = await status(agent)
+            return said if holds(said) else None
+        return None
+
+    return await until(as_wanted)
 
 
 async def command_line(agent: RunningAgent, *words: str) -> int:
@@ -80,7 +83,7 @@ async def test_a_running_command_is_shown_with_its_lease_and_its_progress(
     assert stat.S_IMODE(socket_of(agent).stat().st_mode) == 0o660
     gate.set()
     await server.response()
-    assert (await until(agent, lambda s: not s["running"]))["done"] == 1
+    assert (await status_with(agent, lambda s: not s["running"]))["done"] == 1
 
 
 async def test_lost_contact_and_what_waits_in_the_spool_are_said(
@@ -95,11 +98,11 @@ async def test_lost_contact_and_what_waits_in_the_spool_are_said(
 
     agent = await start(server, work)
     server.send("work")
-    await until(agent, lambda s: [c["state"] for c in s["running"]] == ["running"])
+    await status_with(agent, lambda s: [c["state"] for c in s["running"]] == ["running"])
     await server.stop()
     release.set()
 
-    said = await until(agent, lambda s: s["spool"]["count"] and s["contact"]["is_lost"])
+    said = await status_with(agent, lambda s: s["spool"]["count"] and s["contact"]["is_lost"])
     code = await command_line(agent)
 
     assert code == 1
@@ -116,7 +119,7 @@ async def test_a_pause_is_an_order_and_no_fault(
     server: ScriptedServer, start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent = await start(server)
-    await until(agent, lambda s: s["is_healthy"])
+    await status_with(agent, lambda s: s["is_healthy"])
     await asyncio.to_thread(
         ask, socket_of(agent), {"do": "pause", "note": "moving", "seconds": 3600}
     )
@@ -138,7 +141,7 @@ async def test_what_waits_for_approval_is_shown_without_its_params(
     agent = await start(server, policy={"file": str(policy)})
     server.send("arc.ping", {"secret_number": 4711})
 
-    said = await until(agent, lambda s: s["approvals"])
+    said = await status_with(agent, lambda s: s["approvals"])
 
     (asked,) = said["approvals"]
     assert (asked["id"], asked["rule"]) == ("cmd_1", "ask first")
@@ -160,7 +163,7 @@ async def test_the_age_of_a_token_file_is_told_and_not_the_token(
     token.write_text("very-secret-token")
     agent = await start(server, server={"token_file": str(token)})
 
-    said = await until(agent, lambda s: s["is_healthy"])
+    said = await status_with(agent, lambda s: s["is_healthy"])
     assert await command_line(agent, "--json") == 0
 
     assert said["credential"]["file"] == str(token)

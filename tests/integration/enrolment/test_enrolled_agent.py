@@ -14,7 +14,8 @@ from arc_agent.net.access_token import AccessToken
 from arc_agent.net.token import TokenError
 from arc_agent.work.live_config import LiveConfig, Source
 from arc_protocol.enrolment import AccessTokenResponse
-from tests.support.enrolment_host import EnrolmentHost, StartAgent, enrolment_host, until
+from tests.support.enrolment_host import EnrolmentHost, StartAgent, enrolment_host
+from tests.support.waiting import until
 
 
 def events(logged: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -23,8 +22,5 @@ def server_unit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Unit]:
 @pytest.fixture
 def installed(server_unit: Unit) -> InstalledServer:
     """The server that runs, and its root."""
-    until = time.monotonic() + 10
-    while not (url := server_unit.told("STATUS=serving on ")):  # it comes after READY
-        assert time.monotonic() < until, server_unit.tail()
-        time.sleep(0.02)
+    url = server_unit.until(lambda: server_unit.told("STATUS=serving on "))  # it comes after READY
     return InstalledServer(server_unit.root, url[0].removeprefix("STATUS=serving on "))

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,7 @@ from arc_agent.work.poller import Poller
 from arc_server.cli.serve import _watch
 from tests.support.installed_server import BIN, UNITS, InstalledServer, server
 from tests.support.supervised_unit import Unit
+from tests.support.waiting import until
 
 HANDLERS = """
 import asyncio, time
@@ -180,13 +180,6 @@ def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     found.close()
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 15) -> None:
-    """Look at a condition until it holds."""
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.05)
-
-
 async def silent(listener: Listener, seconds: float) -> bool:
     """Whether nobody feeds the watchdog for so long."""
     listener.heard("WATCHDOG=1")
@@ -228,7 +221,7 @@ async def test_a_poller_that_hangs_starves_the_watchdog(
     }
     agent = Agent(LiveConfig(Source(file=None, environ={}, overrides=settings)))
     life = asyncio.create_task(agent.run(handles_signals=False))
-    await eventually(lambda: listener.heard("WATCHDOG=1") > 0)
+    await until(lambda: listener.heard("WATCHDOG=1") > 0)
     assert not await silent(listener, 1.5), "it moves, and yet nobody feeds"
 
     async def hang(*_: Any, **__: Any) -> None:
@@ -255,11 +248,11 @@ async def test_a_database_that_takes_no_writes_starves_the_servers_watchdog(
         parts=SimpleNamespace(store=SimpleNamespace(check=check)),
     )
     watching = asyncio.create_task(_watch(stand_in, 0.5))
-    await eventually(lambda: listener.heard("WATCHDOG=1") > 0)
+    await until(lambda: listener.heard("WATCHDOG=1") > 0)
 
     await starved(listener)
     steps += 1
-    await eventually(lambda: listener.heard("WATCHDOG=1") > 0)
+    await until(lambda: listener.heard("WATCHDOG=1") > 0)
     watching.cancel()
 
 

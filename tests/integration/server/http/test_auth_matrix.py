@@ -29,8 +29,8 @@ from tests.support.running_server import (
     inline,
     make_token,
     success,
-    until,
 )
+from tests.support.waiting import until
 
 HOUR = timedelta(hours=1)
 

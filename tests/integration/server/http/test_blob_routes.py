@@ -17,7 +17,8 @@ from yarl import URL
 
 from arc_server.blobs.local import READ_BYTES, TEMPORARY
 from arc_server.config.sections import CommandSection
-from tests.support.running_server import OWN, Client, Serve, success, until
+from tests.support.running_server import OWN, Client, Serve, success
+from tests.support.waiting import until
 
 BLOCK = 1 << 16
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from arc_protocol.errors import StoreUnavailable
-from tests.support.running_server import OWN, Client, Serve, inline, success, until
+from tests.support.running_server import OWN, Client, Serve, inline, success
+from tests.support.waiting import until
 
 
 async def test_a_waiting_agent_gets_a_command_the_moment_it_is_created(client: Client) -> None:

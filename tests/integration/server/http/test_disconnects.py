@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.running_server import OWN, Client, inline, success, until
+from tests.support.running_server import OWN, Client, inline, success
+from tests.support.waiting import until
 
 
 class Caller:

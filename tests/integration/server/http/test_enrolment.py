@@ -17,7 +17,8 @@ from arc_server.config.sections import EnrolmentSection
 from arc_server.ports.records import NewCredential
 from arc_server.store.sqlite_store import SqliteStore
 from tests.support.enrolling_host import Host, enrol_token
-from tests.support.running_server import OTHER, OWN, Client, Serve, make_token, until
+from tests.support.running_server import OTHER, OWN, Client, Serve, make_token
+from tests.support.waiting import until
 
 
 @pytest.fixture

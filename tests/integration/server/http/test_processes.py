@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from arc_runtime.logs import setup
 from arc_server.cli.main import main
 from arc_server.server_keys import FILE_NAME
 from tests.support.running_server import OWN, inline
+from tests.support.waiting import wait_until
 
 CREATE = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
 SERVE = (sys.executable, "-m", "arc_server", "serve")
@@ -116,14 +116,6 @@ def server(
             yield Process(process, line.removeprefix("READY ").strip(), log)
         finally:
             process.kill()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Poll a condition, for a while."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -298,7 +290,7 @@ def test_tokens_and_keys_are_managed_while_the_server_runs(tmp_path: Path, run: 
 
         assert run("token", "revoke", "tok_unknown", "--data-dir", data).code == 1
         assert run("token", "revoke", token_id, "--data-dir", data).code == 0
-        until(lambda: running.call("GET", "/v1/commands", token=token)[0] == 401)
+        wait_until(lambda: running.call("GET", "/v1/commands", token=token)[0] == 401)
 
         rotated = run("keys", "rotate", "--data-dir", data)
         keys = run("keys", "list", "--json", "--data-dir", data)
@@ -308,11 +300,11 @@ def test_tokens_and_keys_are_managed_while_the_server_runs(tmp_path: Path, run: 
 
         config.write_text("log: {level: debug}\n")
         running.process.send_signal(signal.SIGHUP)
-        until(lambda: "server.reloaded" in running.log.read_text())
+        wait_until(lambda: "server.reloaded" in running.log.read_text())
         assert "keys.reloaded" in running.log.read_text()
         config.write_text("log: {level: loud}\n")
         running.process.send_signal(signal.SIGHUP)
-        until(lambda: "server.reload_failed" in running.log.read_text())
+        wait_until(lambda: "server.reload_failed" in running.log.read_text())
 
         assert running.end() == 0
         assert running.process.stdout is not None
@@ -352,9 +344,9 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
         host, _, port = running.url.removeprefix("http://").rpartition(":")
         with socket.create_connection((host, int(port))) as upload:
             upload.sendall(b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
-            until(lambda: running.call("GET", "/healthz")[0] == 200)
+            wait_until(lambda: running.call("GET", "/healthz")[0] == 200)
             running.process.send_signal(signal.SIGTERM)
-            until(lambda: "server.stopping" in running.log.read_text())
+            wait_until(lambda: "server.stopping" in running.log.read_text())
 
             assert running.end() == 128 + signal.SIGTERM
 

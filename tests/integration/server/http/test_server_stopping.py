@@ -13,7 +13,8 @@ import pytest
 from arc_server.app import RunningServer, serving
 from arc_server.config.sections import ServerConfig
 from arc_server.http.limits import HttpLimits
-from tests.support.running_server import OWN, Client, admin_client, inline, until
+from tests.support.running_server import OWN, Client, admin_client, inline
+from tests.support.waiting import until
 
 
 class Stoppable:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from arc_protocol.errors import StoreUnavailable
-from tests.support.running_server import OWN, Client, Serve, inline, until
+from tests.support.running_server import OWN, Client, Serve, inline
+from tests.support.waiting import until
 
 HOST = "Host: arc.example\r\n"
 CREATE = json.dumps({"deploymentId": OWN, "command": "report", "params": inline(b"{}")}).encode()

@@ -10,7 +10,7 @@ import pytest
 
 from arc_agent.guard.approvals import ApprovalRequest, Approvals, Decision
 from arc_agent.host.control_socket import ControlRefused
-from tests.support.leases import settled
+from tests.support.waiting import settle
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 YES = Decision(is_yes=True, by_uid=1000, note="fine")
@@ -36,7 +36,7 @@ def request(command_id: str = "cmd_1", **fields: Any) -> ApprovalRequest:
 async def test_an_answer_reaches_the_command_that_waits() -> None:
     approvals = Approvals()
     waiting = asyncio.create_task(approvals.decision(request(), 60))
-    await settled()
+    await settle()
     assert len(approvals) == 1
 
     assert approvals.decide("cmd_1", YES).command == "pay"
@@ -48,7 +48,7 @@ async def test_an_answer_reaches_the_command_that_waits() -> None:
 async def test_only_the_first_answer_counts() -> None:
     approvals = Approvals()
     waiting = asyncio.create_task(approvals.decision(request(), 60))
-    await settled()
+    await settle()
     approvals.decide("cmd_1", YES)
 
     with pytest.raises(ControlRefused, match="cmd_1"):
@@ -71,9 +71,9 @@ async def test_no_answer_in_time_is_none() -> None:
 async def test_a_command_that_waits_again_is_not_forgotten_with_its_first_lease() -> None:
     approvals = Approvals()
     first = asyncio.create_task(approvals.decision(request(attempt=1), 60))
-    await settled()
+    await settle()
     second = asyncio.create_task(approvals.decision(request(attempt=2), 60))
-    await settled()
+    await settle()
     first.cancel()
     await asyncio.wait({first})
 

@@ -23,7 +23,8 @@ from arc_agent.host.control_socket import ControlRefused, Peer
 from arc_agent.host.disk_thread import DiskThread
 from arc_agent.jobs.outcome import NO_COST, Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.result_files import StoredBody
-from tests.support.leases import InForce, ManualClock, job, settled, source, source_file
+from tests.support.leases import InForce, ManualClock, job, source, source_file
+from tests.support.waiting import settle, until
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 OPERATOR = Peer(pid=1, uid=1000)
@@ -132,8 +133,7 @@ async def test_params_in_a_file_are_read_too(tmp_path: Path) -> None:
     admitting = asyncio.create_task(
         end_of(gated.gate.admit(job(), source_file(tmp_path / "params", b'{"a": 1}')))
     )
-    while not gated.gate.approvals.shown():
-        await asyncio.sleep(0.001)
+    await until(gated.gate.approvals.shown)
 
     assert gated.gate.approvals.shown()[0]["params"] == '{"a": 1}'
     gated.decide(1, True)
@@ -166,7 +166,7 @@ async def test_a_rule_lets_so_many_run_at_a_time(tmp_path: Path) -> None:
     gated = Gated(tmp_path, {"action": "allow", "at_once": 1})
     assert await gated.admit(1) is None
     second, third = gated.begin(2), gated.begin(3)
-    await settled()
+    await settle()
     assert gated.gate.is_waiting("lease_2")
 
     assert "too many commands wait" in denied(await gated.admit(4))
@@ -182,7 +182,7 @@ async def test_an_abandoned_handler_counts_against_its_rule_until_it_ends(tmp_pa
     assert await gated.admit(1) is None
     gated.gate.release("lease_1", is_abandoned=True)
     second = gated.begin(2)
-    await settled()
+    await settle()
     assert not second.done()
 
     gated.gate.release("lease_1")
@@ -203,7 +203,7 @@ async def test_a_new_policy_lets_waiting_commands_in(tmp_path: Path) -> None:
     gated = Gated(tmp_path, {"action": "allow", "at_once": 1})
     assert await gated.admit(1) is None
     second = gated.begin(2)
-    await settled()
+    await settle()
 
     gated.live.policy = None
     gated.gate.wake()
@@ -215,7 +215,7 @@ async def test_an_operator_allows_a_command_without_a_slot(tmp_path: Path) -> No
     gated = Gated(tmp_path, {"action": "approve"})
     gated.slots.try_take("lease_1")
     admitting = gated.begin(1)
-    await settled()
+    await settle()
     assert gated.gate.is_waiting("lease_1")
     assert gated.slots.free == 2, "it gave its slot away"
 
@@ -228,7 +228,7 @@ async def test_an_operator_allows_a_command_without_a_slot(tmp_path: Path) -> No
 async def test_an_operator_refuses_with_a_note(tmp_path: Path) -> None:
     gated = Gated(tmp_path, {"action": "approve"})
     first, second = gated.begin(1), gated.begin(2)
-    await settled()
+    await settle()
     assert "too many commands wait" in denied(await gated.admit(3))
 
     gated.decide(1, False, "not today")
@@ -250,7 +250,7 @@ async def test_an_approval_that_nobody_gives_is_a_denial(tmp_path: Path) -> None
 async def test_what_was_approved_may_be_forbidden_by_then(tmp_path: Path) -> None:
     gated = Gated(tmp_path, {"action": "approve"})
     admitting = gated.begin(1)
-    await settled()
+    await settle()
     gated.live.policy = gated.policy({"action": "deny"})
     gated.decide(1, True)
 
@@ -260,7 +260,7 @@ async def test_what_was_approved_may_be_forbidden_by_then(tmp_path: Path) -> Non
 async def test_a_policy_that_is_taken_away_meanwhile_denies_nothing(tmp_path: Path) -> None:
     gated = Gated(tmp_path, {"action": "approve"})
     admitting = gated.begin(1)
-    await settled()
+    await settle()
     gated.live.policy = None
     gated.decide(1, True)
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from arc_agent.guard.turns import KeyedTurns, Turns
-from tests.support.leases import settled
+from tests.support.waiting import settle
 
 
 async def test_places_are_taken_in_the_order_of_arrival() -> None:
@@ -19,11 +19,11 @@ async def test_places_are_taken_in_the_order_of_arrival() -> None:
         entered.append(key)
 
     tasks = [asyncio.create_task(take(key)) for key in "abc"]
-    await settled()
+    await settle()
     assert entered == ["a"]
     assert turns.free == 0
     turns.release("a")
-    await settled()
+    await settle()
     turns.release("b")
     await asyncio.gather(*tasks)
 
@@ -47,7 +47,7 @@ async def test_a_free_place_belongs_to_the_key_that_waits() -> None:
     limit = 0
     turns = Turns(lambda: limit)
     waiting = asyncio.create_task(turns.take("first"))
-    await settled()
+    await settle()
     limit = 1
 
     assert not turns.try_take("second")
@@ -61,7 +61,7 @@ async def test_a_key_that_stops_waiting_lets_the_next_one_in() -> None:
     turns.try_take("inside")
     gone = asyncio.create_task(turns.take("gone"))
     stays = asyncio.create_task(turns.take("stays"))
-    await settled()
+    await settle()
     gone.cancel()
     await asyncio.wait({gone})
 
@@ -113,7 +113,7 @@ async def test_a_waiting_command_gives_its_slot_to_another(limited: Limited) -> 
     limited.slots.try_take("l2")
     await limited.turns.take("tight", "l1")
     waiting = asyncio.create_task(limited.turns.take("tight", "l2"))
-    await settled()
+    await settle()
 
     assert limited.turns.is_waiting("l2")
     assert limited.turns.is_full
@@ -128,7 +128,7 @@ async def test_a_waiting_command_gives_its_slot_to_another(limited: Limited) -> 
 async def test_a_limit_that_is_lifted_lets_the_waiting_in(limited: Limited) -> None:
     await limited.turns.take("tight", "l1")
     waiting = asyncio.create_task(limited.turns.take("tight", "l2"))
-    await settled()
+    await settle()
     assert not waiting.done()
 
     limited.limits["tight"] = None
@@ -139,7 +139,7 @@ async def test_a_limit_that_is_lifted_lets_the_waiting_in(limited: Limited) -> N
 async def test_a_command_that_is_cancelled_waits_no_more(limited: Limited) -> None:
     await limited.turns.take("tight", "l1")
     waiting = asyncio.create_task(limited.turns.take("tight", "l2"))
-    await settled()
+    await settle()
     waiting.cancel()
     await asyncio.wait({waiting})
 

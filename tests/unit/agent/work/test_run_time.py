@@ -13,7 +13,8 @@ from arc_agent.jobs.lease_table import End, HeldLease
 from arc_agent.jobs.outcome import Ended, GivenBack
 from arc_agent.net.server_state import ServerState
 from arc_agent.work.run_time import STOPPED, RunTime
-from tests.support.leases import ManualClock, held, job, settled
+from tests.support.leases import ManualClock, held, job
+from tests.support.waiting import settle
 
 
 class Timed:
@@ -76,7 +77,7 @@ async def test_a_step_that_raises_raises() -> None:
 async def test_a_step_that_takes_too_long_gives_the_command_back() -> None:
     timed = Timed()
     running = asyncio.create_task(timed.time.run(forever(), 30, late="still_waiting"))
-    await settled()
+    await settle()
 
     timed.clock.now += 30
     timed.held.changed()
@@ -106,7 +107,7 @@ async def test_a_time_that_is_over_before_the_step_starts_it_not() -> None:
 async def test_a_lease_that_ends_stops_the_step_from_any_thread(end: End) -> None:
     timed = Timed()
     running = asyncio.create_task(timed.time.run(forever(), late="late"))
-    await settled()
+    await settle()
 
     thread = threading.Thread(target=timed.held.stop, args=(end,))
     thread.start()
@@ -129,7 +130,7 @@ async def test_a_result_that_is_there_counts_though_the_lease_has_ended() -> Non
 async def test_bounds_that_change_are_looked_at_again() -> None:
     timed = Timed(seconds=60)
     running = asyncio.create_task(timed.time.run(forever(), late="late"))
-    await settled()
+    await settle()
     timed.clock.now += 100
     timed.time._state.lacks("renewal")  # pyright: ignore[reportPrivateUsage]
     timed.held.changed()
@@ -143,7 +144,7 @@ async def test_a_cancelled_run_leaves_no_step_behind() -> None:
     timed = Timed()
     step = asyncio.create_task(forever())
     waiting = asyncio.create_task(timed.time.finishes(step, None))
-    await settled()
+    await settle()
 
     waiting.cancel()
     await asyncio.wait({waiting, step})

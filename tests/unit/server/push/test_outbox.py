@@ -21,8 +21,9 @@ from arc_server.push.http import HttpDispatcher
 from arc_server.push.null import NullDispatcher
 from arc_server.push.outbox import PushLimits
 from tests.support.push_target import PushWorker, push_worker, silent_listener
-from tests.support.service_fakes import Gate, until
+from tests.support.service_fakes import Gate
 from tests.support.service_world import BASE, World, inline_of, path_of, success
+from tests.support.waiting import until
 
 QUICK = PushLimits(
     timeout_seconds=5,

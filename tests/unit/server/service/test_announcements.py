@@ -9,7 +9,7 @@ import pytest
 
 from arc_server.service.announcements import Announcements
 from arc_server.service.work_waiters import MAX_REMEMBERED_CANCELS, WorkWaiter
-from tests.support.service_fakes import settle
+from tests.support.waiting import settle
 
 POINTS = ("before", "entered", "armed", "looking", "looked", "judged", "asleep")
 """Every point of a wait at which something else may happen."""

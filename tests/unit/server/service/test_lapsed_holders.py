@@ -6,8 +6,8 @@ import asyncio
 from contextlib import ExitStack
 
 from arc_server.service.announcements import Announcements
-from tests.support.service_fakes import until
 from tests.support.service_world import World
+from tests.support.waiting import until
 
 
 async def test_a_lapsed_lease_is_not_handed_to_the_waiting_poll_of_its_own_holder(

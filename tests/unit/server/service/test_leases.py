@@ -31,7 +31,7 @@ from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody,
 from arc_protocol.messages.leases import LeaseInfo, RenewRequest
 from arc_server.service.limits import CommandLimits
 from arc_server.service.waits import Wait
-from tests.support.service_fakes import Gate, until
+from tests.support.service_fakes import Gate
 from tests.support.service_world import (
     BASE,
     SMALL_LIMITS,
@@ -42,6 +42,7 @@ from tests.support.service_world import (
     path_of,
     success,
 )
+from tests.support.waiting import until
 
 GONE = ConnectionResetError("the client has gone")
 LEGACY = "alien-agent/1.2.6"

@@ -14,8 +14,9 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.messages.leases import LeaseInfo
 from arc_server.service.sweeper import CLOCK_JUMP_SECONDS, Sweeper, SweepLimits
-from tests.support.service_fakes import Gate, until
+from tests.support.service_fakes import Gate
 from tests.support.service_world import World
+from tests.support.waiting import until
 
 HOUR = 3_600.0
 TEN_YEARS = 10 * 365 * 86_400.0
