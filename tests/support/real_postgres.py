@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -44,7 +43,7 @@ def postgres() -> Iterator[str]:
             stderr=subprocess.DEVNULL,
         )
         try:
-            _wait_for(directory / ".s.PGSQL.5432", process)
+            _wait_until_ready(binaries, directory, process)
             yield str(directory)
         finally:
             process.terminate()
@@ -71,16 +70,12 @@ def _initialised(binaries: Path, data: Path, user: str | None) -> None:
         pytest.skip(f"Postgres cannot be run here: {done.stderr[-300:]}")
 
 
-def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Until somebody listens there."""
+def _wait_until_ready(binaries: Path, directory: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until Postgres takes connections: its socket is there before that."""
     until = time.monotonic() + 30
-    while time.monotonic() < until:
-        with socket.socket(socket.AF_UNIX) as opened:
-            try:
-                opened.connect(str(path))
-            except OSError:
-                assert process.poll() is None, "Postgres ended"
-                time.sleep(0.02)
-            else:
-                return
-    raise TimeoutError("Postgres does not listen")
+    asking = [binaries / "pg_isready", "-q", "-h", directory]
+    while subprocess.run(asking, check=False).returncode != 0:
+        assert process.poll() is None, "Postgres ended"
+        if time.monotonic() > until:
+            raise TimeoutError("Postgres takes no connections")
+        time.sleep(0.02)
