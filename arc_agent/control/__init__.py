@@ -1,1 +1,1 @@
-"""What a running agent answers to operators and monitors."""
+"""The answers of a running agent to operators and monitoring systems."""

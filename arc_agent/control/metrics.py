@@ -1,7 +1,8 @@
-"""The health and Prometheus endpoint of an agent that is told to have one (`metrics.listen`).
+"""The endpoint for monitoring systems (`metrics.listen`): GET /healthz, /readyz and /metrics.
 
-Nothing of it is imported otherwise. It answers GET /healthz, /readyz and /metrics, and knows no
-secrets: a command's name is told only when a handler has it. docs/operating.md lists the figures.
+Without `metrics.listen` this module is not imported, and neither is prometheus_client. The figures
+hold no secrets: the name of a command appears only if a handler has it. docs/operating.md lists
+the figures.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from arc_agent.work.runner import Runner
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _OTHER: Final = "(other)"
-"""For commands that no handler knows, and for names beyond the first hundred."""
+"""The label of commands without a handler, and of names beyond the first hundred."""
 _MAX_NAMES: Final = 100
-"""Reloads may bring new handlers for ever, and each name costs a host's Prometheus memory."""
+"""Every name takes memory in Prometheus, and reloads may bring new names without end."""
 _SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600)
 _OUTCOMES: Final[Mapping[type[Outcome], str]] = {
     Succeeded: "succeeded",
@@ -44,13 +45,13 @@ _OUTCOMES: Final[Mapping[type[Outcome], str]] = {
     GivenBack: "given_back",
     Dropped: "dropped",
 }
-"""Codes of errors are the handlers' own and without bound: they are no label."""
+"""Error codes are no label: handlers choose them, without bound."""
 _CLOSE_SECONDS: Final = 0.5
-"""How long an answer under way may hold up the agent's end."""
+"""The time limit for answers under way when the agent ends."""
 
 
 class PrometheusMeter:
-    """The counters, in a registry of their own, and the socket where they are read."""
+    """The counters, in a registry of their own, and the socket that serves them."""
 
     def __init__(self, listen: str) -> None:
         """`listen` is the address of `metrics.listen`."""
@@ -60,23 +61,23 @@ class PrometheusMeter:
         self._names: set[str] = set()
         self._ended = Counter(
             "arc_agent_commands",
-            "Commands that have come to an end, by what came of them.",
+            "Commands that ended, by outcome.",
             ("command", "outcome"),
             registry=self.registry,
         )
         self._handled = Histogram(
             "arc_agent_handler_seconds",
-            "How long handlers ran, until they returned, raised or were stopped.",
+            "Time until a handler returned, raised or was stopped.",
             ("command",),
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._renewed = Counter(
-            "arc_agent_leases_renewed", "Leases that were renewed.", registry=self.registry
+            "arc_agent_leases_renewed", "Leases renewed.", registry=self.registry
         )
         self._polls = Histogram(
             "arc_agent_poll_seconds",
-            "How long answered lease requests took; held: whether the server was asked to wait.",
+            "Time of answered lease requests; held: the server was asked to wait.",
             ("held",),
             buckets=_SECONDS,
             registry=self.registry,
@@ -84,10 +85,10 @@ class PrometheusMeter:
 
     async def open(self, *, runner: Runner, spool: Spool, state: ServerState, pause: Pause) -> None:
         """Listen. Raises MetricsError."""
-        self.registry.register(_Now(runner, spool, state, pause))
+        self.registry.register(_Gauges(runner, spool, state, pause))
 
         async def healthz(_request: web.Request) -> web.Response:
-            return _json({"status": "ok"})  # that its main loop answers is all there is to it
+            return _json({"status": "ok"})  # an answer shows that the event loop runs
 
         async def readyz(_request: web.Request) -> web.Response:
             reason = _trouble(spool, state, pause)
@@ -118,7 +119,7 @@ class PrometheusMeter:
         log.info("metrics.listening", url=f"http://{shown}:{bound[1]}/metrics")
 
     async def close(self) -> None:
-        """Listen no more."""
+        """Close the socket."""
         if self._server is not None:
             await self._server.cleanup()
 
@@ -136,14 +137,14 @@ class PrometheusMeter:
         self._polls.labels("yes" if is_held else "no").observe(seconds)
 
     def _name(self, command: str) -> str:
-        """The label for a command that a handler knows."""
+        """Return the label of a command that has a handler."""
         if len(self._names) < _MAX_NAMES:
             self._names.add(command)
         return command if command in self._names else _OTHER
 
 
-class _Now(Collector):
-    """What is as it is: looked at when somebody asks."""
+class _Gauges(Collector):
+    """The figures that are read from the agent's parts at each request."""
 
     def __init__(self, runner: Runner, spool: Spool, state: ServerState, pause: Pause) -> None:
         self._runner = runner
@@ -152,11 +153,11 @@ class _Now(Collector):
         self._pause = pause
 
     def collect(self) -> Iterator[Metric]:
-        """One sample each."""
+        """Yield one sample of each figure."""
         for name, text, value in (
             (
                 "commands_running",
-                "Commands that are held and not at their end.",
+                "Commands that run or wait.",
                 self._runner.running,
             ),
             (
@@ -164,22 +165,29 @@ class _Now(Collector):
                 "Handlers that ignore their cancellation.",
                 self._runner.abandoned,
             ),
-            ("spool_results", "Results that the server has not taken yet.", len(self._spool)),
-            ("spool_bytes", "What these take on the disk.", self._spool.used_bytes),
-            ("contact_lost", "1: the server does not answer or refuses.", self._state.is_lost),
-            ("takes_work", "0: paused, stopped or in trouble.", not self._pause.is_on),
+            ("spool_results", "Undelivered responses.", len(self._spool)),
+            ("spool_bytes", "Disk space of undelivered responses.", self._spool.used_bytes),
+            (
+                "contact_lost",
+                "1: the server is unreachable, or refuses the token.",
+                self._state.is_lost,
+            ),
+            ("takes_work", "0: paused, stopped or degraded.", not self._pause.is_on),
         ):
             yield GaugeMetricFamily(f"arc_agent_{name}", text, float(value))
 
 
 def _trouble(spool: Spool, state: ServerState, pause: Pause) -> str | None:
-    """Why it takes on no work; None when it does. No notes and no addresses: anybody may ask."""
+    """Return why the agent takes no commands; None if it does.
+
+    Every caller may read the reason: it has no notes and no addresses.
+    """
     if spool.failure is not None:
         return "the spool is broken"
-    said = pause.status()
-    if said is not None:
+    order = pause.status()
+    if order is not None:
         parts = ", ".join(sorted(pause.troubles))
-        return f"it is {said.state}" + (f": {parts}" if parts else "")
+        return f"the agent is {order.state}" + (f": {parts}" if parts else "")
     if state.is_lost:
         return "contact is lost"
     if state.answered_at is None:
@@ -188,5 +196,5 @@ def _trouble(spool: Spool, state: ServerState, pause: Pause) -> str | None:
 
 
 def _json(value: Mapping[str, str], status: int = 200) -> web.Response:
-    """An answer."""
+    """Return an answer in JSON."""
     return web.Response(text=json.dumps(value), status=status, content_type="application/json")

@@ -1,4 +1,4 @@
-"""What a running agent says of itself, for `arc-agent status`: facts, no secrets, no params."""
+"""The status of a running agent for `arc-agent status`: facts, without secrets and params."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from arc_protocol.urls import redact
 from arc_runtime.logs.redaction import mask_known
 
 CLOCK_OFF_SECONDS: Final = 60.0
-"""A host's clock that is further from the server's is worth a word."""
+"""A greater difference between this host's clock and the server's is reported."""
 
 
 class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom to ask."""
+    """The parts of the agent that the status is read from."""
 
     agent_id: str
     started_at: float
@@ -50,7 +50,7 @@ class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def facts(sources: StatusSources) -> Mapping[str, Any]:
-    """All of it, as plain JSON values. Times are seconds from now, so that no clock matters."""
+    """Return the status as JSON values. Times are seconds from now, so that no clock matters."""
     config = sources.live.config
     target = config.command_target
     contact = _contact(sources)
@@ -83,7 +83,7 @@ async def facts(sources: StatusSources) -> Mapping[str, Any]:
 
 
 def _contact(sources: StatusSources) -> dict[str, Any]:
-    """Whether the server answers."""
+    """Return the state of the contact with the server."""
     answered_at, trouble = sources.state.answered_at, sources.state.trouble()
     return {
         "is_lost": trouble is not None,
@@ -99,7 +99,7 @@ def _contact(sources: StatusSources) -> dict[str, Any]:
 
 
 def _command(sources: StatusSources, held: HeldLease) -> dict[str, Any]:
-    """One command that is held."""
+    """Return a leased command."""
     progress = sources.event_sender.progress_of(held.lease_id)
     now = sources.clock()
     return {
@@ -116,7 +116,7 @@ def _command(sources: StatusSources, held: HeldLease) -> dict[str, Any]:
 
 
 def _state(sources: StatusSources, held: HeldLease) -> str:
-    """What a command is about."""
+    """Return the state of a leased command."""
     if held.has_result:
         return "delivering"
     if held.end is not None:
@@ -129,12 +129,12 @@ def _state(sources: StatusSources, held: HeldLease) -> str:
 
 
 def _approval(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A command that waits for a person; its params are shown by `arc-agent approvals` alone."""
+    """Return a command that waits for approval. Only `arc-agent approvals` shows its params."""
     return {name: asked[name] for name in ("id", "command", "rule", "since", "until")}
 
 
 async def _spool(sources: StatusSources) -> dict[str, Any]:
-    """What the server has not taken yet."""
+    """Return the undelivered responses."""
     spool = sources.spool
     try:
         oldest_at = await spool.oldest_at()
@@ -151,7 +151,7 @@ async def _spool(sources: StatusSources) -> dict[str, Any]:
 
 
 def _policy(live: LiveConfig) -> dict[str, Any] | None:
-    """The rules in force."""
+    """Return the current policy; None without one."""
     policy = live.policy
     if policy is None:
         return None
@@ -159,18 +159,18 @@ def _policy(live: LiveConfig) -> dict[str, Any] | None:
 
 
 def _order(pause: Pause) -> dict[str, Any] | None:
-    """What a person said, if work is not welcome for that reason."""
-    said = pause.status()
-    if said is None or said.state == "degraded":
+    """Return the operator's order to pause or stop; None without one."""
+    order = pause.status()
+    if order is None or order.state == "degraded":
         return None
-    until = said.until.isoformat(timespec="seconds") if said.until is not None else None
-    return {"state": said.state, "note": said.note, "until": until}
+    until = order.until.isoformat(timespec="seconds") if order.until is not None else None
+    return {"state": order.state, "note": order.note, "until": until}
 
 
 def _degraded(
     sources: StatusSources, contact: Mapping[str, Any], credential: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """What is not as it should be."""
+    """Return the parts that are degraded, each with its reason."""
     found = dict(sources.pause.troubles)
     if contact["is_lost"]:
         found["contact"] = str(contact["reason"])
@@ -185,10 +185,10 @@ def _degraded(
     offset = sources.live.network.clock_offset
     if offset is not None and abs(offset) > CLOCK_OFF_SECONDS:
         ahead = "ahead of" if offset > 0 else "behind"
-        found["clock"] = f"it is {abs(offset):.0f} s {ahead} the server's"
+        found["clock"] = f"{abs(offset):.0f} s {ahead} the server's"
     return [{"part": part, "reason": reason} for part, reason in sorted(found.items())]
 
 
 def _rounded(seconds: float) -> float:
-    """As exact as anybody wants it."""
+    """Return seconds rounded to tenths."""
     return round(seconds, 1)

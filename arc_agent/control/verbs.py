@@ -1,4 +1,4 @@
-"""What an operator on the host can tell a running agent, as verbs of the control socket."""
+"""The verbs of the control socket: the orders that an operator gives a running agent."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ def register(
     halt: Callable[[], int],
     status: Callable[[], Awaitable[Mapping[str, Any]]],
 ) -> None:
-    """Add the verbs. `halt` ends what runs, and says how many that were; `status` says it all."""
+    """Add the verbs.
 
-    def note(event: str, peer: Peer, **fields: Any) -> None:
+    `halt` stops all running commands and returns their number; `status` returns the status.
+    """
+
+    def write_audit(event: str, peer: Peer, **fields: Any) -> None:
         if audit is not None:
             audit.note(event, by_uid=peer.uid, **fields)
 
@@ -46,22 +49,22 @@ def register(
         until = None if seconds is None else time.time() + seconds
         order = Order(state="paused", note=_note(request), until=until)
         not_kept = pause.apply(order)
-        note("paused", peer, note=order.note, seconds=seconds)
+        write_audit("paused", peer, note=order.note, seconds=seconds)
         return {"not_kept": not_kept}
 
     async def resume(_request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         try:
             was_on = pause.resume()
         except OSError as error:
-            raise ControlRefused(f"it would stop again at its next start: {error}") from None
-        note("resumed", peer)
+            raise ControlRefused(f"the agent would stop again at its next start: {error}") from None
+        write_audit("resumed", peer)
         return {"was_on": was_on}
 
     async def stop_all(request: ControlRequest, peer: Peer) -> Mapping[str, Any]:
         order = Order(state="stopped", note=_note(request))
         not_kept = pause.apply(order)
         stopped = halt()
-        note("stopped_all", peer, note=order.note, commands=stopped)
+        write_audit("stopped_all", peer, note=order.note, commands=stopped)
         return {"stopped": stopped, "not_kept": not_kept}
 
     for name, call in {
@@ -77,7 +80,7 @@ def register(
 
 
 def _note(request: ControlRequest) -> str | None:
-    """A note, if there is one. Raises ControlRefused."""
+    """Return the note of a request; None without one. Raises ControlRefused."""
     if request.get("note") is None:
         return None
     text = text_of(request, "note", max_chars=MAX_NOTE_CHARS)
@@ -87,11 +90,11 @@ def _note(request: ControlRequest) -> str | None:
 
 
 def _seconds(request: ControlRequest) -> float | None:
-    """For how long, if it is said. Raises ControlRefused."""
+    """Return the duration of a request; None without one. Raises ControlRefused."""
     seconds = request.get("seconds")
     if seconds is None:
         return None
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not is_number or not 0 < seconds <= 366 * 86_400:
-        raise ControlRefused("seconds: more than nothing, and a year at most")
+        raise ControlRefused("seconds: more than 0, and at most a year")
     return float(seconds)
