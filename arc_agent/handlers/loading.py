@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import structlog
 
@@ -22,6 +22,12 @@ from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.declared.sql import sql_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of
 from arc_agent.handlers.registry import HandlerError, Provisions, Registry, handlers_of
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    from importlib import metadata
+else:
+    metadata = late_module("importlib.metadata")  # not needed without entry points
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -152,9 +158,7 @@ def _entry_points(*, strict: bool) -> Iterator[_Source | None]:
 
     Raises ImportFailed for it if `strict`.
     """
-    from importlib.metadata import entry_points  # heavy, and not needed without entry points
-
-    for point in entry_points(group=GROUP):
+    for point in metadata.entry_points(group=GROUP):
         origin = f"the entry point {point.name} ({point.value})"
         try:
             found = point.load()

@@ -16,7 +16,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 import structlog
@@ -26,6 +26,12 @@ from arc_agent.net.token import TokenError
 from arc_protocol.enrolment import KEY_BYTES, Purpose, from_text, key_id, to_sign, to_text
 from arc_runtime.directories import make_directory
 from arc_runtime.failpoints import hit
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    from nacl import signing
+else:
+    signing = late_module("nacl.signing")  # 2 MB
 
 T = TypeVar("T")
 
@@ -52,9 +58,7 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def generate(cls) -> KeyPair:
         """Return a new key pair from the system's randomness."""
-        from nacl.signing import SigningKey  # 2 MB that only agents that enrolled hold
-
-        key = SigningKey.generate()
+        key = signing.SigningKey.generate()
         return cls(seed=to_text(bytes(key)), public_key=to_text(bytes(key.verify_key)))
 
     @property
@@ -64,9 +68,7 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
 
     def sign(self, purpose: Purpose, *parts: str) -> str:
         """Return a signature over the parts in the wire's form."""
-        from nacl.signing import SigningKey
-
-        signer = SigningKey(from_text(self.seed, KEY_BYTES))
+        signer = signing.SigningKey(from_text(self.seed, KEY_BYTES))
         return to_text(signer.sign(to_sign(purpose, *parts)).signature)
 
     def __repr__(self) -> str:

@@ -5,12 +5,11 @@ A later source wins. Every error names the key by its path and says where the va
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 from msgspec import inspect
@@ -27,6 +26,12 @@ from arc_runtime.config.options import (
     value_type,
 )
 from arc_runtime.config.yaml_file import YamlError, parse_yaml, read_yaml
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = late_module("difflib")  # only an unknown key needs it
 
 T = TypeVar("T", bound=msgspec.Struct)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -99,8 +100,6 @@ def check(sections: Mapping[str, ExecSection], environ: Mapping[str, str] = os.e
 
 def find_user(name: str, key: str) -> ProgramUser:
     """Return a user of this host. Raises HandlerError."""
-    import pwd  # only sections with a user need it
-
     try:
         entry = pwd.getpwnam(name)
         groups = os.getgrouplist(name, entry.pw_gid)

@@ -1,7 +1,6 @@
 """A run of one statement on Postgres: its own connection, a read-only transaction, and a cursor.
 
-The module imports asyncpg, which only a run needs. Messages of asyncpg about a DSN are dropped,
-because they might quote it.
+Messages of asyncpg about a DSN are dropped, because they might quote it.
 """
 
 from __future__ import annotations
@@ -15,16 +14,15 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Final, cast
 
-import asyncpg  # pyright: ignore[reportMissingTypeStubs]
-
 from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared.placeholders import INVALID_PARAMS
 from arc_agent.handlers.declared.rows import SQL_ERROR, RowWriter
 from arc_agent.handlers.declared.statements import Statement
 from arc_agent.host.threads import in_thread
+from arc_runtime.startup.late_module import late_module
 
-_pg = cast("Any", asyncpg)  # its types are partial
+_pg: Any = late_module("asyncpg")  # heavy, and only a run needs it
 
 DATABASE_UNREACHABLE: Final = "DATABASE_UNREACHABLE"
 _CONNECT_SECONDS: Final = 10.0

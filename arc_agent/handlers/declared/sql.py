@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from arc_agent.config.declared_handlers import SqlSection
 from arc_agent.handlers.context import CommandFailed, Context
-from arc_agent.handlers.declared import sqlite_rows
+from arc_agent.handlers.declared import postgres_rows, sqlite_rows
 from arc_agent.handlers.declared.placeholders import Params, check_bounded, declare
 from arc_agent.handlers.declared.statements import BadStatement, Statement, read_statement
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
@@ -43,10 +43,6 @@ def sql_handler(name: str, section: SqlSection) -> Handler:
             for name, value in params.items()
         }
         if section.sqlite is None:
-            from arc_agent.handlers.declared import (
-                postgres_rows,  # asyncpg is heavy, and only a run needs it
-            )
-
             dsn = await in_thread(lambda: _dsn(section), "dsn")
             return await postgres_rows.run(section, dsn, statement, values, ctx)
         file = section.sqlite

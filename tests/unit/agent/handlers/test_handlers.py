@@ -17,6 +17,7 @@ import pytest
 from arc_agent import CommandFailed, Context, handler
 from arc_agent.config.declared_handlers import ExecSection
 from arc_agent.config.handler_sections import HandlersSection
+from arc_agent.handlers import loading
 from arc_agent.handlers.declared.programs import exec_handler
 from arc_agent.handlers.loading import GROUP, ImportFailed, load_handlers
 from arc_agent.handlers.params import convert_params
@@ -267,7 +268,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[_EntryPoint]:
         assert group == GROUP
         return points
 
-    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    monkeypatch.setattr(loading.metadata, "entry_points", entry_points)
     return points
 
 
