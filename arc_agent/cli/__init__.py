@@ -1,1 +1,1 @@
-"""What an operator types on the host: `arc-agent` and its commands."""
+"""The command line `arc-agent`, for operators on the host."""

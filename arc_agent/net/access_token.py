@@ -45,7 +45,7 @@ renew at once; the rest of the life is for a server that is unreachable."""
 _LEAST_SECONDS: Final = 0.5
 """The time between two renewals at least, however short the life of the server's tokens."""
 _FIRST_SECONDS: Final = 10.0
-"""How long a request waits for a token that is being fetched."""
+"""The longest wait of a request for a token that is being fetched."""
 _FRESH_SECONDS: Final = 10.0
 """After a refusal, a token is fetched once in this time: if the server refuses the next one too,
 the token is not the reason."""

@@ -37,7 +37,7 @@ _ASKS: Final = 3
 """Unanswered probes until the connection is closed: half a minute after the other side is gone."""
 _PEEK_SECONDS: Final = 5.0
 _KNOWN_SECONDS: Final = 300.0
-"""How long the reason of a refused certificate is reused: tries follow each other quickly."""
+"""The time for which the reason of a refused certificate is reused: tries follow quickly."""
 _CLOCK_SECONDS: Final = 60.0
 """The difference between this host's clock and the server's that is logged."""
 

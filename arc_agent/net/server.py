@@ -17,4 +17,4 @@ class Server(NamedTuple):
     transfer: Transfer
     """For presigned URLs, without it."""
     state: ServerState
-    """Whether it answers, and which extensions it knows. Safe from any thread."""
+    """Its reachability, and the extensions that it knows. Safe from any thread."""

@@ -293,7 +293,7 @@ async def _excerpt(answer: aiohttp.ClientResponse, secrets: list[str]) -> str | 
 
 
 def _tls(section: HttpSection) -> ssl.SSLContext:
-    """Who is trusted. Blocks. Raises CommandFailed."""
+    """Return a context with the trusted certificates. Blocks. Raises CommandFailed."""
     context = ssl.create_default_context()
     if section.ca_file is not None:
         try:

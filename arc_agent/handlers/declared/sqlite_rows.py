@@ -24,7 +24,7 @@ _BATCH_ROWS: Final = 500
 _STEPS: Final = 2_000
 """Steps of SQLite between two checks for a cancellation: well below a millisecond."""
 _LOCK_SECONDS: Final = 0.1
-"""How long SQLite waits for a lock between two checks for a cancellation."""
+"""The time that SQLite waits for a lock between two checks for a cancellation."""
 _READ: Final = (
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
