@@ -46,7 +46,7 @@ class Agent:
     def __init__(
         self, live: LiveConfig, clock: MonotonicClock = boot_seconds, once: Once | None = None
     ) -> None:
-        """With `once`, the agent ends by itself when that is done."""
+        """Prepare the agent. With `once`, it ends by itself after that one round of work."""
         self._live = live
         self._once = once
         self._clock = clock

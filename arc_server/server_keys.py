@@ -135,7 +135,7 @@ class Signer:
 
     @property
     def key_ids(self) -> Sequence[str]:
-        """The ids of the keys in use, the one that signs first."""
+        """Return the ids of the keys in use; the first one signs."""
         return tuple(self._keys)
 
     def _use(self, keys: Sequence[SigningKey]) -> None:

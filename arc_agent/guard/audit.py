@@ -42,7 +42,7 @@ class AuditUnavailable(Exception):
 
 
 class _Item(msgspec.Struct, frozen=True):
-    """What the disk thread gets: a line, or None to try the backlog again."""
+    """A line for the disk thread, or None to try the backlog again."""
 
     line: Line | None
     is_awaited: bool
@@ -61,7 +61,7 @@ class Audit:
         logs_lines: bool = False,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`logs_lines` also logs every line: journald keeps it where the agent cannot write."""
+        """Log every line too with `logs_lines`: journald keeps it where the agent cannot write."""
         self.directory = directory
         self._chain = AuditChain(directory, settings)
         self._disk = disk

@@ -48,7 +48,7 @@ class AuditChain:
     """The current file and the end of the chain. Its methods block for the disk."""
 
     def __init__(self, directory: Path, settings: AuditSection) -> None:
-        """Nothing is opened yet."""
+        """Prepare the chain; `open` opens its files."""
         self.directory = directory
         self._settings = settings
         self._descriptor = -1

@@ -52,7 +52,7 @@ class Gate:
         clock: MonotonicClock,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`slots` limits how many handlers run. `now` is the wall clock, `clock` never jumps."""
+        """Limit running handlers by `slots`. `now` is the wall clock, `clock` never jumps."""
         self._live = live
         self._audit = audit
         self._slots = slots
@@ -236,7 +236,7 @@ class Gate:
             decision = await self._ask_operator(job, source, rule, signed_by)
         if decision is None:
             seconds = self._live.config.policy.approval_seconds
-            raise self._limited(job, rule, f"nobody approved it within {seconds:g} s")
+            raise self._limited(job, rule, f"no operator approved it within {seconds:g} s")
         name = "approved" if decision.is_yes else "refused"
         log.info(f"approval.{name}", command_id=lease.command_id, by_uid=decision.by_uid)
         self._log(name, job, rule=rule.name, by_uid=decision.by_uid, note=decision.note)

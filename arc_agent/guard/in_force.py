@@ -18,20 +18,20 @@ class InForce(Protocol):
 
     @property
     def config(self) -> Config:
-        """The configuration."""
+        """Return the configuration."""
         ...
 
     @property
     def policy(self) -> Policy | None:
-        """The rules of this host; None when it has none."""
+        """Return the rules of this host; None when it has none."""
         ...
 
     @property
     def signing_keys(self) -> Mapping[str, bytes] | None:
-        """The public keys of senders, by id; None when signatures are not verified."""
+        """Return the public keys of senders, by id; None when signatures are not verified."""
         ...
 
     @property
     def host_keys(self) -> Mapping[str, bytes]:
-        """The host's own private keys, by name."""
+        """Return the host's own private keys, by name."""
         ...

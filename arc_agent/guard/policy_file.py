@@ -97,7 +97,7 @@ def _check_mode(file: Path) -> None:
             f"cannot be read: {error.strerror}", key=None, source=str(file)
         ) from None
     if mode & stat.S_IWOTH:
-        raise SettingsError("everybody may write to it (chmod o-w)", key=None, source=str(file))
+        raise SettingsError("every user may write to it (chmod o-w)", key=None, source=str(file))
 
 
 def _keys(written: PolicyFile, rule: RuleSection, path: str, file: Path) -> tuple[str, ...] | None:

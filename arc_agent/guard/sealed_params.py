@@ -44,7 +44,7 @@ class HostSeals:
     """Opens params and seals results with this host's keys, in threads."""
 
     def __init__(self, *, live: InForce, data_dir: DataDir, has_room: Callable[[], bool]) -> None:
-        """`has_room` returns False while the disk has no room for another body."""
+        """Refuse bodies while `has_room` returns False: the disk is full."""
         self._live = live
         self._data_dir = data_dir
         self._has_room = has_room

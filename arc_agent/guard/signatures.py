@@ -71,7 +71,7 @@ class Signatures:
         on_refused: Callable[[Job, Failed, str | None], None],
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`directory` holds the record of used signatures. `on_refused` gets the claimed key id."""
+        """Keep the used signatures in `directory`. `on_refused` gets the claimed key id."""
         self._live = live
         self._directory = directory
         self._on_refused = on_refused

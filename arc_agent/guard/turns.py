@@ -125,7 +125,7 @@ class KeyedTurns:
             self._slots.wake()
 
     def release(self, lease_id: str) -> None:
-        """Free every place of a command, whatever name it is under."""
+        """Free all places of a command, under every name."""
         for turns in self._turns.values():
             turns.release(lease_id)
 

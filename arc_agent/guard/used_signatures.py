@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS made (
 ) STRICT;
 INSERT OR IGNORE INTO made VALUES (1, 0);
 """
-"""The instant before which signatures may have been forgotten, whatever `until` they get now."""
+"""The instant before which signatures may have been forgotten: none made earlier is taken."""
 
 
 class UsedSignaturesError(Exception):

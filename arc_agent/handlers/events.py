@@ -27,7 +27,7 @@ class RunEvents:
     def __init__(
         self, command_id: str, lease_id: str, settings: EventsSection, on_event: Callable[[], None]
     ) -> None:
-        """`on_event` is called, from any thread, when there is an event to send."""
+        """Call `on_event`, from any thread, when there is an event to send."""
         self.command_id: Final = command_id
         self.lease_id: Final = lease_id
         self.is_ended = False
@@ -127,7 +127,7 @@ class HandlerLog:
     def __init__(
         self, logger: Any, send: Callable[[Level, str], None] | None, **fields: Any
     ) -> None:
-        """`logger` is structlog's, bound to the command; `fields` are the handler's own."""
+        """Log by structlog's `logger`, bound to the command, with the handler's own `fields`."""
         self._logger = logger.bind(**fields) if fields else logger
         self._send = send
         self._fields = fields

@@ -78,7 +78,7 @@ class Control:
         self._verbs[name] = call
 
     async def open(self) -> None:
-        """Listen; replace the socket of a dead agent. Raises ControlError."""
+        """Listen, and replace the socket of a dead agent. Raises ControlError."""
         try:
             listening = _bound(self.path)
         except OSError as error:

@@ -59,7 +59,7 @@ class DiskThread:
     """The thread. An asynchronous context manager; its end writes what still waits."""
 
     def __init__(self, on_death: Callable[[], None] = lambda: None) -> None:
-        """Nothing is started yet. `on_death` is called in the loop if the thread dies."""
+        """Prepare the thread. Call `on_death` in the loop if the thread dies."""
         self._on_death = on_death
         self._puts: deque[_Put] = deque()
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -140,7 +140,7 @@ class DiskThread:
             self._timer = self._loop.call_later(_LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
-        """No other item came in time."""
+        """Wake the thread for the items that lingered for others."""
         self._timer = None
         if self._puts:
             self._wake()

@@ -1,1 +1,1 @@
-"""What the agent holds of a command, from its lease to its delivered response."""
+"""The agent's part of a command, from its lease to its delivered response."""

@@ -340,7 +340,7 @@ class Delivery:
     # Failures
 
     def _server_answered(self) -> None:
-        """The server took or judged a response."""
+        """End the pauses: the server took or judged a response."""
         if self._pauses:
             self._backlog = len(self._queue)
             self._backlog_until = max((each.entry.seq for each in self._queue), default=0)

@@ -1,4 +1,4 @@
-"""What the delivery starts next, decided without I/O and without a clock.
+"""The delivery plan decides what the delivery starts next, without I/O and without a clock.
 
 A spool may hold ten thousand responses while the agent works. So they are indexed by when each is
 due, and an event costs O(log n): no plan looks at responses that cannot start now.
@@ -60,13 +60,13 @@ class Pending:
 
     @property
     def must_upload(self) -> bool:
-        """True if its body has to go to the store first."""
+        """Return True if its body has to go to the store first."""
         entry = self.entry
         return entry.body is not None and not entry.is_uploaded and not self.is_unstorable
 
     @property
     def may_share(self) -> bool:
-        """True if it may go in one request with others: at its first try, and while it is small."""
+        """Return True if it may share a request: at its first try, and while it is small."""
         entry = self.entry
         return (
             entry.body is None
@@ -77,7 +77,7 @@ class Pending:
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """How much may start now."""
+    """The room that the delivery has now for new requests and uploads."""
 
     requests: int
     uploads: int
@@ -88,7 +88,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to start. Its responses are busy, and in no other plan, until they are put again."""
+    """The uploads and requests to start.
+
+    Their responses are busy, and in no other plan, until they are put again.
+    """
 
     uploads: list[Pending]
     requests: list[list[Pending]]

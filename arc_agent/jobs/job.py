@@ -39,7 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def inline_bytes(self) -> int:
-        """The size of the largest result that is sent inline."""
+        """Return the size of the largest result that is sent inline."""
         asked = self.lease.envelope.response_handling.max_inline_bytes
         return max(0, min(asked, _MAX_INLINE_BYTES))
 

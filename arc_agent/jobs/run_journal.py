@@ -80,7 +80,7 @@ class RunJournal:
     """The table. Lives in the main loop, but for `announce`. All its writes are durable."""
 
     def __init__(self, spool: Spool) -> None:
-        """The table is in the spool's database."""
+        """Use a table in the spool's database."""
         self._spool = spool
         self._started: dict[str, bytes | None] = {}
         """By lease, the runs that must not be repeated; with the result that was announced."""

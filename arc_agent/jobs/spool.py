@@ -114,12 +114,12 @@ class Spool:
 
     @property
     def failure(self) -> str | None:
-        """Why the spool cannot be trusted any more (an I/O error, no full disk), or None."""
+        """Return why the spool cannot be trusted any more (an I/O error, no full disk), or None."""
         return self._database.failure
 
     @property
     def data_dir(self) -> DataDir:
-        """The directory that it is in."""
+        """Return the directory of the spool."""
         return self._data_dir
 
     def entries(self) -> list[Entry]:
@@ -142,7 +142,7 @@ class Spool:
 
     @property
     def used_bytes(self) -> int:
-        """The bytes that they take, about."""
+        """Return the bytes that all responses take, about."""
         return self._used
 
     async def oldest_at(self) -> float | None:
@@ -308,7 +308,7 @@ class Spool:
         self._used += entry.size
 
     def _settle(self, waiting: _Waiting) -> None:
-        """A response that was in memory only is on disk, or gone."""
+        """Count a response no longer as in memory only: it is on disk, or gone."""
         waiting.is_durable = True
         self._volatile -= 1
         waiting.message = None

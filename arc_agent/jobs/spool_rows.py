@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def size(self) -> int:
-        """The bytes that it takes on disk, about."""
+        """Return the bytes that a response takes on disk, about."""
         return self.message_bytes + (self.body.size if self.body is not None else 0)
 
 

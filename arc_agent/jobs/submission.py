@@ -72,7 +72,7 @@ class Submission:
 
     @property
     def shares(self) -> bool:
-        """True if the server takes several responses in one request."""
+        """Return True if the server takes several responses in one request."""
         return self._contact.knows_extensions and self._contact.supports(_SHARING)
 
     def is_ours(self, pending: Pending) -> bool:

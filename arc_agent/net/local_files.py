@@ -16,7 +16,7 @@ class LocalFiles:
     """The files below one directory. Paths outside it are refused."""
 
     def __init__(self, directory: Path | None) -> None:
-        """Without a directory, every path is refused."""
+        """Serve the files of `directory`; without one, refuse every path."""
         self._directory = directory
 
     def get(self, path: str, into: Path, max_bytes: int) -> tuple[int, str]:

@@ -63,7 +63,7 @@ class HandlerRun:
         spool: Spool,
         process: ProcessState,
     ) -> None:
-        """The spool takes large results in; `process` is put back as it was after the call."""
+        """Move large results into the spool; restore `process` after the call."""
         self._job = job
         self._held = held
         self._handler = handler

@@ -61,7 +61,7 @@ class Heartbeat:
         on_renewed: Callable[[int], None],
         on_death: Callable[[], None],
     ) -> None:
-        """`on_renewed` is called in the thread, `on_death` in the main loop."""
+        """Call `on_renewed` in the thread and `on_death` in the main loop."""
         self._live = live
         self._main_loop = main_loop
         self._on_renewed = on_renewed

@@ -50,7 +50,7 @@ class LeaseIntake:
         on_cancelled: Callable[[str], None],
         clock: MonotonicClock,
     ) -> None:
-        """`on_cancelled` gets the id of each lease whose command the sender cancelled."""
+        """Give `on_cancelled` the id of each lease whose command the sender cancelled."""
         self._live = live
         self._server = server
         self._leases = leases

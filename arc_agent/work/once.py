@@ -33,7 +33,7 @@ class Once:
     """One round of work, and its result."""
 
     def __init__(self, wait_seconds: float) -> None:
-        """`wait_seconds`: how long to wait for work when none is ready."""
+        """Wait for `wait_seconds` at most for work when none is ready."""
         self._wait_seconds = wait_seconds
         self._taken = 0
         self._error: NoContact | None = None

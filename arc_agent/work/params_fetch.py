@@ -27,7 +27,7 @@ class ParamsFetch:
     """Gets params. Bodies that are not inline go to a file: memory does not grow with them."""
 
     def __init__(self, *, live: LiveConfig, transfer: Transfer, spool: Spool) -> None:
-        """The spool says whether the disk has room."""
+        """Ask the spool whether the disk has room."""
         self._live = live
         self._transfer = transfer
         self._spool = spool

@@ -121,7 +121,7 @@ class PollInterval:
     """
 
     def __init__(self, source: random.Random) -> None:
-        """`source` gives the jitter."""
+        """Take the jitter from `source`."""
         self._random = source
         self._interval = 0.0
         self._early = 0

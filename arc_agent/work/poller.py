@@ -61,7 +61,7 @@ class Poller:
         back_off: BackOff,
         on_ready: Callable[[], None],
     ) -> None:
-        """`on_ready` is called once, before the first request."""
+        """Call `on_ready` once, before the first request."""
         self._live = live
         self._agent_id = agent_id
         self._server = server

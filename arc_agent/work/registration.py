@@ -35,7 +35,7 @@ class Registration:
         server: Server,
         status: Callable[[], AgentStatus | None],
     ) -> None:
-        """`status` is what the agent says of itself, None when all is well."""
+        """Report the agent's `status`; it returns None when all is well."""
         self._agent_id = agent_id
         self._live = live
         self._server = server

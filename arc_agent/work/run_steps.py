@@ -49,7 +49,7 @@ class LeaseRun:
     """One run of one lease: what its steps have found out so far."""
 
     def __init__(self, job: Job, held: HeldLease, time: RunTime) -> None:
-        """`held` is the lease's entry in the lease table."""
+        """Begin a run of `job`, whose entry in the lease table is `held`."""
         self.job: Final = job
         self.held: Final = held
         self.time: Final = time
@@ -96,7 +96,7 @@ class RunSteps:
         meter: Meter,
         clock: MonotonicClock,
     ) -> None:
-        """`handler_turns` keeps the limits that handlers have of their own."""
+        """Keep the handlers' own limits by `handler_turns`."""
         self._live = live
         self._server = server
         self._spool = spool

@@ -63,7 +63,7 @@ class Runner:
         meter: Meter,
         clock: MonotonicClock,
     ) -> None:
-        """`slots` limits how many handlers run, less those that are abandoned."""
+        """Limit running handlers by `slots`, less those that are abandoned."""
         self._steps = steps
         self._live = live
         self._server = server

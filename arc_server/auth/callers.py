@@ -53,7 +53,7 @@ class Authenticator:
     ) -> None:
         """Take the access tokens of enrolled agents by `access`.
 
-        With `no_auth` every caller is an admin, whatever its header.
+        With `no_auth` every caller is an admin, and its header is not read.
         """
         self._store = store
         self._clock = clock

@@ -25,12 +25,12 @@ class Waiting(Protocol):
 
     @property
     def authorization(self) -> str | None:
-        """The header that identified its caller; None if it needs no caller."""
+        """Return the header that identified its caller; None if it needs no caller."""
         ...
 
     @property
     def epoch(self) -> int:
-        """`Waits.epoch` before its caller was looked up."""
+        """Return `Waits.epoch` as it was before its caller was looked up."""
         ...
 
     def revoke(self) -> None:

@@ -120,12 +120,12 @@ class Call:
 
     @property
     def within(self) -> str | None:
-        """The deployment that the caller is bound to; None for all."""
+        """Return the deployment that the caller is bound to; None for all."""
         return None if self.caller is None else self.caller.deployment_id
 
     @property
     def base_url(self) -> str:
-        """The beginning of URLs in the answer, up to /v1. Raises BadRequest for a bad Host."""
+        """Return how URLs in the answer begin, up to /v1. Raises BadRequest for a bad Host."""
         return self._base_urls.of(self.http.headers)
 
     @property
@@ -151,7 +151,7 @@ class Call:
 
     @property
     def authorization(self) -> str | None:
-        """The header that identified the caller; None if none was needed."""
+        """Return the header that identified the caller; None if none was needed."""
         return None if self.caller is None else self.http.headers.get(hdrs.AUTHORIZATION)
 
     def revoke(self) -> None:

@@ -12,7 +12,7 @@ class Clock(Protocol):
     def now(self) -> datetime:
         """Return the time in UTC.
 
-        It runs on evenly whatever is done to the host's wall clock, and moves by `adjust` only.
+        It runs on evenly when the host's wall clock is set, and jumps by `adjust` only.
         """
         ...
 

@@ -40,7 +40,7 @@ class CommandStore(CommandLookup, Protocol):
 
     async def create(self, new: NewCommand) -> Created:
         """Create a command. If its idempotency key was used before, return the command that this
-        key created, in its current state and whatever its deadline.
+        key created, in its current state, also after its deadline.
 
         Keys are told apart by deployment, target and command name (docs/protocol.md, Idempotency).
         The target is resolved as docs/protocol.md, Targets says.

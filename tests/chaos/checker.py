@@ -1,8 +1,8 @@
-"""Judges a history by what the protocol promises, without knowing how it is kept.
+"""The checker judges a history by what the protocol promises, without knowing how it is kept.
 
-The rules come from protocol.md and know nothing of our code. Each is sound: it speaks up only when
-no order of events within the stamps could have been right. Commands do not depend on each other, so
-each is judged alone.
+The rules come from docs/protocol.md, Lifecycle, and know nothing of our code. Each is sound: it
+reports only what no order of events within the stamps could have made right. Commands do not depend
+on each other, so each is judged alone.
 
 kind             asked                               answer
 create           key, params, maxAttempts, deadline  id, state

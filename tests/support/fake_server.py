@@ -1,6 +1,6 @@
-"""A small server of the protocol, in the test's own loop: part 1 alone, or with our additions.
+"""A small server in the test's own loop: the base protocol alone, or with the extensions.
 
-Written from protocol.md and not from arc_server, so that it shows what the page says.
+Written from docs/protocol.md and not from arc_server, so that it shows what the page says.
 """
 
 from __future__ import annotations
@@ -417,7 +417,7 @@ class FakeServer:
 
 
 def error(status: int, code: str, message: str) -> web.Response:
-    """An error answer of protocol.md 1.2."""
+    """Return an error answer (docs/protocol.md, Errors)."""
     body = {"code": code, "message": message, "retryable": False, "httpStatusCode": status}
     return web.json_response(body, status=status)
 

@@ -1,4 +1,4 @@
-"""The wire by hand: requests as protocol.md writes them, for senders and for holders of leases."""
+"""The wire by hand: requests as docs/protocol.md writes them, of senders and of lease holders."""
 
 from __future__ import annotations
 

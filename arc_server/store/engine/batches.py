@@ -45,7 +45,7 @@ class Batches:
         *,
         max_batch: int,
     ) -> None:
-        """`perform` runs in the thread and gives each operation its answer or its error."""
+        """Run `perform` in the thread; it gives each operation its answer or its error."""
         self._worker = worker
         self._perform = perform
         self._max_batch = max_batch

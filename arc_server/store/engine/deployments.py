@@ -26,7 +26,7 @@ class KnownDeployment(msgspec.Struct, frozen=True):
 
     @property
     def default_target(self) -> CommandTarget | None:
-        """The target of a command that names none; None if there are several and no default."""
+        """Return the target of a command that names none; None if several exist and no default."""
         if self.default_target_id is not None:
             return self.targets[self.default_target_id]
         if len(self.targets) > 1:

@@ -44,7 +44,7 @@ def is_of_the_batch(error: BaseException) -> bool:
 
 
 def is_failed_fsync(error: BaseException) -> bool:
-    """Return True if, whatever failed, it is unknown whether the last writes are on the disk."""
+    """Return True if an fsync failed, so that the last writes may not be on the disk."""
     return code_of(error) in _FAILED_FSYNC
 
 

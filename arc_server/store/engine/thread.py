@@ -28,7 +28,7 @@ class Worker(aiosqlite.Connection):
 
     @property
     def raw(self) -> sqlite3.Connection:
-        """The connection itself. Do not use it while its thread is at work."""
+        """Return the connection itself. Do not use it while its thread is at work."""
         return self._conn
 
 

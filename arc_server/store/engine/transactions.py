@@ -41,7 +41,7 @@ class Writing:
         self._failure = ""
 
     def __call__(self, batch: Sequence[Operation]) -> None:
-        """Run and commit a batch; nothing is left open behind it, whatever happens."""
+        """Run and commit a batch. No transaction is left open, also after an error."""
         try:
             self._commit(batch)
         except BaseException:

@@ -88,7 +88,7 @@ def _find_key(
 ) -> _Key | None:
     """Return the key that an earlier create has used.
 
-    A repeat that names no target is the same request whatever the default target has become since.
+    A repeat that names no target stays the same request when the default target has changed since.
     """
     rows = db.rows(
         "find_keys",

@@ -72,7 +72,7 @@ def insert(
 def make_ready(
     db: StoreSession, stored: StoredCommand, params: StoredBody, now: datetime
 ) -> CommandRecord:
-    """PENDING_UPLOAD → PENDING with the params that arrived, behind the commands that are ready."""
+    """Move PENDING_UPLOAD → PENDING with the params that arrived, behind all ready commands."""
     replace_params(db, stored.seq, params)
     _hit_one(
         db.change(
@@ -93,7 +93,7 @@ def dispatch(
     now: datetime,
     until: datetime,
 ) -> CommandRecord:
-    """PENDING → DISPATCHED. A push is sent again under the lease that it was first sent with."""
+    """Move PENDING → DISPATCHED. A push is sent again under its first lease."""
     command = stored.command
     lease_attempt = command.attempt
     if command.is_push and command.lease_id is not None:

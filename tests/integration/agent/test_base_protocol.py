@@ -1,4 +1,4 @@
-"""Our agent against servers that know part 1 of the protocol only (protocol.md 1.4)."""
+"""The agent against servers that know the base protocol only (docs/protocol.md, Receivers)."""
 
 from __future__ import annotations
 

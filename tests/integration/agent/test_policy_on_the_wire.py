@@ -240,7 +240,7 @@ async def test_nobody_says_anything_in_time(
     response = await server.response()
 
     assert response["code"] == "DENIED_BY_POLICY"
-    assert "nobody approved it within 0.2 s" in response["message"]
+    assert "no operator approved it within 0.2 s" in response["message"]
     assert ran == []
 
 

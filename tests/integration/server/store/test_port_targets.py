@@ -1,4 +1,4 @@
-"""Whom a command is for: protocol.md 1.3, "Targets"."""
+"""The target of a command: docs/protocol.md, Targets."""
 
 from __future__ import annotations
 

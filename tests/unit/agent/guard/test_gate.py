@@ -244,7 +244,7 @@ async def test_an_approval_that_nobody_gives_is_a_denial(tmp_path: Path) -> None
     gated = Gated(tmp_path, {"action": "approve"})
     gated.live.config = InForce(policy={"approval_seconds": 0.001}).config
 
-    assert "nobody approved it" in denied(await gated.admit(1))
+    assert "no operator approved it" in denied(await gated.admit(1))
 
 
 async def test_what_was_approved_may_be_forbidden_by_then(tmp_path: Path) -> None:

@@ -337,7 +337,7 @@ def test_a_file_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
     file.write_text("rules: []")
     file.chmod(0o666)
 
-    with pytest.raises(SettingsError, match="everybody may write"):
+    with pytest.raises(SettingsError, match="every user may write"):
         read_policy(file)
 
 

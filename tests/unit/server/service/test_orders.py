@@ -5,8 +5,8 @@ slot the clock moves first, and the deadlines and leases that end in it are set 
 made.
 Orders that differ only in what happens after the end are left out, but every event is tried there;
 `make chaos` walks all of them on the store in memory.
-What each step must answer and leave behind comes from a small model, written from protocol.md 1.3
-and part 2 and not from the code.
+What each step must answer and leave behind comes from a small model, written from
+docs/protocol.md, Lifecycle, and not from the code.
 """
 
 from __future__ import annotations
