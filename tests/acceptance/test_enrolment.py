@@ -88,7 +88,7 @@ async def test_an_agent_enrols_works_and_is_revoked_while_it_polls(world: World)
 
     assert (code, again, other) == (0, 1, 4)
     assert credential["id"] in said
-    assert "enrolled already" in why
+    assert "already enrolled" in why
     assert "used up" in used_up
     assert credential["deployment"] == DEPLOYMENT
     assert not SECRET.search(seen)

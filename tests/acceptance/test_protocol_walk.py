@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from .processes import BIN, Process
+from tests.support.processes import BIN, Process
 
 TESTS = Path(__file__).parents[1]
 PAGE = (TESTS.parent / "docs" / "protocol.md").read_text()
