@@ -160,6 +160,9 @@ async def _started(start: _Start, ctx: Context, argv: list[str], params: Path) -
         if started.end is not None:
             await asyncio.to_thread(started.end)
         await in_thread(started.process.wait, "wait")
+        for pipe in (started.process.stdout, started.process.stderr):
+            if pipe is not None:
+                pipe.close()
         raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with things that are wrong."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
     monkeypatch.setenv("ARC_AGENT_DATA_DIR", str(tmp_path / "agent"))
     (tmp_path / "unknown.yaml").write_text("max_concurrents: 3\n")
     (tmp_path / "broken.py").write_text("1 / 0\n")

@@ -329,19 +329,21 @@ async def test_a_run_s_directory_is_gone_after_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "fields", "name"),
+    ("after", "deadline_seconds", "name"),
     [
-        (0.01, {}, "givenback"),
-        (600, {"deadline_at": boot_seconds() + 300}, "RETRIES_EXHAUSTED"),
+        (0.01, None, "givenback"),
+        (600, 300, "RETRIES_EXHAUSTED"),
     ],
 )
 async def test_a_retry_is_put_off_or_used_up(
-    tmp_path: Path, after: float, fields: dict[str, Any], name: str
+    tmp_path: Path, after: float, deadline_seconds: float | None, name: str
 ) -> None:
     @handler("later")
     async def later() -> None:
         raise Retry("not yet", after=after)
 
+    seconds = deadline_seconds
+    fields = {} if seconds is None else {"deadline_at": boot_seconds() + seconds}
     async with rig(tmp_path, later) as made:
         assert await made.outcome("later", **fields) == name
 
