@@ -17,16 +17,7 @@ from arc_agent.jobs.responses import what_counts
 from arc_agent.net.lease_calls import LeaseAnswer
 from arc_agent.work.loop_watch import LoopWatch
 from arc_agent.work.poll_wait import PollInterval
-
-
-class MonotonicClock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clocks import AgentClock
 
 
 def lease(lease_id: str = "lease_1", command_id: str = "cmd_1") -> HeldLease:
@@ -192,7 +183,7 @@ def test_without_any_wait_asked_for_it_goes_by_intervals() -> None:
 
 
 async def test_a_loop_that_stands_still_is_told_once_and_its_end_too() -> None:
-    clock = MonotonicClock()
+    clock = AgentClock()
     watch = LoopWatch(asyncio.get_running_loop(), clock, LeaseTable())
     with structlog.testing.capture_logs() as events:
         watch.check(5.0)  # asks; this loop does not run before it is let
