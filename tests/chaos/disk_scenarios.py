@@ -23,9 +23,9 @@ from tests.chaos.server_parts import (
     BASE_URL,
     INLINE_BYTES,
     ServerParts,
-    SetClock,
     open_server_parts,
 )
+from tests.support.clocks import ServerClock
 
 CHECKPOINT_PAGES = 30
 """Few, so that checkpoints are many in a short log."""
@@ -42,7 +42,7 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
     set_up(synchronous=job.get("synchronous", "FULL"))
     if "fault" not in job:
         for generation in range(job["generations"]):
-            async with open_server_parts(data_dir, SetClock()) as parts:
+            async with open_server_parts(data_dir, ServerClock()) as parts:
                 await asyncio.gather(*_lives(parts, disk, generation, job["lives"]))
         return {}
     fault = Fault(**job["fault"])
@@ -50,7 +50,7 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
     if fault.when == "open":
         fault.arm(disk)
     try:
-        async with open_server_parts(data_dir, SetClock()) as parts:
+        async with open_server_parts(data_dir, ServerClock()) as parts:
             if fault.when == "work":
                 fault.arm(disk)
             lives = _lives(parts, disk, 0, job["lives"])

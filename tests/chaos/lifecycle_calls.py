@@ -28,7 +28,8 @@ from arc_server.ports.records import (
     StoredSuccess,
 )
 from arc_server.service.sweeper import Sweeper, SweepLimits
-from tests.chaos.server_parts import BASE_URL, INLINE_BYTES, START, ServerParts
+from tests.chaos.server_parts import BASE_URL, INLINE_BYTES, ServerParts
+from tests.support.clocks import START
 
 Notes = dict[str, Any]
 """What `prepare` leaves for `act`; under `commands`, what must be there for ever: id → digest."""

@@ -19,7 +19,8 @@ from arc_server.ports.records import (
 )
 from tests.chaos import lifecycle_calls as calls
 from tests.chaos.lifecycle_calls import DEPLOYMENT, LARGE, SMALL, Answer, Notes
-from tests.chaos.server_parts import BASE_URL, START, ServerParts, SetClock, open_server_parts
+from tests.chaos.server_parts import BASE_URL, ServerParts, open_server_parts
+from tests.support.clocks import START, ServerClock
 
 ACT_AT = 10.0
 """Seconds after the start."""
@@ -201,18 +202,20 @@ async def perform(job: dict[str, Any]) -> Answer:
     """One job: `open`, `prepare`, `act` or `settle` on a data directory."""
     data_dir = Path(job["data_dir"])
     if job["do"] == "open":
-        async with open_server_parts(data_dir, SetClock()):
+        async with open_server_parts(data_dir, ServerClock()):
             return {}
     operation = BY_NAME[job["operation"]]
     if job["do"] == "prepare":
-        async with open_server_parts(data_dir, SetClock()) as parts:
+        async with open_server_parts(data_dir, ServerClock()) as parts:
             return await operation.prepare(parts)
     if job["do"] == "act":
         async with open_server_parts(
-            data_dir, SetClock(START + timedelta(seconds=ACT_AT))
+            data_dir, ServerClock(START + timedelta(seconds=ACT_AT))
         ) as parts:
             return json.loads(json.dumps(await operation.act(parts, job["notes"])))
-    async with open_server_parts(data_dir, SetClock(START + timedelta(seconds=SETTLE_AT))) as parts:
+    async with open_server_parts(
+        data_dir, ServerClock(START + timedelta(seconds=SETTLE_AT))
+    ) as parts:
         return await settle(parts)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from arc_server.blobs.local import LocalBlobStore
@@ -18,29 +17,6 @@ from arc_server.store.sqlite_store import SqliteStore
 BASE_URL = "http://server.test/v1"
 INLINE_BYTES = 500
 """Small, so that bodies move to blob storage without being large."""
-START = datetime(2026, 11, 24, 12, tzinfo=UTC)
-
-
-class SetClock:
-    """Stands still until it is moved."""
-
-    def __init__(self, now: datetime = START) -> None:
-        self._now = now
-
-    def now(self) -> datetime:
-        return self._now
-
-    def drift(self) -> float:
-        return 0.0
-
-    def adjust(self, seconds: float) -> None:
-        self._now += timedelta(seconds=seconds)
-
-    def monotonic(self) -> float:
-        return (self._now - START).total_seconds()
-
-    async def sleep(self, seconds: float) -> None:
-        self.adjust(seconds)
 
 
 class ServerParts:

@@ -23,7 +23,8 @@ from arc_agent.jobs.spool_rows import Entry
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from tests.chaos.disk_scenarios import CHECKPOINT_PAGES
 from tests.chaos.disk_shim import Disk
-from tests.chaos.server_parts import INLINE_BYTES, START
+from tests.chaos.server_parts import INLINE_BYTES
+from tests.support.clocks import START
 
 SETTINGS = SpoolSection(min_free_bytes=0)
 UPLOAD = PresignedRequest(

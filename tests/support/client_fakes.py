@@ -2,32 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64encode
 from typing import Any
-
-
-class FakeClock:
-    """Time passes when somebody sleeps, or when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def monotonic(self) -> float:
-        """What time it is."""
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        """Let the time pass at once."""
-        self.slept.append(seconds)
-        self.now += seconds
-        await asyncio.sleep(0)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass otherwise."""
-        self.now += seconds
 
 
 def status(state: str, result: bytes | None = None, **more: Any) -> dict[str, Any]:

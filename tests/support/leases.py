@@ -23,16 +23,6 @@ from arc_protocol.messages.leases import LeaseInfo
 DEPLOYMENT = "dep-1"
 
 
-class ManualClock:
-    """A monotonic clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class InForce:
     """What the guard reads of a live configuration; a test changes it."""
 

@@ -3,64 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from arc_protocol.errors import Conflict, NotFound, PayloadTooLarge, StoreUnavailable
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 
-START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 CHUNK = 1 << 16
-
-
-class FakeClock:
-    """Moves by hand: `advance` lets time pass, `jump_wall` sets the host's wall clock."""
-
-    def __init__(self, start: datetime = START) -> None:
-        self._origin = start
-        self._monotonic = 1_000.0
-        self._zero = self._monotonic
-        self._ahead = 0.0
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._numbers = itertools.count()
-
-    def now(self) -> datetime:
-        return self._origin + timedelta(seconds=self._monotonic - self._zero)
-
-    def drift(self) -> float:
-        return self._ahead
-
-    def adjust(self, seconds: float) -> None:
-        self._origin += timedelta(seconds=seconds)
-        self._ahead -= seconds
-
-    def monotonic(self) -> float:
-        return self._monotonic
-
-    async def sleep(self, seconds: float) -> None:
-        future = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._numbers), future))
-        await future
-
-    @property
-    def sleeping(self) -> int:
-        """How many sleep."""
-        return sum(not future.done() for _, _, future in self._sleepers)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass; who slept until then wakes."""
-        self._monotonic += seconds
-        while self._sleepers and self._sleepers[0][0] <= self._monotonic:
-            _, _, future = heapq.heappop(self._sleepers)
-            if not future.done():
-                future.set_result(None)
-
-    def jump_wall(self, seconds: float) -> None:
-        """Somebody sets the wall clock."""
-        self._ahead += seconds
 
 
 class MemoryBlobs:

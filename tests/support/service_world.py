@@ -33,7 +33,8 @@ from arc_server.service.limits import CommandLimits
 from arc_server.service.services import build_services
 from arc_server.service.sweeper import Sweeper, SweepLimits
 from arc_server.service.waits import Wait
-from tests.support.service_fakes import FakeClock, FlakyStore, Links, MemoryBlobs
+from tests.support.clocks import ServerClock
+from tests.support.service_fakes import FlakyStore, Links, MemoryBlobs
 from tests.support.waiting import settle
 
 BASE = "https://arc.test/v1"
@@ -70,7 +71,7 @@ class World:
         self,
         store: Any,
         *,
-        clock: FakeClock | None = None,
+        clock: ServerClock | None = None,
         blobs: MemoryBlobs | None = None,
         limits: CommandLimits = SMALL_LIMITS,
         sweep: SweepLimits | None = None,
@@ -78,7 +79,7 @@ class World:
     ) -> None:
         self.raw_store = store
         self.store: Any = FlakyStore(store) if is_flaky else store
-        self.clock = clock or FakeClock()
+        self.clock = clock or ServerClock()
         self.blobs = blobs or MemoryBlobs()
         self.links = Links()
         self.limits = limits

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientResponse
 from aioresponses import aioresponses
 
-from tests.support.client_fakes import FakeClock
+from tests.support.clocks import SenderClock
 
 
 class Response(ClientResponse):
@@ -21,9 +21,9 @@ class Response(ClientResponse):
 
 
 @pytest.fixture
-def clock() -> FakeClock:
+def clock() -> SenderClock:
     """A clock at some moment."""
-    return FakeClock()
+    return SenderClock()
 
 
 @pytest.fixture

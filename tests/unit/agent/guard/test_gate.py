@@ -23,7 +23,8 @@ from arc_agent.host.control_socket import ControlRefused, Peer
 from arc_agent.host.disk_thread import DiskThread
 from arc_agent.jobs.outcome import NO_COST, Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.result_files import StoredBody
-from tests.support.leases import InForce, ManualClock, job, source, source_file
+from tests.support.clocks import AgentClock
+from tests.support.leases import InForce, job, source, source_file
 from tests.support.waiting import settle, until
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
@@ -35,7 +36,7 @@ class Gated:
 
     def __init__(self, tmp_path: Path, *rules: dict[str, Any], audit: Audit | None = None) -> None:
         self._tmp_path = tmp_path
-        self.clock = ManualClock()
+        self.clock = AgentClock()
         self.slots = Turns(lambda: 2)
         self.live = InForce(policy={"max_waiting": 2, "queue_seconds": 60})
         self.live.policy = self.policy(*rules)

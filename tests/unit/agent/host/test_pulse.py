@@ -8,24 +8,15 @@ import pytest
 
 from arc_agent.host.pulse import LATE_SECONDS, Pulse
 from arc_agent.host.systemd import status_text
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clocks import AgentClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> AgentClock:
+    return AgentClock()
 
 
-def test_a_loop_is_stuck_when_it_takes_longer_than_it_said(clock: Clock) -> None:
+def test_a_loop_is_stuck_when_it_takes_longer_than_it_said(clock: AgentClock) -> None:
     pulse = Pulse(clock)
     pulse.within(30)
 
@@ -37,7 +28,7 @@ def test_a_loop_is_stuck_when_it_takes_longer_than_it_said(clock: Clock) -> None
     assert not pulse.is_stuck()
 
 
-def test_a_loop_that_waits_for_something_to_happen_is_never_stuck(clock: Clock) -> None:
+def test_a_loop_that_waits_for_something_to_happen_is_never_stuck(clock: AgentClock) -> None:
     pulse = Pulse(clock)
     pulse.within(math.inf)
 
@@ -45,7 +36,7 @@ def test_a_loop_that_waits_for_something_to_happen_is_never_stuck(clock: Clock) 
     assert not pulse.is_stuck()
 
 
-def test_a_wait_is_right_only_while_its_reason_holds(clock: Clock) -> None:
+def test_a_wait_is_right_only_while_its_reason_holds(clock: AgentClock) -> None:
     pulse, is_full = Pulse(clock), True
     pulse.within(1)
 
@@ -60,7 +51,7 @@ def test_a_wait_is_right_only_while_its_reason_holds(clock: Clock) -> None:
     assert not pulse.is_stuck()
 
 
-def test_nobody_waits_for_a_loop_that_was_told_to_end(clock: Clock) -> None:
+def test_nobody_waits_for_a_loop_that_was_told_to_end(clock: AgentClock) -> None:
     pulse = Pulse(clock)
     pulse.within(1)
     pulse.ends()

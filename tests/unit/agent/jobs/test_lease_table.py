@@ -11,16 +11,6 @@ from arc_agent.jobs.outcome import Dropped, Failed, GivenBack, Succeeded
 from arc_agent.jobs.responses import what_counts
 
 
-class MonotonicClock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def lease(lease_id: str = "lease_1", command_id: str = "cmd_1") -> HeldLease:
     """A lease of a minute, asked for at 1000."""
     return HeldLease(

@@ -15,7 +15,7 @@ from arc_agent.net.access_token import AccessToken
 from arc_agent.net.connection import Answer, NoContact, Refused, ServerConnection
 from arc_agent.net.identity_files import Identity, IdentityError, IdentityFiles, KeyPair
 from arc_protocol.enrolment import AccessTokenRequest
-from tests.support.moved_clock import MovedClock
+from tests.support.clocks import AgentClock
 
 LIFE_SECONDS = 900
 
@@ -88,12 +88,12 @@ def files(tmp_path: Path, key: KeyPair) -> IdentityFiles:
 
 
 @pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
+def clock() -> AgentClock:
+    return AgentClock()
 
 
 @pytest.fixture
-def make(files: IdentityFiles, clock: MovedClock) -> Callable[[], AccessToken]:
+def make(files: IdentityFiles, clock: AgentClock) -> Callable[[], AccessToken]:
     def token() -> AccessToken:
         identity = files.read()
         assert identity is not None
@@ -103,7 +103,7 @@ def make(files: IdentityFiles, clock: MovedClock) -> Callable[[], AccessToken]:
 
 
 async def test_a_renewal_takes_the_token_of_the_server(
-    make: Callable[[], AccessToken], key: KeyPair, clock: MovedClock
+    make: Callable[[], AccessToken], key: KeyPair, clock: AgentClock
 ) -> None:
     token, server = make(), ScriptedConnection(key)
 

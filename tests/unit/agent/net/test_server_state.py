@@ -6,16 +6,16 @@ import pytest
 import structlog
 
 from arc_agent.net.server_state import ServerState
-from tests.support.moved_clock import MovedClock
+from tests.support.clocks import AgentClock
 
 
 @pytest.fixture
-def clock() -> MovedClock:
-    return MovedClock()
+def clock() -> AgentClock:
+    return AgentClock()
 
 
 @pytest.fixture
-def state(clock: MovedClock) -> ServerState:
+def state(clock: AgentClock) -> ServerState:
     return ServerState(clock)
 
 
@@ -65,7 +65,7 @@ def test_a_refusal_is_logged_as_one(state: ServerState) -> None:
 
 
 def test_the_trouble_has_a_reason_and_lasts_from_the_first_failure(
-    state: ServerState, clock: MovedClock
+    state: ServerState, clock: AgentClock
 ) -> None:
     assert state.trouble() is None
 
@@ -77,7 +77,7 @@ def test_the_trouble_has_a_reason_and_lasts_from_the_first_failure(
 
 
 def test_the_return_of_contact_counts_the_commands_that_ended_meanwhile(
-    state: ServerState, clock: MovedClock
+    state: ServerState, clock: AgentClock
 ) -> None:
     assert not state.count_ended()
     state.failed("lease", "timed out")

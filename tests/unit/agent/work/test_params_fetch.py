@@ -18,7 +18,8 @@ from arc_agent.net.transfer import Transfer
 from arc_agent.work.params_fetch import ParamsFetch
 from arc_agent.work.run_time import RunTime
 from arc_protocol.errors import InvalidEnvelope
-from tests.support.leases import ManualClock, held, job, live_config
+from tests.support.clocks import AgentClock
+from tests.support.leases import held, job, live_config
 from tests.support.spools import opened_spool
 
 
@@ -65,7 +66,7 @@ class Fetching:
         return caught.value.outcome
 
     async def _source(self, params: dict[str, Any] | bytes) -> Any:
-        clock = ManualClock()
+        clock = AgentClock()
         made = self.job(params)
         time = RunTime(made, held(made), clock, ServerState(clock))
         return await self.fetch.fetch(made, time)

@@ -13,7 +13,8 @@ from arc_agent.jobs.lease_table import End, HeldLease
 from arc_agent.jobs.outcome import Ended, GivenBack
 from arc_agent.net.server_state import ServerState
 from arc_agent.work.run_time import STOPPED, RunTime
-from tests.support.leases import ManualClock, held, job
+from tests.support.clocks import AgentClock
+from tests.support.leases import held, job
 from tests.support.waiting import settle
 
 
@@ -21,7 +22,7 @@ class Timed:
     """A run whose clock a test moves."""
 
     def __init__(self, *, renews: bool = True, **of_job: Any) -> None:
-        self.clock = ManualClock()
+        self.clock = AgentClock()
         state = ServerState(self.clock)
         if not renews:
             state.lacks("renewal")

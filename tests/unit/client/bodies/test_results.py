@@ -11,7 +11,8 @@ import pytest
 from aioresponses import aioresponses
 
 from arc_client import Client, ResultUnreadable
-from tests.support.client_fakes import FakeClock, download_from, error, status
+from tests.support.client_fakes import download_from, error, status
+from tests.support.clocks import SenderClock
 
 STATUS = re.compile(r"^http://h/v1/commands/cmd_1(\?waitSeconds=\d+)?$")
 STORED = "http://blobs/r?sig=a%2Fb"
@@ -23,14 +24,14 @@ class Report(msgspec.Struct):
     rows: int
 
 
-async def result(clock: FakeClock, returns: Any = Any) -> Any:
+async def result(clock: SenderClock, returns: Any = Any) -> Any:
     """Wait for cmd_1 and take its result."""
     async with Client("http://h", token="secret", clock=clock) as arc:
         return await arc.wait("cmd_1", returns=returns)
 
 
 async def test_json_comes_decoded_typed_or_as_bytes_as_asked_for(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", b'{"rows": 3}'), repeat=True)
 
@@ -50,7 +51,7 @@ async def test_json_comes_decoded_typed_or_as_bytes_as_asked_for(
     ],
 )
 async def test_a_result_that_is_not_what_was_asked_for_says_why(
-    http: aioresponses, clock: FakeClock, data: bytes, returns: Any, message: str
+    http: aioresponses, clock: SenderClock, data: bytes, returns: Any, message: str
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", data), repeat=True)
 
@@ -62,7 +63,7 @@ async def test_a_result_that_is_not_what_was_asked_for_says_why(
 
 @pytest.mark.parametrize("text", ["AB", "AB==CD", "A-_=", "AAA\n", "AB=="])
 async def test_base64_that_is_not_canonical_is_damage(
-    http: aioresponses, clock: FakeClock, text: str
+    http: aioresponses, clock: SenderClock, text: str
 ) -> None:
     body = {"mode": "inline", "inlineBase64": text}
     response = {"status": "success", "response": body}
@@ -73,7 +74,7 @@ async def test_base64_that_is_not_canonical_is_damage(
 
 
 async def test_a_stored_result_is_fetched_by_its_url_and_without_the_token(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", response=download_from(STORED, 5)), repeat=True)
     http.get(STORED, body=b"12345")
@@ -96,7 +97,7 @@ async def test_a_stored_result_is_fetched_by_its_url_and_without_the_token(
     ],
 )
 async def test_a_relative_url_is_resolved_against_the_request_that_told_it(
-    http: aioresponses, clock: FakeClock, url: str, resolved: str
+    http: aioresponses, clock: SenderClock, url: str, resolved: str
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", response=download_from(url, 1)), repeat=True)
     http.get(resolved, body=b"1")
@@ -106,7 +107,7 @@ async def test_a_relative_url_is_resolved_against_the_request_that_told_it(
 
 @pytest.mark.parametrize("url", ["//evil/r", "file:///etc/passwd", "ftp://h/r", "http://"])
 async def test_a_url_that_is_not_http_is_refused(
-    http: aioresponses, clock: FakeClock, url: str
+    http: aioresponses, clock: SenderClock, url: str
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", response=download_from(url, 1)), repeat=True)
 
@@ -115,7 +116,7 @@ async def test_a_url_that_is_not_http_is_refused(
 
 
 async def test_a_path_on_the_servers_own_disk_is_refused(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     response = download_from("http://x/", 1)
     response["response"]["storageGetRequest"]["backend"] = {
@@ -131,7 +132,7 @@ async def test_a_path_on_the_servers_own_disk_is_refused(
 
 @pytest.mark.parametrize(("body", "said"), [(b"123", 5), (b"1234567", 5)])
 async def test_a_result_of_another_size_than_was_said_is_not_taken(
-    http: aioresponses, clock: FakeClock, body: bytes, said: int
+    http: aioresponses, clock: SenderClock, body: bytes, said: int
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", response=download_from(STORED, said)), repeat=True)
     http.get(STORED, body=body, repeat=True)
@@ -141,7 +142,7 @@ async def test_a_result_of_another_size_than_was_said_is_not_taken(
 
 
 async def test_an_expired_url_is_replaced_by_reading_the_status_again(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", response=download_from(STORED, 1)), repeat=2)
     http.get(STORED, status=403, body="<Code>AccessDenied</Code>")
@@ -153,7 +154,7 @@ async def test_an_expired_url_is_replaced_by_reading_the_status_again(
 
 
 async def test_a_result_that_is_gone_is_not_asked_for_for_ever(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", response=download_from(STORED, 1)), repeat=True)
     http.get(STORED, status=404, body=error("NOT_FOUND", "no such blob"), repeat=True)
@@ -165,7 +166,7 @@ async def test_a_result_that_is_gone_is_not_asked_for_for_ever(
 
 
 async def test_a_result_that_cannot_be_written_leaves_no_file(
-    http: aioresponses, clock: FakeClock, tmp_path: Path
+    http: aioresponses, clock: SenderClock, tmp_path: Path
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", response=download_from(STORED, 9)), repeat=True)
     http.get(STORED, body=b"123")
@@ -181,7 +182,7 @@ async def test_a_result_that_cannot_be_written_leaves_no_file(
 
 
 async def test_a_file_appears_whole_also_behind_a_link(
-    http: aioresponses, clock: FakeClock, tmp_path: Path
+    http: aioresponses, clock: SenderClock, tmp_path: Path
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", b"whole"), repeat=True)
     (tmp_path / "there").mkdir()
@@ -197,7 +198,7 @@ async def test_a_file_appears_whole_also_behind_a_link(
 
 
 async def test_a_device_is_written_to_and_not_replaced(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", b"whole"), repeat=True)
 

@@ -24,7 +24,8 @@ from arc_client import (
 )
 from arc_protocol.errors import IdempotencyKeyReused, InvalidCommand, PayloadTooLarge, RateLimited
 from arc_protocol.messages.commands import CreateCommandResponse
-from tests.support.client_fakes import FakeClock, created, error, status, upload_to
+from tests.support.client_fakes import created, error, status, upload_to
+from tests.support.clocks import SenderClock
 
 CREATE = "http://h/v1/commands"
 COMPLETE = "http://h/v1/commands/cmd_1/upload-complete"
@@ -62,7 +63,7 @@ def uploads(http: aioresponses, answers: list[Any]) -> list[tuple[str, bytes]]:
 
 
 async def test_every_create_carries_a_key_and_repeats_it(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, exception=aiohttp.ServerDisconnectedError())
     http.post(CREATE, status=503, body=error("UNAVAILABLE"))
@@ -80,7 +81,7 @@ async def test_every_create_carries_a_key_and_repeats_it(
 
 
 async def test_what_is_asked_for_is_what_is_sent_and_no_more(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, payload=created(), repeat=True)
     deadline = datetime(2100, 1, 1, 2, tzinfo=UTC).astimezone()
@@ -112,7 +113,7 @@ async def test_what_is_asked_for_is_what_is_sent_and_no_more(
 
 @pytest.mark.parametrize("deadline", [300, 300.0, timedelta(minutes=5)])
 async def test_a_deadline_may_be_a_number_of_seconds_from_now(
-    http: aioresponses, clock: FakeClock, deadline: Any
+    http: aioresponses, clock: SenderClock, deadline: Any
 ) -> None:
     http.post(CREATE, payload=created())
     before = datetime.now(UTC)
@@ -126,7 +127,7 @@ async def test_a_deadline_may_be_a_number_of_seconds_from_now(
 
 @pytest.mark.parametrize("deadline", [datetime(2100, 1, 1), 1e15, float("nan"), timedelta.max])
 async def test_a_deadline_that_is_no_instant_is_refused(
-    http: aioresponses, clock: FakeClock, deadline: Any
+    http: aioresponses, clock: SenderClock, deadline: Any
 ) -> None:
     async with Client("http://h", clock=clock) as arc:
         with pytest.raises(InvalidParams, match="deadline"):
@@ -136,7 +137,7 @@ async def test_a_deadline_that_is_no_instant_is_refused(
 
 
 async def test_a_server_that_stays_away_is_an_error_with_the_key_to_go_on_with(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, exception=aiohttp.ServerDisconnectedError(), repeat=True)
 
@@ -149,7 +150,7 @@ async def test_a_server_that_stays_away_is_an_error_with_the_key_to_go_on_with(
 
 
 async def test_nobody_retries_longer_than_he_would_wait(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, exception=aiohttp.ServerDisconnectedError(), repeat=True)
 
@@ -161,7 +162,7 @@ async def test_nobody_retries_longer_than_he_would_wait(
 
 
 async def test_a_server_that_is_busy_to_the_end_is_told_apart_from_one_that_is_gone(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, status=429, body=error("RATE_LIMITED"), repeat=True)
 
@@ -180,7 +181,7 @@ async def test_a_server_that_is_busy_to_the_end_is_told_apart_from_one_that_is_g
     ],
 )
 async def test_a_refusal_is_final(
-    http: aioresponses, clock: FakeClock, code: str, http_status: int, kind: type[Exception]
+    http: aioresponses, clock: SenderClock, code: str, http_status: int, kind: type[Exception]
 ) -> None:
     http.post(CREATE, status=http_status, body=error(code))
 
@@ -191,7 +192,7 @@ async def test_a_refusal_is_final(
     assert len(creates(http)) == 1
 
 
-async def test_a_redirect_is_not_followed_but_told(http: aioresponses, clock: FakeClock) -> None:
+async def test_a_redirect_is_not_followed_but_told(http: aioresponses, clock: SenderClock) -> None:
     http.post(CREATE, status=301, headers={"Location": "https://h/v1/commands"})
 
     async with Client("http://h", token="secret", clock=clock) as arc:
@@ -200,7 +201,7 @@ async def test_a_redirect_is_not_followed_but_told(http: aioresponses, clock: Fa
 
 
 async def test_a_refused_token_is_read_again_from_its_file_once(
-    http: aioresponses, clock: FakeClock, tmp_path: Path
+    http: aioresponses, clock: SenderClock, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
     file.write_text("old\n")
@@ -225,7 +226,7 @@ async def test_a_refused_token_is_read_again_from_its_file_once(
 
 
 async def test_small_params_go_along_and_large_ones_are_uploaded(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     taken = uploads(http, [200])
     storage = upload_to(f"{STORE}?sig=1")
@@ -244,7 +245,7 @@ async def test_small_params_go_along_and_large_ones_are_uploaded(
     "failure", [409, 403, 404, 500, 503, aiohttp.ClientOSError(104, "reset")], ids=str
 )
 async def test_an_upload_that_fails_begins_again_at_a_fresh_url(
-    http: aioresponses, clock: FakeClock, failure: Any
+    http: aioresponses, clock: SenderClock, failure: Any
 ) -> None:
     taken = uploads(http, [failure, 200])
     for number in (1, 2):
@@ -261,7 +262,7 @@ async def test_an_upload_that_fails_begins_again_at_a_fresh_url(
 
 
 async def test_a_server_that_renews_no_url_gets_the_upload_at_the_old_one(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     taken = uploads(http, [503, 200])
     storage = upload_to(f"{STORE}?sig=1")
@@ -276,7 +277,7 @@ async def test_a_server_that_renews_no_url_gets_the_upload_at_the_old_one(
 
 
 async def test_an_upload_that_keeps_failing_is_given_up_with_the_commands_id(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     taken = uploads(http, [403] * 100)
     storage = upload_to(STORE)
@@ -296,7 +297,7 @@ async def test_an_upload_that_keeps_failing_is_given_up_with_the_commands_id(
 
 
 async def test_params_that_are_too_large_for_the_store_are_sent_once(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     taken = uploads(http, [413])
     storage = upload_to(STORE)
@@ -310,7 +311,7 @@ async def test_params_that_are_too_large_for_the_store_are_sent_once(
 
 
 async def test_an_upload_that_the_server_does_not_find_is_made_again(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     taken = uploads(http, [200, 200])
     storage = upload_to(STORE)
@@ -329,7 +330,7 @@ async def test_an_upload_that_the_server_does_not_find_is_made_again(
 
 
 async def test_an_upload_complete_whose_answer_got_lost_is_said_again_and_believed(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     taken = uploads(http, [200])
     storage = upload_to(STORE)
@@ -346,7 +347,7 @@ async def test_an_upload_complete_whose_answer_got_lost_is_said_again_and_believ
 
 
 async def test_large_params_of_a_key_that_was_used_before_are_not_uploaded_again(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, payload=created("SUCCEEDED"))
     http.get(re.compile("http://h/v1/commands/cmd_1"), payload=status("SUCCEEDED", b"7"))
@@ -356,7 +357,7 @@ async def test_large_params_of_a_key_that_was_used_before_are_not_uploaded_again
 
 
 async def test_a_server_that_says_nowhere_to_upload_is_not_asked_for_ever(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, payload=created("PENDING_UPLOAD"))
 
@@ -365,7 +366,7 @@ async def test_a_server_that_says_nowhere_to_upload_is_not_asked_for_ever(
             await arc.send("dep", "c", LARGE)
 
 
-async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: FakeClock) -> None:
+async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: SenderClock) -> None:
     told: list[Any] = []
 
     class Told(ProgressCallbacks):
@@ -392,13 +393,13 @@ async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: FakeClo
     assert rest == ["cmd_1", (0, len(LARGE)), (len(LARGE), len(LARGE)), "cmd_1"]
 
 
-async def test_a_client_that_is_not_open_says_so(clock: FakeClock) -> None:
+async def test_a_client_that_is_not_open_says_so(clock: SenderClock) -> None:
     with pytest.raises(RuntimeError, match="`with` statement"):
         await Client("http://h", clock=clock).status("cmd_1")
 
 
 async def test_cancelling_an_invoke_leaves_no_retry_behind(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, status=503, repeat=True)
 
@@ -416,7 +417,7 @@ async def test_cancelling_an_invoke_leaves_no_retry_behind(
     assert len(creates(http)) == before
 
 
-async def test_a_quick_command_is_one_request(http: aioresponses, clock: FakeClock) -> None:
+async def test_a_quick_command_is_one_request(http: aioresponses, clock: SenderClock) -> None:
     http.post(CREATE, payload=created(status=status("SUCCEEDED", b"7")))
 
     async with Client("http://h", clock=clock) as arc:
@@ -429,7 +430,7 @@ async def test_a_quick_command_is_one_request(http: aioresponses, clock: FakeClo
 
 @pytest.mark.parametrize("more", [{"status": status("DISPATCHED")}, {}], ids=["extended", "base"])
 async def test_what_is_not_done_within_the_create_is_waited_for(
-    http: aioresponses, clock: FakeClock, more: dict[str, Any]
+    http: aioresponses, clock: SenderClock, more: dict[str, Any]
 ) -> None:
     http.post(CREATE, payload=created(**more))
     http.get(
@@ -441,7 +442,7 @@ async def test_what_is_not_done_within_the_create_is_waited_for(
         assert await arc.invoke("dep", "c", timeout=10) == 7
 
 
-async def test_a_send_waits_for_nothing(http: aioresponses, clock: FakeClock) -> None:
+async def test_a_send_waits_for_nothing(http: aioresponses, clock: SenderClock) -> None:
     http.post(CREATE, payload=created())
 
     async with Client("http://h", clock=clock) as arc:

@@ -9,7 +9,7 @@ import pytest
 from arc_client.errors import ServerUnreachable, UnexpectedAnswer
 from arc_client.wire.retry import Intervals, is_transient, retried
 from arc_protocol.errors import ArcError, CommandNotFound, RateLimited, Unavailable
-from tests.support.client_fakes import FakeClock
+from tests.support.clocks import SenderClock
 
 
 class Failing:
@@ -27,7 +27,7 @@ class Failing:
         return 7
 
 
-async def test_what_fails_in_passing_is_tried_until_it_succeeds(clock: FakeClock) -> None:
+async def test_what_fails_in_passing_is_tried_until_it_succeeds(clock: SenderClock) -> None:
     work = Failing(ServerUnreachable("down"), Unavailable("busy", status=503))
 
     assert await retried(work, clock=clock, until=clock.now + 30) == 7
@@ -36,7 +36,7 @@ async def test_what_fails_in_passing_is_tried_until_it_succeeds(clock: FakeClock
     assert len(clock.slept) == 2
 
 
-async def test_what_fails_for_good_is_tried_once(clock: FakeClock) -> None:
+async def test_what_fails_for_good_is_tried_once(clock: SenderClock) -> None:
     work = Failing(CommandNotFound("no", status=404))
 
     with pytest.raises(CommandNotFound):
@@ -47,7 +47,7 @@ async def test_what_fails_for_good_is_tried_once(clock: FakeClock) -> None:
 
 
 async def test_the_last_error_is_raised_when_the_next_try_would_come_too_late(
-    clock: FakeClock,
+    clock: SenderClock,
 ) -> None:
     begun = clock.now
     work = Failing(*[ServerUnreachable(str(n)) for n in range(1000)])
@@ -59,7 +59,7 @@ async def test_the_last_error_is_raised_when_the_next_try_would_come_too_late(
     assert begun + 20 < clock.now <= begun + 30
 
 
-async def test_backing_off_grows_to_a_cap_and_never_past_it(clock: FakeClock) -> None:
+async def test_backing_off_grows_to_a_cap_and_never_past_it(clock: SenderClock) -> None:
     work = Failing(*[ServerUnreachable("down") for _ in range(50)])
 
     await retried(work, clock=clock, until=math.inf)
@@ -68,7 +68,7 @@ async def test_backing_off_grows_to_a_cap_and_never_past_it(clock: FakeClock) ->
         assert 0 <= seconds <= min(5.0, 0.2 * 2**number)
 
 
-async def test_a_retry_after_is_waited_for(clock: FakeClock) -> None:
+async def test_a_retry_after_is_waited_for(clock: SenderClock) -> None:
     work = Failing(RateLimited("slow", status=429, retry_after=9.0))
 
     await retried(work, clock=clock, until=clock.now + 30)
@@ -76,7 +76,7 @@ async def test_a_retry_after_is_waited_for(clock: FakeClock) -> None:
     assert clock.slept == [9.0]
 
 
-async def test_a_retry_after_beyond_the_patience_ends_at_once(clock: FakeClock) -> None:
+async def test_a_retry_after_beyond_the_patience_ends_at_once(clock: SenderClock) -> None:
     work = Failing(RateLimited("slow", status=429, retry_after=3600.0))
 
     with pytest.raises(RateLimited):
@@ -85,7 +85,7 @@ async def test_a_retry_after_beyond_the_patience_ends_at_once(clock: FakeClock) 
     assert clock.slept == []
 
 
-async def test_the_number_of_tries_can_be_bounded_too(clock: FakeClock) -> None:
+async def test_the_number_of_tries_can_be_bounded_too(clock: SenderClock) -> None:
     work = Failing(*[ServerUnreachable("down") for _ in range(50)])
 
     with pytest.raises(ServerUnreachable):

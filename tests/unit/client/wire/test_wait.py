@@ -21,7 +21,8 @@ from arc_client import (
     TokenRefused,
 )
 from arc_protocol.errors import CommandNotFound
-from tests.support.client_fakes import FakeClock, error, status
+from tests.support.client_fakes import error, status
+from tests.support.clocks import SenderClock
 
 STATUS = re.compile(r"^http://h/v1/commands/cmd_1(\?waitSeconds=\d+)?$")
 
@@ -36,14 +37,14 @@ def count(http: aioresponses) -> int:
     return sum(map(len, http.requests.values()))
 
 
-async def end_of(clock: FakeClock, timeout: float | None = 60.0) -> Any:
+async def end_of(clock: SenderClock, timeout: float | None = 60.0) -> Any:
     """Wait for cmd_1, which is known to be there."""
     async with Client("http://h", clock=clock) as arc:
         return await arc.wait_for_end("cmd_1", timeout=timeout, is_known=True)
 
 
 async def test_a_server_that_holds_the_request_is_asked_again_at_once(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     def hold(url: object, **_: Any) -> None:
         clock.advance(30)
@@ -60,7 +61,7 @@ async def test_a_server_that_holds_the_request_is_asked_again_at_once(
 
 
 async def test_a_server_that_answers_early_is_asked_as_the_public_senders_ask(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     for _ in range(8):
         http.get(STATUS, payload=status("PENDING"))
@@ -72,7 +73,7 @@ async def test_a_server_that_answers_early_is_asked_as_the_public_senders_ask(
 
 
 async def test_the_last_request_asks_for_no_longer_than_there_is_time(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     def hold(url: Any, **_: Any) -> None:
         clock.advance(float(url.query["waitSeconds"]))
@@ -88,7 +89,7 @@ async def test_the_last_request_asks_for_no_longer_than_there_is_time(
 
 
 async def test_the_end_of_the_time_is_said_with_the_state_and_the_id(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("DISPATCHED"), repeat=True)
 
@@ -101,7 +102,7 @@ async def test_the_end_of_the_time_is_said_with_the_state_and_the_id(
 
 
 async def test_a_status_that_is_terminal_at_the_very_end_counts(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("PENDING"))
     http.get(STATUS, payload=status("SUCCEEDED", b"1"), callback=lambda *_, **__: clock.advance(60))
@@ -110,7 +111,7 @@ async def test_a_status_that_is_terminal_at_the_very_end_counts(
 
 
 async def test_without_a_time_out_it_waits_as_long_as_it_takes(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(
         STATUS, payload=status("PENDING"), repeat=100, callback=lambda *_, **__: clock.advance(3600)
@@ -137,7 +138,7 @@ async def test_without_a_time_out_it_waits_as_long_as_it_takes(
     ids=str,
 )
 async def test_a_poll_that_fails_in_passing_ends_nothing_while_there_is_time(
-    http: aioresponses, clock: FakeClock, failure: dict[str, Any]
+    http: aioresponses, clock: SenderClock, failure: dict[str, Any]
 ) -> None:
     http.get(STATUS, **failure)
     http.get(STATUS, **failure)
@@ -148,7 +149,7 @@ async def test_a_poll_that_fails_in_passing_ends_nothing_while_there_is_time(
 
 
 async def test_a_proxy_that_cuts_long_polls_off_slows_nothing_down(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, status=504, repeat=8, callback=lambda *_, **__: clock.advance(20))
     http.get(STATUS, payload=status("SUCCEEDED", b"1"))
@@ -159,7 +160,7 @@ async def test_a_proxy_that_cuts_long_polls_off_slows_nothing_down(
 
 
 async def test_a_busy_server_is_left_alone_for_as_long_as_it_says(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, status=429, body=error("RATE_LIMITED"), headers={"Retry-After": "12"})
     http.get(STATUS, payload=status("SUCCEEDED", b"1"))
@@ -170,7 +171,7 @@ async def test_a_busy_server_is_left_alone_for_as_long_as_it_says(
 
 
 async def test_a_server_that_stays_away_ends_in_a_timeout_that_says_so(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, payload=status("DISPATCHED"))
     http.get(STATUS, exception=aiohttp.ServerDisconnectedError(), repeat=True)
@@ -191,7 +192,7 @@ async def test_a_server_that_stays_away_ends_in_a_timeout_that_says_so(
     ],
 )
 async def test_what_the_server_itself_refuses_ends_the_wait(
-    http: aioresponses, clock: FakeClock, answer: dict[str, Any], kind: type[Exception]
+    http: aioresponses, clock: SenderClock, answer: dict[str, Any], kind: type[Exception]
 ) -> None:
     http.get(STATUS, **answer)
 
@@ -202,7 +203,7 @@ async def test_what_the_server_itself_refuses_ends_the_wait(
 
 
 async def test_a_command_that_was_never_seen_is_asked_for_no_longer_than_the_patience(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     http.get(STATUS, exception=aiohttp.ServerDisconnectedError(), repeat=True)
 
@@ -234,7 +235,7 @@ async def test_a_command_that_was_never_seen_is_asked_for_no_longer_than_the_pat
     ids=lambda value: str(value)[:40],
 )
 async def test_every_end_but_success_is_an_error_with_the_commands_id(
-    http: aioresponses, clock: FakeClock, answer: Any, kind: type[CommandFailed], code: str
+    http: aioresponses, clock: SenderClock, answer: Any, kind: type[CommandFailed], code: str
 ) -> None:
     http.get(STATUS, payload=answer, repeat=True)
 
@@ -248,7 +249,7 @@ async def test_every_end_but_success_is_an_error_with_the_commands_id(
 
 
 async def test_a_failure_carries_the_details_of_its_handler(
-    http: aioresponses, clock: FakeClock
+    http: aioresponses, clock: SenderClock
 ) -> None:
     response = {"status": "error", "code": "E", "message": "m", "details": "line 3"}
     http.get(STATUS, payload=status("FAILED", response=response), repeat=True)

@@ -9,6 +9,7 @@ from arc_server.auth.callers import Authenticator, Caller
 from arc_server.auth.tokens import NewToken, Scope, hash_token, is_well_formed, new_token
 from arc_server.ports.records import BearerToken
 from arc_server.ports.store import Store
+from tests.support.clocks import ServerClock
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
@@ -31,23 +32,7 @@ class Tokens:
         return self.known.get(token_hash)
 
 
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def now(self) -> datetime:
-        return NOW
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-def authenticator(tokens: Tokens, clock: Clock, *, no_auth: bool = False) -> Authenticator:
+def authenticator(tokens: Tokens, clock: ServerClock, *, no_auth: bool = False) -> Authenticator:
     return Authenticator(cast("Store", tokens), clock, cache_seconds=5, no_auth=no_auth)
 
 
@@ -69,7 +54,7 @@ def test_no_two_tokens_are_alike() -> None:
 
 async def test_a_caller_is_what_its_token_says() -> None:
     made = new_token(Scope.AGENT, "dep-1", NOW)
-    judge = authenticator(Tokens(made), Clock())
+    judge = authenticator(Tokens(made), ServerClock())
 
     caller = await judge.caller(f"Bearer {made.text}")
 
@@ -96,35 +81,35 @@ async def test_what_cannot_be_a_token_is_refused_without_a_look_up(header: str |
     tokens = Tokens()
 
     with pytest.raises(Unauthorized):
-        await authenticator(tokens, Clock()).caller(header)
+        await authenticator(tokens, ServerClock()).caller(header)
 
     assert tokens.look_ups == 0
 
 
 async def test_a_look_up_is_remembered_for_its_time() -> None:
     made = new_token(Scope.SENDER, None, NOW)
-    tokens, clock = Tokens(made), Clock()
+    tokens, clock = Tokens(made), ServerClock()
     judge = authenticator(tokens, clock)
 
-    for seconds in (0, 1, 4.9):
-        clock.seconds = seconds
+    for seconds in (0, 1, 3.9):
+        clock.advance(seconds)
         await judge.caller(f"Bearer {made.text}")
     assert tokens.look_ups == 1
 
-    clock.seconds = 5
+    clock.advance(0.2)
     await judge.caller(f"Bearer {made.text}")
     assert tokens.look_ups == 2
 
 
 async def test_a_revoked_token_is_refused_when_its_look_up_is_over() -> None:
     made = new_token(Scope.SENDER, None, NOW)
-    tokens, clock = Tokens(made), Clock()
+    tokens, clock = Tokens(made), ServerClock()
     judge = authenticator(tokens, clock)
     await judge.caller(f"Bearer {made.text}")
     tokens.known.clear()
 
     assert await judge.caller(f"Bearer {made.text}")
-    clock.seconds = 5
+    clock.advance(5)
     with pytest.raises(Unauthorized):
         await judge.caller(f"Bearer {made.text}")
 
@@ -133,7 +118,7 @@ async def test_requests_that_come_at_once_share_one_look_up() -> None:
     made = new_token(Scope.SENDER, None, NOW)
     tokens = Tokens(made)
     tokens.open.clear()
-    judge = authenticator(tokens, Clock())
+    judge = authenticator(tokens, ServerClock())
 
     calls = [asyncio.create_task(judge.caller(f"Bearer {made.text}")) for _ in range(20)]
     await asyncio.wait(calls, timeout=0)
@@ -149,7 +134,7 @@ async def test_requests_that_come_at_once_share_one_look_up() -> None:
 async def test_a_database_that_is_away_does_not_make_a_token_unknown() -> None:
     made = new_token(Scope.SENDER, None, NOW)
     tokens = Tokens(made)
-    judge = authenticator(tokens, Clock())
+    judge = authenticator(tokens, ServerClock())
     tokens.is_away = True
 
     with pytest.raises(StoreUnavailable):
@@ -160,9 +145,9 @@ async def test_a_database_that_is_away_does_not_make_a_token_unknown() -> None:
 
 
 async def test_without_auth_everybody_is_an_admin() -> None:
-    judge = authenticator(Tokens(), Clock(), no_auth=True)
+    judge = authenticator(Tokens(), ServerClock(), no_auth=True)
 
     for header in (None, "Bearer x", "Basic YTpi"):
         assert (await judge.caller(header)).scope is Scope.ADMIN
     assert judge.anonymous() is not None
-    assert authenticator(Tokens(), Clock()).anonymous() is None
+    assert authenticator(Tokens(), ServerClock()).anonymous() is None

@@ -18,7 +18,8 @@ from arc_protocol.messages.agents import (
 from arc_protocol.messages.leases import RenewRequest
 from arc_server.ports.records import Deployment
 from arc_server.service.unnamed_pollers import MAX_REMEMBERED, UnnamedPollers
-from tests.support.service_fakes import START, Gate
+from tests.support.clocks import START
+from tests.support.service_fakes import Gate
 from tests.support.service_world import World, daemon
 
 

@@ -24,7 +24,7 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import HttpBackend, InlineBody, PresignedRequest, StorageBody
 from arc_server.ports.records import CommandFilter, Deployment
 from arc_server.service.limits import CommandLimits
-from tests.support.service_fakes import START
+from tests.support.clocks import START
 from tests.support.service_world import SMALL_LIMITS, World, daemon, inline_of, path_of
 
 

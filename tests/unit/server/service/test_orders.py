@@ -36,7 +36,7 @@ from arc_server.ports.records import (
     StoredSuccess,
 )
 from arc_server.service.sweeper import SweepLimits
-from tests.support.service_fakes import START
+from tests.support.clocks import START
 from tests.support.service_world import BASE, World
 from tests.support.stores import KINDS, opened
 

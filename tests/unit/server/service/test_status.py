@@ -20,7 +20,8 @@ from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody,
 from arc_protocol.messages.commands import Payload
 from arc_server.ports.records import CommandFilter
 from arc_server.service.waits import Wait
-from tests.support.service_fakes import START, Gate
+from tests.support.clocks import START
+from tests.support.service_fakes import Gate
 from tests.support.service_world import BASE, World, daemon, error, inline_of, path_of, success
 
 
