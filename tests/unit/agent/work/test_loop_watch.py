@@ -9,11 +9,12 @@ import structlog
 
 from arc_agent.jobs.lease_table import LeaseTable
 from arc_agent.work.loop_watch import LoopWatch
-from tests.support.leases import ManualClock, held, job
+from tests.support.clocks import AgentClock
+from tests.support.leases import held, job
 
 
 async def test_a_loop_that_stands_still_is_told_once_and_its_end_too() -> None:
-    clock = ManualClock()
+    clock = AgentClock()
     watch = LoopWatch(asyncio.get_running_loop(), clock, LeaseTable())
     with structlog.testing.capture_logs() as events:
         watch.check(5.0)  # asks; this loop does not run before it is let
@@ -34,7 +35,7 @@ async def test_a_loop_that_stands_still_is_told_once_and_its_end_too() -> None:
 
 
 async def test_the_handler_that_blocks_is_named() -> None:
-    clock, leases, of = ManualClock(), LeaseTable(), held(job("spins"))
+    clock, leases, of = AgentClock(), LeaseTable(), held(job("spins"))
     leases.add(of)
     watch = LoopWatch(asyncio.get_running_loop(), clock, leases)
 
@@ -65,7 +66,7 @@ async def test_the_handler_that_blocks_is_named() -> None:
 async def test_a_loop_that_is_closed_is_not_asked() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    watch = LoopWatch(loop, ManualClock(), LeaseTable())
+    watch = LoopWatch(loop, AgentClock(), LeaseTable())
 
     watch.check(0.0)
     watch.check(0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from arc_server.service.identifiers import FreshLeaseIds, new_command_id
-from tests.support.service_fakes import START
+from tests.support.clocks import START
 
 
 def test_ids_of_commands_sort_by_the_time_of_their_creation() -> None:
