@@ -84,7 +84,7 @@ class Delivery:
         self._changed = asyncio.Event()
         self._moved = asyncio.Event()
         for entry in spool.entries():
-            self._queue.add(entry)
+            self._add(entry)
         spool.on_entry(self._entered)
 
     def hurry(self) -> None:
@@ -133,12 +133,18 @@ class Delivery:
         """Queue a response that has come, or that has another lease now."""
         pending = self._queue.get(entry.seq)
         if pending is None:
-            self._queue.add(entry)
+            self._add(entry)
         else:
             pending.rebind(entry)
+            pending.is_ours = self._submission.is_ours(pending)
             if not pending.is_busy:
                 self._queue.put(pending)
         self._changed.set()
+
+    def _add(self, entry: Entry) -> None:
+        """Queue a response, and note which server takes it."""
+        pending = self._queue.add(entry)
+        pending.is_ours = self._submission.is_ours(pending)
 
     def _window(self) -> Window:
         """Return how much may start now."""

@@ -30,6 +30,7 @@ class Pending:
         "failures",
         "is_alone",
         "is_busy",
+        "is_ours",
         "is_ready",
         "is_unstorable",
         "needs_token",
@@ -42,6 +43,8 @@ class Pending:
         self.failures = 0
         self.is_busy = False
         """A plan has taken it, and its request has not ended."""
+        self.is_ours = True
+        """The configured server takes it. Another server, which its lease names, gets it alone."""
         self.is_ready = False
         """It is due, and in one of the heaps for that."""
         self.needs_token = entry.to.submit_url is None
@@ -69,7 +72,8 @@ class Pending:
         """Return True if it may share a request: at its first try, and while it is small."""
         entry = self.entry
         return (
-            entry.body is None
+            self.is_ours
+            and entry.body is None
             and entry.message_bytes < SHARED_BYTES
             and not self.failures
             and not self.is_alone

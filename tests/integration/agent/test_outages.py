@@ -130,6 +130,24 @@ async def test_what_is_refused_of_results_handed_in_together_is_judged_alone(
     assert {each for each in shared if server.refusals[each] == 409} <= late()
 
 
+async def test_a_result_for_another_server_is_in_no_request_to_the_configured_one(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.takes_many = True
+    async with ScriptedServer() as other:
+
+        def elsewhere(lease: dict[str, Any]) -> None:
+            handling = lease["envelope"]["responseHandling"]
+            handling["submitResponseUrl"] = f"{other.url}/v1/commands/cmd_elsewhere/response"
+
+        server.send("wait", command_id="cmd_elsewhere", change=elsewhere)
+        await together(server, start, 30, {"transfer": {"allow_hosts": ["127.0.0.0/8"]}})
+        await other.until(lambda: len(other.seen("response")) == 1)
+        await server.until(lambda: len(delivered(server, 0)) >= 30)
+
+    assert "cmd_elsewhere" not in delivered(server, 0)
+
+
 @pytest.mark.parametrize("fault", [400, 403, 404, 405, 413, 500, "page"])
 async def test_results_that_the_server_does_not_take_together_go_alone(
     server: ScriptedServer, start: Start, fault: Any

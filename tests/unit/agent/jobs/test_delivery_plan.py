@@ -86,7 +86,7 @@ def test_a_request_holds_so_many_responses_and_bytes() -> None:
     assert seqs(large.plan(0.0, window(requests=2))) == [[0, 1], [2, 3]]
 
 
-@pytest.mark.parametrize("reason", ["failed", "alone", "large"])
+@pytest.mark.parametrize("reason", ["failed", "alone", "large", "of another server"])
 def test_a_response_that_may_not_share_goes_alone_in_its_place(reason: str) -> None:
     size = SHARED_BYTES if reason == "large" else 100
     queue = queue_of(entry(1), entry(2, message_bytes=size), entry(3), entry(4))
@@ -94,6 +94,7 @@ def test_a_response_that_may_not_share_goes_alone_in_its_place(reason: str) -> N
     assert second is not None
     second.failures = int(reason == "failed")
     second.is_alone = reason == "alone"
+    second.is_ours = reason != "of another server"
 
     plan = queue.plan(0.0, window())
 
