@@ -164,7 +164,7 @@ async def start(
         deadline=None,
         params=source,
         remaining=lambda: until - time.monotonic(),
-        stopped=stopped,
+        is_stopped=stopped.is_set,
         make_directory=make_directory,
         announce_restart=restart_results.append,
     )

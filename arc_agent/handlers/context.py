@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -124,7 +125,7 @@ class Context:
         deadline: datetime | None,
         params: ParamsSource,
         remaining: Callable[[], float],
-        stopped: threading.Event,
+        is_stopped: Callable[[], bool],
         make_directory: Callable[[], Path],
         announce_restart: Callable[[Any], None],
         events: RunEvents | None = None,
@@ -141,29 +142,32 @@ class Context:
         """The sender's deadline on the server's clock. Use `remaining()` to measure time."""
         self.cancelled: Final = asyncio.Event()
         """Set when the run should end, for async functions. Threads read `is_cancelled`."""
-        logger = structlog.get_logger().bind(
-            command_id=command_id, command=command, attempt=attempt
-        )
-        self.log: Final = HandlerLog(logger, None if events is None else events.line)
-        """A logger for the agent's log, with the command's id, and for the command's sender.
-
-        `events.level` in the configuration decides what is sent. Params do not belong here.
-        """
         self._events = events
         self._params = params
         self._remaining = remaining
-        self._stopped = stopped
+        self._is_stopped = is_stopped
         self._make_directory = make_directory
         self._announce_restart = announce_restart
         self._directory: Path | None = None
         self._lock = threading.Lock()
+
+    @cached_property
+    def log(self) -> HandlerLog:
+        """A logger for the agent's log, with the command's id, and for the command's sender.
+
+        `events.level` in the configuration decides what is sent. Params do not belong here.
+        """
+        logger = structlog.get_logger().bind(
+            command_id=self.command_id, command=self.command, attempt=self.attempt
+        )
+        return HandlerLog(logger, None if self._events is None else self._events.line)
 
     @property
     def is_cancelled(self) -> bool:
         """Return True if the run should end: cancelled, out of time, lease lost, or agent
         stopping.
         """
-        return self._stopped.is_set()
+        return self._is_stopped()
 
     def remaining(self) -> float:
         """Return the remaining seconds of the run's budget; infinite without a bound."""

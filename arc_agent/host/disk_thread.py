@@ -98,11 +98,11 @@ class DiskThread:
         self._puts.append(_Put(writer, item, None))
         self._linger()
 
-    async def write(self, writer: Writer, item: Any, *, may_linger: bool = False) -> Any:
-        """Write an item and wait until it is durable; return its result or raise its exception.
+    def submit(self, writer: Writer, item: Any, *, may_linger: bool = False) -> asyncio.Future[Any]:
+        """Write an item; return the future of its result, which is there once it is durable.
 
-        With `may_linger` it waits up to 50 ms for another item to share an fsync with. Main loop
-        only.
+        With `may_linger` it waits up to 50 ms for another item to share an fsync with. A caller
+        that goes cancels nothing. Main loop only.
         """
         if self._death is not None:
             raise self._death
@@ -112,7 +112,11 @@ class DiskThread:
             self._linger()
         else:
             self._wake()
-        return await future
+        return future
+
+    async def write(self, writer: Writer, item: Any, *, may_linger: bool = False) -> Any:
+        """Write an item and wait until it is durable; return its result or raise its exception."""
+        return await self.submit(writer, item, may_linger=may_linger)
 
     def write_blocking(self, writer: Writer, item: Any) -> Any:
         """Write an item and block until it is durable. From any thread but the disk's own."""

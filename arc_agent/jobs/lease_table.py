@@ -56,13 +56,16 @@ class HeldLease:
         self.ends_at = asked_at + seconds
         self.has_result = False
         """Its handler is done; it is only renewed until the response is delivered."""
-        self.stopped = threading.Event()
-        """Set when the handler is to stop. Handlers in threads check it."""
         self.end: End | None = None
         self.handler_task: asyncio.Task[Any] | None = None
         """The task of its handler, for the watchdog that looks for one that blocks the loop."""
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def is_stopped(self) -> bool:
+        """True once the handler is to stop. Handlers in threads read it."""
+        return self.end is not None
 
     @classmethod
     def of(cls, job: Job) -> HeldLease:
@@ -85,7 +88,6 @@ class HeldLease:
             if self.end is not None or self.has_result:
                 return False
             self.end = reason
-            self.stopped.set()
             listeners = list(self._listeners)
         for listener in listeners:
             listener()

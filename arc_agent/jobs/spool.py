@@ -7,8 +7,10 @@ it for good.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -196,27 +198,30 @@ class Spool:
     ) -> Entry:
         """Store a response, durably unless the disk refuses.
 
-        A refused response is kept in memory and delivered from there, and an error is logged.
+        A refused response is kept in memory and delivered from there, and an error is logged. A
+        caller that is cancelled leaves a response that is stored and delivered all the same.
         """
         entry = Entry(seq=self._next_seq, to=to, body=body, message_bytes=len(message or b""))
         self._next_seq += 1
+        storing = self._disk.submit(self._database, inserting(entry, message))
+        storing.add_done_callback(partial(self._stored, entry, message))
+        await asyncio.wait([storing])
+        return entry
+
+    def _stored(self, entry: Entry, message: bytes | None, storing: asyncio.Future[None]) -> None:
+        """Take in a response that is on disk, or that the disk has refused."""
         waiting = _Waiting(entry)
-        try:
-            await self.run(inserting(entry, message))
-        except sqlite3.Error as error:
+        error = storing.exception()
+        if error is not None:
             waiting.is_durable = False
-            self._volatile += 1
-            log.error("spool.not_durable", command_id=to.command_id, reason=str(error))
-        else:
-            is_small = message is None or len(message) <= _CACHED_BYTES
-            if not is_small or self._cached >= _CACHED:
-                message = None
-        if message is not None:
             waiting.message = message
-            self._cached += waiting.is_durable
+            self._volatile += 1
+            log.error("spool.not_durable", command_id=entry.to.command_id, reason=str(error))
+        elif message is not None and len(message) <= _CACHED_BYTES and self._cached < _CACHED:
+            waiting.message = message
+            self._cached += 1
         self._keep(waiting)
         self._announce(entry)
-        return entry
 
     async def messages(self, entries: Sequence[Entry]) -> list[bytes | None]:
         """Return the stored messages of entries; None for a body that is to be uploaded."""

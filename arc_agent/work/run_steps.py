@@ -256,7 +256,7 @@ class RunSteps:
             remaining=partial(
                 run.time.seconds_left, timeout_of(handler, self._live), self._clock()
             ),
-            stopped=run.held.stopped,
+            is_stopped=lambda: run.held.is_stopped,
             make_directory=run.make_directory,
             announce_restart=announce_restart,
             events=events,

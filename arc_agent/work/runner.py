@@ -237,12 +237,10 @@ class Runner:
         """Put a response into the spool: it is delivered from there, after any crash or outage."""
         run.held.has_result = True
         body = outcome.body if isinstance(outcome, Succeeded) else None
-        await asyncio.shield(
-            self._spool.put(
-                run.reply_to,
-                message=message_of(outcome),
-                body=body if isinstance(body, StoredBody) else None,
-            )
+        await self._spool.put(
+            run.reply_to,
+            message=message_of(outcome),
+            body=body if isinstance(body, StoredBody) else None,
         )
         hit("agent.after_spool")
 

@@ -31,7 +31,7 @@ class Run:
             deadline=None,
             params=ParamsSource(data=self.data, size=len(self.data)),
             remaining=lambda: float("inf"),
-            stopped=self.stopped,
+            is_stopped=self.stopped.is_set,
             make_directory=lambda: directory,
             announce_restart=lambda result: None,
         )

@@ -32,7 +32,7 @@ def test_the_first_reason_to_stop_stands() -> None:
     assert held.stop(End.CANCELLED)
     assert not held.stop(End.LOST)
     assert held.end is End.CANCELLED
-    assert held.stopped.is_set()
+    assert held.is_stopped
 
 
 def test_nothing_stops_what_is_finished() -> None:

@@ -54,7 +54,7 @@ class Runs:
             deadline=None,
             params=params or source(),
             remaining=lambda: 1.0,
-            stopped=self.held.stopped,
+            is_stopped=lambda: self.held.is_stopped,
             make_directory=lambda: self._tmp_path,
             announce_restart=lambda _: None,
         )
