@@ -1,4 +1,4 @@
-"""The agent is killed, its server is long away, its disk is full: nothing is lost."""
+"""Kills of the agent, long outages and full disks lose no result."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ async def test_an_agent_that_is_killed_at_random_moments_loses_no_result(
         many += await create_many(world, "count", 1)
         once += await create_many(world, "once", 1)
     for _ in range(kills):
-        agent = await world.agent("victim", config=config, is_awaited=False)
+        agent = await world.agent("killed", config=config, is_awaited=False)
         seen = agent.log
-        await until(lambda seen=seen: seen)  # it lives
+        await until(lambda seen=seen: seen)  # it runs
         await let_real_time_pass(source.uniform(0.2, 1.5))
         agent.kill()
         await agent.ended()
-    agent = await world.agent("victim", config=config)
+    agent = await world.agent("killed", config=config)
     await all_succeed(world, many, 120)
     doubtful = 0
     for command_id in once:
@@ -70,10 +70,10 @@ async def test_an_agent_that_is_killed_at_random_moments_loses_no_result(
             assert status["response"]["code"] == "MAYBE_EXECUTED", status
             doubtful += 1
 
-    assert await until(lambda: not world.spooled("victim")) is True
-    left = [path for path in (world.directory / "victim" / "tmp").iterdir() if path.is_dir()]
+    assert await until(lambda: not world.spooled("killed")) is True
+    left = [path for path in (world.directory / "killed" / "tmp").iterdir() if path.is_dir()]
     assert left == []
-    assert list((world.directory / "victim" / "bodies").iterdir()) == []
+    assert list((world.directory / "killed" / "bodies").iterdir()) == []
     finished = Counter(run["command_id"] for run in world.runs(what="finished"))
     again = sum(finished[each] > 1 for each in many)
     print(

@@ -1,4 +1,4 @@
-"""The benchmarks run; what they measure is judged on a quiet machine, by people."""
+"""The benchmarks run to their end; their figures are judged on a quiet machine, by people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Agents come and go, politely and not, and every command still has exactly one result."""
+"""Agents come and go, stopped and killed, and every command has exactly one result."""
 
 from __future__ import annotations
 

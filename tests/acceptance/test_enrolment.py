@@ -1,4 +1,4 @@
-"""Enrolment with real processes: the commands that people type, kills, revocation."""
+"""Enrolment with real processes: the commands that operators type, kills, revocation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many at once, and late ones: one command, one outcome, and the newest holder's stands."""
+"""Many responses at once, and late ones: a command ends once, by its latest holder's response."""
 
 from __future__ import annotations
 

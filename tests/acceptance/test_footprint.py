@@ -1,4 +1,4 @@
-"""What the agent costs while it has nothing to do."""
+"""The footprint of an idle agent: its memory, its CPU time, its requests."""
 
 from __future__ import annotations
 

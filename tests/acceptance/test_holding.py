@@ -1,4 +1,4 @@
-"""Who holds a command keeps it while it lives, and loses it soon after it died."""
+"""A holder keeps a command while it runs, and loses it soon after it was killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network as it is: proxies, private authorities, cuts, portals (docs/network.md)."""
+"""Networks as they are: proxies, private authorities, cuts, portals (docs/network.md)."""
 
 from __future__ import annotations
 

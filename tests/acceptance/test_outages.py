@@ -1,4 +1,4 @@
-"""The server is gone, dead or frozen, for longer than the leases: no work is lost or repeated."""
+"""A server stopped, killed or frozen for longer than the leases: no work is lost or repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network loses replies: the request has arrived, and whoever sent it cannot know."""
+"""The network loses replies: the request has arrived, and its client cannot know."""
 
 from __future__ import annotations
 

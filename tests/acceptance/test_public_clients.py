@@ -1,4 +1,4 @@
-"""Public clients of both generations against our server: they must work unchanged."""
+"""Public clients of both generations work unchanged against the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM: nothing that was finished or acknowledged is lost, nothing is paid for twice."""
+"""SIGTERM loses nothing that was finished or acknowledged, and repeats nothing."""
 
 from __future__ import annotations
 

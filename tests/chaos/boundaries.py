@@ -1,8 +1,9 @@
-"""The walk: an operation dies once at each of its boundaries, and nobody can tell afterwards.
+"""The walk kills an operation once at each of its boundaries and compares what is stored.
 
-A boundary is the instant before or after one SQL statement, or one passing of a failpoint. Each
-time: what is stored is what was there before or what an undisturbed run leaves, nothing between;
-the same request again gets the answer that it should; and everything can be brought to its end.
+A boundary is the instant before or after one SQL statement, or one passing of a failpoint. After
+each kill, what is stored is what was there before or what an undisturbed run leaves, and nothing
+between; the same request again gets the answer that it should; everything can be brought to its
+end.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ class Walk:
         operation: Operation,
         children: ForkedChildren,
         directory: Path,
-        doomed: ForkedChildren | None = None,
+        killed: ForkedChildren | None = None,
     ) -> None:
-        """`doomed`: where those are born that die, if not in `children`."""
+        """`killed` forks the children that are killed; without it, `children` does."""
         self._operation = operation
-        self._nursery = children
-        self._doomed = doomed or children
+        self._children = children
+        self._killed = killed or children
         self._prepared = directory / "prepared"
         self._current = directory / "current"
         self._scratch = directory / "scratch"
@@ -99,9 +100,9 @@ class Walk:
                     break
 
     def _die(self, where: str, kill: dict[str, str]) -> Iterator[Boundary]:
-        """One life and one death, if the boundary is there at all."""
+        """Run the operation once and be killed in it, if the boundary is there at all."""
         self._restore()
-        outcome = self._doomed.run({**self._job, "do": "act", "notes": self._notes}, kill)
+        outcome = self._killed.run({**self._job, "do": "act", "notes": self._notes}, kill)
         if outcome.signal == 0:
             self._expect(where, "no boundary", outcome.code, 0, outcome.said)
             return
@@ -122,14 +123,14 @@ class Walk:
         yield Boundary(self._operation.name, where, _statement(outcome))
 
     def _act(self) -> Any:
-        return self._nursery.succeed({**self._job, "do": "act", "notes": self._notes})
+        return self._children.succeed({**self._job, "do": "act", "notes": self._notes})
 
     def _settle(self, answer: Any) -> None:
         """Everything comes to its end, and nothing that was acknowledged is missing."""
         wanted = dict(self._notes.get("commands", {}))
         if "id" in answer:
             wanted.setdefault(answer["id"], None)
-        ends = self._nursery.succeed({**self._job, "do": "settle"})
+        ends = self._children.succeed({**self._job, "do": "settle"})
         for command_id, digest in wanted.items():
             state, found = ends[command_id]
             self._expect("settled", command_id, state in ("SUCCEEDED", "FAILED", "EXPIRED"), True)
@@ -179,9 +180,9 @@ def walk_failpoints(name: str, directory: Path) -> list[Boundary]:
     """Every failpoint that one operation passes."""
     with (
         closing(ForkedChildren()) as children,
-        closing(ForkedChildren(arms_failpoints=True)) as doomed,
+        closing(ForkedChildren(arms_failpoints=True)) as killed,
     ):
-        return list(Walk(BY_NAME[name], children, directory, doomed).at_failpoints())
+        return list(Walk(BY_NAME[name], children, directory, killed).at_failpoints())
 
 
 def walk_first_start(children: ForkedChildren, directory: Path) -> list[Boundary]:

@@ -1,4 +1,4 @@
-"""A history, sorted by what it is about: the story of each command, with its leases."""
+"""A history sorted by command: each with its leases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at a data directory from outside: raw SQL and files, none of the server's code."""
+"""The audit reads a data directory from outside: raw SQL and files, none of the server's code."""
 
 from __future__ import annotations
 

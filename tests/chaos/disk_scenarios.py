@@ -1,7 +1,7 @@
-"""Lives of commands on a disk that is watched: each acknowledgement is noted in its log.
+"""Commands from create to end on a watched disk, with each acknowledgement noted in the disk's log.
 
-Run by forked_children.py in a process that was started with the shim. A note says what must be true
-of one command from then on; its `stage` goes up.
+forked_children.py runs this in a process that was started with the shim. A note says what must be
+true of one command from then on; its `stage` goes up.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ CHECKPOINT_PAGES = 30
 
 
 async def perform(job: dict[str, Any]) -> dict[str, Any]:
-    """Several lives at a time, several times over; the parts is closed and opened between.
+    """Run several commands at a time, several times over; the store is closed and opened between.
 
-    With a `fault` in it: what lives and houses have ended with, and whether the fault has come.
+    With a `fault` in the job, return the errors that commands and store ended with, and whether the
+    fault has come.
     """
     data_dir = Path(job["data_dir"])
     disk = Disk()
@@ -43,7 +44,7 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
     if "fault" not in job:
         for generation in range(job["generations"]):
             async with open_server_parts(data_dir, ServerClock()) as parts:
-                await asyncio.gather(*_lives(parts, disk, generation, job["lives"]))
+                await asyncio.gather(*_scenarios(parts, disk, generation, job["commands"]))
         return {}
     fault = Fault(**job["fault"])
     ends: list[str] = []
@@ -53,8 +54,8 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
         async with open_server_parts(data_dir, ServerClock()) as parts:
             if fault.when == "work":
                 fault.arm(disk)
-            lives = _lives(parts, disk, 0, job["lives"])
-            for error in await asyncio.gather(*lives, return_exceptions=True):
+            scenarios = _scenarios(parts, disk, 0, job["commands"])
+            for error in await asyncio.gather(*scenarios, return_exceptions=True):
                 ends += [] if error is None else [name_of(error)]
             has_failed = parts.has_failed
     except (StoreRefused, OSError) as error:
@@ -64,7 +65,7 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
 
 
 class Fault(NamedTuple):
-    """What happens to the disk, and when."""
+    """A failure of the disk, and when it comes."""
 
     kind: str
     """write or sync."""
@@ -74,22 +75,22 @@ class Fault(NamedTuple):
     """At the N-th call."""
     is_for_ever: bool
     when: str
-    """Counted from `open`, or from when the parts is open and the `work` begins."""
+    """Counted from `open`, or from when the store is open and the `work` begins."""
 
     def arm(self, disk: Disk) -> None:
-        """From now on."""
+        """Let the disk fail from now on."""
         disk.fail(self.kind, self.number, self.n, ever=self.is_for_ever)
 
 
 def name_of(error: BaseException) -> str:
-    """What an error is, as a caller would tell it: its code, or its kind when it has none."""
+    """Return the code of an error, or its class and message when it has none."""
     return error.code if isinstance(error, ArcError) else f"{type(error).__name__}: {error}"
 
 
-def _lives(
+def _scenarios(
     parts: ServerParts, disk: Disk, generation: int, count: int
 ) -> list[Coroutine[Any, Any, None]]:
-    return [Life(parts, disk, f"{generation}-{n}").live(n) for n in range(count)]
+    return [CommandScenario(parts, disk, f"{generation}-{n}").run(n) for n in range(count)]
 
 
 def set_up(*, synchronous: str = "FULL") -> None:
@@ -102,11 +103,11 @@ def set_up(*, synchronous: str = "FULL") -> None:
     )
 
 
-class Life:
+class CommandScenario:
     """One command from its create to its end, by one of several ways."""
 
     def __init__(self, parts: ServerParts, disk: Disk, name: str) -> None:
-        self._house = parts
+        self._parts = parts
         self._disk = disk
         self._name = name
         self._target = CommandTarget(resource_id=f"t-{name}", resource_type=ResourceType.DAEMON)
@@ -116,9 +117,9 @@ class Life:
         self._facts.update(facts, stage=self._facts["stage"] + 1)
         self._disk.note(self._facts)
 
-    async def live(self, n: int) -> None:
-        """`n` decides which way."""
-        commands = self._house.commands
+    async def run(self, n: int) -> None:
+        """Take the command the `n`-th way to its end."""
+        commands = self._parts.commands
         data = self._text("params", is_large=n % 2 == 0)
         is_upload = n % 3 == 0
         fields = {"idempotency_key": self._name, "target_resource_id": self._target.resource_id}
@@ -132,13 +133,13 @@ class Life:
             self._acknowledged(state="PENDING")
         lease = await self._lease()
         if n % 4 == 1:
-            await self._house.leases.release(lease.lease_id)
+            await self._parts.leases.release(lease.lease_id)
             self._acknowledged(state="PENDING", attempt=2)
             lease = await self._lease()
         await self._end(lease, n)
 
     async def _lease(self) -> LeaseInfo:
-        answer = await self._house.leases.lease(
+        answer = await self._parts.leases.lease(
             LeaseRequest(deployment_id=DEPLOYMENT, target=self._target), base_url=BASE_URL
         )
         [lease] = answer.leases
@@ -146,7 +147,7 @@ class Life:
         return lease
 
     async def _end(self, lease: LeaseInfo, n: int) -> None:
-        submit = self._house.leases.submit_response
+        submit = self._parts.leases.submit_response
         if n % 5 == 4:
             error = ErrorResponse(code="HANDLER_ERROR", message=self._name)
             await submit(lease.command_id, error, lease_id=lease.lease_id)
@@ -162,7 +163,7 @@ class Life:
         self._acknowledged(state="SUCCEEDED", response=digest(data))
 
     async def _upload(self, path: str, data: bytes) -> None:
-        await self._house.blobs.write(path, chunks(data), len(data))
+        await self._parts.blobs.write(path, chunks(data), len(data))
         if len(data) > INLINE_BYTES:  # a small one moves into the database
             self._disk.note({"blob": path, "digest": digest(data)})
 

@@ -1,4 +1,4 @@
-"""The shared library of disk.c: built where a compiler is, and talked to from inside a process."""
+"""The disk shim builds the shared library of disk.c and speaks to it from inside a process."""
 
 from __future__ import annotations
 

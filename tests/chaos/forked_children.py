@@ -1,8 +1,8 @@
-"""Processes that are born to die: forked from one that has its imports behind it.
+"""Children are processes that a test may kill, forked from a parent that has done their imports.
 
-Run as a program it reads a job a line, forks, and says what became of the child. The child is a
-process of its own with real files and a real SIGKILL; only the second that it would need to start
-is saved. Everything that acts at import (failpoints) is imported in the child.
+Run as a program, the parent reads one job a line, forks, and prints how the child ended. The child
+is a process of its own with real files and a real SIGKILL; only the second that it would need to
+start is saved. Modules that act at import (failpoints) are imported in the child.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ OURS = ("tests.chaos.operations",)
 
 
 class Outcome(NamedTuple):
-    """What became of a child."""
+    """The end of a child."""
 
     answer: Any
-    """None when it died."""
+    """None when it was killed."""
     signal: int
     code: int
     said: str
@@ -54,23 +54,23 @@ class ForkedChildren:
         )
 
     def run(self, job: dict[str, Any], env: dict[str, str] | None = None) -> Outcome:
-        """Have a child do a job; what became of it."""
+        """Have a child do a job; return how it ended."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"env": env or {}, "job": job}) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
-        assert line, "the children has died"
+        assert line, "the parent has ended"
         return Outcome(**json.loads(line))
 
     def succeed(self, job: dict[str, Any], env: dict[str, str] | None = None) -> Any:
-        """The answer of a child that is not to die."""
+        """Return the answer of a child that must not be killed."""
         outcome = self.run(job, env)
         assert (outcome.signal, outcome.code) == (0, 0), f"{job}\n{outcome.said}"
         return outcome.answer
 
     def close(self) -> None:
-        """No more children."""
+        """End the parent."""
         self._process.communicate()
 
 
@@ -80,14 +80,14 @@ def _serve() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         with tempfile.TemporaryFile() as said:
-            print(json.dumps(_raise_child(message["job"], message["env"], said)), flush=True)
+            print(json.dumps(_fork_child(message["job"], message["env"], said)), flush=True)
 
 
-def _raise_child(job: dict[str, Any], env: dict[str, str], said: Any) -> dict[str, Any]:
+def _fork_child(job: dict[str, Any], env: dict[str, str], said: Any) -> dict[str, Any]:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        _live(job, env, said.fileno(), writing)
+        _run_child(job, env, said.fileno(), writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         answer = pipe.read()
@@ -101,13 +101,13 @@ def _raise_child(job: dict[str, Any], env: dict[str, str], said: Any) -> dict[st
     }
 
 
-def _live(job: dict[str, Any], env: dict[str, str], said: int, writing: int) -> None:
-    """A child's life. It never returns to the loop of its parent."""
+def _run_child(job: dict[str, Any], env: dict[str, str], said: int, writing: int) -> None:
+    """Do the job in the child; never return to the loop of the parent."""
     try:
         os.dup2(said, 2)
         os.dup2(said, 1)
         os.environ.update(env)
-        importlib.import_module("tests.support.doomed_connection").install()
+        importlib.import_module("tests.support.statement_kills").install()
         module = importlib.import_module(job.get("module", "tests.chaos.operations"))
         answer = asyncio.run(module.perform(job))
         os.write(writing, json.dumps(answer).encode())

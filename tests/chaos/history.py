@@ -1,8 +1,8 @@
-"""What clients did and what they were told: the only thing that the checker looks at.
+"""The history holds the clients' requests and their answers; the checker reads nothing else.
 
 One event is one request. `ok`: a 200 and its answer. `fail`: a definite refusal (4xx), with its
-code. `unknown`: nobody can say whether it happened (the connection broke, 5xx): it may have, or
-not, at any time since it was asked. Instants are of the clients' monotonic clock, in seconds.
+code. `unknown`: the connection broke, or a 5xx; the request may have taken effect or not, at any
+time since it was sent. Instants are of the clients' monotonic clock, in seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The words of which operations.py is made: what a sender, a holder and time do to a parts."""
+"""The calls of which operations.py is made: by a sender, by a lease holder and by the clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Senders, holders and readers that go on through every kill, and note what they were told."""
+"""The load: senders, lease holders and readers that outlast every kill and note each answer."""
 
 from __future__ import annotations
 

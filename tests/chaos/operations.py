@@ -1,6 +1,6 @@
-"""Everything that changes what is stored, as something that can be prepared, done and done again.
+"""Every operation that changes what is stored, in three parts: prepare it, do it, do it again.
 
-Run by forked_children.py in a process of its own, that may die at any point of `act`.
+forked_children.py runs each in a process of its own, which may be killed at any point of `act`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a power cut may leave of a directory, from the log of disk.c.
+"""A power cut leaves one of several states of a directory, computed from the log of disk.c.
 
-What was synced is there. Of the rest of a file's writes any subset may be there, in any order, and
+Synced writes are there. Of the other writes to a file any subset may be there, in any order, and
 of each write any of its sectors. Names (files made, renamed, removed) come and go in order, as
 journaling file systems have it: a prefix of what was done in a directory since its last sync.
 Syncing a file does not make its name durable: POSIX promises no more.

@@ -1,4 +1,4 @@
-"""Whether a data directory keeps what was acknowledged, as noted by lives.py."""
+"""The promises compare a data directory with the acknowledgements that disk_scenarios.py noted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kills at random moments under load, and the judgement on what clients have seen."""
+"""Random kills end a server under load; the checker judges what the clients saw."""
 
 from __future__ import annotations
 

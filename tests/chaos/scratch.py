@@ -1,4 +1,4 @@
-"""Where files lie that need not outlive the test: a killed process takes nothing from the cache."""
+"""The scratch directory lies in memory if it can: a killed process takes nothing from the cache."""
 
 from __future__ import annotations
 

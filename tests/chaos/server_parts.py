@@ -1,4 +1,4 @@
-"""A service on real files, without its HTTP: quick to start, and it dies like the whole server."""
+"""The parts of a server on real files, without HTTP: quick to start and killed like all of it."""
 
 from __future__ import annotations
 

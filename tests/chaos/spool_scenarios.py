@@ -1,7 +1,7 @@
-"""Results on their way through an agent's spool, on a disk that is watched.
+"""Results on their way through an agent's spool, on a watched disk.
 
-Run by forked_children.py in a process that was started with the shim. A note says what must be true
-of one result from then on: it is `in` the spool, `leaving` it (then nobody knows), or `out`.
+forked_children.py runs this in a process that was started with the shim. A note says what must be
+true of one result from then on: it is `in` the spool, `leaving` it (either may be true), or `out`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
                     await thread.call(
                         partial(spool._database.connection.execute, f"PRAGMA {pragma}")
                     )
-                for n in range(job["lives"]):
+                for n in range(job["commands"]):
                     await _live(data_dir, spool, disk, f"{generation}-{n}", n)
                 await spool.close()
     return {}

@@ -1,4 +1,4 @@
-"""Not at random: the process dies once before and after every SQL statement, at every failpoint."""
+"""Kills at chosen points: once before and after every SQL statement, and at every failpoint."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ DISK_BYTES = 32 << 20
 ROOM_BYTES = 1 << 17
 """What is left of it at first."""
 AT_A_TIME = 2
-LIVES = 3
+COMMANDS = 3
 FLOOR = 900
 """There were 1,143 faults when this was written."""
 KINDS = (("write", errno.ENOSPC), ("write", errno.EIO), ("sync", errno.EIO))
@@ -100,7 +100,7 @@ def live(series: Series, n: int, children: ForkedChildren, directory: Path) -> s
             "module": "tests.chaos.disk_scenarios",
             "data_dir": str(data_dir),
             "log": str(log),
-            "lives": LIVES if series.when == "work" else 0,
+            "commands": COMMANDS if series.when == "work" else 0,
             "fault": fault._asdict(),
         }
     )

@@ -1,4 +1,4 @@
-"""Power cuts, replayed: what was acknowledged is there, whatever is left of what was not."""
+"""Power cuts, replayed: every acknowledged fact is there, with any part of the rest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [
 CUTS = int(os.environ.get("CHAOS_CUTS", "6000"))
 """For each of server and agent."""
 CONTROL_CUTS = 400
-LIVES = 20
+COMMANDS = 20
 REOPENED_EVERY = 300
 """So often the server (the agent) itself opens what is left."""
 
@@ -77,7 +77,7 @@ def cut_power_of_a_server(
     data_dir, log = directory / "data", directory / "log"
     data_dir.mkdir()
     job = {"module": "tests.chaos.disk_scenarios", "data_dir": str(data_dir), "log": str(log)}
-    children.succeed({**job, "synchronous": synchronous, "generations": 2, "lives": LIVES})
+    children.succeed({**job, "synchronous": synchronous, "generations": 2, "commands": COMMANDS})
 
     def reopen(image: Path) -> list[str]:
         children.succeed({"do": "settle", "operation": "create", "data_dir": str(image)})
@@ -98,7 +98,9 @@ def cut_power_of_an_agent(
         "log": str(log),
         "do": "work",
     }
-    children.succeed({**job, "synchronous": synchronous, "generations": 3, "lives": 3 * LIVES})
+    children.succeed(
+        {**job, "synchronous": synchronous, "generations": 3, "commands": 3 * COMMANDS}
+    )
     promises = SpoolPromises()
 
     def reopen(image: Path) -> list[str]:
@@ -113,7 +115,7 @@ def test_no_power_cut_takes_what_was_acknowledged(shimmed_children: ForkedChildr
 
     print(f"server: {cuts.count} power cuts {dict(cuts.ways)}, {cuts.acknowledgements} promises")
     assert cuts.broken == []
-    assert cuts.acknowledgements > 5 * LIVES
+    assert cuts.acknowledgements > 5 * COMMANDS
 
 
 def test_no_power_cut_takes_a_result_from_an_agents_spool(
@@ -123,7 +125,7 @@ def test_no_power_cut_takes_a_result_from_an_agents_spool(
 
     print(f"spool: {cuts.count} power cuts {dict(cuts.ways)}, {cuts.acknowledgements} promises")
     assert cuts.broken == []
-    assert cuts.acknowledgements > 5 * LIVES
+    assert cuts.acknowledgements > 5 * COMMANDS
 
 
 @pytest.mark.parametrize("cut", [cut_power_of_a_server, cut_power_of_an_agent])

@@ -1,7 +1,7 @@
-"""The store as a plain model: dictionaries, lists in order, and the rules spelled out.
+"""The model of the store: dictionaries, lists in order, and the rules spelled out.
 
-What the SQLite store is compared with, and what unit tests of CommandService run on. Nothing is
-durable, nothing is fast.
+The suites compare the SQLite store with it, and unit tests of CommandService run on it. It keeps
+nothing durably, and is not fast.
 """
 
 from __future__ import annotations

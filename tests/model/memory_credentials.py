@@ -1,4 +1,4 @@
-"""The part of the plain model that is about credentials of agents."""
+"""The model's part that keeps the agents' credentials."""
 
 from __future__ import annotations
 

@@ -119,13 +119,13 @@ async def test_an_agent_configured_for_another_deployment_does_not_use_the_token
 
 async def test_nobody_enrols_a_key_that_he_does_not_have(client: Client) -> None:
     token = await enrol_token(client.server, OWN)
-    victim, thief = Host(), Host()
-    request = thief.enrol_request(token) | {"publicKey": victim.public_key}
+    owner, thief = Host(), Host()
+    request = thief.enrol_request(token) | {"publicKey": owner.public_key}
 
     answer = await client.call("POST", "/v1/agents/enrol", request, token=token)
 
     assert answer.status == 401
-    await victim.enrol(client, token)
+    await owner.enrol(client, token)
 
 
 async def test_forged_requests_for_an_access_token_get_a_401(client: Client, host: Host) -> None:

@@ -181,10 +181,10 @@ import asyncio, sys
 from pathlib import Path
 from tests.support.store_samples import *
 from arc_server.store.sqlite_store import SqliteStore
-from tests.support import doomed_connection
+from tests.support import statement_kills
 
 async def main():
-    doomed_connection.install()
+    statement_kills.install()
     store = await SqliteStore.open(Path(sys.argv[1]))
     created, other = await asyncio.gather(
         store.create(new(command_id="cmd_a", idempotency_key="k")), store.create(new())

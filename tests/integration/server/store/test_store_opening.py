@@ -146,9 +146,9 @@ async def test_the_lock_ends_with_its_process(path: Path) -> None:
     program = (
         "import asyncio, sys; from pathlib import Path\n"
         "from arc_server.store.sqlite_store import SqliteStore\n"
-        "from tests.support import doomed_connection\n"
+        "from tests.support import statement_kills\n"
         "async def main():\n"
-        "    doomed_connection.install()\n"
+        "    statement_kills.install()\n"
         "    await SqliteStore.open(Path(sys.argv[1])); print('open', flush=True)\n"
         "    await asyncio.Event().wait()\n"
         "asyncio.run(main())\n"
@@ -399,9 +399,9 @@ async def test_a_migration_killed_at_any_statement_is_whole_or_not_at_all(path: 
     program = (
         "import asyncio, sys; from pathlib import Path\n"
         "from arc_server.store.sqlite_store import SqliteStore\n"
-        "from tests.support import doomed_connection\n"
+        "from tests.support import statement_kills\n"
         "async def main():\n"
-        "    doomed_connection.install()\n"
+        "    statement_kills.install()\n"
         "    store = await SqliteStore.open(Path(sys.argv[1])); await store.close()\n"
         "asyncio.run(main())\n"
     )

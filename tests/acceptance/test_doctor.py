@@ -1,4 +1,4 @@
-"""What an operator on the host sees of a real agent with a real server."""
+"""`arc-agent doctor` on a host, against a real server."""
 
 from __future__ import annotations
 

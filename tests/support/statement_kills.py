@@ -1,7 +1,7 @@
 """A write connection that kills its process at one statement, chosen by the environment.
 
 `ARC_STATEMENT_KILL` is `N:before` or `N:after`, counted from when the store is open, or
-`open:N:before`, counted from the first statement on. A process that lives to its end had fewer.
+`open:N:before`, counted from the first statement on. A process that is not killed had fewer.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ VARIABLE: Final = "ARC_STATEMENT_KILL"
 
 
 def install() -> None:
-    """Doom the write connections that this process opens, if the environment asks for it."""
+    """Let write connections of this process kill it, if the environment asks for it."""
     if not os.environ.get(VARIABLE):
         return
     prepare = opening._prepare
 
-    def prepare_doomed(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> None:
-        assert isinstance(connection, DoomedConnection)
+    def prepare_killing(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> None:
+        assert isinstance(connection, KillingConnection)
         connection.is_counting = os.environ[VARIABLE].startswith("open:")
         prepare(connection, path, is_exclusive)
         connection.is_counting = True
 
-    opening.worker = _doomed_worker
-    opening._prepare = prepare_doomed
+    opening.worker = _killing_worker
+    opening._prepare = prepare_killing
 
 
-def _doomed_worker(path: Path, *, busy_timeout_seconds: float) -> Worker:
-    return worker(path, busy_timeout_seconds=busy_timeout_seconds, factory=DoomedConnection)
+def _killing_worker(path: Path, *, busy_timeout_seconds: float) -> Worker:
+    return worker(path, busy_timeout_seconds=busy_timeout_seconds, factory=KillingConnection)
 
 
-class DoomedConnection(sqlite3.Connection):
+class KillingConnection(sqlite3.Connection):
     """Counts the statements of a connection that was prepared for writing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
