@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from arc_runtime.logs import redaction
+
 LEFT_OUT = "not big and not chaos and not host"
 
 
@@ -32,3 +34,9 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
+def _no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the secrets of earlier tests: one called `secret` masks that word in later logs."""
+    monkeypatch.setattr(redaction, "_KNOWN", redaction.KnownSecrets())

@@ -50,6 +50,10 @@ class Wire:
                 event.unknown()
             await asyncio.sleep(0)
             return None
+        except asyncio.CancelledError:
+            if event is not None:
+                event.unknown()  # the load ends when all commands have, not when all are answered
+            raise
         finally:
             self.progress.set()
 
