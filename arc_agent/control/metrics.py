@@ -54,7 +54,7 @@ class PrometheusMeter:
     """The counters, in a registry of their own, and the socket that serves them."""
 
     def __init__(self, listen: str) -> None:
-        """`listen` is the address of `metrics.listen`."""
+        """Serve at `listen`, the address of `metrics.listen`."""
         self.registry: Final = CollectorRegistry()
         self._listen = listen
         self._server: web.AppRunner | None = None

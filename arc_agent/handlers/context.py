@@ -153,7 +153,7 @@ class Context:
 
     @cached_property
     def log(self) -> HandlerLog:
-        """A logger for the agent's log, with the command's id, and for the command's sender.
+        """Return a logger for the agent's log, with the command's id, and for the command's sender.
 
         `events.level` in the configuration decides what is sent. Params do not belong here.
         """

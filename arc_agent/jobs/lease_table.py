@@ -64,7 +64,7 @@ class HeldLease:
 
     @property
     def is_stopped(self) -> bool:
-        """True once the handler is to stop. Handlers in threads read it."""
+        """Return True once the handler is to stop. Handlers in threads read it."""
         return self.end is not None
 
     @classmethod

@@ -105,7 +105,7 @@ class ClientConnection(RequestHandler):
 
     @property
     def is_idle(self) -> bool:
-        """True while no request is being handled or queued."""
+        """Return True while no request is being handled or queued."""
         is_waiting = self._waiter is not None or not self._request_count
         return is_waiting and not self._messages
 

@@ -85,12 +85,12 @@ class HttpServer(web.Server):
 
     @property
     def open_connections(self) -> int:
-        """The number of open connections, without refused ones."""
+        """Return the number of open connections, without refused ones."""
         return len(self._clients.open)
 
     @property
     def unanswered(self) -> int:
-        """The number of handlers that run on though their clients have gone."""
+        """Return the number of handlers that run on though their clients have gone."""
         return len(self._clients.left_behind)
 
     async def _watch(self) -> None:

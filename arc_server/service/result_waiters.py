@@ -70,7 +70,7 @@ class ResultWaiters:
 
     @property
     def count(self) -> int:
-        """The number of requests that wait."""
+        """Return the number of requests that wait."""
         return sum(map(len, self._waiters.values()))
 
     def waiter(

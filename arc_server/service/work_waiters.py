@@ -89,7 +89,7 @@ class WorkWaiters:
 
     @property
     def count(self) -> int:
-        """The number of polls that wait."""
+        """Return the number of polls that wait."""
         return sum(map(len, self._queues.values()))
 
     def waiter(

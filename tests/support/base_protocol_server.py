@@ -13,7 +13,6 @@ the next requests of a route fail: a status answers that; "drop" hangs up before
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import b64encode
 from collections import defaultdict
@@ -25,6 +24,7 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from tests.support.base_protocol_commands import Command, Era, Json, Part1Commands, Refusal
+from tests.support.waiting import Changes
 
 Fault = int | Literal["drop", "lose"]
 BODY_LIMIT = 2 * 1024 * 1024
@@ -78,7 +78,7 @@ class Part1Server:
         self.planned: defaultdict[str, list[Fault]] = defaultdict(list)
         self._era: Era = era
         self._token, self._target, self._behind = token, target, behind
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -124,10 +124,7 @@ class Part1Server:
 
     async def until(self, holds: Callable[[], bool], *, seconds: float = 20) -> None:
         """Wait until something holds; looked at after every request. Raises TimeoutError."""
-        async with asyncio.timeout(seconds):
-            while not holds():
-                self._changed.clear()
-                await self._changed.wait()
+        await self._changes.until(holds, seconds)
 
     # around every request
 
@@ -157,7 +154,7 @@ class Part1Server:
         except web.HTTPException as error:  # 404 and 405 have an empty body there
             answer = web.Response(status=error.status)
         finally:
-            self._changed.set()
+            self._changes.notify()
         return self._hang_up(request) if fault == "lose" else answer
 
     async def _body(self, request: web.Request, route: str) -> bytes | None:

@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -28,13 +29,10 @@ class HostileServer(ScriptedServer):
         self.response_lies: deque[Lie] = deque()
 
     async def _leases(self, request: web.Request, body: bytes) -> web.StreamResponse:
-        try:
-            async with asyncio.timeout(json.loads(body).get("waitSeconds", 0)):
-                while not (self.answers or self._queue):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            await self._changes.until(
+                lambda: bool(self.answers or self._queue), json.loads(body).get("waitSeconds", 0)
+            )
         if self.answers:
             return await self.answers.popleft()(request)
         return await super()._leases(request, body)

@@ -15,12 +15,15 @@ import re
 from base64 import b64decode, b64encode
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from aiohttp import web
+
+from tests.support.waiting import Changes
 
 Fault = int | Literal["drop", "page", "hold", "bare 403", "bare 404", "html 404"]
 DEPLOYMENT = "dep-1"
@@ -68,7 +71,7 @@ class ScriptedServer:
         self.refusal = "PLANNED"
         """The code of planned refusals."""
         self._queue: deque[dict[str, Any]] = deque()
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         self._let_go = asyncio.Event()
         self._count = 0
         self._port = 0
@@ -195,17 +198,14 @@ class ScriptedServer:
 
     async def until(self, holds: Callable[[], bool], *, seconds: float = 15) -> None:
         """Wait until something holds; looked at whenever anything happens here."""
-        async with asyncio.timeout(seconds):
-            while not holds():
-                self._changed.clear()
-                await self._changed.wait()
+        await self._changes.until(holds, seconds)
 
     def let_go(self) -> None:
         """End every "hold"."""
         self._let_go.set()
 
     def _tell(self) -> None:
-        self._changed.set()
+        self._changes.notify()
 
     # answers
 
@@ -256,12 +256,8 @@ class ScriptedServer:
             left = until - asyncio.get_running_loop().time()
             if left <= 0 or request.transport is None or request.transport.is_closing():
                 break
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(min(left, 0.5)):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+            with suppress(TimeoutError):
+                await self._changes.until(lambda: bool(self._queue), min(left, 0.5))
         if request.transport is None or request.transport.is_closing():
             return web.Response()  # nobody is there any more
         leases = [self._queue.popleft() for _ in range(min(len(self._queue), asked["maxLeases"]))]

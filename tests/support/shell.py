@@ -19,6 +19,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 from arc_client.cli.main import app
+from tests.support.waiting import Changes
 
 _ONE_AT_A_TIME = threading.Lock()
 ARC = [sys.executable, "-m", "arc_client"]
@@ -97,7 +98,7 @@ class Terminal:
         self.process = process
         self.raw = ""
         self._fd = fd
-        self._changed = asyncio.Event()
+        self._changes = Changes()
         os.set_blocking(fd, False)
         asyncio.get_running_loop().add_reader(fd, self._read)
 
@@ -108,10 +109,7 @@ class Terminal:
 
     async def until(self, text: str) -> None:
         """Wait until something was shown."""
-        async with asyncio.timeout(LIMIT_SECONDS):
-            while text not in self.shown:
-                self._changed.clear()
-                await self._changed.wait()
+        await self._changes.until(lambda: text in self.shown)
 
     def press(self, keys: bytes) -> None:
         """Type something. b"\\x03" is Ctrl-C."""
@@ -130,7 +128,7 @@ class Terminal:
         if not data:
             asyncio.get_running_loop().remove_reader(self._fd)
         self.raw += data.decode("utf-8", "replace")
-        self._changed.set()
+        self._changes.notify()
 
 
 @asynccontextmanager

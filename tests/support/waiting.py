@@ -49,3 +49,21 @@ async def settle(turns: int = 30) -> None:
     """Let every task run that needs nothing but the event loop, until all of them wait."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+class Changes:
+    """Changes in this loop, announced by `notify`, at which a condition is looked at again."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def notify(self) -> None:
+        """Let every waiter look again."""
+        self._changed.set()
+
+    async def until(self, holds: Callable[[], bool], seconds: float = LIMIT_SECONDS) -> None:
+        """Wait until a condition holds. Raises TimeoutError when it does not hold in time."""
+        async with asyncio.timeout(seconds):
+            while not holds():
+                self._changed.clear()
+                await self._changed.wait()

@@ -12,6 +12,7 @@ from typing import Any
 from arc_agent import CommandFailed, Context, handler
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer, inline
+from tests.support.waiting import settle
 
 
 async def test_a_command_runs_and_its_result_is_handed_in(
@@ -70,13 +71,17 @@ async def test_many_commands_run_at_once_but_never_more_than_allowed(
     server: ScriptedServer, start: Start
 ) -> None:
     running, most = 0, 0
+    is_full = asyncio.Event()
 
     @handler("work")
     async def work() -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
+        if running == 3:
+            is_full.set()
+        await is_full.wait()
+        await settle()
         running -= 1
 
     for _ in range(12):

@@ -20,7 +20,7 @@ from arc_agent.guard.audit_reader import entries, verify
 from arc_agent.host.control_socket import AgentNotThere, ControlRefused, ask
 from tests.support.running_agent import RunningAgent, Start, running
 from tests.support.scripted_server import ScriptedServer, inline
-from tests.support.waiting import until
+from tests.support.waiting import Changes, until
 
 ran: list[str] = []
 
@@ -36,7 +36,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.running = 0
-        self.changed = asyncio.Event()
+        self.changes = Changes()
         self.may_end = asyncio.Event()
 
     def handlers(self) -> tuple[Any, ...]:
@@ -44,21 +44,15 @@ class Slow:
         @handler("slow.two")
         async def slow() -> str:
             self.running += 1
-            self.changed.set()
+            self.changes.notify()
             try:
                 await self.may_end.wait()
             finally:
                 self.running -= 1
-                self.changed.set()
+                self.changes.notify()
             return "slow"
 
         return (slow,)
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(15):
-            while not holds():
-                self.changed.clear()
-                await self.changed.wait()
 
 
 @pytest.fixture(autouse=True)
@@ -314,7 +308,7 @@ async def test_at_once_makes_the_others_of_the_rule_wait_in_order(
     server.send("slow.one", command_id="cmd_a")
     server.send("slow.two", command_id="cmd_b")
     agent = await start(server, quick, *slow.handlers(), max_concurrent=2, **rules)
-    await slow.until(lambda: slow.running == 1)
+    await slow.changes.until(lambda: slow.running == 1)
     server.send("quick", command_id="cmd_c")
     await server.response()
     assert slow.running == 1
@@ -446,7 +440,7 @@ async def test_a_paused_agent_takes_nothing_and_says_so_until_it_is_resumed(
 ) -> None:
     server.send("slow.one", command_id="cmd_a")
     agent = await start(server, quick, *slow.handlers(), poll={"wait_seconds": 0.5})
-    await slow.until(lambda: slow.running == 1)
+    await slow.changes.until(lambda: slow.running == 1)
 
     await told(agent, "pause", note="new disk", seconds=3600)
     await server.until(lambda: bool(statuses(server)[-1]))
@@ -499,7 +493,7 @@ async def test_stop_all_ends_what_runs_gives_back_what_waits_and_holds_over_a_re
     server.send("slow.one", command_id="cmd_a")
     server.send("arc.echo", command_id="cmd_b")
     async with running(server.url, tmp_path, slow.handlers(), rules) as agent:
-        await slow.until(lambda: slow.running == 1)
+        await slow.changes.until(lambda: slow.running == 1)
         await until_waiting(agent)
 
         answer = await told(agent, "stop-all", note="incident 7")

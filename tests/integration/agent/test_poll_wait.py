@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
 import time
 from typing import Any
@@ -42,10 +41,14 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_others_t
     server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
 ) -> None:
     gate = asyncio.Event()
+    begun_at = ended_at = 0.0
 
     @handler("block")
     async def block() -> str:
-        time.sleep(1.0)
+        nonlocal begun_at, ended_at
+        begun_at = time.monotonic()
+        time.sleep(1.0)  # longer than two leases
+        ended_at = time.monotonic()
         return "blocked"
 
     @handler("wait")
@@ -68,8 +71,7 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease_and_others_t
 
     assert inline(other.responses("cmd_1")[0]) == b'"done"'
     assert inline(other.responses("cmd_2")[0]) == b'"blocked"'
-    gaps = [after - before for before, after in itertools.pairwise(renewals)]
-    assert max(gaps) < 0.45
+    assert len([at for at in renewals if begun_at < at < ended_at]) >= 2
     blocking = next(event for event in logged if event["event"] == "handler.blocking")
     assert blocking["command"] == "block"
     assert "in block" in blocking["where"]

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -440,6 +441,8 @@ async def test_an_answer_that_arrived_while_the_loop_was_blocked_is_still_taken(
     def serve() -> None:
         peer, _ = listener.accept()
         peer.recv(65536)
+        has_arrived.set()
+        is_blocked.wait()
         peer.sendall(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
             b'Content-Length: 13\r\n\r\n{"leases":[]}'
@@ -447,12 +450,14 @@ async def test_an_answer_that_arrived_while_the_loop_was_blocked_is_still_taken(
         peer.recv(1)
         peer.close()
 
+    has_arrived, is_blocked = threading.Event(), threading.Event()
     listener = socket.create_server(("127.0.0.1", 0))
     connection = await connect(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
     serving = asyncio.create_task(asyncio.to_thread(serve))
     request = LeaseRequest(deployment_id="d")
     asking = asyncio.create_task(ask(connection, connection.url("x"), request, timeout_seconds=0.4))
-    await asyncio.sleep(0.1)  # the request is on its way
+    await asyncio.to_thread(has_arrived.wait)
+    is_blocked.set()
     time.sleep(0.5)  # a handler blocks the loop past the time-out
 
     assert (await asking).leases == []

@@ -18,6 +18,7 @@ from arc_agent.config.sections import AuditSection
 from arc_agent.guard.audit import Audit, AuditError, AuditUnavailable
 from arc_agent.guard.audit_reader import Broken, entries, verify
 from arc_agent.host.disk_thread import DiskThread
+from tests.support.waiting import Changes
 
 
 class Log:
@@ -28,7 +29,7 @@ class Log:
         self.audit = Audit(directory, AuditSection(**settings), self._disk)
         self.troubles: list[str | None] = []
         self.failures = 0
-        self.changed = asyncio.Event()
+        self.changes = Changes()
 
     async def __aenter__(self) -> Log:
         await self._disk.__aenter__()
@@ -41,16 +42,10 @@ class Log:
 
     def _trouble(self, reason: str | None) -> None:
         self.troubles.append(reason)
-        self.changed.set()
+        self.changes.notify()
 
     def _fail(self) -> None:
         self.failures += 1
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not holds():
-                self.changed.clear()
-                await self.changed.wait()
 
 
 async def written(directory: Path, count: int = 10, **settings: Any) -> list[Path]:
@@ -272,7 +267,7 @@ async def test_while_the_disk_is_full_nothing_is_recorded_and_afterwards_nothing
         assert log.troubles == ["No space left on device"]
 
         is_full = False
-        await log.until(lambda: log.troubles[-1] is None)
+        await log.changes.until(lambda: log.troubles[-1] is None)
         await log.audit.record("started", command_id="cmd_2")
 
     verify(tmp_path / "audit")
