@@ -101,7 +101,7 @@ async def test_a_server_that_is_away_past_the_end_of_the_token_is_found_again(
 
     async with enrolment_host(tmp_path, listen, access_seconds=1) as host:
         assert (await host.invoke())["state"] == "SUCCEEDED"
-        assert bearer(agent).status().state == "good"
+        await until(lambda: bearer(agent).status().state == "good")
     assert not events(logged, "credential.revoked")
 
 
