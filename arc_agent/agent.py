@@ -27,6 +27,7 @@ from arc_agent.host.clock import MonotonicClock, boot_seconds
 from arc_agent.version import __version__
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
+from arc_runtime.children import keep_signals_apart
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -140,6 +141,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        keep_signals_apart()
         parts.process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
     def _signalled(self) -> None:
