@@ -27,7 +27,7 @@ from arc_agent.host.clock import MonotonicClock, boot_seconds
 from arc_agent.version import __version__
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
-from arc_runtime.children import keep_signals_apart
+from arc_runtime.children import keep_exit_statuses, keep_signals_apart
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -142,7 +142,8 @@ class Agent:
             loop.add_signal_handler(number, self._signalled)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         keep_signals_apart()
-        parts.process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        keep_exit_statuses()
+        parts.process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
 
     def _signalled(self) -> None:
         """Begin to stop; the second time, end at once."""

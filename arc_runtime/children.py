@@ -30,6 +30,12 @@ def keep_signals_apart() -> None:
     )
 
 
+def keep_exit_statuses() -> None:
+    """Have the kernel keep the exit statuses of children, whatever this process has inherited."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 class _Forks(threading.local):
     """Forks hold signals back until the child has its own handlers. Each thread has its state."""
 
