@@ -24,9 +24,11 @@ from arc_agent.handlers.calling import in_thread
 from arc_agent.handlers.declared.programs import kill_all
 from arc_agent.host import systemd
 from arc_agent.host.clock import MonotonicClock, boot_seconds
+from arc_agent.host.threads import THREAD_PREFIX
 from arc_agent.version import __version__
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
+from arc_runtime.children import keep_exit_statuses, keep_signals_apart
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -128,8 +130,9 @@ class Agent:
         self._stop.set()
 
     async def _threads_end(self) -> bool:
-        """Wait a little for all worker threads. Return True if they have ended."""
-        threads = [each for each in threading.enumerate() if each.name.startswith("work_")]
+        """Wait a little for all worker threads and handlers' threads. Return True if they ended."""
+        names = ("work_", THREAD_PREFIX)
+        threads = [each for each in threading.enumerate() if each.name.startswith(names)]
         ending = asyncio.ensure_future(in_thread(self._threads.shutdown, "shutdown"))
         await asyncio.wait({ending}, timeout=_LAST_WORK_SECONDS)
         return not any(each.is_alive() for each in threads)
@@ -140,7 +143,9 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        parts.process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        keep_signals_apart()
+        keep_exit_statuses()
+        parts.process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
 
     def _signalled(self) -> None:
         """Begin to stop; the second time, end at once."""

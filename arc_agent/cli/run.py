@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import os
 import sys
@@ -51,6 +50,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     import_structlog()  # before all modules that import it: the light way saves memory
     import_aiohttp()
     from arc_agent.agent import Agent
+    from arc_agent.host.event_loop import run_to_end
     from arc_agent.work.live_config import LiveConfig, Source
 
     live = LiveConfig(Source(file=file, environ=os.environ, overrides=overrides))
@@ -66,7 +66,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
             os._exit(code)  # a handler that ignores its cancellation would keep the process alive
         return code
 
-    return asyncio.run(live_and_end())
+    return run_to_end(live_and_end())
 
 
 def _spare_collections() -> None:

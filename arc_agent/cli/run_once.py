@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 
 from arc_agent.agent import Agent
+from arc_agent.host.event_loop import run_to_end
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
 
@@ -30,4 +30,4 @@ def run(live: LiveConfig, wait_seconds: float) -> int:
             os._exit(code)  # a handler that ignores its end would keep the process alive
         return code
 
-    return asyncio.run(live_and_end())
+    return run_to_end(live_and_end())

@@ -147,7 +147,7 @@ async def _next(generator: Any) -> Any:
     """Return a generator's next value, _ENDED at its end. A plain generator runs in a thread."""
     if inspect.isasyncgen(generator):
         return await anext(cast("AsyncIterator[Any]", generator), _ENDED)
-    return await in_thread(lambda: next(generator, _ENDED), "lifespan")
+    return await in_thread(lambda: next(generator, _ENDED), "lifespan", is_left=True)
 
 
 def _lifespan(function: Callable[..., Any], where: str) -> Lifespan:

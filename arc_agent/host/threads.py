@@ -7,9 +7,12 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+THREAD_PREFIX: Final = "handler:"
+"""The names of the threads begin so."""
 
 
 class _Outcome(msgspec.Struct, frozen=True):
@@ -19,11 +22,12 @@ class _Outcome(msgspec.Struct, frozen=True):
     error: BaseException | None = None
 
 
-async def in_thread(call: Callable[[], Any], name: str) -> Any:
+async def in_thread(call: Callable[[], Any], name: str, *, is_left: bool = False) -> Any:
     """Run a plain function in a thread of its own; return its value or raise its exception.
 
     A thread cannot be cancelled: a cancellation is raised only when the thread has ended, so that
-    the caller's count of threads stays true. The thread does not keep the process alive.
+    the caller's count of threads stays true. With `is_left` it is raised at once, and the thread
+    goes on by itself. The thread does not keep the process alive.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Outcome] = loop.create_future()
@@ -40,12 +44,14 @@ async def in_thread(call: Callable[[], Any], name: str) -> Any:
             outcome = _Outcome(error=error)
         call_in(loop, lambda: finish(outcome))
 
-    threading.Thread(target=work, name=f"handler:{name}", daemon=True).start()
+    threading.Thread(target=work, name=f"{THREAD_PREFIX}{name}", daemon=True).start()
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
             await asyncio.shield(future)
         except asyncio.CancelledError as error:
+            if is_left:
+                raise
             cancelled = error
     if cancelled is not None:
         raise cancelled

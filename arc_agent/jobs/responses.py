@@ -6,6 +6,7 @@ import asyncio
 import errno
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -15,6 +16,7 @@ from arc_agent.handlers import shapes
 from arc_agent.handlers.context import CommandFailed
 from arc_agent.handlers.shapes import UNTYPED, Misfit
 from arc_agent.host.data_dir import DataDir
+from arc_agent.host.threads import in_thread
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.lease_table import End
 from arc_agent.jobs.outcome import NO_COST, Dropped, Failed, GivenBack, Outcome, Succeeded
@@ -42,12 +44,13 @@ async def stored(
     job: Job, value: Any, kind: Any, data_dir: DataDir, has_room: Callable[[], bool]
 ) -> Succeeded | Failed:
     """Store a result for the spool: bytes, a file, or a JSON value of the handler's `kind`."""
-    if isinstance(value, Succeeded):
-        return value  # an iterator, stored while it ran
+    if isinstance(value, Succeeded | Failed):
+        return value  # stored before
+    store = partial(_store, job, value, kind, data_dir, has_room)
     try:
         if is_small(value):
-            return Succeeded(_store(job, value, kind, data_dir, has_room))
-        return Succeeded(await asyncio.to_thread(_store, job, value, kind, data_dir, has_room))
+            return Succeeded(store())
+        return Succeeded(await in_thread(store, "result"))
     except Misfit as error:
         log.warning(
             "result.invalid",
@@ -61,7 +64,7 @@ async def stored(
     except asyncio.CancelledError:
         raise
     except OSError as error:
-        if isinstance(value, Path) and error.errno in (errno.ENOENT, errno.EISDIR, errno.EACCES):
+        if isinstance(value, Path) and error.errno in (errno.ENOENT, errno.EACCES):
             return Failed("HANDLER_ERROR", "the result file cannot be read")
         log.error("result.not_stored", command_id=job.lease.command_id, reason=str(error))
         return Failed(STORAGE_FAILED, f"the result could not be stored: {error.strerror}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import msgspec
 
+from arc_agent.handlers.shapes import Misfit
 from arc_agent.host.data_dir import DataDir, sync_directory
 from arc_agent.net.bodies import NoRoom
 
@@ -19,6 +22,7 @@ T = TypeVar("T")
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
+_NO_FILE: Final = "the path leads to no regular file"
 
 
 class StoredBody(msgspec.Struct, frozen=True):
@@ -95,16 +99,31 @@ def settle(data_dir: DataDir, part: Path, size: int, sha256: str) -> StoredBody:
 def store_file(
     data_dir: DataDir, source: Path, inline_bytes: int, has_room: Callable[[], bool]
 ) -> StoredBody | bytes:
-    """Take a copy of a file in. Blocks. Raises NoRoom, OSError."""
+    """Take a copy of a regular file in. Blocks. Raises Misfit for another, NoRoom, OSError."""
     writer = BodyWriter(data_dir, inline_bytes, has_room)
     try:
-        with source.open("rb") as file:
+        with _opened(source) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 writer.write(chunk)
         return writer.finish()
     except BaseException:
         writer.discard()
         raise
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a regular file. Raises Misfit for another, OSError."""
+    try:
+        # A FIFO would be waited for, a terminal would become the agent's own.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise Misfit(_NO_FILE) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Misfit(_NO_FILE)
+    return open(descriptor, "rb")
 
 
 def store_bytes(

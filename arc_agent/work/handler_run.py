@@ -20,7 +20,8 @@ from arc_agent.handlers.registry import Handler
 from arc_agent.host.process_state import ProcessState
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.lease_table import End, HeldLease
-from arc_agent.jobs.outcome import Succeeded
+from arc_agent.jobs.outcome import Failed, Succeeded
+from arc_agent.jobs.responses import is_small, stored
 from arc_agent.jobs.result_files import StoredBody, store_stream
 from arc_agent.jobs.spool import Spool
 from arc_agent.work.live_config import LiveConfig
@@ -128,9 +129,18 @@ class HandlerRun:
             except BaseException as error:  # models have code of their own, which may even exit
                 return Raised(error)
         try:
-            return await call_handler(self._handler, params, self._context, self._take_stream)
+            value = await call_handler(self._handler, params, self._context, self._take_stream)
+            # A large one is stored within the handler's time: its own code or its file may hang.
+            if isinstance(value, Returned) and not is_small(value.value):
+                return Returned(await self._store(value.value))
+            return value
         finally:
             self._process.restore(self._handler.name, self._context.command_id)
+
+    async def _store(self, value: Any) -> Succeeded | Failed:
+        """Store a result for the spool."""
+        spool, kind = self._spool, self._handler.result_type
+        return await stored(self._job, value, kind, spool.data_dir, spool.has_room)
 
     async def _params(self) -> Any:
         """Return the params as the handler takes them. Raises the errors of the handler's model."""

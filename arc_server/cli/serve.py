@@ -17,6 +17,7 @@ import typer
 
 from arc_protocol.errors import ArcError
 from arc_runtime import systemd
+from arc_runtime.children import keep_exit_statuses, keep_signals_apart
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs import setup
 from arc_server.app import RunningServer, serving
@@ -133,4 +134,6 @@ def _on_signals(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
     loop.add_signal_handler(signal.SIGHUP, reload)
+    keep_signals_apart()
+    keep_exit_statuses()
     return stopping

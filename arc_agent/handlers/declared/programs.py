@@ -112,7 +112,9 @@ async def _run(section: ExecSection, ctx: Context, start: _Start, arguments: lis
         asyncio.ensure_future(drain(process.stderr, errors.write)),
     ]
     # asyncio's own wait would last as long as any process holds the pipes.
-    ending = asyncio.ensure_future(in_thread(process.wait, "wait"))
+    ending: asyncio.Future[int | None] = asyncio.ensure_future(
+        in_thread(lambda: _exit_status(process), "wait")
+    )
     try:
         await asyncio.wait({ending})
     except asyncio.CancelledError:
@@ -136,9 +138,26 @@ async def _run(section: ExecSection, ctx: Context, start: _Start, arguments: lis
         await asyncio.to_thread(output.close)
     if output.error is not None:
         raise output.error
-    if process.returncode != 0:
-        raise _failure(section, process.returncode, errors.text())
+    status = ending.result()
+    if status is None:
+        raise CommandFailed("HANDLER_ERROR", "the program's exit status is unknown", errors.text())
+    if status != 0:
+        raise _failure(section, status, errors.text())
     return await asyncio.to_thread(result_of, section, output)
+
+
+def _exit_status(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait until the program ends. Return its exit status; None if that cannot be known.
+
+    It is lost when a handler ignores SIGCHLD or waits for children that are not its own.
+    """
+    try:
+        _, status = os.waitpid(process.pid, 0)
+    except ChildProcessError:
+        process.returncode = 0  # as Popen's own wait sets it, which takes the loss for success
+        return None
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode
 
 
 class _Started(msgspec.Struct, frozen=True):

@@ -249,8 +249,34 @@ def exit_thread() -> None:
 @handler("exit.task")
 async def exit_task() -> None:
     async def leave():
-        sys.exit(7)
+        sys.exit(0)
     await asyncio.gather(asyncio.create_task(leave()))
+
+@handler("exit.left")
+async def exit_left() -> str:
+    async def leave():
+        sys.exit(0)
+    global LEFT
+    LEFT = asyncio.create_task(leave())
+    return "left"
+
+@handler("interrupt")
+async def interrupt() -> str:
+    async def leave():
+        raise KeyboardInterrupt
+    global LEFT
+    LEFT = asyncio.create_task(leave())
+    return "left"
+
+@handler("stop.loop")
+async def stop_loop() -> str:
+    asyncio.get_running_loop().stop()
+    return "left"
+
+@handler("cancel.all")
+async def cancel_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
 
 @handler("abort")
 def abort() -> None:
@@ -282,7 +308,7 @@ def modules(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("modules")
-@pytest.mark.parametrize("command", ["exit.thread", "exit.task"])
+@pytest.mark.parametrize("command", ["exit.loop", "exit.thread"])
 async def test_a_handler_that_takes_the_agent_down_costs_no_finished_result(
     server: ScriptedServer, tmp_path: Path, command: str
 ) -> None:
@@ -303,6 +329,41 @@ async def test_a_handler_that_takes_the_agent_down_costs_no_finished_result(
 
     assert inline(server.responses("cmd_done")[-1]) == b'"done"'
     assert inline(server.responses("cmd_after")[-1]) == b'"done"'
+
+
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        ("exit.task", "HANDLER_ERROR"),
+        ("exit.left", "success"),
+        ("interrupt", "success"),
+        ("stop.loop", "success"),
+    ],
+)
+async def test_a_task_of_a_handler_that_exits_fails_alone_and_is_logged(
+    server: ScriptedServer, tmp_path: Path, command: str, answer: str
+) -> None:
+    async with agent(server, tmp_path, "--handlers", "hostile_handlers") as process:
+        server.send(command)
+        assert (await server.response()).get("code", "success") == answer
+        server.send("good")
+        assert inline(await server.response(2)) == b'"done"'
+        logged = await process.until_logged("handler.ended_loop")
+        process.process.terminate()
+        assert await process.ended() == 0
+
+    assert logged["level"] == "critical"
+
+
+@pytest.mark.usefixtures("modules")
+async def test_an_agent_that_ends_unasked_says_so_and_ends_with_1(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    server.send("cancel.all")
+    async with agent(server, tmp_path, "--handlers", "hostile_handlers") as process:
+        assert await process.ended() == 1
+        assert (await process.until_logged("agent.ended"))["level"] == "critical"
 
 
 @pytest.mark.usefixtures("modules")

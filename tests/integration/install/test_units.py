@@ -84,6 +84,11 @@ def refuses_code_in_memory() -> bool:
 needs_seccomp = pytest.mark.skipif(not has_seccomp(), reason="libseccomp is not installed")
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_a_service_that_ends_by_itself_is_started_again(name: str) -> None:
+    assert values(UNITS / name, "Restart") == ["always"]
+
+
 @needs_systemd
 @pytest.mark.parametrize("name", EVERY)
 def test_the_exposure_of_a_unit_is_next_to_nothing(name: str) -> None:

@@ -1,0 +1,59 @@
+"""Children of a program: the processes that it forks, among them those of `multiprocessing`.
+
+A forked child shares its parent's wake-up descriptor and has its signal handlers. Without these
+rules a SIGTERM for the child wakes the parent's event loop, which takes the signal for its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, Final
+
+_OWN_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""The signals that the programs handle in their event loops."""
+_OFF: Final = -1
+
+
+@cache
+def keep_signals_apart() -> None:
+    """Let no signal for a forked child reach this process. Call it once the loop has its handlers.
+
+    In children SIGTERM, SIGINT and SIGHUP are at their defaults.
+    """
+    forks = _Forks()
+    os.register_at_fork(
+        before=forks.before, after_in_parent=forks.after, after_in_child=forks.after_in_child
+    )
+
+
+def keep_exit_statuses() -> None:
+    """Have the kernel keep the exit statuses of children, whatever this process has inherited."""
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+class _Forks(threading.local):
+    """Forks hold signals back until the child has its own handlers. Each thread has its state."""
+
+    def __init__(self) -> None:
+        self._mask: Iterable[Any] = ()
+
+    def before(self) -> None:
+        """Hold the signals of this thread back: the child starts with the parent's handlers."""
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _OWN_SIGNALS)
+
+    def after(self) -> None:
+        """Let signals through again."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def after_in_child(self) -> None:
+        """Cut the child off from the parent's event loop, then let signals through again."""
+        signal.set_wakeup_fd(_OFF)
+        for number in _OWN_SIGNALS:
+            # SIGINT too: a KeyboardInterrupt would unwind the parent's code in the child.
+            signal.signal(number, signal.SIG_DFL)
+        self.after()
