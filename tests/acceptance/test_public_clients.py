@@ -485,6 +485,18 @@ def test_a_bearer_token_on_a_response_decides_alone(deployment: Deployment) -> N
     assert receiver.wire.send("PUT", url, JSON, body).status == 200
 
 
+@pytest.mark.parametrize("timeout", [3_600, 7_200, 604_800])
+def test_a_receiver_asks_for_the_time_out_of_its_worker_and_a_minute(
+    deployment: Deployment, timeout: int
+) -> None:
+    deployment.sender().create("long", b"{}")
+
+    (lease,) = deployment.receiver().lease(maximum=5_000, seconds=timeout + 60)
+
+    left = datetime.fromisoformat(lease["leaseExpiresAt"]) - datetime.now(UTC)
+    assert left > timedelta(seconds=min(timeout, 86_000))
+
+
 def test_a_receiver_nobody_knows_is_answered_with_nothing_to_do(deployment: Deployment) -> None:
     deployment.sender().create("c", b"{}", targetResourceId="api")
 

@@ -67,7 +67,7 @@ def test_the_commented_file_names_every_key() -> None:
         ("http: {max_body: 5}", "http.max_body"),
         ("http: {max_body_bytes: lots}", "http.max_body_bytes"),
         ("http: {max_body_bytes: 0}", "http.max_body_bytes"),
-        ("leases: {max_seconds: 3601}", "leases.max_seconds"),
+        ("leases: {max_seconds: 31622401}", "leases.max_seconds"),
         ("listen: 127.0.0.1", "listen"),
         ("listen: 127.0.0.1:65536", "listen"),
         ("listen: ':8080'", "listen"),
