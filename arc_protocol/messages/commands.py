@@ -72,6 +72,8 @@ class CreateCommandResponse(Message, frozen=True, kw_only=True):
     storage_upload: StorageUpload | None = None
     status: CommandStatus | None = None
     """The status after `wait_seconds`; `state` is the one that was stored."""
+    created: bool | None = None
+    """False when an earlier create with this key made the command; 3.3.49 clients read it."""
     is_replay: bool | None = None
     """Extension: true when an earlier create with this key made the command."""
 

@@ -138,6 +138,7 @@ class CommandService:
             inline_allowed_up_to=self._limits.inline_bytes,
             next="poll" if upload is None else "upload",
             storage_upload=upload,
+            created=not created.is_replay,
             is_replay=created.is_replay or None,
         )
 

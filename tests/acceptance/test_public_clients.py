@@ -555,6 +555,8 @@ def test_a_repeat_with_the_same_key_is_the_same_command(deployment: Deployment) 
     assert first["commandId"] == repeat["commandId"] == late["commandId"] != other["commandId"]
     assert [answer["state"] for answer in (repeat, late)] == ["PENDING", "EXPIRED"]
     assert {answer["next"] for answer in (repeat, late)} == {"poll"}
+    assert (first["created"], repeat["created"], late["created"]) == (True, False, False)
+    assert other["created"]
 
 
 def test_a_deadline_that_has_passed_is_refused_and_nothing_is_stored(
