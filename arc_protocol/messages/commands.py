@@ -34,6 +34,8 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     signature: Signature | None = None
     """Extension: the sender's signature of this command. Only the receiver verifies it. When a
     create is repeated, the signature of the first counts."""
+    operation_result_contract: object | None = None
+    """From 3.3.49 on: how the result is to be redacted, as an opaque object."""
 
 
 class StorageUpload(Message, frozen=True, kw_only=True):

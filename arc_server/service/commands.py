@@ -88,6 +88,12 @@ class CommandService:
         and the errors of target resolution (`CommandStore.create`).
         """
         check_deployment(request.deployment_id, within)
+        if request.operation_result_contract is not None:
+            # Taken and not kept, it would let readers see what the sender wanted redacted.
+            raise InvalidCommand(
+                "operationResultContract: this server does not redact results",
+                field="operationResultContract",
+            )
         max_attempts = bounded(
             "maxAttempts",
             request.max_attempts,

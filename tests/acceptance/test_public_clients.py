@@ -542,6 +542,28 @@ def test_a_command_without_target_is_ambiguous_where_several_are(deployment: Dep
 # Senders of both
 
 
+def test_a_contract_for_the_result_is_refused_by_name_and_never_dropped(
+    deployment: Deployment,
+) -> None:
+    sender, receiver = deployment.sender(), deployment.receiver()
+    name = f"operation/v1/{'0123456789abcdef' * 4}"
+    request = {
+        "deploymentId": deployment.deployment_id,
+        "command": name,
+        "params": {"mode": "inline", "inlineBase64": "e30="},
+    }
+
+    for contract in ({"version": 1, "redact": ["/secret"]}, {}):
+        refused = sender.post("/v1/commands", {**request, "operationResultContract": contract})
+        assert (refused.status, refused.json()["code"]) == (400, "INVALID_COMMAND")
+        assert refused.json()["context"] == {"field": "operationResultContract"}
+    assert receiver.lease() == []
+
+    created = sender.create(name, b"{}", operationResultContract=None, idempotencyKey="k")
+    (lease,) = receiver.lease()
+    assert (lease["commandId"], lease["envelope"]["command"]) == (created["commandId"], name)
+
+
 def test_a_repeat_with_the_same_key_is_the_same_command(deployment: Deployment) -> None:
     sender = deployment.sender()
     soon = to_iso_string(from_now(1.5))
