@@ -539,6 +539,27 @@ def test_a_command_without_target_is_ambiguous_where_several_are(deployment: Dep
         assert (refused.status, refused.json()["code"]) == (status, code)
 
 
+def test_a_misspelled_target_is_not_found_and_changes_nothing(deployment: Deployment) -> None:
+    sender, receiver = deployment.sender(), deployment.receiver()
+    operator = deployment.receiver({"resourceId": "operator", "resourceType": "daemon"})
+    assert receiver.lease() == []
+    assert operator.lease() == []
+    request = {
+        "deploymentId": deployment.deployment_id,
+        "command": "c",
+        "params": {"mode": "inline", "inlineBase64": "e30="},
+    }
+
+    refused = sender.post("/v1/commands", {**request, "targetResourceId": "defualt"})
+
+    assert (refused.status, refused.json()["code"]) == (404, "COMMAND_TARGET_NOT_FOUND")
+    created = sender.create("c", b"{}")
+    assert sender.look(created["commandId"])["target"] == DAEMON
+    for_operator = sender.create("postgres/health", b"{}", targetResourceId="operator")
+    assert [lease["commandId"] for lease in operator.lease(9)] == [for_operator["commandId"]]
+    assert [lease["commandId"] for lease in receiver.lease(9)] == [created["commandId"]]
+
+
 # Senders of both
 
 

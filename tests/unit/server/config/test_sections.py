@@ -82,6 +82,10 @@ def test_the_commented_file_names_every_key() -> None:
         ("deployments: [{}]", "deployments[0].id"),
         ("deployments: [{id: ''}]", "deployments[0].id"),
         ("deployments: [{id: a}, {id: a}]", "deployments[1].id"),
+        (
+            "deployments: [{id: a, targets: [{resource_id: operator}], default_target: operator}]",
+            "deployments[0].default_target",
+        ),
         ("deployments: [{id: a, target: x}]", "deployments[0].target"),
         ("deployments: [{id: a, targets: [{resource_id: 'a:b'}]}]", "deployments[0].targets"),
         (

@@ -200,6 +200,8 @@ async def test_a_resource_type_that_does_not_match_gets_nothing_and_the_log_says
 
 
 async def test_targets_get_their_own(world: World) -> None:
+    await world.poll(target=daemon("t2"))
+    await world.poll(target=daemon("t1"))
     one = await world.create(target="t1")
     two = await world.create(target="t2")
 
