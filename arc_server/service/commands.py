@@ -41,6 +41,7 @@ from arc_server.ports.records import (
     CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
+    Grant,
     NewCommand,
     StoredBlob,
     StoredInline,
@@ -104,6 +105,7 @@ class CommandService:
         now = self._clock.now()
         command_id = new_command_id(now)
         params, digest = await self._incoming.accept_params(command_id, request.params)
+        outlet = self._announcements.push_outlet
         results = self._announcements.results
         results.remember_live(command_id, request.deployment_id, deadline)
         try:
@@ -121,6 +123,7 @@ class CommandService:
                     idempotency_key=request.idempotency_key,
                     auto_register=self._limits.auto_register,
                     signature=request.signature,
+                    push_lease=None if outlet is None else outlet.offer(now),
                 )
             )
         except ArcError as error:
@@ -134,6 +137,11 @@ class CommandService:
             await self._incoming.discard(params)
         else:
             self._announcements.announce(command)
+            if outlet is not None and command.state is State.DISPATCHED:
+                assert not isinstance(params, AwaitedBlob)
+                await outlet.send(
+                    Grant(command=command, params=params, signature=request.signature)
+                )
             await self._incoming.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):

@@ -188,6 +188,15 @@ class MemoryStore(MemoryCredentials):
             push_at=new.created_at,
         )
         self._commands[new.command_id] = stored
+        if stored.command.is_push and new.push_lease and not is_awaited:
+            self._set(
+                stored,
+                state=State.DISPATCHED,
+                dispatched_at=new.created_at,
+                lease_id=new.push_lease.lease_id,
+                lease_attempt=1,
+                lease_expires_at=new.push_lease.expires_at,
+            )
         if new.idempotency_key is not None:
             self._keys.setdefault(_key_name(new), []).append(
                 _Key(
