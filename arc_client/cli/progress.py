@@ -39,7 +39,7 @@ class CommandProgress(ProgressCallbacks):
         """Keep the command's id and state."""
         self.command_id = answer.command_id
         self.state = answer.state
-        self.is_replay = bool(answer.is_replay)
+        self.is_replay = bool(answer.is_replay) or answer.created is False
 
     def on_status(self, status: CommandStatus) -> None:
         """Keep the command's state."""

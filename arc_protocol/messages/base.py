@@ -69,3 +69,5 @@ class CommandTarget(Message, frozen=True, kw_only=True, omit_defaults=False):
 
 IMPLICIT_TARGET: Final = CommandTarget(resource_id="default", resource_type=ResourceType.DAEMON)
 """The target of a deployment that has none registered."""
+RESERVED_TARGETS: Final = frozenset({"operator", "operations-worker"})
+"""Resource ids that a command is for only if it names them (docs/protocol.md, Targets)."""

@@ -34,6 +34,8 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     signature: Signature | None = None
     """Extension: the sender's signature of this command. Only the receiver verifies it. When a
     create is repeated, the signature of the first counts."""
+    operation_result_contract: object | None = None
+    """From 3.3.49 on: how the result is to be redacted, as an opaque object."""
 
 
 class StorageUpload(Message, frozen=True, kw_only=True):
@@ -72,6 +74,8 @@ class CreateCommandResponse(Message, frozen=True, kw_only=True):
     storage_upload: StorageUpload | None = None
     status: CommandStatus | None = None
     """The status after `wait_seconds`; `state` is the one that was stored."""
+    created: bool | None = None
+    """False when an earlier create with this key made the command; 3.3.49 clients read it."""
     is_replay: bool | None = None
     """Extension: true when an earlier create with this key made the command."""
 

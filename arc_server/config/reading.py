@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 
@@ -79,6 +80,8 @@ def _check_deployments(entries: Sequence[DeploymentEntry]) -> None:
             raise bad_value(f"{key}.targets", "a target's id may not contain a colon")
         if entry.default_target is not None and entry.default_target not in targets:
             raise bad_value(f"{key}.default_target", "is not among the targets")
+        if entry.default_target in RESERVED_TARGETS:
+            raise bad_value(f"{key}.default_target", "is reserved: commands have to name it")
         if entry.push_url is not None:
             _check_url(f"{key}.push_url", entry.push_url)
         elif entry.push_token is not None or entry.push_token_file is not None:

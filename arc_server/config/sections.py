@@ -82,10 +82,11 @@ class LeasesSection(Section, frozen=True, kw_only=True):
     """Leases."""
 
     max_seconds: Annotated[
-        int, about("The longest lease that an agent may ask for.", ge=1, le=3600)
-    ] = 3600
+        int,
+        about("The longest lease. A request for a longer one gets this.", ge=1, le=MAX_URL_SECONDS),
+    ] = DAY_SECONDS
     max_per_request: Annotated[
-        int, about("The most leases that one request may ask for.", ge=1, le=1000)
+        int, about("The most leases of one request. A request for more gets these.", ge=1, le=1000)
     ] = 1000
     outage_grace_seconds: Annotated[
         float,

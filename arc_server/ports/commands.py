@@ -43,7 +43,8 @@ class CommandStore(CommandLookup, Protocol):
         key created, in its current state, also after its deadline.
 
         Keys are told apart by deployment, target and command name (docs/protocol.md, Idempotency).
-        The target is resolved as docs/protocol.md, Targets says.
+        The target is resolved as docs/protocol.md, Targets says. A command that is pushed is
+        DISPATCHED under its push lease, if there is one and its params are there.
 
         Raises IdempotencyKeyReused (the key was used with other params), InvalidCommand (the
         deadline is not after `created_at`), CommandTargetNotFound, CommandTargetAmbiguous,

@@ -9,7 +9,7 @@ from typing import Protocol
 from arc_protocol.messages.leases import Envelope
 from arc_server.ports.deployments import DeploymentStore
 from arc_server.ports.leases import LeaseStore
-from arc_server.ports.records import Deployment, Granted, PushOutcome
+from arc_server.ports.records import Deployment, Grant, Granted, PushLease, PushOutcome
 
 
 class PushStore(LeaseStore, DeploymentStore, Protocol):
@@ -28,6 +28,22 @@ class PushStore(LeaseStore, DeploymentStore, Protocol):
 
     async def next_push_at(self) -> datetime | None:
         """Return when the earliest waiting push is due, None when none waits."""
+        ...
+
+
+class PushOutlet(Protocol):
+    """Sends commands that were dispatched as they were created."""
+
+    def offer(self, now: datetime) -> PushLease | None:
+        """Return a lease to dispatch a new command under; None if it has to wait for its turn."""
+        ...
+
+    async def send(self, grant: Grant) -> None:
+        """Start to send a command that was dispatched under an offered lease.
+
+        Release its lease, at no cost of an attempt, if nothing is sent any more. Never raises for
+        what the store does.
+        """
         ...
 
 

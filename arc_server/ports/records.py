@@ -104,8 +104,16 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The agent id that asked for it, if it gave one."""
 
 
+class PushLease(Record, frozen=True):
+    """The lease that a new command is pushed under at once, and until when it lasts."""
+
+    lease_id: str
+    expires_at: datetime
+
+
 class NewCommand(Record, frozen=True, kw_only=True):
-    """A command to create: PENDING_UPLOAD if `params` is an AwaitedBlob, else PENDING."""
+    """A command to create: PENDING_UPLOAD if `params` is an AwaitedBlob, else PENDING, or
+    DISPATCHED under its push lease."""
 
     command_id: str
     deployment_id: str
@@ -123,6 +131,9 @@ class NewCommand(Record, frozen=True, kw_only=True):
     """Register an unknown deployment, and a target that is named for the first time."""
     signature: str | None = None
     """The sender's; kept as it is when params are replaced."""
+    push_lease: PushLease | None = None
+    """Set if the caller is ready to send the command now. It counts if the deployment is pushed to
+    and the params are there."""
 
 
 class Created(Record, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """The outbox sends commands to push targets. They stand in the database and survive a restart.
 
 A push is a lease whose holder is the push target. The command is leased before it is sent, for the
-time that sending may take; once accepted, the lease is renewed for the time that a response may
-take. A definite rejection ends the command as FAILED. After any other outcome the lease is
+time that sending may take: by the transaction that creates it if the outbox is free to send it at
+once, else when its turn has come. Once accepted, the lease is renewed for the time that a response
+may take. A definite rejection ends the command as FAILED. After any other outcome the lease is
 released, and the command is sent again after a back-off, until it has no attempts or time left.
 Every send of a command carries one lease, since its holder does not change.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 import structlog
@@ -20,7 +21,7 @@ from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, Unavailable
 from arc_server.ports.clock import Clock
 from arc_server.ports.pushes import Dispatcher, PushStore
-from arc_server.ports.records import Grant, StoredError
+from arc_server.ports.records import Grant, PushLease, StoredError
 from arc_server.service.announcements import Announcements
 from arc_server.service.envelopes import Envelopes
 from arc_server.service.identifiers import new_lease_id
@@ -65,33 +66,73 @@ class Outbox:
         self._limits = limits
         self._base_url = base_url
         self._free = limits.concurrency
+        self._sending: asyncio.TaskGroup | None = None
         self._jitter = random.Random()  # noqa: S311 (spreads a herd, keeps no secret)
 
     async def run(self) -> None:
         """Send what is due and wait until more is, until cancelled."""
         async with asyncio.TaskGroup() as sending:
-            while not self._announcements.is_closed:
-                try:
-                    await self._announcements.wait_for_push(await self._push_due(sending))
-                except Unavailable as error:
-                    log.warning("push.store_away", reason=error.message)
-                    await self._clock.sleep(self._limits.retry_store_seconds)
-                except Exception:
-                    log.exception("push.failing")
-                    await self._clock.sleep(self._limits.retry_store_seconds)
+            self._sending = sending
+            self._announcements.push_outlet = self
+            try:
+                await self._push_until_closed(sending)
+            finally:
+                self._announcements.push_outlet = self._sending = None
+
+    def offer(self, now: datetime) -> PushLease | None:
+        """Return a lease to dispatch a new command under; None if it has to wait for its turn."""
+        if self._free <= 0 or self._announcements.is_closed:
+            return None
+        return PushLease(new_lease_id(), now + timedelta(seconds=self._send_seconds))
+
+    async def send(self, grant: Grant) -> None:
+        """Start to send a command that was dispatched under an offered lease.
+
+        Release its lease, at no cost of an attempt, if nothing is sent any more. Never raises for
+        what the store does.
+        """
+        if self._sending is not None and not self._announcements.is_closed:
+            # Creates that overlap may start more sends than are free: the loop starts fewer then.
+            self._start(self._sending, grant)
+            return
+        command = grant.command
+        assert command.lease_id is not None
+        try:
+            await self._store.release(command.lease_id, self._clock.now(), costs_attempt=False)
+        except ArcError as error:
+            log.warning("push.unsettled", command_id=command.command_id, reason=error.message)
+
+    @property
+    def _send_seconds(self) -> float:
+        """The length of a lease that lasts for one send."""
+        return self._limits.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS
+
+    def _start(self, sending: asyncio.TaskGroup, grant: Grant) -> None:
+        self._free -= 1
+        sending.create_task(self._send(grant))
+
+    async def _push_until_closed(self, sending: asyncio.TaskGroup) -> None:
+        while not self._announcements.is_closed:
+            try:
+                await self._announcements.wait_for_push(await self._push_due(sending))
+            except Unavailable as error:
+                log.warning("push.store_away", reason=error.message)
+                await self._clock.sleep(self._limits.retry_store_seconds)
+            except Exception:
+                log.exception("push.failing")
+                await self._clock.sleep(self._limits.retry_store_seconds)
 
     async def _push_due(self, sending: asyncio.TaskGroup) -> float | None:
         """Start every send that is due. Return the seconds until the next one; None without one."""
         while self._free > 0:
             granted = await self._store.lease_push(
                 [new_lease_id() for _ in range(self._free)],
-                self._limits.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS,
+                self._send_seconds,
                 self._clock.now(),
             )
             self._announcements.announce_swept(granted.ended)
             for grant in granted.grants:
-                self._free -= 1
-                sending.create_task(self._send(grant))
+                self._start(sending, grant)
             if not granted.grants:
                 break
         else:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from arc_protocol import lifecycle
 from arc_protocol.messages.base import State
+from arc_server.ports.pushes import PushOutlet
 from arc_server.ports.records import CommandRecord, CommandWithResponse, Completion, StoredResponse
 from arc_server.service.result_waiters import ResultWaiters
 from arc_server.service.work_waiters import WorkWaiters
@@ -22,6 +23,8 @@ class Announcements:
     def __init__(self) -> None:
         self.work = WorkWaiters()
         self.results = ResultWaiters()
+        self.push_outlet: PushOutlet | None = None
+        """The outbox, while it takes commands as they are created."""
         self._push = asyncio.Event()
         self.is_closed = False
 

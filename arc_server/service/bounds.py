@@ -16,6 +16,18 @@ def bounded(field: str, given: int | None, default: int, most: int) -> int:
     return given
 
 
+def clamped(field: str, given: int | None, default: int, most: int) -> int:
+    """Return a number from 1 to `most`, or its default. One above `most` becomes `most`.
+
+    Raises InvalidCommand naming the field for a number below 1.
+    """
+    if given is None:
+        return default
+    if given < 1:
+        raise InvalidCommand(f"{field}: must be at least 1", field=field)
+    return min(given, most)
+
+
 def check_wait(seconds: float) -> None:
     """Raise InvalidCommand for a wait out of bounds."""
     if not 0 <= seconds <= MAX_WAIT_SECONDS:

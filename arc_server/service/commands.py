@@ -41,6 +41,7 @@ from arc_server.ports.records import (
     CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
+    Grant,
     NewCommand,
     StoredBlob,
     StoredInline,
@@ -88,6 +89,12 @@ class CommandService:
         and the errors of target resolution (`CommandStore.create`).
         """
         check_deployment(request.deployment_id, within)
+        if request.operation_result_contract is not None:
+            # Taken and not kept, it would let readers see what the sender wanted redacted.
+            raise InvalidCommand(
+                "operationResultContract: this server does not redact results",
+                field="operationResultContract",
+            )
         max_attempts = bounded(
             "maxAttempts",
             request.max_attempts,
@@ -98,6 +105,7 @@ class CommandService:
         now = self._clock.now()
         command_id = new_command_id(now)
         params, digest = await self._incoming.accept_params(command_id, request.params)
+        outlet = self._announcements.push_outlet
         results = self._announcements.results
         results.remember_live(command_id, request.deployment_id, deadline)
         try:
@@ -115,6 +123,7 @@ class CommandService:
                     idempotency_key=request.idempotency_key,
                     auto_register=self._limits.auto_register,
                     signature=request.signature,
+                    push_lease=None if outlet is None else outlet.offer(now),
                 )
             )
         except ArcError as error:
@@ -128,6 +137,11 @@ class CommandService:
             await self._incoming.discard(params)
         else:
             self._announcements.announce(command)
+            if outlet is not None and command.state is State.DISPATCHED:
+                assert not isinstance(params, AwaitedBlob)
+                await outlet.send(
+                    Grant(command=command, params=params, signature=request.signature)
+                )
             await self._incoming.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
@@ -138,6 +152,7 @@ class CommandService:
             inline_allowed_up_to=self._limits.inline_bytes,
             next="poll" if upload is None else "upload",
             storage_upload=upload,
+            created=not created.is_replay,
             is_replay=created.is_replay or None,
         )
 

@@ -46,7 +46,7 @@ from arc_server.ports.records import (
 )
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
-from arc_server.service.bounds import bounded, check_deployment, check_wait
+from arc_server.service.bounds import check_deployment, check_wait, clamped
 from arc_server.service.envelopes import Envelopes
 from arc_server.service.identifiers import FreshLeaseIds
 from arc_server.service.incoming_bodies import IncomingBodies
@@ -100,7 +100,7 @@ class LeaseService:
         """
         check_deployment(request.deployment_id, within)
         is_legacy = user_agent.startswith(LEGACY_USER_AGENT)
-        count = bounded("maxLeases", request.max_leases, 1, self._limits.max_leases)
+        count = clamped("maxLeases", request.max_leases, 1, self._limits.max_leases)
         count = 1 if is_legacy else count
         seconds = lifecycle.granted_seconds(
             self._lease_seconds(request.lease_seconds), is_legacy_agent=is_legacy
@@ -233,8 +233,9 @@ class LeaseService:
         return RespondResponse(refused=refused)
 
     def _lease_seconds(self, given: int | None) -> int:
-        """Return for how long a lease is asked. Raises InvalidCommand."""
-        return bounded("leaseSeconds", given, DEFAULT_LEASE_SECONDS, self._limits.max_lease_seconds)
+        """Return for how long a lease is granted. Raises InvalidCommand."""
+        # Public receivers ask for the time-out of their worker and 60 s, and end on a 400.
+        return clamped("leaseSeconds", given, DEFAULT_LEASE_SECONDS, self._limits.max_lease_seconds)
 
     async def _lease_now(
         self, request: LeaseRequest, count: int, seconds: float, waited: float, base_url: str

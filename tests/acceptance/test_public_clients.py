@@ -485,6 +485,18 @@ def test_a_bearer_token_on_a_response_decides_alone(deployment: Deployment) -> N
     assert receiver.wire.send("PUT", url, JSON, body).status == 200
 
 
+@pytest.mark.parametrize("timeout", [3_600, 7_200, 604_800])
+def test_a_receiver_asks_for_the_time_out_of_its_worker_and_a_minute(
+    deployment: Deployment, timeout: int
+) -> None:
+    deployment.sender().create("long", b"{}")
+
+    (lease,) = deployment.receiver().lease(maximum=5_000, seconds=timeout + 60)
+
+    left = datetime.fromisoformat(lease["leaseExpiresAt"]) - datetime.now(UTC)
+    assert left > timedelta(seconds=min(timeout, 86_000))
+
+
 def test_a_receiver_nobody_knows_is_answered_with_nothing_to_do(deployment: Deployment) -> None:
     deployment.sender().create("c", b"{}", targetResourceId="api")
 
@@ -527,7 +539,50 @@ def test_a_command_without_target_is_ambiguous_where_several_are(deployment: Dep
         assert (refused.status, refused.json()["code"]) == (status, code)
 
 
+def test_a_misspelled_target_is_not_found_and_changes_nothing(deployment: Deployment) -> None:
+    sender, receiver = deployment.sender(), deployment.receiver()
+    operator = deployment.receiver({"resourceId": "operator", "resourceType": "daemon"})
+    assert receiver.lease() == []
+    assert operator.lease() == []
+    request = {
+        "deploymentId": deployment.deployment_id,
+        "command": "c",
+        "params": {"mode": "inline", "inlineBase64": "e30="},
+    }
+
+    refused = sender.post("/v1/commands", {**request, "targetResourceId": "defualt"})
+
+    assert (refused.status, refused.json()["code"]) == (404, "COMMAND_TARGET_NOT_FOUND")
+    created = sender.create("c", b"{}")
+    assert sender.look(created["commandId"])["target"] == DAEMON
+    for_operator = sender.create("postgres/health", b"{}", targetResourceId="operator")
+    assert [lease["commandId"] for lease in operator.lease(9)] == [for_operator["commandId"]]
+    assert [lease["commandId"] for lease in receiver.lease(9)] == [created["commandId"]]
+
+
 # Senders of both
+
+
+def test_a_contract_for_the_result_is_refused_by_name_and_never_dropped(
+    deployment: Deployment,
+) -> None:
+    sender, receiver = deployment.sender(), deployment.receiver()
+    name = f"operation/v1/{'0123456789abcdef' * 4}"
+    request = {
+        "deploymentId": deployment.deployment_id,
+        "command": name,
+        "params": {"mode": "inline", "inlineBase64": "e30="},
+    }
+
+    for contract in ({"version": 1, "redact": ["/secret"]}, {}):
+        refused = sender.post("/v1/commands", {**request, "operationResultContract": contract})
+        assert (refused.status, refused.json()["code"]) == (400, "INVALID_COMMAND")
+        assert refused.json()["context"] == {"field": "operationResultContract"}
+    assert receiver.lease() == []
+
+    created = sender.create(name, b"{}", operationResultContract=None, idempotencyKey="k")
+    (lease,) = receiver.lease()
+    assert (lease["commandId"], lease["envelope"]["command"]) == (created["commandId"], name)
 
 
 def test_a_repeat_with_the_same_key_is_the_same_command(deployment: Deployment) -> None:
@@ -543,6 +598,8 @@ def test_a_repeat_with_the_same_key_is_the_same_command(deployment: Deployment) 
     assert first["commandId"] == repeat["commandId"] == late["commandId"] != other["commandId"]
     assert [answer["state"] for answer in (repeat, late)] == ["PENDING", "EXPIRED"]
     assert {answer["next"] for answer in (repeat, late)} == {"poll"}
+    assert (first["created"], repeat["created"], late["created"]) == (True, False, False)
+    assert other["created"]
 
 
 def test_a_deadline_that_has_passed_is_refused_and_nothing_is_stored(

@@ -29,7 +29,13 @@ from arc_protocol.errors import (
     StoreUnavailable,
 )
 from arc_protocol.messages.agents import AgentRegistration
-from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, ResourceType, State
+from arc_protocol.messages.base import (
+    IMPLICIT_TARGET,
+    RESERVED_TARGETS,
+    CommandTarget,
+    ResourceType,
+    State,
+)
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.records import (
@@ -182,6 +188,15 @@ class MemoryStore(MemoryCredentials):
             push_at=new.created_at,
         )
         self._commands[new.command_id] = stored
+        if stored.command.is_push and new.push_lease and not is_awaited:
+            self._set(
+                stored,
+                state=State.DISPATCHED,
+                dispatched_at=new.created_at,
+                lease_id=new.push_lease.lease_id,
+                lease_attempt=1,
+                lease_expires_at=new.push_lease.expires_at,
+            )
         if new.idempotency_key is not None:
             self._keys.setdefault(_key_name(new), []).append(
                 _Key(
@@ -211,7 +226,7 @@ class MemoryStore(MemoryCredentials):
     def _register(self, deployment_id: str, target: CommandTarget) -> bool:
         """Register a target; whether it took over waiting commands of the implicit one."""
         place = self._places.setdefault(deployment_id, _Place())
-        is_first = not place.targets
+        is_first = not _ordinary(place) and target.resource_id not in RESERVED_TARGETS
         place.targets[target.resource_id] = target
         return is_first and self._inherit(deployment_id, target)
 
@@ -312,7 +327,7 @@ class MemoryStore(MemoryCredentials):
             target = named if _is_good_id(named.resource_id) else None
             inherited = target is not None and self._register(query.deployment_id, named)
         else:
-            is_implicit = not place.targets and named.resource_id == IMPLICIT_TARGET.resource_id
+            is_implicit = not _ordinary(place) and named.resource_id == IMPLICIT_TARGET.resource_id
             target = IMPLICIT_TARGET if is_implicit else None
         if target is None:
             return Granted(grants=())
@@ -450,7 +465,8 @@ class MemoryStore(MemoryCredentials):
         stored.push_at = push_after or stored.push_at
         place = self._places[command.deployment_id]
         target = place.targets.get(command.target.resource_id, command.target)
-        if place.heir is not None and target.resource_id not in place.targets:
+        is_here = target.resource_id in {*place.targets, *RESERVED_TARGETS}
+        if place.heir is not None and not is_here:
             target = place.targets[place.heir]
         attempt = command.attempt + 1 if costs_attempt else command.attempt
         return self._set(stored, state=State.PENDING, attempt=attempt, target=target)
@@ -618,18 +634,20 @@ class MemoryStore(MemoryCredentials):
         for target in deployment.targets:
             if not _is_good_id(target.resource_id):
                 raise CommandTargetIdInvalid("target id: must not be empty or contain ':'")
+        if default in RESERVED_TARGETS:
+            raise CommandTargetIdInvalid(f"the default target must not be {default!r}")
         named = {target.resource_id for target in deployment.targets} | known.targets.keys()
         if default is not None and default not in named:
             raise CommandTargetNotFound(f"the default target {default!r} is not registered")
         place = self._places.setdefault(deployment_id, known)
-        is_first = not place.targets
+        is_first = not _ordinary(place)
         for target in deployment.targets:
             is_new = target.resource_id not in place.targets
             place.targets[target.resource_id] = target
             if not is_new:
                 self._move(deployment_id, target.resource_id, target)
-        if is_first and deployment.targets:
-            self._inherit(deployment_id, place.targets[default or next(iter(place.targets))])
+        if is_first and (ordinary := _ordinary(place)):
+            self._inherit(deployment_id, place.targets[default or ordinary[0].resource_id])
         place.default = default
         had_push = place.push_url is not None
         place.push_url, place.push_token = deployment.push_url, deployment.push_token
@@ -819,7 +837,9 @@ def _is_good_id(resource_id: str) -> bool:
 
 def _is_implicit(place: _Place, target: CommandTarget) -> bool:
     """Whether a target is the implicit one or its heir, or would be once it is registered."""
-    return not place.targets or target.resource_id == place.heir
+    if target.resource_id in RESERVED_TARGETS:
+        return False
+    return not _ordinary(place) or target.resource_id == place.heir
 
 
 def _is_same(key: _Key, place: _Place, target: CommandTarget) -> bool:
@@ -832,11 +852,15 @@ def _is_same(key: _Key, place: _Place, target: CommandTarget) -> bool:
 def _default_target(place: _Place) -> CommandTarget | None:
     if place.default is not None:
         return place.targets[place.default]
-    if not place.targets:
+    ordinary = _ordinary(place)
+    if not ordinary:
         return IMPLICIT_TARGET
-    if len(place.targets) == 1:
-        return next(iter(place.targets.values()))
-    return None
+    return ordinary[0] if len(ordinary) == 1 else None
+
+
+def _ordinary(place: _Place) -> list[CommandTarget]:
+    """The registered targets that a create without a target may be for."""
+    return [each for each in place.targets.values() if each.resource_id not in RESERVED_TARGETS]
 
 
 def _target_of_create(place: _Place, new: NewCommand) -> CommandTarget:
@@ -850,9 +874,9 @@ def _target_of_create(place: _Place, new: NewCommand) -> CommandTarget:
         raise CommandTargetIdInvalid("targetResourceId: must not contain ':'")
     if named in place.targets:
         return place.targets[named]
-    if named and new.auto_register:
+    if named and new.auto_register and (named in RESERVED_TARGETS or not _ordinary(place)):
         return CommandTarget(resource_id=named, resource_type=ResourceType.DAEMON)
-    if named == IMPLICIT_TARGET.resource_id and not place.targets:
+    if named == IMPLICIT_TARGET.resource_id and not _ordinary(place):
         return IMPLICIT_TARGET
     raise CommandTargetNotFound(f"the deployment has no target {named!r}")
 

@@ -199,6 +199,8 @@ class FakeServer:
                 "putRequest": self._presigned("PUT", f"blobs/{command.command_id}/params"),
                 "expiresAt": "2100-01-01T00:00:00Z",
             }
+        if self.knows_part_2:
+            answer["created"] = not is_replay
         if is_replay and self.knows_part_2:
             answer["isReplay"] = True
         return answer

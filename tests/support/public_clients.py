@@ -259,6 +259,7 @@ def check_created(created: Any) -> None:
     assert created["state"] in STATES
     assert created["next"] in ("poll", "upload")
     check_integer(created["inlineAllowedUpTo"], 1)
+    assert type(created["created"]) is bool, "3.3.49 asks for it"
     assert (created["next"] == "upload") == (created.get("storageUpload") is not None)
     if created.get("storageUpload") is not None:
         check_presigned(created["storageUpload"]["putRequest"], "put")

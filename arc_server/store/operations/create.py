@@ -15,7 +15,7 @@ from arc_protocol.errors import (
 from arc_protocol.messages.base import State
 from arc_server.ports.records import AwaitedBlob, CommandRecord, Created, NewCommand, StoredBody
 from arc_server.store.engine.deployments import KnownDeployment
-from arc_server.store.engine.rows import micros
+from arc_server.store.engine.rows import StoredCommand, micros
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies, lookup, targets, transitions
 
@@ -57,6 +57,15 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         deadline=new.deadline,
     )
     seq = transitions.insert(db, command, new.params, new.signature)
+    if command.is_push and new.push_lease and not isinstance(new.params, AwaitedBlob):
+        command = transitions.dispatch(
+            db,
+            StoredCommand(seq, command, new.params, new.signature),
+            new.push_lease.lease_id,
+            None,
+            new.created_at,
+            new.push_lease.expires_at,
+        )
     if new.idempotency_key is not None:
         if key is not None:
             db.change(

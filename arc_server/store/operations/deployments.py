@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 
 from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
-from arc_protocol.messages.base import CommandTarget
+from arc_protocol.messages.base import RESERVED_TARGETS, CommandTarget
 from arc_server.ports.records import Deployment
+from arc_server.store.engine.deployments import is_ordinary
 from arc_server.store.engine.rows import micros
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import targets, transitions
@@ -19,8 +20,9 @@ def put_deployment(db: StoreSession, deployment: Deployment, now: datetime) -> N
     known = targets.register_deployment(db, deployment_id, micros(now))
     for target in deployment.targets:
         _put_target(db, deployment_id, target, micros(now))
-    if deployment.targets and not known.targets:
-        targets.inherit(db, deployment_id, _heir(deployment))
+    heir = _heir(deployment)
+    if heir is not None and not known.has_targets:
+        targets.inherit(db, deployment_id, heir)
     db.change(
         "configure_deployment",
         deployment_id=deployment_id,
@@ -68,12 +70,13 @@ def _put_target(db: StoreSession, deployment_id: str, target: CommandTarget, now
     transitions.move_waiting(db, deployment_id, target.resource_id, target)
 
 
-def _heir(deployment: Deployment) -> CommandTarget:
-    """Return the default one of several first targets: it takes over."""
-    for target in deployment.targets:
+def _heir(deployment: Deployment) -> CommandTarget | None:
+    """Return the default one of several first targets: it takes over. None without any."""
+    choice = [target for target in deployment.targets if is_ordinary(target)]
+    for target in choice:
         if target.resource_id == deployment.default_target_id:
             return target
-    return deployment.targets[0]
+    return choice[0] if choice else None
 
 
 def _check_targets(db: StoreSession, deployment: Deployment) -> None:
@@ -85,6 +88,10 @@ def _check_targets(db: StoreSession, deployment: Deployment) -> None:
                 "target id: must not be empty or contain ':'", resource_id=resource_id
             )
     default = deployment.default_target_id
+    if default in RESERVED_TARGETS:
+        raise CommandTargetIdInvalid(
+            f"the default target must not be {default!r}: that id is reserved", resource_id=default
+        )
     if default is not None and default not in ids and not (known and default in known.targets):
         raise CommandTargetNotFound(
             f"the default target {default!r} is none of the deployment's",

@@ -86,7 +86,7 @@ def _leased_target(db: StoreSession, query: LeaseQuery, now: datetime) -> _Targe
             return _Target(None)
         inherited = targets.register_target(db, query.deployment_id, named, micros(now))
         return _Target(named, inherited=inherited)
-    if known is None and not deployment.targets:
+    if known is None and not deployment.has_targets:
         known = IMPLICIT_TARGET if named.resource_id == IMPLICIT_TARGET.resource_id else None
     if known is None:
         return _Target(None)

@@ -11,8 +11,13 @@ from arc_protocol.errors import (
     CommandTargetNotFound,
     DeploymentNotFound,
 )
-from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, ResourceType
-from arc_server.store.engine.deployments import KnownDeployment
+from arc_protocol.messages.base import (
+    IMPLICIT_TARGET,
+    RESERVED_TARGETS,
+    CommandTarget,
+    ResourceType,
+)
+from arc_server.store.engine.deployments import KnownDeployment, is_ordinary
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import transitions
 
@@ -40,11 +45,13 @@ def resolve(
         return CommandTargetIdInvalid("targetResourceId: must not contain ':'", resource_id=named)
     if known := deployment.targets.get(named):
         return Resolved(known)
-    if auto_register and named:
+    # A misspelled name beside the right one would make later creates without a target ambiguous.
+    is_registrable = named in RESERVED_TARGETS or not deployment.has_targets
+    if auto_register and named and is_registrable:
         return Resolved(
             CommandTarget(resource_id=named, resource_type=ResourceType.DAEMON), is_new=True
         )
-    if named == IMPLICIT_TARGET.resource_id and not deployment.targets:
+    if named == IMPLICIT_TARGET.resource_id and not deployment.has_targets:
         return Resolved(IMPLICIT_TARGET)
     return CommandTargetNotFound(
         f"the deployment has no target {named!r}",
@@ -81,7 +88,8 @@ def register_target(db: StoreSession, deployment_id: str, target: CommandTarget,
     """Register a target and its deployment. Return True when it took over waiting commands."""
     deployment = register_deployment(db, deployment_id, now)
     insert_target(db, deployment, target, now)
-    return not deployment.targets and inherit(db, deployment_id, target)
+    is_first = is_ordinary(target) and not deployment.has_targets
+    return is_first and inherit(db, deployment_id, target)
 
 
 def insert_target(

@@ -15,7 +15,7 @@ from arc_protocol.errors import (
     StoreUnavailable,
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, State
-from arc_server.ports.records import AwaitedBlob, StoredBlob, StoredInline
+from arc_server.ports.records import AwaitedBlob, PushLease, StoredBlob, StoredInline
 from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
@@ -48,6 +48,32 @@ async def test_a_new_command_is_pending_in_its_first_attempt(store: Store) -> No
     assert command.deadline == after(300)
     assert command.lease_id is None
     assert await read(store, "cmd_a") == command
+
+
+async def test_a_pushed_command_is_dispatched_by_its_create(store: Store) -> None:
+    await store.put_deployment(pushed(), NOW)
+    lease_of_push = PushLease("lease_p", after(15))
+
+    command = await create(store, command_id="cmd_a", push_lease=lease_of_push)
+    awaited = await create(store, params=UPLOAD, push_lease=lease_of_push)
+
+    assert command == await read(store, "cmd_a")
+    assert command.state is State.DISPATCHED
+    assert (command.lease_id, command.lease_attempt) == ("lease_p", 1)
+    assert (command.dispatched_at, command.lease_expires_at) == (NOW, after(15))
+    assert awaited.state is State.PENDING_UPLOAD
+    assert not (await store.lease_push(["lease_q"], 60, NOW)).grants
+    await store.requeue_lapsed(after(15), 10)
+    [grant] = (await store.lease_push(["lease_q"], 60, after(15))).grants
+    assert (grant.command.lease_id, grant.command.attempt) == ("lease_p", 2)
+
+
+async def test_a_push_lease_is_for_deployments_that_are_pushed_to(store: Store) -> None:
+    command = await create(store, push_lease=PushLease("lease_p", after(15)))
+
+    assert command.state is State.PENDING
+    assert command.lease_id is None
+    assert granted_ids(await lease(store)) == [command.command_id]
 
 
 async def test_everything_stored_reads_back_as_it_was(store: Store) -> None:

@@ -22,6 +22,7 @@ from tests.support.store_samples import (
     granted_ids,
     lease,
     leased,
+    new,
     pushed,
     read,
     worker,
@@ -88,6 +89,68 @@ async def test_a_target_that_a_sender_names_first_is_registered_as_a_daemon(
 
     assert command.target == daemon("vault")
     assert await targets_of(store) == [daemon("vault")]
+
+
+async def test_a_sender_registers_no_target_beside_another(store: Store) -> None:
+    await lease(store, target=worker("web"))
+
+    with pytest.raises(CommandTargetNotFound):
+        await create(store, target_resource_id="wbe")
+
+    assert await targets_of(store) == [worker("web")]
+    assert (await create(store)).target == worker("web")
+
+
+@pytest.mark.parametrize("reserved", ["operator", "operations-worker"])
+async def test_a_reserved_target_is_for_creates_that_name_it(store: Store, reserved: str) -> None:
+    await create(store, command_id="cmd_before")
+    await lease(store, target=worker(reserved))
+    await create(store, command_id="cmd_shorthand")
+    await create(store, command_id="cmd_named", target_resource_id=reserved)
+
+    assert granted_ids(await lease(store, 9, target=worker(reserved))) == ["cmd_named"]
+    assert granted_ids(await lease(store, 9)) == ["cmd_before", "cmd_shorthand"]
+
+
+@pytest.mark.parametrize("reserved", ["operator", "operations-worker"])
+async def test_a_reserved_target_makes_nothing_ambiguous(store: Store, reserved: str) -> None:
+    await lease(store, target=worker("web"))
+    await create(store, target_resource_id=reserved)
+
+    assert await targets_of(store) == [worker("web"), daemon(reserved)]
+    assert (await create(store)).target == worker("web")
+
+
+async def test_the_first_target_takes_over_beside_a_reserved_one(store: Store) -> None:
+    await lease(store, target=daemon("operator"))
+    held = await leased(store)
+    await create(store, command_id="cmd_1", idempotency_key="k")
+
+    granted = await lease(store, 9, target=worker("web"))
+
+    assert granted.inherited
+    assert granted_ids(granted) == ["cmd_1"]
+    released = await store.release(held.lease_id or "", NOW, costs_attempt=True)
+    assert released.target == worker("web")
+    repeat = await store.create(new(idempotency_key="k", target_resource_id="web"))
+    assert repeat.is_replay
+
+
+async def test_a_reserved_target_has_keys_of_its_own(store: Store) -> None:
+    await create(store, idempotency_key="k")
+
+    other = await store.create(new(idempotency_key="k", target_resource_id="operator"))
+
+    assert not other.is_replay
+
+
+async def test_a_reserved_target_cannot_be_the_default(store: Store) -> None:
+    with pytest.raises(CommandTargetIdInvalid):
+        await store.put_deployment(
+            deployment(daemon("one"), daemon("operator"), default_target_id="operator"), NOW
+        )
+
+    assert await store.get_deployment(DEPLOYMENT) is None
 
 
 async def test_a_target_that_an_agent_names_first_is_registered(store: Store) -> None:
@@ -221,6 +284,7 @@ async def test_a_redelivered_command_stays_with_its_target(store: Store) -> None
 
 
 async def test_a_target_gets_its_own_commands_only(store: Store) -> None:
+    await store.put_deployment(deployment(daemon("one"), daemon("two")), NOW)
     await create(store, command_id="cmd_one", target_resource_id="one")
     await create(store, command_id="cmd_two", target_resource_id="two")
     await create(store, command_id="cmd_far", deployment_id="dep-2", target_resource_id="one")
@@ -243,6 +307,7 @@ async def test_without_target_the_default_targets_commands_are_leased(store: Sto
     await create(store, command_id="cmd_one", target_resource_id="one")
     assert granted_ids(await lease(store)) == ["cmd_one"]
 
+    await store.put_deployment(deployment(daemon("two")), NOW)
     await create(store, command_id="cmd_two", target_resource_id="two")
     assert not (await lease(store)).grants
 

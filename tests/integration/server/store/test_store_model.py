@@ -44,7 +44,7 @@ from tests.support.store_samples import (
 
 MEMORY_DISK = Path("/dev/shm")
 """Where there is one, a commit costs nothing: this test is about answers, not about disks."""
-TARGET_IDS = ("default", "one", "two")
+TARGET_IDS = ("default", "one", "two", "operator")
 TARGETS = st.builds(
     lambda name, make: make(name), st.sampled_from(TARGET_IDS), st.sampled_from((daemon, worker))
 )

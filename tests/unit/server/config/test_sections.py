@@ -67,7 +67,7 @@ def test_the_commented_file_names_every_key() -> None:
         ("http: {max_body: 5}", "http.max_body"),
         ("http: {max_body_bytes: lots}", "http.max_body_bytes"),
         ("http: {max_body_bytes: 0}", "http.max_body_bytes"),
-        ("leases: {max_seconds: 3601}", "leases.max_seconds"),
+        ("leases: {max_seconds: 31622401}", "leases.max_seconds"),
         ("listen: 127.0.0.1", "listen"),
         ("listen: 127.0.0.1:65536", "listen"),
         ("listen: ':8080'", "listen"),
@@ -82,6 +82,10 @@ def test_the_commented_file_names_every_key() -> None:
         ("deployments: [{}]", "deployments[0].id"),
         ("deployments: [{id: ''}]", "deployments[0].id"),
         ("deployments: [{id: a}, {id: a}]", "deployments[1].id"),
+        (
+            "deployments: [{id: a, targets: [{resource_id: operator}], default_target: operator}]",
+            "deployments[0].default_target",
+        ),
         ("deployments: [{id: a, target: x}]", "deployments[0].target"),
         ("deployments: [{id: a, targets: [{resource_id: 'a:b'}]}]", "deployments[0].targets"),
         (

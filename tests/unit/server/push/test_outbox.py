@@ -107,6 +107,79 @@ async def test_a_command_is_pushed_and_its_response_comes_back(
         assert len(worker.received) == 1
 
 
+async def test_a_create_answers_dispatched_and_is_sent_right_after_its_commit(
+    pushing: World, worker: PushWorker
+) -> None:
+    async with outbox_of(pushing):
+        await until(lambda: pushing.announcements.push_outlet)
+        await pushing.quiet()
+        pushing.store.away = {"lease_push"}
+        created = await pushing.create()
+        found = await pushing.raw_store.get(created.command_id)
+        await until(lambda: worker.received)
+
+    assert created.state is found.command.state is State.DISPATCHED
+    assert lease_in(worker.received[0]) == found.command.lease_id
+    assert worker.received[0].attempt == 1
+    assert len(worker.received) == 1
+
+
+async def test_params_to_come_and_repeats_are_dispatched_by_no_create(
+    pushing: World, worker: PushWorker
+) -> None:
+    async with outbox_of(pushing):
+        await until(lambda: pushing.announcements.push_outlet)
+        awaited = await pushing.upload(3)
+        await pushing.create(key="k")
+        again = await pushing.create(key="k")
+        await until(lambda: "renew" in pushing.store.answered)
+
+    assert awaited.state is State.PENDING_UPLOAD
+    assert (again.state, again.is_replay) == (State.DISPATCHED, True)
+    assert len(worker.received) == 1
+
+
+async def test_a_create_that_finds_no_send_free_is_pending_and_sent_in_its_turn(
+    pushing: World, worker: PushWorker
+) -> None:
+    answering = asyncio.Event()
+
+    async def take_later(_: Envelope) -> int:
+        await answering.wait()
+        return 202
+
+    worker.answers = [take_later, 202]
+    async with outbox_of(pushing, PushLimits(concurrency=1)):
+        await until(lambda: pushing.announcements.push_outlet)
+        states = [(await pushing.create()).state for _ in range(2)]
+        answering.set()
+        await until(lambda: len(worker.received) == 2)
+
+    assert states == [State.DISPATCHED, State.PENDING]
+
+
+async def test_a_create_that_outlasts_the_outbox_is_sent_after_the_restart_at_no_cost(
+    pushing: World, worker: PushWorker
+) -> None:
+    gate = pushing.store.gates["create"] = Gate()
+    async with outbox_of(pushing):
+        await until(lambda: pushing.announcements.push_outlet)
+        creating = asyncio.ensure_future(pushing.create(max_attempts=1))
+        gate.enter.set()
+        await gate.done.wait()
+    gate.leave.set()
+    created = await creating
+    assert (await pushing.status(created.command_id)).state is State.PENDING
+    assert not worker.received
+
+    restarted = pushing.restarted()
+    async with outbox_of(restarted):
+        await until(lambda: worker.received)
+
+    assert [envelope.attempt for envelope in worker.received] == [1]
+    restarted.close()
+
+
 async def test_a_command_is_dispatched_before_it_is_sent(
     pushing: World, worker: PushWorker
 ) -> None:

@@ -146,6 +146,8 @@ async def test_a_key_with_other_params_is_refused_and_leaves_nothing_behind(
 
 
 async def test_a_key_is_scoped_by_deployment_target_and_command(world: World) -> None:
+    for name in ("t1", "t2"):
+        await world.poll("d3", target=daemon(name))
     ids = {
         (await world.create("d1", key="k")).command_id,
         (await world.create("d2", key="k")).command_id,
@@ -292,14 +294,25 @@ async def test_a_sender_may_name_a_target_first_and_it_inherits_too(world: World
 
 
 async def test_with_several_targets_and_no_default_one_has_to_be_named(world: World) -> None:
-    await world.create(target="t1")
-    await world.create(target="t2")
+    for name in ("t1", "t2"):
+        await world.poll(target=daemon(name))
 
     with pytest.raises(CommandTargetAmbiguous):
         await world.create(params=bytes(5_000))
 
     assert not world.blobs.blobs
-    assert await stored(world) == 2
+    assert await stored(world) == 0
+
+
+async def test_a_misspelled_target_is_not_registered_beside_the_right_one(world: World) -> None:
+    await world.poll(target=daemon("vault-agent"))
+
+    with pytest.raises(CommandTargetNotFound):
+        await world.create(params=bytes(5_000), target="vault-agnet")
+
+    assert not world.blobs.blobs
+    created = await world.create()
+    assert (await world.status(created.command_id)).target == daemon("vault-agent")
 
 
 async def test_an_explicit_default_is_taken(world: World) -> None:

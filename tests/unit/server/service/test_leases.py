@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import (
@@ -106,16 +107,40 @@ async def test_without_any_command_the_answer_is_empty(world: World) -> None:
     assert (await world.poll(target=daemon("t"))).leases == []
 
 
-@pytest.mark.parametrize("count", [0, -1, 1_001, 2**40])
-async def test_more_or_fewer_leases_than_may_be_are_refused(world: World, count: int) -> None:
+@pytest.mark.parametrize("count", [0, -1, -(2**70)])
+async def test_fewer_leases_than_one_are_refused(world: World, count: int) -> None:
     with pytest.raises(InvalidCommand) as refused:
         await world.poll(count=count)
 
     assert refused.value.context["field"] == "maxLeases"
 
 
-@pytest.mark.parametrize("seconds", [0, -1, 3_601])
-async def test_longer_or_shorter_leases_than_may_be_are_refused(world: World, seconds: int) -> None:
+async def test_a_request_for_more_leases_than_may_be_gets_the_most(store: Any) -> None:
+    world = World(store, limits=structs.replace(SMALL_LIMITS, max_leases=3))
+    await created(world, 4)
+
+    assert len((await world.poll(count=2**70)).leases) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [(3_660, 3_660), (7_260, 7_260), (86_400, 86_400), (86_401, 86_400), (2**70, 86_400)],
+)
+async def test_a_longer_lease_than_may_be_is_granted_as_the_longest(
+    world: World, asked: int, granted: int
+) -> None:
+    await created(world, 1)
+
+    lease = await world.lease(seconds=asked)
+
+    assert lease.lease_seconds == granted
+    assert lease.lease_expires_at == world.clock.now() + timedelta(seconds=granted)
+    (renewed,) = (await world.renew(lease.lease_id, seconds=asked)).renewed
+    assert renewed.lease_seconds == granted
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+async def test_shorter_leases_than_a_second_are_refused(world: World, seconds: int) -> None:
     with pytest.raises(InvalidCommand) as refused:
         await world.poll(seconds=seconds)
     with pytest.raises(InvalidCommand):
@@ -175,6 +200,8 @@ async def test_a_resource_type_that_does_not_match_gets_nothing_and_the_log_says
 
 
 async def test_targets_get_their_own(world: World) -> None:
+    await world.poll(target=daemon("t2"))
+    await world.poll(target=daemon("t1"))
     one = await world.create(target="t1")
     two = await world.create(target="t2")
 
