@@ -31,7 +31,7 @@ def keep_signals_apart() -> None:
 
 
 def keep_exit_statuses() -> None:
-    """Have the kernel keep the exit statuses of children, whatever this process has inherited."""
+    """Have the kernel keep the exit statuses of children, even if SIGCHLD was inherited ignored."""
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""The event loop of the process goes on until the agent ends, whatever a handler's task does.
+"""The event loop of the process goes on until the agent ends: no task of a handler ends it.
 
 asyncio lets SystemExit and KeyboardInterrupt of any task, and a call of `loop.stop()`, end the
 loop. The loop is whole then: it is run again, and the task has failed alone.

@@ -104,7 +104,7 @@ class Outbox:
 
     @property
     def _send_seconds(self) -> float:
-        """The length of a lease that lasts for one send."""
+        """Return the length of a lease that lasts for one send."""
         return self._limits.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS
 
     def _start(self, sending: asyncio.TaskGroup, grant: Grant) -> None:
