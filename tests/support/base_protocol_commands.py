@@ -1,4 +1,4 @@
-"""What a server of part 1 keeps: commands, leases, blobs. Moves by its own rules, knows no HTTP.
+"""The state of a base-protocol server: commands, leases, blobs, without HTTP or the server's code.
 
 `era=1` is the public server of 1.x, `era=3` that of 3.x, in what a client can see of them.
 """
@@ -68,8 +68,8 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
 
 
-class Part1Commands:
-    """The commands of a server that knows part 1 only, and its clock, which tests move."""
+class BaseProtocolCommands:
+    """The commands of a server of the base protocol, and its clock, which tests move."""
 
     def __init__(self, era: Era, base: str, target: Json) -> None:
         """`base` ends in /v1. `target` is the one that 3.x knows; 1.x knows none."""

@@ -1,6 +1,6 @@
-"""A server that knows part 1 of the protocol only, of either public generation, over HTTP.
+"""A server of the base protocol only, of either public generation, over HTTP.
 
-    async with Part1Server(era=3) as server:
+    async with BaseProtocolServer(era=3) as server:
         command_id = server.send("reports.generate", b"{}")
         ...  # an agent at server.url
         await server.until(lambda: server.command(command_id).is_terminal)
@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
-from tests.support.base_protocol_commands import Command, Era, Json, Part1Commands, Refusal
+from tests.support.base_protocol_commands import BaseProtocolCommands, Command, Era, Json, Refusal
 from tests.support.waiting import Changes
 
 Fault = int | Literal["drop", "lose"]
@@ -59,7 +59,7 @@ class Seen:
         return json.loads(self.body)
 
 
-class Part1Server:
+class BaseProtocolServer:
     """The fake on a free port of 127.0.0.1."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Part1Server:
         self.origin = f"http://{host}:{port}"
         self.url = f"{self.origin}{self._behind}/v1"
         """What agents and Rust senders are given."""
-        self.state = Part1Commands(self._era, f"{self.origin}/v1", self._target)
+        self.state = BaseProtocolCommands(self._era, f"{self.origin}/v1", self._target)
         return self
 
     async def __aexit__(

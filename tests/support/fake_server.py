@@ -60,7 +60,7 @@ class FakeServer:
     A command without a handler stays PENDING. `token` is asked for unless None.
     """
 
-    knows_part_2: bool = True
+    knows_extensions: bool = True
     token: str | None = None
     inline_limit: int = 150_000
     handlers: dict[str, Handler] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class FakeServer:
                 web.get("/blobs/{id}/result", self._get_blob, name="get-blob"),
             ]
         )
-        if self.knows_part_2:
+        if self.knows_extensions:
             app.add_routes(
                 [
                     web.get("/v1/commands", self._list, name="list"),
@@ -158,7 +158,7 @@ class FakeServer:
         try:
             return await handler(request)
         except web.HTTPException as failure:
-            if not self.knows_part_2:
+            if not self.knows_extensions:
                 return web.Response(status=failure.status)
             return error(failure.status, "NOT_FOUND", failure.reason)
 
@@ -193,15 +193,15 @@ class FakeServer:
             "inlineAllowedUpTo": self.inline_limit,
             "next": "poll",
         }
-        if command.state == "PENDING_UPLOAD" and (self.knows_part_2 or not is_replay):
+        if command.state == "PENDING_UPLOAD" and (self.knows_extensions or not is_replay):
             answer["next"] = "upload"
             answer["storageUpload"] = {
                 "putRequest": self._presigned("PUT", f"blobs/{command.command_id}/params"),
                 "expiresAt": "2100-01-01T00:00:00Z",
             }
-        if self.knows_part_2:
+        if self.knows_extensions:
             answer["created"] = not is_replay
-        if is_replay and self.knows_part_2:
+        if is_replay and self.knows_extensions:
             answer["isReplay"] = True
         return answer
 
@@ -245,7 +245,7 @@ class FakeServer:
         command = self.commands.get(request.match_info["id"])
         if command is None:
             return error(404, "COMMAND_NOT_FOUND", f"no such command: {request.match_info['id']}")
-        if self.knows_part_2:
+        if self.knows_extensions:
             try:
                 async with asyncio.timeout(float(request.query.get("waitSeconds", "0"))):
                     await command.ended.wait()
@@ -264,7 +264,7 @@ class FakeServer:
             answer["response"] = command.response
             if command.result is not None:
                 answer["response"] = {"status": "success", "response": self._body(command)}
-        if self.knows_part_2:
+        if self.knows_extensions:
             answer |= {
                 "deploymentId": command.create["deploymentId"],
                 "command": command.create["command"],

@@ -1,4 +1,4 @@
-"""What a server that lies may try with signed commands, and what it gets.
+"""The forgeries that a lying server may try with signed commands, and their ends.
 
 Each row spoils a lease that was good. Keys: `OPS` is known to the host, `STRANGER` is not.
 """

@@ -1,4 +1,4 @@
-"""What stands between an agent and its server in a real network: a forward proxy, a TLS front.
+"""The fronts between agent and server in a real network: a forward proxy, a TLS front.
 
 Both only pass on what they are given, to addresses of this machine.
 """

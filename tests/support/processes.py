@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import until
+
 BIN = Path(sys.executable).parent
 START_SECONDS = 30.0
 """A start takes half a second; a machine that others use as well may take its time."""
@@ -195,3 +197,15 @@ async def run_once(
 async def let_real_time_pass(seconds: float) -> None:
     """For faults that are a length of time: an outage, a lease that nobody renews."""
     await asyncio.sleep(seconds)
+
+
+async def until_gone(pid: int) -> None:
+    """Wait until a process is gone, or only its parent's memory of it is left."""
+
+    def is_gone() -> bool:
+        try:
+            return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+
+    await until(is_gone)

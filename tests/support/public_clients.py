@@ -1,4 +1,4 @@
-"""What public clients of `alien-commands` send, header by header, and what they need to read.
+"""The requests of public `alien-commands` clients, header by header, and what these read.
 
 Written by hand from what is known of the 1.x and 3.x senders and receivers. The checks are those
 that the clients make themselves: where one would break, the assertion does.

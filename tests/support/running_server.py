@@ -1,4 +1,4 @@
-"""What the tests of the HTTP server call it with."""
+"""A running server and a client, with which tests call its HTTP routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store's tests store."""
+"""Samples of commands, bodies and tokens for tests of the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one test needs: a server, agents and a sender, real processes on a fresh directory."""
+"""The world of one test: a server, agents and a sender, real processes on a fresh directory."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 @pytest.fixture
 async def old_server() -> AsyncIterator[ScriptedServer]:
-    """One that knows part 1 only."""
+    """A server that knows the base protocol only."""
     async with ScriptedServer(knows_extensions=False) as running:
         yield running
 

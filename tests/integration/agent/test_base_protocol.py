@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from arc_agent import handler
-from tests.support.base_protocol_server import Part1Server
+from tests.support.base_protocol_server import BaseProtocolServer
 from tests.support.running_agent import Start, running
 from tests.support.scripted_server import ScriptedServer, inline
 
@@ -19,7 +19,7 @@ from tests.support.scripted_server import ScriptedServer, inline
 @pytest.mark.parametrize("era", [1, 3])
 async def test_a_command_of_a_public_server_is_run(era: Any, tmp_path: Path) -> None:
     large = json.dumps("x" * 400_000).encode()
-    async with Part1Server(era=era, token="secret") as server:
+    async with BaseProtocolServer(era=era, token="secret") as server:
         target = {"resource_id": "default", "resource_type": "daemon"} if era == 3 else None
         settings: dict[str, Any] = {
             "server": {"token": "secret"},
@@ -131,7 +131,7 @@ async def test_the_variables_of_public_receivers_are_read(tmp_path: Path) -> Non
     from arc_agent.agent import Agent
     from arc_agent.work.live_config import LiveConfig, Source
 
-    async with Part1Server(era=3, token="secret") as server:
+    async with BaseProtocolServer(era=3, token="secret") as server:
         (tmp_path / "token").write_text("secret\n")
         environ = {
             "ALIEN_COMMANDS_URL": server.url + "/",

@@ -1,4 +1,4 @@
-"""What handlers say while they run reaches the server, or is dropped in silence."""
+"""Events that handlers report while they run: sent to the server, or dropped in silence."""
 
 from __future__ import annotations
 

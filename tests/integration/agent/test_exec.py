@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from tests.support.processes import until_gone
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer, inline
 from tests.support.waiting import until
@@ -153,7 +152,7 @@ async def test_a_time_out_ends_the_whole_process_group(
     )
 
     assert response["code"] == "HANDLER_TIMEOUT"
-    await _until_gone(int(child.read_text()))
+    await until_gone(int(child.read_text()))
 
 
 async def test_children_that_a_program_leaves_behind_do_not_hold_up_its_result(
@@ -169,7 +168,7 @@ async def test_children_that_a_program_leaves_behind_do_not_hold_up_its_result(
     response = await run(server, start, argv=python(code))
 
     assert inline(response) == b"1"
-    await _until_gone(int(child.read_text()))
+    await until_gone(int(child.read_text()))
 
 
 async def test_a_drain_ends_programs_tidily(
@@ -189,16 +188,3 @@ async def test_a_drain_ends_programs_tidily(
 
     assert mark.read_text() == "started ended"
     assert server.seen("release")[0].json()["reason"] == "drain"
-
-
-async def _until_gone(pid: int) -> None:
-    """Wait until a process is gone, or only its parent's memory of it is left."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                os.kill(pid, 0)
-                if ") Z " in Path(f"/proc/{pid}/stat").read_text():
-                    return
-            except (ProcessLookupError, FileNotFoundError):
-                return
-            await asyncio.sleep(0.01)

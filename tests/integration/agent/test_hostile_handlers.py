@@ -17,8 +17,8 @@ import pytest
 
 from arc_agent import handler
 from tests.support.agent_process import agent
+from tests.support.processes import until_gone
 from tests.support.scripted_server import ScriptedServer, inline
-from tests.support.waiting import until
 
 Start = Callable[..., Any]
 
@@ -414,15 +414,3 @@ async def still_works(server: ScriptedServer, running: Any) -> None:
     await server.until(lambda: bool(server.responses(command_id)) or running.task.done())
     assert not running.task.done()
     assert inline(server.responses(command_id)[0]) == b'"done"'
-
-
-async def until_gone(pid: int) -> None:
-    """Wait until a process is gone, or only its parent's memory of it is left."""
-
-    def is_gone() -> bool:
-        try:
-            return ") Z " in Path(f"/proc/{pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-
-    await until(is_gone)

@@ -1,4 +1,4 @@
-"""What is opened once: before the agent is ready, passed to handlers, closed when it stops."""
+"""Lifespans open once before the agent is ready, reach the handlers, and close when it stops."""
 
 from __future__ import annotations
 

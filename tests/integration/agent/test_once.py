@@ -1,4 +1,4 @@
-"""What must not run twice does not; what asks to come again does; what is full waits alone."""
+"""Handlers that must not run twice, ask to come again, or are at their limit."""
 
 from __future__ import annotations
 

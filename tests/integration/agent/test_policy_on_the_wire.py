@@ -1,4 +1,4 @@
-"""What a policy, an operator and a full audit log do to commands that a server sends."""
+"""Policies, operators and a full audit log, as a server and its senders see them."""
 
 from __future__ import annotations
 

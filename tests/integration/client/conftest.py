@@ -12,7 +12,7 @@ from tests.support.fake_server import FakeServer, echo, fail
 @pytest.fixture(params=[True, False], ids=["extended", "base"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[FakeServer]:
     """A server with an `echo` and a `fail` handler, of both kinds in turn."""
-    fake = FakeServer(knows_part_2=request.param, handlers={"echo": echo, "fail": fail})
+    fake = FakeServer(knows_extensions=request.param, handlers={"echo": echo, "fail": fail})
     await fake.start()
     yield fake
     await fake.stop()

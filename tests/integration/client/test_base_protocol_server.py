@@ -16,7 +16,7 @@ from arc_protocol.messages.commands import CommandStatus, CreateCommandResponse
 from arc_protocol.messages.leases import LeaseResponse
 from arc_protocol.urls import resolve
 from tests.support.base_protocol_commands import Era
-from tests.support.base_protocol_server import Part1Server
+from tests.support.base_protocol_server import BaseProtocolServer
 
 TARGET = {"resourceId": "default", "resourceType": "daemon"}
 BEARER = {"Authorization": "Bearer t0ken"}
@@ -25,7 +25,7 @@ BEARER = {"Authorization": "Bearer t0ken"}
 class Caller:
     """A client that sends what it is told and gives back status and body."""
 
-    def __init__(self, server: Part1Server, session: aiohttp.ClientSession) -> None:
+    def __init__(self, server: BaseProtocolServer, session: aiohttp.ClientSession) -> None:
         self.server, self.session = server, session
 
     async def __call__(
@@ -58,7 +58,7 @@ def era(request: pytest.FixtureRequest) -> Era:
 
 @pytest.fixture
 async def call(era: Era) -> AsyncIterator[Caller]:
-    async with Part1Server(era, token="t0ken") as server, aiohttp.ClientSession() as session:
+    async with BaseProtocolServer(era, token="t0ken") as server, aiohttp.ClientSession() as session:
         yield Caller(server, session)
 
 
@@ -304,7 +304,10 @@ async def test_waiting_ends_as_soon_as_a_request_made_it_true(call: Caller) -> N
 
 
 async def test_behind_a_proxy_with_a_path_only_relative_urls_lead_back() -> None:
-    async with Part1Server(3, behind="/edge/t") as server, aiohttp.ClientSession() as session:
+    async with (
+        BaseProtocolServer(3, behind="/edge/t") as server,
+        aiohttp.ClientSession() as session,
+    ):
         command_id = server.send("c")
         call = Caller(server, session)
         (lease,) = await call.lease()
@@ -318,7 +321,7 @@ async def test_behind_a_proxy_with_a_path_only_relative_urls_lead_back() -> None
 
 async def test_3_x_knows_its_target_only() -> None:
     target = {"resourceId": "vault", "resourceType": "container"}
-    async with Part1Server(3, target=target) as server, aiohttp.ClientSession() as session:
+    async with BaseProtocolServer(3, target=target) as server, aiohttp.ClientSession() as session:
         call = Caller(server, session)
         server.send("c", targetResourceId="vault")
         params = {"mode": "inline", "inlineBase64": ""}

@@ -215,7 +215,7 @@ async def test_what_a_handler_has_said_is_shown(server: FakeServer) -> None:
 
 
 async def test_a_server_that_keeps_no_events_says_so(server: FakeServer) -> None:
-    if server.knows_part_2:
+    if server.knows_extensions:
         server.faults["events"] = [answer(404)]
 
     asked = await arc("events", "cmd_1", url=server.url)
@@ -252,7 +252,7 @@ async def test_a_command_that_is_cancelled_is_so_for_who_waits_for_it(server: Fa
     await server.until(lambda: server.count("GET", "/v1/commands/cmd_1") > 0)
     cancelled = await arc("cancel", "cmd_1", url=server.url)
 
-    if not server.knows_part_2:
+    if not server.knows_extensions:
         assert cancelled.code == 2
         assert "base protocol only does not offer this" in cancelled.err
         server.handlers["nobody"] = echo

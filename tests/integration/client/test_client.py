@@ -299,7 +299,7 @@ async def test_commands_are_listed_page_by_page_newest_first(
     for n in range(5):
         await arc.invoke("dep" if n % 2 else "other", "echo", n)
 
-    if not server.knows_part_2:
+    if not server.knows_extensions:
         with pytest.raises(MethodNotAllowed):
             _ = [one async for one in arc.list()]
         return
@@ -318,7 +318,7 @@ async def test_a_command_that_runs_is_cancelled_through_its_holder(
 
     server.handlers["slow"] = slow
     sent = await arc.send("dep", "slow")
-    if not server.knows_part_2:
+    if not server.knows_extensions:
         with pytest.raises(NotFound):
             await sent.cancel()
         return
@@ -331,7 +331,7 @@ async def test_a_command_that_runs_is_cancelled_through_its_holder(
 async def test_who_is_there(server: FakeServer, arc: Client) -> None:
     server.agents = [agent("a1", "dep"), agent("a2", "other")]
 
-    if not server.knows_part_2:
+    if not server.knows_extensions:
         with pytest.raises(NotFound):
             await arc.agents()
         return
@@ -352,7 +352,7 @@ async def test_without_an_event_loop_it_is_the_same(server: FakeServer, tmp_path
             assert b"".join(arc.result_chunks(status)) == b"7"
             with pytest.raises(CommandFailed):
                 arc.invoke("dep", "fail", {})
-            if server.knows_part_2:
+            if server.knows_extensions:
                 assert len(list(arc.list())) == 5
                 assert next(arc.list()).command_id == "cmd_5"
                 assert sent.cancel().state == "SUCCEEDED"

@@ -38,7 +38,7 @@ async def invoked(server: FakeServer, until: Any) -> list[str]:
             invoke.invoke(client, progress, whom, params, {}, timeout=30, out=None)
         )
         await server.until(until)
-        while not progress.notes and not server.faults.get("agents") and server.knows_part_2:
+        while not progress.notes and not server.faults.get("agents") and server.knows_extensions:
             await asyncio.sleep(0)
         server.handlers["late"] = echo
         server.run("cmd_1")
@@ -54,7 +54,9 @@ async def test_who_waits_for_nobody_is_told_so(
 
     notes = await invoked(server, lambda: server.count("GET", "/v1/agents") > 0)
 
-    expected = ["still waiting: no agent of dep has been seen yet"] if server.knows_part_2 else []
+    expected = (
+        ["still waiting: no agent of dep has been seen yet"] if server.knows_extensions else []
+    )
     assert notes == expected
     assert capfd.readouterr().out == "7\n"
 

@@ -1,4 +1,4 @@
-"""What systemd hears of agent and server, and what happens when it hears nothing."""
+"""Notifications of agent and server to systemd, and restarts when they stay away."""
 
 from __future__ import annotations
 

@@ -135,6 +135,16 @@ def test_a_docstring_opens_with_its_subject_or_with_a_verb() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_docstring_of_a_test_module_opens_with_its_subject() -> None:
+    wrong = [
+        place(file, 1)
+        for file in sources("tests")
+        if REFUSED_ANYWHERE.match(ast.get_docstring(ast.parse(file.read_text())) or "")
+    ]
+
+    assert not wrong, "\n".join(wrong)
+
+
 def test_a_functions_docstring_opens_with_a_verb() -> None:
     wrong = [
         f"{where}: {text.splitlines()[0]}"

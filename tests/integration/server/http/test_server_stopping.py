@@ -1,4 +1,4 @@
-"""How a server stops: polls are answered, requests end, nothing acknowledged is lost."""
+"""A stopping server answers polls, ends requests, and loses nothing that was acknowledged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arrives on the socket itself: garbage, smuggling, limits, slow clients, keep-alive."""
+"""The socket itself: garbage, smuggling, limits, slow clients, keep-alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holders say while they run a command."""
+"""Events and progress that holders report while they run a command."""
 
 from __future__ import annotations
 

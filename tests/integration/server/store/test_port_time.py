@@ -1,4 +1,4 @@
-"""What time does with nobody asking."""
+"""Time alone: leases that lapse, deadlines that pass, and a clock that moves."""
 
 from __future__ import annotations
 

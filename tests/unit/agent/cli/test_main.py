@@ -1,4 +1,4 @@
-"""What the command line refuses, and how it says so."""
+"""Arguments that `arc-agent` refuses, and its messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends the agent at its start, and whether its unit is to try again."""
+"""Errors that end the agent at its start, and whether its unit is to try again."""
 
 from __future__ import annotations
 

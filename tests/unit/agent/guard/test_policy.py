@@ -1,4 +1,4 @@
-"""What a policy lets through: order, globs, keys, hours, params; and files that are refused."""
+"""Policies: order, globs, keys, hours, params; and files that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What YAML may declare: params and where they stand, refused with the path of the key."""
+"""Declared handlers: their params and where these stand, refused with the path of the key."""
 
 from __future__ import annotations
 

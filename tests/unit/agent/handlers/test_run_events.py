@@ -1,4 +1,4 @@
-"""What one run says until it is sent: bounded, numbered, without secrets."""
+"""The unsent events of one run: bounded, numbered, without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the delivery starts next, without a server and without a clock."""
+"""The delivery plan, without a server and without a clock."""
 
 from __future__ import annotations
 

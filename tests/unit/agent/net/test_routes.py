@@ -1,4 +1,4 @@
-"""Which proxy, how long a poll, what a certificate says, and what is logged of it all."""
+"""Routes to the server: the proxy, the length of a poll, certificates, and their log lines."""
 
 from __future__ import annotations
 

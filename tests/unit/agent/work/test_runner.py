@@ -35,6 +35,7 @@ from arc_agent.work.run_steps import RunSteps
 from arc_agent.work.runner import Runner
 from tests.support.leases import job, live_config
 from tests.support.spools import opened_spool
+from tests.support.waiting import until
 
 
 class Ends:
@@ -215,13 +216,11 @@ async def test_a_handler_s_own_limit_lets_others_run_meanwhile(tmp_path: Path) -
         made.start("waits", 1)
         await held.begun.acquire()
         made.start("waits", 2)
-        while not made.turns.is_waiting("lease_2"):
-            await asyncio.sleep(0)
+        await until(lambda: made.turns.is_waiting("lease_2"))
         assert made.runner.free == 0, "so many wait that no more is asked for"
 
         made.start("adds", 3, params=b'{"a": 1}')
-        while made.runner.done == 0:
-            await asyncio.sleep(0)
+        await until(lambda: made.runner.done > 0)
         assert made.spooled == ["cmd_3"]
         held.go_on.set()
         await made.runner.idle()
@@ -236,11 +235,9 @@ async def test_drain_releases_what_has_not_begun_and_waits_for_the_rest(tmp_path
         made.start("waits", 1)
         await held.begun.acquire()
         made.start("waits", 2)
-        while not made.turns.is_waiting("lease_2"):
-            await asyncio.sleep(0)
+        await until(lambda: made.turns.is_waiting("lease_2"))
         draining = asyncio.create_task(made.runner.drain(60))
-        while made.runner.running > 1:
-            await asyncio.sleep(0.001)
+        await until(lambda: made.runner.running <= 1)
         held.go_on.set()
         await draining
 
@@ -266,8 +263,7 @@ async def test_halt_answers_what_ran_and_gives_back_what_did_not(tmp_path: Path)
         made.start("waits", 1)
         await held.begun.acquire()
         made.start("waits", 2)
-        while not made.turns.is_waiting("lease_2"):
-            await asyncio.sleep(0)
+        await until(lambda: made.turns.is_waiting("lease_2"))
 
         assert made.runner.halt() == 1
         await made.runner.idle()
@@ -313,8 +309,7 @@ async def test_an_abandoned_handler_keeps_its_slot_until_it_ends(tmp_path: Path)
         waiting = asyncio.create_task(made.runner.slot())
         go_on.set()
         await waiting
-        while made.runner.abandoned:
-            await asyncio.sleep(0.001)
+        await until(lambda: not made.runner.abandoned)
         assert made.runner.free == 2
 
 
@@ -355,11 +350,9 @@ async def test_a_retry_gives_its_slot_away_until_too_many_wait(tmp_path: Path) -
 
     async with rig(tmp_path, later) as made:
         made.start("later", 1)
-        while not made.turns.is_waiting("lease_1"):
-            await asyncio.sleep(0)
+        await until(lambda: made.turns.is_waiting("lease_1"))
         made.start("later", 2)
-        while made.runner.done == 0:
-            await asyncio.sleep(0.001)
+        await until(lambda: made.runner.done > 0)
         assert name_of(made.ends.outcomes[0][1]) == "givenback"
         await made.runner.drain(0)
 

@@ -1,4 +1,4 @@
-"""What can be sent, and that it can be sent twice."""
+"""Params of every kind that can be sent, and sent twice."""
 
 from __future__ import annotations
 

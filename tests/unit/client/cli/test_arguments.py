@@ -1,4 +1,4 @@
-"""What is typed, and what comes of it."""
+"""Arguments as they are typed, and the params they become."""
 
 from __future__ import annotations
 

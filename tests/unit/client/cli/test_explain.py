@@ -1,4 +1,4 @@
-"""What a person is told, and with which exit code."""
+"""Errors as a person reads them, with their exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands there are, and their schemas as tables."""
+"""Tables of the commands of an agent and of their schemas."""
 
 from __future__ import annotations
 

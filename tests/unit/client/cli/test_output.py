@@ -1,4 +1,4 @@
-"""What is written where, in a pipe; terminals have a test of their own."""
+"""Output in a pipe: which stream takes what. Terminals have a test of their own."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from arc_protocol.errors import IdempotencyKeyReused, InvalidCommand, PayloadToo
 from arc_protocol.messages.commands import CreateCommandResponse
 from tests.support.client_fakes import created, error, status, upload_to
 from tests.support.clocks import SenderClock
+from tests.support.waiting import until
 
 CREATE = "http://h/v1/commands"
 COMPLETE = "http://h/v1/commands/cmd_1/upload-complete"
@@ -406,8 +407,7 @@ async def test_cancelling_an_invoke_leaves_no_retry_behind(
     async with Client("http://h", clock=clock, retry_seconds=1e9) as arc:
         task = asyncio.ensure_future(arc.invoke("dep", "c", timeout=None))
         async with asyncio.timeout(5):
-            while len(creates(http)) < 3:
-                await asyncio.sleep(0)
+            await until(lambda: len(creates(http)) >= 3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

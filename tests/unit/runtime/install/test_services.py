@@ -1,4 +1,4 @@
-"""How systemd is asked, with a systemctl that answers from a script."""
+"""Calls of systemctl, answered from a script."""
 
 from __future__ import annotations
 
