@@ -187,7 +187,23 @@ def _encoded(seq: int, line: Line, prev: str) -> bytes:
     """Return a line as it is written, without its end."""
     at = line.at.isoformat(timespec="microseconds")[:26] + "Z"
     fields = {name: value for name, value in line.fields.items() if value is not None}
-    return _ENCODE({"seq": seq, "at": at, "event": line.event, **fields, "prev": prev})
+    try:
+        return _ENCODE({"seq": seq, "at": at, "event": line.event, **fields, "prev": prev})
+    except (UnicodeEncodeError, TypeError):
+        fields = {name: _escaped(value) for name, value in fields.items()}
+        return _ENCODE({"seq": seq, "at": at, "event": line.event, **fields, "prev": prev})
+
+
+def _escaped(value: Any) -> Any:
+    """Return a value that JSON and UTF-8 can carry: others as text, lone surrogates escaped."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        return {_escaped(str(name)): _escaped(part) for name, part in items}
+    if isinstance(value, list | tuple):
+        return [_escaped(part) for part in cast("list[Any]", value)]
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _tail(path: Path) -> tuple[bytes, int]:

@@ -40,6 +40,9 @@ UNIONS: Final = (Union, types.UnionType)
 
 _ENCODE: Final = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
+_SURROGATE: Final = "\\ud"
+"""The escape of a surrogate begins so, a lone one or one of a pair."""
+
 
 class Misfit(ValueError):
     """A value does not have its type. `path` leads to the wrong part; empty for the whole value."""
@@ -91,13 +94,16 @@ def write(value: Any, kind: Any = UNTYPED) -> bytes:
     """Return a value as JSON, checked against its type.
 
     The JSON is ASCII, because 1.x senders read results as Latin-1. Raises Misfit for a value of
-    another type, or one that JSON cannot express.
+    another type, one that JSON cannot express, or text that is no Unicode.
     """
     try:
         plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_write_other)
         if not is_anything(kind):
             _check_written(value, plain, kind)
-        return _ENCODE(plain).encode("ascii")
+        text = _ENCODE(plain)
+        if _SURROGATE in text:
+            _check_unicode(plain)
+        return text.encode("ascii")
     except msgspec.ValidationError as error:
         raise _misfit(error) from None
     except (TypeError, ValueError, RecursionError) as error:
@@ -164,6 +170,24 @@ def _check_written(value: Any, plain: Any, kind: Any) -> None:
             raise Misfit(f"Expected `{kind.__name__}`, got `{type(value).__name__}`")
         return
     msgspec.convert(plain, kind, dec_hook=_take_other, str_keys=True)
+
+
+def _check_unicode(value: Any, path: str = "") -> None:
+    """Raise Misfit for a lone surrogate, as in file names that are no UTF-8: no reader takes it."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Misfit("the text is no Unicode: it has a lone surrogate", path) from None
+    elif isinstance(value, dict):
+        for key, part in cast("dict[str, Any]", value).items():
+            name = key.encode("utf-8", "backslashreplace").decode()
+            inner = f"{path}.{name}" if path else name
+            _check_unicode(key, inner)
+            _check_unicode(part, inner)
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(cast("list[Any]", value)):
+            _check_unicode(part, f"{path}[{index}]")
 
 
 # Errors

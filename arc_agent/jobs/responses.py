@@ -58,7 +58,7 @@ async def stored(
             command=job.lease.envelope.command,
             path=error.path,
         )
-        return Failed(INVALID_RESULT, error.under("result"))
+        return Failed(INVALID_RESULT, _clean(error.under("result")))
     except NoRoom as error:
         return Failed(STORAGE_FAILED, str(error))
     except asyncio.CancelledError:
@@ -124,8 +124,9 @@ def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed
     """Return the error that a sender gets for an exception; the host's log gets all of it."""
     bound = log.bind(command_id=job.lease.command_id, command=job.lease.envelope.command)
     if isinstance(error, CommandFailed):
-        bound.info("handler.failed", code=error.code)
-        return Failed(error.code, error.message, error.details)
+        code, details = _clean(error.code), error.details
+        bound.info("handler.failed", code=code)
+        return Failed(code, _clean(error.message), None if details is None else _clean(details))
     if isinstance(error, NoRoom):
         return Failed(STORAGE_FAILED, str(error))
     try:
@@ -133,10 +134,10 @@ def failure(job: Job, error: BaseException, *, sends_tracebacks: bool) -> Failed
     except BaseException:  # to format it runs the handler's code
         bound.warning("handler.raised", kind=type(error).__name__)
     text = _text_of(error)
-    text = mask_known(text)  # the agent's own credentials are no sender's business
+    text = mask_known(_clean(text))  # the agent's own credentials are no sender's business
     if not sends_tracebacks:
         return Failed("HANDLER_ERROR", text)
-    lines = mask_known("".join(traceback.format_exception(error)))
+    lines = mask_known(_clean("".join(traceback.format_exception(error))))
     return Failed("HANDLER_ERROR", text, lines[-_MAX_DETAILS_CHARS:])
 
 

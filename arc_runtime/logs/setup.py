@@ -182,7 +182,7 @@ def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str
     """Return one line of JSON, ASCII only: no byte of a value can act on a terminal."""
     ordered = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     ordered.update(event)
-    return json.dumps(ordered)
+    return json.dumps(ordered, default=str)
 
 
 def _as_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import socket
 import threading
 from pathlib import Path, PosixPath
 
-from arc_agent import handler
+from arc_agent import CommandFailed, Context, handler
 from tests.support.agent_process import agent
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 HANDLERS = """
 import pathlib, time
-from arc_agent import handler
+from arc_agent import CommandFailed, Context, handler
 
 class Hanging(pathlib.PosixPath):
     def __fspath__(self):
@@ -90,7 +90,7 @@ async def test_a_lifespan_that_hangs_in_its_thread_does_not_hold_up_the_exit(
     (tmp_path / "hanging_handlers.py").write_text(
         "import time\n"
         "from collections.abc import Iterator\n"
-        "from arc_agent import handler, lifespan\n"
+        "from arc_agent import CommandFailed, Context, handler, lifespan\n"
         "@handler('x')\n"
         "def x() -> None: pass\n"
         "@lifespan\n"
@@ -108,3 +108,34 @@ async def test_a_lifespan_that_hangs_in_its_thread_does_not_hold_up_the_exit(
         process.process.terminate()
         assert await process.ended() == 0
         assert await process.until_logged("lifespan.not_closed")
+
+
+async def test_text_that_is_no_unicode_ends_its_command_alone(
+    server: ScriptedServer, start: Start
+) -> None:
+    name = b"\xff".decode("utf-8", "surrogateescape")
+
+    @handler("code")
+    def code(ctx: Context) -> None:
+        ctx.log.info(f"the file {name}", name=name)
+        ctx.progress(1, text=name)
+        raise CommandFailed(f"BAD_{name}", name, name)
+
+    @handler("raise")
+    def raises() -> None:
+        raise FileNotFoundError(name)
+
+    @handler("result")
+    def result() -> dict[str, list[str]]:
+        return {"files": ["a", name]}
+
+    await start(server, code, raises, result)
+    for number, command in enumerate(("code", "raise", "result", "code"), 1):
+        server.send(command)
+        response = await server.response(number)
+        if command == "result":
+            assert response["code"] == "INVALID_RESULT"
+            assert response["message"].startswith("result.files[1]: ")
+        else:
+            expected = "BAD_?" if command == "code" else "HANDLER_ERROR"
+            assert response["code"] == expected

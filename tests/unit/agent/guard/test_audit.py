@@ -74,6 +74,18 @@ async def test_lines_follow_one_another(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_line_whose_content_cannot_be_written_is_written_escaped(tmp_path: Path) -> None:
+    async with Log(tmp_path / "audit") as log:
+        await log.audit.record("ended", outcome="BAD_\udcff", more=[object, {"\udcff": "\udcff"}])
+    (file,) = (tmp_path / "audit").iterdir()
+
+    found = json.loads(lines(file)[2])
+
+    assert found["outcome"] == "BAD_\\udcff"
+    assert found["more"] == ["<class 'object'>", {"\\udcff": "\\udcff"}]
+    assert verify(tmp_path / "audit").last_sha256 == sha256(lines(file)[-1]).hexdigest()
+
+
 async def test_a_line_that_was_waited_for_is_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

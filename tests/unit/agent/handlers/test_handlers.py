@@ -130,9 +130,6 @@ def test_results_are_ascii_json() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), {(1, 2): 3}, "\ud800"])
 def test_what_json_cannot_say_is_an_error(value: Any) -> None:
-    if value == "\ud800":  # a lone surrogate can be escaped
-        assert write(value) == b'"\\ud800"'
-        return
     with pytest.raises(Misfit):
         write(value)
 

@@ -153,6 +153,25 @@ def test_a_result_of_the_promised_type_is_sent(kind: Any, value: Any, sent: byte
     assert write(value, kind) == sent
 
 
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ("\udcff", ""),
+        ({"files": ["a", {"name": "\udcff"}]}, "files[1].name"),
+        ({"\udcff": 1}, "\\udcff"),
+    ],
+)
+def test_text_that_is_no_unicode_is_named_by_its_place(value: Any, path: str) -> None:
+    with pytest.raises(Misfit) as caught:
+        write(value)
+
+    assert caught.value.path == path
+
+
+def test_pairs_of_surrogates_are_sent() -> None:
+    assert write("\U0001f600 \\ud800") == b'"\\ud83d\\ude00 \\\\ud800"'
+
+
 def test_bytes_files_and_streams_are_no_json() -> None:
     kinds = [bytes, Path, AsyncIterator[bytes], bytes | None]
 
