@@ -17,6 +17,19 @@ NOT_THERE: Final = 3
 NOT_ALLOWED: Final = 4
 
 
+def begin_log() -> None:
+    """Log in the log's own format, until the configuration says more. Call it before handlers load.
+
+    structlog's own default shows the local variables of every frame, which may be secrets.
+    """
+    from arc_runtime.startup.light_imports import import_structlog
+
+    import_structlog()  # before all modules that import it: the light way saves memory
+    from arc_runtime.logs import setup
+
+    setup.configure()
+
+
 def show(text: str) -> None:
     """Write a line of the result."""
     sys.stdout.write(f"{text}\n")

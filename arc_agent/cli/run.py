@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent.cli.output import DONE, UNUSABLE, fail, log_line
-from arc_runtime.startup.light_imports import import_aiohttp, import_structlog
+from arc_agent.cli.output import DONE, UNUSABLE, begin_log, fail, log_line
+from arc_runtime.startup.light_imports import import_aiohttp
 
 _COLLECTED_AFTER: Final = (10_000, 20, 50)
 """Objects made until the garbage collector walks the young ones, and so on. Almost nothing in the
@@ -19,6 +19,7 @@ agent is in a cycle, and what a handler's code leaves in cycles is still found."
 
 def run(given: argparse.Namespace) -> int:
     """Carry out one of these commands; return the exit code. Raises what a start raises."""
+    begin_log()
     if given.command == "check-config":
         return _check(given.file)
     overrides: dict[str, Any] = {
@@ -47,7 +48,6 @@ def _check(file: Path) -> int:
 
 def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """Run an agent until it is stopped."""
-    import_structlog()  # before all modules that import it: the light way saves memory
     import_aiohttp()
     from arc_agent.agent import Agent
     from arc_agent.host.event_loop import run_to_end

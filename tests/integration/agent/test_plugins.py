@@ -106,3 +106,39 @@ def test_the_hosts_policy_is_asked_first_unless_told_otherwise(tmp_path: Path) -
     assert denied.returncode == 4
     assert b"DENIED_BY_POLICY" in denied.stderr
     assert json.loads(forced.stdout) == {"pong": True, "attempt": 1}
+
+
+@pytest.mark.parametrize("command", ["check-config", "run", "run-once"])
+def test_a_package_that_fails_at_import_shows_its_traceback_and_no_variables(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text(
+        "def connect():\n"
+        "    password = 's3' + 'cret'\n"
+        "    raise RuntimeError('no database')\n"
+        "connect()\n"
+    )
+    metadata = tmp_path / "broken_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[arc_agent.handlers]\nbroken = broken_plugin\n")
+    config = tmp_path / "agent.yaml"
+    # The audit log has no place there: an agent ends by itself.
+    config.write_text(
+        "server: {url: 'http://127.0.0.1:9'}\ndeployment: d\ndata_dir: /dev/null/none\n"
+    )
+    given = [str(config)] if command == "check-config" else ["--config", str(config)]
+
+    done = subprocess.run(
+        [ARC_AGENT, command, *given],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)},
+    )
+
+    said = done.stdout + done.stderr
+    assert "s3cret" not in said
+    assert "─" not in said
+    (event,) = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert event["event"] == "handlers.left_out"
+    assert event["exception"].endswith("RuntimeError: no database")
