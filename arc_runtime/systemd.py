@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import time
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -19,7 +20,32 @@ _FEEDS_PER_WATCHDOG: Final = 4
 """One feed may come late, and the next is still in time."""
 
 
-def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
+_VARIABLES: Final = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "CREDENTIALS_DIRECTORY",
+)
+"""The variables by which systemd speaks to this process alone."""
+_taken: Final[dict[str, str]] = {}
+OWN_ENVIRON: Final[Mapping[str, str]] = ChainMap(_taken, os.environ)
+"""The environment of this process, with the variables that its children do not inherit."""
+
+
+def take_variables(*secrets: str) -> None:
+    """Take the variables of systemd, and `secrets`, out of the environment of later children.
+
+    A child could notify systemd in this process's name, or read its token. OWN_ENVIRON keeps them.
+    """
+    for name in (*_VARIABLES, *secrets):
+        if name in os.environ:
+            _taken[name] = os.environ.pop(name)
+
+
+def notify(state: str, environ: Mapping[str, str] = OWN_ENVIRON) -> bool:
     """Send one state, such as `READY=1`. Return False when systemd does not listen."""
     path = environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
@@ -50,7 +76,7 @@ def stopping(within_seconds: float) -> bool:
     return notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_seconds * 1_000_000)}")
 
 
-def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
+def watchdog_seconds(environ: Mapping[str, str] = OWN_ENVIRON) -> float | None:
     """Return within which time the watchdog must be fed; None without one for this process."""
     text = environ.get("WATCHDOG_USEC", "")
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
@@ -58,7 +84,7 @@ def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
     return int(text) / 1_000_000 if text.isdecimal() and int(text) > 0 else None
 
 
-def credential(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+def credential(name: str, environ: Mapping[str, str] = OWN_ENVIRON) -> str | None:
     """Return the path of a credential of this unit (`LoadCredential=`); None without it."""
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     path = os.path.join(directory, name)
@@ -68,7 +94,7 @@ def credential(name: str, environ: Mapping[str, str] = os.environ) -> str | None
 async def keep_notified(
     trouble: Callable[[], Awaitable[str | None]],
     status: Callable[[], str],
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] = OWN_ENVIRON,
 ) -> None:
     """Feed the watchdog while all is well, and send the status, until cancelled.
 

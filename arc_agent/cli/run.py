@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_agent.cli.output import DONE, UNUSABLE, begin_log, fail, log_line
+from arc_agent.config.reading import TOKEN_VARIABLES
 from arc_runtime.startup.light_imports import import_aiohttp
+from arc_runtime.systemd import OWN_ENVIRON, take_variables
 
 _COLLECTED_AFTER: Final = (10_000, 20, 50)
 """Objects made until the garbage collector walks the young ones, and so on. Almost nothing in the
@@ -20,6 +22,7 @@ agent is in a cycle, and what a handler's code leaves in cycles is still found."
 def run(given: argparse.Namespace) -> int:
     """Carry out one of these commands; return the exit code. Raises what a start raises."""
     begin_log()
+    take_variables(*TOKEN_VARIABLES)
     if given.command == "check-config":
         return _check(given.file)
     overrides: dict[str, Any] = {
@@ -40,7 +43,7 @@ def _check(file: Path) -> int:
     """Load a configuration with its handlers, and name them."""
     from arc_agent.work.live_config import LiveConfig, Source
 
-    live = LiveConfig(Source(file=file, environ=os.environ, overrides={}))
+    live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides={}))
     names = ", ".join(handler.name for handler in live.registry)
     log_line(f"{file}: ok; {len(live.registry)} handlers: {names}")
     return DONE
@@ -53,7 +56,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     from arc_agent.host.event_loop import run_to_end
     from arc_agent.work.live_config import LiveConfig, Source
 
-    live = LiveConfig(Source(file=file, environ=os.environ, overrides=overrides))
+    live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides=overrides))
     live.configure_logs()
     live.check_host()
     _spare_collections()
@@ -86,6 +89,6 @@ def _run_once(file: Path | None, overrides: dict[str, Any], wait: str | None) ->
         seconds = 0.0 if wait is None else parse_duration(wait)
     except ValueError as error:
         return fail(UNUSABLE, f"--wait: {error}")
-    live = LiveConfig(Source(file=file, environ=os.environ, overrides=overrides))
+    live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides=overrides))
     live.configure_logs()
     return run_once.run(live, seconds)

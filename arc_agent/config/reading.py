@@ -21,6 +21,8 @@ from arc_runtime.config.yaml_file import YamlError, read_yaml
 from arc_runtime.systemd import credential
 
 PREFIX: Final = "ARC_AGENT"
+TOKEN_VARIABLES: Final = (f"{PREFIX}_SERVER_TOKEN", "ALIEN_COMMANDS_TOKEN")
+"""The variables that hold the token itself."""
 
 _RECEIVERS: Final[Mapping[str, str]] = {
     "ALIEN_COMMANDS_URL": "server.url",

@@ -30,6 +30,7 @@ from arc_agent.handlers.declared.program_output import ProgramOutput, Tail, drai
 from arc_agent.handlers.declared.strays import MARK, end_strays
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
 from arc_agent.host.threads import in_thread
+from arc_runtime.systemd import OWN_ENVIRON
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -358,7 +359,7 @@ def _params_file(ctx: Context) -> Path:
 
 def _environment(section: ExecSection, ctx: Context) -> dict[str, str]:
     """Return the allowed variables, the section's own, and those that describe the command."""
-    passed = {name: os.environ[name] for name in section.env_pass if name in os.environ}
+    passed = {name: OWN_ENVIRON[name] for name in section.env_pass if name in OWN_ENVIRON}
     return {
         **passed,
         **section.env,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,7 +107,7 @@ def _dsn(section: SqlSection) -> str:
     """Return the DSN. Blocks. Raises CommandFailed, which never quotes it."""
     file = section.dsn_file
     if section.dsn_credential is not None:
-        found = credential(section.dsn_credential, os.environ)
+        found = credential(section.dsn_credential)
         if found is None:
             raise CommandFailed("HANDLER_ERROR", "the unit has no credential of that name")
         file = Path(found)

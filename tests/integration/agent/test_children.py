@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from tests.support.agent_process import agent
 from tests.support.scripted_server import ScriptedServer, inline
 
 HANDLERS = """
-import asyncio, multiprocessing, os, signal, time
+import asyncio, multiprocessing, os, signal, subprocess, time
 from arc_agent import handler
 
 FORKS = multiprocessing.get_context("fork")
@@ -26,6 +29,11 @@ def terminate():
         child.join()
         codes.append(child.exitcode)
     return codes
+
+@handler("environment")
+def environment():
+    given = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+    return sorted(line.partition("=")[0] for line in given.splitlines())
 
 @handler("terminate.loop")
 async def terminate_in_loop():
@@ -58,6 +66,34 @@ async def test_children_that_a_handler_forks_and_terminates_leave_the_agent_runn
             assert answer == (b"[1,2]" if command == "pool" else b"[-15,-15]"), command
         process.process.terminate()
         assert await process.ended() == 0
+
+
+async def test_a_handler_s_subprocess_inherits_no_secret_and_no_word_to_systemd(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    own = {
+        "NOTIFY_SOCKET": str(tmp_path / "notify"),
+        "WATCHDOG_USEC": "60000000",
+        "LISTEN_FDS": "1",
+        "CREDENTIALS_DIRECTORY": str(tmp_path),
+        "ARC_AGENT_SERVER_TOKEN": "s3cret",
+        "ALIEN_COMMANDS_TOKEN": "s3cret",
+    }
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(own["NOTIFY_SOCKET"])
+        listener.settimeout(15)
+        async with agent(server, tmp_path, "--handlers", "child_handlers", **own) as process:
+            server.send("environment")
+            given = json.loads(inline(await server.response()))
+            said = await asyncio.to_thread(listener.recv, 1000)
+            process.process.send_signal(signal.SIGHUP)  # it reads its environment again
+            await process.until_logged("reload.done")
+
+    assert "RUNS" in given
+    assert not own.keys() & set(given)
+    assert said in (b"READY=1", b"WATCHDOG=1")
+    headers = {k.lower(): v for k, v in server.seen("leases")[-1].headers.items()}
+    assert headers["authorization"] == "Bearer s3cret"
 
 
 PROGRAMS = """
