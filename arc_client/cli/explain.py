@@ -154,7 +154,9 @@ def _of_server(error: ArcError) -> Explanation:
             steps = (_BASE_ONLY,)
         case _:
             steps = ()
-    status = error.context.get("status", error.http_status)
+    # Public servers answer some codes with 500 that are no failure of theirs.
+    is_known = error.context.get("server_code") == error.code
+    status = error.http_status if is_known else error.context.get("status", error.http_status)
     is_over = status in (408, 429) or (status >= 500 and status != 501)
     if is_over:
         return Explanation(what, ExitCode.UNREACHABLE, next_steps=_again(error))

@@ -71,11 +71,18 @@ class Intervals:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return True if a later request may well succeed: no answer, 408, 429 or 5xx."""
+    """Return True if a later request may well succeed: no answer, 408, 429 or 5xx.
+
+    A final code of the protocol counts in any status: public servers answer
+    COMMAND_TARGET_NOT_FOUND with 500.
+    """
     if isinstance(error, ServerUnreachable):
         return True
-    status = error.context.get("status") if isinstance(error, ArcError) else None
-    if not isinstance(status, int):
+    if not isinstance(error, ArcError):
+        return False
+    status = error.context.get("status")
+    is_known = error.context.get("server_code") == error.code
+    if not isinstance(status, int) or (is_known and not error.retryable):
         return False
     return status in _TRANSIENT_STATUSES or (status >= 500 and status not in _PERMANENT_STATUSES)
 

@@ -44,6 +44,7 @@ def answer(status: int, code: str | None, message: str = "m") -> ArcError:
         (errors.ServerUnreachable("cannot reach http://h"), 3, "cannot reach"),
         (answer(503, "UNAVAILABLE"), 3, "m (UNAVAILABLE)"),
         (answer(500, "COMMANDS_ERROR"), 3, "m (COMMANDS_ERROR)"),
+        (answer(500, "COMMAND_TARGET_NOT_FOUND"), 2, "m (COMMAND_TARGET_NOT_FOUND)"),
         (answer(500, "GENERIC_ERROR"), 3, "m (GENERIC_ERROR)"),
         (answer(429, "RATE_LIMITED"), 3, "m (RATE_LIMITED)"),
         (answer(502, None), 3, "HTTP 502"),
