@@ -20,7 +20,7 @@ from arc_client.bodies.signing import new_nonce, read_signing_key, sign
 from arc_client.errors import ConfigurationError
 from arc_client.send_options import SendOptions, instant_of
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
-from arc_client.wire.create import Creation
+from arc_client.wire.create import INLINE_BYTES, Creation
 from arc_client.wire.events import follow_events, read_events
 from arc_client.wire.idempotency import new_idempotency_key
 from arc_client.wire.progress_callbacks import ProgressCallbacks
@@ -31,7 +31,7 @@ from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.agents import AgentInfo, AgentList
 from arc_protocol.messages.base import State
-from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES, InlineBody, StorageBody
+from arc_protocol.messages.bodies import InlineBody, StorageBody
 from arc_protocol.messages.commands import (
     CommandList,
     CommandStatus,
@@ -121,7 +121,7 @@ class Client:
         token_file: str | Path | None = None,
         ca_file: str | Path | None = None,
         retry_seconds: float = RETRY_SECONDS,
-        inline_bytes: int = DEFAULT_INLINE_BYTES,
+        inline_bytes: int = INLINE_BYTES,
         poll_seconds: int = POLL_SECONDS,
         callbacks: ProgressCallbacks | None = None,
         clock: MonotonicClock | None = None,
@@ -467,7 +467,7 @@ class Client:
                 status = self._seals.with_opened_error(created.status)
                 created = msgspec.structs.replace(created, status=status)
         self._callbacks.on_created(created)
-        if isinstance(request.params, StorageBody) and created.state is State.PENDING_UPLOAD:
+        if created.state is State.PENDING_UPLOAD:
             created = await creation.upload(created)
             self._callbacks.on_created(created)
         return created

@@ -12,11 +12,11 @@ from typing import Any, Final, Self, TypeVar, Unpack
 from arc_client.bodies.params import NO_PARAMS
 from arc_client.client import ANYTHING, RETRY_SECONDS, WAIT_SECONDS, Client, Command
 from arc_client.send_options import SendOptions
+from arc_client.wire.create import INLINE_BYTES
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.wait import POLL_SECONDS
 from arc_protocol.messages.agents import AgentInfo, AgentList
 from arc_protocol.messages.base import State
-from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.events import EventList
 
@@ -68,7 +68,7 @@ class SyncClient:
         token_file: str | Path | None = None,
         ca_file: str | Path | None = None,
         retry_seconds: float = RETRY_SECONDS,
-        inline_bytes: int = DEFAULT_INLINE_BYTES,
+        inline_bytes: int = INLINE_BYTES,
         poll_seconds: int = POLL_SECONDS,
         callbacks: ProgressCallbacks | None = None,
         signing_key: str | Path | None = None,

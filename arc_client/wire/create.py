@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
+
+import msgspec
 
 from arc_client.bodies.params import Body
 from arc_client.errors import InvalidParams, UploadFailed
@@ -14,7 +17,14 @@ from arc_client.wire.retry import MonotonicClock, retried
 from arc_client.wire.transfer import upload
 from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge
 from arc_protocol.messages.base import State
+from arc_protocol.messages.bodies import (
+    DEFAULT_INLINE_BYTES,
+    InlineBody,
+    LocalBackend,
+    StorageBody,
+)
 from arc_protocol.messages.commands import (
+    CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
     StorageUpload,
@@ -24,6 +34,9 @@ from arc_protocol.messages.commands import (
 
 T = TypeVar("T")
 
+INLINE_BYTES: Final = 1_500_000
+"""The longest params that go with a create. Public servers take requests of 2 MiB, base64 included,
+and some hand out upload URLs that only their own host can use: every public sender sends inline."""
 UPLOAD_TRIES: Final = 5
 """How often an upload is tried, each time to a fresh URL."""
 
@@ -53,8 +66,20 @@ class Creation:
     async def create(self) -> CreateCommandResponse:
         """Create the command, or read its state if an earlier try has created it.
 
-        Raises what the server refuses for good, and the last error once the retries are over.
+        Inline params that are too large for the server are announced in place of being sent. Raises
+        what the server refuses for good, and the last error once the retries are over.
         """
+        try:
+            return await self._create()
+        except PayloadTooLarge:
+            is_inline = isinstance(self._request.params, InlineBody)
+            if not is_inline or self._body.size <= DEFAULT_INLINE_BYTES:
+                raise
+            params = StorageBody(size=self._body.size)
+            self._request = msgspec.structs.replace(self._request, params=params)
+            return await self._create()
+
+    async def _create(self) -> CreateCommandResponse:
         url = self._connection.url("commands")
         answer = await self._retried(
             lambda: self._connection.call(
@@ -103,6 +128,14 @@ class Creation:
                 is_final=True,
             )
         storage, source_url = self._location
+        if isinstance(storage.put_request.backend, LocalBackend):
+            await self._give_up(command_id)
+            raise UploadFailed(
+                "the server takes uploads on its own disk only, so params may have up to"
+                f" {INLINE_BYTES:,} bytes",
+                command_id=command_id,
+                is_final=True,
+            )
         try:
             await upload(
                 self._connection, storage.put_request, source_url, self._body, self._callbacks
@@ -111,6 +144,12 @@ class Creation:
             raise
         except ArcError as error:
             raise _upload_failed(command_id, error) from error
+
+    async def _give_up(self, command_id: str) -> None:
+        """Cancel a command that never gets its params, as far as the server can cancel."""
+        url = self._connection.url("commands", command_id, "cancel")
+        with suppress(ArcError):
+            await self._connection.call("POST", url, CommandStatus)
 
     async def _complete(self, latest: CreateCommandResponse) -> CreateCommandResponse:
         """Report the params complete. Raises UploadFailed when the server does not find them."""

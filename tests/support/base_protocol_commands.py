@@ -77,6 +77,8 @@ class BaseProtocolCommands:
         self.commands: dict[str, Command] = {}
         self.blobs: dict[str, bytes] = {}
         self._keys: dict[tuple[str, ...], str] = {}
+        self.is_local = False
+        """Uploads go to files of this host, as those of the public stand-alone server do."""
         self._ids = itertools.count(1)
         self._skew = timedelta()
 
@@ -306,6 +308,9 @@ class BaseProtocolCommands:
         }
         if is_fresh and command.state == "PENDING_UPLOAD":
             put = self.presign("put", f"arc/commands/{command.command_id}/params")
+            if self.is_local:
+                path = f"/srv/arc/{command.command_id}/params"
+                put["backend"] = {"type": "local", "filePath": path, "operation": "put"}
             answer["next"] = "upload"
             answer["storageUpload"] = {"expiresAt": put["expiration"], "putRequest": put}
         return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ from arc_client import (
     UnexpectedAnswer,
     UploadFailed,
 )
-from arc_protocol.errors import IdempotencyKeyReused, InvalidCommand, PayloadTooLarge, RateLimited
+from arc_protocol.errors import (
+    CommandTargetNotFound,
+    IdempotencyKeyReused,
+    InvalidCommand,
+    PayloadTooLarge,
+    RateLimited,
+)
 from arc_protocol.messages.commands import CreateCommandResponse
 from tests.support.client_fakes import created, error, status, upload_to
 from tests.support.clocks import SenderClock
@@ -31,7 +38,7 @@ from tests.support.waiting import until
 CREATE = "http://h/v1/commands"
 COMPLETE = "http://h/v1/commands/cmd_1/upload-complete"
 STORE = "http://blobs/p"
-LARGE = b'"' + b"x" * 200_000 + b'"'
+LARGE = b'"' + b"x" * 1_600_000 + b'"'
 
 
 def creates(http: aioresponses) -> list[dict[str, Any]]:
@@ -297,6 +304,68 @@ async def test_an_upload_that_keeps_failing_is_given_up_with_the_commands_id(
     assert raised.value.context["idempotency_key"]
 
 
+@pytest.mark.parametrize("size", [150_001, 1_500_000])
+async def test_params_that_public_servers_take_are_sent_inline(
+    http: aioresponses, clock: SenderClock, size: int
+) -> None:
+    http.post(CREATE, payload=created())
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c", bytes(size))
+
+    [create] = creates(http)
+    assert len(b64decode(create["params"]["inlineBase64"])) == size
+    assert len(json.dumps(create)) < 2 * 1024 * 1024
+
+
+async def test_inline_params_that_are_too_large_for_a_server_are_uploaded(
+    http: aioresponses, clock: SenderClock
+) -> None:
+    taken = uploads(http, [403, 200])
+    storage = upload_to(STORE)
+    waiting = created("PENDING_UPLOAD", next="upload", storageUpload=storage)
+    http.post(CREATE, status=413, body=error("PAYLOAD_TOO_LARGE"))
+    http.post(CREATE, payload=waiting, repeat=True)
+    http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
+
+    async with Client("http://h", clock=clock) as arc:
+        await arc.send("dep", "c", bytes(200_000))
+
+    assert [create["params"]["mode"] for create in creates(http)] == ["inline", *["storage"] * 2]
+    assert len({create["idempotencyKey"] for create in creates(http)}) == 1
+    assert [body for _, body in taken] == [bytes(200_000)] * 2
+
+
+async def test_a_command_whose_upload_is_on_the_servers_own_disk_is_cancelled(
+    http: aioresponses, clock: SenderClock
+) -> None:
+    storage = upload_to(STORE)
+    storage["putRequest"]["backend"] = {"type": "local", "filePath": "/p", "operation": "put"}
+    http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
+    http.post("http://h/v1/commands/cmd_1/cancel", payload=status("FAILED"))
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(UploadFailed, match="on its own disk only"):
+            await arc.send("dep", "c", LARGE)
+
+    assert len(creates(http)) == 1
+    assert sum(str(url).endswith("/cancel") for _, url in http.requests) == 1
+
+
+@pytest.mark.parametrize("status_code", [404, 500])
+async def test_a_final_code_is_believed_at_once_whatever_its_status(
+    http: aioresponses, clock: SenderClock, status_code: int
+) -> None:
+    http.post(CREATE, status=status_code, body=error("COMMAND_TARGET_NOT_FOUND"), repeat=True)
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(CommandTargetNotFound):
+            await arc.send("dep", "c")
+
+    assert len(creates(http)) == 1
+    assert clock.slept == []
+
+
 async def test_params_that_are_too_large_for_the_store_are_sent_once(
     http: aioresponses, clock: SenderClock
 ) -> None:
@@ -386,12 +455,12 @@ async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: SenderC
     http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", clock=clock, callbacks=Told()) as arc:
-        await arc.send("dep", "c", LARGE)
+    async with Client("http://h", clock=clock, callbacks=Told(), inline_bytes=9) as arc:
+        await arc.send("dep", "c", b"ten bytes.")
 
     unavailable, *rest = told
     assert unavailable.code == "UNAVAILABLE"
-    assert rest == ["cmd_1", (0, len(LARGE)), (len(LARGE), len(LARGE)), "cmd_1"]
+    assert rest == ["cmd_1", (0, 10), (10, 10), "cmd_1"]
 
 
 async def test_a_client_that_is_not_open_says_so(clock: SenderClock) -> None:
