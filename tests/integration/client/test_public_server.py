@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.base_protocol_server import BaseProtocolServer
 from tests.support.shell import arc_process
 
 
 @pytest.fixture
-async def public() -> AsyncIterator[Part1Server]:
-    async with Part1Server(3) as server:
+async def public() -> AsyncIterator[BaseProtocolServer]:
+    async with BaseProtocolServer(3) as server:
         server.state.is_local = True
         yield server
 
 
 async def test_params_of_any_size_that_it_takes_go_inline(
-    public: Part1Server, tmp_path: Path
+    public: BaseProtocolServer, tmp_path: Path
 ) -> None:
     params = tmp_path / "params"
     params.write_bytes(bytes(1_500_000))
@@ -43,7 +44,7 @@ async def test_params_of_any_size_that_it_takes_go_inline(
 
 
 async def test_larger_params_are_refused_with_the_reason(
-    public: Part1Server, tmp_path: Path
+    public: BaseProtocolServer, tmp_path: Path
 ) -> None:
     params = tmp_path / "params"
     params.write_bytes(bytes(1_500_001))
