@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 
 from arc_agent.cli.arguments import ADMINISTRATION, has_token, parser
 from arc_agent.cli.output import UNUSABLE, fail
+from arc_runtime.startup.standard_streams import open_standard_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out a command line, and return the exit code."""
+    open_standard_streams()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in ADMINISTRATION:
         from arc_agent.cli import install

@@ -34,6 +34,7 @@ from arc_client.cli.views import (
 from arc_client.wire.idempotency import new_idempotency_key
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
+from arc_runtime.startup.standard_streams import open_standard_streams
 
 if TYPE_CHECKING:
     from arc_client.client import Client
@@ -97,6 +98,7 @@ CommandId = Annotated[str, typer.Argument(metavar="ID", help="The command's id")
 
 def main() -> None:
     """Run `arc`."""
+    open_standard_streams()
     app()
 
 

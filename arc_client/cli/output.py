@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,9 +21,8 @@ _NOT_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 def show_message(text: str) -> None:
     """Write a line for the person to stderr."""
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # `arc … 2>&-`
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def show_prompt(text: str) -> None:
@@ -84,9 +81,7 @@ def is_terminal(stream: IO[Any] | None) -> bool:
 
 
 def write_bytes(data: bytes) -> None:
-    """Write bytes to stdout at once. Raises OSError, also when there is no stdout."""
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  # `arc … >&-`
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    """Write bytes to stdout at once. Raises OSError."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 

@@ -358,3 +358,25 @@ def _logging_as_before() -> Iterator[None]:
     yield
     setup.configure(stream=sys.stderr)
     structlog.configure(**before)
+
+
+def test_a_server_that_is_started_with_closed_streams_serves(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = "{}:{}".format(*probe.getsockname())
+    command = [*SERVE, "--data-dir", tmp_path / "data", "--listen", address]
+    process = subprocess.Popen(["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command])
+
+    def answers() -> bool:
+        assert process.poll() is None, "it ended"
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}/readyz"):
+            return True
+        return False
+
+    try:
+        wait_until(answers)
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
