@@ -10,12 +10,17 @@ import os
 import signal
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 _OWN_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """The signals that the programs handle in their event loops."""
+_PASSED_ON: Final = _OWN_SIGNALS | {signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _OFF: Final = -1
+_STDIN: Final = 0
+_SIGNALLED: Final = 128
+"""What a shell adds to the number of the signal that ended a process."""
 
 
 @cache
@@ -34,6 +39,38 @@ def keep_exit_statuses() -> None:
     """Have the kernel keep the exit statuses of children, even if SIGCHLD was inherited ignored."""
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def go_on_under_init() -> None:
+    """Go on in a child; this process stays as its init, which reaps orphans and passes signals on.
+
+    For PID 1 of a container: the kernel gives it every orphan. It ends with the child's status. The
+    program itself cannot reap them: it would take the statuses that handlers wait for.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON | {signal.SIGCHLD, signal.SIGTTOU})
+    child = os.fork()
+    if child:
+        _be_init(child)
+    os.setpgid(0, 0)  # or the child would get Ctrl-C from the terminal and from its init
+    with suppress(OSError):  # no terminal
+        os.tcsetpgrp(_STDIN, os.getpgrp())
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _be_init(child: int) -> NoReturn:
+    """Reap all processes and pass signals on to the child until it ends."""
+    keep_exit_statuses()
+    while True:
+        number = signal.sigwait(_PASSED_ON | {signal.SIGCHLD})
+        if number != signal.SIGCHLD:
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+            continue
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if ended[0] == child:
+                    code = os.waitstatus_to_exitcode(ended[1])
+                    os._exit(code if code >= 0 else _SIGNALLED - code)
 
 
 class _Forks(threading.local):

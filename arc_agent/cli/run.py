@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from arc_agent.cli.output import DONE, UNUSABLE, begin_log, fail, log_line
 from arc_agent.config.reading import TOKEN_VARIABLES
+from arc_runtime.children import go_on_under_init
 from arc_runtime.startup.light_imports import import_aiohttp
 from arc_runtime.systemd import OWN_ENVIRON, take_variables
 
@@ -21,6 +22,8 @@ agent is in a cycle, and what a handler's code leaves in cycles is still found."
 
 def run(given: argparse.Namespace) -> int:
     """Carry out one of these commands; return the exit code. Raises what a start raises."""
+    if given.command == "run" and os.getpid() == 1:
+        go_on_under_init()
     begin_log()
     take_variables(*TOKEN_VARIABLES)
     if given.command == "check-config":
