@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_agent.version import __version__
+from arc_runtime.config.arguments import duration
 
 ADMINISTRATION: Final = {
     "install": "Install the agent on this host as a systemd unit",
@@ -219,7 +220,11 @@ def _add_handlers(commands: Any) -> None:
         help="Modules or .py files with handlers",
     )
     test.add_argument(
-        "--timeout", type=float, default=60.0, metavar="SECONDS", help="Time limit (default: 60)"
+        "--timeout",
+        type=duration,
+        default=60.0,
+        metavar="DURATION",
+        help="Time limit (default: 60s)",
     )
     test.add_argument(
         "--no-policy", action="store_true", help="Run the handler even if the policy denies it"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from arc_runtime.config.arguments import duration
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.host import Host, InstallError
 from arc_runtime.install.product import (
@@ -163,8 +164,8 @@ class InstallCli:
                     )
             if verb != "uninstall":
                 each.add_argument(
-                    "--ready-within", type=float, default=60.0, metavar="SECONDS",
-                    help="allow the unit this long to become ready (60)",
+                    "--ready-within", type=duration, default=60.0, metavar="DURATION",
+                    help="allow the unit this long to become ready (60s)",
                 )  # fmt: skip
         self._add_install(made["install"])
         made["uninstall"].add_argument(

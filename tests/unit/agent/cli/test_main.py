@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from arc_agent.cli.arguments import parser
 from arc_agent.cli.main import main
 
 REFUSALS = {
@@ -128,3 +129,9 @@ def test_wrong_usage_is_exit_2(arguments: list[str], capfd: pytest.CaptureFixtur
 
     assert ended.value.code == 2
     assert "usage: arc-agent" in capfd.readouterr().err
+
+
+def test_a_time_limit_is_a_duration() -> None:
+    given = parser().parse_args(["test-handler", "x", "--timeout", "1m30s"])
+
+    assert given.timeout == 90
