@@ -86,10 +86,21 @@ async def write_file(path: Path, chunks: AsyncIterator[bytes]) -> int:
     return size
 
 
+def is_special(path: Path) -> bool:
+    """Return True for a device, a pipe, or a descriptor such as /dev/stdout: no regular file.
+
+    It is opened by its own name: the name that a pipe's link leads to is no path.
+    """
+    directory = os.path.realpath(path.absolute().parent)
+    is_descriptor = directory == "/dev" or directory.startswith("/proc/")
+    return is_descriptor or (path.exists() and not path.is_file())
+
+
 def _target(path: Path) -> tuple[Path, bool]:
-    """Return the file that a path leads to, and True if another file may take its place."""
-    target = Path(os.path.realpath(path))
-    return target, target.is_file() or not target.exists()
+    """Return the file to write, and True if another file may take its place."""
+    if is_special(path):
+        return path, False
+    return Path(os.path.realpath(path)), True
 
 
 async def _copy(chunks: AsyncIterator[bytes], file: IO[Any]) -> int:

@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from arc_client.bodies.params import NO_PARAMS, Body, body_of_file, open_file
+from arc_client.bodies.results import is_special
 from arc_client.errors import ConfigurationError, InvalidParams
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.durations import parse_duration
@@ -154,12 +155,14 @@ def check_writable(path: Path) -> None:
     """Raise ConfigurationError if a result file cannot be written: before anything is sent."""
     if path == STDOUT:
         return
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
+    if path.is_dir():
         raise ConfigurationError(f"cannot write to {path}: it is a directory")
-    place = target if target.exists() and not target.is_file() else target.parent
+    if path.is_socket():
+        raise ConfigurationError(f"cannot write to {path}: it is a socket")
+    place = path if is_special(path) else Path(os.path.realpath(path)).parent
     if not place.exists():
-        raise ConfigurationError(f"cannot write to {path}: there is no directory {place}")
+        missing = "there is no such file" if place == path else f"there is no directory {place}"
+        raise ConfigurationError(f"cannot write to {path}: {missing}")
     if not os.access(place, os.W_OK):
         raise ConfigurationError(f"cannot write to {path}: permission denied")
 

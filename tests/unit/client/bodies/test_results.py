@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from aioresponses import aioresponses
 
 from arc_client import Client, ResultUnreadable
+from arc_client.bodies.results import write_file
 from tests.support.client_fakes import download_from, error, status
 from tests.support.clocks import SenderClock
 
@@ -206,3 +209,16 @@ async def test_a_device_is_written_to_and_not_replaced(
         await arc.wait_to_file("/dev/null", "cmd_1")
 
     assert Path("/dev/null").is_char_device()
+
+
+async def test_a_pipe_is_written_by_the_name_of_its_descriptor() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"a "
+        yield b"result"
+
+    reader, writer = os.pipe()
+    with open(reader, "rb") as read:
+        with open(writer, "wb"):
+            assert await write_file(Path(f"/dev/fd/{writer}"), chunks()) == 8
+
+        assert read.read() == b"a result"

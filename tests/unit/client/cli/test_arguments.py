@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -163,3 +165,14 @@ def test_where_a_result_cannot_be_written_is_said_beforehand(tmp_path: Path) -> 
         check_writable(tmp_path)
     with pytest.raises(ConfigurationError, match="there is no directory"):
         check_writable(tmp_path / "no" / "file")
+
+
+def test_special_files_can_be_written_and_what_cannot_is_refused(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with open(reader), open(writer, "w"), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+
+        check_writable(Path(f"/dev/fd/{writer}"))
+        for bad in (tmp_path / "socket", Path("/dev/fd/9999"), Path("/proc/version/x")):
+            with pytest.raises(ConfigurationError, match="cannot write to"):
+                check_writable(bad)
