@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import msgspec
 import structlog
 
 from arc_agent.handlers.events import HandlerLog, RunEvents
@@ -24,16 +25,28 @@ _CHUNK_BYTES: Final = 256 * 1024
 class CommandFailed(Exception):
     """Raise it to end a command with an error code of your own.
 
-    Code, message and details reach the sender.
+    Code, message and details reach the sender. `details` that are not text become JSON text: dicts,
+    lists, numbers, msgspec structs, dataclasses, instants. A value inside them that has no form in
+    JSON becomes its `str`.
     """
 
-    def __init__(self, code: str, message: str, details: str | None = None) -> None:
+    def __init__(self, code: str, message: str, details: Any = None) -> None:
         if not code:
             raise ValueError("an error needs a code")
         super().__init__(message)
         self.code = code
         self.message = message
-        self.details = details
+        self.details = _text_of(details)
+
+
+def _text_of(details: Any) -> str | None:
+    """Return the details of an error as text."""
+    if details is None or isinstance(details, str):
+        return details
+    try:
+        return msgspec.json.encode(details, enc_hook=str).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return repr(details)  # to lose the error for its details would be worse
 
 
 class Retry(Exception):

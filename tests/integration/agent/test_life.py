@@ -110,6 +110,19 @@ async def test_an_error_of_the_handlers_own_reaches_the_sender(
     }
 
 
+async def test_details_that_are_no_text_reach_the_sender_as_json(
+    server: ScriptedServer, start: Start
+) -> None:
+    @handler("fail")
+    def fail() -> None:
+        raise CommandFailed("VAULT_SEALED", "the vault is sealed", details={"since": [12, None]})
+
+    await start(server, fail)
+    server.send("fail")
+
+    assert (await server.response())["details"] == '{"since":[12,null]}'
+
+
 async def test_a_traceback_stays_on_the_host(server: ScriptedServer, start: Start) -> None:
     @handler("fail")
     async def fail() -> None:
