@@ -172,7 +172,8 @@ def _standing(status: AgentStatus | None) -> str:
 
 def _state(status: CommandStatus) -> str:
     """Return the state, and that the command is to be cancelled if it is."""
-    return f"{status.state} (to be cancelled)" if status.cancel_requested else str(status.state)
+    is_to_end = status.cancel_requested and status.state not in TERMINAL
+    return f"{status.state} (to be cancelled)" if is_to_end else str(status.state)
 
 
 def _moment(moment: datetime | None) -> str:

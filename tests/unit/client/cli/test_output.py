@@ -73,6 +73,19 @@ def test_a_table_in_a_pipe_is_plain_and_cuts_nothing(capfd: pytest.CaptureFixtur
     assert second.endswith("1.25s")
 
 
+@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED])
+def test_a_command_that_has_ended_is_not_to_be_cancelled(
+    capfd: pytest.CaptureFixture[str], state: State
+) -> None:
+    views.show_commands([command(state=state, cancel_requested=True)])
+    views.show_status(command(state=state, cancel_requested=True))
+    views.show_commands([command(state=State.DISPATCHED, cancel_requested=True)])
+
+    out = capfd.readouterr().out
+    assert out.count("(to be cancelled)") == 1
+    assert "DISPATCHED (to be cancelled)" in out
+
+
 def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:
     response = SuccessResponse(response=InlineBody.of(b"12345"))
     views.show_status(command(response=response))
