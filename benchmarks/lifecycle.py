@@ -309,6 +309,7 @@ async def compare_stores(scratch: Path, options: argparse.Namespace) -> list[Mea
         pending=options.pending,
         deployments=options.deployments,
         known=DEPLOYMENT,
+        busy_target=TARGET,
         body=RESPONSE_BODY,
     )
     name = (

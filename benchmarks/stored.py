@@ -28,6 +28,9 @@ INSERT OR IGNORE INTO deployments (deployment_id, created_at)
 INSERT OR IGNORE INTO targets (deployment_id, position, resource_id, resource_type, created_at)
   SELECT name, (SELECT count(*) FROM targets WHERE deployment_id = name), :target, 'daemon', :now
   FROM temp.names;
+INSERT OR IGNORE INTO targets (deployment_id, position, resource_id, resource_type, created_at)
+  SELECT name, (SELECT count(*) FROM targets WHERE deployment_id = name), :busy, 'daemon', :now
+  FROM temp.names;
 UPDATE numbering SET high = high + :stored WHERE id = 1;
 INSERT INTO commands (
     seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
@@ -60,9 +63,19 @@ INSERT INTO idempotency_keys (
 
 
 def fill(
-    database: Path, *, stored: int, pending: int, deployments: int, known: str, body: bytes
+    database: Path,
+    *,
+    stored: int,
+    pending: int,
+    deployments: int,
+    known: str,
+    busy_target: str,
+    body: bytes,
 ) -> float:
-    """Store commands over so many deployments, one of them `known`; return the seconds taken."""
+    """Store commands over so many deployments, one of them `known`; return the seconds taken.
+
+    Each deployment has a `busy_target` too, for which nothing is stored.
+    """
     began = time.perf_counter()
     names = [known, *(f"deployment-{number:04}" for number in range(1, deployments))]
     with closing(sqlite3.connect(database, isolation_level=None)) as db:
@@ -80,6 +93,7 @@ def fill(
             "deployments": deployments,
             "failed": _FAILED_SHARE,
             "target": IDLE_TARGET,
+            "busy": busy_target,
             "form": _INLINE,
             "body": body,
             "size": len(body),
