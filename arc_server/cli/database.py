@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
@@ -16,11 +17,14 @@ from rich.table import Table
 
 from arc_protocol.messages.base import Name
 from arc_server.app import DATABASE, CannotStart, open_store
-from arc_server.config.reading import load_config
+from arc_server.config.reading import PREFIX, load_config
+from arc_server.config.sections import ServerConfig
 from arc_server.ports.store import Store
 
 FAILED: Final = 1
 UNUSABLE: Final = 2
+INSTALLED_CONFIG: Final = Path("/etc/arc-server/server.yaml")
+_DATA_DIR_VARIABLE: Final = f"{PREFIX}_DATA_DIR"
 
 R = TypeVar("R")
 
@@ -36,8 +40,11 @@ def with_store(
     *,
     must_exist: bool = False,
 ) -> R:
-    """Use the database, also while a server does. Raises CannotStart."""
-    loaded = load_config(config, {"data_dir": data_dir})
+    """Use the database, also while a server does. Raises CannotStart, SettingsError.
+
+    Unless `must_exist`, a database is made where the caller names a place for it.
+    """
+    loaded = config_here(config, data_dir)
     if must_exist and not (loaded.data_dir / DATABASE).exists():
         raise CannotStart(f"data_dir: {loaded.data_dir}: no database there")
 
@@ -49,6 +56,28 @@ def with_store(
             await store.close()
 
     return run_loop(run())
+
+
+def config_here(config: Path | None, data_dir: Path | None) -> ServerConfig:
+    """Return the configuration of the server that is meant: the installed one if none is named.
+
+    Raises SettingsError, and CannotStart when no server is named and none is here: a token of a new
+    database would be good for no server.
+    """
+    if config is not None or data_dir is not None or _DATA_DIR_VARIABLE in os.environ:
+        return load_config(config, {"data_dir": data_dir})
+    loaded = load_config(INSTALLED_CONFIG if _exists(INSTALLED_CONFIG) else None)
+    if not _exists(loaded.data_dir / DATABASE):
+        raise CannotStart("no server here; name --config or --data-dir")
+    return loaded
+
+
+def _exists(path: Path) -> bool:
+    """Return True if a path exists, or may exist where this user may not look."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True
 
 
 def run_loop(main: Coroutine[Any, Any, R]) -> R:

@@ -9,9 +9,8 @@ from typing import Annotated, Final
 import typer
 
 from arc_server.app import KEYS, CannotStart
-from arc_server.cli.database import ConfigOption, DataDirOption, JsonOption, show
+from arc_server.cli.database import ConfigOption, DataDirOption, JsonOption, config_here, show
 from arc_server.config.parts import max_url_seconds
-from arc_server.config.reading import load_config
 from arc_server.server_keys import FILE_NAME, read_keys, rotate
 
 KEY_SLACK_SECONDS: Final = 3600
@@ -30,7 +29,7 @@ def rotate_keys(
     ] = False,
 ) -> None:
     """Sign with a new key, and print its id; URLs that are out stay good"""
-    loaded = load_config(config, {"data_dir": data_dir})
+    loaded = config_here(config, data_dir)
     keep = timedelta(seconds=max_url_seconds(loaded) + KEY_SLACK_SECONDS)
     try:
         now_in_use = rotate(
@@ -46,7 +45,7 @@ def list_keys(
     config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False
 ) -> None:
     """List the keys without their secrets, the one that signs first"""
-    loaded = load_config(config, {"data_dir": data_dir})
+    loaded = config_here(config, data_dir)
     try:
         found = read_keys(loaded.data_dir / KEYS / FILE_NAME)
     except OSError as error:

@@ -22,6 +22,7 @@ import pytest
 import structlog
 
 from arc_runtime.logs import setup
+from arc_server.cli import database
 from arc_server.cli.main import main
 from arc_server.server_keys import FILE_NAME
 from tests.support.running_server import OWN, inline
@@ -256,6 +257,43 @@ def test_what_reads_a_data_directory_does_not_make_one(
 ) -> None:
     assert_one_line(run(*command, "--data-dir", tmp_path / "data"), "data_dir")
     assert not (tmp_path / "data").exists()
+
+
+COMMANDS = [
+    ("token", "create", "--scope", "admin"),
+    ("token", "list"),
+    ("enrol-token", "create", "--deployment", OWN),
+    ("credential", "list"),
+    ("keys", "rotate"),
+    ("keys", "list"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_where_no_server_is_no_database_is_made(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(database, "INSTALLED_CONFIG", tmp_path / "server.yaml")
+
+    assert_one_line(run(*command), "no server here; name --config or --data-dir")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_is_made_for_the_installed_server_if_none_is_named(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(database, "INSTALLED_CONFIG", tmp_path / "server.yaml")
+    (tmp_path / "server.yaml").write_text(f"data_dir: {tmp_path / 'data'}\n")
+    assert run("token", "create", "--scope", "admin", "--data-dir", tmp_path / "data").code == 0
+
+    assert run("token", "create", "--scope", "admin").code == 0
+
+    listed = run("token", "list", "--json", "--data-dir", tmp_path / "data")
+    assert len(json.loads(listed.out)) == 2
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["serve", "token", "keys", "check-config"])
