@@ -32,6 +32,10 @@ STILL_SECONDS: Final = 30.0
 STOP_SLACK_SECONDS: Final = 25.0
 """The time that closing the database takes at worst, on top of the requests in progress."""
 
+_LOOK_SECONDS: Final = 1.0
+"""How often the server looks whether it can open a file."""
+_WARNING_SECONDS: Final = 60.0
+
 COLLECTED_AFTER: Final = (20_000, 20, 50)
 """The thresholds of the garbage collector. Almost no object of the server is part of a cycle; with
 Python's own thresholds the collector takes an eighth of the CPU time of a busy server."""
@@ -71,11 +75,13 @@ async def _serve(load: Callable[[], ServerConfig]) -> int:
         sys.stdout.flush()
         systemd.ready()
         log.info("server.ready", url=server.url, data_dir=str(config.data_dir))
+        warning = asyncio.create_task(_warn_of_descriptors(), name="descriptors")
         watching = asyncio.create_task(
             _watch(server, STILL_SECONDS + config.sweeper.interval_seconds), name="watch"
         )
         await asyncio.wait((stopping, server.failure), return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
+        warning.cancel()
         systemd.stopping(config.http.drain_seconds + STOP_SLACK_SECONDS)
         if server.failure.done():
             log.error("server.failed", reason=str(server.failure.exception()))
@@ -105,6 +111,19 @@ async def _watch(server: RunningServer, patience_seconds: float) -> None:
         return "the sweeper stands still: the database takes no writes" if is_still else None
 
     await systemd.keep_notified(trouble, lambda: f"serving on {server.url}")
+
+
+async def _warn_of_descriptors() -> None:
+    """Log once a minute that no descriptors are left: uvloop refuses connections in silence."""
+    while True:
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            hint = "raise LimitNOFILE= of the unit"
+            log.error("server.no_descriptors", reason=error.strerror, hint=hint)
+            await asyncio.sleep(_WARNING_SECONDS)
+        else:
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _on_signals(

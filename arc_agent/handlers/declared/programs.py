@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from arc_agent.config.declared_handlers import NO_LIMITS, ExecSection
-from arc_agent.handlers.context import CommandFailed, Context
+from arc_agent.handlers.context import CommandFailed, Context, Retry
 from arc_agent.handlers.declared import isolation
 from arc_agent.handlers.declared.argv import Argv
 from arc_agent.handlers.declared.placeholders import declare
@@ -41,6 +41,9 @@ _LEFTOVERS_SECONDS: Final = 1.0
 """The time limit for the pipes to close after the group was killed."""
 _LAUNCH_SECONDS: Final = 30.0
 """The time limit of systemd for making a scope."""
+
+_NO_DESCRIPTORS_SECONDS: Final = 5.0
+"""How long a command is put off when the agent can open no more files."""
 
 _groups: Final[set[int]] = set()
 """The running process groups, to be killed when the agent ends at once."""
@@ -320,8 +323,11 @@ def _reap(process: subprocess.Popen[bytes]) -> str:
     return stderr[-_STDERR_BYTES:].decode("utf-8", "replace").strip()
 
 
-def _not_started(program: str, error: Exception) -> CommandFailed:
-    """Return the error of a program that cannot be started."""
+def _not_started(program: str, error: Exception) -> CommandFailed | Retry:
+    """Return the error of a program that cannot be started; Retry if the host has no room now."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        log.error("exec.no_descriptors", program=program, reason=error.strerror)
+        return Retry(f"{program}: {error.strerror}", after=_NO_DESCRIPTORS_SECONDS)
     reason = error.strerror if isinstance(error, OSError) else str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         reason = f"{reason}; limits.memory_bytes may be too small"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from arc_agent.handlers.declared import programs
 from tests.support.processes import until_gone
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer, inline
@@ -188,3 +193,22 @@ async def test_a_drain_ends_programs_tidily(
 
     assert mark.read_text() == "started ended"
     assert server.seen("release")[0].json()["reason"] == "drain"
+
+
+async def test_a_program_that_finds_no_descriptors_is_given_back_and_not_failed(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(programs, "_NO_DESCRIPTORS_SECONDS", 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr(programs.subprocess, "Popen", refuse)
+        await start(server, handlers={"exec": {"x": {"argv": ["/bin/echo", "7"]}}})
+        server.send("x", command_id="cmd_1")
+        await server.until(lambda: bool(server.seen("release")))
+    server.send("x", command_id="cmd_1")
+
+    assert inline(await server.response()) == b"7"
+    assert server.seen("release")[0].json()["reason"] == "retry"
+    assert len(server.responses()) == 1

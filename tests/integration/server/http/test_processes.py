@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sqlite3
@@ -418,3 +419,17 @@ def test_a_server_that_is_started_with_closed_streams_serves(tmp_path: Path) -> 
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_server_without_descriptors_logs_it_once_and_serves_again(tmp_path: Path) -> None:
+    with server(tmp_path / "data", "--no-auth") as running:
+        used = len(os.listdir(f"/proc/{running.process.pid}/fd"))
+        _, hard = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (used, hard))
+
+        wait_until(lambda: "server.no_descriptors" in running.log.read_text())
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+
+        assert running.call("GET", "/readyz")[0] == 200
+        assert running.log.read_text().count("server.no_descriptors") == 1
+        assert running.end() == 0
