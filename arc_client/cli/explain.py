@@ -56,7 +56,8 @@ _UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
 _BASE_ONLY: Final = "A server that has the base protocol only does not offer this."
 _CODE_HINTS: Final = {
-    "UNKNOWN_COMMAND": "The agent has no handler of that name; `arc agents` shows what it has.",
+    "UNKNOWN_COMMAND": "No handler there has that name. `arc agents --handlers` lists those of"
+    " agents that register; only its own program knows those of another receiver.",
     "HANDLER_TIMEOUT": "The handler took longer than it may; see the agent's configuration.",
     "MAX_ATTEMPTS_EXCEEDED": "Every agent that took it was lost or gave it back; see their logs.",
     "DELIVERY_FAILED": "The deployment's push URL refused it.",

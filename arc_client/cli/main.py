@@ -312,13 +312,16 @@ def agents(
         bool, typer.Option("--handlers", help="List their handlers, one per line")
     ] = False,
 ) -> None:
-    """List agents and what they can run"""
+    """List agents and what they can run, and receivers that do not register"""
     schemas = handlers and session.as_json
-    found = session.run(lambda client: client.agents(deployment=deployment, schemas=schemas))
+    found = session.run(lambda client: client.roll_call(deployment, schemas=schemas))
+    agents = [each for each in found.agents if deployment in (None, each.deployment_id)]
     if handlers and not session.as_json:
-        show_offers(offers(found))
+        show_offers(offers(agents))
+    elif handlers:
+        show_json(agents)
     else:
-        session.show(found, show_agents)
+        session.show([*agents, *(found.receivers or ())], show_agents)
 
 
 @app.command()

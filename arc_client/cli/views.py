@@ -8,7 +8,7 @@ from datetime import datetime
 from arc_client.cli.handlers import Offer, rows_of
 from arc_client.cli.output import print_line, show_facts, show_table
 from arc_protocol.lifecycle import CANCELLED, TERMINAL
-from arc_protocol.messages.agents import AgentInfo, AgentStatus, HandlerInfo
+from arc_protocol.messages.agents import AgentInfo, AgentStatus, HandlerInfo, ReceiverInfo
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
@@ -33,8 +33,8 @@ def show_commands(commands: Sequence[CommandStatus]) -> None:
     )
 
 
-def show_agents(agents: Sequence[AgentInfo]) -> None:
-    """Show agents as a table."""
+def show_agents(found: Sequence[AgentInfo | ReceiverInfo]) -> None:
+    """Show agents, and receivers that do not register, as a table."""
     show_table(
         [
             "DEPLOYMENT",
@@ -49,19 +49,29 @@ def show_agents(agents: Sequence[AgentInfo]) -> None:
         ],
         [
             [
-                agent.deployment_id,
-                agent.target.resource_id if agent.target else "",
-                agent.hostname,
-                agent.version,
-                _moment(agent.last_seen_at),
-                _standing(agent.status),
-                str(len(agent.holding)),
-                " ".join(handler.name for handler in agent.handlers),
-                agent.agent_id,
+                each.deployment_id,
+                each.target.resource_id if each.target else "",
+                *_facts_of(each),
             ]
-            for agent in agents
+            for each in found
         ],
     )
+
+
+def _facts_of(each: AgentInfo | ReceiverInfo) -> list[str]:
+    """Return the cells of a row of agents, from HOST on."""
+    seen = _moment(each.last_seen_at)
+    if isinstance(each, ReceiverInfo):
+        return ["", "", seen, "does not register", "", "", ""]
+    return [
+        each.hostname,
+        each.version,
+        seen,
+        _standing(each.status),
+        str(len(each.holding)),
+        " ".join(handler.name for handler in each.handlers),
+        each.agent_id,
+    ]
 
 
 def show_offers(found: Sequence[Offer]) -> None:

@@ -103,11 +103,22 @@ class DeploymentPresence(Message, frozen=True, kw_only=True):
     """When a receiver that does not register last polled."""
 
 
+class ReceiverInfo(Message, frozen=True, kw_only=True):
+    """A receiver that polls without registering, as far as its polls tell."""
+
+    deployment_id: str
+    target: CommandTarget | None = None
+    """The target that it names; receivers of 1.x name none."""
+    last_seen_at: Timestamp
+
+
 class AgentList(Message, frozen=True, kw_only=True):
     """GET /agents. `presence` is there when the request names one deployment."""
 
     agents: list[AgentInfo]
     presence: DeploymentPresence | None = None
+    receivers: list[ReceiverInfo] | None = None
+    """Receivers that do not register, one for each deployment and target that is polled."""
 
 
 def _inner(value: Any) -> Iterable[Any]:

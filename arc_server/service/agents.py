@@ -12,6 +12,7 @@ import structlog
 
 from arc_protocol.codec import encode
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldCommand
+from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
@@ -33,10 +34,12 @@ class AgentService:
         self._seen: dict[Holder, datetime] = {}
         self._unnamed = UnnamedPollers(clock.now())
 
-    def mark_polled(self, deployment_id: str, agent_id: str | None) -> None:
+    def mark_polled(
+        self, deployment_id: str, target: CommandTarget | None, agent_id: str | None
+    ) -> None:
         """Remember a poll by an agent or, without an agent id, by an unnamed receiver."""
         if agent_id is None:
-            self._unnamed.mark(deployment_id, self._clock.now())
+            self._unnamed.mark(deployment_id, target, self._clock.now())
         else:
             self.mark_seen(deployment_id, agent_id)
 
@@ -65,7 +68,10 @@ class AgentService:
         within: str | None = None,
         with_schemas: bool = False,
     ) -> AgentList:
-        """Return the agents of a deployment, or of all, with what they hold. Raises Forbidden."""
+        """Return the agents of a deployment, or of all, with what they hold. Raises Forbidden.
+
+        Receivers that poll without registering are listed beside them.
+        """
         if within is not None:
             check_deployment(deployment_id or within, within)
             deployment_id = within
@@ -79,8 +85,10 @@ class AgentService:
             known = await self._store.get_deployment(deployment_id)
             is_pushed = known is not None and known.push_url is not None
             presence = self._unnamed.of(deployment_id, self._clock.now(), is_pushed=is_pushed)
+        receivers = self._unnamed.receivers(deployment_id, since)
         return AgentList(
             presence=presence,
+            receivers=receivers[: self._limits.max_agents_listed] or None,
             agents=[
                 AgentInfo(
                     agent_id=agent.agent_id,

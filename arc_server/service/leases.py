@@ -116,7 +116,7 @@ class LeaseService:
         with work.waiter(deployment_id, target_id, agent_id, wait) as waiter:
             while True:
                 wait.check()
-                self._agents.mark_polled(deployment_id, agent_id)
+                self._agents.mark_polled(deployment_id, request.target, agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked()

@@ -69,6 +69,7 @@ class FakeServer:
         default_factory=dict
     )
     """By route name: answers to give before the true one is given again."""
+    receivers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     presence: dict[str, Any] | None = None
     """What is told of the deployment that somebody asks for."""
     commands: dict[str, StoredCommand] = field(default_factory=dict)
@@ -386,7 +387,9 @@ class FakeServer:
         return web.json_response(self._describe(command))
 
     async def _agents(self, request: web.Request) -> web.Response:
-        known = {} if self.presence is None else {"presence": self.presence}
+        known: dict[str, Any] = {} if self.presence is None else {"presence": self.presence}
+        if self.receivers:
+            known["receivers"] = self.receivers
         return web.json_response({"agents": self.agents, **known})
 
     def _run(self, command: StoredCommand) -> None:

@@ -247,6 +247,40 @@ async def test_commands_are_shown_as_tables_or_as_json(server: FakeServer) -> No
     assert [one["agentId"] for one in agents.json()] == ["a1"]
 
 
+@one_kind
+async def test_receivers_that_do_not_register_are_listed_with_the_agents(
+    server: FakeServer,
+) -> None:
+    server.agents = [agent("a1", "dep")]
+    target = {"resourceId": "vault-agent", "resourceType": "daemon"}
+    seen = {"deploymentId": "dep", "target": target, "lastSeenAt": "2026-11-23T20:00:00Z"}
+    server.receivers = [seen]
+
+    table, as_json, offers = await asyncio.gather(
+        arc("agents", url=server.url),
+        arc("agents", "--json", url=server.url),
+        arc("agents", "--handlers", "--json", url=server.url),
+    )
+
+    assert [each.get("agentId") for each in as_json.json()] == ["a1", None]
+    assert as_json.json()[1] == seen
+    assert [each["agentId"] for each in offers.json()] == ["a1"]
+    assert "vault-agent" in table.out.decode()
+    assert table.out.count(b"\n") > 2
+
+
+@one_kind
+async def test_the_hint_for_an_unknown_command_allows_for_receivers_that_do_not_register(
+    server: FakeServer,
+) -> None:
+    failed = await arc(
+        "invoke", "dep", "fail", "--params", '{"code":"UNKNOWN_COMMAND"}', url=server.url
+    )
+
+    assert failed.code == 1
+    assert "lists those of agents that register" in failed.err
+
+
 async def test_a_command_that_is_cancelled_is_so_for_who_waits_for_it(server: FakeServer) -> None:
     waiting = asyncio.ensure_future(arc_process("invoke", "dep", "nobody", url=server.url))
     await server.until(lambda: server.count("GET", "/v1/commands/cmd_1") > 0)

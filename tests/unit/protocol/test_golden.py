@@ -179,7 +179,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
         leases.ResponseHandling, leases.LeaseInfo, leases.RenewedLease, agents.HandlerInfo,
         agents.HeldCommand, agents.AgentInfo, agents.AgentStatus, leases.SubmittedResponse,
         leases.RefusedResponse, events.Progress, events.LogLine, events.RecordedLine,
-        agents.DeploymentPresence,
+        agents.DeploymentPresence, agents.ReceiverInfo,
     }  # fmt: skip
 
     assert files == VECTORS.keys() | rewritten

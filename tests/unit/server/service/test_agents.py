@@ -14,10 +14,15 @@ from arc_protocol.messages.agents import (
     AgentStatus,
     DeploymentPresence,
     HandlerInfo,
+    ReceiverInfo,
 )
 from arc_protocol.messages.leases import RenewRequest
 from arc_server.ports.records import Deployment
-from arc_server.service.unnamed_pollers import MAX_REMEMBERED, UnnamedPollers
+from arc_server.service.unnamed_pollers import (
+    MAX_REMEMBERED,
+    MAX_TARGETS_REMEMBERED,
+    UnnamedPollers,
+)
 from tests.support.clocks import START
 from tests.support.service_fakes import Gate
 from tests.support.service_world import World, daemon
@@ -186,6 +191,37 @@ async def test_receivers_that_do_not_say_who_they_are_leave_a_trace(world: World
     assert other.polled_at is None
 
 
+async def test_receivers_that_do_not_register_are_listed_by_target(world: World) -> None:
+    await world.agents.register("a1", registration("d1"))
+    await world.poll("d1", agent="a1")
+    await world.poll("d2")
+    await world.poll("d1", target=daemon("t1"))
+    world.clock.advance(60)
+    await world.poll("d1", target=daemon("t2"))
+    now = world.clock.now()
+
+    of_d1 = [
+        ReceiverInfo(deployment_id="d1", target=daemon("t1"), last_seen_at=START),
+        ReceiverInfo(deployment_id="d1", target=daemon("t2"), last_seen_at=now),
+    ]
+    of_d2 = ReceiverInfo(deployment_id="d2", last_seen_at=START)
+    assert (await world.agents.list(None)).receivers == [*of_d1, of_d2]
+    assert (await world.agents.list("d1")).receivers == of_d1
+    assert (await world.agents.list(None, within="d2")).receivers == [of_d2]
+    world.clock.advance(world.limits.agents_seen_within_seconds - 30)
+    assert (await world.agents.list(None)).receivers == of_d1[1:]
+
+
+def test_no_more_targets_of_a_deployment_are_remembered_than_may_be() -> None:
+    pollers = UnnamedPollers(START)
+    for number in range(MAX_TARGETS_REMEMBERED + 5):
+        pollers.mark("d1", daemon(f"t{number}"), START + timedelta(seconds=number))
+
+    remembered = pollers.receivers("d1", START - timedelta(hours=1))
+    assert len(remembered) == MAX_TARGETS_REMEMBERED
+    assert remembered[0].target == daemon("t5")
+
+
 async def test_a_deployment_that_is_pushed_to_says_so(world: World) -> None:
     await world.store.put_deployment(
         Deployment(deployment_id="d1", targets=(), push_url="https://w.example.com"), START
@@ -201,7 +237,7 @@ def test_silence_means_nothing_once_too_many_are_to_be_remembered() -> None:
     pollers = UnnamedPollers(START)
     late = START + timedelta(hours=1)
     for number in range(MAX_REMEMBERED + 1):
-        pollers.mark(f"d{number}", late)
+        pollers.mark(f"d{number}", None, late)
 
     assert pollers.of("d0", late, is_pushed=False).watched_since == late
     assert pollers.of(f"d{MAX_REMEMBERED}", late, is_pushed=False).polled_at == late
