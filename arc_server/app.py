@@ -16,6 +16,7 @@ import structlog
 
 from arc_runtime.directories import make_directory
 from arc_server.auth.access import AccessTokens
+from arc_server.auth.bootstrap import BootstrapTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
 from arc_server.auth.revocations import Revocations
@@ -32,7 +33,16 @@ from arc_server.config.reading import listen_address
 from arc_server.config.sections import ServerConfig
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
-from arc_server.http.routes import agents, blobs, commands, enrolment, events, health, leases
+from arc_server.http.routes import (
+    agents,
+    blobs,
+    bootstrap,
+    commands,
+    enrolment,
+    events,
+    health,
+    leases,
+)
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
@@ -90,6 +100,12 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
             ),
             parts.clock,
             config.enrolment.max_per_second,
+        ),
+        *bootstrap.routes(
+            parts.store,
+            BootstrapTokens(parts.signer, parts.clock),
+            parts.clock,
+            auto_register=config.targets.auto_register,
         ),
         *blobs.routes(parts.blobs, parts.signer, parts.clock, config.commands.max_blob_bytes),
         *health.routes(parts.store, lambda: parts.services.announcements.is_closed),
@@ -154,6 +170,7 @@ async def serving(
             cache_seconds=config.auth.token_cache_seconds,
             no_auth=config.auth.disabled,
             access=AccessTokens(signer, clock),
+            bootstrap=BootstrapTokens(signer, clock),
         )
         application = Application(
             all_routes(parts, config),

@@ -10,7 +10,10 @@ from typing import Any, Final
 import msgspec
 
 from arc_protocol.errors import Unauthorized
-from arc_server.auth.access import PREFIX, AccessTokens
+from arc_protocol.messages.base import CommandTarget
+from arc_server.auth import access, bootstrap
+from arc_server.auth.access import AccessTokens
+from arc_server.auth.bootstrap import BootstrapGrant, BootstrapTokens
 from arc_server.auth.tokens import Scope, hash_token, is_well_formed
 from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
@@ -18,6 +21,8 @@ from arc_server.ports.credentials import CredentialStore
 MAX_REMEMBERED: Final = 10_000
 """Look-ups that are remembered: far more than an installation has agents and senders."""
 
+_TOKEN: Final = "token"  # noqa: S105  # a kind of authority
+_CREDENTIAL: Final = "credential"
 _SCOPES: Final = frozenset(scope.value for scope in Scope)
 
 
@@ -29,6 +34,12 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The deployment that the caller is bound to; None for all."""
     token_id: str | None = None
     """Names the token or the credential in logs; None if none was needed."""
+    target: CommandTarget | None = None
+    """The target that a bootstrapped receiver is bound to."""
+    authority: str | None = None
+    """The key of the token or credential, by which a bootstrap token names it."""
+    is_bootstrapped: bool = False
+    """True for a bootstrap token."""
 
 
 UNCHECKED: Final = Caller(scope=Scope.ADMIN)
@@ -50,8 +61,9 @@ class Authenticator:
         cache_seconds: float,
         no_auth: bool = False,
         access: AccessTokens | None = None,
+        bootstrap: BootstrapTokens | None = None,
     ) -> None:
-        """Take the access tokens of enrolled agents by `access`.
+        """Take the access tokens of enrolled agents by `access`, bootstrap tokens by `bootstrap`.
 
         With `no_auth` every caller is an admin, and its header is not read.
         """
@@ -62,6 +74,7 @@ class Authenticator:
         self._known: dict[bytes, tuple[float, Caller]] = {}
         self._looking: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._access = access
+        self._bootstrap = bootstrap
 
     async def caller(self, authorization: str | None) -> Caller:
         """Return the caller of a header. Raises Unauthorized, StoreUnavailable."""
@@ -73,15 +86,13 @@ class Authenticator:
         text = text.strip(" ")
         if kind.lower() != "bearer":
             raise Unauthorized("not a bearer token of this server")
-        if self._access is not None and text.startswith(PREFIX):
-            credential_id = self._access.read(text)
-            return await self._known_or(
-                credential_id.encode("ascii"), partial(self._holder_of, credential_id)
-            )
+        if self._access is not None and text.startswith(access.PREFIX):
+            return await self._of_credential(self._access.read(text))
+        if self._bootstrap is not None and text.startswith(bootstrap.PREFIX):
+            return await self._of_grant(self._bootstrap.read(text))
         if not is_well_formed(text):
             raise Unauthorized("not a bearer token of this server")
-        digest = hash_token(text)
-        return await self._known_or(digest, partial(self._owner_of, digest))
+        return await self._of_digest(hash_token(text))
 
     def forget(self) -> None:
         """Forget all look-ups: a token or a credential was revoked."""
@@ -91,6 +102,31 @@ class Authenticator:
     def anonymous(self) -> Caller | None:
         """Return the caller of a request without a token; None unless tokens are switched off."""
         return UNCHECKED if self._no_auth else None
+
+    async def _of_digest(self, digest: bytes) -> Caller:
+        return await self._known_or(digest, partial(self._owner_of, digest))
+
+    async def _of_credential(self, credential_id: str) -> Caller:
+        return await self._known_or(
+            credential_id.encode("ascii"), partial(self._holder_of, credential_id)
+        )
+
+    async def _of_grant(self, grant: BootstrapGrant) -> Caller:
+        """Return the caller of a bootstrap token. Raises Unauthorized without its authority."""
+        kind, _, key = (grant.authority or "").partition(":")
+        if kind == _TOKEN:
+            authority = await self._of_digest(bytes.fromhex(key))
+        elif kind == _CREDENTIAL:
+            authority = await self._of_credential(key)
+        else:
+            raise Unauthorized("this bootstrap token was made while tokens were switched off")
+        return Caller(
+            scope=grant.scope,
+            deployment_id=grant.deployment_id,
+            token_id=authority.token_id,
+            target=grant.target,
+            is_bootstrapped=True,
+        )
 
     async def _known_or(
         self, key: bytes, find: Callable[[], Coroutine[Any, Any, Caller | None]]
@@ -136,7 +172,10 @@ class Authenticator:
         if token is None or token.revoked_at is not None or token.scope not in _SCOPES:
             return None
         return Caller(
-            scope=Scope(token.scope), deployment_id=token.deployment_id, token_id=token.token_id
+            scope=Scope(token.scope),
+            deployment_id=token.deployment_id,
+            token_id=token.token_id,
+            authority=f"{_TOKEN}:{digest.hex()}",
         )
 
     async def _holder_of(self, credential_id: str) -> Caller | None:
@@ -145,5 +184,8 @@ class Authenticator:
         if found is None or found.revoked_at is not None:
             return None
         return Caller(
-            scope=Scope.AGENT, deployment_id=found.deployment_id, token_id=found.credential_id
+            scope=Scope.AGENT,
+            deployment_id=found.deployment_id,
+            token_id=found.credential_id,
+            authority=f"{_CREDENTIAL}:{credential_id}",
         )

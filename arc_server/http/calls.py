@@ -19,6 +19,7 @@ from arc_protocol.errors import (
     RequestTimeout,
     Unauthorized,
 )
+from arc_protocol.messages.base import CommandTarget
 from arc_server.auth.callers import Caller
 from arc_server.auth.revocations import Waits
 from arc_server.http.base_urls import BaseUrls
@@ -122,6 +123,11 @@ class Call:
     def within(self) -> str | None:
         """Return the deployment that the caller is bound to; None for all."""
         return None if self.caller is None else self.caller.deployment_id
+
+    @property
+    def target(self) -> CommandTarget | None:
+        """Return the target that the caller is bound to; None for all."""
+        return None if self.caller is None else self.caller.target
 
     @property
     def base_url(self) -> str:

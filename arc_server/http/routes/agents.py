@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from arc_protocol.errors import Forbidden
 from arc_protocol.messages.agents import AgentRegistration
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
@@ -22,6 +23,8 @@ def routes(service: AgentService) -> Sequence[Route]:
     async def register(call: Call) -> web.StreamResponse:
         agent_id = fields.name("agentId", call.arguments[0])
         registration = await call.message(AgentRegistration)
+        if call.target is not None and registration.target != call.target:
+            raise Forbidden("this token is bound to another target")
         await service.register(agent_id, registration, within=call.within)
         return empty_answer()
 

@@ -6,10 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Final, cast
 
+import msgspec
 from aiohttp import hdrs, web
 
 from arc_protocol.codec import decode
-from arc_protocol.errors import InvalidCommand, LeaseNotFound
+from arc_protocol.errors import Forbidden, InvalidCommand, LeaseNotFound
 from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.leases import (
     LeaseRequest,
@@ -39,7 +40,7 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
     """Return the routes of a service; `signer` signs the URLs that responses are submitted by."""
 
     async def lease(call: Call) -> web.StreamResponse:
-        request = await call.message(LeaseRequest)
+        request = _bound(call, await call.message(LeaseRequest))
         with call.waiting() as wait:
             answer = await service.lease(
                 request,
@@ -85,6 +86,8 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
         response = await call.message(_RESPONSE_KIND)
         (command_id,) = call.arguments
         lease_id = call.query("lease")
+        if lease_id is None and call.target is not None:
+            raise Forbidden("a token that is bound to a target names the lease of its response")
         if lease_id is not None and _LEASE_ID.fullmatch(lease_id) is None:
             raise LeaseNotFound("lease: no such lease", field="lease")
         await service.submit_response(command_id, response, lease_id=lease_id, within=call.within)
@@ -110,6 +113,18 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
             signature=is_response_signed,
         ),
     )
+
+
+def _bound(call: Call, request: LeaseRequest) -> LeaseRequest:
+    """Return a request for the target that the caller is bound to. Raises Forbidden for another.
+
+    All else that a holder does names a lease, whose id only its holder knows.
+    """
+    if call.target is None:
+        return request
+    if request.target not in (None, call.target):
+        raise Forbidden("this token is bound to another target")
+    return msgspec.structs.replace(request, target=call.target)
 
 
 def _reason(body: bytes) -> str | None:

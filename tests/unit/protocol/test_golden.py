@@ -13,9 +13,10 @@ import pytest
 
 from arc_protocol.codec import decode, encode
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.messages import agents, base, bodies, commands, errors, events, leases
+from arc_protocol.messages import agents, base, bodies, bootstrap, commands, errors, events, leases
 from arc_protocol.messages.agents import AgentList, AgentRegistration
 from arc_protocol.messages.bodies import CommandResponse
+from arc_protocol.messages.bootstrap import BootstrapRequest, BootstrapResponse
 from arc_protocol.messages.commands import (
     CommandList,
     CommandStatus,
@@ -49,6 +50,10 @@ VECTORS: Final[dict[str, Any]] = {
     "v3-create-ts": CreateCommandRequest,
     "arc-create": CreateCommandRequest,
     "arc-create-waiting": CreateCommandRequest,
+    "v3-bootstrap-receiver": BootstrapRequest,
+    "v3-bootstrap-sender": BootstrapRequest,
+    "v3-bootstrapped-receiver": BootstrapResponse,
+    "v3-bootstrapped-sender": BootstrapResponse,
     "v1-created": CreateCommandResponse,
     "v1-created-pushed": CreateCommandResponse,
     "v3-created-failed": CreateCommandResponse,
@@ -168,7 +173,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
     rewritten = {f"{name}.rewritten" for name in ONLY_READ}
     parts = {
         kind
-        for module in (agents, bodies, commands, errors, events, leases)
+        for module in (agents, bodies, bootstrap, commands, errors, events, leases)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, base.Message)
     } - {base.Message}

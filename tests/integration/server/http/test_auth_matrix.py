@@ -128,6 +128,11 @@ ROWS: dict[tuple[str, str], Row] = {
         SENDERS,
         elsewhere=403,
     ),
+    ("POST", "/commands/bootstrap"): Row(
+        lambda _: ("/commands/bootstrap", {"deploymentId": OWN, "role": "sender"}),
+        SENDERS,
+        elsewhere=403,
+    ),
     ("GET", "/commands"): Row(
         lambda _: (f"/commands?deploymentId={OWN}", None), SENDERS, elsewhere=403
     ),

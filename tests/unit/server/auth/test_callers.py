@@ -58,7 +58,12 @@ async def test_a_caller_is_what_its_token_says() -> None:
 
     caller = await judge.caller(f"Bearer {made.text}")
 
-    assert caller == Caller(scope=Scope.AGENT, deployment_id="dep-1", token_id=made.stored.token_id)
+    assert caller == Caller(
+        scope=Scope.AGENT,
+        deployment_id="dep-1",
+        token_id=made.stored.token_id,
+        authority=f"token:{made.stored.token_hash.hex()}",
+    )
 
 
 @pytest.mark.parametrize(
