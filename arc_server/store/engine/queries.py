@@ -55,7 +55,7 @@ def load() -> Mapping[str, str]:
     }
 
 
-def by_number(query: str) -> tuple[str, Sequence[str]]:
-    """Return a query with `?1`, `?2`, … in place of names, and the names in that order."""
-    names = list(dict.fromkeys(_PARAMETER.findall(query)))
-    return _PARAMETER.sub(lambda found: f"?{names.index(found[1]) + 1}", query), names
+def by_place(query: str) -> tuple[str, Sequence[str]]:
+    """Return a query with `?` in place of each name, and the names in order, repeats included."""
+    # Not `?1`: to Python that is a name, which takes no sequence from 3.14 on.
+    return _PARAMETER.sub("?", query), _PARAMETER.findall(query)

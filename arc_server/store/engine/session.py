@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.live_commands import LiveCommands
-from arc_server.store.engine.queries import by_number
+from arc_server.store.engine.queries import by_place
 from arc_server.store.engine.rows import Row, target_of
 
 NUMBERS_PER_BLOCK: Final = 1_000
@@ -39,7 +39,7 @@ class StoreSession:
         self.unreadable_params: Final[set[int]] = set()
         """Commands (by seq) whose params stand on damaged pages."""
         self._execute = connection.execute
-        self._queries = {name: _numbered(query) for name, query in queries.items()}
+        self._queries = {name: _placed(query) for name, query in queries.items()}
         self._deployments: dict[str, KnownDeployment] = {}
         self._next_number = 0
         self._numbers_end = 0
@@ -110,13 +110,13 @@ class StoreSession:
 _Bind = Callable[[Mapping[str, Any]], tuple[Any, ...]]
 
 
-def _numbered(query: str) -> tuple[str, _Bind]:
-    """Return a query with numbered parameters, and a function that puts named values in order.
+def _placed(query: str) -> tuple[str, _Bind]:
+    """Return a query with parameters by place, and a function that puts named values in order.
 
     The sqlite3 module looks each name up in SQLite and makes a string of it, for each execution:
     for the statements of one lifecycle that takes longer than all that they compute in Python.
     """
-    sql, names = by_number(query)
+    sql, names = by_place(query)
     if len(names) > 1:
         return sql, itemgetter(*names)
     return sql, lambda params: tuple(params[name] for name in names)

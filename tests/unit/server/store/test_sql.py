@@ -112,10 +112,10 @@ def test_migrations_are_numbered_and_dated() -> None:
         assert re.match(rf"{number:04}_20\d\d-\d\d-\d\d_", migration.name)
 
 
-def test_parameters_are_numbered_in_the_order_of_their_names() -> None:
+def test_parameters_are_given_by_place() -> None:
     query = "UPDATE t SET a = :now, b = :name WHERE c <= :now AND d = 'x'"
 
-    sql, names = queries.by_number(query)
+    sql, names = queries.by_place(query)
 
-    assert sql == "UPDATE t SET a = ?1, b = ?2 WHERE c <= ?1 AND d = 'x'"
-    assert names == ["now", "name"]
+    assert sql == "UPDATE t SET a = ?, b = ? WHERE c <= ? AND d = 'x'"
+    assert names == ["now", "name", "now"]
