@@ -43,7 +43,7 @@ test-pythons:  ## the whole suite on each Python that this machine has
 	done
 
 coverage: $(VENV)/.dev  ## branch coverage by room, from the whole suite; a room below its floor fails
-	@$(BIN)/python scripts/coverage_by_room.py -n $(WORKERS)
+	@$(BIN)/python scripts/coverage_by_room.py $(COVERAGE) -n $(WORKERS)
 
 check: $(VENV)/.dev  ## lint, types, import rules
 	@$(BIN)/ruff check .

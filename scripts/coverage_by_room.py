@@ -1,10 +1,11 @@
 """Measures branch coverage of the five packages and prints it by room; a room below its floor fails.
 
-python scripts/coverage_by_room.py [ARGUMENTS OF PYTEST …]
+python scripts/coverage_by_room.py [--floors-only] [ARGUMENTS OF PYTEST …]
 
 Programs that the tests start are measured too. A program that a test kills leaves no data: what
 only such a program runs counts as not covered. Ends with pytest's exit code if a test failed,
-with 1 if a room is below its floor.
+with 1 if a room is below its floor. With --floors-only the floors alone decide: CI has judged the
+tests before, without coverage, which slows them down.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def read_rooms() -> dict[str, Room]:
 
 def main() -> int:
     """Measure, print the table, and return the exit code."""
-    ended = measure(sys.argv[1:])
+    arguments = [word for word in sys.argv[1:] if word != "--floors-only"]
+    ended = measure(arguments)
     rooms = read_rooms()
     print(f"\n{'room':<28} {'statements':>11} {'branches':>11} {'percent':>8}")
     for name, room in rooms.items():
@@ -96,6 +98,8 @@ def main() -> int:
     ]
     if below:
         print(f"\nbelow the floor: {', '.join(below)}")
+    if "--floors-only" in sys.argv:
+        ended = 0
     return ended or bool(below)
 
 
