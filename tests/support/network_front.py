@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.support.waiting import settle
+
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -43,6 +45,7 @@ class _Listener:
         assert self._server is not None
         self._server.close()
         await self.cut()
+        await settle()  # a handshake that its client broke off is no link yet: it ends by itself
 
     async def cut(self) -> None:
         """Close every connection."""
