@@ -6,11 +6,12 @@ import asyncio
 import os
 import socket
 import time
-from collections import ChainMap
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
+
+from arc_runtime.environment import OWN_ENVIRON
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -18,31 +19,6 @@ STATUS_SECONDS: Final = 5.0
 """How often the status line may change: a reader of `systemctl status` needs no more."""
 _FEEDS_PER_WATCHDOG: Final = 4
 """One feed may come late, and the next is still in time."""
-
-
-_VARIABLES: Final = (
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "CREDENTIALS_DIRECTORY",
-)
-"""The variables by which systemd speaks to this process alone."""
-_taken: Final[dict[str, str]] = {}
-OWN_ENVIRON: Final[Mapping[str, str]] = ChainMap(_taken, os.environ)
-"""The environment of this process, with the variables that its children do not inherit."""
-
-
-def take_variables(*secrets: str) -> None:
-    """Take the variables of systemd, and `secrets`, out of the environment of later children.
-
-    A child could notify systemd in this process's name, or read its token. OWN_ENVIRON keeps them.
-    """
-    for name in (*_VARIABLES, *secrets):
-        if name in os.environ:
-            _taken[name] = os.environ.pop(name)
 
 
 def notify(state: str, environ: Mapping[str, str] = OWN_ENVIRON) -> bool:

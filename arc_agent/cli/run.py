@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_agent.cli.output import DONE, UNUSABLE, begin_log, fail, log_line
-from arc_agent.config.reading import TOKEN_VARIABLES
 from arc_runtime.children import go_on_under_init
+from arc_runtime.environment import OWN_ENVIRON, take_variables
 from arc_runtime.startup.light_imports import import_aiohttp
-from arc_runtime.systemd import OWN_ENVIRON, take_variables
 
 _COLLECTED_AFTER: Final = (10_000, 20, 50)
 """Objects made until the garbage collector walks the young ones, and so on. Almost nothing in the
@@ -25,6 +24,8 @@ def run(given: argparse.Namespace) -> int:
     if given.command == "run" and os.getpid() == 1:
         go_on_under_init()
     begin_log()
+    from arc_agent.config.reading import TOKEN_VARIABLES  # after structlog's light import
+
     take_variables(*TOKEN_VARIABLES)
     if given.command == "check-config":
         return _check(given.file)

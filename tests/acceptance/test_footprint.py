@@ -17,6 +17,8 @@ HEAVY = (
     "cryptography",
     "nacl",
     "numpy",
+    "pygments",
+    "rich.console",
     "prometheus_client",
     "pydantic",
     "uvloop",

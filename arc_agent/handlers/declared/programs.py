@@ -30,7 +30,7 @@ from arc_agent.handlers.declared.program_output import ProgramOutput, Tail, drai
 from arc_agent.handlers.declared.strays import MARK, end_strays
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
 from arc_agent.host.threads import in_thread
-from arc_runtime.systemd import OWN_ENVIRON
+from arc_runtime.environment import OWN_ENVIRON
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
