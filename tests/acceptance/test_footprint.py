@@ -40,9 +40,14 @@ import os, sys, threading
 def show():
     with open(os.environ["LIST"], "w") as file:
         file.write("\\n".join(sorted(sys.modules)))
-import arc_agent.agent
-real = arc_agent.agent.Agent._log_ready
-arc_agent.agent.Agent._log_ready = lambda agent: (show(), real(agent))[1]
+from arc_agent.cli import run
+spare = run._spare_collections
+def patched():
+    import arc_agent.agent  # as late as the program itself does: order decides what is loaded
+    real = arc_agent.agent.Agent._log_ready
+    arc_agent.agent.Agent._log_ready = lambda agent: (show(), real(agent))[1]
+    spare()
+run._spare_collections = patched
 from arc_agent.cli.main import main
 sys.argv[0] = "arc-agent"
 main()
