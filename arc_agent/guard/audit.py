@@ -25,7 +25,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _RETRY_SECONDS: Final = 5.0
 _BACKLOG_LINES: Final = 10_000
-"""How many lines are kept for when the disk can be written again; the oldest go first."""
+"""Lines kept until the disk can be written again; the oldest go first."""
 
 
 class AuditError(Exception):

@@ -70,7 +70,7 @@ class Claim(Enum):
     ENDED = "ended"
     """This command came with it before, and has ended."""
     FORGOTTEN = "forgotten"
-    """It is so old that the record may have forgotten it."""
+    """So old that the record may have forgotten it."""
 
 
 class UsedSignatures:

@@ -79,7 +79,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | None = None
     """The number of runs at the same time; None: no limit but the agent's."""
     needs: dict[str, Any] = {}
-    """Its parameters for values of lifespans, and their types."""
+    """Parameters for values of lifespans, and their types."""
     provisions: Provisions = msgspec.field(default_factory=Provisions)
     grace_seconds: float = 0.0
     """The time that it needs at least to end in order once it is cancelled."""

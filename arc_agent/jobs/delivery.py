@@ -36,10 +36,10 @@ _QUICK_SECONDS: Final = 1.0
 _DONE: Final = (404, 409, 410)
 """Answers after which the server wants the response no more."""
 _REQUESTS: Final = 4
-"""How many requests are on their way at once while all is well; one at a time after a failure."""
+"""Requests on their way at once while all is well; one at a time after a failure."""
 _UPLOADS: Final = 2
 _SPACING_SECONDS: Final = 0.005
-"""How long a finished response waits for company while another request is on its way. To a server
+"""A finished response waits this long for company while another request is on its way. To a server
 at hand that is until the request returns; to one 100 ms away it costs nothing that counts."""
 
 

@@ -43,7 +43,7 @@ _LAUNCH_SECONDS: Final = 30.0
 """The time limit of systemd for making a scope."""
 
 _NO_DESCRIPTORS_SECONDS: Final = 5.0
-"""How long a command is put off when the agent can open no more files."""
+"""A command is put off for this long when the agent can open no more files."""
 
 _groups: Final[set[int]] = set()
 """The running process groups, to be killed when the agent ends at once."""

@@ -85,7 +85,7 @@ async def test_an_attempt_after_one_that_was_given_back_at_no_cost_may_have_run_
     await journal.given_back("c1")
 
     assert code(await end_of(journal.hold(to(2)))) == "MAYBE_EXECUTED", "another had attempt 1"
-    assert await end_of(journal.hold(to())) is None, "nobody had it"
+    assert await end_of(journal.hold(to())) is None, "no run was recorded"
     assert await end_of(journal.hold(to(2))) is None, "it was held here, and lapsed"
 
 

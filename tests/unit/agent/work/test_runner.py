@@ -55,7 +55,7 @@ class Ends:
 
 
 class Rig:
-    """A runner with all its parts, and a server that nobody reaches."""
+    """A runner with all its parts, and a server that is out of reach."""
 
     def __init__(self, tmp_path: Path, spool: Spool, functions: Any, settings: Any) -> None:
         settings = {"max_concurrent": 2, "handlers": {"grace_seconds": 0.01}, **settings}
