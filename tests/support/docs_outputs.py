@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 
 ANYTHING = "…"
 _DURATION = r"\d+(?:\.\d+)? ?(?:µs|ms|s|min|m|h|d)\b"
+_IDS = re.compile(r"\b(?:cmd|tok|cred|enr)_[a-z0-9]{4,}\b")
 VOLATILE: Sequence[tuple[str, str]] = (
-    (r"\b(cmd|lease|tok|cred|enrol)_[a-z0-9]{6,}\b", r"\1_#"),
+    (r"\b(cmd|lease|tok|cred|enr)_[a-z0-9]{4,}\b", r"\1_#"),
     (r"\barc_(enrol_|access_)?[A-Za-z0-9_-]{30,}", r"arc_\1#"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d| UTC)?", "<instant>"),
     (r"\b\d\d:\d\d:\d\d(\.\d+)?\b", "<time>"),
@@ -22,7 +22,11 @@ VOLATILE: Sequence[tuple[str, str]] = (
     (r"\b[0-9a-f]{32,}\b", "<digest>"),
     (r"\b\d+(\.\d+)? [KMGT]i?B\b", "<size>"),
     (r"\bpid \d+", "pid #"),
+    (r"\b\d+ (done|lines)\b", r"# \1"),
+    (r"(?:\d+\.){3}\d+(?![:\d])|::1\b", "<ip>"),
+    (r"<ip>(, <ip>)+", "<ip>"),
     (r"(?<=[a-zA-Z0-9])-[0-9a-f]{16}\b", "-<boot>"),
+    (r"^(?:ok|BAD|-) +unit .*", "<unit>"),
     (r"[ \t]+", " "),
     (r"[─━]{2,}", "──"),
 )
@@ -36,6 +40,13 @@ class Words:
         """Take the machine's name of each of the page's; the page's own favourites come first."""
         in_order = sorted(names, key=lambda name: page.find(name) % (len(page) + 1))
         self._names = {name: names[name] for name in in_order}
+
+    def learn(self, shown: str, real: str) -> None:
+        """Take the ids of an output that a page shows for the real ones, from here on."""
+        theirs, ours = _IDS.findall(shown), _IDS.findall(real)
+        if len(theirs) == len(ours):
+            pairs = zip(theirs, ours, strict=True)
+            self._names |= {name: real for name, real in pairs if name != real}
 
     def typed(self, text: str) -> str:
         """Return an example with the machine's names in place of the page's."""
@@ -70,16 +81,13 @@ def is_shown_within(shown: str, real: str) -> bool:
 
 
 def refreshed(shown: str, real: str) -> str:
-    """Return an output for the page: lines that it shows already stay as they are."""
+    """Return an output for the page; lines of the page that leave something open stay."""
     if is_shown(shown, real):
         return shown
-    before = [line for line in shown.splitlines() if line.strip()]
-    after = [line.rstrip() for line in real.splitlines() if line.strip()]
-    keys = [[_stable(line) for line in lines] for lines in (before, after)]
-    lines: list[str] = []
-    for kind, a, b, c, d in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
-        lines += before[a:b] if kind == "equal" else after[c:d]
-    return "".join(f"{line}\n" for line in lines)
+    kept = [line for line in shown.splitlines() if ANYTHING in line]
+    lines = [line.rstrip() for line in real.splitlines() if line.strip()]
+    fitting = [[each for each in kept if is_shown(each, line)] for line in lines]
+    return "".join(f"{(each or [line])[0]}\n" for line, each in zip(lines, fitting, strict=True))
 
 
 def _lines(text: str) -> list[str]:

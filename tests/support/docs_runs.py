@@ -14,12 +14,13 @@ import shutil
 import socket
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from tests.support.docs_outputs import Words, is_shown, is_shown_within, refreshed
-from tests.support.docs_pages import Example, Step, read_examples
+from tests.support.docs_pages import ROOT, Example, Step, read_examples
 from tests.support.docs_terminal import Background, Shell
 
 BIN = Path(sys.executable).parent
@@ -29,6 +30,9 @@ _READY = {
     "arc-agent run": re.compile(r"\bready\b"),
 }
 """The programs that go on until they are stopped, and what they write when they are ready."""
+_LOOKS = re.compile(r"arc (agents|list)|arc-agent (approvals|doctor|status)|curl http")
+"""Commands that change nothing: they are typed again while what they show is on its way."""
+LOOK_SECONDS = 10.0
 _NOT_AGENTS = re.compile(r"server.*\.yaml|policy\.yaml|.*\.rules\.yaml")
 _EXIT_CODE = re.compile(r"\[exit code (\d+)\]\n\Z")
 
@@ -73,9 +77,10 @@ class _Performance:
         self._text = page.read_text()
         self._stage = STAGES / page.stem.lower()
         self._place = place
-        self._words = Words(_names(place), self._text)
+        is_secure = (self._stage / "front.py").exists()
+        self._words = Words(_names(place, is_secure=is_secure), self._text)
         self._shell = Shell(place, _environment(place))
-        self._running: dict[tuple[str, ...], Background] = {}
+        self._running: dict[tuple[str, str], Background] = {}
         self._written: list[tuple[tuple[int, int], str]] = []
 
     def run(self) -> str:
@@ -95,12 +100,17 @@ class _Performance:
     def _set_the_stage(self) -> None:
         """Lay out the programs and the files of the page's stage, and type its `before.sh`."""
         (self._place / ".venv").symlink_to(BIN.parent)
+        (self._place / "bin").mkdir()
+        if shutil.which("curl") is None:
+            curl = shlex.join([sys.executable, str(ROOT / "tests/support/curl.py")])
+            (self._place / "bin/curl").write_text(f'#!/bin/sh\nexec {curl} "$@"\n')
+            (self._place / "bin/curl").chmod(0o755)
         if not self._stage.is_dir():
             return
-        shutil.copytree(self._stage, self._place, dirs_exist_ok=True)
-        before = self._stage / "before.sh"
-        if before.exists():
-            self._type_all(Example("sh", None, before.read_text(), 0, (0, 0), None))
+        for file in self._stage.iterdir():
+            (self._place / file.name).write_text(self._words.typed(file.read_text()))
+        before = (self._stage / "before.sh").read_text()
+        self._type_all(Example("sh", None, before, 0, (0, 0), None))
 
     def _play(self, example: Example) -> None:
         if example.file is not None:
@@ -141,29 +151,40 @@ class _Performance:
             real = self._words.shown(self._start(command))
             is_right = is_shown_within(shown, real)
         else:
-            real, code = self._shell.run(self._words.typed(command))
-            real = self._words.shown(real) + (f"[exit code {code}]\n" if code else "")
+            if command.startswith("arc-agent run-once"):
+                self._stop("arc-agent run", command)
+            real = self._end(command)
+            if _LOOKS.match(command):
+                end = time.monotonic() + LOOK_SECONDS
+                while not is_shown(shown, real) and time.monotonic() < end:
+                    real = self._end(command)
             is_right = is_shown(shown, real)
         if is_right:
+            self._words.learn(step.shown, real)
             return step
         self._differ(line, step.typed, step.shown, real)
-        return Step(step.typed, refreshed(step.shown, real))
+        after = refreshed(step.shown, real)
+        self._words.learn(after, real)
+        return Step(step.typed, after)
+
+    def _end(self, command: str) -> str:
+        """Run a command to its end; return what the page would show."""
+        real, code = self._shell.run(self._words.typed(command))
+        return self._words.shown(real) + (f"[exit code {code}]\n" if code else "")
 
     def _start(self, command: str) -> str:
-        """Start a server or an agent and wait until it is ready; return what it wrote.
-
-        It takes the place of the one that the page has started before with its data.
-        """
-        given = pairwise(shlex.split(command, comments=True))
-        data = [value for name, value in given if name in ("--data-dir", "--config")]
+        """Start a server or an agent and wait until it is ready; return what it wrote."""
         program = " ".join(_long_running(command))
-        key = (program, *data)
-        if key in self._running:
-            self._shell.stop(self._running.pop(key))
-        background = self._shell.start(self._words.typed(command))
-        self._running[key] = background
-        background.screen.until(_READY[program])
+        self._stop(program, command)
+        background = self._shell.start(self._words.typed(command), _READY[program])
+        self._running[program, _data(command)] = background
         return background.screen.text
+
+    def _stop(self, program: str, command: str) -> None:
+        """End the program that the page has started before with the data of a command."""
+        before = self._running.pop((program, _data(command)), None)
+        if before is not None:
+            self._shell.stop(before)
 
     def _check_configuration(self, example: Example) -> None:
         """Let the program read a configuration; a part of one gets what the agent has to have."""
@@ -180,30 +201,49 @@ class _Performance:
         self.differences.append(Difference(line, typed, shown, real))
 
 
+def _data(command: str) -> str:
+    """Return the data directory that a command names; nothing if it takes the usual one."""
+    given = pairwise(shlex.split(command, comments=True))
+    return next((value for name, value in given if name == "--data-dir"), "")
+
+
 def _long_running(command: str) -> list[str]:
     """Return the two words of a program that goes on until it is stopped, or nothing."""
     found = re.search(rf"^(?:\w+=\S* )*({'|'.join(_READY)})(?!\S)", command)
     return found[1].split() if found else []
 
 
-def _names(place: Path) -> dict[str, str]:
-    """Return the pages' names of hosts and folders, and what stands for them in a test."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+def _names(place: Path, *, is_secure: bool) -> dict[str, str]:
+    """Return the pages' names of hosts and folders, and what stands for them in a test.
+
+    A stage with a `front.py` has TLS before the server.
+    """
+    server, cache, figures, front = (f"127.0.0.1:{_free_port()}" for _ in range(4))
+    remote = front.replace("127.0.0.1", "https://localhost") if is_secure else f"http://{server}"
     folders = ("/etc/arc", "/run/secrets", "/var/lib/arc", "/var/lib/shop")
     return {
-        "http://127.0.0.1:8484": f"http://{address}",
-        "127.0.0.1:8484": address,
-        "https://arc.example.com": f"http://{address}",
+        "http://127.0.0.1:8484": f"http://{server}",
+        "127.0.0.1:8484": server,
+        "https://arc.example.com": remote,
+        "arc.example.com": "localhost",
+        "127.0.0.1:8080": cache,
+        "127.0.0.1:9180": figures,
+        "/usr/src/arc": str(ROOT),
         **{folder: f"{place}{folder}" for folder in folders},
     }
+
+
+def _free_port() -> int:
+    """Return a port of this machine at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _environment(place: Path) -> dict[str, str]:
     """Return what a new user's shell has set."""
     return {
-        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "PATH": f"{place}/bin:{BIN}:{os.environ['PATH']}",
         "HOME": str(place),
         "TERM": "dumb",
         "LANG": "C.UTF-8",

@@ -19,11 +19,8 @@ from pathlib import Path
 COLUMNS = 80  # what rich takes for a terminal that is dumb
 LIMIT_SECONDS = 60.0
 """Reached only by a command that hangs."""
-_LOOP = (
-    "while IFS= read -r -d '' typed <&3; do\n"
-    "  eval \"$typed\" </dev/null 3<&-; printf '\\036%d\\036' $?\n"
-    "done"
-)
+_END = r"printf '\036%d\036' $?"
+_LOOP = f"while IFS= read -r -d '' typed <&3; do\n  eval \"$typed\" </dev/null 3<&-; {_END}\ndone"
 _ENDED = re.compile("\036(\\d+)\036")
 
 
@@ -109,16 +106,17 @@ class Shell:
         ended = self.screen.until(_ENDED, start)
         return self.screen.text[start : ended.start()], int(ended[1])
 
-    def start(self, command: str) -> Background:
-        """Run a command in the background, on a terminal of its own."""
+    def start(self, command: str, ready: re.Pattern[str]) -> Background:
+        """Run a command in the background, on a terminal of its own, and wait until it is ready."""
         screen = Screen()
         self._screens.append(screen)
         place = screen.path
-        job = f"{{ {command.strip()}\n}} </dev/null >{place} 2>&1 3<&- &"
+        job = f"{{ {command.strip()}\n{_END}; }} </dev/null >{place} 2>&1 3<&- &"
         text, code = self.run(f"set -m; {job}\nset +m; echo $!")  # a process group of its own
         assert not code, text
         background = Background(int(text), screen)
         self._running.append(background)
+        screen.until(re.compile(f"{ready.pattern}|{_ENDED.pattern}", re.MULTILINE))
         return background
 
     def stop(self, background: Background) -> None:
