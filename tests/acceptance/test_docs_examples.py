@@ -14,9 +14,9 @@ from tests.support.docs_runs import play
 
 PAGES = [page for page in pages() if page.stem != "protocol"]
 """The walk of docs/protocol.md has a test of its own."""
-LANGUAGES = {"console", "sh", "python", "yaml", "json", "toml", "ini", "text"}
+LANGUAGES = {"console", "sh", "python", "yaml", "json", "toml", "ini", "nginx", "text"}
 REASONS = {"needs the network", "needs root and systemd"}
-MOST_NOT_RUN = 13
+MOST_NOT_RUN = 14
 TAME = ("arc-agent install", "arc-server install", "systemctl", "apt ", "sudo ")
 """What would change the machine that runs the tests."""
 

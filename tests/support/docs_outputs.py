@@ -22,6 +22,7 @@ VOLATILE: Sequence[tuple[str, str]] = (
     (r"\b[0-9a-f]{32,}\b", "<digest>"),
     (r"\b\d+(\.\d+)? [KMGT]i?B\b", "<size>"),
     (r"\bpid \d+", "pid #"),
+    (r"\bseconds=\d+(\.\d+)?", "seconds=#"),
     (r"\b\d+ (done|lines)\b", r"# \1"),
     (r"(?:\d+\.){3}\d+(?![:\d])|::1\b", "<ip>"),
     (r"<ip>(, <ip>)+", "<ip>"),
@@ -37,8 +38,12 @@ class Words:
     """The names of a page and of the machine that a test runs on, one for the other."""
 
     def __init__(self, names: Mapping[str, str], page: str) -> None:
-        """Take the machine's name of each of the page's; the page's own favourites come first."""
-        in_order = sorted(names, key=lambda name: page.find(name) % (len(page) + 1))
+        """Take the machine's name of each of the page's names.
+
+        Where two of them are one on the machine, the one that stands first on the page is shown.
+        """
+        places = {name: page.find(name) % (len(page) + 1) for name in names}
+        in_order = sorted(names, key=lambda name: (-len(names[name]), places[name]))
         self._names = {name: names[name] for name in in_order}
 
     def learn(self, shown: str, real: str) -> None:

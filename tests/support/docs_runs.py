@@ -229,6 +229,7 @@ def _names(place: Path, *, is_secure: bool) -> dict[str, str]:
         "127.0.0.1:8080": cache,
         "127.0.0.1:9180": figures,
         "/usr/src/arc": str(ROOT),
+        "/home/ops": str(place),
         **{folder: f"{place}{folder}" for folder in folders},
     }
 

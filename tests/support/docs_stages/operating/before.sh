@@ -1,7 +1,6 @@
 mkdir -p /etc/arc /var/lib/arc-agent
 mkfifo begun
 PYTHONPATH=/usr/src/arc python front.py https://arc.example.com
-export ARC_SERVER_PUBLIC_URL=https://arc.example.com
 arc-server serve --data-dir ./data --listen 127.0.0.1:8484
 arc-server token create --scope agent --deployment acme-eu-1 --data-dir data > /etc/arc/token
 export SSL_CERT_FILE=$PWD/ca/ca.crt
