@@ -178,7 +178,7 @@ class _Performance:
         self._stop(program, command)
         background = self._shell.start(self._words.typed(command), _READY[program])
         self._running[program, _data(command)] = background
-        return background.screen.text
+        return background.text
 
     def _stop(self, program: str, command: str) -> None:
         """End the program that the page has started before with the data of a command."""

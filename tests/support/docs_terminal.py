@@ -76,6 +76,11 @@ class Background:
     group: int
     screen: Screen
 
+    @property
+    def text(self) -> str:
+        """What it has written so far, and its exit code if it has ended."""
+        return _ENDED.sub(r"[exit code \1]\n", self.screen.text)
+
 
 class Shell:
     """A shell that runs one command after the other, some of them in the background."""
