@@ -14,6 +14,8 @@ from tests.support.docs_runs import play
 
 PAGES = [page for page in pages() if page.stem != "protocol"]
 """The walk of docs/protocol.md has a test of its own."""
+FIRST = ("README", "quickstart")
+"""Pages that each run of the suite types; `make test-docs` types all."""
 LANGUAGES = {"console", "sh", "python", "yaml", "json", "toml", "ini", "nginx", "text"}
 REASONS = {"needs the network", "needs root and systemd"}
 MOST_NOT_RUN = 14
@@ -21,7 +23,11 @@ TAME = ("arc-agent install", "arc-server install", "systemctl", "apt ", "sudo ")
 """What would change the machine that runs the tests."""
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[] if page.stem in FIRST else [pytest.mark.docs]) for page in PAGES],
+    ids=[page.stem for page in PAGES],
+)
 def test_a_page_shows_what_its_examples_do(page: Path) -> None:
     played = play(page)
 
