@@ -13,7 +13,7 @@ LEFT_OUT = "not big and not chaos and not host and not docs"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`-m` on the command line decides alone; without one, `big`, `chaos`, `host` and `docs` stay out.
+    """`-m` on the command line decides alone; without one, the marked tests stay out.
 
     Workers of xdist inherit the expression of the process that started them, not its arguments:
     an explicit empty one becomes one that is true of every test.

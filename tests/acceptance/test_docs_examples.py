@@ -72,7 +72,7 @@ def test_every_example_has_a_language_and_leaves_the_machine_alone(page: Path) -
 def test_what_a_page_should_not_show_is_a_difference(
     page: str, difference: str, tmp_path: Path
 ) -> None:
-    file = tmp_path / "page.md"
+    file = tmp_path / "page"
     file.write_text(page)
 
     played = play(file)
@@ -82,7 +82,7 @@ def test_what_a_page_should_not_show_is_a_difference(
 
 
 def test_parts_that_differ_each_time_and_parts_left_open_are_no_difference(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
+    file = tmp_path / "page"
     file.write_text(
         "```console\n$ echo 'cmd_abc123 took 12 ms at 2026-11-29T10:00:00Z, pid 77,   and more'\n"
         "cmd_xyz987 took 3 s at 2025-01-01T00:00:00.123Z, pid 1, and …\n```\n"
@@ -92,7 +92,7 @@ def test_parts_that_differ_each_time_and_parts_left_open_are_no_difference(tmp_p
 
 
 def test_the_outputs_of_today_are_put_into_a_page(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
+    file = tmp_path / "page"
     file.write_text("Text.\n\n```console\n$ seq 2\n1\n$ echo a b\na …\n```\n\nMore.\n")
 
     assert play(file).text == (

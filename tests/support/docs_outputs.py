@@ -16,7 +16,7 @@ VOLATILE: Sequence[tuple[str, str]] = (
     (r"\b(cmd|lease|tok|cred|enr)_[a-z0-9]{4,}\b", r"\1_#"),
     (r"\barc_(enrol_|access_)?[A-Za-z0-9_-]{30,}", r"arc_\1#"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d| UTC)?", "<instant>"),
-    (r"\b\d\d:\d\d:\d\d(\.\d+)?\b", "<time>"),
+    (r"\b\d\d:\d\d(:\d\d(\.\d+)?)?\b", "<time>"),
     (rf"\b{_DURATION}(?: {_DURATION})*", "<duration>"),
     (r"\bin <duration>|<duration> ago|\bjust now\b|\bnow\b", "<duration>"),
     (r"\b[0-9a-f]{32,}\b", "<digest>"),
