@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Mapping, Sequence
 
 ANYTHING = "…"
@@ -62,16 +61,7 @@ class Words:
         """Return an output with the page's names in place of the machine's."""
         for name, real in self._names.items():
             text = text.replace(real, name)
-        return re.sub(rf"\b{re.escape(socket.gethostname())}\b( *)", _as_wide, text)
-
-
-def _as_wide(found: re.Match[str]) -> str:
-    """Return the host's name in a cell that is as wide as before."""
-    return HOST + " " * max(len(found[0]) - len(HOST), min(len(found[1]), 1))
-
-
-HOST = "db-7"
-"""The name that the pages give to the host of an agent."""
+        return text
 
 
 def is_shown(shown: str, real: str) -> bool:

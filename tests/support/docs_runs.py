@@ -34,6 +34,8 @@ _LOOKS = re.compile(r"arc (agents|list)|arc-agent (approvals|doctor|status)|curl
 """Commands that change nothing: they are typed again while what they show is on its way."""
 LOOK_SECONDS = 10.0
 _NOT_AGENTS = re.compile(r"server.*\.yaml|policy\.yaml|.*\.rules\.yaml")
+_HOSTNAME = "import socket\n\nsocket.gethostname = lambda: 'db-7'\n"
+"""Python's programs take the pages' host name for this machine's, so that tables have its width."""
 _EXIT_CODE = re.compile(r"\[exit code (\d+)\]\n\Z")
 
 
@@ -101,6 +103,7 @@ class _Performance:
         """Lay out the programs and the files of the page's stage, and type its `before.sh`."""
         (self._place / ".venv").symlink_to(BIN.parent)
         (self._place / "bin").mkdir()
+        (self._place / "bin/sitecustomize.py").write_text(_HOSTNAME)
         if shutil.which("curl") is None:
             curl = shlex.join([sys.executable, str(ROOT / "tests/support/curl.py")])
             (self._place / "bin/curl").write_text(f'#!/bin/sh\nexec {curl} "$@"\n')
@@ -246,6 +249,7 @@ def _environment(place: Path) -> dict[str, str]:
     return {
         "PATH": f"{place}/bin:{BIN}:{os.environ['PATH']}",
         "HOME": str(place),
+        "PYTHONPATH": f"{place}/bin",
         "TERM": "dumb",
         "LANG": "C.UTF-8",
         "TZ": "UTC",
