@@ -41,7 +41,7 @@ def list_credentials(
             for each in await store.list_credentials()
         ]
 
-    rows = with_store(config, data_dir, read, must_exist=True)
+    rows = with_store(config, data_dir, read)
     columns = ("id", "deployment", "hostname", "enrolled", "by", "revoked")
     show(rows, *columns, as_json=as_json)
 
@@ -59,5 +59,5 @@ def revoke_credential(
     async def revoke(store: CredentialStore) -> bool:
         return await store.revoke_credential(credential_id, datetime.now(UTC))
 
-    if not with_store(config, data_dir, revoke, must_exist=True):
+    if not with_store(config, data_dir, revoke):
         fail_unknown("credential", credential_id)

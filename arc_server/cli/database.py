@@ -30,6 +30,9 @@ R = TypeVar("R")
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A configuration file")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Use this data directory")]
+InitOption = Annotated[
+    bool, typer.Option("--init", help="Make the database, where no server has run yet")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
@@ -38,15 +41,13 @@ def with_store(
     data_dir: Path | None,
     use: Callable[[Store], Coroutine[Any, Any, R]],
     *,
-    must_exist: bool = False,
+    makes: bool = False,
 ) -> R:
     """Use the database, also while a server does. Raises CannotStart, SettingsError.
 
-    Unless `must_exist`, a database is made where the caller names a place for it.
+    With `makes`, a missing database is made where the caller names a place for it.
     """
-    loaded = config_here(config, data_dir)
-    if must_exist and not (loaded.data_dir / DATABASE).exists():
-        raise CannotStart(f"data_dir: {loaded.data_dir}: no database there")
+    loaded = config_here(config, data_dir, makes=makes)
 
     async def run() -> R:
         store = await open_store(loaded.data_dir, exclusive=False)
@@ -58,14 +59,20 @@ def with_store(
     return run_loop(run())
 
 
-def config_here(config: Path | None, data_dir: Path | None) -> ServerConfig:
+def config_here(config: Path | None, data_dir: Path | None, *, makes: bool = False) -> ServerConfig:
     """Return the configuration of the server that is meant: the installed one if none is named.
 
-    Raises SettingsError, and CannotStart when no server is named and none is here: a token of a new
-    database would be good for no server.
+    Raises SettingsError, and CannotStart where no server has its database: a token of a new one
+    would be good for no server. With `makes`, a place that the caller names needs no database.
     """
     if config is not None or data_dir is not None or _DATA_DIR_VARIABLE in os.environ:
-        return load_config(config, {"data_dir": data_dir})
+        loaded = load_config(config, {"data_dir": data_dir})
+        if not makes and not _exists(loaded.data_dir / DATABASE):
+            raise CannotStart(
+                f"no server here; data_dir: {loaded.data_dir}: no database there (`arc-server"
+                " serve` makes one, and so does --init of the commands that create tokens)"
+            )
+        return loaded
     loaded = load_config(INSTALLED_CONFIG if _exists(INSTALLED_CONFIG) else None)
     if not _exists(loaded.data_dir / DATABASE):
         raise CannotStart("no server here; name --config or --data-dir")

@@ -13,12 +13,14 @@ from arc_server.auth.enrolment import new_enrol_token
 from arc_server.cli.database import (
     ConfigOption,
     DataDirOption,
+    InitOption,
     JsonOption,
     checked_deployment,
     fail_unknown,
     show,
     with_store,
 )
+from arc_server.cli.token_file import OutOption, token_output
 from arc_server.ports.credentials import CredentialStore
 
 MAX_USES: Final = 100_000
@@ -38,6 +40,8 @@ def create_enrolment_token(
     expires: Annotated[
         str, typer.Option(help="The life of the token, such as 30m, 1h or 7d")
     ] = "1h",
+    out: OutOption = None,
+    init: InitOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -54,8 +58,9 @@ def create_enrolment_token(
     async def put(store: CredentialStore) -> None:
         await store.put_enrol_token(made.stored)
 
-    with_store(config, data_dir, put)
-    sys.stdout.write(f"{made.text}\n")
+    with token_output(out) as write:
+        with_store(config, data_dir, put, makes=init)
+        write(made.text)
     sys.stderr.write(f"{made.stored.token_id}\n")
 
 
@@ -79,7 +84,7 @@ def list_enrolment_tokens(
             for token in await store.list_enrol_tokens()
         ]
 
-    rows = with_store(config, data_dir, read, must_exist=True)
+    rows = with_store(config, data_dir, read)
     columns = ("id", "deployment", "uses", "used", "created", "expires", "revoked")
     show(rows, *columns, as_json=as_json)
 
@@ -97,5 +102,5 @@ def revoke_enrolment_token(
     async def revoke(store: CredentialStore) -> bool:
         return await store.revoke_enrol_token(token_id, datetime.now(UTC))
 
-    if not with_store(config, data_dir, revoke, must_exist=True):
+    if not with_store(config, data_dir, revoke):
         fail_unknown("enrolment token", token_id)

@@ -12,12 +12,14 @@ from arc_server.auth.tokens import Scope, new_token
 from arc_server.cli.database import (
     ConfigOption,
     DataDirOption,
+    InitOption,
     JsonOption,
     checked_deployment,
     fail_unknown,
     show,
     with_store,
 )
+from arc_server.cli.token_file import OutOption, token_output
 from arc_server.ports.credentials import TokenStore
 from arc_server.ports.records import BearerToken
 
@@ -28,6 +30,8 @@ tokens = typer.Typer(no_args_is_help=True, help="Create, list and revoke bearer 
 def create_token(
     scope: Annotated[Scope, typer.Option(help="The rights of the token")],
     deployment: Annotated[str | None, typer.Option(help="Bind the token to one deployment")] = None,
+    out: OutOption = None,
+    init: InitOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -41,8 +45,9 @@ def create_token(
     async def put(store: TokenStore) -> None:
         await store.put_token(made.stored)
 
-    with_store(config, data_dir, put)
-    sys.stdout.write(f"{made.text}\n")
+    with token_output(out) as write:
+        with_store(config, data_dir, put, makes=init)
+        write(made.text)
     sys.stderr.write(f"{made.stored.token_id}\n")
 
 
@@ -55,7 +60,7 @@ def list_tokens(
     async def read(store: TokenStore) -> list[dict[str, Any]]:
         return [_shown(token) for token in await store.list_tokens()]
 
-    rows = with_store(config, data_dir, read, must_exist=True)
+    rows = with_store(config, data_dir, read)
     show(rows, "id", "scope", "deployment", "created", "revoked", as_json=as_json)
 
 
@@ -70,7 +75,7 @@ def revoke_token(
     async def revoke(store: TokenStore) -> bool:
         return await store.revoke_token(token_id, datetime.now(UTC))
 
-    if not with_store(config, data_dir, revoke, must_exist=True):
+    if not with_store(config, data_dir, revoke):
         fail_unknown("token", token_id)
 
 
