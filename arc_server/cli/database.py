@@ -1,21 +1,19 @@
-"""The database for commands that use it, also while a server runs; their options and tables."""
+"""The database for commands that use it, also while a server runs, and their options."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from arc_protocol.messages.base import Name
+from arc_runtime.terminal.prefixes import id_of
+from arc_runtime.terminal.table import print_note
 from arc_server.app import DATABASE, CannotStart, open_store
 from arc_server.config.reading import PREFIX, load_config
 from arc_server.config.sections import ServerConfig
@@ -28,12 +26,15 @@ _DATA_DIR_VARIABLE: Final = f"{PREFIX}_DATA_DIR"
 
 R = TypeVar("R")
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="A configuration file")]
-DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Use this data directory")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration of the server (YAML)")
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Data directory of the server")
+]
 InitOption = Annotated[
     bool, typer.Option("--init", help="Make the database, where no server has run yet")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
 def with_store(
@@ -105,24 +106,20 @@ def checked_deployment(deployment: str) -> str:
         raise typer.BadParameter(f"--deployment: {error}") from None
 
 
-def fail_unknown(kind: str, named: str) -> NoReturn:
-    """End the program: there is no such token, enrolment token or credential."""
-    sys.stderr.write(f"arc-server: no such {kind}: {named}\n")
-    raise typer.Exit(FAILED)
+def revoke_by_prefix(
+    config: Path | None,
+    data_dir: Path | None,
+    given: str,
+    kind: str,
+    *,
+    ids: Callable[[Store], Awaitable[Sequence[str]]],
+    revoke: Callable[[Store, str], Awaitable[bool]],
+) -> None:
+    """Revoke the only thing whose id begins so, and name it. Raises PrefixError otherwise."""
 
+    async def use(store: Store) -> str:
+        whole = id_of(given, await ids(store), kind)
+        await revoke(store, whole)
+        return whole
 
-def show(rows: Sequence[Mapping[str, Any]], *columns: str, as_json: bool) -> None:
-    """Print rows as JSON or as a table, with instants to the second in UTC."""
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%SZ}"
-    return "" if value is None else str(value)
+    print_note(f"{with_store(config, data_dir, use)} is revoked")

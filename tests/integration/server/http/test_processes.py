@@ -65,7 +65,7 @@ def assert_one_line(ended: Ended, *words: str) -> None:
     """Exit code 2, nothing on stdout and one clear line on stderr."""
     assert (ended.code, ended.out) == (2, ""), ended
     assert ended.err.count("\n") == 1, ended
-    assert ended.err.startswith("arc-server: "), ended
+    assert ended.err.startswith("error: "), ended
     for word in words:
         assert word in ended.err, ended
 
