@@ -8,10 +8,13 @@ from typing import Any, Final
 
 import pytest
 
+from arc_client import ArcError, Client, UploadFailed
+from arc_client.wire.create import UPLOAD_TRIES
 from tests.support.large_bodies import ask_for
 from tests.support.limiting_proxy import LimitingProxy, Refusal, larger_than
 from tests.support.octets import digest_of
 from tests.support.processes import Process
+from tests.support.raw_sender import DEPLOYMENT
 from tests.support.world import World
 
 LARGE: Final = 3_000_000
@@ -151,3 +154,41 @@ async def test_a_result_is_kept_while_the_proxy_refuses_errors_as_well(world: Wo
         status = await world.sender.result(command_id, 60)
 
     assert status["state"] in ("SUCCEEDED", "FAILED")
+
+
+@pytest.mark.parametrize("refusal", [413, 400, 403, 502, 504, "cut", "page 200"])
+@pytest.mark.parametrize("reads_all", [True, False])
+async def test_params_that_a_proxy_refuses_fail_after_some_uploads(
+    world: World, refusal: Refusal, reads_all: bool
+) -> None:
+    await world.server()
+    async with LimitingProxy(world.url, larger_than(LIMIT), refusal) as proxy:
+        proxy.reads_all = reads_all
+        async with Client(proxy.url, token_file=world.tokens["admin"]) as arc:
+            with pytest.raises(UploadFailed) as raised:
+                await arc.send(DEPLOYMENT, "blob", bytes(LARGE))
+
+    assert f"{LARGE:,} bytes" in str(raised.value)
+    assert len(proxy.refused) <= 2 * UPLOAD_TRIES
+    if isinstance(refusal, int) and reads_all:
+        assert str(refusal) in str(raised.value)
+        assert raised.value.context["status"] == refusal
+
+
+@pytest.mark.parametrize("refusal", [413, 400, 403, 502, "cut"])
+async def test_a_create_that_a_proxy_refuses_fails_with_its_size(
+    world: World, refusal: Refusal
+) -> None:
+    await world.server()
+    async with (
+        LimitingProxy(world.url, larger_than(20_000), refusal) as proxy,
+        Client(
+            proxy.url, token_file=world.tokens["admin"], retry_seconds=0.5, inline_bytes=100_000
+        ) as arc,
+    ):
+        with pytest.raises(ArcError) as raised:
+            await arc.send(DEPLOYMENT, "blob", bytes(50_000))
+
+    assert "50,000 bytes" in str(raised.value)
+    if isinstance(refusal, int):
+        assert str(refusal) in str(raised.value)
