@@ -437,7 +437,7 @@ def test_a_server_without_descriptors_logs_it_once_and_serves_again(tmp_path: Pa
 
 def test_a_flood_of_connections_is_refused_in_one_line_and_leaves_no_trace(tmp_path: Path) -> None:
     poll = json.dumps({"deploymentId": OWN, "waitSeconds": 60})
-    head = f"POST /v1/commands/leases HTTP/1.1\r\nHost: a\r\nContent-Length: {len(poll)}\r\n\r\n"
+    head = "POST /v1/commands/leases HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
     environment = {"ARC_SERVER_HTTP_MAX_CONNECTIONS": "2"}
     with server(tmp_path / "data", "--no-auth", env=environment) as running:
         host, _, port = running.url.removeprefix("http://").rpartition(":")
@@ -453,8 +453,10 @@ def test_a_flood_of_connections_is_refused_in_one_line_and_leaves_no_trace(tmp_p
 
         with contextlib.ExitStack() as stack:
             for _ in range(2):
-                connect().sendall((head + poll).encode())
-            wait_until(lambda: answer_of(connect()) == 503)
+                busy = connect()
+                busy.sendall(f"{head}Content-Length: {len(poll)}\r\n\r\n".encode())
+                assert busy.recv(100).startswith(b"HTTP/1.1 100")
+                busy.sendall(poll.encode())
             assert {answer_of(connect()) for _ in range(300)} <= {503, None}
         wait_until(lambda: running.call("GET", "/healthz")[0] == 200)
 
