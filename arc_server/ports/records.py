@@ -215,6 +215,8 @@ class LeaseQuery(Record, frozen=True, kw_only=True):
     lease_seconds: float
     holder: str | None = None
     auto_register: bool = True
+    max_bytes: int | None = None
+    """The most bytes of inline params that are handed out together; the first command always is."""
 
 
 class Grant(Record, frozen=True, kw_only=True):

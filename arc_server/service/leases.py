@@ -248,6 +248,7 @@ class LeaseService:
                 lease_seconds=seconds,
                 holder=request.agent_id,
                 auto_register=self._limits.auto_register,
+                max_bytes=self._limits.max_answer_bytes,
             )
         )
         leases: list[LeaseInfo] = []

@@ -62,6 +62,7 @@ from arc_server.ports.records import (
     Renewal,
     StoredBody,
     StoredError,
+    StoredInline,
     StoredParams,
     StoredResponse,
     StoredSuccess,
@@ -359,7 +360,14 @@ class MemoryStore(MemoryCredentials):
             ),
             key=lambda stored: stored.ready_order,
         )
-        granted = self._grant(queue, query.lease_ids, query.lease_seconds, query.holder, now)
+        granted = self._grant(
+            queue,
+            query.lease_ids,
+            query.lease_seconds,
+            query.holder,
+            now,
+            max_bytes=query.max_bytes,
+        )
         return msgspec.structs.replace(granted, inherited=inherited)
 
     async def lease_push(
@@ -392,9 +400,12 @@ class MemoryStore(MemoryCredentials):
         lease_seconds: float,
         holder: str | None,
         now: datetime,
+        *,
+        max_bytes: int | None = None,
     ) -> Granted:
         grants: list[Grant] = []
         ended: list[CommandRecord] = []
+        granted_bytes = 0
         for stored in queue:
             if len(grants) == len(lease_ids):
                 break
@@ -408,6 +419,9 @@ class MemoryStore(MemoryCredentials):
                 error = StoredError(code="SERIALIZATION_FAILED", message=message)
                 ended.append(self._end(stored, State.FAILED, error, now))
             else:
+                granted_bytes += len(params.data) if isinstance(params, StoredInline) else 0
+                if grants and max_bytes is not None and granted_bytes > max_bytes:
+                    break
                 is_again = command.is_push and command.lease_id is not None
                 leased = self._set(
                     stored,

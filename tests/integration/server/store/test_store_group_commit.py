@@ -55,6 +55,19 @@ async def test_a_batch_is_bounded(tmp_path: Path, passed: list[str]) -> None:
     await store.close()
 
 
+async def test_operations_past_the_queue_are_refused_and_those_in_it_are_done(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MAX_WAITING", 20)
+
+    answers = await asyncio.gather(*(create(sqlite) for _ in range(50)), return_exceptions=True)
+
+    refused = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
+    assert len(refused) == 30
+    assert len(granted_ids(await lease(sqlite, 50))) == 20
+    assert await create(sqlite)
+
+
 async def test_the_failpoints_of_a_commit_are_passed_in_order(
     sqlite: SqliteStore, passed: list[str]
 ) -> None:
