@@ -209,7 +209,8 @@ def check_config(product: Product, names: Names, host: Host, version: Path) -> N
         "setpriv", f"--reuid={names.user}", f"--regid={names.user}", "--clear-groups",
     ]  # fmt: skip
     may = os.geteuid() == 0 and not host.is_scratch
-    run_command([*(as_user if may else []), *argv, str(config)])
+    # The user may not be allowed to enter root's working directory, such as /root.
+    run_command([*(as_user if may else []), *argv, str(config)], directory="/")
 
 
 def _begin(product: Product, names: Names, host: Host) -> Manifest:
