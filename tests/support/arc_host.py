@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from tests.support.booted_root import BootedRoot
 from tests.support.debian_root import PROJECT
-from tests.support.waiting import wait_until
 
 AGENT: Final = "arc-agent.service"
 SERVER: Final = "arc-server.service"
@@ -90,7 +89,9 @@ class ArcHost:
 
     def drop_in(self, unit: str, name: str, *lines: str) -> None:
         """Put lines of [Service] beside a unit, as `systemctl edit` does, and restart it."""
-        self.root.write(f"/etc/systemd/system/{unit}.d/{name}.conf", "\n".join(["[Service]", *lines, ""]))
+        self.root.write(
+            f"/etc/systemd/system/{unit}.d/{name}.conf", "\n".join(["[Service]", *lines, ""])
+        )
         self.root.run("systemctl", "daemon-reload")
         self.root.run("systemctl", "restart", unit)
 

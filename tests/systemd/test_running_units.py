@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
@@ -63,9 +62,7 @@ def test_the_watchdog_restarts_a_process_that_stands_still(host: ArcHost, unit: 
 def test_the_journal_has_one_entry_an_event_with_the_units_fields(host: ArcHost, unit: str) -> None:
     name = unit.removesuffix(".service")
 
-    entries = [
-        each for each in host.root.journal(unit) if str(each["MESSAGE"]).startswith("{")
-    ]
+    entries = [each for each in host.root.journal(unit) if str(each["MESSAGE"]).startswith("{")]
 
     assert entries
     for each in entries:
