@@ -86,11 +86,11 @@ test-host: $(VENV)/.dev  ## install, upgrade, roll back and uninstall in a scrat
 	@$(BIN)/python -m pytest tests/integration/install -m host -p no:xdist
 
 test-systemd: $(VENV)/.dev  ## server and agent under a real systemd, in a Debian root (needs root)
-	@$(BIN)/python -m pytest tests/systemd -m systemd -p no:xdist -p no:randomly
+	@$(BIN)/python -m pytest tests/systemd -m systemd -p no:xdist -p no:randomly --timeout 600 --durations 10
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(PEERS) .venv-3.* .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(PEERS) .venv-3.* .systemd-root .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist

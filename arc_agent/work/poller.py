@@ -61,7 +61,7 @@ class Poller:
         back_off: BackOff,
         on_ready: Callable[[], None],
     ) -> None:
-        """Call `on_ready` once: when the first request was answered, or when none is to be sent."""
+        """Call `on_ready` once: when the first request was answered, or when none may be sent."""
         self._live = live
         self._agent_id = agent_id
         self._server = server
@@ -128,6 +128,7 @@ class Poller:
         """
         self.pulse.ends()  # it comes to an end by itself
         await self._settle()
+        self._become_ready()
         await self._check_disk()
         until = self._clock() + seconds
         while not (self._is_stopping or self._pause.is_on):

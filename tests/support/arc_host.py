@@ -74,18 +74,38 @@ class ArcHost:
             "rm enrol.token"
         )
 
-    def invoke(self, command: str, *more: str) -> Any:
+    def invoke(self, command: str, **options: str) -> Any:
         """Send a command and wait for its result."""
+        code, printed = self._send(command, **options)
+        assert code == 0, printed
+        return json.loads(printed)
+
+    def refused(self, command: str, **options: str) -> str:
+        """Send a command that fails; what `arc` says then."""
+        code, printed = self._send(command, **options)
+        assert code == 1, printed
+        return printed
+
+    def _send(
+        self, command: str, *, deployment: str = DEPLOYMENT, token: str = "sender.token"
+    ) -> tuple[int, str]:
         if not (self.root.path / "root/sender.token").exists():
             self.root.type(
                 f"umask 077; arc-server token create --scope sender --deployment {DEPLOYMENT}"
                 " --config /etc/arc-server/server.yaml > sender.token"
             )
-        printed = self.root.run(
-            f"{BOOTSTRAP}/bin/arc", "invoke", DEPLOYMENT, command, *more,
-            "--server", URL, "--token-file", "/root/sender.token",
+        return self.root.try_run(
+            "/opt/arc/current/bin/arc", "invoke", deployment, command,
+            "--server", URL, "--token-file", f"/root/{token}",
         )  # fmt: skip
-        return json.loads(printed.splitlines()[-1])
+
+    def logged(self, unit: str, event: str) -> list[dict[str, Any]]:
+        """The journal's entries of the events of one name."""
+        return [each for each in self.root.journal(unit) if each.get("ARC_EVENT") == event]
+
+    def until_logged(self, unit: str, event: str) -> list[dict[str, Any]]:
+        """Wait until a unit has logged an event; the journal's entries of all of them."""
+        return self.root.until(unit, lambda: self.logged(unit, event))
 
     def drop_in(self, unit: str, name: str, *lines: str) -> None:
         """Put lines of [Service] beside a unit, as `systemctl edit` does, and restart it."""

@@ -139,11 +139,11 @@ class BootedRoot:
         """Type lines into a shell that stops at the first that fails; what they printed."""
         return self.run("bash", "-ec", lines, **options)
 
-    def start(self, lines: str, *, directory: str = "/root") -> subprocess.Popen[str]:
-        """Type lines into a shell of its own, as in another terminal."""
+    def shell(self) -> subprocess.Popen[str]:
+        """A shell that reads what is typed from its standard input, as in a terminal."""
         return subprocess.Popen(
-            [*self._entered(directory), "bash", "-ec", lines], text=True, env=_ENVIRON,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*self._entered("/root"), "bash"], text=True, env=_ENVIRON, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def write(self, path: str, content: str, mode: int = 0o644) -> None:
@@ -180,12 +180,6 @@ class BootedRoot:
         """The journal's entries of a unit since the boot, with all their fields."""
         printed = self.run("journalctl", f"--unit={unit}", "--output=json", "--all", "--boot")
         return [json.loads(line) for line in printed.splitlines()]
-
-    def logged(self, unit: str, event: str) -> list[dict[str, Any]]:
-        """The events of one name that a unit of ours has logged."""
-        lines = (str(each.get("MESSAGE", "")) for each in self.journal(unit))
-        events = [json.loads(line) for line in lines if line.startswith("{")]
-        return [each for each in events if each.get("event") == event]
 
     def until_status(self, unit: str, part: str, seconds: float = 60.0) -> str:
         """Wait until a unit's status line contains a text; the whole line."""

@@ -41,7 +41,13 @@ def why_not() -> str:
         return f"programs are missing: apt-get install {' '.join(missing)}"
     if shutil.which("apt-get") is None:
         return "the mirror is taken from apt, which is not here"
-    return ""
+    if _PYTHONS.get(RELEASE) is None:
+        return f"DEBIAN_RELEASE={RELEASE} is none of {', '.join(_PYTHONS)}"
+    tried = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "none", "/mnt"],
+        text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    return f"this machine lets no container start: {tried.stderr}" if tried.returncode else ""
 
 
 def pristine() -> Path:
@@ -106,3 +112,7 @@ def _call(*argv: str | Path) -> None:
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
     )  # fmt: skip
     assert done.returncode == 0, f"{argv[0]}: {(done.stdout + done.stderr)[-3000:]}"
+
+
+if __name__ == "__main__":
+    sys.exit(why_not() or 0)
