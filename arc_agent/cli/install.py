@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from arc_agent.config.places import control_socket
 from arc_agent.config.reading import read
+from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.net.token import ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.cli import InstallCli
-from arc_runtime.install.product import Product
+from arc_runtime.install.host import below
+from arc_runtime.install.product import Names, Product
 from arc_runtime.install.services import Services
 from arc_runtime.terminal.help_page import examples
 
@@ -36,6 +39,7 @@ _EXAMPLES: Final = {
         "arc-agent upgrade --back",
     ),
 }
+_ASK_SECONDS: Final = 5.0
 _CONFIG: Final = """\
 # Written by `arc-agent install`; the token is a credential of the unit.
 # All keys: docs/configuration.md.
@@ -54,6 +58,7 @@ def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
         configure=_configure,
         read_token=_read_token,
         has_instances=True,
+        has_contact=_has_contact,
         services=services,
         examples=_EXAMPLES,
     )
@@ -77,6 +82,24 @@ def _configure(given: argparse.Namespace) -> bytes | None:
         url=json.dumps(given.server, ensure_ascii=False),
         deployment=json.dumps(given.deployment, ensure_ascii=False),
     ).encode()
+
+
+def _has_contact(names: Names, root: Path) -> bool:
+    """Return True if the agent of an installation runs, and its server answers it."""
+    directories = [f"/run/{names.user}", names.state]
+    try:
+        config = read(below(root, names.config), {"RUNTIME_DIRECTORY": directories[0]})
+    except SettingsError:
+        return False
+    sockets = [control_socket(config, {"RUNTIME_DIRECTORY": each}) for each in directories]
+    for socket in sockets:
+        try:
+            status = ask(below(root, str(socket)), {"do": "status"}, timeout_seconds=_ASK_SECONDS)
+        except (AgentNotThere, ControlDenied, ControlRefused):
+            continue
+        contact = status["contact"]
+        return not contact["is_lost"] and contact["answered_seconds_ago"] is not None
+    return False
 
 
 def _read_token(file: Path) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -27,13 +27,20 @@ from arc_runtime.install.plan import (
 from arc_runtime.install.program import Program, check_interpreter
 from arc_runtime.install.removal import preview_removal, remove_directory, remove_entry
 from arc_runtime.install.services import Services, run_command, systemd_version
-from arc_runtime.install.upgrade import switch_to, upgrade
+from arc_runtime.install.upgrade import HasContact, switch_to, upgrade
 
 _INSTANCE: Final = re.compile(r"[a-z][a-z0-9-]{0,19}")
 """A name that fits a user name of 31 characters."""
 _WANTS: Final = "/etc/systemd/system/multi-user.target.wants"
 _GROWING_DELAY: Final = 254
 """The first systemd that has RestartSteps."""
+_RELOADING: Final = 253
+"""The first systemd that has Type=notify-reload."""
+_RELOAD: Final = b"""# systemd sends the signal itself, and waits until the reload is over.
+[Service]
+Type=notify-reload
+ExecReload=
+"""
 _DELAY: Final = b"""# Restarts come later and later, as long as it does not stay up.
 [Service]
 RestartSteps=8
@@ -85,6 +92,10 @@ class Names:
         self.manifest = f"{product.home}/installed/{self.installation}.json"
 
 
+ProductContact: TypeAlias = Callable[[Names, Path], bool]
+"""Returns True if the service of an installation, below a root, has contact with its server."""
+
+
 def plan(product: Product, request: Request) -> list[AnyStep]:
     """Return all steps but the program and the start, in order, with the directories they need."""
     names = Names(product, request.instance)
@@ -114,10 +125,12 @@ def plan(product: Product, request: Request) -> list[AnyStep]:
             ),
         ]
     steps.append(File(path=f"/etc/systemd/system/{names.unit_file}", content=unit))
-    if systemd_version() >= _GROWING_DELAY:
-        steps.append(
-            File(path=f"/etc/systemd/system/{names.unit_file}.d/10-delay.conf", content=_DELAY)
-        )
+    drop_ins = {"delay": (_GROWING_DELAY, _DELAY), "reload": (_RELOADING, _RELOAD)}
+    steps += [
+        File(path=f"/etc/systemd/system/{names.unit_file}.d/10-{name}.conf", content=content)
+        for name, (since, content) in drop_ins.items()
+        if systemd_version() >= since
+    ]
     steps += [
         Link(
             path=f"/usr/local/bin/{product.name}",
@@ -209,7 +222,8 @@ def check_config(product: Product, names: Names, host: Host, version: Path) -> N
         "setpriv", f"--reuid={names.user}", f"--regid={names.user}", "--clear-groups",
     ]  # fmt: skip
     may = os.geteuid() == 0 and not host.is_scratch
-    run_command([*(as_user if may else []), *argv, str(config)])
+    # The user may not be allowed to enter root's working directory, such as /root.
+    run_command([*(as_user if may else []), *argv, str(config)], directory="/")
 
 
 def _begin(product: Product, names: Names, host: Host) -> Manifest:
@@ -330,7 +344,12 @@ def _bootstrap(product: Product) -> set[str]:
 
 
 def upgrade_product(
-    product: Product, source: str, host: Host, services: Services, ready_seconds: float
+    product: Product,
+    source: str,
+    host: Host,
+    services: Services,
+    ready_seconds: float,
+    has_contact: ProductContact,
 ) -> Path:
     """Upgrade to the version that `source` makes, and return it. Raises InstallError."""
     _refuse_packaged(product, host)
@@ -348,11 +367,18 @@ def upgrade_product(
         source=source,
         units=[names.unit for names in every],
         check=check,
+        has_contact=_contact_of(every, host, has_contact),
         within_seconds=ready_seconds,
     )
 
 
-def go_back(product: Product, host: Host, services: Services, ready_seconds: float) -> Path:
+def go_back(
+    product: Product,
+    host: Host,
+    services: Services,
+    ready_seconds: float,
+    has_contact: ProductContact,
+) -> Path:
     """Go back to the previous version, and return it. Raises InstallError."""
     every = _instances(product, host)
     program = Program(host, product.home, product.extra)
@@ -365,9 +391,16 @@ def go_back(product: Product, host: Host, services: Services, ready_seconds: flo
         services,
         previous,
         units=[names.unit for names in every],
+        has_contact=_contact_of(every, host, has_contact),
         within_seconds=ready_seconds,
     )
     return previous
+
+
+def _contact_of(every: Sequence[Names], host: Host, has_contact: ProductContact) -> HasContact:
+    """Return the question about contact by the name of a unit."""
+    by_unit = {names.unit: names for names in every}
+    return lambda unit: has_contact(by_unit[unit], host.root)
 
 
 def _instances(product: Product, host: Host) -> list[Names]:

@@ -86,6 +86,7 @@ async def test_the_figures_are_right_after_a_real_run(
     async def spool_is_empty() -> bool:
         return await figure(logged, "spool_results") == 0
 
+    await server.until(lambda: len(server.seen("leases")) >= 2)  # the second is held
     for command in ("fine", "fine", "fails", "nobody.knows"):
         server.send(command)
     await server.response(4)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arc_agent.cli.install import PRODUCT
-from arc_runtime.install import plan
+from arc_runtime.install import plan, product
 from arc_runtime.install.host import Host, InstallError
 from arc_runtime.install.manifest import Manifest
 from arc_runtime.install.plan import (
@@ -260,7 +260,13 @@ def names(program: Program) -> tuple[str, str, set[str]]:
 
 
 def go(
-    program: Program, scratch: Scratch, services: Services, *units: str, check: Any = None
+    program: Program,
+    scratch: Scratch,
+    services: Services,
+    *units: str,
+    check: Any = None,
+    has_contact: Callable[[str], bool] = lambda _: True,
+    within_seconds: float = 5,
 ) -> None:
     upgrade(
         program,
@@ -269,7 +275,8 @@ def go(
         source="x",
         units=units,
         check=check or (lambda _: None),
-        within_seconds=5,
+        has_contact=has_contact,
+        within_seconds=within_seconds,
     )
 
 
@@ -295,6 +302,40 @@ def test_a_unit_that_is_not_ready_in_time_brings_the_old_version_back_for_all(
 
     assert services.starts == [("one", "3"), ("two", "3"), ("one", "2"), ("two", "2")]
     assert names(program) == ("2", "1", {"1", "2"})
+
+
+def test_a_version_that_loses_the_contact_which_the_old_one_had_is_taken_back(
+    program: Program, scratch: Scratch
+) -> None:
+    services = Services(program, lambda *_: True)
+
+    def has_contact(_: str) -> bool:
+        return names(program)[0] == "2"
+
+    with pytest.raises(InstallError, match="had no contact with the server within 0 s; version 2"):
+        go(program, scratch, services, "one", has_contact=has_contact, within_seconds=0)
+
+    assert services.starts == [("one", "3"), ("one", "2")]
+    assert names(program) == ("2", "1", {"1", "2"})
+
+
+def test_a_version_gets_its_time_to_get_contact(program: Program, scratch: Scratch) -> None:
+    services = Services(program, lambda *_: True)
+    answers = iter([True, False, False, True])
+
+    go(program, scratch, services, "one", has_contact=lambda _: next(answers))
+
+    assert names(program)[0] == "3"
+
+
+def test_no_contact_is_asked_of_a_version_when_the_old_one_had_none(
+    program: Program, scratch: Scratch
+) -> None:
+    services = Services(program, lambda *_: True)
+
+    go(program, scratch, services, "one", has_contact=lambda _: False, within_seconds=0)
+
+    assert services.starts == [("one", "3")]
 
 
 def test_a_configuration_that_the_new_version_refuses_stops_nothing(
@@ -324,6 +365,7 @@ def test_when_the_old_version_is_not_ready_either_it_is_said(
             services,
             program.versions / "1",
             units=["one"],
+            has_contact=lambda _: True,
             within_seconds=5,
         )
 
@@ -359,4 +401,24 @@ def test_what_dpkg_has_installed_is_left_to_it(scratch: Scratch) -> None:
     with pytest.raises(InstallError, match="apt manages it"):
         install(PRODUCT, Request(config=b""), scratch.host, services)
     with pytest.raises(InstallError, match="apt manages it"):
-        upgrade_product(PRODUCT, "x", scratch.host, services, 1)
+        upgrade_product(PRODUCT, "x", scratch.host, services, 1, lambda *_: True)
+
+
+@pytest.mark.parametrize(
+    ("version", "drop_ins"),
+    [
+        (0, set()),
+        (252, set()),
+        (253, {"10-reload.conf"}),
+        (257, {"10-reload.conf", "10-delay.conf"}),
+    ],
+)
+def test_a_newer_systemd_gets_the_drop_ins_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch, version: int, drop_ins: set[str]
+) -> None:
+    monkeypatch.setattr(product, "systemd_version", lambda: version)
+
+    steps = product.plan(PRODUCT, Request(config=b""))
+
+    found = {Path(step.path).name for step in steps if "service.d/" in step.path}
+    assert found == drop_ins
