@@ -11,12 +11,11 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
-import tenacity
 from yarl import URL
 
 from arc_agent.config.addresses import base_url
@@ -25,6 +24,12 @@ from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
 from arc_agent.version import __version__
 from arc_protocol.lifecycle import full_jitter
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    import tenacity
+else:
+    tenacity = late_module("tenacity")  # only a transfer of a large body needs it
 
 T = TypeVar("T")
 
