@@ -11,6 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -97,11 +98,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     def server_now(self) -> float | None:
         """Return the server's time as POSIX time; None when the answer has no date."""
-        try:
-            moment = parsedate_to_datetime(self.headers["Date"])
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (KeyError, ValueError, TypeError):
-            return None
+        date = self.headers.get("Date")
+        return None if date is None else _posix_time(date)
 
 
 class ServerConnection:
@@ -327,6 +325,16 @@ def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
         sock_connect=settings.connect_timeout_seconds,
         sock_read=None,
     )
+
+
+@lru_cache(maxsize=4)
+def _posix_time(date: str) -> float | None:
+    """Return an HTTP date as POSIX time; None if it is none. Answers of one second share theirs."""
+    try:
+        moment = parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError):
+        return None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
