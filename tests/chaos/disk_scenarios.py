@@ -124,6 +124,7 @@ class CommandScenario:
         is_upload = n % 3 == 0
         fields = {"idempotency_key": self._name, "target_resource_id": self._target.resource_id}
         asked = request(None, size=len(data), **fields) if is_upload else request(data, **fields)
+        await self._parts.leases.lease(self._poll(), base_url=BASE_URL)  # registers the target
         created = await commands.create(asked, base_url=BASE_URL)
         self._facts |= {"id": created.command_id, "key": self._name, "params": digest(data)}
         self._acknowledged(state=created.state, attempt=1)
@@ -139,12 +140,13 @@ class CommandScenario:
         await self._end(lease, n)
 
     async def _lease(self) -> LeaseInfo:
-        answer = await self._parts.leases.lease(
-            LeaseRequest(deployment_id=DEPLOYMENT, target=self._target), base_url=BASE_URL
-        )
+        answer = await self._parts.leases.lease(self._poll(), base_url=BASE_URL)
         [lease] = answer.leases
         self._acknowledged(state="DISPATCHED", attempt=lease.attempt, lease=lease.lease_id)
         return lease
+
+    def _poll(self) -> LeaseRequest:
+        return LeaseRequest(deployment_id=DEPLOYMENT, target=self._target)
 
     async def _end(self, lease: LeaseInfo, n: int) -> None:
         submit = self._parts.leases.submit_response
