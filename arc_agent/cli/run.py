@@ -12,7 +12,7 @@ from typing import Any, Final
 from arc_agent.cli.output import DONE, begin_log, log_line
 from arc_runtime.children import go_on_under_init
 from arc_runtime.environment import OWN_ENVIRON, take_variables
-from arc_runtime.startup.light_imports import import_aiohttp
+from arc_runtime.startup.light_imports import import_small_aiohttp
 
 _COLLECTED_AFTER: Final = (10_000, 20, 50)
 """Objects made until the garbage collector walks the young ones, and so on. Almost nothing in the
@@ -55,7 +55,7 @@ def _check(file: Path) -> int:
 
 def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """Run an agent until it is stopped."""
-    import_aiohttp()
+    import_small_aiohttp()
     from arc_agent.agent import Agent
     from arc_agent.host.event_loop import run_to_end
     from arc_agent.work.live_config import LiveConfig, Source

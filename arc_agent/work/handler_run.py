@@ -172,8 +172,10 @@ class HandlerRun:
 
 def timeout_of(handler: Handler, live: LiveConfig) -> float | None:
     """Return the shorter of the handler's own time-out and the configuration's."""
-    limits = (handler.timeout_seconds, live.config.handlers.timeout_seconds)
-    return min((limit for limit in limits if limit is not None), default=None)
+    own, common = handler.timeout_seconds, live.config.handlers.timeout_seconds
+    if own is None or common is None:
+        return common if own is None else own
+    return min(own, common)
 
 
 def result_of(task: asyncio.Task[Returned | Raised]) -> Returned | Raised | None:

@@ -304,6 +304,7 @@ class Poller:
         """Wait, unless woken."""
         self._woken.clear()
         if self._is_stopping or not seconds:
+            await asyncio.sleep(0)  # new runs begin before the next request is prepared
             return
         self.pulse.within(seconds)
         try:

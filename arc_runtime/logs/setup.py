@@ -30,6 +30,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "error": logging.ERROR,
 }
 
+_JSON: Final = json.JSONEncoder(default=str)
 _RESET: Final = "\x1b[0m"
 _DIM: Final = "\x1b[2m"
 _COLOURS: Final = {
@@ -182,7 +183,7 @@ def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str
     """Return one line of JSON, ASCII only: no byte of a value can act on a terminal."""
     ordered = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     ordered.update(event)
-    return json.dumps(ordered, default=str)
+    return _JSON.encode(ordered)
 
 
 def _as_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:

@@ -108,6 +108,11 @@ class CommandService:
         outlet = self._announcements.push_outlet
         results = self._announcements.results
         results.remember_live(command_id, request.deployment_id, deadline)
+        foretold = None
+        if not isinstance(params, AwaitedBlob):
+            foretold = self._announcements.work.foretell(
+                request.deployment_id, request.target_resource_id
+            )
         try:
             created = await self._store.create(
                 NewCommand(
@@ -136,7 +141,7 @@ class CommandService:
             results.wake(command_id)  # it was not stored
             await self._incoming.discard(params)
         else:
-            self._announcements.announce(command)
+            self._announcements.announce_created(command, foretold)
             if outlet is not None and command.state is State.DISPATCHED:
                 assert not isinstance(params, AwaitedBlob)
                 await outlet.send(

@@ -119,7 +119,7 @@ class LeaseService:
                 self._agents.mark_polled(deployment_id, request.target, agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
-                waiter.looked()
+                waiter.looked([lease.command_id for lease in leases])
                 if wait.error is not None:
                     await self.return_undelivered([lease.lease_id for lease in leases])
                     raise wait.error
