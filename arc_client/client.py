@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from arc_client.bodies.params import NO_PARAMS, Body, body_of
 from arc_client.bodies.results import decoded, write_file
 from arc_client.bodies.sealed import SenderSeals
 from arc_client.bodies.signing import new_nonce, read_signing_key, sign
+from arc_client.environment import access_of, file_of
 from arc_client.errors import ConfigurationError
 from arc_client.send_options import SendOptions, instant_of
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
@@ -119,7 +121,7 @@ class Client:
 
     def __init__(
         self,
-        server_url: str,
+        server_url: str | None = None,
         *,
         token: str | None = None,
         token_file: str | Path | None = None,
@@ -131,10 +133,13 @@ class Client:
         clock: MonotonicClock | None = None,
         signing_key: str | Path | None = None,
         encrypt_to: str | Path | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Check the arguments; send nothing yet. Raises ConfigurationError.
 
-        `server_url` may end in `/v1`. A token file is read again when its token is refused.
+        Server, token, `ca_file` and `signing_key` come from `environ` unless they are given, from
+        the variables that `arc` reads (arc_client.environment). `server_url` may end in `/v1`. A
+        token file is read again when its token is refused.
         `ca_file` holds the certificates (PEM) to trust in place of the system's.
         `retry_seconds`: how long a request that fails in passing is tried again.
         `inline_bytes`: larger params are uploaded. The limit is not learnt from the server, because
@@ -145,14 +150,16 @@ class Client:
         `encrypt_to`: the file of a host's public key (`arc-agent keys new`); params are sealed for
         that host, and results must be sealed for the signing key.
         """
-        self._connection = SenderConnection(
-            server_url, token=token, token_file=token_file, ca_file=ca_file
+        access = access_of(
+            environ, server_url=server_url, token=token, token_file=token_file, ca_file=ca_file
         )
+        self._connection = SenderConnection(**access._asdict())
         self._retry_seconds = retry_seconds
         self._inline_bytes = inline_bytes
         self._poll_seconds = poll_seconds
         self._callbacks = callbacks or ProgressCallbacks()
         self._clock = clock or SystemMonotonicClock()
+        signing_key = signing_key or file_of(environ, "ARC_SIGNING_KEY_FILE")
         self._signing_key = None if signing_key is None else read_signing_key(signing_key)
         self._seals = None if encrypt_to is None else _seals(self._signing_key, encrypt_to)
         self._results = ResultReader(

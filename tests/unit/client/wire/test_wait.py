@@ -279,7 +279,7 @@ async def test_a_time_out_begins_when_the_server_has_the_command(
     http.get(STATUS, payload=status("PENDING"), repeat=True)
 
     async with Client("http://h", clock=clock) as arc:
-        with pytest.raises(CommandTimeout, match="is still PENDING after 1m$"):
+        with pytest.raises(CommandTimeout, match=r"is still PENDING after 1m$"):
             await arc.invoke("dep", "x", timeout=60)
 
     assert clock.now == 1000 + took - counted + 60
@@ -314,7 +314,7 @@ async def test_looking_for_the_command_takes_of_the_time_out(
     http.get(STATUS, payload=status("PENDING"), repeat=True)
 
     async with Client("http://h", clock=clock) as arc:
-        with pytest.raises(CommandTimeout, match="after 1m$"):
+        with pytest.raises(CommandTimeout, match=r"after 1m$"):
             await arc.wait("cmd_1", timeout=60)
 
     assert clock.now == pytest.approx(1060)
