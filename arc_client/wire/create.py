@@ -64,6 +64,8 @@ class Creation:
         self._callbacks = callbacks
         self._location: tuple[StorageUpload, str] | None = None
         """The upload that the server asks for, and the URL whose answer asked for it."""
+        self.held_seconds = 0.0
+        """How long the server held the last create for the command's end, if it holds creates."""
 
     async def create(self) -> CreateCommandResponse:
         """Create the command, or read its state if an earlier try has created it.
@@ -95,15 +97,22 @@ class Creation:
 
     async def _create(self) -> CreateCommandResponse:
         url = self._connection.url("commands")
-        answer = await self._retried(
-            lambda: self._connection.call(
+        wait_seconds = self._request.wait_seconds or 0
+
+        async def post() -> CreateCommandResponse:
+            asked_at = self._clock.monotonic()
+            answer = await self._connection.call(
                 "POST",
                 url,
                 CreateCommandResponse,
                 message=self._request,
-                limit_seconds=ANSWER_SECONDS + (self._request.wait_seconds or 0),
+                limit_seconds=ANSWER_SECONDS + wait_seconds,
             )
-        )
+            took = self._clock.monotonic() - asked_at
+            self.held_seconds = 0.0 if answer.status is None else min(took, wait_seconds)
+            return answer
+
+        answer = await self._retried(post)
         if answer.storage_upload is not None:
             self._location = answer.storage_upload, url
         return answer
