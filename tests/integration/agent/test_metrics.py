@@ -164,7 +164,7 @@ async def test_a_port_that_is_taken_ends_the_start_in_one_line(
 
     assert agent.returncode == 1
     last = said.decode().splitlines()[-1]
-    assert last == f"arc-agent: metrics.listen: {listen}: Address already in use"
+    assert last == f"error: metrics.listen: {listen}: Address already in use"
     assert b"Traceback" not in said
 
 

@@ -89,7 +89,7 @@ async def test_a_bad_policy_ends_an_agent_at_its_start(
         server, tmp_path, ARC_AGENT_POLICY_FILE=str(tmp_path / "policy.yaml")
     ) as process:
         assert await process.ended() == 2
-        assert process.log.read_text().startswith("arc-agent: rules: Expected `array`")
+        assert process.log.read_text().startswith("error: rules: Expected `array`")
 
 
 async def test_sighup_takes_a_changed_policy_and_refuses_a_bad_one(
@@ -154,7 +154,7 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
 
     code, _, err = await run("approvals", *place, cwd=tmp_path)
     assert code == 3
-    assert err.startswith("arc-agent: no agent answers at ")
+    assert err.startswith("error: no agent answers at ")
     code, out, _ = await run("audit", "verify", *place, cwd=tmp_path)
     assert code == 0
     assert "ok, " in out

@@ -77,7 +77,7 @@ def test_what_is_wrong_at_the_start_is_one_clear_line_and_exit_2(
     out, err = capfd.readouterr()
     assert code == 2
     assert expected in err
-    assert err.splitlines()[-1].startswith("arc-agent: ")
+    assert err.splitlines()[-1].startswith("error: ")
     assert out == ""
 
 
