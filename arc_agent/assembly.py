@@ -242,7 +242,8 @@ async def assemble(
         stack.push_async_callback(prometheus.close)
 
     # What one part tells another
-    pause.on_change(registration.expire)
+    pause.on_change(registration.hurry)
+    stack.callback(registration.close)
     pause.on_change(poller.wake)
     server.state.on_back(lambda: call_in(loop, delivery.hurry))
     server.state.on_back(lambda: call_in(loop, event_sender.wake))
