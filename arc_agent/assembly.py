@@ -318,7 +318,7 @@ def _prometheus(listen: str | None) -> PrometheusMeter | None:
     """Return the meter behind `metrics.listen`; None when it is not set."""
     if listen is None:
         return None
-    from arc_agent.control.metrics import PrometheusMeter  # needs an extra: prometheus_client
+    from arc_agent.control.metrics import PrometheusMeter  # prometheus_client takes 3.6 MiB
 
     return PrometheusMeter(listen)
 

@@ -69,7 +69,7 @@ def _approvals(given: argparse.Namespace) -> int:
 def _chosen(given: argparse.Namespace) -> str | None:
     """Return the id of the command that is meant; None if the operator says no.
 
-    Raises PrefixError, ControlRefused, and ValueError if no id is given and nobody can be asked.
+    Raises PrefixError, ControlRefused, and ValueError without an id where there is no terminal.
     """
     waiting = _waiting(given)
     ids = [str(each["id"]) for each in waiting]

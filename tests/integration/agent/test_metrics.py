@@ -195,13 +195,6 @@ def test_others_may_read_it_only_when_the_configuration_says_so(
         read(None, {}, given)
 
 
-def test_without_the_extra_the_configuration_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-
-    with pytest.raises(SettingsError, match=r"arc-commands\[metrics\]"):
-        read(None, {}, {"server.url": "http://a", "deployment": "d", "metrics.listen": "[::1]:1"})
-
-
 def test_names_of_commands_are_bounded() -> None:
     counting = PrometheusMeter("127.0.0.1:0")
     for number in range(150):

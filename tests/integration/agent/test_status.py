@@ -78,7 +78,7 @@ async def test_a_running_command_is_shown_with_its_lease_and_its_progress(
     assert (said["is_healthy"], said["degraded"], code) == (True, [], 0)
     assert "tables.load" in said["handlers"]
     out = capsys.readouterr().out
-    assert "cmd_1  tables.load  1        running" in out
+    assert "cmd_1  tables.load  running  1        " in out
     assert "3 of 10 tables" in out
     assert stat.S_IMODE(socket_of(agent).stat().st_mode) == 0o660
     gate.set()

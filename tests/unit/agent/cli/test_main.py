@@ -128,7 +128,12 @@ def test_wrong_usage_is_exit_2(arguments: list[str], capfd: pytest.CaptureFixtur
         main(arguments)
 
     assert ended.value.code == 2
-    assert "usage: arc-agent" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    if arguments:
+        assert err.startswith("error: ")
+        assert err.endswith(" --help\n")
+    else:
+        assert err.startswith("Usage: arc-agent [OPTIONS] COMMAND")
 
 
 def test_a_time_limit_is_a_duration() -> None:

@@ -107,3 +107,37 @@ def test_a_dry_run_fails_as_the_real_run_does_and_neither_touches_anything(
     assert reason in err
     assert err.startswith("error: ")
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "listen"),
+    [
+        ((), "127.0.0.1:9180"),
+        (("--metrics", "127.0.0.1:9999"), "127.0.0.1:9999"),
+        (("--metrics", "none"), None),
+        (("--instance", "north"), None),
+        (("--instance", "north", "--metrics", "[::1]:9181"), "[::1]:9181"),
+    ],
+)
+def test_figures_come_with_an_installation_on_loopback_and_no_two_instances_share_a_port(
+    root: Path, capsys: pytest.CaptureFixture[str], options: Sequence[str], listen: str | None
+) -> None:
+    words = ["install", "--root", str(root), *GOOD, "--dry-run", *options]
+
+    assert agent_front().main(words) == 0
+
+    printed = capsys.readouterr().out
+    lines = [line.strip(" |") for line in printed.splitlines()]
+    assert [line for line in lines if line.startswith("listen:")] == (
+        [f'listen: "{listen}"'] if listen else []
+    )
+
+
+def test_figures_for_other_hosts_are_not_installed_by_an_option(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["install", "--root", str(root), *GOOD, "--dry-run", "--metrics", "0.0.0.0:9180"]
+
+    assert agent_front().main(words) == 2
+
+    assert "metrics.listen: is not a loopback address" in capsys.readouterr().err
