@@ -229,7 +229,10 @@ class CommandService:
             bounded("limit", limit, self._limits.list_page, self._limits.max_list_page),
         )
         return CommandList(
-            commands=[_describe(command, None) for command in page.commands],
+            commands=[
+                _describe(command, None, error_code=page.error_codes.get(command.command_id))
+                for command in page.commands
+            ],
             cursor=None if page.next_before is None else str(page.next_before),
         )
 
@@ -286,7 +289,9 @@ class CommandService:
         return _describe(found.command, response)
 
 
-def _describe(command: CommandRecord, response: CommandResponse | None) -> CommandStatus:
+def _describe(
+    command: CommandRecord, response: CommandResponse | None, *, error_code: str | None = None
+) -> CommandStatus:
     return CommandStatus(
         command_id=command.command_id,
         state=command.state,
@@ -301,6 +306,7 @@ def _describe(command: CommandRecord, response: CommandResponse | None) -> Comma
         deadline=command.deadline,
         max_attempts=command.max_attempts,
         cancel_requested=command.cancel_requested or None,
+        error_code=error_code,
     )
 
 

@@ -5,9 +5,9 @@ To add a screen, write a test that calls
     check_screens(GOLDEN / "arc-list.txt", [*ARC, "list"], environment(server.url), ids=[...])
 
 (from a test with an event loop of its own: `await asyncio.to_thread(check_screens, ...)`), run it
-once with ARC_WRITE_SCREENS=1, and read the new file as a person would. `ids` are all ids that may be
-on the screen: none may be cut or wrapped, and each stands in the golden file as another of the same
-length. `volatile` replaces other text that differs between runs. Give things ages of minutes:
+once with ARC_WRITE_SCREENS=1, and read the new file as a person would. `ids` are all ids that may
+be on the screen: none may be cut or wrapped, and each stands in the golden file as another of the
+same length. `volatile` replaces other text that differs between runs. Give things ages of minutes:
 seconds are not compared, and a table is laid out by what its cells hold.
 """
 
