@@ -15,10 +15,10 @@ _COLUMNS: Final = (
     Column("ID"),
     Column("COMMAND"),
     Column("ASKED BY", rank=2),
-    Column("RULE", rank=4),
-    Column("SINCE", rank=3),
+    Column("RULE", rank=5),
+    Column("SINCE", rank=4),
     Column("UNTIL", rank=1),
-    Column("PARAMS", rank=5, is_text=True),
+    Column("PARAMS", rank=3, is_text=True),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from arc_runtime.terminal.table import Cell, Column, print_table
@@ -73,10 +73,17 @@ def _verdict(status: Mapping[str, Any]) -> str:
     order = status["order"]
     parts = ["healthy" if status["is_healthy"] else "degraded"]
     if order is not None:
-        until = f" until {order['until']}" if order["until"] else " until resume"
         note = f" ({order['note']})" if order["note"] else ""
-        parts.append(f"{order['state']}{until}{note}")
+        parts.append(f"{order['state']} {_how_long(order['until'])}{note}")
     return ", ".join(parts)
+
+
+def _how_long(until: str | None) -> str:
+    """Return how much longer an order is in force."""
+    if until is None:
+        return "until resume"
+    left = datetime.fromisoformat(until) - datetime.now(UTC)
+    return f"for another {short_span(max(0.0, left.total_seconds()))}"
 
 
 def _contact(contact: Mapping[str, Any]) -> str:

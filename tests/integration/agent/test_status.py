@@ -129,7 +129,7 @@ async def test_a_pause_is_an_order_and_no_fault(
 
     assert code == 0
     assert said["order"]["state"] == "paused"
-    assert ": healthy, paused until " in capsys.readouterr().out
+    assert ": healthy, paused for another " in capsys.readouterr().out
     await asyncio.to_thread(ask, socket_of(agent), {"do": "resume"})
 
 
