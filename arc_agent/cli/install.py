@@ -48,6 +48,12 @@ server:
   url: {url}
 deployment: {deployment}
 """
+_METRICS_CONFIG: Final = """\
+metrics:                        # GET /healthz, /readyz, /metrics: docs/operating.md
+  listen: {listen}
+"""
+_METRICS: Final = "127.0.0.1:9180"
+_NO_METRICS: Final = "none"
 
 
 def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
@@ -67,20 +73,31 @@ def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="URL", help="Server")
     parser.add_argument("--deployment", metavar="ID", help="Deployment to run commands of")
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Address for a monitoring system, or none"
+        f" [default: {_METRICS}, with --instance none]",
+    )
 
 
 def _configure(given: argparse.Namespace) -> bytes | None:
     """Return a configuration with the options; None without options. Raises SettingsError."""
     if given.server is None and given.deployment is None:
         return None
-    read(None, {}, {"server.url": given.server, "deployment": given.deployment})
+    metrics = given.metrics or (_NO_METRICS if given.instance else _METRICS)
+    listen = None if metrics == _NO_METRICS else metrics
+    settings = {"server.url": given.server, "deployment": given.deployment}
+    read(None, {}, {**settings, "metrics.listen": listen})
     name = given.instance or PRODUCT.config_name
     unit = f"{PRODUCT.name}@{given.instance}" if given.instance else PRODUCT.name
-    return _CONFIG.format(
+    config = _CONFIG if listen is None else _CONFIG + _METRICS_CONFIG
+    return config.format(
         file=f"{PRODUCT.config_directory}/{name}.yaml",
         unit=unit,
         url=json.dumps(given.server, ensure_ascii=False),
         deployment=json.dumps(given.deployment, ensure_ascii=False),
+        listen=json.dumps(listen),
     ).encode()
 
 

@@ -24,20 +24,13 @@ def run(given: argparse.Namespace) -> int:
     if given.command == "run" and os.getpid() == 1:
         go_on_under_init()
     begin_log()
-    from arc_agent.config.reading import TOKEN_VARIABLES  # after structlog's light import
+    from arc_agent.cli.place import overrides_of  # both after structlog's light import
+    from arc_agent.config.reading import TOKEN_VARIABLES
 
     take_variables(*TOKEN_VARIABLES)
     if given.command == "check-config":
         return _check(given.file)
-    overrides: dict[str, Any] = {
-        "server.url": given.server,
-        "deployment": given.deployment,
-        "server.token_file": given.token_file,
-        "handlers.modules": given.handlers,
-        "data_dir": given.data_dir,
-    }
-    if given.handlers:
-        sys.path.insert(0, os.getcwd())  # a module on the command line may be in this directory
+    overrides = overrides_of(given)
     if given.command == "run-once":
         return _run_once(given.config, overrides, given.wait)
     return _run(given.config, overrides)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +23,7 @@ from arc_runtime.install.plan import (
     Owned,
     SystemUser,
     carry_out,
+    check,
     preview,
 )
 from arc_runtime.install.program import Program, check_interpreter
@@ -163,11 +165,7 @@ def install(product: Product, request: Request, host: Host, services: Services) 
     Raises InstallError.
     """
     names = Names(product, request.instance)
-    _refuse_packaged(product, host)
-    config = below(host.root, names.config)
-    if request.config is None and not config.exists():
-        raise InstallError(f"{config} does not exist: give --server and --deployment, or --config")
-    check_interpreter(host.root)
+    check_request(product, request, host)
     manifest = _begin(product, names, host)
     others = _others(product, names, host)
     has_program = _install_program(product, request, host, manifest, others)
@@ -187,6 +185,36 @@ def install(product: Product, request: Request, host: Host, services: Services) 
     return is_changed
 
 
+def check_request(product: Product, request: Request, host: Host) -> None:
+    """Raise InstallError for what would stop an installation and shows beforehand.
+
+    The configuration is judged by the program that is installed, or else by this one, unless
+    another is to be installed from `request.source`.
+    """
+    names = Names(product, request.instance)
+    _refuse_packaged(product, host)
+    config = below(host.root, names.config)
+    if request.config is None and not config.exists():
+        raise InstallError(f"{config} does not exist: give --server and --deployment, or --config")
+    check_interpreter(host.root)
+    manifest = Manifest(host.root, names.manifest)
+    for step in plan(product, request):
+        check(step, host, manifest, _others(product, names, host))
+    version = Program(host, product.home).current()
+    if request.config is None or (version is None and request.source is not None):
+        return
+    program = [sys.executable, "-m", product.package]
+    if version is not None:
+        program = [str(version / "bin/python"), str(version / "bin" / product.name)]
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
+        file.write(request.config)
+        file.flush()
+        try:
+            run_command([*program, "check-config", file.name])
+        except InstallError as error:
+            raise InstallError(str(error).replace(file.name, names.config)) from None
+
+
 def _refuse_packaged(product: Product, host: Host) -> None:
     """Raise InstallError if the product is installed as a package."""
     if below(host.root, f"/var/lib/dpkg/info/{product.name}.list").exists():
@@ -194,8 +222,12 @@ def _refuse_packaged(product: Product, host: Host) -> None:
 
 
 def show_install(product: Product, request: Request, host: Host) -> list[str]:
-    """Return every file and command that `install` would make or run. Changes nothing."""
+    """Return every file and command that `install` would make or run. Changes nothing.
+
+    Raises InstallError where `install` would before it changes anything.
+    """
     names = Names(product, request.instance)
+    check_request(product, request, host)
     lines: list[str] = []
     if Program(host, product.home).current() is None:
         place = below(host.root, f"{product.home}/versions/1")

@@ -312,6 +312,40 @@ def test_a_token_goes_to_a_new_file_of_its_owner(
     assert len(json.loads(listed.out)) == 1, "no token without a place for it"
 
 
+def made(run: Run, data: Path, *command: str) -> str:
+    """The id of a new token."""
+    return run(*command, "--init", "--data-dir", data).err.strip()
+
+
+@pytest.mark.parametrize(
+    "command", [("token", "create", "--scope", "admin"), COMMANDS[3]], ids=["token", "enrol-token"]
+)
+def test_a_token_is_revoked_by_the_beginning_of_its_id_if_no_other_begins_so(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data"
+    first, second = made(run, data, *command), made(run, data, *command)
+    kind = first.partition("_")[0]
+    own = next(
+        first[:end] for end in range(len(kind) + 5, 99) if not second.startswith(first[:end])
+    )
+
+    both = run(command[0], "revoke", f"{kind}_", "--data-dir", data)
+    done = run(command[0], "revoke", own, "--data-dir", data)
+    unknown = run(command[0], "revoke", "nothing", "--data-dir", data)
+
+    assert both.code == 1
+    assert first in both.err
+    assert second in both.err
+    assert (done.code, done.err) == (0, f"({first} is revoked)\n")
+    assert (unknown.code, unknown.err.startswith("error: no such ")) == (1, True)
+    listed = json.loads(run(command[0], "list", "--json", "--data-dir", data).out)
+    assert {each["id"]: each["revoked"] is not None for each in listed} == {
+        first: True,
+        second: False,
+    }
+
+
 def test_no_file_is_left_where_no_token_is_made(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "t"
     ended = run("token", "create", "--scope", "admin", "--out", out, "--data-dir", tmp_path / "no")
