@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 WORKERS ?= 3
+DIST ?= dist
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-big wheel deb test-deb test-host test-systemd lock clean
@@ -72,9 +73,9 @@ test-big: $(VENV)/.dev  ## 200 MB bodies each way
 	@$(BIN)/python -m pytest tests/acceptance -m big -p no:xdist
 
 wheel: $(VENV)/.runtime  ## the wheel that other hosts install, into dist/
-	@rm -f dist/*.whl
-	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
-	@ls dist/*.whl
+	@rm -f $(DIST)/*.whl
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(DIST) .
+	@ls $(DIST)/*.whl
 
 deb: $(VENV)/.runtime  ## Debian packages of agent and server, into dist/
 	@$(BIN)/python scripts/build_deb.py
@@ -86,7 +87,7 @@ test-host: $(VENV)/.dev  ## install, upgrade, roll back and uninstall in a scrat
 	@$(BIN)/python -m pytest tests/integration/install -m host -p no:xdist
 
 test-systemd: $(VENV)/.dev  ## server and agent under a real systemd, in a Debian root (needs root)
-	@$(BIN)/python -m pytest tests/systemd -m systemd -p no:xdist -p no:randomly --timeout 600 --durations 10
+	@$(BIN)/python -m pytest tests/systemd -m systemd -p no:xdist -p no:randomly --timeout 1200 --durations 10
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock

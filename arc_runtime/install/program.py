@@ -10,6 +10,7 @@ an environment of its own that is gone afterwards: a version holds no tools to b
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from arc_runtime.install.host import Host, InstallError, below, write_link
+from arc_runtime.install.services import run_command
 
 DISTRIBUTION: Final = "arc-commands"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -64,7 +66,8 @@ class Program:
     def switch(self, version: Path) -> None:
         """Make a version the current one in one step; the current one becomes the previous one."""
         old = self.current()
-        os.sync()
+        # The whole file system of the versions, and no other: a host's slow disks do not count.
+        run_command(["sync", "--file-system", str(self.versions)])
         if old is not None and old != version:
             write_link(self._link("previous"), f"versions/{old.name}")
         write_link(self._link("current"), f"versions/{version.name}")
@@ -126,7 +129,7 @@ class Program:
     def _pip(
         self, version: Path, base: Path, source: str, place: Path, *, has_backend: bool
     ) -> None:
-        """Install `source` by a pip in the directory `place`.
+        """Install `source` by the pip of this environment, or by one made in the directory `place`.
 
         `has_backend`: build it with the tools of this environment.
         """
@@ -137,10 +140,12 @@ class Program:
                  "--no-build-isolation", "--wheel-dir", str(place), source]
             )  # fmt: skip
             path = next(iter(place.glob("*.whl")))
-        tools = place / "tools"
-        self._host.run([sys.executable, "-m", "venv", str(tools)])
-        pip = [str(tools / "bin/python"), "-m", "pip", "--python", str(version / "bin/python"),
-               "install", "--quiet", "--no-input", "--disable-pip-version-check"]  # fmt: skip
+        runs_pip = sys.executable
+        if importlib.util.find_spec("pip") is None:  # this is an installed version
+            runs_pip = str(place / "tools/bin/python")
+            self._host.run([sys.executable, "-m", "venv", str(place / "tools")])
+        pip = [runs_pip, "-m", "pip", "--python", str(version / "bin/python"), "install",
+               "--quiet", "--no-input", "--disable-pip-version-check"]  # fmt: skip
         if not has_backend:
             extra = f"[{self._extra}]" if self._extra else ""
             self._host.run([*pip, "--upgrade", f"{path}{extra}" if path.exists() else source])

@@ -29,10 +29,12 @@ def root(request: pytest.FixtureRequest) -> Iterator[BootedRoot]:
 
 
 @pytest.fixture(scope="session")
-def wheel() -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this tree, as `make wheel` builds it."""
-    subprocess.run(["make", "--silent", "wheel"], cwd=debian_root.PROJECT, check=True)
-    return next((debian_root.PROJECT / "dist").glob("arc_commands-*.whl"))
+    place = tmp_path_factory.mktemp("dist")
+    make = ["make", "--silent", "wheel", f"DIST={place}"]
+    subprocess.run(make, cwd=debian_root.PROJECT, check=True)
+    return next(place.glob("arc_commands-*.whl"))
 
 
 @pytest.fixture(scope="module")

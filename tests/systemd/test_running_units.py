@@ -82,7 +82,7 @@ def test_a_reload_needs_no_program_that_a_minimal_debian_lacks(host: ArcHost, un
 def test_a_process_that_is_killed_is_started_again(host: ArcHost, unit: str) -> None:
     pid = host.root.pid(unit)
 
-    host.root.run("systemctl", "kill", "--signal=SIGKILL", unit)
+    host.root.run("systemctl", "kill", "--signal=SIGKILL", "--kill-who=main", unit)
 
     host.until_restarted(unit, pid)
     assert host.invoke("arc.ping")["pong"] is True
