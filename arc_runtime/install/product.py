@@ -26,7 +26,7 @@ from arc_runtime.install.plan import (
     check,
     preview,
 )
-from arc_runtime.install.program import Program, check_interpreter
+from arc_runtime.install.program import InstalledProgram, check_interpreter
 from arc_runtime.install.removal import preview_removal, remove_directory, remove_entry
 from arc_runtime.install.services import Services, run_command, systemd_version
 from arc_runtime.install.upgrade import HasContact, switch_to, upgrade
@@ -171,7 +171,7 @@ def install(product: Product, request: Request, host: Host, services: Services) 
     has_program = _install_program(product, request, host, manifest, others)
     done = [carry_out(step, host, manifest, others) for step in plan(product, request)]
     is_changed = has_program or any(each in ("made", "changed") for each in done)
-    version = Program(host, product.home).current()
+    version = InstalledProgram(host, product.home).current()
     if version is not None:
         check_config(product, names, host, version)
     if is_changed:
@@ -200,7 +200,7 @@ def check_request(product: Product, request: Request, host: Host) -> None:
     manifest = Manifest(host.root, names.manifest)
     for step in plan(product, request):
         check(step, host, manifest, _others(product, names, host))
-    version = Program(host, product.home).current()
+    version = InstalledProgram(host, product.home).current()
     if request.config is None or (version is None and request.source is not None):
         return
     program = [sys.executable, "-m", product.package]
@@ -229,7 +229,7 @@ def show_install(product: Product, request: Request, host: Host) -> list[str]:
     names = Names(product, request.instance)
     check_request(product, request, host)
     lines: list[str] = []
-    if Program(host, product.home).current() is None:
+    if InstalledProgram(host, product.home).current() is None:
         place = below(host.root, f"{product.home}/versions/1")
         lines.append(f"build  {place} from {request.source or sys.prefix}")
         lines.append(f"link   {below(host.root, product.home)}/current -> versions/1")
@@ -293,7 +293,7 @@ def _install_program(
     others: Sequence[Manifest],
 ) -> bool:
     """Build the first version if there is none. Return True if it was built."""
-    program = Program(host, product.home, product.extra)
+    program = InstalledProgram(host, product.home, product.extra)
     versions = f"{product.home}/versions"
     is_there = program.current() is not None
     if not is_there or any(other.find(versions) for other in others):
@@ -393,7 +393,7 @@ def upgrade_product(
             check_config(product, names, host, version)
 
     return upgrade(
-        Program(host, product.home, product.extra),
+        InstalledProgram(host, product.home, product.extra),
         host,
         services,
         source=source,
@@ -413,7 +413,7 @@ def go_back(
 ) -> Path:
     """Go back to the previous version, and return it. Raises InstallError."""
     every = _instances(product, host)
-    program = Program(host, product.home, product.extra)
+    program = InstalledProgram(host, product.home, product.extra)
     previous = program.previous()
     if previous is None:
         raise InstallError("there is no previous version")

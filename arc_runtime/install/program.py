@@ -46,7 +46,7 @@ class _Origin(msgspec.Struct):
     dir_info: _DirectoryInfo = msgspec.field(default_factory=_DirectoryInfo)
 
 
-class Program:
+class InstalledProgram:
     """A program keeps its versions below its home, such as /opt/arc."""
 
     def __init__(self, host: Host, home: str, extra: str = "") -> None:

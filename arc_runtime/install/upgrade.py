@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from arc_runtime.install.host import Host, InstallError
-from arc_runtime.install.program import Program
+from arc_runtime.install.program import InstalledProgram
 from arc_runtime.install.services import Services
 
 HasContact: TypeAlias = Callable[[str], bool]
@@ -20,7 +20,7 @@ _LOOK_SECONDS: Final = 0.2
 
 
 def upgrade(
-    program: Program,
+    program: InstalledProgram,
     host: Host,
     services: Services,
     *,
@@ -61,7 +61,7 @@ def upgrade(
 
 
 def switch_to(
-    program: Program,
+    program: InstalledProgram,
     host: Host,
     services: Services,
     version: Path,
@@ -109,7 +109,7 @@ def _gets_contact(unit: str, has_contact: HasContact, within_seconds: float) -> 
 
 
 def _go_back(
-    program: Program,
+    program: InstalledProgram,
     services: Services,
     old: Path,
     before: Path | None,
@@ -126,7 +126,7 @@ def _go_back(
         )
 
 
-def _current(program: Program) -> Path:
+def _current(program: InstalledProgram) -> Path:
     current = program.current()
     if current is None:
         raise InstallError("nothing is installed here: install it first")

@@ -17,7 +17,7 @@ MAX_REMEMBERED: Final = 10_000
 """Tokens whose rates are remembered; the one that has been quiet longest is forgotten first."""
 
 
-class Rate:
+class TokenRate:
     """The rate of one token: a bucket that fills by the second, and is emptied by requests.
 
     It may be overdrawn: a request that waits for its turn takes it at once, and waits until the
@@ -50,7 +50,7 @@ class Shares:
     def __init__(self, limits: HttpLimits, monotonic: Callable[[], float]) -> None:
         self._limits = limits
         self._monotonic = monotonic
-        self._rates: dict[str, Rate] = {}
+        self._rates: dict[str, TokenRate] = {}
         self._running: dict[str, int] = {}
 
     def begin(self, token_id: str, *, may_wait: bool) -> float:
@@ -79,7 +79,7 @@ class Shares:
 
     def _turn(self, token_id: str, *, may_wait: bool) -> float:
         now = self._monotonic()
-        rate = self._rates.pop(token_id, None) or Rate(self._limits.requests_per_second, now)
+        rate = self._rates.pop(token_id, None) or TokenRate(self._limits.requests_per_second, now)
         self._rates[token_id] = rate  # the last of the dictionary: the most recent
         if len(self._rates) > MAX_REMEMBERED:
             del self._rates[next(iter(self._rates))]

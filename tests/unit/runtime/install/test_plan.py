@@ -24,7 +24,7 @@ from arc_runtime.install.plan import (
     preview,
 )
 from arc_runtime.install.product import Request, install, refuse_from_within, upgrade_product
-from arc_runtime.install.program import Program, check_interpreter
+from arc_runtime.install.program import InstalledProgram, check_interpreter
 from arc_runtime.install.removal import remove_entry
 from arc_runtime.install.upgrade import switch_to, upgrade
 
@@ -213,7 +213,7 @@ def test_a_user_is_made_where_there_is_none_and_only_that_one_is_removed(scratch
 class Services:
     """Units that are ready, or not, by the version that is the current one."""
 
-    def __init__(self, program: Program, ready: Callable[[str, str], bool]) -> None:
+    def __init__(self, program: InstalledProgram, ready: Callable[[str, str], bool]) -> None:
         self._program = program
         self._ready = ready
         self.starts: list[tuple[str, str]] = []
@@ -235,9 +235,9 @@ class Services:
 
 
 @pytest.fixture
-def program(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> Program:
+def program(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> InstalledProgram:
     """Version 2 is the current one, 1 the one before; a build makes an empty directory."""
-    found = Program(scratch.host, "/opt/arc")
+    found = InstalledProgram(scratch.host, "/opt/arc")
     for name in ("1", "2"):
         (found.versions / name).mkdir(parents=True)
         found.switch(found.versions / name)
@@ -251,7 +251,7 @@ def program(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> Program:
     return found
 
 
-def names(program: Program) -> tuple[str, str, set[str]]:
+def names(program: InstalledProgram) -> tuple[str, str, set[str]]:
     """The current version, the one before, and all."""
     current, previous = program.current(), program.previous()
     assert current is not None
@@ -260,7 +260,7 @@ def names(program: Program) -> tuple[str, str, set[str]]:
 
 
 def go(
-    program: Program,
+    program: InstalledProgram,
     scratch: Scratch,
     services: Services,
     *units: str,
@@ -281,7 +281,7 @@ def go(
 
 
 def test_an_upgrade_keeps_the_version_before_and_no_older(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: True)
 
@@ -293,7 +293,7 @@ def test_an_upgrade_keeps_the_version_before_and_no_older(
 
 
 def test_a_unit_that_is_not_ready_in_time_brings_the_old_version_back_for_all(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda unit, version: (unit, version) != ("two", "3"))
 
@@ -305,7 +305,7 @@ def test_a_unit_that_is_not_ready_in_time_brings_the_old_version_back_for_all(
 
 
 def test_a_version_that_loses_the_contact_which_the_old_one_had_is_taken_back(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: True)
 
@@ -319,7 +319,9 @@ def test_a_version_that_loses_the_contact_which_the_old_one_had_is_taken_back(
     assert names(program) == ("2", "1", {"1", "2"})
 
 
-def test_a_version_gets_its_time_to_get_contact(program: Program, scratch: Scratch) -> None:
+def test_a_version_gets_its_time_to_get_contact(
+    program: InstalledProgram, scratch: Scratch
+) -> None:
     services = Services(program, lambda *_: True)
     answers = iter([True, False, False, True])
 
@@ -329,7 +331,7 @@ def test_a_version_gets_its_time_to_get_contact(program: Program, scratch: Scrat
 
 
 def test_no_contact_is_asked_of_a_version_when_the_old_one_had_none(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: True)
 
@@ -339,7 +341,7 @@ def test_no_contact_is_asked_of_a_version_when_the_old_one_had_none(
 
 
 def test_a_configuration_that_the_new_version_refuses_stops_nothing(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: True)
 
@@ -354,7 +356,7 @@ def test_a_configuration_that_the_new_version_refuses_stops_nothing(
 
 
 def test_when_the_old_version_is_not_ready_either_it_is_said(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: False)
 
@@ -396,7 +398,7 @@ def test_an_interpreter_that_the_sandbox_hides_is_refused(
 def test_what_dpkg_has_installed_is_left_to_it(scratch: Scratch) -> None:
     (scratch.root / "var/lib/dpkg/info").mkdir(parents=True)
     (scratch.root / "var/lib/dpkg/info/arc-agent.list").touch()
-    services = Services(Program(scratch.host, "/opt/arc"), lambda *_: True)
+    services = Services(InstalledProgram(scratch.host, "/opt/arc"), lambda *_: True)
 
     with pytest.raises(InstallError, match="apt manages it"):
         install(PRODUCT, Request(config=b""), scratch.host, services)
