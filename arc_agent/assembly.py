@@ -131,6 +131,7 @@ async def assemble(
         lambda: live.config.max_concurrent - runner.abandoned, lambda: runner.wake()
     )  # both run only after the runner is there
     gate = Gate(live=live, audit=audit, slots=slots, clock=clock)
+    stack.callback(gate.close)
     await _remember_starts(live, gate, audit)
     signatures = Signatures(live=live, directory=data_dir.path, on_refused=gate.log_bad_signature)
     stack.callback(signatures.close)
@@ -241,7 +242,8 @@ async def assemble(
         stack.push_async_callback(prometheus.close)
 
     # What one part tells another
-    pause.on_change(registration.expire)
+    pause.on_change(registration.hurry)
+    stack.callback(registration.close)
     pause.on_change(poller.wake)
     server.state.on_back(lambda: call_in(loop, delivery.hurry))
     server.state.on_back(lambda: call_in(loop, event_sender.wake))
@@ -316,7 +318,7 @@ def _prometheus(listen: str | None) -> PrometheusMeter | None:
     """Return the meter behind `metrics.listen`; None when it is not set."""
     if listen is None:
         return None
-    from arc_agent.control.metrics import PrometheusMeter  # needs an extra: prometheus_client
+    from arc_agent.control.metrics import PrometheusMeter  # prometheus_client takes 3.6 MiB
 
     return PrometheusMeter(listen)
 

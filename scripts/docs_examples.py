@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.support.docs_pages import pages
+from tests.support.docs_pages import typed_pages
 from tests.support.docs_runs import play
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     is_to_write = "--write" in sys.argv[1:]
     named = [Path(name).resolve() for name in sys.argv[1:] if not name.startswith("-")]
     is_good = True
-    for page in named or pages():
+    for page in named or typed_pages():
         played = play(page)
         for difference in played.differences:
             print(f"{page.name}, {difference}")

@@ -8,7 +8,7 @@ the gate keeps the limits and asks operators.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -30,11 +30,11 @@ class Action(StrEnum):
     """An operator on the host decides."""
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """A window is some hours of some days, by the wall clock of a time zone.
+class OpenHours(msgspec.Struct, frozen=True, kw_only=True):
+    """Open hours are some hours of some days, by the wall clock of a time zone.
 
-    A window whose end is not after its start goes on past midnight; its day is the one on which it
-    starts.
+    If their end is not after their start, they go on past midnight, and their day is the one on
+    which they start.
     """
 
     days: frozenset[int]
@@ -42,7 +42,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     """Minutes after midnight."""
     end: int
-    """Minutes after midnight; the first minute after the window."""
+    """Minutes after midnight; the first minute after them."""
     zone: tzinfo
     text: str
     """The window as the file has it, for explanations."""
@@ -68,7 +68,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Globs: `reports.*`."""
     keys: tuple[str, ...] | None = None
     """Globs of the ids of keys that the command must be signed with."""
-    hours: tuple[Window, ...] | None = None
+    hours: tuple[OpenHours, ...] | None = None
     params: ParamsSchema | None = None
     at_once: int | None = None
     """The limit of its commands that run at a time; further ones wait."""
@@ -126,6 +126,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The file that has the rules."""
     sha256: str
     """The file's digest, for the audit log."""
+    senders: Mapping[str, Sequence[str]] = {}
+    """Globs of the ids of the keys that a sender signs with, by the sender's name."""
+
+    def senders_of(self, key: str | None) -> list[str]:
+        """Return the names of the senders who sign with a key."""
+        if key is None:
+            return []
+        return [name for name, globs in self.senders.items() if _any_glob(globs, key)]
 
     def judge(self, question: Question) -> Verdict | None:
         """Return the verdict of the first rule that matches.

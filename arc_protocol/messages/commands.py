@@ -62,6 +62,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     deadline: Timestamp | None = None
     max_attempts: int | None = None
     cancel_requested: bool | None = None
+    error_code: str | None = None
+    """The code of a FAILED command in a list, where there is no response."""
 
 
 class CreateCommandResponse(Message, frozen=True, kw_only=True):

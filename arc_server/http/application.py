@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import structlog
 from aiohttp import hdrs, web
@@ -12,11 +15,15 @@ from arc_server.auth.callers import Authenticator, Caller
 from arc_server.auth.revocations import Waits
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
+from arc_server.http.body_reading import BodyMemory
 from arc_server.http.calls import Call
 from arc_server.http.limits import HttpLimits
 from arc_server.http.routing import Route, RouteAccess, Router
+from arc_server.http.shares import Shares
 
 log = structlog.get_logger(__name__)
+
+_READS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
 
 class Application:
@@ -29,10 +36,13 @@ class Application:
         authenticator: Authenticator,
         limits: HttpLimits,
         base_urls: BaseUrls,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.router = Router(routes)
         self._authenticator = authenticator
         self._limits = limits
+        self._body_memory = BodyMemory(limits.body_memory_bytes)
+        self._shares = Shares(limits, monotonic)
         self._base_urls = base_urls
         self.waits = Waits()
         """Requests that wait; the wait ends when the token of the caller is revoked."""
@@ -75,15 +85,30 @@ class Application:
             self._base_urls,
             is_last=lambda: self.is_draining,
             waits=self.waits,
+            body_memory=self._body_memory,
         )
         route = match.route
         if route.access is not RouteAccess.PUBLIC:
             call.caller = await self._authorise(route, call)
-        return await route.handler(call)
+        token_id = None if call.caller is None else call.caller.token_id
+        wait_seconds = 0.0
+        if token_id is not None:
+            wait_seconds = self._shares.begin(token_id, may_wait=http.method in _READS)
+        try:
+            if wait_seconds:
+                await asyncio.sleep(wait_seconds)
+            return await route.handler(call)
+        finally:
+            call.release_body()
+            if token_id is not None:
+                self._shares.end(token_id)
 
     async def _authorise(self, route: Route, call: Call) -> Caller | None:
         """Return the caller; None for a signed request. Raises Unauthorized, Forbidden."""
-        authorization = call.http.headers.get(hdrs.AUTHORIZATION)
+        given = call.http.headers.getall(hdrs.AUTHORIZATION, ())
+        if len(given) > 1:  # a proxy may have judged another one than the server
+            raise BadRequest("Authorization: more than one header", field="Authorization")
+        authorization = given[0] if given else None
         if route.signature is not None and (
             route.access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None
         ):

@@ -32,4 +32,6 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_schemas_bytes: int = 1 << 20
     """The most that the schemas of one agent's handlers may take, as JSON."""
     auto_register: bool = True
+    max_answer_bytes: int = 8 << 20
+    """The most bytes of inline params that one lease request gets."""
     """Deployments and targets are registered at their first use."""

@@ -34,13 +34,14 @@ from arc_server.ports.records import (
     Granted,
     Holder,
     KnownKey,
+    LeasedResponse,
     LeaseQuery,
     NewCommand,
     NewCredential,
+    PushLease,
     Renewal,
     StoredBody,
     StoredResponse,
-    Submission,
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
@@ -108,9 +109,13 @@ class SqliteStore:
         return await self._write(create.create, new)
 
     async def mark_uploaded(
-        self, command_id: str, params: StoredBody, now: datetime
+        self,
+        command_id: str,
+        params: StoredBody,
+        now: datetime,
+        push_lease: PushLease | None = None,
     ) -> CommandRecord:
-        outcome = await self._write(create.mark_uploaded, command_id, params, now)
+        outcome = await self._write(create.mark_uploaded, command_id, params, now, push_lease)
         if isinstance(outcome, ArcError):
             raise outcome
         return outcome
@@ -176,7 +181,7 @@ class SqliteStore:
         return await self._write(complete.complete, command_id, lease_id, response, now)
 
     async def complete_all(
-        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+        self, submissions: Sequence[LeasedResponse], now: datetime, deployment_id: str | None = None
     ) -> Sequence[Completion | ArcError]:
         return await self._write(complete.complete_all, submissions, now, deployment_id)
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.docs_pages import pages, read_examples
+from tests.support.docs_pages import pages, read_examples, typed_pages
 from tests.support.docs_runs import play
 
-PAGES = [page for page in pages() if page.stem != "protocol"]
-"""The walk of docs/protocol.md has a test of its own."""
+PAGES = typed_pages()
 FIRST = ("README", "quickstart")
 """Pages that each run of the suite types; `make test-docs` types all."""
 LANGUAGES = {"console", "sh", "python", "yaml", "json", "toml", "ini", "nginx", "text"}

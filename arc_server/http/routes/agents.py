@@ -22,7 +22,9 @@ def routes(service: AgentService) -> Sequence[Route]:
 
     async def register(call: Call) -> web.StreamResponse:
         agent_id = fields.name("agentId", call.arguments[0])
-        registration = await call.message(AgentRegistration)
+        registration = await call.message(
+            AgentRegistration, limit=call.limits.max_registration_bytes
+        )
         if call.target is not None and registration.target != call.target:
             raise Forbidden("this token is bound to another target")
         await service.register(agent_id, registration, within=call.within)

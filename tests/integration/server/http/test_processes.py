@@ -65,7 +65,7 @@ def assert_one_line(ended: Ended, *words: str) -> None:
     """Exit code 2, nothing on stdout and one clear line on stderr."""
     assert (ended.code, ended.out) == (2, ""), ended
     assert ended.err.count("\n") == 1, ended
-    assert ended.err.startswith("arc-server: "), ended
+    assert ended.err.startswith("error: "), ended
     for word in words:
         assert word in ended.err, ended
 
@@ -252,22 +252,106 @@ def test_a_token_that_cannot_be_is_not_made(
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("command", [("token", "list"), ("token", "revoke", "x"), ("keys", "list")])
-def test_what_reads_a_data_directory_does_not_make_one(
-    tmp_path: Path, run: Run, command: tuple[str, ...]
-) -> None:
-    assert_one_line(run(*command, "--data-dir", tmp_path / "data"), "data_dir")
-    assert not (tmp_path / "data").exists()
-
-
 COMMANDS = [
     ("token", "create", "--scope", "admin"),
     ("token", "list"),
+    ("token", "revoke", "tok_1"),
     ("enrol-token", "create", "--deployment", OWN),
+    ("enrol-token", "list"),
+    ("enrol-token", "revoke", "etok_1"),
     ("credential", "list"),
+    ("credential", "revoke", "cred_1"),
     ("keys", "rotate"),
     ("keys", "list"),
 ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_but_serve_makes_a_database_in_a_place_that_is_named(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    data, config = tmp_path / "data", tmp_path / "server.yaml"
+    config.write_text(f"data_dir: {data}\n")
+
+    assert_one_line(run(*command, "--data-dir", data), "no server here", str(data))
+    assert_one_line(run(*command, "--config", config), "no server here", str(data))
+    monkeypatch.setenv("ARC_SERVER_DATA_DIR", str(data))
+    assert_one_line(run(*command), "no server here", str(data))
+    assert not data.exists()
+
+
+def test_the_first_token_may_make_the_database(tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "data"
+
+    first = run("token", "create", "--scope", "admin", "--init", "--data-dir", data)
+    second = run("enrol-token", "create", "--deployment", OWN, "--init", "--data-dir", data)
+
+    assert (first.code, second.code) == (0, 0)
+    assert len(json.loads(run("token", "list", "--json", "--data-dir", data).out)) == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("token", "create", "--scope", "admin"), COMMANDS[3]], ids=["token", "enrol-token"]
+)
+def test_a_token_goes_to_a_new_file_of_its_owner(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "t"
+    made = run(*command, "--init", "--out", out, "--data-dir", data)
+
+    assert (made.code, made.out) == (0, "")
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert out.read_text().startswith("arc_")
+    assert len(made.err.splitlines()) == 1
+
+    kept = out.read_text()
+    again = run(*command, "--out", out, "--data-dir", data)
+    assert_one_line(again, "--out", str(out), "exists")
+    assert out.read_text() == kept
+    listed = run(command[0], "list", "--json", "--data-dir", data)
+    assert len(json.loads(listed.out)) == 1, "no token without a place for it"
+
+
+def made(run: Run, data: Path, *command: str) -> str:
+    """The id of a new token."""
+    return run(*command, "--init", "--data-dir", data).err.strip()
+
+
+@pytest.mark.parametrize(
+    "command", [("token", "create", "--scope", "admin"), COMMANDS[3]], ids=["token", "enrol-token"]
+)
+def test_a_token_is_revoked_by_the_beginning_of_its_id_if_no_other_begins_so(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data"
+    first, second = made(run, data, *command), made(run, data, *command)
+    kind = first.partition("_")[0]
+    own = next(
+        first[:end] for end in range(len(kind) + 5, 99) if not second.startswith(first[:end])
+    )
+
+    both = run(command[0], "revoke", f"{kind}_", "--data-dir", data)
+    done = run(command[0], "revoke", own, "--data-dir", data)
+    unknown = run(command[0], "revoke", "nothing", "--data-dir", data)
+
+    assert both.code == 1
+    assert first in both.err
+    assert second in both.err
+    assert (done.code, done.err) == (0, f"({first} is revoked)\n")
+    assert (unknown.code, unknown.err.startswith("error: no such ")) == (1, True)
+    listed = json.loads(run(command[0], "list", "--json", "--data-dir", data).out)
+    assert {each["id"]: each["revoked"] is not None for each in listed} == {
+        first: True,
+        second: False,
+    }
+
+
+def test_no_file_is_left_where_no_token_is_made(tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "t"
+    ended = run("token", "create", "--scope", "admin", "--out", out, "--data-dir", tmp_path / "no")
+
+    assert_one_line(ended, "no server here")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -288,7 +372,8 @@ def test_a_token_is_made_for_the_installed_server_if_none_is_named(
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(database, "INSTALLED_CONFIG", tmp_path / "server.yaml")
     (tmp_path / "server.yaml").write_text(f"data_dir: {tmp_path / 'data'}\n")
-    assert run("token", "create", "--scope", "admin", "--data-dir", tmp_path / "data").code == 0
+    made = run("token", "create", "--scope", "admin", "--init", "--data-dir", tmp_path / "data")
+    assert made.code == 0
 
     assert run("token", "create", "--scope", "admin").code == 0
 
@@ -366,7 +451,7 @@ def test_a_server_whose_disk_fails_at_a_commit_stops_at_once_and_says_why(
     tmp_path: Path, run: Run
 ) -> None:
     data = tmp_path / "data"
-    run("token", "create", "--scope", "admin", "--data-dir", data)
+    run("token", "create", "--scope", "admin", "--init", "--data-dir", data)
     env = {"ARC_FAILPOINT": "store.before_commit=raise"}
 
     with server(data, "--no-auth", env=env) as running:
@@ -433,3 +518,55 @@ def test_a_server_without_descriptors_logs_it_once_and_serves_again(tmp_path: Pa
         assert running.call("GET", "/readyz")[0] == 200
         assert running.log.read_text().count("server.no_descriptors") == 1
         assert running.end() == 0
+
+
+def test_a_flood_of_connections_is_refused_in_one_line_and_leaves_no_trace(tmp_path: Path) -> None:
+    poll = json.dumps({"deploymentId": OWN, "waitSeconds": 60})
+    head = "POST /v1/commands/leases HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    environment = {"ARC_SERVER_HTTP_MAX_CONNECTIONS": "2"}
+    with server(tmp_path / "data", "--no-auth", env=environment) as running:
+        host, _, port = running.url.removeprefix("http://").rpartition(":")
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+
+        def answer_of(connection: socket.socket) -> int | None:
+            with contextlib.suppress(ConnectionResetError):
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                return int(connection.recv(100)[9:12] or 0) or None
+            return None
+
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                busy = connect()
+                busy.sendall(f"{head}Content-Length: {len(poll)}\r\n\r\n".encode())
+                assert busy.recv(100).startswith(b"HTTP/1.1 100")
+                busy.sendall(poll.encode())
+            assert {answer_of(connect()) for _ in range(300)} <= {503, None}
+        wait_until(lambda: running.call("GET", "/healthz")[0] == 200)
+
+        assert running.end() == 0
+        log = running.log.read_text()
+        assert log.count("http.connections_refused") == 1
+        assert "Traceback" not in log
+
+
+def test_the_server_opens_as_many_files_as_it_may_and_says_when_they_are_few(
+    tmp_path: Path,
+) -> None:
+    command = [*SERVE, "--data-dir", tmp_path / "data", *LOCAL, "--no-auth"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["sh", "-c", 'ulimit -Sn 200; ulimit -Hn 300; exec "$0" "$@"', *command],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("READY")
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (300, 300)
+        finally:
+            process.kill()
+    assert "server.few_descriptors" in (tmp_path / "log").read_text()
