@@ -162,6 +162,7 @@ class AgentService:
 
     async def _read_known(self, deployment_id: str) -> Sequence[AgentPresence]:
         """Read the agents of a deployment that were seen last."""
+        await self.flush()
         return await self._store.list_agents(deployment_id, EVER, MAX_AGENTS)
 
     @property

@@ -111,6 +111,14 @@ async def test_a_silent_agent_is_named_with_the_time_since_when(world: World) ->
     assert found.is_absent
 
 
+async def test_a_sign_of_life_counts_that_is_not_stored_yet(world: World) -> None:
+    await register(world)
+    world.clock.advance(world.limits.silent_seconds)
+    await world.poll(target=TARGET, agent="a1")
+
+    assert await reason(world, await old_command(world)) is None
+
+
 async def test_an_agent_that_said_goodbye_is_named(world: World) -> None:
     await register(world)
     world.clock.advance(5)
