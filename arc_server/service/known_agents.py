@@ -86,7 +86,7 @@ class KnownAgents:
     """The agents of some deployments. For the event loop only."""
 
     def __init__(self, read: Callable[[str], Awaitable[Sequence[AgentPresence]]]) -> None:
-        """`read` returns the agents of a deployment, those that were seen last first."""
+        """Take agents from `read`, which returns those of a deployment, seen last first."""
         self._read = read
         self._known: dict[str, dict[str, KnownAgent]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}

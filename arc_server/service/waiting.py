@@ -1,4 +1,4 @@
-"""Why a command waits, as far as the server can tell: by its agents, and by what its holder says.
+"""Reasons for which commands wait, as far as the server knows: from agents and from holders.
 
 The reasons are made from memory (known_agents.py), and only for a sender that waits already: a
 command that is taken at once costs nothing here.
@@ -33,7 +33,7 @@ _ANY_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Report(NamedTuple):
-    """What a holder said of a command that waits on its host, and when it first said so."""
+    """A holder's report that a command waits on its host, and when the holder first made it."""
 
     waiting: WaitingLease
     since: datetime
