@@ -371,7 +371,9 @@ def cancel(session: Session, command_id: CommandId) -> None:
 
 @app.command(
     epilog=examples(
-        "arc agents", "arc agents --deployment acme-eu-1 -o wide", "arc agents --handlers"
+        "arc agents",
+        "arc agents --deployment acme-eu-1 --all -o wide",
+        "arc agents --handlers",
     )
 )
 @in_session
@@ -383,7 +385,7 @@ def agents(
     ] = False,
     every: Annotated[
         bool,
-        typer.Option("--all", help="List agents, too, that restarted since or left long ago"),
+        typer.Option("--all", help="Also list agents that left long ago, and earlier starts"),
     ] = False,
 ) -> None:
     """List agents and what they can run, and receivers that do not register"""
