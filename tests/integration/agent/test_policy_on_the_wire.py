@@ -490,6 +490,11 @@ def statuses(server: ScriptedServer) -> list[Any]:
     return [request.json().get("status") for request in server.seen("agents")]
 
 
+async def until_told_and_asking_no_more(server: ScriptedServer) -> None:
+    """Wait for a status; it comes while the poll before it is still held."""
+    await server.until(lambda: bool(statuses(server)[-1]) and not server.held_polls)
+
+
 async def test_a_paused_agent_takes_nothing_and_says_so_until_it_is_resumed(
     server: ScriptedServer, start: Start, slow: Slow
 ) -> None:
@@ -498,7 +503,7 @@ async def test_a_paused_agent_takes_nothing_and_says_so_until_it_is_resumed(
     await slow.changes.until(lambda: slow.running == 1)
 
     await told(agent, "pause", note="new disk", seconds=3600)
-    await server.until(lambda: bool(statuses(server)[-1]))
+    await until_told_and_asking_no_more(server)
     polls = len(server.seen("leases"))
     server.send("quick", command_id="cmd_b")
     slow.may_end.set()
@@ -533,7 +538,7 @@ async def test_a_pause_ends_by_itself(server: ScriptedServer, start: Start) -> N
     agent = await start(server, quick, poll={"wait_seconds": 0.2})
     await server.until(lambda: bool(server.seen("leases")))
     await told(agent, "pause", seconds=0.5)
-    await server.until(lambda: bool(statuses(server)[-1]))
+    await until_told_and_asking_no_more(server)
 
     server.send("quick")
     await server.response()
@@ -562,8 +567,10 @@ async def test_stop_all_ends_what_runs_gives_back_what_waits_and_holds_over_a_re
 
     polls = len(server.seen("leases"))
     server.send("quick", command_id="cmd_c")
+    told_before = len(statuses(server))
     async with running(server.url, tmp_path, (quick,), {}) as agent:
-        await server.until(lambda: (statuses(server)[-1] or {}).get("state") == "stopped")
+        await server.until(lambda: len(statuses(server)) > told_before)
+        assert statuses(server)[-1]["state"] == "stopped"
         assert len(server.seen("leases")) == polls
 
         await told(agent, "resume")
@@ -617,7 +624,7 @@ async def test_a_command_whose_line_cannot_be_written_is_not_started_and_costs_n
     monkeypatch.setattr(os, "write", write)
     server.send("quick", command_id="cmd_a")
     await server.until(lambda: bool(server.seen("release")))
-    await server.until(lambda: bool(statuses(server)[-1]))
+    await until_told_and_asking_no_more(server)
     polls = len(server.seen("leases"))
     assert server.seen("release")[0].json()["reason"] == "drain"
     assert ran == []
