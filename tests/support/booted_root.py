@@ -150,10 +150,10 @@ class BootedRoot:
         """Type lines into a shell that stops at the first that fails; what they printed."""
         return self.run("bash", "-ec", lines, **options)
 
-    def shell(self) -> subprocess.Popen[str]:
-        """A shell that reads what is typed from its standard input, as in a terminal."""
+    def shell(self, program: str) -> subprocess.Popen[str]:
+        """A shell that runs a program of its language, with pipes to it."""
         return subprocess.Popen(
-            [*self._entered("/root"), "bash"], text=True, env=_ENVIRON, bufsize=1,
+            [*self._entered("/root"), "bash", "-c", program], text=True, env=_ENVIRON, bufsize=1,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

@@ -64,8 +64,7 @@ def pristine() -> Path:
         )  # fmt: skip
         chroot = ("chroot", unfinished, "apt-get", "--quiet")
         _call(*chroot, "update")
-        _call(*chroot, "install", "--yes", "--download-only", "--no-install-recommends",
-              *DOWNLOADED)  # fmt: skip
+        _call(*chroot, "install", "--yes", "--download-only", *DOWNLOADED)
         (unfinished / "etc/machine-id").write_text("")  # each copy makes its own
         unfinished.rename(place)
     return place
