@@ -17,7 +17,7 @@ from tests.support.installed_server import ACCOUNTS, InstalledServer, run
 from tests.support.supervised_unit import Unit
 
 SOURCE = Path(__file__).parents[3]
-pytestmark = pytest.mark.host  # minutes: it builds virtual environments
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]  # it builds virtual environments
 
 
 class StandIn:
@@ -269,7 +269,7 @@ def test_what_is_wrong_is_said_before_anything_is_touched(
     before = place.files()
 
     assert place.agent("install") == 1
-    assert "say --server and --deployment" in capsys.readouterr().err
+    assert "give --server and --deployment" in capsys.readouterr().err
     assert place.agent("install", "--server", "ftp://x", "--deployment", "acme") == 2
     assert "server.url" in capsys.readouterr().err
     assert place.install("--token-file", place.root / "missing") == 2
