@@ -363,22 +363,29 @@ class Client:
         )
 
     async def agents(
-        self, *, deployment: str | None = None, schemas: bool = False
+        self, *, deployment: str | None = None, schemas: bool = False, old: bool = False
     ) -> Sequence[AgentInfo]:
         """Return the agents: when each was last seen, what it runs and which handlers it has.
 
-        `schemas` asks for the schemas of params and results, too. Raises NotFound or
-        MethodNotAllowed on a server that has the base protocol only.
+        `schemas` asks for the schemas of params and results, too; `old` for agents that were
+        started anew since, or have been gone for long. Raises NotFound or MethodNotAllowed on a
+        server that has the base protocol only.
         """
-        agents = (await self.roll_call(deployment, schemas=schemas)).agents
+        agents = (await self.roll_call(deployment, schemas=schemas, old=old)).agents
         return [a for a in agents if deployment is None or a.deployment_id == deployment]
 
-    async def roll_call(self, deployment: str | None, *, schemas: bool = False) -> AgentList:
+    async def roll_call(
+        self, deployment: str | None, *, schemas: bool = False, old: bool = False
+    ) -> AgentList:
         """Return the agents, and what the server knows of receivers that do not register.
 
         Raises what `agents` does.
         """
-        query = {"deploymentId": deployment, "schemas": "true" if schemas else None}
+        query = {
+            "deploymentId": deployment,
+            "schemas": "true" if schemas else None,
+            "all": "true" if old else None,
+        }
         return await self._get(self._connection.url("agents", query=query), AgentList)
 
     async def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
@@ -504,7 +511,7 @@ class Client:
         `timeout`."""
         limit = ANSWER_SECONDS if timeout is None else min(ANSWER_SECONDS, timeout + 1)
         return await self._with_retries(
-            lambda: read_status(self._connection, command_id, wait_seconds=0, limit_seconds=limit),
+            lambda: read_status(self._connection, command_id, limit_seconds=limit),
             patience,
         )
 

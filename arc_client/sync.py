@@ -214,14 +214,16 @@ class SyncClient:
         return self._run(self._client.events(command_id, after=after))
 
     def agents(
-        self, *, deployment: str | None = None, schemas: bool = False
+        self, *, deployment: str | None = None, schemas: bool = False, old: bool = False
     ) -> Sequence[AgentInfo]:
         """Return the agents and their handlers."""
-        return self._run(self._client.agents(deployment=deployment, schemas=schemas))
+        return self._run(self._client.agents(deployment=deployment, schemas=schemas, old=old))
 
-    def roll_call(self, deployment: str | None, *, schemas: bool = False) -> AgentList:
+    def roll_call(
+        self, deployment: str | None, *, schemas: bool = False, old: bool = False
+    ) -> AgentList:
         """Return the agents, and what the server knows of receivers that do not register."""
-        return self._run(self._client.roll_call(deployment, schemas=schemas))
+        return self._run(self._client.roll_call(deployment, schemas=schemas, old=old))
 
     def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
         """Return the result of a command that has ended."""

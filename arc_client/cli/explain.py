@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from datetime import datetime
 from enum import IntEnum
 from typing import Any, Final
 
@@ -14,8 +12,6 @@ import msgspec
 from arc_client import errors as client
 from arc_protocol import errors as server
 from arc_protocol.errors import ArcError
-from arc_protocol.messages.agents import AgentInfo, AgentList
-from arc_runtime.durations import format_duration
 
 
 class ExitCode(IntEnum):
@@ -44,13 +40,6 @@ class Explanation(msgspec.Struct, frozen=True):
     details: str | None = None
     next_steps: tuple[str, ...] = ()
 
-
-ABSENT_SECONDS: Final = 90.0
-"""An agent that was not seen for three of its longest polls is absent."""
-
-UNREGISTERED_SECONDS: Final = 600.0
-"""A receiver that does not register may be silent this long: a 1.x agent does not poll while it
-runs a command, 330 s at most."""
 
 _UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
@@ -200,48 +189,3 @@ def as_record(error: ArcError, explanation: Explanation) -> dict[str, Any]:
 def printable(text: str) -> str:
     """Return foreign text with control characters escaped; line feeds and tabs stay."""
     return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-
-
-def agent_hint(
-    agents: Sequence[AgentInfo], deployment: str, command: str, target: str | None, now: datetime
-) -> str | None:
-    """Return why a command may be waiting, from the agents there are; None without a reason."""
-    ours = [agent for agent in agents if agent.deployment_id == deployment]
-    if not ours:
-        return f"no agent of {deployment} has been seen yet"
-    if target is not None:
-        ours = [a for a in ours if a.target is not None and a.target.resource_id == target]
-        if not ours:
-            return f"no agent of {deployment} serves the target {target}"
-    latest = max(ours, key=lambda agent: agent.last_seen_at)
-    absent = (now - latest.last_seen_at).total_seconds()
-    if absent > ABSENT_SECONDS:
-        ago = format_duration(round(absent))
-        return f"the agent of {deployment} on {latest.hostname} was last seen {ago} ago"
-    present = [a for a in ours if (now - a.last_seen_at).total_seconds() <= ABSENT_SECONDS]
-    if not any(handler.name == command for agent in present for handler in agent.handlers):
-        return f"no agent of {deployment} that is there has a handler for {command}"
-    return None
-
-
-def absence(found: AgentList, deployment: str, target: str | None) -> str | None:
-    """Return that no agent is there to take a command, and since when; None if not certain.
-
-    It is certain only with a server that also says when it last saw a receiver that does not
-    register.
-    """
-    known = found.presence
-    if known is None or known.is_pushed:
-        return None
-    silent_since = known.polled_at or known.watched_since
-    if (known.now - max(silent_since, known.watched_since)).total_seconds() < UNREGISTERED_SECONDS:
-        return None
-    ours = [
-        agent
-        for agent in found.agents
-        if agent.deployment_id == deployment
-        and (target is None or agent.target is None or agent.target.resource_id == target)
-    ]
-    if any((known.now - a.last_seen_at).total_seconds() <= ABSENT_SECONDS for a in ours):
-        return None
-    return agent_hint(found.agents, deployment, "", target, known.now)

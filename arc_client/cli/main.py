@@ -189,7 +189,7 @@ def invoke(
         async def work(client: Client) -> None:
             from arc_client.cli import invoke
 
-            addressee = invoke.Addressee(deployment, command, target)
+            addressee = invoke.Addressee(deployment, command)
             options = invoke.SendOptions(
                 deadline=deadline,
                 target=target,
@@ -311,10 +311,14 @@ def agents(
     handlers: Annotated[
         bool, typer.Option("--handlers", help="List their handlers, one per line")
     ] = False,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="List agents, too, that restarted since or left long ago"),
+    ] = False,
 ) -> None:
     """List agents and what they can run, and receivers that do not register"""
     schemas = handlers and session.as_json
-    found = session.run(lambda client: client.roll_call(deployment, schemas=schemas))
+    found = session.run(lambda client: client.roll_call(deployment, schemas=schemas, old=every))
     agents = [each for each in found.agents if deployment in (None, each.deployment_id)]
     if handlers and not session.as_json:
         show_offers(offers(agents))

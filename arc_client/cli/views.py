@@ -7,8 +7,9 @@ from datetime import datetime
 
 from arc_client.cli.handlers import Offer, rows_of
 from arc_client.cli.output import print_line, show_facts, show_table
+from arc_client.wire.waiting_reasons import reason_of
 from arc_protocol.lifecycle import CANCELLED, TERMINAL
-from arc_protocol.messages.agents import AgentInfo, AgentStatus, HandlerInfo, ReceiverInfo
+from arc_protocol.messages.agents import AgentInfo, HandlerInfo, ReceiverInfo
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
@@ -67,7 +68,7 @@ def _facts_of(each: AgentInfo | ReceiverInfo) -> list[str]:
         each.hostname,
         each.version,
         seen,
-        _standing(each.status),
+        _standing(each),
         str(len(each.holding)),
         " ".join(handler.name for handler in each.handlers),
         each.agent_id,
@@ -136,6 +137,7 @@ def show_status(status: CommandStatus) -> None:
         "dispatched": _moment(status.dispatched_at),
         "completed": _moment(status.completed_at) + (f" (took {took})" if took else ""),
         "deadline": _moment(status.deadline),
+        "waiting": reason_of(status),
         "error": f"{failure.code}: {failure.message}" if failure else None,
         "details": failure.details if failure else None,
         "result": _size(status),
@@ -171,8 +173,11 @@ def _timeout(handler: HandlerInfo) -> str:
     return "" if seconds is None else format_duration(seconds)
 
 
-def _standing(status: AgentStatus | None) -> str:
-    """Return `ok`, or what keeps an agent from work: `paused until 2026-…: disk is replaced`."""
+def _standing(agent: AgentInfo) -> str:
+    """Return `ok`, `gone`, or what keeps an agent from work: `paused until 2026-…: new disk`."""
+    status = agent.status
+    if agent.is_gone:
+        return "gone"
     if status is None:
         return "ok"
     until = f" until {_moment(status.until)}" if status.until is not None else ""

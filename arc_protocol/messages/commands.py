@@ -16,6 +16,7 @@ from arc_protocol.messages.base import (
     Timestamp,
 )
 from arc_protocol.messages.bodies import BodySpec, CommandResponse, PresignedRequest
+from arc_protocol.messages.waiting import Waiting
 
 
 class CreateCommandRequest(Message, frozen=True, kw_only=True):
@@ -62,6 +63,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     deadline: Timestamp | None = None
     max_attempts: int | None = None
     cancel_requested: bool | None = None
+    waiting: Waiting | None = None
+    """Why it does not run yet, if there is more to say than that it waits for its turn."""
 
 
 class CreateCommandResponse(Message, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,45 @@ async def test_a_command_waits_for_approval_with_its_lease_renewed_and_others_ru
     approved = [each for each in entries(agent.directory / "audit") if each["event"] == "approved"]
     assert approved[0]["by_uid"] == os.getuid()
     assert server.seen("release") == []
+
+
+def reported(server: ScriptedServer) -> list[dict[str, str]]:
+    """The command that waits for approval, as each renewal reports it; {} for none."""
+    told = [each.json().get("waiting", [{}]) for each in server.seen("renew")]
+    return [each for (each,) in told]
+
+
+async def test_the_server_learns_at_once_that_a_command_waits_for_approval_and_that_it_ceases(
+    server: ScriptedServer, start: Start, policy: Any, slow: Slow
+) -> None:
+    rules = policy({"name": "ask", "commands": ["arc.echo"], "action": "approve"}, {"name": "rest"})
+    server.send("arc.echo", command_id="cmd_a")
+    agent = await start(server, *slow.handlers(), **rules)  # it would renew after 20 s
+    (waiting,) = await until_waiting(agent)
+    await server.until(lambda: len(server.seen("renew")) == 1)
+    server.send("slow.one", command_id="cmd_b")
+    await slow.changes.until(lambda: slow.running == 1)
+    await told(agent, "approve", id="cmd_a")
+    await server.until(lambda: len(server.seen("renew")) == 2)
+
+    before, after = reported(server)
+    assert (before["leaseId"], before["reason"]) == ("lease_1", "approval")
+    assert datetime.fromisoformat(before["until"]).replace(microsecond=0) == (
+        datetime.fromisoformat(waiting["until"])
+    )
+    assert after == {}
+
+
+async def test_a_report_that_does_not_arrive_is_made_again(
+    server: ScriptedServer, start: Start, policy: Any
+) -> None:
+    server.faults["renew"].append(503)
+    server.send("quick", command_id="cmd_a")
+    await start(server, quick, **policy({"name": "ask", "action": "approve"}))
+
+    await server.until(lambda: len(server.seen("renew")) == 2)
+
+    assert [each.get("reason") for each in reported(server)] == ["approval", "approval"]
 
 
 async def test_a_person_may_refuse(server: ScriptedServer, start: Start, policy: Any) -> None:
@@ -508,8 +548,7 @@ async def test_stop_all_ends_what_runs_gives_back_what_waits_and_holds_over_a_re
     polls = len(server.seen("leases"))
     server.send("quick", command_id="cmd_c")
     async with running(server.url, tmp_path, (quick,), {}) as agent:
-        await server.until(lambda: bool(statuses(server)[-1]))
-        assert statuses(server)[-1]["state"] == "stopped"
+        await server.until(lambda: (statuses(server)[-1] or {}).get("state") == "stopped")
         assert len(server.seen("leases")) == polls
 
         await told(agent, "resume")
