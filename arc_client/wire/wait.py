@@ -14,7 +14,7 @@ from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.retry import (
     INTERVAL_CAP_SECONDS,
     Intervals,
-    MonotonicClock,
+    WaitClock,
     is_transient,
     pause_after,
 )
@@ -62,7 +62,7 @@ async def wait_for_end(
     timeout: float | None,
     waited_seconds: float = 0,
     poll_seconds: int,
-    clock: MonotonicClock,
+    clock: WaitClock,
     callbacks: ProgressCallbacks,
     on_absent: Callable[[str], Awaitable[None]] | None = None,
 ) -> CommandStatus:
