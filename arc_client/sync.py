@@ -128,12 +128,19 @@ class SyncClient:
         *,
         timeout: float | None = WAIT_SECONDS,
         returns: type[T] = ANYTHING,
+        wait_for_agent: bool = True,
         **options: Unpack[SendOptions],
     ) -> T:
         """Send a command, wait for it and return its result."""
         return self._run(
             self._client.invoke(
-                deployment, command, params, timeout=timeout, returns=returns, **options
+                deployment,
+                command,
+                params,
+                timeout=timeout,
+                returns=returns,
+                wait_for_agent=wait_for_agent,
+                **options,
             )
         )
 
@@ -145,12 +152,19 @@ class SyncClient:
         params: Any = NO_PARAMS,
         *,
         timeout: float | None = WAIT_SECONDS,
+        wait_for_agent: bool = True,
         **options: Unpack[SendOptions],
     ) -> int:
         """Send a command, stream its result into a file, and return the size."""
         return self._run(
             self._client.invoke_to_file(
-                path, deployment, command, params, timeout=timeout, **options
+                path,
+                deployment,
+                command,
+                params,
+                timeout=timeout,
+                wait_for_agent=wait_for_agent,
+                **options,
             )
         )
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from arc_client.errors import CommandTimeout
@@ -63,10 +64,12 @@ async def wait_for_end(
     poll_seconds: int,
     clock: WaitClock,
     callbacks: ProgressCallbacks,
+    on_absent: Callable[[str], Awaitable[None]] | None = None,
 ) -> CommandStatus:
     """Return the status of a command once it is terminal.
 
-    `waited_seconds` of the time-out have passed before.
+    `waited_seconds` of the time-out have passed before. `on_absent` is called with the reason when
+    it is certain that no agent is there to take the command; what it raises ends the wait.
 
     A request that fails in passing does not end the wait, and the status is read a last time when
     the time is over. `callbacks` learn of each reason for which the command waits. Raises
@@ -103,6 +106,8 @@ async def wait_for_end(
                 return status
             if is_news:
                 callbacks.on_waiting(status)
+                if on_absent is not None and status.waiting and status.waiting.is_absent:
+                    await on_absent(reason_of(status) or "no agent is there")
         took = clock.monotonic() - asked_at
         remaining = ends_at - clock.monotonic()
         if remaining <= 0:

@@ -59,7 +59,7 @@ from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup, not_found
 from arc_server.service.outgoing_bodies import OutgoingBodies
 from arc_server.service.result_waiters import RememberedCommand
-from arc_server.service.waiting import NOTHING_TO_SAY, Verdict, WaitingReasons, waits_from
+from arc_server.service.waiting import NOTHING_TO_SAY, WaitingReasons, WaitVerdict, waits_from
 from arc_server.service.waits import Wait
 
 SHORTEST_PAUSE_SECONDS: Final = 0.05
@@ -354,13 +354,13 @@ class CommandService:
             return 0.0
         return (waits_from(live.created_at) - self._clock.now()).total_seconds()
 
-    async def _verdict(self, command: CommandRecord) -> Verdict:
+    async def _verdict(self, command: CommandRecord) -> WaitVerdict:
         """Return why a command waits. Raises StoreUnavailable."""
         if command.state in lifecycle.TERMINAL:
             return NOTHING_TO_SAY
         begins_at = waits_from(command.created_at)
         if self._clock.now() < begins_at:
-            return Verdict(None, begins_at)
+            return WaitVerdict(None, begins_at)
         return await self._reasons.of(command)
 
     def _status(

@@ -32,14 +32,14 @@ _TAG_CHARS: Final = 16
 _ANY_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Report(NamedTuple):
+class ReasonReport(NamedTuple):
     """A holder's report that a command waits on its host, and when the holder first made it."""
 
     waiting: WaitingLease
     since: datetime
 
 
-class Verdict(NamedTuple):
+class WaitVerdict(NamedTuple):
     """Why a command waits, and when time alone may change that."""
 
     waiting: Waiting | None
@@ -51,7 +51,7 @@ class Verdict(NamedTuple):
         return NOTHING_KNOWN if self.waiting is None else self.waiting.tag
 
 
-NOTHING_TO_SAY: Final = Verdict(None)
+NOTHING_TO_SAY: Final = WaitVerdict(None)
 
 
 def waits_from(created_at: datetime) -> datetime:
@@ -66,7 +66,7 @@ class WaitingReasons:
         self._agents = agents
         self._clock = clock
         self._results = results
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, ReasonReport] = {}
 
     def report(
         self, renewed: Sequence[CommandRecord], waiting: Sequence[WaitingLease] | None
@@ -84,10 +84,10 @@ class WaitingReasons:
             if now is not None:
                 if len(self._reports) >= MAX_REPORTS:
                     del self._reports[next(iter(self._reports))]
-                self._reports[command.command_id] = Report(now, self._clock.now())
+                self._reports[command.command_id] = ReasonReport(now, self._clock.now())
             self._results.wake_for_reasons(command.command_id)
 
-    async def of(self, command: CommandRecord) -> Verdict:
+    async def of(self, command: CommandRecord) -> WaitVerdict:
         """Return why a command waits. Raises StoreUnavailable."""
         is_held = command.state is State.DISPATCHED
         if command.is_push or not (is_held or command.state is State.PENDING):
@@ -106,18 +106,18 @@ class WaitingReasons:
 def _of_held(
     command: CommandRecord,
     agents: Iterable[KnownAgent],
-    report: Report | None,
+    report: ReasonReport | None,
     watch: Watch,
     now: datetime,
-) -> Verdict:
+) -> WaitVerdict:
     """Return why a command waits that an agent or another receiver holds."""
     holder = next((each for each in agents if each.agent_id == command.lease_holder), None)
     if holder is not None and (holder.has_ended or now >= watch.silent_at(holder.last_seen_at)):
-        return Verdict(_of_absent(holder, now))
+        return WaitVerdict(_of_absent(holder, now))
     changes_at = None if holder is None else watch.silent_at(holder.last_seen_at)
     if report is None or report.waiting.lease_id != command.lease_id:
-        return Verdict(None, changes_at)
-    return Verdict(
+        return WaitVerdict(None, changes_at)
+    return WaitVerdict(
         _tagged(
             Waiting(
                 reason=report.waiting.reason,
@@ -134,7 +134,7 @@ def _of_held(
 
 def _of_ready(
     agents: Sequence[KnownAgent], polled_at: datetime | None, watch: Watch, now: datetime
-) -> Verdict:
+) -> WaitVerdict:
     """Return why a command that is ready is not taken: by the agents that serve its target, and
     by the last poll for it of a receiver that does not register."""
     here = [
@@ -142,10 +142,10 @@ def _of_ready(
     ]
     unnamed_until = None if polled_at is None else polled_at + UNREGISTERED_SILENCE
     if unnamed_until is not None and now < unnamed_until:
-        return Verdict(None, unnamed_until)
+        return WaitVerdict(None, unnamed_until)
     if here:
         changes_at = min(watch.silent_at(each.last_seen_at) for each in here)
-        return Verdict(_of_present(here, now), changes_at)
+        return WaitVerdict(_of_present(here, now), changes_at)
     certain_at = watch.since + UNREGISTERED_SILENCE
     is_absent = now >= certain_at or None
     latest = max(agents, key=lambda each: each.last_seen_at, default=None)
@@ -156,7 +156,7 @@ def _of_ready(
     else:
         waiting = Waiting(reason=WaitingReason.NEVER_SEEN, tag="", now=now)
     waiting = _tagged(msgspec.structs.replace(waiting, is_absent=is_absent))
-    return Verdict(waiting, None if is_absent else certain_at)
+    return WaitVerdict(waiting, None if is_absent else certain_at)
 
 
 def _of_present(here: Sequence[KnownAgent], now: datetime) -> Waiting | None:
