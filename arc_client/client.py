@@ -27,7 +27,7 @@ from arc_client.wire.events import follow_events, read_events
 from arc_client.wire.idempotency import new_idempotency_key
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.result_reader import ResultReader
-from arc_client.wire.retry import MonotonicClock, SystemMonotonicClock, retried
+from arc_client.wire.retry import SystemWaitClock, WaitClock, retried
 from arc_client.wire.wait import POLL_SECONDS, read_status, wait_for_end
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
@@ -130,7 +130,7 @@ class Client:
         inline_bytes: int = INLINE_BYTES,
         poll_seconds: int = POLL_SECONDS,
         callbacks: ProgressCallbacks | None = None,
-        clock: MonotonicClock | None = None,
+        clock: WaitClock | None = None,
         signing_key: str | Path | None = None,
         encrypt_to: str | Path | None = None,
         environ: Mapping[str, str] = os.environ,
@@ -158,7 +158,7 @@ class Client:
         self._inline_bytes = inline_bytes
         self._poll_seconds = poll_seconds
         self._callbacks = callbacks or ProgressCallbacks()
-        self._clock = clock or SystemMonotonicClock()
+        self._clock = clock or SystemWaitClock()
         signing_key = signing_key or file_of(environ, "ARC_SIGNING_KEY_FILE")
         self._signing_key = None if signing_key is None else read_signing_key(signing_key)
         self._seals = None if encrypt_to is None else _seals(self._signing_key, encrypt_to)

@@ -19,7 +19,7 @@ from yarl import URL
 
 from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
-from arc_agent.net.bodies import CHUNK_BYTES, Download, Fetched, FileBody, TransferRefused
+from arc_agent.net.bodies import CHUNK_BYTES, ArrivingBody, Fetched, FileBody, TransferRefused
 from arc_agent.net.connection import (
     USER_AGENT,
     Answer,
@@ -158,14 +158,14 @@ class Transfer:
             return await asyncio.to_thread(self._fetch_local, backend, into, expected)
         _check_request(backend, "GET")
         with into.open("wb") as file:
-            download = Download(file, expected, self._settings.max_bytes, has_room)
+            download = ArrivingBody(file, expected, self._settings.max_bytes, has_room)
             async for attempt in retrying(sleep, self._back_off):
                 with attempt:
                     await self._fetch_once(backend, download)
         log.info("transfer.fetched", bytes=download.size, sha256=download.sha256)
         return Fetched(download.size, download.sha256)
 
-    async def _fetch_once(self, backend: HttpBackend, download: Download) -> None:
+    async def _fetch_once(self, backend: HttpBackend, download: ArrivingBody) -> None:
         """GET the rest of a body, once. Raises NoContact to be tried again."""
         headers = {**backend.headers, "Accept-Encoding": "identity", **download.range_headers()}
         try:

@@ -13,7 +13,7 @@ from arc_client.bodies.params import Body
 from arc_client.errors import InvalidParams, ServerUnreachable, UploadFailed
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
 from arc_client.wire.progress_callbacks import ProgressCallbacks
-from arc_client.wire.retry import MonotonicClock, retried
+from arc_client.wire.retry import WaitClock, retried
 from arc_client.wire.transfer import upload
 from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge
 from arc_protocol.messages.base import State
@@ -52,7 +52,7 @@ class Creation:
         request: CreateCommandRequest,
         body: Body,
         *,
-        clock: MonotonicClock,
+        clock: WaitClock,
         retry_seconds: float,
         callbacks: ProgressCallbacks,
     ) -> None:

@@ -14,7 +14,7 @@ from arc_client.bodies.params import CHUNK_BYTES, Body
 from arc_client.errors import InvalidParams, ResultUnreadable, ServerUnreachable, UnexpectedAnswer
 from arc_client.wire.connection import CONNECT_SECONDS, SenderConnection, answered, translated
 from arc_client.wire.progress_callbacks import ProgressCallbacks
-from arc_client.wire.retry import MonotonicClock, is_transient, retried
+from arc_client.wire.retry import WaitClock, is_transient, retried
 from arc_protocol.errors import ArcError, InvalidEnvelope
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
 from arc_protocol.urls import resolve
@@ -102,7 +102,7 @@ class Download:
         locate: Callable[[], Awaitable[Location]],
         *,
         command_id: str,
-        clock: MonotonicClock,
+        clock: WaitClock,
         retry_seconds: float,
         callbacks: ProgressCallbacks,
     ) -> None:

@@ -13,7 +13,7 @@ from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.retry import (
     INTERVAL_CAP_SECONDS,
     Intervals,
-    MonotonicClock,
+    WaitClock,
     is_transient,
     pause_after,
 )
@@ -61,7 +61,7 @@ async def wait_for_end(
     timeout: float | None,
     waited_seconds: float = 0,
     poll_seconds: int,
-    clock: MonotonicClock,
+    clock: WaitClock,
     callbacks: ProgressCallbacks,
 ) -> CommandStatus:
     """Return the status of a command once it is terminal.

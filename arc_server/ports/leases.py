@@ -12,10 +12,10 @@ from arc_server.ports.records import (
     CommandRecord,
     Completion,
     Granted,
+    LeasedResponse,
     LeaseQuery,
     Renewal,
     StoredResponse,
-    Submission,
 )
 
 
@@ -83,7 +83,7 @@ class LeaseStore(CommandLookup, Protocol):
         ...
 
     async def complete_all(
-        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+        self, submissions: Sequence[LeasedResponse], now: datetime, deployment_id: str | None = None
     ) -> Sequence[Completion | ArcError]:
         """Run `complete` for each submission, in one transaction.
 

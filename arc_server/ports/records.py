@@ -162,7 +162,7 @@ class CommandWithBodies(Record, frozen=True, kw_only=True):
     response: ReadResponse | None = None
 
 
-class Submission(Record, frozen=True):
+class LeasedResponse(Record, frozen=True):
     """A response and the lease that it is submitted under."""
 
     command_id: str

@@ -40,9 +40,9 @@ from arc_server.ports.records import (
     CommandRecord,
     Grant,
     Granted,
+    LeasedResponse,
     LeaseQuery,
     StoredSuccess,
-    Submission,
 )
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
@@ -214,12 +214,12 @@ class LeaseService:
         Raises StoreUnavailable when it is not known of any whether it was taken.
         """
         refused: list[RefusedResponse] = []
-        small: list[Submission] = []
+        small: list[LeasedResponse] = []
         for given in request.responses:
             try:
                 if self._incoming.is_small(given.response):
                     stored = await self._incoming.accept_response(None, given.response)
-                    small.append(Submission(given.command_id, given.lease_id, stored))
+                    small.append(LeasedResponse(given.command_id, given.lease_id, stored))
                 else:
                     await self.submit_response(
                         given.command_id, given.response, lease_id=given.lease_id, within=within

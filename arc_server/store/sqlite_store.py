@@ -34,6 +34,7 @@ from arc_server.ports.records import (
     Granted,
     Holder,
     KnownKey,
+    LeasedResponse,
     LeaseQuery,
     NewCommand,
     NewCredential,
@@ -41,7 +42,6 @@ from arc_server.ports.records import (
     Renewal,
     StoredBody,
     StoredResponse,
-    Submission,
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
@@ -181,7 +181,7 @@ class SqliteStore:
         return await self._write(complete.complete, command_id, lease_id, response, now)
 
     async def complete_all(
-        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+        self, submissions: Sequence[LeasedResponse], now: datetime, deployment_id: str | None = None
     ) -> Sequence[Completion | ArcError]:
         return await self._write(complete.complete_all, submissions, now, deployment_id)
 

@@ -55,6 +55,7 @@ from arc_server.ports.records import (
     Grant,
     Granted,
     Holder,
+    LeasedResponse,
     LeaseQuery,
     NewCommand,
     PushLease,
@@ -65,7 +66,6 @@ from arc_server.ports.records import (
     StoredParams,
     StoredResponse,
     StoredSuccess,
-    Submission,
 )
 from tests.model.memory_credentials import MemoryCredentials
 
@@ -511,7 +511,7 @@ class MemoryStore(MemoryCredentials):
         return Completion(command=self._end(stored, state, response, now), changed=True)
 
     async def complete_all(
-        self, submissions: Sequence[Submission], now: datetime, deployment_id: str | None = None
+        self, submissions: Sequence[LeasedResponse], now: datetime, deployment_id: str | None = None
     ) -> Sequence[Completion | ArcError]:
         """See Store."""
         answers: list[Completion | ArcError] = []

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from arc_client.wire.retry import SystemMonotonicClock
+from arc_client.wire.retry import SystemWaitClock
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
 NOW = "2026-11-24T20:00:00Z"
@@ -487,7 +487,7 @@ def agent(agent_id: str, deployment: str) -> dict[str, object]:
     }
 
 
-class Hasty(SystemMonotonicClock):
+class Hasty(SystemWaitClock):
     """A clock for people who do not like to wait between two tries."""
 
     async def sleep(self, seconds: float) -> None:

@@ -10,10 +10,10 @@ from arc_protocol.errors import ArcError, InvalidStateTransition, LeaseLost
 from arc_protocol.messages.base import State
 from arc_server.ports.records import (
     Completion,
+    LeasedResponse,
     StoredBody,
     StoredResponse,
     StoredSuccess,
-    Submission,
 )
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import lookup, transitions
@@ -50,7 +50,10 @@ def complete(
 
 
 def complete_all(
-    db: StoreSession, submissions: Sequence[Submission], now: datetime, deployment_id: str | None
+    db: StoreSession,
+    submissions: Sequence[LeasedResponse],
+    now: datetime,
+    deployment_id: str | None,
 ) -> Sequence[Completion | ArcError]:
     """Fulfil LeaseStore.complete_all. An error of one has changed nothing: it read first."""
     answers: list[Completion | ArcError] = []

@@ -294,7 +294,7 @@ async def test_a_server_without_auth_lets_everybody_do_everything(
         for caller in ("nobody", "revoked", "malformed", "agent of other", "sender of other"):
             subject = await Subject(client).prepare()
             answer = await send(client, key[0], ROWS[key].request(subject), callers[caller])
-            # who enrols is bound to a deployment, and only an enrol token says to which
+            # who enrols is bound to a deployment, and only an enrolment token says to which
             assert answer.status == (ROWS[key].otherwise or 200), caller
 
 

@@ -22,12 +22,12 @@ from arc_server.ports.records import (
     CommandRecord,
     CommandWithBodies,
     Deployment,
+    LeasedResponse,
     LeaseQuery,
     NewCommand,
     PushLease,
     StoredBlob,
     StoredInline,
-    Submission,
 )
 from arc_server.ports.store import Store
 from arc_server.store.sqlite_store import SqliteStore
@@ -190,7 +190,7 @@ class TwoStores(RuleBasedStateMachine):
     )
     def complete_all(self, given: list[tuple[int, int, Any]], deployment_id: str | None) -> None:
         submissions = [
-            Submission(self.command_id(command), self.lease_id(lease), response)
+            LeasedResponse(self.command_id(command), self.lease_id(lease), response)
             for command, lease, response in given
         ]
 
