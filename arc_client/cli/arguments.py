@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -101,7 +102,7 @@ def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
         else:
             data = text.encode("utf-8", "surrogateescape")
             if not is_raw:
-                check_json(data, "--params", is_shown=True)
+                _check_typed(text, data)
             yield Body(data, size=len(data))
             return
         body, spooled = body_of_file(file)
@@ -110,6 +111,25 @@ def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
         if not is_raw and body.size <= CHECKED_BYTES:
             check_json(body.data(), name)
         yield body
+
+
+def _check_typed(text: str, data: bytes) -> None:
+    """Raise InvalidParams for text that is not JSON; a file's name lacks its `@`."""
+    try:
+        check_json(data, "--params", is_shown=True)
+    except InvalidParams as error:
+        if not _names_file(text):
+            raise
+        likely = f"Did you mean --params @{shlex.quote(text)}?"
+        raise InvalidParams(f"{error.message}\n{likely}") from None
+
+
+def _names_file(text: str) -> bool:
+    """Return True if a text is the name of a file that is there."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null byte
+        return False
 
 
 def check_json(data: bytes, where: str, *, is_shown: bool = False) -> None:
@@ -151,9 +171,14 @@ def _around(text: str, position: int) -> str:
     return f"  {text[begin:end]}\n  {' ' * (position - begin)}^"
 
 
-def check_writable(path: Path) -> None:
-    """Raise ConfigurationError if a result file cannot be written: before anything is sent."""
-    if path == STDOUT:
+def check_writable(path: Path | None, *, is_raw: bool = False) -> None:
+    """Raise ConfigurationError if a result file cannot be written: before anything is sent.
+
+    `is_raw`: the result is to be text, which `--out`, byte for byte, is not.
+    """
+    if path is not None and is_raw:
+        raise ConfigurationError("give --out or --raw-output: --out writes byte for byte")
+    if path is None or path == STDOUT:
         return
     if path.is_dir():
         raise ConfigurationError(f"cannot write to {path}: it is a directory")

@@ -68,18 +68,18 @@ async def upload(
             raise
 
     try:
-        with translated(backend.url):
-            async with (
-                asyncio.timeout(STALL_SECONDS) as stall,
-                connection.request(
-                    backend.method,
-                    backend.url,
-                    headers={**backend.headers, "Content-Length": str(body.size)},
-                    data=chunks(stall),
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-                ) as response,
-            ):
-                data = await response.read()
+        async with (
+            translated(backend.url),
+            asyncio.timeout(STALL_SECONDS) as stall,
+            connection.request(
+                backend.method,
+                backend.url,
+                headers={**backend.headers, "Content-Length": str(body.size)},
+                data=chunks(stall),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            ) as response,
+        ):
+            data = await response.read()
     except ServerUnreachable:
         if unreadable is not None:  # to aiohttp it is a connection that broke
             raise unreadable from None
@@ -161,7 +161,7 @@ class Download:
         try:
             if self._response is None:
                 self._response = await self._connect()
-            with translated(str(self._response.url)):
+            async with translated(str(self._response.url)):
                 chunk = await self._response.content.read(CHUNK_BYTES)
         except BaseException:
             await self.aclose()
@@ -181,7 +181,7 @@ class Download:
         headers = {"Accept-Encoding": "identity", **backend.headers}
         if self._received:
             headers["Range"] = f"bytes={self._received}-"
-        with translated(backend.url):
+        async with translated(backend.url):
             response = await self._connection.request(
                 backend.method,
                 backend.url,

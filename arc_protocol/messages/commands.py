@@ -63,6 +63,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     deadline: Timestamp | None = None
     max_attempts: int | None = None
     cancel_requested: bool | None = None
+    error_code: str | None = None
+    """The code of a FAILED command in a list, where there is no response."""
     waiting: Waiting | None = None
     """Why it does not run yet, if there is more to say than that it waits for its turn."""
 

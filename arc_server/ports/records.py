@@ -5,7 +5,7 @@ All are frozen, and all instants are in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -197,6 +197,8 @@ class CommandPage(Record, frozen=True, kw_only=True):
     """Commands, newest first. `next_before` goes into the next call, None on the last page."""
 
     commands: Sequence[CommandRecord]
+    error_codes: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    """The codes of the FAILED among them, by command id; a damaged response has none."""
     next_before: int | None = None
 
 

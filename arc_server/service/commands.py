@@ -282,7 +282,10 @@ class CommandService:
             bounded("limit", limit, self._limits.list_page, self._limits.max_list_page),
         )
         return CommandList(
-            commands=[_describe(command) for command in page.commands],
+            commands=[
+                _describe(command, error_code=page.error_codes.get(command.command_id))
+                for command in page.commands
+            ],
             cursor=None if page.next_before is None else str(page.next_before),
         )
 
@@ -357,11 +360,15 @@ class CommandService:
         response = None
         if found.command.state in lifecycle.TERMINAL:
             response = self._outgoing.response(found.response, base_url)
-        return _describe(found.command, response, waiting)
+        return _describe(found.command, response, waiting=waiting)
 
 
 def _describe(
-    command: CommandRecord, response: CommandResponse | None = None, waiting: Waiting | None = None
+    command: CommandRecord,
+    response: CommandResponse | None = None,
+    *,
+    waiting: Waiting | None = None,
+    error_code: str | None = None,
 ) -> CommandStatus:
     return CommandStatus(
         command_id=command.command_id,
@@ -377,6 +384,7 @@ def _describe(
         deadline=command.deadline,
         max_attempts=command.max_attempts,
         cancel_requested=command.cancel_requested or None,
+        error_code=error_code,
         waiting=waiting,
     )
 

@@ -298,6 +298,11 @@ class MemoryStore(MemoryCredentials):
         page = found[:limit]
         return CommandPage(
             commands=[stored.command for stored in page],
+            error_codes={
+                stored.command.command_id: stored.response.code
+                for stored in page
+                if isinstance(stored.response, StoredError)
+            },
             next_before=page[-1].seq if page and len(found) > limit else None,
         )
 

@@ -52,6 +52,8 @@ class StoredCommand:
     task: asyncio.Task[None] | None = None
     said: list[str] = field(default_factory=list)
     progress: dict[str, Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What its status says in place of what a fake knows."""
 
 
 @dataclass
@@ -282,7 +284,12 @@ class FakeServer:
                 answer["cancelRequested"] = True
             if self.waiting is not None and command.state not in TERMINAL:
                 answer["waiting"] = {"now": NOW, "tag": self._tag, **self.waiting}
-        return answer
+        return answer | command.facts
+
+    def _listed(self, command: StoredCommand) -> dict[str, Any]:
+        answer = self._describe(command)
+        response = answer.pop("response", {})
+        return answer | ({"errorCode": response["code"]} if "code" in response else {})
 
     @property
     def _tag(self) -> str:
@@ -385,7 +392,7 @@ class FakeServer:
             and query.get("command") in (None, command.create["command"])
         ]
         begin, limit = int(query.get("cursor", "0")), min(2, int(query.get("limit", "100")))
-        page = {"commands": [self._describe(c) for c in found[begin : begin + limit]]}
+        page = {"commands": [self._listed(c) for c in found[begin : begin + limit]]}
         if begin + limit < len(found):
             page["cursor"] = str(begin + limit)  # type: ignore[assignment]
         return web.json_response(page)

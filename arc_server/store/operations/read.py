@@ -14,6 +14,7 @@ from arc_server.ports.records import (
     CommandWithBodies,
     CommandWithResponse,
     ReadResponse,
+    StoredError,
     StoredParams,
 )
 from arc_server.store.engine import schema
@@ -93,8 +94,15 @@ def list_commands(
     end = _AFTER_ALL if before is None else before
     found = list(map(stored_command, _newest(db, which, end, limit + 1)))
     page = found[:limit]
+    failed = [stored for stored in page if stored.command.state is State.FAILED]
+    responses = {stored.command.command_id: _response(db, stored.seq) for stored in failed}
     return CommandPage(
         commands=[stored.command for stored in page],
+        error_codes={
+            command_id: response.code
+            for command_id, response in responses.items()
+            if isinstance(response, StoredError)
+        },
         next_before=page[-1].seq if page and len(found) > limit else None,
     )
 
