@@ -182,8 +182,8 @@ async def test_gone_agents_are_called_gone_and_old_ones_listed_on_request(
     ]
     server.old_agents = {"old"}
 
-    now = await arc("agents", url=server.url)
-    every = await arc("agents", "--all", url=server.url)
+    now = await arc("agents", "-o", "wide", url=server.url)
+    every = await arc("agents", "--all", "-o", "wide", url=server.url)
 
     def rows(out: bytes) -> dict[str, bool]:
         """The agents of a table, and whether it calls each gone."""
