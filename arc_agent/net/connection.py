@@ -172,7 +172,8 @@ class ServerConnection:
         try:
             await self._send("GET", f"{self._base}/healthz", b"", 5.0)
         except NoContact as error:
-            return error.status is not None and error.status < 500
+            status = error.status
+            return status is not None and status < 500 and status != _PROXY_REFUSED
         return True
 
     async def _send(
@@ -225,7 +226,8 @@ def judged(answer: Answer) -> Answer:
         raise NoContact(
             f"the server answered {status}{_code_shown(answer)}",
             status=status,
-            retry_after=_retry_after(answer.headers),
+            retry_after=retry_after(answer.headers),
+            code=code_of(answer),
         )
     if status == _PROXY_REFUSED:
         raise NoContact("the proxy wants other credentials (407): proxy.auth_file", status=status)
@@ -324,7 +326,7 @@ def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
     )
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of `Retry-After`, capped. A date is ignored: clocks may differ."""
     value = headers.get("Retry-After", "").strip()
     return (

@@ -16,6 +16,7 @@ import typer
 
 from arc_client.bodies.params import NO_PARAMS, Body, body_of_file, open_file
 from arc_client.bodies.results import is_special
+from arc_client.environment import access_of
 from arc_client.errors import ConfigurationError, InvalidParams
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.durations import parse_duration
@@ -58,16 +59,14 @@ class ConnectionOptions(msgspec.Struct, frozen=True):
 
     def client_options(self, environ: Mapping[str, str]) -> dict[str, Any]:
         """Return the arguments of Client. Raises ConfigurationError without a server."""
-        server = self.server or environ.get("ARC_SERVER_URL")
-        if not server:
-            raise ConfigurationError("no server given: use --server URL or set ARC_SERVER_URL")
-        token_file = self.token_file or _path(environ.get("ARC_TOKEN_FILE"))
-        options: dict[str, Any] = {
-            "server_url": server,
-            "token_file": token_file,
-            "token": None if token_file else environ.get("ARC_TOKEN") or None,
-            "ca_file": self.ca_file or _path(environ.get("ARC_CA_FILE")),
-        }
+        access = access_of(
+            environ,
+            server_url=self.server,
+            token_file=self.token_file,
+            ca_file=self.ca_file,
+            how="use --server URL or set ARC_SERVER_URL",
+        )
+        options: dict[str, Any] = access._asdict()
         if self.signing_key is not None:
             options["signing_key"] = self.signing_key
         if self.encrypt_to is not None:
@@ -190,8 +189,3 @@ def check_writable(path: Path | None, *, is_raw: bool = False) -> None:
         raise ConfigurationError(f"cannot write to {path}: {missing}")
     if not os.access(place, os.W_OK):
         raise ConfigurationError(f"cannot write to {path}: permission denied")
-
-
-def _path(text: str | None) -> Path | None:
-    """Return a path of the environment; an empty variable counts as unset."""
-    return Path(text) if text else None

@@ -71,7 +71,7 @@ def explain(error: ArcError) -> Explanation:
             return Explanation(
                 error.message,
                 ExitCode.UNREACHABLE,
-                next_steps=("Is the server running, and is --server right?", *_again(error)),
+                next_steps=(*_is_it_there(error), *_again(error)),
             )
         case client.UnexpectedAnswer() if not error.context.get("is_ours", False):
             return Explanation(error.message, _code_of_foreign(error), next_steps=_is_it_right())
@@ -87,7 +87,7 @@ def _of_command(error: client.CommandError) -> Explanation:
     match error:
         case client.AgentAbsent():
             return Explanation(
-                f"{error.message}; command {it} was cancelled",
+                f"{error.message}; command {it} was cancelled{error.context.get('suggestion', '')}",
                 ExitCode.AGENT_ABSENT,
                 next_steps=("Send it anyway, and wait: --wait-for-agent (and a longer --timeout)",),
             )
@@ -156,6 +156,12 @@ def _code_of_foreign(error: ArcError) -> ExitCode:
     status = error.context.get("status")
     is_gateway = isinstance(status, int) and (status >= 500 or status in (408, 429))
     return ExitCode.UNREACHABLE if is_gateway else ExitCode.USAGE
+
+
+def _is_it_there(error: ArcError) -> tuple[str, ...]:
+    """Return what to look at; nothing for what stands between and was named."""
+    is_between = error.context.get("is_between", False)
+    return () if is_between else ("Is the server running, and is --server right?",)
 
 
 def _is_it_right() -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from arc_client.bodies.results import body_of_result
 from arc_client.cli.arguments import STDOUT
 from arc_client.cli.explain import explain
 from arc_client.cli.interrupts import Interrupts
+from arc_client.cli.lookup import deployment_suggestion
 from arc_client.cli.output import (
     SHOWN_BYTES,
     UnfitForTerminal,
@@ -78,7 +79,10 @@ async def invoke(
         try:
             await asyncio.wait((ended, absent), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done() and progress.gives_up:
-                await _give_up(client, progress, sent.id, absent.result())
+                likely = await deployment_suggestion(
+                    client, addressee.deployment, has_commands=True
+                )
+                await _give_up(client, progress, sent.id, absent.result(), likely)
             return await ended
         finally:
             for task in (ended, absent):
@@ -216,9 +220,11 @@ class CancelOffer:
         self._progress.resume()
 
 
-async def _give_up(client: Client, progress: CommandProgress, command_id: str, reason: str) -> None:
+async def _give_up(
+    client: Client, progress: CommandProgress, command_id: str, reason: str, likely: str
+) -> None:
     """Cancel a command that no agent has taken. Raises AgentAbsent, unless one has meanwhile."""
     status = await client.cancel(command_id)
     progress.on_status(status)
     if status.state is State.FAILED and status.dispatched_at is None:
-        raise AgentAbsent(reason, command_id=command_id)
+        raise AgentAbsent(reason, command_id=command_id, suggestion=likely)

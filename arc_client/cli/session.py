@@ -106,7 +106,8 @@ class Session:
             import_aiohttp()
             from arc_client.client import Client
 
-            async with Client(**options, callbacks=self.progress) as client:
+            # The options have been completed from the environment already.
+            async with Client(**options, callbacks=self.progress, environ={}) as client:
                 return await work(client)
 
         return asyncio.run(connected())

@@ -213,7 +213,7 @@ def _timeout(handler: HandlerInfo) -> str:
 
 
 def _standing(agent: AgentInfo) -> str:
-    """Return `ok`, `gone`, or the state that keeps an agent from work: `paused`."""
+    """Return `ok`, `gone`, or the state in which an agent takes no work."""
     if agent.is_gone:
         return "gone"
     return "ok" if agent.status is None else agent.status.state

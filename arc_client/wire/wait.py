@@ -59,17 +59,20 @@ async def wait_for_end(
     command_id: str,
     *,
     timeout: float | None,
+    waited_seconds: float = 0,
     poll_seconds: int,
     clock: MonotonicClock,
     callbacks: ProgressCallbacks,
 ) -> CommandStatus:
     """Return the status of a command once it is terminal.
 
+    `waited_seconds` of the time-out have passed before.
+
     A request that fails in passing does not end the wait, and the status is read a last time when
     the time is over. `callbacks` learn of each reason for which the command waits. Raises
     CommandTimeout, and what the server refuses for good.
     """
-    ends_at = math.inf if timeout is None else clock.monotonic() + timeout
+    ends_at = math.inf if timeout is None else clock.monotonic() + timeout - waited_seconds
     intervals = Intervals()
     status: CommandStatus | None = None
     known_tag = NOTHING_KNOWN

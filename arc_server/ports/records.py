@@ -105,7 +105,7 @@ class CommandRecord(Record, frozen=True, kw_only=True):
 
 
 class PushLease(Record, frozen=True):
-    """The lease that a new command is pushed under at once, and until when it lasts."""
+    """The lease that a command is pushed under as soon as it is ready, and until when it lasts."""
 
     lease_id: str
     expires_at: datetime
@@ -158,6 +158,7 @@ class CommandWithBodies(Record, frozen=True, kw_only=True):
 
     command: CommandRecord
     params: StoredParams
+    signature: str | None = None
     response: ReadResponse | None = None
 
 

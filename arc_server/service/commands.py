@@ -186,12 +186,16 @@ class CommandService:
             )
         path = stored.params.path
         params = await self._incoming.accept_upload(path, size)
+        outlet, now = self._announcements.push_outlet, self._clock.now()
+        lease = outlet.offer(now) if outlet is not None and stored.command.is_push else None
         try:
-            command = await self._store.mark_uploaded(command_id, params, self._clock.now())
+            command = await self._store.mark_uploaded(command_id, params, now, lease)
         except InvalidStateTransition:
             self._announcements.results.wake(command_id)  # it may just have expired
             raise
         self._announcements.announce(command)
+        if outlet is not None and command.state is State.DISPATCHED:
+            await outlet.send(Grant(command=command, params=params, signature=stored.signature))
         await self._incoming.seal(params)
         if isinstance(params, StoredInline):
             await self._incoming.discard(StoredBlob(path=path, size=size))
@@ -366,8 +370,8 @@ class CommandService:
 def _describe(
     command: CommandRecord,
     response: CommandResponse | None = None,
-    *,
     waiting: Waiting | None = None,
+    *,
     error_code: str | None = None,
 ) -> CommandStatus:
     return CommandStatus(

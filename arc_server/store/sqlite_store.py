@@ -37,6 +37,7 @@ from arc_server.ports.records import (
     LeaseQuery,
     NewCommand,
     NewCredential,
+    PushLease,
     Renewal,
     StoredBody,
     StoredResponse,
@@ -108,9 +109,13 @@ class SqliteStore:
         return await self._write(create.create, new)
 
     async def mark_uploaded(
-        self, command_id: str, params: StoredBody, now: datetime
+        self,
+        command_id: str,
+        params: StoredBody,
+        now: datetime,
+        push_lease: PushLease | None = None,
     ) -> CommandRecord:
-        outcome = await self._write(create.mark_uploaded, command_id, params, now)
+        outcome = await self._write(create.mark_uploaded, command_id, params, now, push_lease)
         if isinstance(outcome, ArcError):
             raise outcome
         return outcome

@@ -57,6 +57,7 @@ from arc_server.ports.records import (
     Holder,
     LeaseQuery,
     NewCommand,
+    PushLease,
     ReadResponse,
     Renewal,
     StoredBody,
@@ -188,15 +189,8 @@ class MemoryStore(MemoryCredentials):
             push_at=new.created_at,
         )
         self._commands[new.command_id] = stored
-        if stored.command.is_push and new.push_lease and not is_awaited:
-            self._set(
-                stored,
-                state=State.DISPATCHED,
-                dispatched_at=new.created_at,
-                lease_id=new.push_lease.lease_id,
-                lease_attempt=1,
-                lease_expires_at=new.push_lease.expires_at,
-            )
+        if new.push_lease and not is_awaited:
+            self._push(stored, new.push_lease, new.created_at)
         if new.idempotency_key is not None:
             self._keys.setdefault(_key_name(new), []).append(
                 _Key(
@@ -209,6 +203,19 @@ class MemoryStore(MemoryCredentials):
                 )
             )
         return Created(command=stored.command, is_replay=False, params=new.params)
+
+    def _push(self, stored: _Stored, lease: PushLease, now: datetime) -> CommandRecord:
+        """Dispatch a command that has just become ready, if it is pushed."""
+        if not stored.command.is_push:
+            return stored.command
+        return self._set(
+            stored,
+            state=State.DISPATCHED,
+            dispatched_at=now,
+            lease_id=lease.lease_id,
+            lease_attempt=1,
+            lease_expires_at=lease.expires_at,
+        )
 
     def _find_key(
         self, new: NewCommand, place: _Place, target: CommandTarget | None
@@ -248,7 +255,11 @@ class MemoryStore(MemoryCredentials):
         return bool(waiting)
 
     async def mark_uploaded(
-        self, command_id: str, params: StoredBody, now: datetime
+        self,
+        command_id: str,
+        params: StoredBody,
+        now: datetime,
+        push_lease: PushLease | None = None,
     ) -> CommandRecord:
         """See Store."""
         stored = self._find(command_id)
@@ -257,7 +268,8 @@ class MemoryStore(MemoryCredentials):
                 stored.params = params
                 stored.ready_order = self._next_number()
                 stored.push_at = now
-                return self._set(stored, state=State.PENDING)
+                ready = self._set(stored, state=State.PENDING)
+                return self._push(stored, push_lease, now) if push_lease else ready
             self._expire(stored, now)
         raise InvalidStateTransition(f"the command is {stored.command.state}")
 
@@ -281,7 +293,10 @@ class MemoryStore(MemoryCredentials):
         if stored is None:
             return None
         return CommandWithBodies(
-            command=stored.command, params=stored.params, response=stored.response
+            command=stored.command,
+            params=stored.params,
+            signature=stored.signature,
+            response=stored.response,
         )
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:

@@ -50,8 +50,12 @@ def get_with_bodies(db: StoreSession, command_id: str) -> CommandWithBodies | No
     stored = _find(db, command_id)
     if stored is None:
         return None
+    params, signature = _params(db, stored.seq)
     return CommandWithBodies(
-        command=stored.command, params=_params(db, stored.seq), response=_response(db, stored.seq)
+        command=stored.command,
+        params=params,
+        signature=signature,
+        response=_response(db, stored.seq),
     )
 
 
@@ -60,12 +64,13 @@ def _find(db: StoreSession, command_id: str) -> StoredCommand | None:
     return None if row is None else stored_command(row)
 
 
-def _params(db: StoreSession, seq: int) -> StoredParams:
+def _params(db: StoreSession, seq: int) -> tuple[StoredParams, str | None]:
     try:
         row = db.row("params_of", seq=seq)
     except sqlite3.DatabaseError:
-        return bodies.UNREADABLE
-    return bodies.to_params(*(row or bodies.NO_BODY))
+        return bodies.UNREADABLE, None
+    *body, signature = row or (*bodies.NO_BODY, None)
+    return bodies.to_params(*body), bodies.to_signature(signature)
 
 
 def _response(db: StoreSession, seq: int) -> ReadResponse | None:
