@@ -8,7 +8,7 @@ from typing import Final
 from arc_protocol.messages.base import IMPLICIT_TARGET
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.waiting import Waiting, WaitingReason
-from arc_runtime.durations import format_duration
+from arc_runtime.terminal.times import short_span
 
 _SOON: Final = timedelta(hours=12)
 """A time that is nearer than this is shown without its date."""
@@ -48,7 +48,7 @@ def _addressee(status: CommandStatus) -> str:
 def _age(waiting: Waiting) -> str:
     """Return how long it has been so, by the server's clock."""
     seconds = 0.0 if waiting.since is None else (waiting.now - waiting.since).total_seconds()
-    return format_duration(max(0, round(seconds)))
+    return short_span(max(0.0, seconds))
 
 
 def _until(waiting: Waiting) -> str:

@@ -364,7 +364,7 @@ class CommandService:
         response = None
         if found.command.state in lifecycle.TERMINAL:
             response = self._outgoing.response(found.response, base_url)
-        return _describe(found.command, response, waiting)
+        return _describe(found.command, response, waiting=waiting)
 
 
 def _describe(

@@ -21,6 +21,8 @@ MAX_DEPLOYMENTS: Final = 1_000
 """Deployments that are remembered; past it, the one that was read first is read again."""
 MAX_AGENTS: Final = 200
 """Agents of one deployment that are read, those that were seen last."""
+MAX_KEPT_AGENTS: Final = 1_000
+"""Agents of one deployment that are remembered: each start is one more."""
 
 EVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Before the first sign of life of any agent."""
@@ -47,6 +49,14 @@ class KnownAgent(msgspec.Struct, kw_only=True):
     def has_ended(self) -> bool:
         """Return True if its process said goodbye, or was started anew."""
         return has_ended(self.status) or is_replaced(self.last_seen_at, self.replaced_at)
+
+    def take(self, found: AgentPresence) -> None:
+        """Take in a registration."""
+        registration = found.registration
+        self.hostname = registration.hostname
+        self.target_id = registration.target.resource_id if registration.target else None
+        self.status = registration.status
+        self.last_seen_at = max(self.last_seen_at, found.last_seen_at)
 
     def serves(self, target_id: str) -> bool:
         """Return True if the agent may take commands of a target."""
@@ -89,24 +99,25 @@ class KnownAgents:
         """Take agents from `read`, which returns those of a deployment, seen last first."""
         self._read = read
         self._known: dict[str, dict[str, KnownAgent]] = {}
-        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._reading: dict[str, asyncio.Task[dict[str, KnownAgent]]] = {}
 
     async def of(self, deployment_id: str) -> Iterable[KnownAgent]:
         """Return the agents of a deployment. Raises StoreUnavailable."""
-        if deployment_id not in self._known or deployment_id in self._reading:
-            reading = self._reading.get(deployment_id)
-            if reading is None:
-                reading = asyncio.create_task(self._remember(deployment_id))
-                self._reading[deployment_id] = reading
-            await asyncio.shield(reading)
-        return self._known.get(deployment_id, {}).values()
+        reading = self._reading.get(deployment_id)
+        if reading is None:
+            known = self._known.get(deployment_id)
+            if known is not None:
+                return known.values()
+            reading = asyncio.create_task(self._remember(deployment_id))
+            self._reading[deployment_id] = reading
+        return (await asyncio.shield(reading)).values()
 
     def mark_seen(self, deployment_id: str, agent_id: str, now: datetime) -> datetime | None:
         """Keep a sign of life. Return the one before; None if no sender has asked."""
         agents = self._known.get(deployment_id)
         if agents is None:
             return None
-        agent = agents.setdefault(agent_id, KnownAgent(agent_id=agent_id))
+        agent = self._agent(deployment_id, agents, agent_id)
         before, agent.last_seen_at = agent.last_seen_at, now
         return before
 
@@ -116,18 +127,26 @@ class KnownAgents:
         agents = self._known.get(registration.deployment_id)
         if agents is None:
             return False
-        known = agents.setdefault(found.agent_id, KnownAgent(agent_id=found.agent_id))
+        known = self._agent(registration.deployment_id, agents, found.agent_id)
         before = msgspec.structs.replace(known, last_seen_at=EVER)
-        known.hostname = registration.hostname
-        known.target_id = registration.target.resource_id if registration.target else None
-        known.status = registration.status
-        known.last_seen_at = max(known.last_seen_at, found.last_seen_at)
+        known.take(found)
         replaced = agents.get(registration.replaces or "")
         if replaced is not None:
             replaced.replaced_at = found.first_seen_at
         return before != msgspec.structs.replace(known, last_seen_at=EVER)
 
-    async def _remember(self, deployment_id: str) -> None:
+    def _agent(
+        self, deployment_id: str, agents: dict[str, KnownAgent], agent_id: str
+    ) -> KnownAgent:
+        """Return an agent, as one that has not registered if it is new."""
+        agent = agents.get(agent_id)
+        if agent is None:
+            agent = agents[agent_id] = KnownAgent(agent_id=agent_id)
+            if len(agents) > MAX_KEPT_AGENTS and deployment_id not in self._reading:
+                del self._known[deployment_id]  # read again when a sender asks, without the oldest
+        return agent
+
+    async def _remember(self, deployment_id: str) -> dict[str, KnownAgent]:
         """Read a deployment. What comes in meanwhile is newer, and stays."""
         if len(self._known) >= MAX_DEPLOYMENTS:
             del self._known[next(iter(self._known))]
@@ -141,7 +160,8 @@ class KnownAgents:
             del self._reading[deployment_id]
         replaced_at = replacements(found)
         for each in found:
-            newer = agents.get(each.agent_id)
-            if newer is None or newer.hostname is None:
-                self.put(each)
-            agents[each.agent_id].replaced_at = replaced_at.get((deployment_id, each.agent_id))
+            agent = agents.setdefault(each.agent_id, KnownAgent(agent_id=each.agent_id))
+            if agent.hostname is None:
+                agent.take(each)
+            agent.replaced_at = replaced_at.get((deployment_id, each.agent_id), agent.replaced_at)
+        return agents

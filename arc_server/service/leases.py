@@ -117,9 +117,10 @@ class LeaseService:
         wait = wait or Wait()
         work = self._announcements.work
         with work.waiter(deployment_id, target_id, agent_id, wait) as waiter:
+            wait.check()
+            self._agents.mark_polled(deployment_id, request.target, agent_id)
             while True:
                 wait.check()
-                self._agents.mark_polled(deployment_id, request.target, agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked()

@@ -141,7 +141,9 @@ class ResultWaiters:
 
     def wake_for_reasons(self, command_id: str) -> None:
         """Wake the requests that hear for which reason a command waits."""
-        for waiter in tuple(self._waiters.get(command_id, ())):
+        if command_id not in self._waiters:
+            return
+        for waiter in tuple(self._waiters[command_id]):
             if waiter.hears_reasons:
                 self.remove(waiter)
                 finish(waiter.future, None)

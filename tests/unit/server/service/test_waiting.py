@@ -15,7 +15,7 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.leases import LeaseInfo, RenewRequest
 from arc_protocol.messages.waiting import NOTHING_KNOWN, Waiting, WaitingLease
-from arc_server.service import waiting
+from arc_server.service import known_agents, waiting
 from arc_server.service.unnamed_pollers import UNREGISTERED_SILENCE
 from tests.support.clocks import START
 from tests.support.service_fakes import Gate
@@ -432,6 +432,45 @@ async def test_what_an_agent_says_while_its_deployment_is_read_counts(world: Wor
 
     assert await looking is None
     assert await reason(world, command_id) is None
+
+
+async def test_no_more_agents_and_deployments_are_remembered_than_may_be(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_agents, "MAX_KEPT_AGENTS", 2)
+    monkeypatch.setattr(known_agents, "MAX_DEPLOYMENTS", 1)
+    await register(world, "a1", status=PAUSED)
+    command_id = await old_command(world)
+    other = await world.create("d2")
+    world.clock.advance(1)
+    world.store.calls.clear()
+
+    async def reads_of(read: str, agents: int) -> int:
+        """How often agents are read for the reason of a command, once so many have come."""
+        before = world.store.calls.count("list_agents")
+        for number in range(agents):
+            await world.poll(agent=f"unregistered {number}", target=daemon("t2"))
+        assert await reason(world, read) is not None or agents
+        return world.store.calls.count("list_agents") - before
+
+    assert await reads_of(command_id, 0) == 1
+    assert await reads_of(command_id, 0) == 0
+    assert await reads_of(command_id, 2) == 1, "too many agents: read again"
+    assert await reads_of(other.command_id, 0) == 1
+    assert await reads_of(command_id, 0) == 1, "too many deployments: read again"
+
+
+async def test_the_poll_of_a_client_that_went_is_no_later_sign_of_life(world: World) -> None:
+    await register(world)
+    polling = asyncio.ensure_future(world.poll(agent="a1", target=TARGET, wait=30))
+    await world.quiet()
+    world.clock.advance(30)
+
+    await world.create(target="t1")
+    await polling
+
+    (agent,) = (await world.agents.list("d1")).agents
+    assert agent.last_seen_at == START
 
 
 async def test_a_read_that_fails_is_made_again(world: World) -> None:
