@@ -22,9 +22,9 @@ from arc_runtime.key_files import (
 )
 from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.help_page import examples
-from arc_runtime.terminal.typer_programs import TyperProgram
+from arc_runtime.terminal.typer_programs import Program
 
-app = TyperProgram(
+app = Program(
     "keys",
     about="Manage the keys that sign commands",
     epilog=examples("arc keys new vendor", "arc keys public vendor.key"),

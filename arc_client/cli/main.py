@@ -39,7 +39,7 @@ from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.suggestions import suggestion
 from arc_runtime.terminal.table import print_note
-from arc_runtime.terminal.typer_programs import TyperProgram
+from arc_runtime.terminal.typer_programs import Program
 
 if TYPE_CHECKING:
     from arc_client.client import Client
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT: Final = "60s"
 LISTED: Final = 50
 
-app = TyperProgram(
+app = Program(
     "arc",
     about="Send commands to software that runs where you cannot reach it",
     epilog=examples(

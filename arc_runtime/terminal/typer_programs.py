@@ -35,7 +35,7 @@ _REWORDED: Final = (
 """The parser's messages that read badly, and what is said in their place."""
 
 
-class TyperProgram(typer.Typer):
+class Program(typer.Typer):
     """A program, or a group of its commands."""
 
     def __init__(self, name: str, *, about: str, epilog: str = "") -> None:
@@ -55,10 +55,6 @@ class TyperProgram(typer.Typer):
     ) -> Callable[[_F], _F]:
         """Make a command of a function. `epilog`: its examples."""
         return super().command(name, cls=HousedCommand, epilog=epilog, **settings)
-
-
-Program = TyperProgram
-"""The name under which arc_server knows it."""
 
 
 class HousedCommand(TyperCommand):

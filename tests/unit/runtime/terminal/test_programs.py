@@ -11,7 +11,7 @@ import typer
 
 from arc_runtime.terminal.argparse_programs import Parser
 from arc_runtime.terminal.help_page import examples
-from arc_runtime.terminal.typer_programs import TyperProgram
+from arc_runtime.terminal.typer_programs import Program
 
 
 class Colour(StrEnum):
@@ -40,7 +40,7 @@ def by_argparse(*words: str) -> int:
 
 
 def by_typer(*words: str) -> int:
-    app = TyperProgram("paint", about="Paint things", epilog=examples("paint wall north"))
+    app = Program("paint", about="Paint things", epilog=examples("paint wall north"))
 
     @app.command(epilog=examples("paint wall north --colour red"))
     def wall(
