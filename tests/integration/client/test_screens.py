@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent / "screens"
 COMMANDS = [
     ("SUCCEEDED", "reports.generate", "acme-eu-1", 300, {}),
     ("FAILED", "tables.import", "acme-eu-1", 400, {"code": "HANDLER_ERROR"}),
-    ("FAILED", "db.vacuum", "acme-us-west-production-2", 90_000, {"code": "CANCELLED"}),
+    ("FAILED", "db.vacuum", "acme-us-west-production-2", 92_000, {"code": "CANCELLED"}),
     ("DISPATCHED", "db.vacuum", "acme-eu-1", 20_000, {"cancelRequested": True}),
     ("PENDING_UPLOAD", "images.resize[/x]", "acme-eu-1", 5_000, {}),
     ("PENDING", "a\x1b[2J\u202eb", "acme-eu-1", 400_000, {}),
