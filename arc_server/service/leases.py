@@ -52,6 +52,7 @@ from arc_server.service.identifiers import FreshLeaseIds
 from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
+from arc_server.service.waiting import WaitingReasons
 from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class LeaseService:
         announcements: Announcements,
         limits: CommandLimits,
         agents: AgentService,
+        reasons: WaitingReasons,
     ) -> None:
         self._store = store
         self._lookup = lookup
@@ -83,6 +85,7 @@ class LeaseService:
         self._announcements = announcements
         self._limits = limits
         self._agents = agents
+        self._reasons = reasons
 
     async def lease(
         self,
@@ -114,9 +117,10 @@ class LeaseService:
         wait = wait or Wait()
         work = self._announcements.work
         with work.waiter(deployment_id, target_id, agent_id, wait) as waiter:
+            wait.check()
+            self._agents.mark_polled(deployment_id, request.target, agent_id)
             while True:
                 wait.check()
-                self._agents.mark_polled(deployment_id, request.target, agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked([lease.command_id for lease in leases])
@@ -139,6 +143,7 @@ class LeaseService:
         for command in outcome.renewed:
             if command.lease_holder is not None and command.lease_holder == request.agent_id:
                 self._agents.mark_seen(command.deployment_id, command.lease_holder)
+        self._reasons.report(outcome.renewed, request.waiting)
         return RenewResponse(
             renewed=[
                 RenewedLease(
@@ -253,6 +258,7 @@ class LeaseService:
         )
         leases: list[LeaseInfo] = []
         for grant in granted.grants:
+            self._announcements.results.wake_for_reasons(grant.command.command_id)
             try:
                 leases.append(self._lease_info(grant, seconds + waited, base_url))
             except Exception:
