@@ -152,6 +152,7 @@ class BootedRoot:
         """A shell that runs a program of its language, with pipes to it."""
         return subprocess.Popen(
             [*self._entered("/root"), "bash", "-c", program], text=True, env=_ENVIRON, bufsize=1,
+            start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

@@ -7,7 +7,9 @@ its own. Nothing else is done: a step that the page does not name fails the test
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from pathlib import Path
 from subprocess import Popen
@@ -78,9 +80,13 @@ class Terminal:
         assert until in self._printed, f"{line}\nprinted: {self._printed}"
 
     def close(self) -> None:
-        """End the shell. What it has started ends with the root."""
-        self._shell.kill()
+        """End the shell and what it has started."""
+        os.killpg(self._shell.pid, signal.SIGKILL)
         self._shell.wait()
+        self._reader.join()
+        for pipe in (self._shell.stdin, self._shell.stdout):
+            assert pipe is not None
+            pipe.close()
 
     def _send(self, text: str) -> None:
         assert self._shell.stdin is not None
