@@ -30,7 +30,9 @@ _CONTROL: Final = {
     "stop-all": "Stop all running commands, and take no more until resume",
 }
 _PARAMS: Final = "JSON, @FILE, or - for standard input (default: {})"
-_TOKEN: Final = re.compile(r"arc_(?:enrol|access|agent|sender|admin)_[A-Za-z0-9_-]{16}", re.ASCII)
+_TOKEN: Final = re.compile(
+    r"arc_(?:enrol|access|bootstrap|admin|operator|sender|agent|viewer)_[A-Za-z0-9_-]{16}", re.ASCII
+)
 
 
 def has_token(words: Sequence[str]) -> bool:

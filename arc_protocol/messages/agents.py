@@ -86,6 +86,8 @@ class AgentInfo(Message, frozen=True, kw_only=True):
     first_seen_at: Timestamp
     last_seen_at: Timestamp
     holding: list[HeldCommand]
+    credential: str | None = None
+    """The id of the token or credential that registered it."""
 
 
 class DeploymentPresence(Message, frozen=True, kw_only=True):

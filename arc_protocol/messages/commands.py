@@ -62,6 +62,10 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     deadline: Timestamp | None = None
     max_attempts: int | None = None
     cancel_requested: bool | None = None
+    created_by: str | None = None
+    """The id of the token that created it."""
+    completed_by: str | None = None
+    """The id of the token or credential whose response or cancel ended it."""
 
 
 class CreateCommandResponse(Message, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -17,6 +18,17 @@ class DeploymentStore(Protocol):
         Live commands follow: to the first target, from a target's old type to its new one, from
         being leased to being pushed and back. Raises CommandTargetIdInvalid, and
         CommandTargetNotFound when the default is none of the targets.
+        """
+        ...
+
+    async def list_deployments(self) -> Sequence[Deployment]:
+        """Return all deployments, by their names."""
+        ...
+
+    async def remove_target(self, deployment_id: str, resource_id: str) -> bool:
+        """Remove a target. Return False when there is none.
+
+        Raises Conflict while commands wait for it or run there, and for the default target.
         """
         ...
 

@@ -1,8 +1,7 @@
 """Commands as senders see them: create, upload, read, list, cancel.
 
-The services know ports only, no HTTP and no SQL. `within` is the deployment that the caller's token
-is bound to, None for a token that is bound to none: commands of other deployments do not exist for
-the caller. `base_url` begins the URLs in an answer; it ends in /v1.
+The services know ports only, no HTTP and no SQL. `within` is the reach of the caller: commands
+outside it do not exist for the caller. `base_url` begins the URLs in an answer; it ends in /v1.
 
 A client that goes away ends only the wait of its request (waits.py). No method may be cancelled:
 each runs to its end, so that all that is committed is also announced.
@@ -11,6 +10,7 @@ each runs to its end, so that all that is committed is also announced.
 from __future__ import annotations
 
 import msgspec
+import structlog
 
 from arc_protocol import lifecycle
 from arc_protocol.codec import utc
@@ -35,6 +35,7 @@ from arc_protocol.messages.commands import (
 )
 from arc_server.ports.clock import Clock
 from arc_server.ports.commands import CommandStore
+from arc_server.ports.reach import ANY, EVERYTHING, Reach
 from arc_server.ports.records import (
     AwaitedBlob,
     CommandFilter,
@@ -48,13 +49,15 @@ from arc_server.ports.records import (
 )
 from arc_server.service.announcements import Announcements
 from arc_server.service.blob_paths import planted_path
-from arc_server.service.bounds import bounded, check_deployment, check_wait, is_within
+from arc_server.service.bounds import bounded, check_command, check_deployment, check_wait
 from arc_server.service.identifiers import new_command_id
 from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup, not_found
 from arc_server.service.outgoing_bodies import OutgoingBodies
 from arc_server.service.waits import Wait
+
+log = structlog.get_logger(__name__)
 
 
 class CommandService:
@@ -80,7 +83,7 @@ class CommandService:
         self._limits = limits
 
     async def create(
-        self, request: CreateCommandRequest, *, base_url: str, within: str | None = None
+        self, request: CreateCommandRequest, *, base_url: str, within: Reach = EVERYTHING
     ) -> CreateCommandResponse:
         """Create a command. If its idempotency key was used before, return the command that this
         key created.
@@ -89,6 +92,7 @@ class CommandService:
         and the errors of target resolution (`CommandStore.create`).
         """
         check_deployment(request.deployment_id, within)
+        check_command(request.command, within)
         if request.operation_result_contract is not None:
             # Taken and not kept, it would let readers see what the sender wanted redacted.
             raise InvalidCommand(
@@ -121,9 +125,10 @@ class CommandService:
                     created_at=now,
                     deadline=deadline,
                     idempotency_key=request.idempotency_key,
-                    auto_register=self._limits.auto_register,
+                    auto_register=self._limits.registers(within),
                     signature=request.signature,
                     push_lease=None if outlet is None else outlet.offer(now),
+                    created_by=within.credential,
                 )
             )
         except ArcError as error:
@@ -145,7 +150,7 @@ class CommandService:
             await self._incoming.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
-            upload = self._outgoing.params_upload(created.params.path, base_url)
+            upload = self._outgoing.params_upload(created.params, base_url, within.credential)
         return CreateCommandResponse(
             command_id=command.command_id,
             state=command.state,
@@ -157,7 +162,7 @@ class CommandService:
         )
 
     async def upload_complete(
-        self, command_id: str, size: int, *, within: str | None = None
+        self, command_id: str, size: int, *, within: Reach = EVERYTHING
     ) -> UploadCompleteResponse:
         """Make a command ready whose params have been uploaded.
 
@@ -193,7 +198,7 @@ class CommandService:
         base_url: str,
         wait_seconds: float = 0,
         wait: Wait | None = None,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> CommandStatus:
         """Return a command's status; with `wait_seconds`, once it has ended or time is up.
 
@@ -203,7 +208,7 @@ class CommandService:
         check_wait(wait_seconds)
         if wait_seconds == 0 or self._announcements.is_closed:
             found = await self._lookup.find(command_id, within)
-            return self._status(found, base_url)
+            return self._status(found, base_url, within.credential)
         with self._announcements.results.waiter(command_id, wait) as waiter:
             found = None
             if not self._has_no_result(command_id, within):
@@ -211,53 +216,61 @@ class CommandService:
             if found is None or found.command.state not in lifecycle.TERMINAL:
                 ended = await waiter.sleep(wait_seconds)
                 found = ended or await self._lookup.find(command_id, within)
-        return self._status(found, base_url)
+        return self._status(found, base_url, within.credential)
 
     async def list(
-        self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: str | None
+        self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: Reach
     ) -> CommandList:
-        """Return a page of commands, newest first.
+        """Return a page of commands, newest first, without those that are out of reach.
+
+        For a caller that is bound by patterns, a page may be shorter than the limit, or empty.
 
         Raises InvalidCommand for a bad cursor or limit, Forbidden.
         """
-        if within is not None:
-            check_deployment(which.deployment_id or within, within)
-            which = msgspec.structs.replace(which, deployment_id=within)
+        if which.deployment_id is not None:
+            check_deployment(which.deployment_id, within)
+        elif (only := within.deployment()) is not None:
+            which = msgspec.structs.replace(which, deployment_id=only)
         page = await self._store.list(
             which,
             _read_cursor(cursor),
             bounded("limit", limit, self._limits.list_page, self._limits.max_list_page),
         )
         return CommandList(
-            commands=[_describe(command, None) for command in page.commands],
+            commands=[
+                _describe(command, None) for command in page.commands if within.covers(command)
+            ],
             cursor=None if page.next_before is None else str(page.next_before),
         )
 
-    async def cancel(self, command_id: str, *, within: str | None = None) -> CommandStatus:
+    async def cancel(self, command_id: str, *, within: Reach = EVERYTHING) -> CommandStatus:
         """Cancel a command: at once if it has no holder, else through its holder.
 
         A command that has ended stays as it is. Raises CommandNotFound.
         """
         await self._lookup.find(command_id, within)
-        outcome = await self._store.cancel(command_id, self._clock.now())
+        outcome = await self._store.cancel(command_id, self._clock.now(), within.credential)
         self._announcements.announce_cancel(outcome.command)
         return _describe(outcome.command, None)
 
-    async def payload(self, command_id: str, *, base_url: str, within: str | None) -> Payload:
+    async def payload(self, command_id: str, *, base_url: str, within: Reach) -> Payload:
         """Return the bodies that are stored for a command, in any state. Raises CommandNotFound."""
         stored = await self._find_with_bodies(command_id, within)
-        params = self._outgoing.params(stored.params, base_url)
-        response = self._outgoing.response(stored.response, base_url)
+        by = within.credential
+        params = self._outgoing.params(stored.params, base_url, by)
+        response = self._outgoing.response(stored.response, base_url, by)
         if params is None and response is None:
             raise CommandNotFound(f"nothing is stored for {command_id}", command_id=command_id)
         return Payload(command_id=command_id, params=params, response=response)
 
-    async def write_payload(self, command_id: str, payload: Payload) -> None:
-        """Replace the bodies that are stored for a command, for an operator. Its state stays.
+    async def write_payload(
+        self, command_id: str, payload: Payload, *, within: Reach = EVERYTHING
+    ) -> None:
+        """Replace the bodies that are stored for a live command, for an admin. Its state stays.
 
-        Raises CommandNotFound, InvalidCommand.
+        Raises CommandNotFound, InvalidCommand, InvalidStateTransition for one that has ended.
         """
-        found = await self._lookup.find(command_id, None)
+        found = await self._lookup.find(command_id, within)
         params = response = None
         if payload.params is not None:
             path = planted_path(command_id)
@@ -265,24 +278,27 @@ class CommandService:
         if payload.response is not None:
             response = await self._incoming.accept_response(found.command, payload.response)
         await self._store.write_payload(command_id, params, response)
+        log.info("command.payload_replaced", command_id=command_id, by=within.credential)
 
-    async def _find_with_bodies(self, command_id: str, within: str | None) -> CommandWithBodies:
+    async def _find_with_bodies(self, command_id: str, within: Reach) -> CommandWithBodies:
         stored = await self._store.get_with_bodies(command_id)
-        if stored is None or not is_within(stored.command, within):
+        if stored is None or not within.covers(stored.command):
             raise not_found(command_id)
         return stored
 
-    def _has_no_result(self, command_id: str, within: str | None) -> bool:
+    def _has_no_result(self, command_id: str, within: Reach) -> bool:
         """Return True if that is known for sure without a look into the database."""
         live = self._announcements.results.live(command_id)
-        if live is None or (within is not None and live.deployment_id != within):
+        if live is None or within.commands is not ANY:
+            return False
+        if not within.allows_deployment(live.deployment_id):
             return False
         return live.deadline is None or not lifecycle.is_overdue(live.deadline, self._clock.now())
 
-    def _status(self, found: CommandWithResponse, base_url: str) -> CommandStatus:
+    def _status(self, found: CommandWithResponse, base_url: str, by: str | None) -> CommandStatus:
         response = None
         if found.command.state in lifecycle.TERMINAL:
-            response = self._outgoing.response(found.response, base_url)
+            response = self._outgoing.response(found.response, base_url, by)
         return _describe(found.command, response)
 
 
@@ -301,6 +317,8 @@ def _describe(command: CommandRecord, response: CommandResponse | None) -> Comma
         deadline=command.deadline,
         max_attempts=command.max_attempts,
         cancel_requested=command.cancel_requested or None,
+        created_by=command.created_by,
+        completed_by=command.completed_by,
     )
 
 
