@@ -131,6 +131,7 @@ async def assemble(
         lambda: live.config.max_concurrent - runner.abandoned, lambda: runner.wake()
     )  # both run only after the runner is there
     gate = Gate(live=live, audit=audit, slots=slots, clock=clock)
+    stack.callback(gate.close)
     await _remember_starts(live, gate, audit)
     signatures = Signatures(live=live, directory=data_dir.path, on_refused=gate.log_bad_signature)
     stack.callback(signatures.close)

@@ -174,8 +174,18 @@ class Trio:
         return self._directory / "agent"
 
     async def start_server(self) -> None:
-        """Make the tokens and start the server."""
+        """Start the server and make the tokens."""
         data = self._directory / "server"
+        self.server = await Process.start(
+            self._directory / "server.log",
+            *self._command("arc-server"),
+            "serve",
+            *("--data-dir", str(data), "--listen", "127.0.0.1:0"),
+        )
+        line = await self.server.line()
+        if not line.startswith("READY "):
+            raise SystemExit(f"the server did not start: {line}")
+        self.url = line.removeprefix("READY ")
         for scope in ("sender", "agent"):
             made = subprocess.run(
                 [
@@ -189,16 +199,6 @@ class Trio:
             token = self._token(scope)
             token.touch(0o600)
             token.write_text(made.stdout)
-        self.server = await Process.start(
-            self._directory / "server.log",
-            *self._command("arc-server"),
-            "serve",
-            *("--data-dir", str(data), "--listen", "127.0.0.1:0"),
-        )
-        line = await self.server.line()
-        if not line.startswith("READY "):
-            raise SystemExit(f"the server did not start: {line}")
-        self.url = line.removeprefix("READY ")
 
     async def start_agent(self) -> None:
         """Start the agent, or start it again. It polls when this returns."""

@@ -100,7 +100,7 @@ class Demo:
         """Create a token and keep it in a file."""
         made = self.run(
             "arc-server", "token", "create", "--scope", scope, "--deployment", DEPLOYMENT,
-            "--data-dir", str(self.scratch / "server"),
+            "--init", "--data-dir", str(self.scratch / "server"),
         )  # fmt: skip
         if made.returncode:
             raise SystemExit(made.stderr)

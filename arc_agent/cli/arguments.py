@@ -29,6 +29,13 @@ _CONTROL: Final = {
     "resume": "Take commands again after pause or stop-all",
     "stop-all": "Stop all running commands, and take no more until resume",
 }
+AUDIT_EVENTS: Final = (
+    "file", "opened", "closed", "policy",
+    "denied", "signature_refused", "queued", "approval", "approved", "refused",
+    "started", "ended", "paused", "resumed", "stopped_all", "available", "lost",
+    "leased",
+)  # fmt: skip
+"""The events of the audit log: docs/audit.md. `leased` is of versions before 0.2."""
 _PARAMS: Final = "JSON, @FILE, or - for standard input (default: {})"
 _TOKEN: Final = re.compile(
     r"arc_(?:enrol|access|bootstrap|admin|operator|sender|agent|viewer)_[A-Za-z0-9_-]{16}", re.ASCII
@@ -76,7 +83,10 @@ def _add_run(commands: Any) -> None:
     """Add run, run-once and check-config."""
     run = _add(commands, "run", "Run the agent until it is stopped (SIGTERM)")
     once = _add(commands, "run-once", "Run the commands that are ready, deliver them, and exit")
-    once.add_argument("--wait", metavar="30s", help="Wait so long for a first command")
+    once.add_argument(
+        "--wait", type=duration, default=0.0, metavar="DURATION",
+        help="Wait for a first command, for 30s, 5m, …",
+    )  # fmt: skip
     for command in (run, once):
         _add_config(command)
         command.add_argument("--server", metavar="URL", help="Server")
@@ -148,7 +158,11 @@ def _add_control(commands: Any) -> None:
             command.add_argument("id", metavar="ID", help="Command id")
         if name == "pause":
             command.add_argument(
-                "--for", dest="duration", metavar="1h", help="Duration (default: until resume)"
+                "--for",
+                dest="seconds",
+                type=duration,
+                metavar="DURATION",
+                help="Resume after 1h, 30m, … (default: until resume)",
             )
         if name in ("approve", "deny", "pause", "stop-all"):
             command.add_argument("--note", metavar="TEXT", help="Reason, for the log and senders")
@@ -183,7 +197,17 @@ def _add_audit(commands: Any) -> None:
     )
     show = _add(parts, "show", "Show the lines of the audit log")
     show.add_argument("--command-id", metavar="ID", help="Show the lines of one command")
+    show.add_argument(
+        "--event", action="append", choices=AUDIT_EVENTS, metavar="NAME",
+        help="Show the lines of this event; repeatable",
+    )  # fmt: skip
+    show.add_argument(
+        "--since", type=duration, metavar="DURATION", help="Show the lines of the last 2h, 7d, …"
+    )
     show.add_argument("-n", "--lines", type=int, metavar="N", help="Show the last N lines")
+    show.add_argument(
+        "-f", "--follow", action="store_true", help="Go on with the lines that are written"
+    )
     show.add_argument("--json", action="store_true", help="Print JSON")
     for command in (verify, show):
         command.add_argument(

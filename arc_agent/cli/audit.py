@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import sys
+import time
 from collections import deque
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from arc_agent.cli.output import DONE, NO, UNUSABLE, fail, show
 from arc_agent.cli.place import audit_of
 from arc_agent.guard.audit_reader import Broken, entries, verify
+
+_Entry = dict[str, Any]
+
+_HIDDEN: Final = ("seq", "at", "event", "prev")
+_LOOK_SECONDS: Final = 0.25
+"""The time between two looks for new lines."""
 
 
 def run(given: argparse.Namespace) -> int:
@@ -38,17 +50,66 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _show(given: argparse.Namespace) -> int:
-    """Show lines of the log. Raises ValueError, OSError."""
-    chosen = (
-        entry
-        for entry in entries(audit_of(given))
-        if given.command_id in (None, entry.get("command_id"))
-    )
-    for entry in chosen if given.lines is None else deque(chosen, maxlen=max(0, given.lines)):
-        if given.json:
-            show(json.dumps(entry, separators=(",", ":"), ensure_ascii=False))
-            continue
-        hidden = ("seq", "at", "event", "prev")
-        facts = " ".join(f"{name}={value}" for name, value in entry.items() if name not in hidden)
-        show(f"{entry.get('at')} {entry.get('event'):<10} {facts}")
+    """Show lines of the log, with --follow until it is stopped. Raises ValueError, OSError."""
+    write = _write_json if given.json else _TextWriter().write
+    last = None if given.lines is None else deque[_Entry](maxlen=max(0, given.lines))
+
+    def flush() -> None:
+        nonlocal last
+        for entry in last or ():
+            write(entry)
+        last = None
+        sys.stdout.flush()
+
+    def wait() -> None:
+        flush()
+        time.sleep(_LOOK_SECONDS)
+
+    with suppress(KeyboardInterrupt):
+        for entry in entries(audit_of(given), wait if given.follow else None):
+            if _is_chosen(given, entry):
+                write(entry) if last is None else last.append(entry)
+        flush()
     return DONE
+
+
+def _is_chosen(given: argparse.Namespace, entry: _Entry) -> bool:
+    """Return True if the options ask for a line."""
+    if given.command_id not in (None, entry.get("command_id")):
+        return False
+    if given.event and entry.get("event") not in given.event:
+        return False
+    return given.since is None or _age_seconds(entry) <= given.since
+
+
+def _age_seconds(entry: _Entry) -> float:
+    """Return the age of a line, without end if it has no time."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(entry["at"])).total_seconds()
+    except (KeyError, TypeError, ValueError):
+        return math.inf
+
+
+def _write_json(entry: _Entry) -> None:
+    show(json.dumps(entry, separators=(",", ":"), ensure_ascii=False))
+
+
+class _TextWriter:
+    """Writes lines as text. The end of a command gets its name from the line of its start."""
+
+    def __init__(self) -> None:
+        self._names: dict[Any, Any] = {}
+
+    def write(self, entry: _Entry) -> None:
+        """Write a line."""
+        command_id = entry.get("command_id")
+        if entry.get("event") == "ended":
+            entry = {"command": self._names.pop(command_id, None), **entry}
+        elif "command" in entry:
+            self._names[command_id] = entry["command"]
+        facts = " ".join(
+            f"{name}={value}"
+            for name, value in entry.items()
+            if name not in _HIDDEN and value is not None
+        )
+        show(f"{entry.get('at')} {entry.get('event'):<10} {facts}")

@@ -14,7 +14,8 @@ from arc_agent.cli import status
 from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, NOT_THERE, UNUSABLE, fail, show
 from arc_agent.cli.place import socket_of
 from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
-from arc_runtime.durations import parse_duration
+from arc_agent.host.logins import own_login
+from arc_runtime.durations import format_duration
 
 _SHOWN_PARAMS_CHARS: Final = 200
 
@@ -62,9 +63,9 @@ def _approvals(given: argparse.Namespace) -> int:
 
 def _pause(given: argparse.Namespace) -> int:
     """Pause the agent."""
-    seconds = None if given.duration is None else parse_duration(given.duration)
-    answer = _ask(given, note=given.note, seconds=seconds)
-    show(f"paused {'until resume' if seconds is None else f'for {given.duration}'}")
+    answer = _ask(given, note=given.note, seconds=given.seconds)
+    until = "until resume" if given.seconds is None else f"for {format_duration(given.seconds)}"
+    show(f"paused {until}")
     return _kept(answer)
 
 
@@ -90,7 +91,8 @@ def _kept(answer: Mapping[str, Any]) -> int:
 
 def _ask(given: argparse.Namespace, **request: Any) -> dict[str, Any]:
     """Send the agent a request, and return its answer."""
-    return ask(socket_of(given), {"do": given.command, **request})
+    order = {"do": given.command, "login": own_login(), **request}
+    return ask(socket_of(given), order)
 
 
 _COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {

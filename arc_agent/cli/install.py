@@ -14,6 +14,7 @@ from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.cli import InstallCli
 from arc_runtime.install.product import Product
 from arc_runtime.install.services import Services
+from arc_runtime.terminal.help_page import examples
 
 PRODUCT: Final = Product(
     name="arc-agent",
@@ -24,6 +25,17 @@ PRODUCT: Final = Product(
     kept=("spool.db", "bodies", "audit"),
 )
 
+_EXAMPLES: Final = {
+    "install": examples(
+        "arc-agent install --server https://arc.example.com --deployment acme-eu-1",
+        "arc-agent install --config agent.yaml --token-file agent.token --dry-run",
+    ),
+    "uninstall": examples("arc-agent uninstall --dry-run", "arc-agent uninstall --purge"),
+    "upgrade": examples(
+        "arc-agent upgrade --from arc_commands-0.2.0-py3-none-any.whl",
+        "arc-agent upgrade --back",
+    ),
+}
 _CONFIG: Final = """\
 # Written by `arc-agent install`; the token is a credential of the unit.
 # All keys: docs/configuration.md.
@@ -43,6 +55,7 @@ def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
         read_token=_read_token,
         has_instances=True,
         services=services,
+        examples=_EXAMPLES,
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent.cli.output import DONE, UNUSABLE, begin_log, fail, log_line
+from arc_agent.cli.output import DONE, begin_log, log_line
 from arc_runtime.children import go_on_under_init
 from arc_runtime.environment import OWN_ENVIRON, take_variables
 from arc_runtime.startup.light_imports import import_aiohttp
@@ -83,16 +83,11 @@ def _spare_collections() -> None:
     gc.set_threshold(*_COLLECTED_AFTER)
 
 
-def _run_once(file: Path | None, overrides: dict[str, Any], wait: str | None) -> int:
+def _run_once(file: Path | None, overrides: dict[str, Any], wait_seconds: float) -> int:
     """Run the commands that are ready."""
     from arc_agent.cli import run_once
     from arc_agent.work.live_config import LiveConfig, Source
-    from arc_runtime.durations import parse_duration
 
-    try:
-        seconds = 0.0 if wait is None else parse_duration(wait)
-    except ValueError as error:
-        return fail(UNUSABLE, f"--wait: {error}")
     live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides=overrides))
     live.configure_logs()
-    return run_once.run(live, seconds)
+    return run_once.run(live, wait_seconds)

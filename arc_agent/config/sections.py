@@ -245,6 +245,23 @@ class PolicySection(Section, frozen=True, kw_only=True):
             le=7 * 86_400,
         ),
     ] = 3600.0
+    show_params: Annotated[
+        bool,
+        about(
+            "Show the params of a command that waits for approval to `arc-agent approvals`. Without"
+            " it, their size and SHA-256 alone."
+        ),
+    ] = True
+    approval_hook: Annotated[
+        list[str],
+        about(
+            "A program and its arguments, run without a shell when a command begins to wait for"
+            " approval. It gets the request as JSON on standard input, without the params."
+        ),
+    ] = []
+    approval_hook_seconds: Annotated[
+        float, about("How long the program may run before it is killed.", gt=0, le=600)
+    ] = 10.0
     queue_seconds: Annotated[
         float,
         about(
@@ -309,9 +326,20 @@ class AuditSection(Section, frozen=True, kw_only=True):
     max_bytes: Annotated[
         int, about("The size at which the agent begins another file.", ge=4096)
     ] = 16 * _MebiByte
+    max_days: Annotated[
+        float, about("The age at which the agent begins another file.", gt=0, le=3660)
+    ] = 7.0
     keep: Annotated[
-        int, about("How many files are kept, the current one included.", ge=1, le=10_000)
-    ] = 10
+        int, about("How many files are kept at most, the current one included.", ge=1, le=10_000)
+    ] = 100
+    keep_days: Annotated[
+        float,
+        about(
+            "How long a file is kept after its last line. Files go when a new one begins.",
+            gt=0,
+            le=36_600,
+        ),
+    ] = 366.0
 
 
 class EventsSection(Section, frozen=True, kw_only=True):

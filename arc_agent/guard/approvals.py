@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
 from arc_agent.host.control_socket import ControlRefused
+from arc_agent.host.logins import Login
 
 _SHOWN_BYTES: Final = 4096
 """The length of the params that an operator is shown."""
+
+
+class Operator(msgspec.Struct, frozen=True):
+    """The person who gives an order, and the user with whose rights."""
+
+    uid: int
+    login: Login
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of a line in the audit log."""
+        return {"by": self.login.name, "by_uid": self.uid, "by_from": self.login.source}
 
 
 class Decision(msgspec.Struct, frozen=True):
     """An operator's answer."""
 
     is_yes: bool
-    by_uid: int
+    by: Operator
     note: str | None = None
 
 
@@ -31,25 +43,36 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     rule: str
     signed_by: str | None
+    senders: Sequence[str]
+    """The names that the policy gives to the key that signed it."""
     since: datetime
     until: datetime
     params: bytes
     """The beginning of the params."""
     params_bytes: int
+    params_sha256: str
+    shows_params: bool
+    """False: an operator sees size and digest alone."""
     decision: asyncio.Future[Decision]
 
     def shown(self) -> dict[str, Any]:
         """Return the fields that an operator sees. They leave the agent by its socket only."""
+        params = self.params[:_SHOWN_BYTES].decode("utf-8", "replace")
+        return {**self.announced(), "params": params if self.shows_params else None}
+
+    def announced(self) -> dict[str, Any]:
+        """Return the fields for a program of the host's: without the params."""
         return {
             "id": self.command_id,
             "command": self.command,
             "attempt": self.attempt,
             "rule": self.rule,
             "signed_by": self.signed_by,
+            "senders": list(self.senders),
             "since": self.since.isoformat(timespec="seconds"),
             "until": self.until.isoformat(timespec="seconds"),
-            "params": self.params[:_SHOWN_BYTES].decode("utf-8", "replace"),
             "params_bytes": self.params_bytes,
+            "params_sha256": self.params_sha256,
         }
 
 

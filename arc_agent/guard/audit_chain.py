@@ -1,15 +1,17 @@
 """The files of an audit log, and the chain of hashes that runs through them.
 
-Each line is a JSON object that ends on `prev`, the SHA-256 of the line before it. The files
-`audit-00000001.jsonl`, … continue one another; the highest number is the current one.
+Each line is a JSON object that ends on `prev`, the hash of the line before it: 128 bits of its
+SHA-256. The files `audit-00000001.jsonl`, … continue one another; the highest number is the current
+one. Files of format 1, made by versions before, have the whole SHA-256 in hex.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, cast
@@ -22,8 +24,13 @@ from arc_agent.host.data_dir import sync_directory
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-GENESIS: Final = "0" * 64
-"""`prev` of the very first line."""
+FORMAT: Final = 2
+"""The format of the files that this version makes; the first line of each says it."""
+GENESIS: Final = bytes(32)
+"""The hash before the very first line."""
+_LINK_BYTES: Final = 16
+"""The part of a hash that `prev` carries: 22 characters a line in place of 64."""
+_WHOLE_LINK_CHARS: Final = 64
 FILE_NAME: Final = re.compile(r"audit-([0-9]{8})\.jsonl")
 FILE_EVENT: Final = "file"
 """The first line of each file: its number, and the lowest number that is still to be there."""
@@ -58,6 +65,8 @@ class AuditChain:
         self._size = 0
         self._seq = 0
         self._last = GENESIS
+        self._began_at: datetime | None = None
+        """The time of the first line of the open file."""
 
     def open(self) -> int:
         """Find the end of the chain; return the bytes of an unfinished line that were cut.
@@ -76,7 +85,7 @@ class AuditChain:
                 torn += size
                 continue
             last = whole[:-1].rpartition(b"\n")[2]
-            self._last = sha256(last).hexdigest()
+            self._last = sha256(last).digest()
             self._seq = _last_seq(whole)
             if self._next_number > 0:
                 return torn
@@ -86,9 +95,14 @@ class AuditChain:
                 return torn
             torn = len(tail) - len(whole)
             self._number, self._size = number_of(path), size - torn
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             if torn:
-                os.ftruncate(self._descriptor, self._size)
+                os.truncate(path, self._size)
+            beginning = _beginning(path)
+            if beginning.format != FORMAT:
+                self._next_number = self._number + 1  # a file has one format
+                return torn
+            self._began_at = beginning.at
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             return torn
         return torn
 
@@ -102,13 +116,13 @@ class AuditChain:
 
         Raises OSError when none is written, SyncFailed when that is not known.
         """
-        if self._descriptor < 0 or self._size >= self._settings.max_bytes:
-            self._begin_file()
+        if self._descriptor < 0 or self._is_full(lines[0].at):
+            self._begin_file(lines[0].at)
         seq, last, written = self._seq, self._last, list[bytes]()
         for line in lines:
             seq += 1
             text = _encoded(seq, line, last)
-            last = sha256(text).hexdigest()
+            last = sha256(text).digest()
             written.append(text)
         data = b"\n".join([*written, b""])
         _write(self._descriptor, data, self._size)
@@ -123,7 +137,23 @@ class AuditChain:
         if self._descriptor >= 0:
             _sync(self._descriptor)
 
-    def _begin_file(self) -> None:
+    def _is_full(self, now: datetime) -> bool:
+        """Return True if the next line belongs into a new file."""
+        is_old = self._began_at is not None and now - self._began_at >= timedelta(
+            days=self._settings.max_days
+        )
+        return is_old or self._size >= self._settings.max_bytes
+
+    def _oldest(self, number: int, files: Sequence[Path], now: datetime) -> int:
+        """Return the number of the oldest file that is kept beside a new one. Raises OSError."""
+        first = number - max(1, self._settings.keep) + 1
+        since = (now - timedelta(days=self._settings.keep_days)).timestamp()
+        for file in files:  # oldest first; a file was last written when its last line was
+            if number_of(file) >= first and file.stat().st_mtime >= since:
+                return min(number, number_of(file))
+        return number
+
+    def _begin_file(self, now: datetime) -> None:
         """Go on in a new file, and remove the oldest ones. Raises OSError, SyncFailed."""
         number = max(1, self._next_number)
         if self._descriptor >= 0:
@@ -131,10 +161,8 @@ class AuditChain:
             number = self._number + 1
         path = self.directory / f"audit-{number:08}.jsonl"
         files = sorted(audit_files(self.directory))
-        oldest = max(
-            min([number, *map(number_of, files)]), number - max(1, self._settings.keep) + 1
-        )
-        line = Line(FILE_EVENT, {"file": number, "oldest": oldest}, datetime.now(UTC))
+        oldest = self._oldest(number, files, now)
+        line = Line(FILE_EVENT, {"format": FORMAT, "file": number, "oldest": oldest}, now)
         text = _encoded(self._seq + 1, line, self._last)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         descriptor = os.open(path, flags, 0o600)
@@ -147,7 +175,8 @@ class AuditChain:
             raise
         self.close()
         self._descriptor, self._number, self._size = descriptor, number, len(text) + 1
-        self._seq, self._last = self._seq + 1, sha256(text).hexdigest()
+        self._seq, self._last = self._seq + 1, sha256(text).digest()
+        self._began_at = now
         for file in files:
             if number_of(file) < oldest:
                 file.unlink(missing_ok=True)
@@ -183,9 +212,20 @@ def _sync(descriptor: int) -> None:
         raise SyncFailed(error.errno, error.strerror or str(error)) from error
 
 
-def _encoded(seq: int, line: Line, prev: str) -> bytes:
+def link(digest: bytes) -> str:
+    """Return the hash of a line as the next one carries it."""
+    return urlsafe_b64encode(digest[:_LINK_BYTES]).rstrip(b"=").decode()
+
+
+def is_link(prev: str, digest: bytes) -> bool:
+    """Return True if `prev`, of any format, leads to the line with this SHA-256."""
+    return prev == (digest.hex() if len(prev) == _WHOLE_LINK_CHARS else link(digest))
+
+
+def _encoded(seq: int, line: Line, last: bytes) -> bytes:
     """Return a line as it is written, without its end."""
-    at = line.at.isoformat(timespec="microseconds")[:26] + "Z"
+    at = line.at.isoformat(timespec="milliseconds")[:23] + "Z"
+    prev = link(last)
     fields = {name: value for name, value in line.fields.items() if value is not None}
     try:
         return _ENCODE({"seq": seq, "at": at, "event": line.event, **fields, "prev": prev})
@@ -212,6 +252,22 @@ def _tail(path: Path) -> tuple[bytes, int]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
         return file.read(), size
+
+
+class _Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a file's first line that its continuation needs."""
+
+    at: datetime | None = None
+    format: int = 1
+
+
+def _beginning(path: Path) -> _Beginning:
+    """Return the first line of a file, as far as it can be read. Raises OSError."""
+    with path.open("rb") as file:
+        try:
+            return msgspec.json.decode(file.readline(_TAIL_BYTES), type=_Beginning)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return _Beginning()
 
 
 def _last_seq(lines: bytes) -> int:

@@ -7,15 +7,22 @@ kept elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import msgspec
 
-from arc_agent.guard.audit_chain import FILE_EVENT, GENESIS, audit_files, number_of
+from arc_agent.guard.audit_chain import (
+    FILE_EVENT,
+    FORMAT,
+    GENESIS,
+    audit_files,
+    is_link,
+    number_of,
+)
 
 
 class Broken(Exception):
@@ -39,6 +46,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     event: str
     prev: str
+    format: int = 1
     file: int | None = None
     oldest: int | None = None
 
@@ -58,7 +66,8 @@ def verify(directory: Path, expect: str | None = None) -> Report:
     files = sorted(audit_files(directory))
     if not files:
         raise Broken(f"{directory}: no audit log")
-    prev, seq, lines, first_seq, oldest = "", 0, 0, 0, 0
+    prev: bytes | None = None
+    seq = lines = first_seq = oldest = 0
     is_unfinished = is_expected = False
     for position, path in enumerate(files):
         if position and number_of(path) != number_of(files[position - 1]) + 1:
@@ -74,8 +83,8 @@ def verify(directory: Path, expect: str | None = None) -> Report:
             line = _read(text, where)
             if not lines:
                 first_seq, seq = line.seq, line.seq - 1
-                prev = GENESIS if number_of(path) == 1 else line.prev
-            if line.prev != prev:
+                prev = GENESIS if number_of(path) == 1 else None
+            if prev is not None and not is_link(line.prev, prev):
                 raise Broken(f"{where}: it does not follow from the line before it")
             if line.seq != seq + 1:
                 raise Broken(f"{where}: its number is {line.seq}, not {seq + 1}")
@@ -85,8 +94,10 @@ def verify(directory: Path, expect: str | None = None) -> Report:
                 if line.file != number_of(path):
                     raise Broken(f"{where}: it was the file {line.file}")
                 oldest = line.oldest or 0
-            prev, seq, lines = sha256(text).hexdigest(), line.seq, lines + 1
-            is_expected = is_expected or prev == expect
+                if line.format > FORMAT:
+                    raise Broken(f"{where}: format {line.format}, of a newer arc-agent")
+            prev, seq, lines = sha256(text).digest(), line.seq, lines + 1
+            is_expected = is_expected or prev.hex() == expect
     if number_of(files[0]) > max(1, oldest):
         raise Broken(f"{files[0].name}: files before it are missing, from number {oldest} on")
     if number_of(files[0]) == 1 and first_seq != 1:
@@ -97,22 +108,52 @@ def verify(directory: Path, expect: str | None = None) -> Report:
         files=len(files),
         lines=lines,
         first_seq=first_seq,
-        last_sha256=prev,
+        last_sha256=(prev or GENESIS).hex(),
         is_unfinished=is_unfinished,
     )
 
 
-def entries(directory: Path) -> Iterator[dict[str, Any]]:
-    """Iterate over every line that can be read, oldest first. Raises OSError."""
-    for path in sorted(audit_files(directory)):
-        with path.open("rb") as file:
-            for text in file:
-                try:
-                    found: Any = msgspec.json.decode(text)
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                    continue
-                if isinstance(found, dict):
-                    yield cast("dict[str, Any]", found)
+def entries(directory: Path, wait: Callable[[], None] | None = None) -> Iterator[dict[str, Any]]:
+    """Iterate over every line that can be read, oldest first. Raises OSError.
+
+    With `wait`, go on for ever with the lines that are added: it is called between two looks.
+    """
+    done = 0
+    while True:
+        for path in sorted(audit_files(directory)):
+            if number_of(path) <= done:
+                continue
+            with path.open("rb") as file:
+                yield from _lines(file)
+                while wait is not None and not _has_next(directory, path):
+                    wait()
+                    yield from _lines(file)
+                yield from _lines(file)  # all that came before the next file began
+            done = number_of(path)
+        if wait is None:
+            return
+        wait()
+
+
+def _has_next(directory: Path, path: Path) -> bool:
+    """Return True if the log goes on in another file. Raises OSError."""
+    return any(number_of(file) > number_of(path) for file in audit_files(directory))
+
+
+def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Iterate over the whole lines from here on that can be read. Raises OSError."""
+    while True:
+        position = file.tell()
+        text = file.readline()
+        if not text.endswith(b"\n"):
+            file.seek(position)
+            return
+        try:
+            found: Any = msgspec.json.decode(text)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            continue
+        if isinstance(found, dict):
+            yield cast("dict[str, Any]", found)
 
 
 def started_since(directory: Path, since: datetime) -> Iterator[tuple[str, datetime]]:

@@ -18,7 +18,8 @@ from typing import Any, Final, NoReturn
 import structlog
 
 from arc_agent.config.params_schema import MAX_BYTES, CannotJudge, read_params
-from arc_agent.guard.approvals import ApprovalRequest, Approvals, Decision
+from arc_agent.guard.approval_hook import ApprovalHook
+from arc_agent.guard.approvals import ApprovalRequest, Approvals, Decision, Operator
 from arc_agent.guard.audit import Audit, AuditUnavailable
 from arc_agent.guard.digest import digest_of
 from arc_agent.guard.in_force import InForce
@@ -26,7 +27,6 @@ from arc_agent.guard.policy import Action, Question, Rule, Verdict
 from arc_agent.guard.turns import KeyedTurns, Turns
 from arc_agent.handlers.context import ParamsSource
 from arc_agent.host.clock import MonotonicClock
-from arc_agent.host.control_socket import Peer
 from arc_agent.jobs.job import Job
 from arc_agent.jobs.outcome import NO_COST, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.responses import name_of
@@ -59,6 +59,10 @@ class Gate:
         self._clock = clock
         self._now = now
         self.approvals = Approvals()
+        self._hook = ApprovalHook(
+            lambda: live.config.policy.approval_hook,
+            lambda: live.config.policy.approval_hook_seconds,
+        )
         self._at_once = KeyedTurns(
             limit_of=self._limit_of,
             slots=slots,
@@ -86,24 +90,25 @@ class Gate:
         """Return True if nothing can make the command wait."""
         return self._live.policy is None and self._slots.has(lease_id)
 
+    def close(self) -> None:
+        """Wait for nothing any longer."""
+        self._hook.close()
+
     def wake(self) -> None:
         """Let waiting commands try again. Call it when the policy has changed."""
         self._at_once.wake()
-
-    def log_leased(self, job: Job) -> None:
-        """Record in the audit log that a lease came in."""
-        self._log("leased", job)
 
     def log_bad_signature(self, job: Job, failed: Failed, key_id: str | None) -> None:
         """Record that a signature was refused; `key_id` names the key that it claims."""
         self._log("signature_refused", job, code=failed.code, reason=failed.message, key_id=key_id)
 
     def log_ended(self, job: Job, outcome: Outcome) -> None:
-        """Record that a command ended in any way."""
-        fields: dict[str, Any] = {
-            "outcome": name_of(outcome),
-            "ran": self.has_started(job.lease.lease_id),
-        }
+        """Record that a command ended in any way. The line of its start has its name."""
+        fields: dict[str, Any] = {"outcome": name_of(outcome)}
+        if self.has_started(job.lease.lease_id):
+            fields["command"] = None
+        else:
+            fields["ran"] = False
         if isinstance(outcome, Succeeded):
             body = outcome.body
             is_stored = isinstance(body, StoredBody)
@@ -160,10 +165,10 @@ class Gate:
         self._slots.release(lease_id)
 
     def decide(
-        self, command_id: str, is_yes: bool, note: str | None, peer: Peer
+        self, command_id: str, is_yes: bool, note: str | None, by: Operator
     ) -> ApprovalRequest:
         """Take an operator's answer. Raises ControlRefused."""
-        return self.approvals.decide(command_id, Decision(is_yes, peer.uid, note))
+        return self.approvals.decide(command_id, Decision(is_yes, by, note))
 
     # The policy
 
@@ -238,8 +243,9 @@ class Gate:
             seconds = self._live.config.policy.approval_seconds
             raise self._limited(job, rule, f"no operator approved it within {seconds:g} s")
         name = "approved" if decision.is_yes else "refused"
-        log.info(f"approval.{name}", command_id=lease.command_id, by_uid=decision.by_uid)
-        self._log(name, job, rule=rule.name, by_uid=decision.by_uid, note=decision.note)
+        by = decision.by
+        log.info(f"approval.{name}", command_id=lease.command_id, by=by.login.name, by_uid=by.uid)
+        self._log(name, job, rule=rule.name, **by.fields(), note=decision.note)
         if not decision.is_yes:
             note = f": {decision.note}" if decision.note else ""
             raise self._limited(job, rule, f"a person on the host refused it{note}")
@@ -248,7 +254,7 @@ class Gate:
         self, job: Job, source: ParamsSource, rule: Rule, signed_by: str | None
     ) -> Decision | None:
         """Show a command to the operators and return the answer of one; None without any."""
-        lease, since = job.lease, self._now()
+        lease, since, policy = job.lease, self._now(), self._live.policy
         seconds = self._live.config.policy.approval_seconds
         request = ApprovalRequest(
             command_id=lease.command_id,
@@ -256,10 +262,13 @@ class Gate:
             attempt=lease.attempt,
             rule=rule.name,
             signed_by=signed_by,
+            senders=policy.senders_of(signed_by) if policy is not None else (),
             since=since,
             until=since + timedelta(seconds=seconds),
             params=await _preview(source),
             params_bytes=source.size,
+            params_sha256=await digest_of(source),
+            shows_params=self._live.config.policy.show_params,
             decision=asyncio.get_running_loop().create_future(),
         )
         log.warning(
@@ -271,6 +280,7 @@ class Gate:
             hint=f"arc-agent approve {lease.command_id}",
         )
         self._log("approval", job, rule=rule.name)
+        self._hook.start(request.announced())
         return await self.approvals.decision(request, seconds)
 
     def _takes_one(self, rule: Rule, per_hour: int) -> bool:
@@ -332,17 +342,16 @@ class Gate:
     def _log(self, event: str, job: Job, **fields: Any) -> None:
         """Add a line to the audit log without waiting for the disk."""
         if self._audit is not None:
-            self._audit.note(event, **_who(job), **fields)
+            self._audit.note(event, **{**_who(job), **fields})
 
 
 def _who(job: Job) -> dict[str, Any]:
-    """Return the fields that name a command and its lease."""
+    """Return the fields that name a command and its attempt, if it is not the first."""
     lease = job.lease
     return {
         "command": lease.envelope.command,
         "command_id": lease.command_id,
-        "lease_id": lease.lease_id,
-        "attempt": lease.attempt,
+        "attempt": lease.attempt if lease.attempt != 1 else None,
     }
 
 

@@ -8,7 +8,7 @@ the gate keeps the limits and asks operators.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -126,6 +126,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """The file that has the rules."""
     sha256: str
     """The file's digest, for the audit log."""
+    senders: Mapping[str, Sequence[str]] = {}
+    """Globs of the ids of the keys that a sender signs with, by the sender's name."""
+
+    def senders_of(self, key: str | None) -> list[str]:
+        """Return the names of the senders who sign with a key."""
+        if key is None:
+            return []
+        return [name for name, globs in self.senders.items() if _any_glob(globs, key)]
 
     def judge(self, question: Question) -> Verdict | None:
         """Return the verdict of the first rule that matches.

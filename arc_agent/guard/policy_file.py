@@ -85,7 +85,7 @@ def read_policy(file: Path) -> Policy:
             )
         )
     digest = sha256(file.read_bytes()).hexdigest()
-    return Policy(rules=tuple(rules), source=str(file), sha256=digest)
+    return Policy(rules=tuple(rules), source=str(file), sha256=digest, senders=written.senders)
 
 
 def _check_mode(file: Path) -> None:

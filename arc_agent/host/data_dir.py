@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from arc_runtime.lock_holders import holder_of
+
 _LOCK: Final = "lock"
 _PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
@@ -49,9 +51,9 @@ class DataDir:
             self.bodies.mkdir(exist_ok=True, mode=0o700)
             sync_directory(path)
         except OSError as error:
-            os.close(self._lock)
             is_taken = error.errno in (errno.EAGAIN, errno.EACCES) and error.filename is None
-            reason = "is used by another agent" if is_taken else f"cannot be used: {error.strerror}"
+            reason = _taken(self._lock) if is_taken else f"cannot be used: {error.strerror}"
+            os.close(self._lock)
             raise DataDirError(
                 f"the data directory {path} {reason}", may_pass=is_taken or is_passing(error)
             ) from None
@@ -83,6 +85,13 @@ class DataDir:
     ) -> None:
         """Close the directory."""
         self.close()
+
+
+def _taken(lock: int) -> str:
+    """Return why a locked directory cannot be used, and the way out."""
+    holder = holder_of(lock)
+    by = f" ({holder})" if holder else ""
+    return f"is used by another agent{by}; give a second agent its own by --data-dir"
 
 
 def is_passing(error: OSError) -> bool:

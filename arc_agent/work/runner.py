@@ -162,7 +162,6 @@ class Runner:
         job, held, lease = run.job, run.held, run.job.lease
         log.debug("command.started", command_id=lease.command_id, lease_id=lease.lease_id)
         started_at = self._clock()
-        self._gate.log_leased(job)
         try:
             outcome = await self._steps.outcome(run)
             outcome = self._journal.what_counts(lease.lease_id, what_counts(held.finish(), outcome))

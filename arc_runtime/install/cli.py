@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +27,13 @@ from arc_runtime.install.product import (
     upgrade_product,
 )
 from arc_runtime.install.services import Services, run_command, services_of
+from arc_runtime.terminal.argparse_programs import Parser
+from arc_runtime.terminal.errors import print_error
 
 VERBS: Final = {
-    "install": "install on this host: program, user, configuration, unit",
-    "uninstall": "remove all that install made; kept data stays, unless --purge",
-    "upgrade": "switch to another version, and back if it does not become ready",
+    "install": "Install on this host: program, user, configuration, unit",
+    "uninstall": "Remove all that install made; kept data stays, unless --purge",
+    "upgrade": "Switch to another version, and back if it does not become ready",
 }
 _FAILED: Final = 1
 _UNUSABLE: Final = 2
@@ -50,8 +52,9 @@ class InstallCli:
         read_token: Callable[[Path], bytes] | None = None,
         has_instances: bool = False,
         services: Callable[[Path], Services] | None = None,
+        examples: Mapping[str, str] = {},
     ) -> None:
-        """Take what differs between products.
+        """Take what differs between products. `examples`: the end of each verb's help.
 
         `configure` makes the configuration from the options that `add_options` adds, and raises
         SettingsError. `read_token` makes `--token-file` an option.
@@ -62,6 +65,7 @@ class InstallCli:
         self._read_token = read_token
         self._has_instances = has_instances
         self._services = services or _services_of
+        self._examples = examples
 
     def main(self, arguments: Sequence[str]) -> int:
         """Carry out one verb, and return the exit code."""
@@ -69,9 +73,7 @@ class InstallCli:
         root = Path(given.root).absolute()
         host = Host(root, run_command, _print_message)
         if os.geteuid() != 0 and not host.is_scratch and not given.dry_run:
-            _print_message(
-                f"{self._product.name}: {given.verb} needs root (or --dry-run, or --root)"
-            )
+            print_error(f"{given.verb} needs root (or --dry-run, or --root)")
             return _NOT_ALLOWED
         os.umask(0o022)
         try:
@@ -83,13 +85,13 @@ class InstallCli:
                 case _:
                     self._upgrade(given, host)
         except SettingsError as error:
-            _print_message(f"{self._product.name}: {error}")
+            print_error(str(error))
             return _UNUSABLE
         except InstallError as error:
-            _print_message(f"{self._product.name}: {error}")
+            print_error(str(error))
             return _FAILED
         except OSError as error:
-            _print_message(f"{self._product.name}: {error.filename}: {error.strerror}")
+            print_error(f"{error.filename}: {error.strerror}")
             return _FAILED
         return 0
 
@@ -139,65 +141,68 @@ class InstallCli:
             )
         _print_message(f"{self._product.name}: version {version.name} is the current one")
 
-    def _parser(self) -> argparse.ArgumentParser:
-        parser = argparse.ArgumentParser(prog=self._product.name)
-        verbs = parser.add_subparsers(dest="verb", required=True)
-        made = {verb: verbs.add_parser(verb, help=text, description=f"{text[0].upper()}{text[1:]}")
-                for verb, text in VERBS.items()}  # fmt: skip
+    def _parser(self) -> Parser:
+        name = self._product.name
+        parser = Parser(prog=name)
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+        made = {
+            verb: verbs.add_parser(
+                verb, help=text, description=text, epilog=self._examples.get(verb, "")
+            )
+            for verb, text in VERBS.items()
+        }
         for verb, each in made.items():
             each.add_argument(
-                "--root", default="/", metavar="DIR", help="install below a scratch root"
+                "--root", default="/", metavar="DIR", help="Work below a scratch root"
             )
             each.set_defaults(instance="", dry_run=False, token_file=None)
             if verb != "upgrade":
                 each.add_argument(
                     "--dry-run",
                     action="store_true",
-                    help="print every file and command, and change nothing",
+                    help="Print every file and command, and change nothing",
                 )
                 if self._has_instances:
                     each.add_argument(
                         "--instance",
                         default="",
                         metavar="NAME",
-                        help="choose one of several instances on this host",
+                        help="One of several instances on this host",
                     )
             if verb != "uninstall":
                 each.add_argument(
                     "--ready-within", type=duration, default=60.0, metavar="DURATION",
-                    help="allow the unit this long to become ready (60s)",
+                    help="Time for the unit to become ready [default: 60s]",
                 )  # fmt: skip
         self._add_install(made["install"])
         made["uninstall"].add_argument(
-            "--purge", action="store_true", help="remove the kept data, too"
+            "--purge", action="store_true", help="Remove the kept data, too"
         )
         which = made["upgrade"].add_mutually_exclusive_group(required=True)
         which.add_argument(
             "--from",
             dest="source",
-            metavar="WHEEL|DIR|REQUIREMENT",
-            help="install this by pip",
+            metavar="SOURCE",
+            help="Install this wheel, directory or requirement by pip",
         )
-        which.add_argument("--back", action="store_true", help="go back to the previous version")
+        which.add_argument("--back", action="store_true", help="Go back to the previous version")
         return parser
 
     def _add_install(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
-            "--config", type=Path, metavar="F", help="install this configuration (YAML)"
+            "--config", type=Path, metavar="FILE", help="Install this configuration (YAML)"
         )
         if self._read_token is not None:
             parser.add_argument(
-                "--token-file", type=Path, metavar="F", help="install the bearer token in this file"
-            )
+                "--token-file", type=Path, metavar="FILE",
+                help="Install the bearer token in this file",
+            )  # fmt: skip
         parser.add_argument(
-            "--from", dest="source", metavar="WHEEL|DIR|REQUIREMENT",
-            help="install the program from this by pip (default: what this runs from)",
+            "--from", dest="source", metavar="SOURCE",
+            help="Install the program from this wheel, directory or requirement by pip"
+            " [default: what this runs from]",
         )  # fmt: skip
-        parser.add_argument(
-            "--no-start",
-            action="store_true",
-            help="do not start the unit",
-        )
+        parser.add_argument("--no-start", action="store_true", help="Leave the unit stopped")
         self._add_options(parser)
 
 

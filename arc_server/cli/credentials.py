@@ -3,61 +3,99 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Final
 
+import msgspec
 import typer
 
-from arc_server.cli.database import (
-    ConfigOption,
-    DataDirOption,
-    JsonOption,
-    fail_unknown,
-    show,
-    with_store,
-)
+from arc_runtime.terminal.help_page import examples
+from arc_runtime.terminal.table import Cell, Column
+from arc_runtime.terminal.typer_programs import Program
+from arc_server.cli.database import ConfigOption, DataDirOption, revoke_by_prefix, with_store
+from arc_server.cli.listing import JsonOption, Output, OutputOption, print_list
 from arc_server.ports.credentials import CredentialStore
+from arc_server.ports.records import Credential
 
-credentials = typer.Typer(
-    no_args_is_help=True, help="List and revoke the credentials of enrolled agents"
+credentials = Program(
+    "credential",
+    about="List and revoke the credentials of enrolled agents",
+    epilog=examples("arc-server credential list", "arc-server credential revoke cred_7f3a"),
+)
+
+_COLUMNS: Final = (
+    Column("ID"),
+    Column("DEPLOYMENT", rank=1),
+    Column("HOST", rank=2),
+    Column("STATE", is_state=True),
+    Column("ENROLLED", rank=3),
+    Column("BY TOKEN", rank=4),
+    Column("REVOKED", is_wide=True),
 )
 
 
-@credentials.command("list")
+class CredentialRow(msgspec.Struct, frozen=True):
+    """A credential as a list shows it."""
+
+    id: str
+    deployment: str
+    hostname: str
+    enrolled: datetime
+    by: str
+    """The id of the enrolment token."""
+    revoked: datetime | None
+
+    @classmethod
+    def of(cls, credential: Credential) -> CredentialRow:
+        """Return the row of a credential."""
+        return cls(
+            credential.credential_id,
+            credential.deployment_id,
+            credential.hostname,
+            credential.enrolled_at,
+            credential.enrol_token_id,
+            credential.revoked_at,
+        )
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return the row of the table."""
+        state = "active" if self.revoked is None else "revoked"
+        return (
+            self.id, self.deployment, self.hostname, state, self.enrolled, self.by, self.revoked
+        )  # fmt: skip
+
+
+@credentials.command(
+    "list", epilog=examples("arc-server credential list", "arc-server credential list -o wide")
+)
 def list_credentials(
-    config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """List the credentials of enrolled agents"""
 
-    async def read(store: CredentialStore) -> list[dict[str, Any]]:
-        return [
-            {
-                "id": each.credential_id,
-                "deployment": each.deployment_id,
-                "hostname": each.hostname,
-                "enrolled": each.enrolled_at,
-                "by": each.enrol_token_id,
-                "revoked": each.revoked_at,
-            }
-            for each in await store.list_credentials()
-        ]
+    async def read(store: CredentialStore) -> list[CredentialRow]:
+        return [CredentialRow.of(each) for each in await store.list_credentials()]
 
-    rows = with_store(config, data_dir, read, must_exist=True)
-    columns = ("id", "deployment", "hostname", "enrolled", "by", "revoked")
-    show(rows, *columns, as_json=as_json)
+    rows = with_store(config, data_dir, read)
+    print_list(rows, _COLUMNS, CredentialRow.cells, output=output, as_json=as_json)
 
 
-@credentials.command("revoke")
+@credentials.command("revoke", epilog=examples("arc-server credential revoke cred_7f3a"))
 def revoke_credential(
     credential_id: Annotated[
-        str, typer.Argument(help="The id of the credential, as `credential list` shows it")
+        str, typer.Argument(metavar="ID", help="The credential's id, or the beginning of it")
     ],
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Revoke a credential; a running server refuses the agent within seconds"""
 
-    async def revoke(store: CredentialStore) -> bool:
-        return await store.revoke_credential(credential_id, datetime.now(UTC))
+    async def ids(store: CredentialStore) -> list[str]:
+        return [each.credential_id for each in await store.list_credentials()]
 
-    if not with_store(config, data_dir, revoke, must_exist=True):
-        fail_unknown("credential", credential_id)
+    async def revoke(store: CredentialStore, whole: str) -> bool:
+        return await store.revoke_credential(whole, datetime.now(UTC))
+
+    revoke_by_prefix(config, data_dir, credential_id, "credential", ids=ids, revoke=revoke)

@@ -1,21 +1,19 @@
-"""The database for commands that use it, also while a server runs; their options and tables."""
+"""The database for commands that use it, also while a server runs, and their options."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from arc_protocol.messages.base import Name
+from arc_runtime.terminal.prefixes import id_of
+from arc_runtime.terminal.table import print_note
 from arc_server.app import DATABASE, CannotStart, open_store
 from arc_server.config.reading import PREFIX, load_config
 from arc_server.config.sections import ServerConfig
@@ -28,9 +26,15 @@ _DATA_DIR_VARIABLE: Final = f"{PREFIX}_DATA_DIR"
 
 R = TypeVar("R")
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="A configuration file")]
-DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Use this data directory")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Configuration of the server (YAML)")
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Data directory of the server")
+]
+InitOption = Annotated[
+    bool, typer.Option("--init", help="Make the database, where no server has run yet")
+]
 
 
 def with_store(
@@ -38,15 +42,13 @@ def with_store(
     data_dir: Path | None,
     use: Callable[[Store], Coroutine[Any, Any, R]],
     *,
-    must_exist: bool = False,
+    makes: bool = False,
 ) -> R:
     """Use the database, also while a server does. Raises CannotStart, SettingsError.
 
-    Unless `must_exist`, a database is made where the caller names a place for it.
+    With `makes`, a missing database is made where the caller names a place for it.
     """
-    loaded = config_here(config, data_dir)
-    if must_exist and not (loaded.data_dir / DATABASE).exists():
-        raise CannotStart(f"data_dir: {loaded.data_dir}: no database there")
+    loaded = config_here(config, data_dir, makes=makes)
 
     async def run() -> R:
         store = await open_store(loaded.data_dir, exclusive=False)
@@ -58,14 +60,20 @@ def with_store(
     return run_loop(run())
 
 
-def config_here(config: Path | None, data_dir: Path | None) -> ServerConfig:
+def config_here(config: Path | None, data_dir: Path | None, *, makes: bool = False) -> ServerConfig:
     """Return the configuration of the server that is meant: the installed one if none is named.
 
-    Raises SettingsError, and CannotStart when no server is named and none is here: a token of a new
-    database would be good for no server.
+    Raises SettingsError, and CannotStart where no server has its database: a token of a new one
+    would be good for no server. With `makes`, a place that the caller names needs no database.
     """
     if config is not None or data_dir is not None or _DATA_DIR_VARIABLE in os.environ:
-        return load_config(config, {"data_dir": data_dir})
+        loaded = load_config(config, {"data_dir": data_dir})
+        if not makes and not _exists(loaded.data_dir / DATABASE):
+            raise CannotStart(
+                f"no server here; data_dir: {loaded.data_dir}: no database there (`arc-server"
+                " serve` makes one, and so does --init of the commands that create tokens)"
+            )
+        return loaded
     loaded = load_config(INSTALLED_CONFIG if _exists(INSTALLED_CONFIG) else None)
     if not _exists(loaded.data_dir / DATABASE):
         raise CannotStart("no server here; name --config or --data-dir")
@@ -98,24 +106,20 @@ def checked_deployment(deployment: str) -> str:
         raise typer.BadParameter(f"--deployment: {error}") from None
 
 
-def fail_unknown(kind: str, named: str) -> NoReturn:
-    """End the program: there is no such token, enrolment token or credential."""
-    sys.stderr.write(f"arc-server: no such {kind}: {named}\n")
-    raise typer.Exit(FAILED)
+def revoke_by_prefix(
+    config: Path | None,
+    data_dir: Path | None,
+    given: str,
+    kind: str,
+    *,
+    ids: Callable[[Store], Awaitable[Sequence[str]]],
+    revoke: Callable[[Store, str], Awaitable[bool]],
+) -> None:
+    """Revoke the only thing whose id begins so, and name it. Raises PrefixError otherwise."""
 
+    async def use(store: Store) -> str:
+        whole = id_of(given, await ids(store), kind)
+        await revoke(store, whole)
+        return whole
 
-def show(rows: Sequence[Mapping[str, Any]], *columns: str, as_json: bool) -> None:
-    """Print rows as JSON or as a table, with instants to the second in UTC."""
-    if as_json:
-        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
-        return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    Console().print(table)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%SZ}"
-    return "" if value is None else str(value)
+    print_note(f"{with_store(config, data_dir, use)} is revoked")

@@ -11,6 +11,7 @@ from typing import Final
 from arc_runtime.install.cli import InstallCli
 from arc_runtime.install.product import Product
 from arc_runtime.install.services import Services
+from arc_runtime.terminal.help_page import examples
 from arc_server.config.reading import load_config
 
 PRODUCT: Final = Product(
@@ -23,6 +24,17 @@ PRODUCT: Final = Product(
     extra="server",
 )
 
+_EXAMPLES: Final = {
+    "install": examples(
+        "arc-server install --public-url https://arc.example.com --dry-run",
+        "arc-server install --public-url https://arc.example.com",
+    ),
+    "uninstall": examples("arc-server uninstall --dry-run", "arc-server uninstall --purge"),
+    "upgrade": examples(
+        "arc-server upgrade --from arc_commands-0.2.0-py3-none-any.whl",
+        "arc-server upgrade --back",
+    ),
+}
 _DATA: Final = "/var/lib/arc-server"
 _CONFIG: Final = """\
 # Written by `arc-server install`. All keys: docs/configuration.md.
@@ -35,11 +47,19 @@ public_url: {public_url}
 
 def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
     """Return the command line. `services` runs the units of a root; systemd by default."""
-    return InstallCli(PRODUCT, add_options=_add_options, configure=_configure, services=services)
+    return InstallCli(
+        PRODUCT,
+        add_options=_add_options,
+        configure=_configure,
+        services=services,
+        examples=_EXAMPLES,
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--listen", metavar="HOST:PORT", help="default: 127.0.0.1:8484")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="Address to serve on [default: 127.0.0.1:8484]"
+    )
     parser.add_argument("--public-url", metavar="URL", help="URL that clients reach the server by")
 
 

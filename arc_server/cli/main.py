@@ -10,6 +10,10 @@ import typer
 
 from arc_protocol.errors import ArcError
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.terminal.errors import print_error
+from arc_runtime.terminal.help_page import examples
+from arc_runtime.terminal.prefixes import PrefixError
+from arc_runtime.terminal.typer_programs import Program
 from arc_server.app import CannotStart
 from arc_server.cli.credentials import credentials
 from arc_server.cli.database import FAILED, UNUSABLE
@@ -21,14 +25,21 @@ from arc_server.config.parts import deployments
 from arc_server.config.reading import load_config
 from arc_server.server_keys import KeysUnusable
 
-cli = typer.Typer(
-    name="arc-server",
-    help="Run the server of ARC and manage its tokens and keys.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+cli = Program(
+    "arc-server",
+    about="Run the server of ARC and manage its tokens and keys",
+    epilog=examples(
+        "arc-server serve --data-dir ./data --listen 127.0.0.1:8484",
+        "arc-server token create --scope sender --deployment acme-eu-1 --out s.token",
+    ),
 )
-cli.command()(serve)
+cli.command(
+    "serve",
+    epilog=examples(
+        "arc-server serve --config /etc/arc-server/server.yaml",
+        "arc-server serve --data-dir ./data --listen 127.0.0.1:8484 --no-auth",
+    ),
+)(serve)
 cli.add_typer(tokens, name="token")
 cli.add_typer(keys, name="keys")
 cli.add_typer(enrolment_tokens, name="enrol-token")
@@ -36,19 +47,24 @@ cli.add_typer(credentials, name="credential")
 
 
 def main() -> None:
-    """Run the command line. An error ends with one line and its exit code."""
+    """Run the command line. An error ends with its exit code."""
     try:
         cli()
     except (SettingsError, CannotStart, KeysUnusable) as error:
-        sys.stderr.write(f"arc-server: {error}\n")
+        print_error(str(error))
         raise SystemExit(UNUSABLE) from None
+    except PrefixError as error:
+        print_error(str(error))
+        raise SystemExit(FAILED) from None
     except ArcError as error:
-        sys.stderr.write(f"arc-server: {error.message}\n")
+        print_error(error.message)
         raise SystemExit(FAILED) from None
 
 
-@cli.command("check-config")
-def check_config(file: Annotated[Path, typer.Argument(help="A configuration file")]) -> None:
+@cli.command("check-config", epilog=examples("arc-server check-config /etc/arc-server/server.yaml"))
+def check_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration (YAML)")],
+) -> None:
     """Check a configuration file"""
     deployments(load_config(file))
     sys.stdout.write(f"{file}: good\n")

@@ -45,7 +45,8 @@ def serve(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     listen: Annotated[
-        str | None, typer.Option(help="HOST:PORT to serve on; port 0 picks a free one")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Address to serve on; port 0 picks a free one"),
     ] = None,
     no_auth: Annotated[
         bool, typer.Option("--no-auth", help="Treat every caller as an admin (loopback only)")

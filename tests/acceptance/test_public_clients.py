@@ -47,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("public-clients")
     data, log = directory / "data", directory / "log"
     made = subprocess.run(
-        [ARC_SERVER, "token", "create", "--scope", "admin", "--data-dir", str(data)],
+        [ARC_SERVER, "token", "create", "--scope", "admin", "--init", "--data-dir", str(data)],
         capture_output=True,
         text=True,
         check=True,

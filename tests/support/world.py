@@ -30,7 +30,13 @@ async def make_template(directory: Path) -> None:
     for scope, bound in SECRET_SCOPES.items():
         data = directory / "data"
         printed = await run_once(
-            "arc-server", "token", "create", "--scope", scope, *bound, "--data-dir", str(data)
+            "arc-server",
+            "token",
+            "create",
+            "--scope",
+            scope,
+            *bound,
+            *("--init", "--data-dir", str(data)),
         )
         assert len(printed) == 1, printed
         token = directory / f"{scope}.token"

@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from arc_runtime.lock_holders import holder_of
 from arc_server.store.engine.refusals import StoreLocked
 
 
@@ -22,17 +23,15 @@ class DirectoryLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            holder = holder_of(descriptor)
             os.close(descriptor)
             raise StoreLocked(
                 f"{path.parent}: another server uses this data directory"
-                + (f" (process {holder})" if holder else "")
+                f"{f' ({holder})' if holder else ''}; --data-dir names another one"
             ) from None
         except BaseException:
             os.close(descriptor)
             raise
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
         return cls(descriptor)
 
     def release(self) -> None:

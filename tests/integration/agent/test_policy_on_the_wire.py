@@ -18,6 +18,7 @@ import yaml
 from arc_agent import handler
 from arc_agent.guard.audit_reader import entries, verify
 from arc_agent.host.control_socket import AgentNotThere, ControlRefused, ask
+from arc_agent.host.logins import own_login
 from tests.support.running_agent import RunningAgent, Start, running
 from tests.support.scripted_server import ScriptedServer, inline
 from tests.support.waiting import Changes, until
@@ -124,7 +125,7 @@ async def test_a_denied_command_is_told_the_rule_and_does_not_run(
     assert response["code"] == "DENIED_BY_POLICY"
     assert "'no quick ones'" in response["message"]
     assert ran == []
-    assert events(agent, "cmd_a") == ["leased", "denied", "ended"]
+    assert events(agent, "cmd_a") == ["denied", "ended"]
 
 
 async def test_what_no_rule_names_is_denied_and_its_params_are_not_even_fetched(
@@ -168,7 +169,7 @@ async def test_the_audit_log_has_digests_and_sizes_and_no_params(
     assert verify(log).lines >= 5
     assert lines["started"]["params_sha256"] == sha256(b'{"secret": "hunter2"}').hexdigest()
     assert lines["ended"]["outcome"] == "succeeded"
-    assert lines["ended"]["ran"] is True
+    assert "ran" not in lines["ended"]
     assert lines["ended"]["bytes"] == 6
     assert lines["ended"]["result_sha256"] == sha256(b'"done"').hexdigest()
     assert b"hunter2" not in b"".join(file.read_bytes() for file in log.iterdir())
@@ -203,10 +204,24 @@ async def test_a_command_waits_for_approval_with_its_lease_renewed_and_others_ru
     assert json.loads(waiting["params"]) == {"x": 1}
     assert answer == {"id": "cmd_a", "command": "arc.echo"}
     assert json.loads(inline(server.responses("cmd_a")[0])) == {"x": 1}
-    assert events(agent, "cmd_a") == ["leased", "approval", "approved", "started", "ended"]
+    assert events(agent, "cmd_a") == ["approval", "approved", "started", "ended"]
     approved = [each for each in entries(agent.directory / "audit") if each["event"] == "approved"]
-    assert approved[0]["by_uid"] == os.getuid()
+    assert (approved[0]["by"], approved[0]["by_uid"]) == (own_login(), os.getuid())
+    assert (waiting["signed_by"], waiting["senders"]) == (None, [])
+    assert waiting["params_sha256"] == sha256(waiting["params"].encode()).hexdigest()
     assert server.seen("release") == []
+
+
+async def test_an_operator_sees_size_and_digest_alone_where_the_host_says_so(
+    server: ScriptedServer, start: Start, policy: Any
+) -> None:
+    server.send("arc.echo", {"password": "hunter2"}, command_id="cmd_a")
+    agent = await start(server, **policy({"name": "ask", "action": "approve"}, show_params=False))
+
+    (waiting,) = await until_waiting(agent)
+
+    assert (waiting["params"], waiting["params_bytes"]) == (None, 23)
+    assert waiting["params_sha256"] == sha256(b'{"password": "hunter2"}').hexdigest()
 
 
 async def test_a_person_may_refuse(server: ScriptedServer, start: Start, policy: Any) -> None:
@@ -578,7 +593,7 @@ async def test_a_command_whose_line_cannot_be_written_is_not_started_and_costs_n
     assert len(server.seen("leases")) > polls
     assert ran == ["quick"]
     verify(agent.directory / "audit")
-    assert events(agent, "cmd_a") == ["leased", "ended"]
+    assert events(agent, "cmd_a") == ["ended"]
 
 
 async def test_the_log_can_be_switched_off(server: ScriptedServer, start: Start) -> None:

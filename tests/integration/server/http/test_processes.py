@@ -65,7 +65,7 @@ def assert_one_line(ended: Ended, *words: str) -> None:
     """Exit code 2, nothing on stdout and one clear line on stderr."""
     assert (ended.code, ended.out) == (2, ""), ended
     assert ended.err.count("\n") == 1, ended
-    assert ended.err.startswith("arc-server: "), ended
+    assert ended.err.startswith("error: "), ended
     for word in words:
         assert word in ended.err, ended
 
@@ -252,22 +252,72 @@ def test_a_token_that_cannot_be_is_not_made(
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("command", [("token", "list"), ("token", "revoke", "x"), ("keys", "list")])
-def test_what_reads_a_data_directory_does_not_make_one(
-    tmp_path: Path, run: Run, command: tuple[str, ...]
-) -> None:
-    assert_one_line(run(*command, "--data-dir", tmp_path / "data"), "data_dir")
-    assert not (tmp_path / "data").exists()
-
-
 COMMANDS = [
     ("token", "create", "--scope", "admin"),
     ("token", "list"),
+    ("token", "revoke", "tok_1"),
     ("enrol-token", "create", "--deployment", OWN),
+    ("enrol-token", "list"),
+    ("enrol-token", "revoke", "etok_1"),
     ("credential", "list"),
+    ("credential", "revoke", "cred_1"),
     ("keys", "rotate"),
     ("keys", "list"),
 ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_but_serve_makes_a_database_in_a_place_that_is_named(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    data, config = tmp_path / "data", tmp_path / "server.yaml"
+    config.write_text(f"data_dir: {data}\n")
+
+    assert_one_line(run(*command, "--data-dir", data), "no server here", str(data))
+    assert_one_line(run(*command, "--config", config), "no server here", str(data))
+    monkeypatch.setenv("ARC_SERVER_DATA_DIR", str(data))
+    assert_one_line(run(*command), "no server here", str(data))
+    assert not data.exists()
+
+
+def test_the_first_token_may_make_the_database(tmp_path: Path, run: Run) -> None:
+    data = tmp_path / "data"
+
+    first = run("token", "create", "--scope", "admin", "--init", "--data-dir", data)
+    second = run("enrol-token", "create", "--deployment", OWN, "--init", "--data-dir", data)
+
+    assert (first.code, second.code) == (0, 0)
+    assert len(json.loads(run("token", "list", "--json", "--data-dir", data).out)) == 1
+
+
+@pytest.mark.parametrize(
+    "command", [("token", "create", "--scope", "admin"), COMMANDS[3]], ids=["token", "enrol-token"]
+)
+def test_a_token_goes_to_a_new_file_of_its_owner(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "t"
+    made = run(*command, "--init", "--out", out, "--data-dir", data)
+
+    assert (made.code, made.out) == (0, "")
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert out.read_text().startswith("arc_")
+    assert len(made.err.splitlines()) == 1
+
+    kept = out.read_text()
+    again = run(*command, "--out", out, "--data-dir", data)
+    assert_one_line(again, "--out", str(out), "exists")
+    assert out.read_text() == kept
+    listed = run(command[0], "list", "--json", "--data-dir", data)
+    assert len(json.loads(listed.out)) == 1, "no token without a place for it"
+
+
+def test_no_file_is_left_where_no_token_is_made(tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "t"
+    ended = run("token", "create", "--scope", "admin", "--out", out, "--data-dir", tmp_path / "no")
+
+    assert_one_line(ended, "no server here")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -288,7 +338,8 @@ def test_a_token_is_made_for_the_installed_server_if_none_is_named(
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(database, "INSTALLED_CONFIG", tmp_path / "server.yaml")
     (tmp_path / "server.yaml").write_text(f"data_dir: {tmp_path / 'data'}\n")
-    assert run("token", "create", "--scope", "admin", "--data-dir", tmp_path / "data").code == 0
+    made = run("token", "create", "--scope", "admin", "--init", "--data-dir", tmp_path / "data")
+    assert made.code == 0
 
     assert run("token", "create", "--scope", "admin").code == 0
 
@@ -366,7 +417,7 @@ def test_a_server_whose_disk_fails_at_a_commit_stops_at_once_and_says_why(
     tmp_path: Path, run: Run
 ) -> None:
     data = tmp_path / "data"
-    run("token", "create", "--scope", "admin", "--data-dir", data)
+    run("token", "create", "--scope", "admin", "--init", "--data-dir", data)
     env = {"ARC_FAILPOINT": "store.before_commit=raise"}
 
     with server(data, "--no-auth", env=env) as running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import Pause
 from arc_agent.host.control_socket import Control, ControlRefused, ask
+from arc_agent.host.logins import own_login
 
 RUNNING = 3
 
@@ -86,6 +88,8 @@ async def test_a_pause_and_its_end_are_orders_with_a_line_in_the_audit_log(
 
     assert pause.status() is None
     assert [event for event, _ in audit.lines] == ["paused", "resumed", "resumed"]
+    assert {fields["by_uid"] for _, fields in audit.lines} == {os.getuid()}
+    assert {fields["by"] for _, fields in audit.lines} == {own_login()}
     assert audit.lines[0][1]["note"] == "new disk"
     assert audit.lines[0][1]["seconds"] == 3600
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from arc_agent.guard.approvals import ApprovalRequest, Approvals, Decision
+from arc_agent.guard.approvals import ApprovalRequest, Approvals, Decision, Operator
 from arc_agent.host.control_socket import ControlRefused
+from arc_agent.host.logins import Login
 from tests.support.waiting import settle
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
-YES = Decision(is_yes=True, by_uid=1000, note="fine")
+BY = Operator(1000, Login("alice", "loginuid"))
+YES = Decision(is_yes=True, by=BY, note="fine")
 
 
 def request(command_id: str = "cmd_1", **fields: Any) -> ApprovalRequest:
@@ -23,10 +25,13 @@ def request(command_id: str = "cmd_1", **fields: Any) -> ApprovalRequest:
         "attempt": 1,
         "rule": "careful",
         "signed_by": None,
+        "senders": (),
         "since": NOW,
         "until": NOW,
         "params": b"{}",
         "params_bytes": 2,
+        "params_sha256": "ab",
+        "shows_params": True,
         "decision": asyncio.get_running_loop().create_future(),
         **fields,
     }
@@ -52,7 +57,7 @@ async def test_only_the_first_answer_counts() -> None:
     approvals.decide("cmd_1", YES)
 
     with pytest.raises(ControlRefused, match="cmd_1"):
-        approvals.decide("cmd_1", Decision(is_yes=False, by_uid=0))
+        approvals.decide("cmd_1", Decision(is_yes=False, by=BY))
     assert await waiting == YES
 
 

@@ -6,7 +6,9 @@ import asyncio
 import errno
 import json
 import os
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,14 @@ from tests.support.waiting import Changes
 class Log:
     """A log that is open, and what it said of itself."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        **settings: Any,
+    ) -> None:
         self._disk = DiskThread()
-        self.audit = Audit(directory, AuditSection(**settings), self._disk)
+        self.audit = Audit(directory, AuditSection(**settings), self._disk, now=now)
         self.troubles: list[str | None] = []
         self.failures = 0
         self.changes = Changes()
@@ -67,9 +74,10 @@ async def test_lines_follow_one_another(tmp_path: Path) -> None:
 
     assert [each["event"] for each in found] == ["file", "opened", "started", "started", "closed"]
     assert [each["seq"] for each in found] == [1, 2, 3, 4, 5]
-    assert found[0]["prev"] == "0" * 64
+    assert found[0]["format"] == 2
+    assert found[0]["prev"] == "A" * 22
     for before, after in zip(lines(file), found[1:], strict=False):
-        assert after["prev"] == sha256(before).hexdigest()
+        assert after["prev"] == urlsafe_b64encode(sha256(before).digest()[:16]).decode()[:22]
     assert verify(tmp_path / "audit").last_sha256 == sha256(lines(file)[-1]).hexdigest()
     assert file.stat().st_mode & 0o777 == 0o600
 
@@ -128,6 +136,89 @@ async def test_files_are_rotated_and_the_oldest_dropped(tmp_path: Path) -> None:
     assert int(files[-1].stem.removeprefix("audit-")) > 5
 
 
+async def test_a_new_file_begins_when_the_current_one_is_old(tmp_path: Path) -> None:
+    clock = datetime(2026, 5, 1, tzinfo=UTC)
+    async with Log(tmp_path / "audit", now=lambda: clock, max_days=7) as log:
+        await log.audit.record("started")
+        clock += timedelta(days=6, hours=23)
+        await log.audit.record("started")
+        assert len(list((tmp_path / "audit").iterdir())) == 1
+        clock += timedelta(hours=1)
+        await log.audit.record("started")
+        assert len(list((tmp_path / "audit").iterdir())) == 2
+
+    clock += timedelta(days=7)
+    async with Log(tmp_path / "audit", now=lambda: clock, max_days=7):
+        pass  # the next process knows how old the file is
+    assert verify(tmp_path / "audit").files == 3
+
+
+async def test_files_go_when_their_last_line_is_too_old_and_the_log_says_so(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    files = await written(tmp_path / "audit", 200, max_bytes=4096)
+    for file, days in zip(files, range(len(files), 0, -1), strict=True):
+        at = (now - timedelta(days=days * 10)).timestamp()
+        os.utime(file, (at, at))
+
+    await written(tmp_path / "audit", 1, max_days=1e-9, keep_days=35)
+
+    left = sorted((tmp_path / "audit").iterdir())
+    assert left[:3] == files[-3:]
+    assert not files[-4].exists()
+    verify(tmp_path / "audit")
+    left[0].unlink()
+    with pytest.raises(Broken, match="files before it are missing"):
+        verify(tmp_path / "audit")
+
+
+def format_1(directory: Path, count: int) -> Path:
+    """A file of the format before, as its version wrote it."""
+    directory.mkdir()
+    prev, text = "0" * 64, ""
+    for seq in range(1, count + 1):
+        fields = {"file": 1, "oldest": 1} if seq == 1 else {"command_id": f"cmd_{seq}"}
+        line = {
+            "seq": seq,
+            "at": "2026-05-04T07:30:00.120331Z",
+            "event": "file" if seq == 1 else "started",
+            **fields,
+            "prev": prev,
+        }
+        encoded = json.dumps(line, separators=(",", ":"))
+        prev = sha256(encoded.encode()).hexdigest()
+        text += f"{encoded}\n"
+    (directory / "audit-00000001.jsonl").write_text(text)
+    return directory / "audit-00000001.jsonl"
+
+
+@pytest.mark.parametrize("torn", ["", '{"seq":5,"a'])
+async def test_files_of_the_format_before_are_verified_and_continued_in_a_new_file(
+    tmp_path: Path, torn: str
+) -> None:
+    old = format_1(tmp_path / "audit", 4)
+    before, kept = old.read_bytes(), sha256(lines(old)[2]).hexdigest()
+    assert verify(tmp_path / "audit", kept).lines == 4
+    with old.open("a") as file:
+        file.write(torn)
+
+    await written(tmp_path / "audit", 1)
+
+    assert old.read_bytes() == before
+    report = verify(tmp_path / "audit", kept)
+    assert (report.files, report.lines) == (2, 8)
+    old.write_bytes(before.replace(b"cmd_4", b"cmd_5"))
+    with pytest.raises(Broken, match=r"audit-00000002\.jsonl:1: it does not follow"):
+        verify(tmp_path / "audit")
+
+
+async def test_a_format_of_a_newer_version_is_named(tmp_path: Path) -> None:
+    (file,) = await written(tmp_path / "audit", 1)
+    file.write_bytes(file.read_bytes().replace(b'"format":2', b'"format":3'))
+
+    with pytest.raises(Broken, match="format 3, of a newer arc-agent"):
+        verify(tmp_path / "audit")
+
+
 def change(*, line: int, old: bytes, new: bytes) -> Callable[[list[Path]], None]:
     """Edit a line of the middle file."""
 
@@ -183,7 +274,7 @@ TAMPERING: dict[str, Callable[[list[Path]], object]] = {
 async def test_tampering_is_found(
     tmp_path: Path, tamper: Callable[[list[Path]], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = await written(tmp_path / "audit", 100, max_bytes=4096, keep=50)
+    files = await written(tmp_path / "audit", 200, max_bytes=4096, keep=50)
     assert len(files) > 4
     assert main(["audit", "verify", str(tmp_path / "audit")]) == 0
 

@@ -13,14 +13,16 @@ import pytest
 import yaml
 
 from arc_agent.config.sections import AuditSection
+from arc_agent.guard.approvals import Operator
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.audit_reader import entries
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.policy import Policy
 from arc_agent.guard.policy_file import read_policy
 from arc_agent.guard.turns import Turns
-from arc_agent.host.control_socket import ControlRefused, Peer
+from arc_agent.host.control_socket import ControlRefused
 from arc_agent.host.disk_thread import DiskThread
+from arc_agent.host.logins import Login
 from arc_agent.jobs.outcome import NO_COST, Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.result_files import StoredBody
 from tests.support.clocks import AgentClock
@@ -28,7 +30,7 @@ from tests.support.leases import InForce, job, source, source_file
 from tests.support.waiting import settle, until
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
-OPERATOR = Peer(pid=1, uid=1000)
+OPERATOR = Operator(1000, Login("alice", "sudo"))
 
 
 class Gated:
@@ -300,7 +302,6 @@ async def test_the_audit_log_has_the_whole_story(tmp_path: Path, audit: Audit) -
     gated = Gated(tmp_path, {"action": "allow"}, audit=audit)
     file = source_file(tmp_path / "params", b"[1]")
 
-    gated.gate.log_leased(job())
     gated.gate.log_bad_signature(job(), Failed("SIGNATURE_INVALID", "forged"), "ops")
     await gated.gate.admit(job(), file, "ops")
     gated.gate.log_ended(job(), Succeeded(b"done"))
@@ -312,18 +313,18 @@ async def test_the_audit_log_has_the_whole_story(tmp_path: Path, audit: Audit) -
     lines = [line for line in entries(tmp_path / "audit") if line["event"] != "file"]
     by_event = [(line["event"], line) for line in lines if "command_id" in line]
     assert [event for event, _ in by_event] == [
-        "leased",
         "signature_refused",
         "started",
         *["ended"] * 4,
     ]
-    started = by_event[2][1]
+    started = by_event[1][1]
     assert started["params_sha256"] == sha256(b"[1]").hexdigest()
     assert (started["rule"], started["signed_by"], started["bytes"]) == ("rule-0", "ops", 3)
     ends = [line for event, line in by_event if event == "ended"]
     assert ends[0]["result_sha256"] == sha256(b"done").hexdigest()
     assert (ends[1]["bytes"], ends[1]["result_sha256"]) == (3, "abc")
     assert (ends[2]["outcome"], ends[3]["reason"]) == ("OWN", "lost")
+    assert [("command" in line, "ran" in line) for line in ends] == [(False, False)] * 4
 
 
 async def test_a_start_that_cannot_be_recorded_does_not_happen(
