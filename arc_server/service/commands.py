@@ -271,6 +271,11 @@ class CommandService:
         Raises CommandNotFound, InvalidCommand, InvalidStateTransition for one that has ended.
         """
         found = await self._lookup.find(command_id, within)
+        if found.command.state in lifecycle.TERMINAL:
+            raise InvalidStateTransition(
+                f"the command is {found.command.state}: what it ended with does not change",
+                **{"from": found.command.state, "to": found.command.state},
+            )
         params = response = None
         if payload.params is not None:
             path = planted_path(command_id)

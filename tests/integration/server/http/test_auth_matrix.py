@@ -477,7 +477,7 @@ async def test_a_revoked_token_stops_working_when_its_look_up_is_over(serve: Ser
     async with serve(auth={"token_cache_seconds": 0.05}) as client:
         made = new_token(Scope.SENDER, None, datetime.now(UTC))
         store = client.server.parts.store
-        await store.put_token(made.stored)
+        await store.put_token(made.stored, made.secret)
         assert (await client.call("GET", "/v1/commands", token=made.text)).status == 200
 
         await store.revoke_token(made.stored.token_id, datetime.now(UTC))
@@ -493,7 +493,7 @@ async def test_a_token_works_from_the_moment_it_is_made(client: Client) -> None:
     made = new_token(Scope.SENDER, None, datetime.now(UTC))
     assert await is_refused(client, made.text)
 
-    await client.server.parts.store.put_token(made.stored)
+    await client.server.parts.store.put_token(made.stored, made.secret)
 
     assert not await is_refused(client, made.text)
 

@@ -165,7 +165,7 @@ async def test_the_type_of_a_registered_target_is_answered(serve: Serve) -> None
 async def test_a_token_ends_with_its_hour_and_with_its_authority(client: Client) -> None:
     parts = client.server.parts
     made = new_token(Scope.SENDER, None, datetime.now(UTC))
-    await parts.store.put_token(made.stored)
+    await parts.store.put_token(made.stored, made.secret)
     token = await token_of(client, SENDER, made.text)
     authority = f"token:{made.stored.token_hash.hex()}"
     grant = BootstrapGrant(scope=Scope.SENDER, deployment_id=OWN, authority=authority)
