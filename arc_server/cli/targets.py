@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -11,13 +12,14 @@ from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.prefixes import PrefixError
 from arc_runtime.terminal.table import Cell, Column, print_note
 from arc_runtime.terminal.typer_programs import Program
+from arc_server.cli.bounds import named, target_of
 from arc_server.cli.database import ConfigOption, DataDirOption, with_store
 from arc_server.cli.listing import JsonOption, Output, OutputOption, print_list
 from arc_server.ports.deployments import DeploymentStore
 
 targets = Program(
     "target",
-    about="List and remove the targets of deployments",
+    about="Add, list and remove the targets of deployments",
     epilog=examples("arc-server target list", "arc-server target remove acme-eu-1 old-host"),
 )
 
@@ -65,6 +67,25 @@ def list_targets(
 
     rows = with_store(config, data_dir, read)
     print_list(rows, _COLUMNS, TargetRow.cells, output=output, as_json=as_json)
+
+
+@targets.command("add", epilog=examples("arc-server target add acme-eu-1 vault-agent:container"))
+def add_target(
+    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Deployment")],
+    target: Annotated[
+        str, typer.Argument(metavar="ID[:TYPE]", help="Target; TYPE is daemon by default")
+    ],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Register a target, and its deployment if need be"""
+    added, deployment = target_of(target), named("DEPLOYMENT", deployment)
+
+    async def add(store: DeploymentStore) -> None:
+        await store.register(deployment, added, datetime.now(UTC))
+
+    with_store(config, data_dir, add)
+    print_note(f"{target} is a target of {deployment}")
 
 
 @targets.command("remove", epilog=examples("arc-server target remove acme-eu-1 old-host"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.records import Deployment
 
 
@@ -23,6 +24,12 @@ class DeploymentStore(Protocol):
 
     async def list_deployments(self) -> Sequence[Deployment]:
         """Return all deployments, by their names."""
+        ...
+
+    async def register(
+        self, deployment_id: str, target: CommandTarget | None, now: datetime
+    ) -> None:
+        """Register a deployment, and a target of it, unless they are known."""
         ...
 
     async def remove_target(self, deployment_id: str, resource_id: str) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable
 from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.base import CommandTarget
 from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
@@ -47,6 +48,7 @@ from arc_server.ports.records import (
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
+from arc_server.store.engine.rows import micros
 from arc_server.store.operations import (
     agents,
     complete,
@@ -237,6 +239,11 @@ class SqliteStore:
 
     async def list_deployments(self) -> Sequence[Deployment]:
         return await self._list(deployments.list_deployments)
+
+    async def register(
+        self, deployment_id: str, target: CommandTarget | None, now: datetime
+    ) -> None:
+        await self._write(targets.register, deployment_id, target, micros(now))
 
     async def remove_target(self, deployment_id: str, resource_id: str) -> bool:
         return await self._write(targets.remove_target, deployment_id, resource_id)

@@ -761,6 +761,13 @@ class MemoryStore(MemoryCredentials):
         found = [await self.get_deployment(name) for name in sorted(self._places)]
         return [each for each in found if each is not None]
 
+    async def register(
+        self, deployment_id: str, target: CommandTarget | None, now: datetime
+    ) -> None:
+        """See Store."""
+        self._check_open()
+        self._named_by_operator(deployment_id, target)
+
     async def remove_target(self, deployment_id: str, resource_id: str) -> bool:
         """See Store."""
         self._check_open()

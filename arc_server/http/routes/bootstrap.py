@@ -95,6 +95,8 @@ def routes(
                 deployment_id=deployment_id,
                 resource_id=named,
             )
-        return CommandTarget(resource_id=named, resource_type=ResourceType.DAEMON)
+        target = CommandTarget(resource_id=named, resource_type=ResourceType.DAEMON)
+        await store.register(deployment_id, target, clock.now())
+        return target
 
     return (Route(method="POST", path="/commands/bootstrap", handler=bootstrap),)

@@ -94,7 +94,7 @@ def register_target(db: StoreSession, deployment_id: str, target: CommandTarget,
 
 
 def register(db: StoreSession, deployment_id: str, target: CommandTarget | None, now: int) -> None:
-    """Register what an operator or an enrolment names, unless it is known."""
+    """Fulfil DeploymentStore.register, also for what a token or an enrolment names."""
     deployment = register_deployment(db, deployment_id, now)
     if target is not None and target.resource_id not in deployment.targets:
         register_target(db, deployment_id, target, now)
