@@ -140,6 +140,8 @@ class Revocations:
 
     async def _take_leases_back(self) -> None:
         """Take back what revoked callers hold. Raises StoreUnavailable."""
+        if not self._revoked.ids:
+            return
         while commands := await self._store.requeue_revoked(self._clock.now(), BATCH):
             log.info("leases.taken_back", leases=len(commands))
             self._announce(commands)

@@ -9,7 +9,7 @@ from typing import Final, cast
 from aiohttp import hdrs, web
 
 from arc_protocol.codec import decode
-from arc_protocol.errors import Forbidden, InvalidCommand, LeaseNotFound
+from arc_protocol.errors import InvalidCommand, LeaseNotFound
 from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.leases import (
     LeaseRequest,
@@ -83,8 +83,6 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
         response = await call.message(_RESPONSE_KIND)
         (command_id,) = call.arguments
         lease_id = call.query("lease")
-        if lease_id is None and call.reach.target is not None:
-            raise Forbidden("a token that is bound to a target names the lease of its response")
         if lease_id is not None and _LEASE_ID.fullmatch(lease_id) is None:
             raise LeaseNotFound("lease: no such lease", field="lease")
         await service.submit_response(command_id, response, lease_id=lease_id, within=call.reach)

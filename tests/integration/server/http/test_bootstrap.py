@@ -112,7 +112,7 @@ async def test_a_receivers_token_is_for_its_target_only(client: Client) -> None:
     assert [lease["envelope"]["command"] for lease in answer.json["leases"]] == ["ours"]
     [theirs] = await client.lease(target=other)
     path = f"/commands/{theirs['commandId']}/response"
-    assert await status_of(client, "PUT", path, success(), receiver) == 403
+    assert await status_of(client, "PUT", path, success(), receiver) == 404
 
 
 async def test_who_may_ask_for_which_role(client: Client) -> None:
