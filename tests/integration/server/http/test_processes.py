@@ -374,7 +374,7 @@ def test_tokens_and_keys_are_managed_while_the_server_runs(tmp_path: Path, run: 
 
         listed = run("token", "list", "--json", "--data-dir", data)
         (entry,) = msgspec.json.decode(listed.out)
-        assert (entry["id"], entry["scope"], entry["deployment"]) == (token_id, "sender", OWN)
+        assert (entry["id"], entry["scope"], entry["deployments"]) == (token_id, "sender", [OWN])
         assert token not in listed.out
         assert token_id in run("token", "list", "--data-dir", data).out
 
