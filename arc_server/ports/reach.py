@@ -82,7 +82,7 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
                 )
         elif lease_id != command.lease_id or not self.holds(command):
             raise LeaseLost(
-                "the command has been leased again since, or never under this lease by this caller",
+                "the command has been leased again since, or never under this lease",
                 command_id=command.command_id,
                 lease_id=lease_id,
             )
