@@ -1,4 +1,4 @@
-"""What tokens are bound to, as options of the command line give it."""
+"""Bounds of tokens, as options of the command line give them."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class TokenStore(Protocol):
 
 
 class RevocationStore(TokenStore, Protocol):
-    """What was revoked, and what hangs on it."""
+    """Revocations, and the leases that end with them."""
 
     async def revocations(self) -> int:
         """Return how often a token or a credential was revoked or rotated, by any process."""

@@ -17,7 +17,7 @@ ANY: Final = ("*",)
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller is bound to. In a pattern `*` stands for any characters, also for none."""
+    """The bounds of a caller. In a pattern `*` stands for any characters, also for none."""
 
     deployments: tuple[str, ...] = ANY
     """Patterns; a deployment that fits none of them does not exist for the caller."""

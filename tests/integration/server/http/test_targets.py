@@ -1,4 +1,4 @@
-"""Who may register targets, how many there may be, and how one goes again."""
+"""Targets: the callers that may register them, their number, and their removal."""
 
 from __future__ import annotations
 
