@@ -32,7 +32,7 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_agents_listed: int = 10_000
     max_schemas_bytes: int = 1 << 20
     """The most that the schemas of one agent's handlers may take, as JSON."""
-    auto_register: bool | None = True
+    auto_register: bool | None = None
     """Deployments and targets are registered at their first use; None: by callers that may."""
     max_targets: int = 100
     """The targets of a deployment, past which none registers itself."""

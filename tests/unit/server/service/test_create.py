@@ -368,6 +368,7 @@ async def test_without_auto_registration_unknown_names_are_refused(
 async def test_a_bound_caller_creates_for_its_deployment_only(world: World) -> None:
     with pytest.raises(Forbidden):
         await world.create("d2", within=only("d1"), params=bytes(5_000))
+    await world.create("d1")
     await world.create("d1", within=only("d1"))
 
     assert not world.blobs.blobs
