@@ -12,12 +12,12 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from arc_protocol.errors import Conflict
 from arc_protocol.messages.base import CommandTarget
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.prefixes import id_of
 from arc_runtime.terminal.table import Cell, Column
 from arc_runtime.terminal.typer_programs import Program
-from arc_server.app import CannotStart
 from arc_server.auth.tokens import Scope, new_secret, new_token
 from arc_server.cli.bounds import TargetOption, end_of, named, patterns, target_of
 from arc_server.cli.database import (
@@ -202,7 +202,7 @@ def rotate_token(
         known = {token.token_id: token for token in await store.list_tokens()}
         token = known[id_of(token_id, list(known), "token")]
         if token.revoked_at is not None:
-            raise CannotStart(f"{token.token_id} was revoked: create another token")
+            raise Conflict(f"{token.token_id} was revoked: create another token")
         text, secret = new_secret(token.scope, token.token_id, now)
         await store.rotate_token(secret, older_end_at)
         return text, token.token_id

@@ -372,7 +372,7 @@ async def test_a_bound_caller_creates_for_its_deployment_only(world: World) -> N
     await world.create("d1", within=only("d1"))
 
     assert not world.blobs.blobs
-    assert await stored(world) == 1
+    assert await stored(world) == 2
 
 
 # failures
