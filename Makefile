@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 WORKERS ?= 3
+DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-big deb test-deb test-host lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-big wheel deb test-deb test-host test-systemd lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -71,6 +72,11 @@ chaos: $(VENV)/.dev  ## kills at every boundary and at random moments
 test-big: $(VENV)/.dev  ## 200 MB bodies each way
 	@$(BIN)/python -m pytest tests/acceptance -m big -p no:xdist
 
+wheel: $(VENV)/.runtime  ## the wheel that other hosts install, into dist/
+	@rm -f $(DIST)/*.whl
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(DIST) .
+	@ls $(DIST)/*.whl
+
 deb: $(VENV)/.runtime  ## Debian packages of agent and server, into dist/
 	@$(BIN)/python scripts/build_deb.py
 
@@ -80,9 +86,12 @@ test-deb: $(VENV)/.dev  ## build, install, run, remove and purge them, in a scra
 test-host: $(VENV)/.dev  ## install, upgrade, roll back and uninstall in a scratch root
 	@$(BIN)/python -m pytest tests/integration/install -m host -p no:xdist
 
+test-systemd: $(VENV)/.dev  ## server and agent under a real systemd, in a Debian root (needs root)
+	@$(BIN)/python -m pytest tests/systemd -m systemd -p no:xdist -p no:randomly --timeout 1200 --durations 10
+
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(PEERS) .venv-3.* .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(PEERS) .venv-3.* .systemd-root .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist

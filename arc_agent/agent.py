@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -28,7 +29,9 @@ from arc_agent.host.threads import THREAD_PREFIX
 from arc_agent.version import __version__
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
+from arc_protocol.urls import redact
 from arc_runtime.children import keep_exit_statuses, keep_signals_apart
+from arc_runtime.logs.redaction import mask_known
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -38,6 +41,8 @@ _THREADS_PER_RUN: Final = 8
 _LAST_WORK_SECONDS: Final = 1.0
 _STOP_SLACK_SECONDS: Final = 30.0
 """The longest that releasing, killing and closing take when the agent stops."""
+_CONTACT_SECONDS: Final = 10.0
+"""How long a start waits for the server's first answer before it counts as done without one."""
 _OK: Final = 0
 _BROKEN: Final = 1
 
@@ -55,10 +60,13 @@ class Agent:
         self.agent_id = f"{live.config.agent_name}-{uuid.uuid4().hex[:16]}"
         self._stop = asyncio.Event()
         self._is_broken = False
+        self._has_started = False
+        """systemd knows that the start is over."""
         self._threads = ThreadPoolExecutor(
             _DISK_THREADS + _THREADS_PER_RUN * live.config.max_concurrent, thread_name_prefix="work"
         )
         self._apply: Callable[[], None] = lambda: None
+        self._describe: Callable[[], str] = lambda: "starting"
         self.has_abandoned = False
         """A handler that ignores its cancellation still runs: the process must be ended hard."""
 
@@ -68,10 +76,16 @@ class Agent:
 
     def reload(self) -> None:
         """Read the configuration again. An error in it is logged, and the old one stays."""
+        if not self._has_started:  # its notifications would end the start
+            self._reload()
+            return
         systemd.reloading()
+        self._reload()
+        systemd.ready()
+
+    def _reload(self) -> None:
         if self._live.reload():
             self._apply()
-        systemd.ready()
 
     async def run(self, *, handles_signals: bool = True) -> int:
         """Live until stopped. Return the exit code. Raises the errors of `assemble`."""
@@ -87,6 +101,7 @@ class Agent:
                 on_failure=self._fail,
             )
             self._apply = parts.apply
+            self._describe = lambda: self._status(parts)
             if handles_signals:
                 self._handle_signals(parts)
             await self._work(parts)
@@ -104,9 +119,8 @@ class Agent:
             delivering = loops.create_task(delivery.run(), name="delivery")
             sending = loops.create_task(parts.event_sender.run(), name="events")
             pulses = {"poller": poller.pulse, "delivery": delivery.pulse}
-            watching = loops.create_task(
-                systemd.watch(pulses, lambda: self._status(parts)), name="watch"
-            )
+            watching = loops.create_task(systemd.watch(pulses, self._describe), name="watch")
+            starting = loops.create_task(self._start_without_contact(), name="starting")
             async with asyncio.TaskGroup() as runs:
                 runs.create_task(self._poll(parts, runs), name="poller")
                 await self._stop.wait()
@@ -117,7 +131,7 @@ class Agent:
                 poller.stop()
                 await runner.drain(drain.seconds)
             await delivery.flush(drain.flush_seconds)
-            for task in (delivering, sending, watching):
+            for task in (delivering, sending, watching, starting):
                 task.cancel()
         log.info("stopped", done=runner.done)
 
@@ -163,19 +177,38 @@ class Agent:
     def _status(self, parts: AgentParts) -> str:
         """Return the line that `systemctl status` shows."""
         state = parts.server.state
-        answered_at = state.answered_at
+        answered_at, trouble = state.answered_at, state.trouble()
         return systemd.status_text(
             running=parts.runner.running,
             done=parts.runner.done,
             waiting=len(parts.spool),
+            server=redact(self._live.config.server.url or ""),
             answered_seconds_ago=None if answered_at is None else self._clock() - answered_at,
-            is_lost=state.is_lost,
+            trouble=None
+            if trouble is None
+            else (mask_known(trouble[0]), datetime.now(UTC) - timedelta(seconds=trouble[1])),
+            is_refused=state.is_refused,
         )
 
+    async def _start_without_contact(self) -> None:
+        """End the start after a while even if the server has not answered.
+
+        What waits for the unit goes on then, and the agent goes on trying.
+        """
+        await asyncio.sleep(_CONTACT_SECONDS)
+        if not self._stop.is_set():
+            self._end_start()
+
+    def _end_start(self) -> None:
+        """Notify systemd, once, that the start is over."""
+        if not self._has_started:
+            self._has_started = True
+            systemd.ready(self._describe())
+
     def _log_ready(self) -> None:
-        """Log that the agent polls, and notify systemd."""
+        """Log that the server answers, and notify systemd."""
         config = self._live.config
-        systemd.ready()
+        self._end_start()
         log.info(
             "ready",
             agent_id=self.agent_id,

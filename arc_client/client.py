@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from arc_client.bodies.params import NO_PARAMS, Body, body_of
 from arc_client.bodies.results import decoded, write_file
 from arc_client.bodies.sealed import SenderSeals
 from arc_client.bodies.signing import new_nonce, read_signing_key, sign
+from arc_client.environment import access_of, file_of
 from arc_client.errors import ConfigurationError
 from arc_client.send_options import SendOptions, instant_of
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
@@ -25,7 +27,7 @@ from arc_client.wire.events import follow_events, read_events
 from arc_client.wire.idempotency import new_idempotency_key
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.result_reader import ResultReader
-from arc_client.wire.retry import MonotonicClock, SystemMonotonicClock, retried
+from arc_client.wire.retry import SystemWaitClock, WaitClock, retried
 from arc_client.wire.wait import POLL_SECONDS, read_status, wait_for_end
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
@@ -67,7 +69,7 @@ class Command:
         created: CreateCommandResponse,
         key: str,
         *,
-        waited_seconds: float = 0,
+        held_seconds: float = 0,
     ) -> None:
         self._client = client
         self.id: Final = created.command_id
@@ -75,8 +77,8 @@ class Command:
         """Its state when it was sent: a later one than PENDING for a key that was used before."""
         self.idempotency_key: Final = key
         self._status = created.status
-        self.waited_seconds: Final = waited_seconds if created.status is not None else 0
-        """How long the server was asked to hold the create until the command ends."""
+        self.held_seconds: Final = held_seconds
+        """How long the server held the create for the command's end."""
 
     async def result(
         self, *, timeout: float | None = WAIT_SECONDS, returns: type[T] = ANYTHING
@@ -86,9 +88,13 @@ class Command:
 
     async def end(self, *, timeout: float | None = WAIT_SECONDS) -> CommandStatus:
         """Wait until the command has ended. Raises what Client.wait_for_end does."""
-        if self._status is not None and self._status.state in TERMINAL:
-            return self._status
-        return await self._client.wait_for_end(self.id, timeout=timeout, is_known=True)
+        return self.last or await self._client.wait_for_end(self.id, timeout=timeout, is_known=True)
+
+    @property
+    def last(self) -> CommandStatus | None:
+        """Return the status of a command that ended while it was sent, None for any other."""
+        status = self._status
+        return status if status is not None and status.state in TERMINAL else None
 
     async def status(self) -> CommandStatus:
         """Return its present status. Raises what Client.status does."""
@@ -115,7 +121,7 @@ class Client:
 
     def __init__(
         self,
-        server_url: str,
+        server_url: str | None = None,
         *,
         token: str | None = None,
         token_file: str | Path | None = None,
@@ -124,13 +130,16 @@ class Client:
         inline_bytes: int = INLINE_BYTES,
         poll_seconds: int = POLL_SECONDS,
         callbacks: ProgressCallbacks | None = None,
-        clock: MonotonicClock | None = None,
+        clock: WaitClock | None = None,
         signing_key: str | Path | None = None,
         encrypt_to: str | Path | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Check the arguments; send nothing yet. Raises ConfigurationError.
 
-        `server_url` may end in `/v1`. A token file is read again when its token is refused.
+        Server, token, `ca_file` and `signing_key` come from `environ` unless they are given, from
+        the variables that `arc` reads (arc_client.environment). `server_url` may end in `/v1`. A
+        token file is read again when its token is refused.
         `ca_file` holds the certificates (PEM) to trust in place of the system's.
         `retry_seconds`: how long a request that fails in passing is tried again.
         `inline_bytes`: larger params are uploaded. The limit is not learnt from the server, because
@@ -141,14 +150,16 @@ class Client:
         `encrypt_to`: the file of a host's public key (`arc-agent keys new`); params are sealed for
         that host, and results must be sealed for the signing key.
         """
-        self._connection = SenderConnection(
-            server_url, token=token, token_file=token_file, ca_file=ca_file
+        access = access_of(
+            environ, server_url=server_url, token=token, token_file=token_file, ca_file=ca_file
         )
+        self._connection = SenderConnection(**access._asdict())
         self._retry_seconds = retry_seconds
         self._inline_bytes = inline_bytes
         self._poll_seconds = poll_seconds
         self._callbacks = callbacks or ProgressCallbacks()
-        self._clock = clock or SystemMonotonicClock()
+        self._clock = clock or SystemWaitClock()
+        signing_key = signing_key or file_of(environ, "ARC_SIGNING_KEY_FILE")
         self._signing_key = None if signing_key is None else read_signing_key(signing_key)
         self._seals = None if encrypt_to is None else _seals(self._signing_key, encrypt_to)
         self._results = ResultReader(
@@ -255,12 +266,20 @@ class Client:
         exists (`is_known`). After that a request that fails in passing does not end the wait.
         Raises CommandTimeout, and what `status` does.
         """
+        begun_at = self._clock.monotonic()
         if not is_known:
-            await self._read_status(command_id, self._patience(timeout))
+            await self._read_status(command_id, self._patience(timeout), timeout)
+        return await self._wait(command_id, timeout, self._clock.monotonic() - begun_at)
+
+    async def _wait(
+        self, command_id: str, timeout: float | None, waited_seconds: float
+    ) -> CommandStatus:
+        """Wait for the rest of a time-out until a command has ended."""
         status = await wait_for_end(
             self._connection,
             command_id,
             timeout=timeout,
+            waited_seconds=waited_seconds,
             poll_seconds=self._poll_seconds,
             clock=self._clock,
             callbacks=self._callbacks,
@@ -397,7 +416,7 @@ class Client:
         sent = await self._send(
             deployment, command, params, options, self._patience(timeout), wait_seconds=wait
         )
-        return await sent.end(timeout=None if timeout is None else timeout - sent.waited_seconds)
+        return sent.last or await self._wait(sent.id, timeout, sent.held_seconds)
 
     async def _send(
         self,
@@ -413,7 +432,7 @@ class Client:
         key = options.get("idempotency_key")
         key = new_idempotency_key() if key is None else key
 
-        async def create(body: Body) -> CreateCommandResponse:
+        async def create(body: Body) -> Command:
             is_inline = body.size <= self._inline_bytes
             if is_inline and not body.is_in_memory:
                 body = Body(await asyncio.to_thread(body.data), size=body.size)
@@ -427,24 +446,26 @@ class Client:
                 max_attempts=options.get("max_attempts"),
                 wait_seconds=wait_seconds or None,
             )
-            return await self._create(request, body, patience)
+            created, held_seconds = await self._create(request, body, patience)
+            return Command(self, created, key, held_seconds=held_seconds)
 
         try:
             async with body_of(params) as body:
                 if self._seals is None:
-                    created = await create(body)
-                else:
-                    async with self._seals.sealed(body) as sealed:
-                        created = await create(sealed)
+                    return await create(body)
+                async with self._seals.sealed(body) as sealed:
+                    return await create(sealed)
         except ArcError as error:
             error.context = {**error.context, "idempotency_key": key}
             raise
-        return Command(self, created, key, waited_seconds=wait_seconds or 0)
 
     async def _create(
         self, request: CreateCommandRequest, body: Body, patience: float
-    ) -> CreateCommandResponse:
-        """Sign and create a command, and upload params that are too large to go with it."""
+    ) -> tuple[CreateCommandResponse, float]:
+        """Sign and create a command, and upload params that are too large to go with it.
+
+        Return the answer, and for how long it was held for the command's end.
+        """
         nonce = ""
         if self._signing_key is not None:
             # Signed once: every retry sends the same signature, or it would be another command.
@@ -470,18 +491,20 @@ class Client:
         if created.state is State.PENDING_UPLOAD:
             created = await creation.upload(created)
             self._callbacks.on_created(created)
-        return created
+        return created, creation.held_seconds
 
     def _with_opened_error(self, status: CommandStatus) -> CommandStatus:
         """Return the status with the error that its host sealed. Raises ResultUnreadable."""
         return status if self._seals is None else self._seals.with_opened_error(status)
 
-    async def _read_status(self, command_id: str, patience: float) -> CommandStatus:
-        """Return the status of a command, as the host sent it."""
+    async def _read_status(
+        self, command_id: str, patience: float, timeout: float | None = None
+    ) -> CommandStatus:
+        """Return the status of a command, as the host sent it. No request takes longer than
+        `timeout`."""
+        limit = ANSWER_SECONDS if timeout is None else min(ANSWER_SECONDS, timeout + 1)
         return await self._with_retries(
-            lambda: read_status(
-                self._connection, command_id, wait_seconds=0, limit_seconds=ANSWER_SECONDS
-            ),
+            lambda: read_status(self._connection, command_id, wait_seconds=0, limit_seconds=limit),
             patience,
         )
 

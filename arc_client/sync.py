@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
@@ -62,7 +63,7 @@ class SyncClient:
 
     def __init__(
         self,
-        server_url: str,
+        server_url: str | None = None,
         *,
         token: str | None = None,
         token_file: str | Path | None = None,
@@ -73,6 +74,7 @@ class SyncClient:
         callbacks: ProgressCallbacks | None = None,
         signing_key: str | Path | None = None,
         encrypt_to: str | Path | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Check the arguments, which are those of Client; start no thread yet.
 
@@ -89,6 +91,7 @@ class SyncClient:
             callbacks=callbacks,
             signing_key=signing_key,
             encrypt_to=encrypt_to,
+            environ=environ,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

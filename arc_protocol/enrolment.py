@@ -1,7 +1,7 @@
 """Enrolment gives an agent a credential of its own: its messages, and the bytes that are signed.
 
-The agent makes an Ed25519 key pair; the server knows the public part. An enrol token turns a key
-into a credential. A signature over a challenge of the server turns the credential into a
+The agent makes an Ed25519 key pair; the server knows the public part. An enrolment token turns a
+key into a credential. A signature over a challenge of the server turns the credential into a
 short-lived access token. Signatures by the old and the new key replace the key. An extension:
 docs/protocol.md, Enrolment.
 """
@@ -32,11 +32,11 @@ ChallengeText = Annotated[str, msgspec.Meta(max_length=256, pattern=r"\A[!-~]*\Z
 
 
 class EnrolRequest(Message, frozen=True, kw_only=True):
-    """POST /agents/enrol, with an enrol token as its bearer token."""
+    """POST /agents/enrol, with an enrolment token as its bearer token."""
 
     public_key: Base64Text
     signature: Base64Text
-    """By that key, over `("enrol", SHA-256 of the enrol token in hex, publicKey)`."""
+    """By that key, over `("enrol", SHA-256 of the enrolment token in hex, publicKey)`."""
     hostname: Label = ""
     """The name in an operator's lists. It is no identity: hosts may be cloned."""
     deployment_id: Name | None = None
@@ -104,7 +104,7 @@ def to_sign(purpose: Purpose, *parts: str) -> bytes:
 
 
 def fingerprint(enrol_token: str) -> str:
-    """Return an enrol token as a part of signed bytes."""
+    """Return an enrolment token as a part of signed bytes."""
     return hashlib.sha256(enrol_token.encode("ascii")).hexdigest()
 
 

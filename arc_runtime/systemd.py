@@ -36,9 +36,9 @@ def notify(state: str, environ: Mapping[str, str] = OWN_ENVIRON) -> bool:
     return True
 
 
-def ready() -> bool:
-    """Notify systemd that the service is ready, or that a reload is over."""
-    return notify("READY=1")
+def ready(status: str = "") -> bool:
+    """Notify systemd that the service is ready, or that a reload is over, with a status line."""
+    return notify(f"READY=1\nSTATUS={status}" if status else "READY=1")
 
 
 def reloading() -> bool:

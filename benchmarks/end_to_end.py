@@ -41,6 +41,9 @@ MAX_CONCURRENT: Final = 64
 WAITING_AT_ONCE: Final = 64
 WARM_UP_SECONDS: Final = 0.5
 TRIVIAL_SECONDS: Final = 1.0
+GOAL_UNIT_MICROS: Final = 1e6 / 12_400
+"""The trivial route's CPU time in the measurement that the goals come from: 12,400 a second on a
+core of its own, by benchmarks/lifecycle.py."""
 QUIET_SHARE: Final = 0.1
 QUIET_LOOK_SECONDS: Final = 0.5
 QUIET_SECONDS: Final = 120.0
@@ -247,6 +250,21 @@ class Summary:
         """Return the median of a CPU time, in requests of the trivial route."""
         return self.median(lambda row: figure(row) / row.trivial_cpu)
 
+    def goal_units(self, figure: Callable[[Row], float]) -> float:
+        """Return the median of a CPU time, in the unit in which the goals were set."""
+        return self.median(figure) / GOAL_UNIT_MICROS
+
+    def goal_line(self) -> str:
+        """Return the line of the second table: the goals' unit."""
+        return (
+            f"{self.rows[0].case:40} {self.rows[0].programs:10}"
+            f" {self.median(lambda row: row.per_second) * GOAL_UNIT_MICROS / 1e6:7.3f}"
+            f" {self.goal_units(lambda row: row.agent_cpu):7.1f}"
+            f" {self.goal_units(lambda row: row.agent_main_cpu):7.1f}"
+            f" {self.goal_units(lambda row: row.server_cpu):7.1f}"
+            f" {self.goal_units(lambda row: row.sender_cpu):7.1f}"
+        )
+
     def line(self) -> str:
         """Return the line of the table."""
         return (
@@ -284,6 +302,11 @@ def report(results: Results, options: argparse.Namespace) -> None:
     print(f"{'what':40} {'programs':10}" + "".join(f" {column:>7}" for column in columns))
     for summary in summaries(results.rows):
         print(summary.line())
+    print(f"the same in requests of {GOAL_UNIT_MICROS:.0f} µs, the unit of the goals:")
+    goal_columns = ("share", "agent", "(main)", "server", "sender")
+    print(f"{'what':40} {'programs':10}" + "".join(f" {column:>7}" for column in goal_columns))
+    for summary in summaries(results.rows):
+        print(summary.goal_line())
     compare_waiting(results.rows)
     for memory in results.memory:
         print(

@@ -75,7 +75,7 @@ def _show(given: argparse.Namespace) -> int:
 
 def _is_chosen(given: argparse.Namespace, entry: _Entry) -> bool:
     """Return True if the options ask for a line."""
-    if given.command_id not in (None, entry.get("command_id")):
+    if not str(entry.get("command_id", "")).startswith(given.command_id or ""):
         return False
     if given.event and entry.get("event") not in given.event:
         return False

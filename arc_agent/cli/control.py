@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from arc_agent.cli import status
+from arc_agent.cli import approvals, status
 from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, NOT_THERE, UNUSABLE, fail, show
 from arc_agent.cli.place import socket_of
 from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.host.logins import own_login
 from arc_runtime.durations import format_duration
-
-_SHOWN_PARAMS_CHARS: Final = 200
+from arc_runtime.terminal.prefixes import PrefixError, id_of
 
 
 def run(given: argparse.Namespace) -> int:
     """Carry out one of these commands; return the exit code. Raises SettingsError."""
     try:
         return _COMMANDS[given.command](given)
-    except ControlRefused as error:
+    except (ControlRefused, PrefixError) as error:
         return fail(NO, str(error))
     except AgentNotThere as error:
         return fail(NOT_THERE, f"no agent answers at {error}")
@@ -37,13 +37,20 @@ def run(given: argparse.Namespace) -> int:
 def _status(given: argparse.Namespace) -> int:
     """Show the agent's state."""
     facts = _ask(given)
-    show(status.as_json(facts) if given.json else status.as_text(facts))
+    is_json = given.json or given.output == "json"
+    if is_json:
+        show(status.as_json(facts))
+    else:
+        status.print_text(facts, is_wide=given.output == "wide")
     return DONE if facts["is_healthy"] else NO
 
 
 def _decide(given: argparse.Namespace) -> int:
     """Approve or deny a command."""
-    answer = _ask(given, id=given.id, note=given.note)
+    command_id = _chosen(given)
+    if command_id is None:
+        return fail(NO, "nothing was decided")
+    answer = _ask(given, id=command_id, note=given.note)
     done = "approved" if given.command == "approve" else "denied"
     show(f"{answer['id']} ({answer['command']}) is {done}")
     return DONE
@@ -51,14 +58,40 @@ def _decide(given: argparse.Namespace) -> int:
 
 def _approvals(given: argparse.Namespace) -> int:
     """List the commands that wait for approval."""
-    for each in _ask(given)["approvals"]:
-        signed = f", signed by {each['signed_by']}" if each["signed_by"] else ""
-        show(f"{each['id']}  {each['command']}  (rule {each['rule']!r}{signed})")
-        show(f"  waits since {each['since']}, until {each['until']}")
-        params = each["params"][:_SHOWN_PARAMS_CHARS]
-        cut = "…" if len(params) < each["params_bytes"] else ""
-        show(f"  params, {each['params_bytes']} bytes: {json.dumps(params)[1:-1]}{cut}")
+    waiting = _waiting(given)
+    if given.json or given.output == "json":
+        show(json.dumps(waiting, indent=2, ensure_ascii=False))
+    else:
+        approvals.print_waiting(waiting, is_wide=given.output == "wide")
     return DONE
+
+
+def _chosen(given: argparse.Namespace) -> str | None:
+    """Return the id of the command that is meant; None if the operator says no.
+
+    Raises PrefixError, ControlRefused, and ValueError without an id where there is no terminal.
+    """
+    waiting = _waiting(given)
+    ids = [str(each["id"]) for each in waiting]
+    if given.id is not None:
+        return id_of(given.id, ids, "waiting command")
+    if not waiting:
+        raise ControlRefused("no command waits for approval")
+    if len(waiting) > 1:
+        raise ValueError("\n".join([f"{len(ids)} commands wait; name one of them:", *ids]))
+    if not sys.stdin.isatty():
+        raise ValueError(f"name the command: {ids[0]} waits")
+    show(approvals.as_text(waiting[0]))
+    sys.stdout.flush()
+    sys.stderr.write(f"{given.command.capitalize()} it? [y/N] ")
+    sys.stderr.flush()
+    return ids[0] if sys.stdin.readline().strip().lower() in ("y", "yes") else None
+
+
+def _waiting(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the commands that wait for approval."""
+    found: list[dict[str, Any]] = ask(socket_of(given), {"do": "approvals"})["approvals"]
+    return found
 
 
 def _pause(given: argparse.Namespace) -> int:

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from arc_agent.config.places import control_socket
 from arc_agent.config.reading import read
+from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.net.token import ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.cli import InstallCli
-from arc_runtime.install.product import Product
+from arc_runtime.install.host import below
+from arc_runtime.install.product import Names, Product
 from arc_runtime.install.services import Services
 from arc_runtime.terminal.help_page import examples
 
@@ -36,6 +39,7 @@ _EXAMPLES: Final = {
         "arc-agent upgrade --back",
     ),
 }
+_ASK_SECONDS: Final = 5.0
 _CONFIG: Final = """\
 # Written by `arc-agent install`; the token is a credential of the unit.
 # All keys: docs/configuration.md.
@@ -44,6 +48,12 @@ server:
   url: {url}
 deployment: {deployment}
 """
+_METRICS_CONFIG: Final = """\
+metrics:                        # GET /healthz, /readyz, /metrics: docs/operating.md
+  listen: {listen}
+"""
+_METRICS: Final = "127.0.0.1:9180"
+_NO_METRICS: Final = "none"
 
 
 def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
@@ -54,6 +64,7 @@ def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
         configure=_configure,
         read_token=_read_token,
         has_instances=True,
+        has_contact=_has_contact,
         services=services,
         examples=_EXAMPLES,
     )
@@ -62,21 +73,50 @@ def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="URL", help="Server")
     parser.add_argument("--deployment", metavar="ID", help="Deployment to run commands of")
+    parser.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Address for a monitoring system, or none"
+        f" [default: {_METRICS}, with --instance none]",
+    )
 
 
 def _configure(given: argparse.Namespace) -> bytes | None:
     """Return a configuration with the options; None without options. Raises SettingsError."""
     if given.server is None and given.deployment is None:
         return None
-    read(None, {}, {"server.url": given.server, "deployment": given.deployment})
+    metrics = given.metrics or (_NO_METRICS if given.instance else _METRICS)
+    listen = None if metrics == _NO_METRICS else metrics
+    settings = {"server.url": given.server, "deployment": given.deployment}
+    read(None, {}, {**settings, "metrics.listen": listen})
     name = given.instance or PRODUCT.config_name
     unit = f"{PRODUCT.name}@{given.instance}" if given.instance else PRODUCT.name
-    return _CONFIG.format(
+    config = _CONFIG if listen is None else _CONFIG + _METRICS_CONFIG
+    return config.format(
         file=f"{PRODUCT.config_directory}/{name}.yaml",
         unit=unit,
         url=json.dumps(given.server, ensure_ascii=False),
         deployment=json.dumps(given.deployment, ensure_ascii=False),
+        listen=json.dumps(listen),
     ).encode()
+
+
+def _has_contact(names: Names, root: Path) -> bool:
+    """Return True if the agent of an installation runs, and its server answers it."""
+    directories = [f"/run/{names.user}", names.state]
+    try:
+        config = read(below(root, names.config), {"RUNTIME_DIRECTORY": directories[0]})
+    except SettingsError:
+        return False
+    sockets = [control_socket(config, {"RUNTIME_DIRECTORY": each}) for each in directories]
+    for socket in sockets:
+        try:
+            status = ask(below(root, str(socket)), {"do": "status"}, timeout_seconds=_ASK_SECONDS)
+        except (AgentNotThere, ControlDenied, ControlRefused):
+            continue
+        contact = status["contact"]
+        return not contact["is_lost"] and contact["answered_seconds_ago"] is not None
+    return False
 
 
 def _read_token(file: Path) -> bytes:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from arc_runtime.terminal.errors import print_error
+
 DONE: Final = 0
 NO: Final = 1
 """The command failed, or its answer is no."""
@@ -41,6 +43,6 @@ def log_line(text: str) -> None:
 
 
 def fail(code: int, text: str) -> int:
-    """Write an error, and return the exit code."""
-    log_line(f"arc-agent: {text}")
+    """Write an error in the house's form, and return the exit code."""
+    print_error(text)
     return code

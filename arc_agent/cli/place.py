@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from arc_agent.config.places import audit_directory, control_socket
 from arc_agent.config.reading import read
@@ -22,6 +23,22 @@ _INSTALLED_SOCKETS: Final = (
 def config_file(given: argparse.Namespace) -> Path | None:
     """Return the configuration on the command line, else the installed one, if there is one."""
     return given.config or (_INSTALLED_CONFIG if _exists(_INSTALLED_CONFIG) else None)
+
+
+def overrides_of(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings on the command line of `run`, and of each command that takes the same.
+
+    A module with handlers that is named there may be in the working directory.
+    """
+    if given.handlers:
+        sys.path.insert(0, os.getcwd())
+    return {
+        "server.url": given.server,
+        "deployment": given.deployment,
+        "server.token_file": given.token_file,
+        "handlers.modules": given.handlers,
+        "data_dir": None if given.data_dir is None else str(given.data_dir),
+    }
 
 
 def socket_of(given: argparse.Namespace) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from arc_agent.cli.output import DONE, begin_log, log_line
 from arc_runtime.children import go_on_under_init
 from arc_runtime.environment import OWN_ENVIRON, take_variables
-from arc_runtime.startup.light_imports import import_aiohttp
+from arc_runtime.startup.light_imports import import_small_aiohttp
 
 _COLLECTED_AFTER: Final = (10_000, 20, 50)
 """Objects made until the garbage collector walks the young ones, and so on. Almost nothing in the
@@ -24,20 +24,13 @@ def run(given: argparse.Namespace) -> int:
     if given.command == "run" and os.getpid() == 1:
         go_on_under_init()
     begin_log()
-    from arc_agent.config.reading import TOKEN_VARIABLES  # after structlog's light import
+    from arc_agent.cli.place import overrides_of  # both after structlog's light import
+    from arc_agent.config.reading import TOKEN_VARIABLES
 
     take_variables(*TOKEN_VARIABLES)
     if given.command == "check-config":
         return _check(given.file)
-    overrides: dict[str, Any] = {
-        "server.url": given.server,
-        "deployment": given.deployment,
-        "server.token_file": given.token_file,
-        "handlers.modules": given.handlers,
-        "data_dir": given.data_dir,
-    }
-    if given.handlers:
-        sys.path.insert(0, os.getcwd())  # a module on the command line may be in this directory
+    overrides = overrides_of(given)
     if given.command == "run-once":
         return _run_once(given.config, overrides, given.wait)
     return _run(given.config, overrides)
@@ -55,7 +48,7 @@ def _check(file: Path) -> int:
 
 def _run(file: Path | None, overrides: dict[str, Any]) -> int:
     """Run an agent until it is stopped."""
-    import_aiohttp()
+    import_small_aiohttp()
     from arc_agent.agent import Agent
     from arc_agent.host.event_loop import run_to_end
     from arc_agent.work.live_config import LiveConfig, Source

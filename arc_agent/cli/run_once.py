@@ -6,6 +6,7 @@ import os
 import sys
 
 from arc_agent.agent import Agent
+from arc_agent.cli.output import fail, show
 from arc_agent.host.event_loop import run_to_end
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
@@ -23,9 +24,11 @@ def run(live: LiveConfig, wait_seconds: float) -> int:
         agent_code = await agent.run()
         once_code, text = once.verdict()
         code = agent_code or once_code
-        stream = sys.stderr if code else sys.stdout
-        stream.write(f"arc-agent: {text}\n" if code else f"{text}\n")
-        stream.flush()
+        if code:
+            fail(code, text)
+        else:
+            show(text)
+        sys.stdout.flush()
         if agent.has_abandoned:
             os._exit(code)  # a handler that ignores its end would keep the process alive
         return code

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from arc_runtime.terminal.table import Cell, Column, print_table
+from arc_runtime.terminal.text import on_one_line
+from arc_runtime.terminal.times import short_span
+
 _MAX_HANDLERS_CHARS: Final = 60
-_STEPS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _SIZES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_RUNNING: Final = (
+    Column("ID"),
+    Column("COMMAND"),
+    Column("STATE", is_state=True),
+    Column("ATTEMPT", rank=4),
+    Column("FOR", rank=1),
+    Column("LEASE", rank=3),
+    Column("PROGRESS", rank=2, is_text=True),
+)
+_WAITING: Final = (
+    Column("ID"),
+    Column("COMMAND"),
+    Column("RULE", rank=2),
+    Column("UNTIL", rank=1),
+)
 
 
 def as_json(status: Mapping[str, Any]) -> str:
@@ -17,36 +36,36 @@ def as_json(status: Mapping[str, Any]) -> str:
     return json.dumps(status, indent=2, ensure_ascii=False)
 
 
-def as_text(status: Mapping[str, Any]) -> str:
-    """Return the status as text."""
-    return "\n".join(_printable(line) for line in _lines(status))
+def print_text(status: Mapping[str, Any], *, is_wide: bool = False) -> None:
+    """Write the status as text, its tables as wide as the terminal."""
+    for line in _lines(status):
+        sys.stdout.write(f"{on_one_line(line)}\n")
+    running, waiting = status["running"], status["approvals"]
+    sys.stdout.write(f"commands: {len(running)}, of {status['max_concurrent']} at once\n")
+    sys.stdout.flush()  # tables go past the text layer
+    if running:
+        print_table(_RUNNING, [_command(each) for each in running], is_wide=is_wide)
+    if waiting:
+        sys.stdout.write(f"waiting for approval: {len(waiting)}\n")
+        sys.stdout.flush()
+        print_table(_WAITING, [_request(each) for each in waiting], is_wide=is_wide)
 
 
 def _lines(status: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of the text."""
+    """Yield the lines before the tables."""
     yield f"arc-agent {status['version']}, {status['name']}: {_verdict(status)}"
     for each in status["degraded"]:
         yield f"  ! {each['part']}: {each['reason']}"
     for name, value in (
         ("server", f"{status['server']}, {_contact(status['contact'])}"),
         ("deployment", _deployment(status)),
-        ("up", f"{span(status['up_seconds'])}, {status['done']} done, pid {status['pid']}"),
+        ("up", f"{short_span(status['up_seconds'])}, {status['done']} done, pid {status['pid']}"),
         ("credential", _credential(status["credential"])),
         ("policy", _policy(status["policy"])),
         ("handlers", _handlers(status["handlers"])),
         ("spool", _spool(status["spool"])),
     ):
         yield f"  {name:<11} {value}"
-    running = status["running"]
-    yield f"commands: {len(running)}, of {status['max_concurrent']} at once"
-    if running:
-        rows = [("ID", "COMMAND", "ATTEMPT", "STATE", "FOR", "LEASE", "PROGRESS")]
-        yield from _table([*rows, *map(_command, running)])
-    if status["approvals"]:
-        yield f"waiting for approval: {len(status['approvals'])}"
-        rows = [("ID", "COMMAND", "RULE", "UNTIL")]
-        asked = [(a["id"], a["command"], a["rule"], a["until"]) for a in status["approvals"]]
-        yield from _table([*rows, *asked])
 
 
 def _verdict(status: Mapping[str, Any]) -> str:
@@ -54,19 +73,26 @@ def _verdict(status: Mapping[str, Any]) -> str:
     order = status["order"]
     parts = ["healthy" if status["is_healthy"] else "degraded"]
     if order is not None:
-        until = f" until {order['until']}" if order["until"] else " until resume"
         note = f" ({order['note']})" if order["note"] else ""
-        parts.append(f"{order['state']}{until}{note}")
+        parts.append(f"{order['state']} {_how_long(order['until'])}{note}")
     return ", ".join(parts)
+
+
+def _how_long(until: str | None) -> str:
+    """Return how much longer an order is in force."""
+    if until is None:
+        return "until resume"
+    left = datetime.fromisoformat(until) - datetime.now(UTC)
+    return f"for another {short_span(max(0.0, left.total_seconds()))}"
 
 
 def _contact(contact: Mapping[str, Any]) -> str:
     """Return the state of the contact."""
     if contact["is_lost"]:
-        return f"no contact for {span(contact['lost_for_seconds'])}"
+        return f"no contact for {short_span(contact['lost_for_seconds'])}"
     if contact["answered_seconds_ago"] is None:
         return "no contact yet"
-    return f"last contact {span(contact['answered_seconds_ago'])} ago"
+    return f"last contact {short_span(contact['answered_seconds_ago'])} ago"
 
 
 def _deployment(status: Mapping[str, Any]) -> str:
@@ -84,7 +110,7 @@ def _credential(credential: Mapping[str, Any]) -> str:
             return "a token in the configuration or environment"
         case "file":
             age = credential["age_seconds"]
-            old = "unreadable" if age is None else f"{span(age)} old"
+            old = "unreadable" if age is None else f"{short_span(age)} old"
             return f"{credential['file']}, {old}"
         case _:
             return _enrolled(credential)
@@ -95,7 +121,7 @@ def _enrolled(credential: Mapping[str, Any]) -> str:
     text = f"{credential['credential_id']} ({credential['state']})"
     age, ends_in = credential["token_age_seconds"], credential["token_ends_in_seconds"]
     if age is not None and ends_in is not None:
-        text += f", access token {span(age)} old, good for {span(ends_in)}"
+        text += f", access token {short_span(age)} old, good for {short_span(ends_in)}"
     return text
 
 
@@ -119,22 +145,27 @@ def _spool(spool: Mapping[str, Any]) -> str:
     if not spool["count"]:
         return "empty"
     oldest = spool["oldest_seconds"]
-    since = "" if oldest is None else f", the oldest for {span(oldest)}"
+    since = "" if oldest is None else f", the oldest for {short_span(oldest)}"
     return f"{spool['count']} results, {size(spool['bytes'])} of {size(spool['max_bytes'])}{since}"
 
 
 def _command(each: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a row of the table."""
+    """Return a row of the table of running commands."""
     lease_seconds = each["lease_seconds_left"]
     return (
         each["id"],
         each["command"],
-        str(each["attempt"]),
         each["state"],
-        span(each["for_seconds"]),
-        span(lease_seconds) if lease_seconds > 0 else "over",
+        str(each["attempt"]),
+        short_span(each["for_seconds"]),
+        short_span(lease_seconds) if lease_seconds > 0 else "over",
         _progress(each["progress"]),
     )
+
+
+def _request(each: Mapping[str, Any]) -> tuple[Cell, ...]:
+    """Return a row of the table of commands that wait for approval."""
+    return each["id"], each["command"], each["rule"], datetime.fromisoformat(each["until"])
 
 
 def _progress(progress: Mapping[str, Any] | None) -> str:
@@ -146,32 +177,9 @@ def _progress(progress: Mapping[str, Any] | None) -> str:
     return f"{shown} {text}" if text else shown
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Yield rows with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        yield f"  {'  '.join(cells)}".rstrip()
-
-
-def span(seconds: float) -> str:
-    """Return a length of time in its two largest units: `3 d 4 h`, `12 min`, `2 s`."""
-    whole = round(seconds)
-    for (unit, name), (below, small) in pairwise(_STEPS):
-        if whole >= unit:
-            rest = whole % unit // below
-            return f"{whole // unit} {name}" + (f" {rest} {small}" if rest else "")
-    return f"{whole} s"
-
-
 def size(count: int) -> str:
     """Return bytes in the largest unit: `12.4 GiB`."""
     for unit, name in _SIZES:
         if count >= unit:
             return f"{count / unit:.1f} {name}"
     return f"{count} B"
-
-
-def _printable(text: str) -> str:
-    """Return text without characters that control a terminal."""
-    return "".join(char if char.isprintable() else "�" for char in text)

@@ -7,7 +7,6 @@ the protocol read (docs/protocol.md, Receivers), and then from the credentials o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -161,12 +160,8 @@ def _check_metrics(metrics: MetricsSection) -> None:
         host, _ = listen_address(metrics.listen)
     except ValueError as error:
         raise SettingsError(str(error), key="metrics.listen", source=None) from None
-    reason = None
     if not is_loopback(host) and not metrics.public:
         reason = "is not a loopback address: other hosts could read it; metrics.public allows that"
-    elif find_spec("prometheus_client") is None:
-        reason = "needs the extra: pip install 'arc-commands[metrics]'"
-    if reason is not None:
         raise SettingsError(reason, key="metrics.listen", source=None)
 
 

@@ -391,8 +391,8 @@ class MetricsSection(Section, frozen=True, kw_only=True):
     listen: Annotated[
         str | None,
         about(
-            "The address of GET /healthz, /readyz and /metrics, `127.0.0.1:9180`; needs the extra"
-            " `metrics`. Default: none."
+            "The address of GET /healthz, /readyz and /metrics. `arc-agent install` writes"
+            " `127.0.0.1:9180`. Default: none."
         ),
     ] = None
     public: Annotated[

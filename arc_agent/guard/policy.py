@@ -30,11 +30,11 @@ class Action(StrEnum):
     """An operator on the host decides."""
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """A window is some hours of some days, by the wall clock of a time zone.
+class OpenHours(msgspec.Struct, frozen=True, kw_only=True):
+    """Open hours are some hours of some days, by the wall clock of a time zone.
 
-    A window whose end is not after its start goes on past midnight; its day is the one on which it
-    starts.
+    If their end is not after their start, they go on past midnight, and their day is the one on
+    which they start.
     """
 
     days: frozenset[int]
@@ -42,7 +42,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     """Minutes after midnight."""
     end: int
-    """Minutes after midnight; the first minute after the window."""
+    """Minutes after midnight; the first minute after them."""
     zone: tzinfo
     text: str
     """The window as the file has it, for explanations."""
@@ -68,7 +68,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """Globs: `reports.*`."""
     keys: tuple[str, ...] | None = None
     """Globs of the ids of keys that the command must be signed with."""
-    hours: tuple[Window, ...] | None = None
+    hours: tuple[OpenHours, ...] | None = None
     params: ParamsSchema | None = None
     at_once: int | None = None
     """The limit of its commands that run at a time; further ones wait."""

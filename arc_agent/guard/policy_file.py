@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from arc_agent.config.params_schema import BadSchema, ParamsSchema, compile_schema
-from arc_agent.guard.policy import MINUTES_A_DAY, Action, Policy, Rule, Window, minutes_of
+from arc_agent.guard.policy import MINUTES_A_DAY, Action, OpenHours, Policy, Rule, minutes_of
 from arc_runtime.config.settings import SettingsError, load
 
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -114,14 +114,14 @@ def _keys(written: PolicyFile, rule: RuleSection, path: str, file: Path) -> tupl
 
 def _hours(
     given: Sequence[HoursSection] | None, path: str, file: Path
-) -> tuple[Window, ...] | None:
+) -> tuple[OpenHours, ...] | None:
     """Return the windows of a rule."""
     if given is None:
         return None
     return tuple(_window(each, f"{path}[{index}]", file) for index, each in enumerate(given))
 
 
-def _window(given: HoursSection, path: str, file: Path) -> Window:
+def _window(given: HoursSection, path: str, file: Path) -> OpenHours:
     """Return one window."""
     times: dict[str, int] = {}
     for name, value in (("from", given.start), ("to", given.end)):
@@ -141,7 +141,7 @@ def _window(given: HoursSection, path: str, file: Path) -> Window:
         raise _error(f"{path}.days", "no day at all", file)
     text = f"{_time(start)}-{_time(end)} {given.zone} on {', '.join(given.days)}"
     zone = _zone(given.zone, f"{path}.zone", file)
-    return Window(days=frozenset(days), start=start, end=end, zone=zone, text=text)
+    return OpenHours(days=frozenset(days), start=start, end=end, zone=zone, text=text)
 
 
 def _day_range(text: str, path: str, file: Path) -> set[int]:

@@ -42,17 +42,20 @@ class Writer(Protocol):
 class _Put:
     """An item in the queue, and the future of the caller who waits for it."""
 
-    __slots__ = ("future", "item", "writer")
+    __slots__ = ("future", "item", "may_linger", "writer")
 
     def __init__(
         self,
         writer: Writer,
         item: Any,
         future: asyncio.Future[Any] | concurrent.futures.Future[Any] | None,
+        *,
+        may_linger: bool = False,
     ) -> None:
         self.writer = writer
         self.item = item
         self.future = future
+        self.may_linger = may_linger
 
 
 class DiskThread:
@@ -64,6 +67,8 @@ class DiskThread:
         self._puts: deque[_Put] = deque()
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_woken = False
+        self._has_lingered = False
+        """Items that lingered for company are to be written now."""
         self._is_stopping = False
         self._death: Exception | None = None
         self._calls = _Calls()
@@ -101,13 +106,13 @@ class DiskThread:
     def submit(self, writer: Writer, item: Any, *, may_linger: bool = False) -> asyncio.Future[Any]:
         """Write an item; return the future of its result, which is there once it is durable.
 
-        With `may_linger` it waits up to 50 ms for another item to share an fsync with. A caller
-        that goes cancels nothing. Main loop only.
+        With `may_linger` it waits up to 50 ms for another item of its writer to share an fsync
+        with. A caller that goes cancels nothing. Main loop only.
         """
         if self._death is not None:
             raise self._death
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._puts.append(_Put(writer, item, future))
+        self._puts.append(_Put(writer, item, future, may_linger=may_linger))
         if may_linger:
             self._linger()
         else:
@@ -140,13 +145,14 @@ class DiskThread:
 
     def _linger(self) -> None:
         """Let the thread write soon."""
-        if self._timer is None and not self._is_woken:
+        if self._timer is None:
             self._timer = self._loop.call_later(_LINGER_SECONDS, self._lingered)
 
     def _lingered(self) -> None:
         """Wake the thread for the items that lingered for others."""
         self._timer = None
         if self._puts:
+            self._has_lingered = True
             self._wake()
 
     # In the thread
@@ -174,13 +180,24 @@ class DiskThread:
 
     def _write_all(self) -> None:
         """Write what waits, one batch for each writer; a call waits for what was put before it."""
+        is_late = self._is_stopping
+        if self._has_lingered:  # reset only where it was seen: the loop may set it meanwhile
+            self._has_lingered = False
+            is_late = True
         batches: dict[Writer, list[_Put]] = {}
         for put in self._taken():
             if put.writer is self._calls:
                 self._write_batches(batches)
                 batches = {}
             batches.setdefault(put.writer, []).append(put)
+        if not is_late:
+            self._put_back(batches)
         self._write_batches(batches)
+
+    def _put_back(self, batches: dict[Writer, list[_Put]]) -> None:
+        """Leave batches that may linger in the queue: their fsync would delay those in haste."""
+        for writer in [each for each, puts in batches.items() if _may_linger(puts)]:
+            self._puts.extendleft(reversed(batches.pop(writer)))
 
     def _write_batches(self, batches: Mapping[Writer, Sequence[_Put]]) -> None:
         """Write one batch for each writer, and answer each when it is durable."""
@@ -220,6 +237,11 @@ class _Calls:
             except Exception as error:  # the caller's, who gets it
                 results.append(error)
         return results
+
+
+def _may_linger(puts: Sequence[_Put]) -> bool:
+    """Return True if none of the items is in haste."""
+    return all(put.may_linger for put in puts)
 
 
 def _settle(future: asyncio.Future[Any] | concurrent.futures.Future[Any], result: Any) -> None:

@@ -1,8 +1,7 @@
 """The login behind a process: the name of the person at the terminal, also under sudo.
 
-A user id says whose rights a process has; under sudo they are root's, whoever types. The kernel
-keeps the id of the login (the loginuid of the audit session), and sudo leaves the name in its
-environment.
+A user id says whose rights a process has, and under sudo they are root's. The kernel keeps the id
+of the login (the loginuid of the audit session), and sudo leaves the name in its environment.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 
 from arc_agent.host.pulse import Pulse
 from arc_runtime.systemd import keep_notified, ready, reloading, stopping
@@ -24,21 +25,31 @@ async def watch(loops: Mapping[str, Pulse], status: Callable[[], str]) -> None:
 
 
 def status_text(
-    *, running: int, done: int, waiting: int, answered_seconds_ago: float | None, is_lost: bool
+    *,
+    running: int,
+    done: int,
+    waiting: int,
+    server: str,
+    answered_seconds_ago: float | None,
+    trouble: tuple[str, datetime] | None,
+    is_refused: bool,
 ) -> str:
     """Return the line of `systemctl status`: `3 running, 120 done, last contact 2 s ago`.
 
-    `waiting` is the number of undelivered responses, left out for 0.
+    `waiting` is the number of undelivered responses, left out for 0. `trouble` is the reason why
+    there is no contact, and the instant since when.
     """
     parts = [f"{running} running", f"{done} done"]
     if waiting:
         parts.append(f"{waiting} to deliver")
-    if answered_seconds_ago is None:
-        parts.append("no contact yet")
+    if trouble is not None:
+        reason, since = trouble
+        kind = "refused by" if is_refused else "no contact with"
+        parts.append(f"{kind} {server} since {since:%Y-%m-%d %H:%M:%S} UTC: {reason}")
+    elif answered_seconds_ago is None:
+        parts.append(f"connecting to {server}")
     else:
-        kind = "no contact for" if is_lost else "last contact"
-        ago = "" if is_lost else " ago"
-        parts.append(f"{kind} {_span(answered_seconds_ago)}{ago}")
+        parts.append(f"last contact {_span(answered_seconds_ago)} ago")
     return ", ".join(parts)
 
 

@@ -16,6 +16,7 @@ import structlog
 
 from arc_agent.host.clock import MonotonicClock
 from arc_agent.host.pulse import Pulse
+from arc_agent.jobs.body_refusals import BodyRefusals, may_be_about_one
 from arc_agent.jobs.delivery_plan import DeliveryQueue, Pending, Plan, Window
 from arc_agent.jobs.lease_table import LeaseTable
 from arc_agent.jobs.spool import Spool
@@ -66,6 +67,14 @@ class Delivery:
         self._submission = Submission(
             spool=spool, transfer=transfer, connection=connection, contact=contact
         )
+        self._refusals = BodyRefusals(
+            submission=self._submission,
+            contact=contact,
+            leases=leases,
+            clock=clock,
+            back_off=back_off,
+            on_due=self._due,
+        )
         self._queue = DeliveryQueue()
         self._requests = 0
         self._uploads = 0
@@ -88,7 +97,7 @@ class Delivery:
         spool.on_entry(self._entered)
 
     def hurry(self) -> None:
-        """Try everything now: the server is back, or time is short."""
+        """Try everything now but what is blocked: the server is back, or time is short."""
         self._paused_until = 0.0
         self._queue.hurry()
         self._changed.set()
@@ -98,7 +107,7 @@ class Delivery:
 
         The poller calls it, because finished work goes before new work.
         """
-        self._untried = {pending.entry.seq for pending in self._queue}
+        self._untried = {each.entry.seq for each in self._queue if each.blocked is None}
         pauses = self._pauses
         self.hurry()
         await self._until(lambda: self._pauses > pauses or not self._untried)
@@ -189,8 +198,8 @@ class Delivery:
             else:
                 pending.is_unstorable = True
         except NoContact as error:
-            self._later(pending, error)
             log.debug("upload.failed", command_id=command_id, reason=error.reason)
+            await self._failed_alone(pending, error)
         except Exception as error:  # one body must not end the delivery of the others
             log.exception("upload.failed", command_id=command_id)
             self._later(pending, error)
@@ -295,6 +304,9 @@ class Delivery:
             ids = [pending.entry.to.command_id for pending in taken]
             log.info("responses.delivered", command_ids=ids)
         for pending in taken:
+            if pending.is_replaced and pending.blocked is not None:
+                command_id, reason = pending.entry.to.command_id, pending.blocked.reason
+                log.error("response.replaced", command_id=command_id, reason=reason)
             self._forget(pending)
         self._remove([pending.entry for pending in taken], is_taken=True)
 
@@ -354,18 +366,30 @@ class Delivery:
 
     async def _failed(self, pending: Pending, error: NoContact) -> None:
         """Decide whether the server fails, and all wait, or this response alone."""
+        seconds = await self._failed_alone(pending, error)
+        if seconds is None:
+            return
         is_ours = self._submission.is_ours(pending)
         if is_ours:
             self._contact.failed("submit", error.reason, is_refusal=isinstance(error, Refused))
-        is_general = is_ours and (
-            self._contact.fails_beyond("submit")
-            or (error.status is None and not await self._connection.answers())
-        )
-        seconds = self._later(pending, error)
+        is_general = is_ours and (may_be_about_one(error) or self._contact.fails_beyond("submit"))
         if is_general:
             self._pauses += 1
             self._paused_until = self._clock() + seconds
             pending.due_at = 0.0  # it stays the first
+
+    async def _failed_alone(self, pending: Pending, error: NoContact) -> float | None:
+        """Put a response off; return by how many seconds, None if its body is the reason."""
+        if not await self._refusals.is_one(pending, error):
+            return self._later(pending, error)
+        self._refusals.count(pending, error)
+        self._untried.discard(pending.entry.seq)
+        return None
+
+    def _due(self, pending: Pending) -> None:
+        """Try a response that has become due."""
+        self._queue.put(pending)
+        self._changed.set()
 
     def _later(self, pending: Pending, error: Exception) -> float:
         """Put a response off; return by how many seconds."""
@@ -373,7 +397,8 @@ class Delivery:
         self._untried.discard(pending.entry.seq)
         now = self._clock()
         lease = self._leases.get(pending.entry.to.lease_id)
-        if lease is not None and lease.ends_at > now and not isinstance(error, Refused):
+        is_quick = lease is not None and lease.ends_at > now and not pending.must_upload
+        if is_quick and not isinstance(error, Refused):
             seconds = min(_QUICK_SECONDS, _FIRST_SECONDS * 2.0 ** min(pending.failures - 1, 10))
         else:
             seconds = self._back_off.seconds(pending.failures, error)

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from arc_agent.jobs.blocked import Blocked
 from arc_agent.jobs.spool_rows import Entry
 
 SHARED: Final = 100
@@ -25,6 +26,7 @@ class Pending:
     """A response on its way to the server, as far as this process has come with it."""
 
     __slots__ = (
+        "blocked",
         "due_at",
         "entry",
         "failures",
@@ -32,6 +34,7 @@ class Pending:
         "is_busy",
         "is_ours",
         "is_ready",
+        "is_replaced",
         "is_unstorable",
         "needs_token",
         "was_uploaded_again",
@@ -53,6 +56,10 @@ class Pending:
         """The server did not take it together with others."""
         self.is_unstorable = False
         """The store does not accept its body."""
+        self.blocked: Blocked | None = None
+        """Its body does not get through, while the server answers other requests."""
+        self.is_replaced = False
+        """A small error goes out in its place."""
         self.was_uploaded_again = False
 
     def rebind(self, entry: Entry) -> None:
@@ -65,7 +72,12 @@ class Pending:
     def must_upload(self) -> bool:
         """Return True if its body has to go to the store first."""
         entry = self.entry
-        return entry.body is not None and not entry.is_uploaded and not self.is_unstorable
+        return (
+            entry.body is not None
+            and not entry.is_uploaded
+            and not self.is_unstorable
+            and not self.is_replaced
+        )
 
     @property
     def may_share(self) -> bool:
@@ -148,12 +160,13 @@ class DeliveryQueue:
             heapq.heappush(self._later, (pending.due_at, pending.entry.seq))
 
     def hurry(self) -> None:
-        """Make all responses due at once. O(n log n)."""
+        """Make all responses due at once, but for the blocked ones. O(n log n)."""
         self._later.clear()
         for pending in self._pending.values():
-            pending.due_at = 0.0
+            if pending.blocked is None:
+                pending.due_at = 0.0
             if not (pending.is_busy or pending.is_ready):
-                self._make_ready(pending)
+                self.put(pending)
 
     def plan(self, now: float, window: Window) -> Plan:
         """Take out of the queue what may start now, in order."""

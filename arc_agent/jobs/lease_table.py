@@ -56,6 +56,8 @@ class HeldLease:
         self.ends_at = asked_at + seconds
         self.has_result = False
         """Its handler is done; it is only renewed until the response is delivered."""
+        self.is_unwanted = False
+        """The sender cancelled the command after its handler was done."""
         self.end: End | None = None
         self.handler_task: asyncio.Task[Any] | None = None
         """The task of its handler, for the watchdog that looks for one that blocks the loop."""
@@ -82,16 +84,20 @@ class HeldLease:
     def stop(self, reason: End) -> bool:
         """Stop the handler, and return True, unless it is stopped already.
 
-        A lease whose handler is done is left alone: finished work is still submitted.
+        A lease whose handler is done is left alone: finished work is still submitted. A cancel of
+        it is noted in `is_unwanted`.
         """
         with self._lock:
-            if self.end is not None or self.has_result:
+            if self.end is not None or (self.has_result and reason is not End.CANCELLED):
                 return False
-            self.end = reason
+            if self.has_result:
+                self.is_unwanted = True
+            else:
+                self.end = reason
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
-        return True
+        return self.end is not None
 
     def finish(self) -> End | None:
         """Record that the handler is done: nothing stops it any more. Return an earlier end."""
@@ -101,10 +107,10 @@ class HeldLease:
             return self.end
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, from any thread, when the handler is to stop or its bounds changed."""
+        """Call `listener`, from any thread, when the lease is to stop or its bounds changed."""
         with self._lock:
             self._listeners.append(listener)
-            is_over = self.end is not None
+            is_over = self.end is not None or self.is_unwanted
         if is_over:
             listener()
 

@@ -14,6 +14,7 @@ import structlog
 
 from arc_agent.handlers import shapes
 from arc_agent.handlers.context import CommandFailed
+from arc_agent.handlers.no_descriptors import lacks_descriptors
 from arc_agent.handlers.shapes import UNTYPED, Misfit
 from arc_agent.host.data_dir import DataDir
 from arc_agent.host.threads import in_thread
@@ -43,7 +44,10 @@ _MAX_DETAILS_CHARS: Final = 16_000
 async def stored(
     job: Job, value: Any, kind: Any, data_dir: DataDir, has_room: Callable[[], bool]
 ) -> Succeeded | Failed:
-    """Store a result for the spool: bytes, a file, or a JSON value of the handler's `kind`."""
+    """Store a result for the spool: bytes, a file, or a JSON value of the handler's `kind`.
+
+    Raises OSError if no file descriptors are left, and only then.
+    """
     if isinstance(value, Succeeded | Failed):
         return value  # stored before
     store = partial(_store, job, value, kind, data_dir, has_room)
@@ -64,6 +68,8 @@ async def stored(
     except asyncio.CancelledError:
         raise
     except OSError as error:
+        if lacks_descriptors(error):
+            raise
         if isinstance(value, Path) and error.errno in (errno.ENOENT, errno.EACCES):
             return Failed("HANDLER_ERROR", "the result file cannot be read")
         log.error("result.not_stored", command_id=job.lease.command_id, reason=str(error))

@@ -204,12 +204,21 @@ class Spool:
         entry = Entry(seq=self._next_seq, to=to, body=body, message_bytes=len(message or b""))
         self._next_seq += 1
         storing = self._disk.submit(self._database, inserting(entry, message))
-        storing.add_done_callback(partial(self._stored, entry, message))
-        await asyncio.wait([storing])
+        stored: asyncio.Future[None] = storing.get_loop().create_future()
+        storing.add_done_callback(partial(self._stored, entry, message, stored))
+        await stored
         return entry
 
-    def _stored(self, entry: Entry, message: bytes | None, storing: asyncio.Future[None]) -> None:
-        """Take in a response that is on disk, or that the disk has refused."""
+    def _stored(
+        self,
+        entry: Entry,
+        message: bytes | None,
+        stored: asyncio.Future[None],
+        storing: asyncio.Future[None],
+    ) -> None:
+        """Take in a response that is on disk, or that the disk has refused; and end `stored`."""
+        if not stored.done():
+            stored.set_result(None)
         waiting = _Waiting(entry)
         error = storing.exception()
         if error is not None:

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from arc_agent.jobs.delivery_plan import Pending
+from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import Entry
 from arc_agent.net.allowed_hosts import HostRefused
@@ -22,6 +23,7 @@ from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.base import Message
 from arc_protocol.messages.bodies import (
     ErrorResponse,
+    HttpBackend,
     InlineBody,
     StorageBody,
     SuccessResponse,
@@ -80,6 +82,28 @@ class Submission:
         submit_url = pending.entry.to.submit_url
         return (
             pending.needs_token or submit_url is None or same_origin(submit_url, self._respond_url)
+        )
+
+    async def passes_others(self, pending: Pending) -> bool:
+        """Return True if small requests are answered where the next request of a response goes."""
+        to = pending.entry.to
+        message_url = None if pending.needs_token else to.submit_url
+        url = _upload_url(to) if pending.must_upload else message_url
+        if url is None or same_origin(url, self._respond_url):
+            return await self._connection.answers()
+        return await self._transfer.answers(url)
+
+    def may_go_inline(self, pending: Pending) -> bool:
+        """Return True if a body that cannot be uploaded may get through by the server.
+
+        In front of the server itself stands what has refused the body.
+        """
+        body, url = pending.entry.body, _upload_url(pending.entry.to)
+        return (
+            body is not None
+            and body.size <= _INLINE_FALLBACK_BYTES
+            and url is not None
+            and not same_origin(url, self._respond_url)
         )
 
     async def upload(self, pending: Pending) -> bool:
@@ -153,6 +177,8 @@ class Submission:
     async def _message(self, pending: Pending) -> bytes:
         """Return a response as it is sent now."""
         body = pending.entry.body
+        if pending.is_replaced and pending.blocked is not None:
+            return pending.blocked.substitute(pending.entry.size)
         if body is None:
             (message,) = await self._spool.messages([pending.entry])
             return message or _lost()
@@ -175,6 +201,12 @@ class Submission:
             )
         except OSError:
             return _lost()
+
+
+def _upload_url(to: ReplyTo) -> str | None:
+    """Return where a body is uploaded; None for a path on this host's disk."""
+    backend = None if to.upload is None else to.upload.backend
+    return backend.url if isinstance(backend, HttpBackend) else None
 
 
 def _lost() -> bytes:

@@ -43,7 +43,7 @@ class Fetched(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Download:
+class ArrivingBody:
     """A body as far as it has arrived. `begin` and `write` block for the disk."""
 
     def __init__(

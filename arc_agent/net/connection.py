@@ -11,12 +11,12 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
-import tenacity
 from yarl import URL
 
 from arc_agent.config.addresses import base_url
@@ -25,6 +25,12 @@ from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
 from arc_agent.version import __version__
 from arc_protocol.lifecycle import full_jitter
+from arc_runtime.startup.late_module import late_module
+
+if TYPE_CHECKING:
+    import tenacity
+else:
+    tenacity = late_module("tenacity")  # only a transfer of a large body needs it
 
 T = TypeVar("T")
 
@@ -92,11 +98,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     def server_now(self) -> float | None:
         """Return the server's time as POSIX time; None when the answer has no date."""
-        try:
-            moment = parsedate_to_datetime(self.headers["Date"])
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (KeyError, ValueError, TypeError):
-            return None
+        date = self.headers.get("Date")
+        return None if date is None else _posix_time(date)
 
 
 class ServerConnection:
@@ -172,7 +175,8 @@ class ServerConnection:
         try:
             await self._send("GET", f"{self._base}/healthz", b"", 5.0)
         except NoContact as error:
-            return error.status is not None and error.status < 500
+            status = error.status
+            return status is not None and status < 500 and status != _PROXY_REFUSED
         return True
 
     async def _send(
@@ -225,7 +229,8 @@ def judged(answer: Answer) -> Answer:
         raise NoContact(
             f"the server answered {status}{_code_shown(answer)}",
             status=status,
-            retry_after=_retry_after(answer.headers),
+            retry_after=retry_after(answer.headers),
+            code=code_of(answer),
         )
     if status == _PROXY_REFUSED:
         raise NoContact("the proxy wants other credentials (407): proxy.auth_file", status=status)
@@ -324,7 +329,17 @@ def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
     )
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+@lru_cache(maxsize=4)
+def _posix_time(date: str) -> float | None:
+    """Return an HTTP date as POSIX time; None if it is none. Answers of one second share theirs."""
+    try:
+        moment = parsedate_to_datetime(date)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError):
+        return None
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds of `Retry-After`, capped. A date is ignored: clocks may differ."""
     value = headers.get("Retry-After", "").strip()
     return (

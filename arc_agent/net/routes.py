@@ -6,7 +6,6 @@ opens a second connection to read the certificate that was refused.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
 import threading
@@ -25,8 +24,10 @@ from yarl import URL
 from arc_agent.config.sections import Config, ProxySection, ServerSection, TlsSection
 from arc_agent.net.proxies import Proxies
 from arc_agent.net.tls import Tls
-from arc_agent.net.tls_errors import alert, explain
 from arc_protocol.urls import same_origin
+from arc_runtime.network.setting_names import SettingNames
+from arc_runtime.network.shown_certificate import shown_certificate
+from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -35,7 +36,9 @@ _QUIET_SECONDS: Final = 15
 _ASK_SECONDS: Final = 5
 _ASKS: Final = 3
 """Unanswered probes until the connection is closed: half a minute after the other side is gone."""
-_PEEK_SECONDS: Final = 5.0
+_SETTINGS: Final = SettingNames(
+    ca_file="tls.ca_file", client_cert="tls.client_cert", proxy_credentials="proxy.auth_file"
+)
 _KNOWN_SECONDS: Final = 300.0
 """The time for which the reason of a refused certificate is reused: tries follow quickly."""
 _CLOCK_SECONDS: Final = 60.0
@@ -144,14 +147,14 @@ class Routes:
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             return await self._certificate(error.certificate_error, url)
         if isinstance(error, aiohttp.ClientHttpProxyError):
-            return f"the proxy {self._proxy_name(url)} {_refusal(error.status)}"
+            return f"the proxy {self._proxy_name(url)} {proxy_refusal(error.status, _SETTINGS)}"
         if isinstance(error, aiohttp.ClientProxyConnectionError):
             return f"cannot connect to the proxy {error.host}:{error.port}: {_of_system(error)}"
         if isinstance(error, aiohttp.ClientConnectorDNSError):
             return f"cannot look up {error.host}: {_of_system(error)}"
         if isinstance(error, aiohttp.ClientConnectorError):
             return f"cannot connect to {error.host}:{error.port}: {_of_system(error)}"
-        return _alert(error) or _plain(error)
+        return alert_of(error, _SETTINGS) or _plain(error)
 
     def _proxy_name(self, url: str) -> str:
         """Return host and port of the proxy for a URL."""
@@ -170,7 +173,8 @@ class Routes:
             known = self._refused.get(key)
         if known is not None and time.monotonic() - known[0] < _KNOWN_SECONDS:
             return known[1]
-        der = await self._peek(url)
+        proxy = self.proxies.of(url)
+        der = await shown_certificate(url, None if proxy is None else proxy.url)
         text = explain(
             code,
             said,
@@ -178,39 +182,11 @@ class Routes:
             host=urlsplit(url).hostname or "",
             now=self._wall_clock(),
             clock_offset=self.clock_offset,
+            settings=_SETTINGS,
         )
         with self._lock:
             self._refused = {key: (time.monotonic(), text)}
         return text
-
-    async def _peek(self, url: str) -> bytes | None:
-        """Return the certificate that the host of a URL shows, and send it no request."""
-        seen: list[bytes] = []
-
-        class Peek(ssl.SSLObject):
-            """A handshake that fails once the certificate is known."""
-
-            def do_handshake(self) -> None:
-                super().do_handshake()
-                seen.append(self.getpeercert(binary_form=True) or b"")
-                raise ssl.SSLError("the certificate is known")
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        context.sslobject_class = Peek
-        try:
-            way = self.way(url)
-            way["ssl"] = context
-            async with (
-                asyncio.timeout(_PEEK_SECONDS),
-                aiohttp.ClientSession(connector=self.connector()) as session,
-                session.head(URL(f"{_origin(url)}/"), allow_redirects=False, **way),
-            ):
-                pass
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-            pass
-        return seen[0] if seen else None
 
 
 def watched_socket(address: Any) -> socket.socket:
@@ -247,27 +223,10 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
-def _refusal(status: int) -> str:
-    """Return the meaning of a proxy's status."""
-    if status == 407:
-        return "does not accept the credentials, or wants some (407): proxy.auth_file"
-    if status == 403:
-        return "does not allow it (403)"
-    return f"answered {status}"
-
-
-def _alert(error: Exception) -> str | None:
-    """Return the meaning of a TLS alert of the other side; None for other errors."""
-    for each in (error, error.__cause__, getattr(error, "os_error", None)):
-        if isinstance(each, ssl.SSLError):
-            return alert(each)
-    return None
-
-
 def _of_system(error: aiohttp.ClientConnectorError) -> str:
     """Return the system's reason of a failed connection."""
     cause = error.os_error
-    return _alert(cause) or cause.strerror or str(cause) or type(cause).__name__
+    return alert_of(cause, _SETTINGS) or cause.strerror or str(cause) or type(cause).__name__
 
 
 def _plain(error: Exception) -> str:

@@ -47,6 +47,12 @@ class ServerState:
         """Return True if a channel has failed, and no failed channel has succeeded since."""
         return bool(self._failing)
 
+    @property
+    def is_refused(self) -> bool:
+        """Return True if the server answers, and refuses the token."""
+        with self._lock:
+            return "contact.refused" in self._failing.values()
+
     def trouble(self) -> tuple[str, float] | None:
         """Return the reason of a loss of contact and its seconds so far; None while in contact."""
         with self._lock:

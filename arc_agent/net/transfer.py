@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -18,13 +19,15 @@ from yarl import URL
 
 from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
-from arc_agent.net.bodies import CHUNK_BYTES, Download, Fetched, FileBody, TransferRefused
+from arc_agent.net.bodies import CHUNK_BYTES, ArrivingBody, Fetched, FileBody, TransferRefused
 from arc_agent.net.connection import (
     USER_AGENT,
     Answer,
     BackOff,
     NoContact,
+    code_of,
     judged,
+    retry_after,
     retrying,
     within,
 )
@@ -38,6 +41,9 @@ _RETRY_SECONDS: Final = 0.1
 """A transfer is tried again soon: mostly a connection broke off."""
 _WORD_BYTES: Final = 64 * 1024
 """How much is read of the answer to a message or a body."""
+_PROBE_SECONDS: Final = 5.0
+_STORE_CODE: Final = re.compile(rb"<Code>([!-;=-~]{1,64})</Code>")
+"""The code in an object store's own error, which is XML."""
 _OURS: Final = frozenset(
     {
         "connection",
@@ -120,6 +126,15 @@ class Transfer:
         except (aiohttp.ClientError, OSError) as error:
             raise NoContact(await self._network.reason(error, url)) from error
 
+    async def answers(self, url: str) -> bool:
+        """Return True if an HTTP server answers a small request at the origin of a URL."""
+        try:
+            root = str(URL(url, encoded=True).origin() / "")
+            async with asyncio.timeout(_PROBE_SECONDS), self._request("GET", root) as response:
+                return response.status < 500 and response.status != 407
+        except (HostRefused, NoContact, aiohttp.ClientError, OSError, ValueError):
+            return False
+
     # Down
 
     async def fetch(
@@ -143,14 +158,14 @@ class Transfer:
             return await asyncio.to_thread(self._fetch_local, backend, into, expected)
         _check_request(backend, "GET")
         with into.open("wb") as file:
-            download = Download(file, expected, self._settings.max_bytes, has_room)
+            download = ArrivingBody(file, expected, self._settings.max_bytes, has_room)
             async for attempt in retrying(sleep, self._back_off):
                 with attempt:
                     await self._fetch_once(backend, download)
         log.info("transfer.fetched", bytes=download.size, sha256=download.sha256)
         return Fetched(download.size, download.sha256)
 
-    async def _fetch_once(self, backend: HttpBackend, download: Download) -> None:
+    async def _fetch_once(self, backend: HttpBackend, download: ArrivingBody) -> None:
         """GET the rest of a body, once. Raises NoContact to be tried again."""
         headers = {**backend.headers, "Accept-Encoding": "identity", **download.range_headers()}
         try:
@@ -196,8 +211,7 @@ class Transfer:
             async with self._request(
                 "PUT", backend.url, headers=backend.headers, data=body
             ) as response:
-                self._check_status(response, backend.url)
-                await _word(response)
+                self._check_stored(response, await _word(response), backend.url)
         except (aiohttp.InvalidURL, ValueError) as error:
             raise TransferRefused("a presigned request that cannot be sent") from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
@@ -227,6 +241,24 @@ class Transfer:
             self._files.put(backend.file_path, source)
         except PermissionError as error:
             raise TransferRefused(str(error)) from error
+
+    def _check_stored(self, response: aiohttp.ClientResponse, word: bytes, url: str) -> None:
+        """Raise NoContact or TransferRefused unless the store took a body.
+
+        A refusal without a code is not the store's own, and may pass.
+        """
+        status = response.status
+        code = code_of(Answer(status, word, {}))
+        if code is None and (found := _STORE_CODE.search(word)):
+            code = found[1].decode()
+        if code is None and status >= 400:
+            reason = f"something in front of the store answered {status}"
+            raise NoContact(reason, status=status, retry_after=retry_after(response.headers))
+        try:
+            self._check_status(response, url)
+        except NoContact as error:
+            error.code = code
+            raise
 
     def _check_status(
         self, response: aiohttp.ClientResponse, url: str, *, has_started: bool = False

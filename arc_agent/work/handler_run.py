@@ -15,6 +15,7 @@ import structlog
 
 from arc_agent.handlers.calling import Raised, Returned, call_handler
 from arc_agent.handlers.context import Context, ParamsSource, Retry
+from arc_agent.handlers.no_descriptors import put_off
 from arc_agent.handlers.params import convert_params
 from arc_agent.handlers.registry import Handler
 from arc_agent.host.process_state import ProcessState
@@ -32,6 +33,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _SMALL_BYTES: Final = 64 * 1024
 """Params of this size are decoded in the event loop; larger ones in a thread."""
+_DESCRIPTOR_SECONDS: Final = 0.5
+"""How often a result that found no file descriptor is stored again, within the handler's time."""
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -127,9 +130,11 @@ class HandlerRun:
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # models have code of their own, which may even exit
-                return Raised(error)
+                return Raised(put_off(error, self._handler.name) or error)
         try:
             value = await call_handler(self._handler, params, self._context, self._take_stream)
+            if isinstance(value, Raised) and self._handler.idempotent:
+                value = Raised(put_off(value.error, self._handler.name) or value.error)
             # A large one is stored within the handler's time: its own code or its file may hang.
             if isinstance(value, Returned) and not is_small(value.value):
                 return Returned(await self._store(value.value))
@@ -138,9 +143,16 @@ class HandlerRun:
             self._process.restore(self._handler.name, self._context.command_id)
 
     async def _store(self, value: Any) -> Succeeded | Failed:
-        """Store a result for the spool."""
-        spool, kind = self._spool, self._handler.result_type
-        return await stored(self._job, value, kind, spool.data_dir, spool.has_room)
+        """Store a result for the spool. If no descriptors are left, wait for one."""
+        spool, kind, is_waiting = self._spool, self._handler.result_type, False
+        while True:
+            try:
+                return await stored(self._job, value, kind, spool.data_dir, spool.has_room)
+            except OSError as error:  # the handler is done: to run it again would be worse
+                if not is_waiting:
+                    put_off(error, self._handler.name)
+                is_waiting = True
+                await asyncio.sleep(_DESCRIPTOR_SECONDS)
 
     async def _params(self) -> Any:
         """Return the params as the handler takes them. Raises the errors of the handler's model."""
@@ -160,8 +172,10 @@ class HandlerRun:
 
 def timeout_of(handler: Handler, live: LiveConfig) -> float | None:
     """Return the shorter of the handler's own time-out and the configuration's."""
-    limits = (handler.timeout_seconds, live.config.handlers.timeout_seconds)
-    return min((limit for limit in limits if limit is not None), default=None)
+    own, common = handler.timeout_seconds, live.config.handlers.timeout_seconds
+    if own is None or common is None:
+        return common if own is None else own
+    return min(own, common)
 
 
 def result_of(task: asyncio.Task[Returned | Raised]) -> Returned | Raised | None:

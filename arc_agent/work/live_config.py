@@ -29,7 +29,7 @@ from arc_agent.net.tls import TlsError
 from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs import setup
-from arc_runtime.logs.output import Output
+from arc_runtime.logs.output import LogSink
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -85,7 +85,7 @@ class LiveConfig:
         """The public keys of senders, by id; None when signatures are not verified."""
         self.host_keys = _host_keys(self.config)
         """The host's own private keys, by name."""
-        self._output: Output | None = None
+        self._output: LogSink | None = None
 
     def check_host(self) -> None:
         """Check that this host can run the configured handlers. Raises HandlerError."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 
 from arc_agent.handlers.context import ParamsSource
+from arc_agent.handlers.no_descriptors import PUT_OFF_SECONDS, lacks_descriptors
 from arc_agent.jobs.job import Job, resolved
 from arc_agent.jobs.outcome import Ended, Failed, GivenBack
 from arc_agent.jobs.responses import STORAGE_FAILED
@@ -65,8 +66,13 @@ class ParamsFetch:
             raise Ended(Failed(STORAGE_FAILED, f"params: {error.reason}")) from None
         except (NoRoom, OSError) as error:
             log.error("params.no_room", command_id=job.lease.command_id, reason=str(error))
-            raise Ended(GivenBack("no_room")) from None
+            raise Ended(GivenBack("no_room", _later(error))) from None
         return ParamsSource(file=path, size=fetched.size, sha256=fetched.sha256)
+
+
+def _later(error: Exception) -> float:
+    """Return when the command may come again: without descriptors not at once."""
+    return PUT_OFF_SECONDS if lacks_descriptors(error) else 0.0
 
 
 def _make(directory: Path) -> None:

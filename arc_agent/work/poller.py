@@ -61,7 +61,7 @@ class Poller:
         back_off: BackOff,
         on_ready: Callable[[], None],
     ) -> None:
-        """Call `on_ready` once, before the first request."""
+        """Call `on_ready` once: when the first request was answered, or when none may be sent."""
         self._live = live
         self._agent_id = agent_id
         self._server = server
@@ -79,6 +79,7 @@ class Poller:
         self._interval = PollInterval(back_off.source)
         self._woken = asyncio.Event()
         self._is_stopping = False
+        self._is_ready = False
         self._is_full = False
         self._registered_at = -math.inf
         self._current: asyncio.Task[Any] | None = None
@@ -110,7 +111,6 @@ class Poller:
         """Poll until stopped. Leases that come run in `group`."""
         self.pulse.within(_SETTLE_SECONDS)
         await self._settle()
-        self._on_ready()
         failures = 0
         while await self._may_ask():
             try:
@@ -128,7 +128,7 @@ class Poller:
         """
         self.pulse.ends()  # it comes to an end by itself
         await self._settle()
-        self._on_ready()
+        self._become_ready()
         await self._check_disk()
         until = self._clock() + seconds
         while not (self._is_stopping or self._pause.is_on):
@@ -173,6 +173,7 @@ class Poller:
             self._registered_at = self._clock()
             self._registration.expire()
         await self._register()
+        self._become_ready()
         seconds = self._pause.wait_seconds()
         if seconds is not None:
             recheck = self._live.config.poll.interval_seconds if self._is_full else seconds
@@ -205,9 +206,10 @@ class Poller:
         """
         config, state = self._live.config, self._server.state
         self.pulse.within(_SETTLE_SECONDS + config.server.request_timeout_seconds)
-        # The first request after an outage is not held: its answer shows that the server is back.
-        is_probe = state.is_lost
-        if is_probe:
+        # The first request of all and the first after an outage are not held: their answers show
+        # that the server is there.
+        is_probe = state.is_lost or not self._is_ready
+        if state.is_lost:
             await self._settle()
         await self._register()
         free = min(self._runner.free, _MAX_LEASES)
@@ -221,6 +223,7 @@ class Poller:
             return 0.0
         took_seconds = self._clock() - asked_at
         state.succeeded("lease")
+        self._become_ready()
         self._wait.ended(wait_seconds, took_seconds)
         self._meter.polled(took_seconds, is_held=wait_seconds > 0)
         if wait_seconds > 0 and not answer.leases:
@@ -274,6 +277,12 @@ class Poller:
             asked_seconds, took_seconds, status=error.status, was_cut=error.was_cut
         )
 
+    def _become_ready(self) -> None:
+        """Call `on_ready`, the first time."""
+        if not self._is_ready:
+            self._is_ready = True
+            self._on_ready()
+
     # Waiting
 
     async def _unless_stopping(self, work: Coroutine[Any, Any, T]) -> T | None:
@@ -295,6 +304,7 @@ class Poller:
         """Wait, unless woken."""
         self._woken.clear()
         if self._is_stopping or not seconds:
+            await asyncio.sleep(0)  # new runs begin before the next request is prepared
             return
         self.pulse.within(seconds)
         try:

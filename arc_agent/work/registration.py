@@ -5,6 +5,7 @@ It is a courtesy: no work waits for a registration that fails.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -42,6 +43,22 @@ class Registration:
         self._status = status
         self._sent: tuple[int, int] | None = None
         self._changes = 0
+        self._turn = asyncio.Lock()
+        """One request at a time: an older status must not arrive after a newer one."""
+        self._hurried: set[asyncio.Task[None]] = set()
+
+    def hurry(self) -> None:
+        """Register again at once, beside a poll that the server holds: senders are to know."""
+        self.expire()
+        if self.is_due:
+            task = asyncio.get_running_loop().create_task(self.send(), name="registration")
+            self._hurried.add(task)
+            task.add_done_callback(self._hurried.discard)
+
+    def close(self) -> None:
+        """Give up what is on its way."""
+        for task in list(self._hurried):
+            task.cancel()
 
     def expire(self) -> None:
         """Register again at the next chance: the handlers or the status have changed."""
@@ -58,7 +75,13 @@ class Registration:
         return self._server.state.epoch, self._changes
 
     async def send(self) -> None:
-        """Register. A failure is left to the next call."""
+        """Register, if it is due. A failure is left to the next call."""
+        async with self._turn:
+            if self.is_due:
+                await self._send()
+
+    async def _send(self) -> None:
+        """Register."""
         version, config = self._version, self._live.config
         connection, state = self._server.connection, self._server.state
         message = AgentRegistration(

@@ -24,6 +24,9 @@ CHUNK_BYTES: Final = 256 * 1024
 SPOOL_IN_MEMORY_BYTES: Final = 1024 * 1024
 """A source that can be read only once is kept in memory up to here, then in a temporary file."""
 
+_PIECE_BYTES: Final = 64 * 1024
+"""The chunks of a source are written in pieces of this size: each costs a hop to a thread."""
+
 NO_PARAMS: Final = b"{}"
 """The params of a command that is sent without any."""
 
@@ -100,8 +103,13 @@ async def body_of(params: Any) -> AsyncGenerator[Body]:
                     _close(spooled)
         case AsyncIterable():
             with tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY_BYTES) as spool:
+                piece = bytearray()
                 async for chunk in cast("AsyncIterable[bytes]", params):
-                    await _write(spool.write, chunk)
+                    piece += chunk
+                    if len(piece) >= _PIECE_BYTES:
+                        await _write(spool.write, bytes(piece))
+                        piece.clear()
+                await _write(spool.write, bytes(piece))
                 yield Body(cast("IO[bytes]", spool), size=spool.tell())
         case _ if callable(getattr(params, "read", None)):
             body, spooled = await asyncio.to_thread(body_of_file, params)

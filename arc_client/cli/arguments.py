@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ import typer
 
 from arc_client.bodies.params import NO_PARAMS, Body, body_of_file, open_file
 from arc_client.bodies.results import is_special
+from arc_client.environment import access_of
 from arc_client.errors import ConfigurationError, InvalidParams
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.durations import parse_duration
@@ -57,16 +59,14 @@ class ConnectionOptions(msgspec.Struct, frozen=True):
 
     def client_options(self, environ: Mapping[str, str]) -> dict[str, Any]:
         """Return the arguments of Client. Raises ConfigurationError without a server."""
-        server = self.server or environ.get("ARC_SERVER_URL")
-        if not server:
-            raise ConfigurationError("no server given: use --server URL or set ARC_SERVER_URL")
-        token_file = self.token_file or _path(environ.get("ARC_TOKEN_FILE"))
-        options: dict[str, Any] = {
-            "server_url": server,
-            "token_file": token_file,
-            "token": None if token_file else environ.get("ARC_TOKEN") or None,
-            "ca_file": self.ca_file or _path(environ.get("ARC_CA_FILE")),
-        }
+        access = access_of(
+            environ,
+            server_url=self.server,
+            token_file=self.token_file,
+            ca_file=self.ca_file,
+            how="use --server URL or set ARC_SERVER_URL",
+        )
+        options: dict[str, Any] = access._asdict()
         if self.signing_key is not None:
             options["signing_key"] = self.signing_key
         if self.encrypt_to is not None:
@@ -101,7 +101,7 @@ def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
         else:
             data = text.encode("utf-8", "surrogateescape")
             if not is_raw:
-                check_json(data, "--params", is_shown=True)
+                _check_typed(text, data)
             yield Body(data, size=len(data))
             return
         body, spooled = body_of_file(file)
@@ -110,6 +110,25 @@ def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
         if not is_raw and body.size <= CHECKED_BYTES:
             check_json(body.data(), name)
         yield body
+
+
+def _check_typed(text: str, data: bytes) -> None:
+    """Raise InvalidParams for text that is not JSON; a file's name lacks its `@`."""
+    try:
+        check_json(data, "--params", is_shown=True)
+    except InvalidParams as error:
+        if not _names_file(text):
+            raise
+        likely = f"Did you mean --params @{shlex.quote(text)}?"
+        raise InvalidParams(f"{error.message}\n{likely}") from None
+
+
+def _names_file(text: str) -> bool:
+    """Return True if a text is the name of a file that is there."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null byte
+        return False
 
 
 def check_json(data: bytes, where: str, *, is_shown: bool = False) -> None:
@@ -151,9 +170,14 @@ def _around(text: str, position: int) -> str:
     return f"  {text[begin:end]}\n  {' ' * (position - begin)}^"
 
 
-def check_writable(path: Path) -> None:
-    """Raise ConfigurationError if a result file cannot be written: before anything is sent."""
-    if path == STDOUT:
+def check_writable(path: Path | None, *, is_raw: bool = False) -> None:
+    """Raise ConfigurationError if a result file cannot be written: before anything is sent.
+
+    `is_raw`: the result is to be text, which `--out`, byte for byte, is not.
+    """
+    if path is not None and is_raw:
+        raise ConfigurationError("give --out or --raw-output: --out writes byte for byte")
+    if path is None or path == STDOUT:
         return
     if path.is_dir():
         raise ConfigurationError(f"cannot write to {path}: it is a directory")
@@ -165,8 +189,3 @@ def check_writable(path: Path) -> None:
         raise ConfigurationError(f"cannot write to {path}: {missing}")
     if not os.access(place, os.W_OK):
         raise ConfigurationError(f"cannot write to {path}: permission denied")
-
-
-def _path(text: str | None) -> Path | None:
-    """Return a path of the environment; an empty variable counts as unset."""
-    return Path(text) if text else None

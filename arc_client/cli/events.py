@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from contextlib import aclosing
 
-from arc_client.cli.explain import printable
 from arc_client.cli.output import print_line, show_json, show_message
 from arc_client.client import Client
 from arc_protocol.messages.events import EventList, Progress
+from arc_runtime.terminal.text import printable
 
 
 async def show_events(client: Client, command_id: str, *, is_followed: bool, as_json: bool) -> None:

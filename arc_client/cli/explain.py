@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -52,7 +51,6 @@ UNREGISTERED_SECONDS: Final = 600.0
 """A receiver that does not register may be silent this long: a 1.x agent does not poll while it
 runs a command, 330 s at most."""
 
-_UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
 _BASE_ONLY: Final = "A server that has the base protocol only does not offer this."
 _CODE_HINTS: Final = {
@@ -190,16 +188,20 @@ def as_record(error: ArcError, explanation: Explanation) -> dict[str, Any]:
         "message": error.message,
         "commandId": error.context.get("command_id"),
         "state": error.context.get("state"),
-        "details": explanation.details,
+        "details": _decoded(explanation.details),
         "idempotencyKey": error.context.get("idempotency_key"),
         "exitCode": int(explanation.exit_code),
     }
     return {name: value for name, value in record.items() if value is not None}
 
 
-def printable(text: str) -> str:
-    """Return foreign text with control characters escaped; line feeds and tabs stay."""
-    return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def _decoded(details: str | None) -> Any:
+    """Return details that are a JSON object or array as that, other text as it is."""
+    try:
+        value: Any = msgspec.json.decode(details or "")
+    except msgspec.DecodeError:
+        return details
+    return cast("Any", value) if isinstance(value, dict | list) else details
 
 
 def agent_hint(

@@ -22,7 +22,6 @@ from arc_client.cli.interrupts import Interrupts
 from arc_client.cli.output import (
     SHOWN_BYTES,
     UnfitForTerminal,
-    is_terminal,
     show_prompt,
     write_bytes,
     write_result,
@@ -35,6 +34,7 @@ from arc_protocol.messages.agents import AgentList
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import InlineBody
 from arc_protocol.messages.commands import CommandStatus
+from arc_runtime.terminal.styles import is_terminal
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ async def invoke(
     *,
     timeout: float,
     out: Path | None,
+    is_raw: bool = False,
     gives_up: bool = False,
     is_fresh: bool = True,
 ) -> None:
@@ -92,11 +93,17 @@ async def invoke(
             await asyncio.gather(ended, absence, return_exceptions=True)
 
     status = await _attended(client, progress, work())
-    await show_result(client, progress, status, out)
+    await show_result(client, progress, status, out, is_raw=is_raw)
 
 
 async def wait(
-    client: Client, progress: CommandProgress, command_id: str, *, timeout: float, out: Path | None
+    client: Client,
+    progress: CommandProgress,
+    command_id: str,
+    *,
+    timeout: float,
+    out: Path | None,
+    is_raw: bool = False,
 ) -> None:
     """Wait for the end of a command, and show its result. Raises as `invoke` does."""
 
@@ -105,7 +112,7 @@ async def wait(
         return await _with_events(client, progress, command_id, waiting)
 
     status = await _attended(client, progress, work())
-    await show_result(client, progress, status, out)
+    await show_result(client, progress, status, out, is_raw=is_raw)
 
 
 async def send(
@@ -156,9 +163,16 @@ async def _attended(client: Client, progress: CommandProgress, work: Coroutine[A
 
 
 async def show_result(
-    client: Client, progress: CommandProgress, status: CommandStatus, out: Path | None
+    client: Client,
+    progress: CommandProgress,
+    status: CommandStatus,
+    out: Path | None,
+    *,
+    is_raw: bool = False,
 ) -> None:
     """Write the result of a command that has ended to a file or to stdout.
+
+    `is_raw`: a JSON string is written to stdout as its text, in a pipe too.
 
     Raises CommandFailed, CommandExpired, ResultUnreadable, UnfitForTerminal, OSError.
     """
@@ -166,10 +180,10 @@ async def show_result(
     size = 0 if isinstance(body, InlineBody) else body.size
     if out is not None and out != STDOUT:
         await client.result_to_file(out, status)
-    elif out is None and size is not None and size <= SHOWN_BYTES:
+    elif out is None and (is_raw or (size is not None and size <= SHOWN_BYTES)):
         data = await client.result_of(status, bytes)
         progress.close()
-        write_result(data)
+        write_result(data, is_raw=is_raw)
     elif is_terminal(sys.stdout) and out is None:
         raise UnfitForTerminal
     else:

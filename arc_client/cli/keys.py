@@ -20,17 +20,20 @@ from arc_runtime.key_files import (
     read_private,
     write_private,
 )
+from arc_runtime.terminal.errors import print_error
+from arc_runtime.terminal.help_page import examples
+from arc_runtime.terminal.typer_programs import Program
 
-app = typer.Typer(
-    name="keys",
-    help="Manage the keys that sign commands",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = Program(
+    "keys",
+    about="Manage the keys that sign commands",
+    epilog=examples("arc keys new vendor", "arc keys public vendor.key"),
 )
 
 
-@app.command()
+@app.command(
+    epilog=examples("arc keys new vendor", "arc keys new vendor --out ~/.config/arc/vendor.key")
+)
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The key's name on the hosts")],
     out: Annotated[
@@ -51,7 +54,7 @@ def new(
         print_line(key.public().line)
 
 
-@app.command()
+@app.command(epilog=examples("arc keys public vendor.key"))
 def public(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file of a private key")],
 ) -> None:
@@ -66,5 +69,5 @@ def _errors_shown() -> Generator[None]:
     try:
         yield
     except KeyFileError as error:
-        show_message(f"error: {error}")
+        print_error(str(error))
         raise typer.Exit(ExitCode.USAGE) from None

@@ -14,8 +14,8 @@ import typer
 
 from arc_client.cli import keys
 from arc_client.cli.arguments import ConnectionOptions, check_writable, duration, params_body
-from arc_client.cli.handlers import offers
-from arc_client.cli.output import print_line, show_json, show_message
+from arc_client.cli.handlers import Offer, offers
+from arc_client.cli.output import print_line, show_json
 from arc_client.cli.session import (
     CaFileOption,
     ServerOption,
@@ -23,6 +23,7 @@ from arc_client.cli.session import (
     TokenFileOption,
     in_session,
 )
+from arc_client.cli.states import ShownState
 from arc_client.cli.views import (
     show_agents,
     show_cancel,
@@ -33,31 +34,41 @@ from arc_client.cli.views import (
 )
 from arc_client.wire.idempotency import new_idempotency_key
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.messages.base import State
 from arc_runtime.startup.standard_streams import open_standard_streams
+from arc_runtime.terminal.errors import print_error
+from arc_runtime.terminal.help_page import examples
+from arc_runtime.terminal.suggestions import suggestion
+from arc_runtime.terminal.table import print_note
+from arc_runtime.terminal.typer_programs import Program
 
 if TYPE_CHECKING:
     from arc_client.client import Client
+    from arc_protocol.messages.agents import AgentInfo, ReceiverInfo
     from arc_protocol.messages.commands import CommandStatus
 
 DEFAULT_TIMEOUT: Final = "60s"
 LISTED: Final = 50
 
-app = typer.Typer(
-    name="arc",
-    epilog=(
-        "Exit codes: 0 done; 1 the command failed, expired or was cancelled; 2 usage or "
-        "configuration; 3 the server cannot be reached; 4 not allowed; 5 not done within "
-        "--timeout, and goes on; 6 no agent is there, and the command was cancelled "
-        "(--wait-for-agent waits)."
-    ),
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = Program(
+    "arc",
+    about="Send commands to software that runs where you cannot reach it",
+    epilog=examples(
+        "arc agents --handlers",
+        'arc invoke acme-eu-1 reports.generate --params \'{"month": "2026-10"}\'',
+        "arc list --deployment acme-eu-1 --state failed",
+    )
+    + """
 
-app.add_typer(keys.app)
+Exit codes:
+  0    done
+  1    the command failed, expired or was cancelled
+  2    usage or configuration, or no such command
+  3    the server cannot be reached
+  4    not allowed
+  5    not done within --timeout; the command goes on
+  6    no agent is there; the command was cancelled (--wait-for-agent waits)
+  130  interrupted""",
+)
 
 TimeoutOption = Annotated[
     float,
@@ -92,8 +103,18 @@ EncryptToOption = Annotated[
         help="Seal the params for the host whose public key is in a file; needs --sign-with",
     ),
 ]
-DeploymentOption = Annotated[str | None, typer.Option("--deployment", help="Filter by deployment")]
-CommandId = Annotated[str, typer.Argument(metavar="ID", help="The command's id")]
+DeploymentOption = Annotated[
+    str | None, typer.Option("--deployment", metavar="NAME", help="Filter by deployment")
+]
+RawOutputOption = Annotated[
+    bool,
+    typer.Option(
+        "--raw-output", "-r", help="Write a result that is a JSON string as its text, in a pipe too"
+    ),
+]
+CommandId = Annotated[
+    str, typer.Argument(metavar="ID", help="The command's id, or the beginning of it")
+]
 
 
 def main() -> None:
@@ -122,11 +143,18 @@ def root(
         typer.Option("--version", is_eager=True, callback=print_version, help="Print the version"),
     ] = False,
 ) -> None:
-    """Send commands to software that runs where you cannot reach it"""
     ctx.obj = ConnectionOptions(server, token_file, ca_file)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        'arc invoke acme-eu-1 reports.generate --params \'{"month": "2026-10"}\'',
+        "arc invoke acme-eu-1 tables.import --params @table.json --timeout 10m",
+        "arc invoke acme-eu-1 tables.export --params @query.json --out users.csv",
+        "gzip -dc table.json.gz | arc invoke acme-eu-1 tables.import --params -",
+        "id=$(arc invoke acme-eu-1 db.vacuum --no-wait)",
+    )
+)
 @in_session
 def invoke(
     session: Session,
@@ -155,16 +183,19 @@ def invoke(
         ),
     ] = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="Choose one of the deployment's targets")
+        str | None,
+        typer.Option("--target", metavar="ID", help="Choose one of the deployment's targets"),
     ] = None,
     key: Annotated[
         str | None,
         typer.Option("--key", help="Return the result of an earlier command with this key"),
     ] = None,
     max_attempts: Annotated[
-        int | None, typer.Option("--max-attempts", min=1, help="Limit the attempts")
+        int | None,
+        typer.Option("--max-attempts", min=1, metavar="N", help="Limit the attempts"),
     ] = None,
     out: OutOption = None,
+    raw_output: RawOutputOption = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Print the command's id and do not wait")
     ] = False,
@@ -182,8 +213,7 @@ def invoke(
     is_fresh = key is None
     session.key = key if key is not None else new_idempotency_key()
     session.connection = session.connection.with_keys(sign_with, encrypt_to)
-    if out is not None:
-        check_writable(out)
+    check_writable(out, is_raw=raw_output)
     with params_body(params, is_raw=raw) as body:
 
         async def work(client: Client) -> None:
@@ -211,6 +241,7 @@ def invoke(
                 options,
                 timeout=timeout,
                 out=out,
+                is_raw=raw_output,
                 gives_up=not wait_for_agent,
                 is_fresh=is_fresh,
             )
@@ -218,38 +249,44 @@ def invoke(
         session.run(work, patience=timeout)
 
 
-@app.command()
+@app.command(epilog=examples('arc wait "$id" --timeout 10m', 'arc wait "$id" --out users.csv'))
 @in_session
 def wait(
     session: Session,
     command_id: CommandId,
     timeout: TimeoutOption = DEFAULT_TIMEOUT,  # type: ignore[assignment]  # typer parses it
     out: OutOption = None,
+    raw_output: RawOutputOption = False,
     sign_with: SignWithOption = None,
     encrypt_to: EncryptToOption = None,
 ) -> None:
     """Wait for a command that was sent before and print its result"""
     session.connection = session.connection.with_keys(sign_with, encrypt_to)
-    session.progress.command_id = command_id
-    if out is not None:
-        check_writable(out)
+    check_writable(out, is_raw=raw_output)
 
-    async def work(client: Client) -> None:
+    async def work(client: Client, command_id: str) -> None:
         from arc_client.cli import invoke
 
-        await invoke.wait(client, session.progress, command_id, timeout=timeout, out=out)
+        session.progress.command_id = command_id
+        await invoke.wait(
+            client, session.progress, command_id, timeout=timeout, out=out, is_raw=raw_output
+        )
 
-    session.run(work, patience=timeout)
+    session.run_with_id(command_id, work, patience=timeout)
 
 
-@app.command()
+@app.command(epilog=examples('arc status "$id"', 'arc status "$id" --json'))
 @in_session
 def status(session: Session, command_id: CommandId) -> None:
     """Show the status of a command"""
-    session.show(session.run(lambda client: client.status(command_id)), show_status)
+
+    async def work(client: Client, command_id: str) -> CommandStatus:
+        return await client.status(command_id)
+
+    session.show(session.run_with_id(command_id, work), show_status)
 
 
-@app.command()
+@app.command(epilog=examples('arc events "$id"', 'arc events "$id" --follow'))
 @in_session
 def events(
     session: Session,
@@ -259,51 +296,84 @@ def events(
     ] = False,
 ) -> None:
     """Show what the handler of a command logs and reports"""
-    session.progress.command_id = command_id
 
-    async def work(client: Client) -> None:
+    async def work(client: Client, command_id: str) -> None:
         from arc_client.cli.events import show_events
 
+        session.progress.command_id = command_id
         await show_events(client, command_id, is_followed=follow, as_json=session.as_json)
 
-    session.run(work)
+    session.run_with_id(command_id, work)
 
 
-@app.command(name="list")
+@app.command(
+    "list",
+    epilog=examples(
+        "arc list",
+        "arc list --deployment acme-eu-1 --state failed",
+        "arc list --command db.vacuum --limit 200 -o wide",
+    ),
+)
 @in_session
 def list_commands(
     session: Session,
     deployment: DeploymentOption = None,
     state: Annotated[
-        State | None, typer.Option("--state", case_sensitive=False, help="Filter by state")
+        ShownState | None,
+        typer.Option(
+            "--state",
+            case_sensitive=False,
+            metavar="STATE",
+            help="Filter by state: " + ", ".join(each.lower() for each in ShownState),
+        ),
     ] = None,
-    command: Annotated[str | None, typer.Option("--command", help="Filter by name")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Limit the list")] = LISTED,
+    command: Annotated[
+        str | None, typer.Option("--command", metavar="NAME", help="Filter by name")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, metavar="N", help="List the newest N")
+    ] = LISTED,
 ) -> None:
     """List commands, newest first"""
 
     async def work(client: Client) -> list[CommandStatus]:
-        found = client.list(deployment=deployment, state=state, command=command, limit=limit)
-        return [each async for each in found]
+        from arc_client.cli.lookup import deployment_suggestion, newest_commands
 
-    session.show(session.run(work), show_commands)
+        found = await newest_commands(
+            client, deployment=deployment, state=state, command=command, limit=limit + 1
+        )
+        if not found and deployment is not None:
+            likely = await deployment_suggestion(client, deployment)
+            if likely:
+                print_note(f"there is no deployment {deployment}{likely}")
+        return found
+
+    found = session.run(work)
+    more = f"--limit {2 * limit}" if len(found) > limit else None
+    session.show(
+        found[:limit], lambda shown: show_commands(shown, is_wide=session.is_wide, more=more)
+    )
 
 
-@app.command()
+@app.command(epilog=examples('arc cancel "$id"'))
 @in_session
 def cancel(session: Session, command_id: CommandId) -> None:
     """Cancel a command; one that has ended stays as it is"""
 
-    async def work(client: Client) -> CommandStatus:
+    async def work(client: Client, command_id: str) -> CommandStatus:
         found = await client.cancel(command_id)
         if found.state in TERMINAL:
             return await client.status(command_id)  # says how it ended
         return found
 
-    session.show(session.run(work), show_cancel)
+    session.show(session.run_with_id(command_id, work), show_cancel)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "arc agents", "arc agents --deployment acme-eu-1 -o wide", "arc agents --handlers"
+    )
+)
 @in_session
 def agents(
     session: Session,
@@ -313,18 +383,37 @@ def agents(
     ] = False,
 ) -> None:
     """List agents and what they can run, and receivers that do not register"""
-    schemas = handlers and session.as_json
-    found = session.run(lambda client: client.roll_call(deployment, schemas=schemas))
-    agents = [each for each in found.agents if deployment in (None, each.deployment_id)]
+
+    async def work(client: Client) -> tuple[list[AgentInfo], list[ReceiverInfo]]:
+        from arc_client.cli.lookup import deployment_suggestion
+
+        found = await client.roll_call(deployment, schemas=handlers and session.as_json)
+        agents = [each for each in found.agents if deployment in (None, each.deployment_id)]
+        receivers = [
+            each for each in found.receivers or () if deployment in (None, each.deployment_id)
+        ]
+        if deployment is not None and not agents and not receivers:
+            likely = await deployment_suggestion(client, deployment)
+            if likely:
+                print_note(f"there is no deployment {deployment}{likely}")
+        return agents, receivers
+
+    agents, receivers = session.run(work)
     if handlers and not session.as_json:
-        show_offers(offers(agents))
+        show_offers(offers(agents), is_wide=session.is_wide)
     elif handlers:
         show_json(agents)
     else:
-        session.show([*agents, *(found.receivers or ())], show_agents)
+        session.show(
+            [*agents, *receivers], lambda shown: show_agents(shown, is_wide=session.is_wide)
+        )
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "arc describe acme-eu-1 reports.generate", "arc describe acme-eu-1 db.vacuum --json"
+    )
+)
 @in_session
 def describe(
     session: Session,
@@ -332,11 +421,23 @@ def describe(
     command: Annotated[str, typer.Argument(metavar="COMMAND", help="The name of its handler")],
 ) -> None:
     """Show what a command is for, what it takes and what it returns"""
-    agents = session.run(lambda client: client.agents(deployment=deployment, schemas=True))
-    found = offers(agents, command)
+
+    async def work(client: Client) -> tuple[list[Offer], str]:
+        from arc_client.cli.lookup import deployment_suggestion
+
+        agents = await client.agents(deployment=deployment, schemas=True)
+        found = offers(agents, command)
+        if agents:
+            names = {handler.name for agent in agents for handler in agent.handlers}
+            return found, suggestion(command, names)
+        return found, await deployment_suggestion(client, deployment)
+
+    found, likely = session.run(work)
     if not found:
-        show_message(f"error: no agent of {deployment} has a handler for {command}")
-        show_message(f"  List the handlers: arc agents --handlers --deployment {deployment}")
+        print_error(
+            f"no agent of {deployment} has a handler for {command}{likely}",
+            next_steps=[f"List the handlers: arc agents --handlers --deployment {deployment}"],
+        )
         raise typer.Exit(1)
     if session.as_json:
         show_json(
@@ -346,4 +447,7 @@ def describe(
     for number, offer in enumerate(found):
         if number:
             print_line("")
-        show_offer(offer)
+        show_offer(offer, is_wide=session.is_wide)
+
+
+app.add_typer(keys.app)

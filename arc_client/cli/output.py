@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import IO, Any, Final
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
 
 import msgspec
 
-from arc_client.cli.explain import Explanation, as_record, printable
+from arc_client.cli.explain import Explanation, as_record
 from arc_protocol.errors import ArcError
+from arc_runtime.terminal.errors import print_error
+from arc_runtime.terminal.styles import has_colours, is_terminal, style_of_state, styled
+from arc_runtime.terminal.text import INVISIBLE, printable
+from arc_runtime.terminal.times import age, instant
+
+
+class Format(StrEnum):
+    """The forms of a table."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+
 
 SHOWN_BYTES: Final = 1024 * 1024
 """Results up to this size are shown on a terminal; a larger one belongs in a file or a pipe."""
 
-_INVISIBLE: Final = re.compile("[\x7f-\x9f]")
+_NAME_WIDTH: Final = 12
+"""The column of the names of facts."""
+_ESCAPED_IN_JSON: Final = re.compile(rf"[\x7f-\x9f{INVISIBLE}]")
 _NOT_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -41,11 +59,17 @@ def show_error(error: ArcError, explanation: Explanation, *, as_json: bool) -> N
     if as_json:
         show_message(msgspec.json.encode(as_record(error, explanation)).decode())
         return
-    show_message(f"error: {printable(explanation.what)}")
-    for line in printable(explanation.details or "").splitlines():
-        show_message(f"  {line}")
-    for step in explanation.next_steps:
-        show_message(f"  {step}")
+    print_error(
+        explanation.what, details=laid_out(explanation.details), next_steps=explanation.next_steps
+    )
+
+
+def laid_out(details: str | None) -> str | None:
+    """Return the details of an error: JSON laid out, other text as it is."""
+    try:
+        return msgspec.json.format(details or "", indent=2)
+    except msgspec.DecodeError:
+        return details
 
 
 def show_json(value: Any) -> None:
@@ -53,37 +77,41 @@ def show_json(value: Any) -> None:
     write_result(msgspec.json.encode(value))
 
 
-def write_result(data: bytes) -> None:
+def write_result(data: bytes, *, is_raw: bool = False) -> None:
     """Write a result that is held in memory to stdout.
 
-    JSON is written as it is, with a line feed after it; on a terminal it is laid out. Other bytes
-    are written exactly as they are. Raises UnfitForTerminal for bytes that would garble a terminal.
+    In a pipe JSON is written as it is, with a line feed after it; other bytes are written exactly
+    as they are. On a terminal JSON is laid out, and a JSON string is written as its text.
+    `is_raw`: a JSON string is written as its text in a pipe too. Raises UnfitForTerminal for bytes
+    that would garble a terminal.
     """
-    is_laid_out = is_terminal(sys.stdout)
+    is_shown = is_terminal(sys.stdout)
     try:
-        msgspec.json.decode(data)
+        value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if not is_laid_out:
+        if not is_shown:
             write_bytes(data)
             return
         text = _text(data)
         write_bytes((text if text.endswith("\n") else f"{text}\n").encode())
         return
-    if not is_laid_out:
+    if isinstance(value, str) and (is_shown or is_raw):
+        print_line((printable(value) if is_shown else value).removesuffix("\n"))
+    elif is_shown:
+        _print_json(msgspec.json.format(data, indent=2).decode())
+    else:
         write_bytes(data if data.endswith(b"\n") else data + b"\n")
-        return
-    _print_json(msgspec.json.format(data, indent=2).decode())
-
-
-def is_terminal(stream: IO[Any] | None) -> bool:
-    """Return True if a standard stream is a terminal; it may be closed altogether."""
-    return stream is not None and stream.isatty()
 
 
 def write_bytes(data: bytes) -> None:
     """Write bytes to stdout at once. Raises OSError."""
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """Return a character as JSON escapes it."""
+    return json.dumps(found[0])[1:-1] if ord(found[0]) > 0x7F else "\\u007f"
 
 
 class UnfitForTerminal(Exception):
@@ -102,41 +130,26 @@ def _text(data: bytes) -> str:
 
 
 def _print_json(text: str) -> None:
-    """Print JSON in colours, with the control characters that JSON lets through escaped."""
+    """Print JSON in colours, with what JSON lets through and a terminal obeys escaped."""
     from rich.console import Console
     from rich.highlighter import JSONHighlighter
     from rich.text import Text
 
-    shown = Text(_INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    shown = Text(_ESCAPED_IN_JSON.sub(_escaped, text))
     JSONHighlighter().highlight(shown)
     Console().print(shown, soft_wrap=True)
 
 
-def show_facts(facts: Mapping[str, str | None]) -> None:
+def show_facts(facts: Mapping[str, str | datetime | None]) -> None:
     """Write a fact a line to stdout; a fact without a value is left out."""
+    now = datetime.now(UTC)
     for name, value in facts.items():
-        if value:
-            lines = printable(value).splitlines()
-            print_line(f"{name:<12}{lines[0]}")
-            for line in lines[1:]:
-                print_line(f"{'':<12}{line}")
-
-
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table to stdout: laid out on a terminal, in plain whole columns in a pipe."""
-    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
-    if is_terminal(sys.stdout):
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, no_wrap=column == "ID", overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        Console(highlight=False, markup=False).print(table)
-        return
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    for row in [columns, *rows]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print_line(line.rstrip())
+        if not value:
+            continue
+        if isinstance(value, datetime):
+            value = f"{instant(value)}  {age(value, now)}"
+        first, *more = printable(value).splitlines()
+        style = style_of_state(first) if name == "state" and has_colours(sys.stdout) else None
+        print_line(f"{name:<{_NAME_WIDTH}}{styled(first, style)}")
+        for line in more:
+            print_line(f"{'':<{_NAME_WIDTH}}{line}")

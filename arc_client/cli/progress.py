@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from arc_client.cli.explain import printable
 from arc_client.cli.output import show_message
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_protocol.errors import ArcError
@@ -13,6 +12,7 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CommandStatus, CreateCommandResponse
 from arc_protocol.messages.events import EventList
 from arc_protocol.messages.events import Progress as HandlerProgress
+from arc_runtime.terminal.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn

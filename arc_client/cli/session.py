@@ -18,16 +18,12 @@ import typer
 from arc_client.cli.arguments import ConnectionOptions
 from arc_client.cli.explain import ExitCode, explain
 from arc_client.cli.interrupts import Interrupted
-from arc_client.cli.output import (
-    UnfitForTerminal,
-    is_terminal,
-    show_error,
-    show_json,
-    show_message,
-)
+from arc_client.cli.output import Format, UnfitForTerminal, show_error, show_json, show_message
 from arc_client.cli.progress import CommandProgress, TerminalProgress
 from arc_protocol.errors import ArcError
 from arc_protocol.messages.base import State
+from arc_runtime.terminal.errors import print_error
+from arc_runtime.terminal.styles import is_terminal
 
 if TYPE_CHECKING:
     from arc_client.client import Client
@@ -39,9 +35,16 @@ RETRY_SECONDS: Final = 10.0
 SHOWN_POLL_SECONDS: Final = 2
 """How old a state may be that a person sees."""
 
+_CONNECTION: Final = "Connection"
+
 ServerOption = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="URL of the server [env: ARC_SERVER_URL]"),
+    typer.Option(
+        "--server",
+        metavar="URL",
+        help="URL of the server [env: ARC_SERVER_URL]",
+        rich_help_panel=_CONNECTION,
+    ),
 ]
 TokenFileOption = Annotated[
     Path | None,
@@ -49,6 +52,7 @@ TokenFileOption = Annotated[
         "--token-file",
         metavar="FILE",
         help="Read the token from a file [env: ARC_TOKEN_FILE, or ARC_TOKEN for the token itself]",
+        rich_help_panel=_CONNECTION,
     ),
 ]
 CaFileOption = Annotated[
@@ -57,20 +61,32 @@ CaFileOption = Annotated[
         "--ca-file",
         metavar="FILE",
         help="Trust these certificates in place of the system's [env: ARC_CA_FILE]",
+        rich_help_panel=_CONNECTION,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Output JSON, errors too")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Output JSON, errors too: -o json")]
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FORMAT",
+        case_sensitive=False,
+        help="Output a table, a wide table with all columns, or json",
+    ),
+]
 
 
 class Session:
     """A session opens a client when there is work for it, and shows what comes of it."""
 
-    def __init__(self, connection: ConnectionOptions, *, as_json: bool) -> None:
+    def __init__(self, connection: ConnectionOptions, output: Format) -> None:
         self.connection = connection
-        self.as_json = as_json
+        self.as_json = output is Format.JSON
+        self.is_wide = output is Format.WIDE
         self.key: str | None = None
         """With this key a command can be sent again that may or may not have been sent."""
-        is_watched = is_terminal(sys.stderr) and not as_json
+        is_watched = is_terminal(sys.stderr) and not self.as_json
         self.progress: Final = TerminalProgress() if is_watched else CommandProgress()
 
     def run(self, work: Callable[[Client], Awaitable[T]], *, patience: float = RETRY_SECONDS) -> T:
@@ -90,10 +106,27 @@ class Session:
             import_aiohttp()
             from arc_client.client import Client
 
-            async with Client(**options, callbacks=self.progress) as client:
+            # The options have been completed from the environment already.
+            async with Client(**options, callbacks=self.progress, environ={}) as client:
                 return await work(client)
 
         return asyncio.run(connected())
+
+    def run_with_id(
+        self,
+        command_id: str,
+        work: Callable[[Client, str], Awaitable[T]],
+        *,
+        patience: float = RETRY_SECONDS,
+    ) -> T:
+        """Do some work with the command whose id begins as given. Raises as `run` does."""
+
+        async def found(client: Client) -> T:
+            from arc_client.cli.lookup import with_whole_id
+
+            return await with_whole_id(client, command_id, lambda whole: work(client, whole))
+
+        return self.run(found, patience=patience)
 
     def show(self, found: T, show: Callable[[T], None]) -> None:
         """Show what was found: as JSON for a program, by `show` for a person."""
@@ -103,13 +136,14 @@ class Session:
 def in_session(command: Callable[..., None]) -> Callable[..., None]:
     """Make a subcommand of a function whose first parameter is a session.
 
-    The subcommand has the options that all share, `--server`, `--token-file`, `--ca-file` and
-    `--json`, and ends with the exit code of what went wrong.
+    The subcommand has the options that all share, `--server`, `--token-file`, `--ca-file`,
+    `--output` and `--json`, and ends with the exit code of what went wrong.
     """
 
     def run(
         ctx: typer.Context,
         *,
+        output: FormatOption = Format.TABLE,
         as_json: JsonOption = False,
         server: ServerOption = None,
         token_file: TokenFileOption = None,
@@ -117,7 +151,7 @@ def in_session(command: Callable[..., None]) -> Callable[..., None]:
         **arguments: Any,
     ) -> None:
         connection = ConnectionOptions(server, token_file, ca_file).over(ctx.obj)
-        session = Session(connection, as_json=as_json)
+        session = Session(connection, Format.JSON if as_json else output)
         with _errors_shown(session):
             command(session, **arguments)
 
@@ -147,17 +181,21 @@ def _errors_shown(session: Session) -> Generator[None]:
         raise typer.Exit(explanation.exit_code) from None
     except UnfitForTerminal:
         it = shlex.quote(str(progress.command_id))
-        show_message(f"error: command {it} is done, but its result is not fit for a terminal")
-        show_message(f"  Write it to a file: arc wait {it} --out FILE")
+        print_error(
+            f"command {it} is done, but its result is not fit for a terminal",
+            next_steps=[f"Write it to a file: arc wait {it} --out FILE"],
+        )
         raise typer.Exit(ExitCode.USAGE) from None
     except BrokenPipeError:
         # The reader has left. Nothing that is still buffered may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(128 + signal.SIGPIPE) from None
     except OSError as error:
-        show_message(f"error: the result cannot be written: {error.strerror or error}")
-        if progress.command_id is not None:
-            show_message(f"  Read it again: arc wait {shlex.quote(progress.command_id)}")
+        it = progress.command_id
+        print_error(
+            f"the result cannot be written: {error.strerror or error}",
+            next_steps=[] if it is None else [f"Read it again: arc wait {shlex.quote(it)}"],
+        )
         raise typer.Exit(ExitCode.USAGE) from None
     except (Interrupted, KeyboardInterrupt):
         show_message(f"interrupted; {_how_to_go_on(progress, session.key)}")

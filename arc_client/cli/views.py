@@ -6,93 +6,126 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from arc_client.cli.handlers import Offer, rows_of
-from arc_client.cli.output import print_line, show_facts, show_table
-from arc_protocol.lifecycle import CANCELLED, TERMINAL
+from arc_client.cli.output import laid_out, print_line, show_facts
+from arc_client.cli.states import error_code_of, is_cancelled, shown_state
+from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.agents import AgentInfo, AgentStatus, HandlerInfo, ReceiverInfo
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
+from arc_runtime.terminal.table import Cell, Column, print_table
+from arc_runtime.terminal.times import age
 
 
-def show_commands(commands: Sequence[CommandStatus]) -> None:
+def show_commands(
+    commands: Sequence[CommandStatus], *, is_wide: bool = False, more: str | None = None
+) -> None:
     """Show commands as a table."""
-    show_table(
-        ["ID", "DEPLOYMENT", "COMMAND", "STATE", "ATTEMPT", "CREATED", "TOOK"],
+    print_table(
+        [
+            Column("ID"),
+            Column("STATE", is_state=True),
+            Column("ERROR", rank=2),
+            Column("COMMAND", rank=1),
+            Column("DEPLOYMENT", rank=4),
+            Column("CREATED", rank=3),
+            Column("TOOK", rank=5),
+            Column("ATTEMPT", rank=6),
+            Column("TARGET", is_wide=True),
+            Column("DISPATCHED", is_wide=True),
+            Column("COMPLETED", is_wide=True),
+            Column("DEADLINE", is_wide=True),
+        ],
         [
             [
                 status.command_id,
-                status.deployment_id or "",
-                status.command or "",
-                _state(status),
-                str(status.attempt),
-                _moment(status.created_at),
+                shown_state(status),
+                None if is_cancelled(status) else error_code_of(status),
+                status.command,
+                status.deployment_id,
+                status.created_at,
                 _took(status),
+                status.attempt,
+                status.target.resource_id if status.target else None,
+                status.dispatched_at,
+                status.completed_at,
+                status.deadline,
             ]
             for status in commands
         ],
+        is_wide=is_wide,
+        more=more,
     )
 
 
-def show_agents(found: Sequence[AgentInfo | ReceiverInfo]) -> None:
+def show_agents(found: Sequence[AgentInfo | ReceiverInfo], *, is_wide: bool = False) -> None:
     """Show agents, and receivers that do not register, as a table."""
-    show_table(
+    print_table(
         [
-            "DEPLOYMENT",
-            "TARGET",
-            "HOST",
-            "VERSION",
-            "LAST SEEN",
-            "STATUS",
-            "RUNNING",
-            "HANDLERS",
-            "AGENT",
+            Column("DEPLOYMENT", rank=1),
+            Column("HOST"),
+            Column("STATUS", is_state=True),
+            Column("SEEN", rank=2),
+            Column("NOTE", rank=3, is_text=True),
+            Column("RUNNING", rank=5),
+            Column("HANDLERS", rank=4, is_text=True),
+            Column("VERSION", rank=6),
+            Column("TARGET", rank=7),
+            Column("AGENT", is_wide=True),
         ],
-        [
-            [
-                each.deployment_id,
-                each.target.resource_id if each.target else "",
-                *_facts_of(each),
-            ]
-            for each in found
-        ],
+        [_row_of(each) for each in found],
+        is_wide=is_wide,
     )
 
 
-def _facts_of(each: AgentInfo | ReceiverInfo) -> list[str]:
-    """Return the cells of a row of agents, from HOST on."""
-    seen = _moment(each.last_seen_at)
+def _row_of(each: AgentInfo | ReceiverInfo) -> list[Cell]:
+    """Return the row of an agent or a receiver."""
+    target = each.target.resource_id if each.target else None
     if isinstance(each, ReceiverInfo):
-        return ["", "", seen, "does not register", "", "", ""]
+        note = "polls without registering"
+        facts: list[Cell] = ["", "unregistered", each.last_seen_at, note, "", "", "", target, ""]
+        return [each.deployment_id, *facts]
     return [
+        each.deployment_id,
         each.hostname,
-        each.version,
-        seen,
-        _standing(each.status),
-        str(len(each.holding)),
+        "ok" if each.status is None else each.status.state,
+        each.last_seen_at,
+        _note(each.status),
+        len(each.holding),
         " ".join(handler.name for handler in each.handlers),
+        each.version,
+        target,
         each.agent_id,
     ]
 
 
-def show_offers(found: Sequence[Offer]) -> None:
+def show_offers(found: Sequence[Offer], *, is_wide: bool = False) -> None:
     """Show the handlers of agents as a table."""
-    show_table(
-        ["DEPLOYMENT", "COMMAND", "DESCRIPTION", "REPEATABLE", "TIMEOUT", "HOSTS"],
+    print_table(
+        [
+            Column("DEPLOYMENT", rank=2),
+            Column("COMMAND"),
+            Column("DESCRIPTION", rank=1, is_text=True),
+            Column("REPEATABLE", rank=5),
+            Column("TIMEOUT", rank=4),
+            Column("HOSTS", rank=3, is_text=True),
+        ],
         [
             [
                 offer.deployment_id,
                 offer.handler.name,
-                offer.handler.description or "",
+                offer.handler.description,
                 _yes_or_no(offer.handler.idempotent),
                 _timeout(offer.handler),
                 _hosts(offer),
             ]
             for offer in found
         ],
+        is_wide=is_wide,
     )
 
 
-def show_offer(offer: Offer) -> None:
+def show_offer(offer: Offer, *, is_wide: bool = False) -> None:
     """Show one handler: what it is for, what it takes, what it returns."""
     handler = offer.handler
     show_facts(
@@ -111,12 +144,19 @@ def show_offer(offer: Offer) -> None:
             print_line(f"{title:<12}the agent does not say")
             continue
         print_line(f"{title}:")
-        show_table(
-            ["FIELD", "TYPE", "REQUIRED", "DEFAULT", "ABOUT"],
+        print_table(
+            [
+                Column("FIELD"),
+                Column("TYPE", rank=1, is_text=True),
+                Column("REQUIRED", rank=3),
+                Column("DEFAULT", rank=4, is_text=True),
+                Column("ABOUT", rank=2, is_text=True),
+            ],
             [
                 [row.path, row.type, "yes" if row.is_required else "no", row.default, row.about]
                 for row in rows_of(schema)
             ],
+            is_wide=is_wide,
         )
 
 
@@ -124,20 +164,20 @@ def show_status(status: CommandStatus) -> None:
     """Show one command, a fact a line."""
     failure = status.response if isinstance(status.response, ErrorResponse) else None
     attempts = f" of {status.max_attempts}" if status.max_attempts is not None else ""
-    took = _took(status)
-    facts = {
+    facts: dict[str, str | datetime | None] = {
         "command": status.command_id,
-        "state": _state(status),
+        "state": shown_state(status),
         "deployment": status.deployment_id,
         "name": status.command,
         "target": status.target.resource_id if status.target else None,
         "attempt": f"{status.attempt}{attempts}",
-        "created": _moment(status.created_at),
-        "dispatched": _moment(status.dispatched_at),
-        "completed": _moment(status.completed_at) + (f" (took {took})" if took else ""),
-        "deadline": _moment(status.deadline),
+        "created": status.created_at,
+        "dispatched": status.dispatched_at,
+        "completed": status.completed_at,
+        "took": _took(status),
+        "deadline": status.deadline,
         "error": f"{failure.code}: {failure.message}" if failure else None,
-        "details": failure.details if failure else None,
+        "details": laid_out(failure.details) if failure else None,
         "result": _size(status),
     }
     show_facts(facts)
@@ -145,8 +185,7 @@ def show_status(status: CommandStatus) -> None:
 
 def show_cancel(status: CommandStatus) -> None:
     """Show what became of a command that was to be cancelled."""
-    failure = status.response if isinstance(status.response, ErrorResponse) else None
-    if failure is not None and failure.code == CANCELLED:
+    if is_cancelled(status):
         outcome = "is cancelled"
     elif status.state in TERMINAL:
         outcome = f"had ended before: {status.state}"
@@ -171,24 +210,19 @@ def _timeout(handler: HandlerInfo) -> str:
     return "" if seconds is None else format_duration(seconds)
 
 
-def _standing(status: AgentStatus | None) -> str:
-    """Return `ok`, or what keeps an agent from work: `paused until 2026-…: disk is replaced`."""
+def _note(status: AgentStatus | None) -> str:
+    """Return why an agent takes no work, and until when: `until 14:30 (in 20m): disk is full`."""
     if status is None:
-        return "ok"
-    until = f" until {_moment(status.until)}" if status.until is not None else ""
-    note = f": {status.note}" if status.note else ""
-    return f"{status.state}{until}{note}"
+        return ""
+    parts = [] if status.until is None else [f"until {_until(status.until)}"]
+    return ": ".join([*parts, *([status.note] if status.note else [])])
 
 
-def _state(status: CommandStatus) -> str:
-    """Return the state, and that the command is to be cancelled if it is."""
-    is_to_end = status.cancel_requested and status.state not in TERMINAL
-    return f"{status.state} (to be cancelled)" if is_to_end else str(status.state)
-
-
-def _moment(moment: datetime | None) -> str:
-    """Return an instant in this machine's time zone, to the second."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment is not None else ""
+def _until(moment: datetime) -> str:
+    """Return an instant ahead on the clock of this machine, with its day if it is another."""
+    local, now = moment.astimezone(), datetime.now().astimezone()
+    shown = local.strftime("%H:%M" if local.date() == now.date() else "%Y-%m-%d %H:%M")
+    return f"{shown} ({age(moment, now)})"
 
 
 def _took(status: CommandStatus) -> str:

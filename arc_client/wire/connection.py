@@ -6,8 +6,9 @@ import asyncio
 import ipaddress
 import os
 import ssl
-from collections.abc import Generator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -28,6 +29,9 @@ from arc_client.errors import (
 from arc_protocol.codec import decode, encode
 from arc_protocol.errors import ArcError, InvalidCommand
 from arc_protocol.urls import redact
+from arc_runtime.network.setting_names import SettingNames
+from arc_runtime.network.shown_certificate import shown_certificate
+from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
 
 T = TypeVar("T")
 
@@ -35,6 +39,11 @@ CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
 """How long one request may take beyond the time that it asks the server to hold it."""
 
+_SETTINGS: Final = SettingNames(
+    ca_file="--ca-file (ca_file of Client)",
+    client_cert=None,
+    proxy_credentials="HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT",
+)
 _VERSIONED: Final = "v1"
 """The path segment under which the routes are (docs/protocol.md, Requests and answers)."""
 
@@ -137,11 +146,11 @@ class SenderConnection:
         if body is not None:
             headers["Content-Type"] = "application/json"
         timeout = aiohttp.ClientTimeout(total=limit_seconds, sock_connect=CONNECT_SECONDS)
-        with translated(url):
-            async with self.request(
-                method, url, headers=headers, data=body, timeout=timeout
-            ) as response:
-                data = await response.read()
+        async with (
+            translated(url),
+            self.request(method, url, headers=headers, data=body, timeout=timeout) as response,
+        ):
+            data = await response.read()
         if response.status != 200:
             raise answered(response, data)
         return data
@@ -182,23 +191,20 @@ class SenderConnection:
         )
 
 
-@contextmanager
-def translated(url: str) -> Generator[None]:
+@asynccontextmanager
+async def translated(url: str) -> AsyncGenerator[None]:
     """Raise ServerUnreachable in place of an error on the way to or from a host.
 
-    Raises ConfigurationError for a certificate that is not trusted.
+    Raises ConfigurationError for a certificate that is refused, with what it says.
     """
     try:
         yield
     except aiohttp.ClientConnectorCertificateError as error:
-        why = getattr(error.certificate_error, "verify_message", error.certificate_error)
-        raise ConfigurationError(
-            f"the certificate of {host_of(url)} is not trusted: {why}"
-        ) from error
+        raise ConfigurationError(await _refused_certificate(error, url)) from error
     except TimeoutError as error:
         raise ServerUnreachable(f"{host_of(url)} gave no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ServerUnreachable(f"cannot reach {host_of(url)}: {_reason(error)}") from error
+        raise ServerUnreachable(f"cannot reach {host_of(url)}: {_reason(error, url)}") from error
 
 
 def answered(response: aiohttp.ClientResponse, data: bytes) -> ArcError:
@@ -311,9 +317,29 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
         ) from error
 
 
-def _reason(error: Exception) -> str:
+async def _refused_certificate(error: aiohttp.ClientConnectorCertificateError, url: str) -> str:
+    """Return which certificate was refused, why, and what to do about it."""
+    refused = error.certificate_error
+    return explain(
+        refused.verify_code if isinstance(refused, ssl.SSLCertVerificationError) else -1,
+        getattr(refused, "verify_message", "") or str(refused),
+        await shown_certificate(url, proxy_of(url)),
+        host=urlsplit(url).hostname or "",
+        now=time.time(),
+        clock_offset=None,
+        settings=_SETTINGS,
+    )
+
+
+def _reason(error: Exception, url: str) -> str:
     """Return why a connection failed, in as few words as the error allows."""
     match error:
+        case aiohttp.ClientHttpProxyError():
+            proxy = host_of(proxy_of(url) or "")
+            return f"the proxy {proxy} {proxy_refusal(error.status, _SETTINGS)}"
+        case aiohttp.ClientProxyConnectionError():
+            why = _of_system(error.os_error)
+            return f"cannot connect to the proxy {error.host}:{error.port}: {why}"
         case aiohttp.ClientConnectorDNSError():
             return "there is no such host"
         case aiohttp.ClientConnectorError():
@@ -322,6 +348,8 @@ def _reason(error: Exception) -> str:
             return "it closed the connection"
         case aiohttp.ClientPayloadError():
             return "its answer broke off"
+        case _ if (told := alert_of(error, _SETTINGS)) is not None:
+            return told
         case OSError():
             return _of_system(error)
         case _:
@@ -330,7 +358,7 @@ def _reason(error: Exception) -> str:
 
 def _of_system(error: OSError) -> str:
     """Return the system's own text for an error; asyncio puts other words in its place."""
-    if isinstance(error, ssl.SSLError):
-        return f"TLS fails: {error.reason or error}"
+    if (told := alert_of(error, _SETTINGS)) is not None:
+        return told
     text = os.strerror(error.errno) if error.errno else str(error)
     return text or type(error).__name__

@@ -10,10 +10,10 @@ from typing import Final, TypeVar
 import msgspec
 
 from arc_client.bodies.params import Body
-from arc_client.errors import InvalidParams, UploadFailed
+from arc_client.errors import InvalidParams, ServerUnreachable, UploadFailed
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
 from arc_client.wire.progress_callbacks import ProgressCallbacks
-from arc_client.wire.retry import MonotonicClock, retried
+from arc_client.wire.retry import WaitClock, retried
 from arc_client.wire.transfer import upload
 from arc_protocol.errors import ArcError, InvalidCommand, InvalidStateTransition, PayloadTooLarge
 from arc_protocol.messages.base import State
@@ -39,6 +39,8 @@ INLINE_BYTES: Final = 1_500_000
 and some hand out upload URLs that only their own host can use: every public sender sends inline."""
 UPLOAD_TRIES: Final = 5
 """How often an upload is tried, each time to a fresh URL."""
+_LARGE_BYTES: Final = 10_000
+"""From this size on, params may be the reason why something on the way refuses a create."""
 
 
 class Creation:
@@ -50,7 +52,7 @@ class Creation:
         request: CreateCommandRequest,
         body: Body,
         *,
-        clock: MonotonicClock,
+        clock: WaitClock,
         retry_seconds: float,
         callbacks: ProgressCallbacks,
     ) -> None:
@@ -62,6 +64,8 @@ class Creation:
         self._callbacks = callbacks
         self._location: tuple[StorageUpload, str] | None = None
         """The upload that the server asks for, and the URL whose answer asked for it."""
+        self.held_seconds = 0.0
+        """How long the server held the last create for the command's end, if it holds creates."""
 
     async def create(self) -> CreateCommandResponse:
         """Create the command, or read its state if an earlier try has created it.
@@ -69,27 +73,46 @@ class Creation:
         Inline params that are too large for the server are announced in place of being sent. Raises
         what the server refuses for good, and the last error once the retries are over.
         """
+        is_inline = isinstance(self._request.params, InlineBody)
         try:
             return await self._create()
-        except PayloadTooLarge:
-            is_inline = isinstance(self._request.params, InlineBody)
+        except PayloadTooLarge as error:
             if not is_inline or self._body.size <= DEFAULT_INLINE_BYTES:
-                raise
+                raise self._with_size(error) from error
             params = StorageBody(size=self._body.size)
             self._request = msgspec.structs.replace(self._request, params=params)
             return await self._create()
+        except ArcError as error:
+            is_own_word = error.context.get("is_ours", not isinstance(error, ServerUnreachable))
+            if is_inline and not is_own_word:
+                raise self._with_size(error) from error
+            raise
+
+    def _with_size(self, error: ArcError) -> ArcError:
+        """Return the error of a refused create with the size of its params, if that is large."""
+        if self._body.size < _LARGE_BYTES:
+            return error
+        message = f"{error.message} (the create carried {self._body.size:,} bytes of params)"
+        return type(error)(message, **error.context)
 
     async def _create(self) -> CreateCommandResponse:
         url = self._connection.url("commands")
-        answer = await self._retried(
-            lambda: self._connection.call(
+        wait_seconds = self._request.wait_seconds or 0
+
+        async def post() -> CreateCommandResponse:
+            asked_at = self._clock.monotonic()
+            answer = await self._connection.call(
                 "POST",
                 url,
                 CreateCommandResponse,
                 message=self._request,
-                limit_seconds=ANSWER_SECONDS + (self._request.wait_seconds or 0),
+                limit_seconds=ANSWER_SECONDS + wait_seconds,
             )
-        )
+            took = self._clock.monotonic() - asked_at
+            self.held_seconds = 0.0 if answer.status is None else min(took, wait_seconds)
+            return answer
+
+        answer = await self._retried(post)
         if answer.storage_upload is not None:
             self._location = answer.storage_upload, url
         return answer
@@ -143,7 +166,7 @@ class Creation:
         except InvalidParams:
             raise
         except ArcError as error:
-            raise _upload_failed(command_id, error) from error
+            raise self._upload_failed(command_id, error) from error
 
     async def _give_up(self, command_id: str) -> None:
         """Cancel a command that never gets its params, as far as the server can cancel."""
@@ -162,12 +185,22 @@ class Creation:
         except InvalidStateTransition:  # the answer to an earlier report was lost, or it has ended
             return await self.create()
         except InvalidCommand as error:
-            raise _upload_failed(latest.command_id, error) from error
+            raise self._upload_failed(latest.command_id, error) from error
         return CreateCommandResponse(
             command_id=latest.command_id,
             state=answer.state,
             inline_allowed_up_to=latest.inline_allowed_up_to,
             next="poll",
+        )
+
+    def _upload_failed(self, command_id: str, error: ArcError) -> UploadFailed:
+        """Return an error as one of this command's params."""
+        return UploadFailed(
+            f"the params ({self._body.size:,} bytes) cannot be uploaded: {error.message}",
+            command_id=command_id,
+            is_final=isinstance(error, PayloadTooLarge),
+            status=error.context.get("status"),
+            retry_after=error.context.get("retry_after"),
         )
 
     async def _retried(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -178,16 +211,6 @@ class Creation:
             until=self._clock.monotonic() + self._retry_seconds,
             on_retry=self._callbacks.on_retry,
         )
-
-
-def _upload_failed(command_id: str, error: ArcError) -> UploadFailed:
-    """Return the error as one of this command's params."""
-    return UploadFailed(
-        f"the params cannot be uploaded: {error.message}",
-        command_id=command_id,
-        is_final=isinstance(error, PayloadTooLarge),
-        retry_after=error.context.get("retry_after"),
-    )
 
 
 def _is_worth_another_upload(error: BaseException) -> bool:

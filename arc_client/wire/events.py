@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
-from arc_client.wire.retry import Intervals, MonotonicClock, is_transient, pause_after
+from arc_client.wire.retry import Intervals, WaitClock, is_transient, pause_after
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.events import EventList, Progress
@@ -25,7 +25,7 @@ async def read_events(
 
 
 async def follow_events(
-    connection: SenderConnection, command_id: str, *, poll_seconds: int, clock: MonotonicClock
+    connection: SenderConnection, command_id: str, *, poll_seconds: int, clock: WaitClock
 ) -> AsyncGenerator[EventList]:
     """Yield events until the command has ended and none is left.
 

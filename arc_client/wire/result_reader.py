@@ -10,7 +10,7 @@ from arc_client.bodies.sealed import SenderSeals
 from arc_client.errors import ResultUnreadable
 from arc_client.wire.connection import SenderConnection
 from arc_client.wire.progress_callbacks import ProgressCallbacks
-from arc_client.wire.retry import MonotonicClock
+from arc_client.wire.retry import WaitClock
 from arc_client.wire.transfer import Download, Location
 from arc_protocol.messages.bodies import InlineBody, StorageBody
 from arc_protocol.messages.commands import CommandStatus
@@ -25,7 +25,7 @@ class ResultReader:
         read_status: Callable[[str], Awaitable[CommandStatus]],
         *,
         seals: SenderSeals | None,
-        clock: MonotonicClock,
+        clock: WaitClock,
         retry_seconds: float,
         callbacks: ProgressCallbacks,
     ) -> None:

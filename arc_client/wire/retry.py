@@ -29,8 +29,8 @@ _PERMANENT_STATUSES: Final = frozenset({501, 505})
 _JITTER: Final = random.Random()  # noqa: S311  # spreads load, keeps no secret
 
 
-class MonotonicClock(Protocol):
-    """A monotonic clock measures waits: the wall clock jumps."""
+class WaitClock(Protocol):
+    """A wait clock is monotonic, and sleeps: the wall clock jumps."""
 
     def monotonic(self) -> float:
         """Return seconds since some fixed moment."""
@@ -41,8 +41,8 @@ class MonotonicClock(Protocol):
         ...
 
 
-class SystemMonotonicClock:
-    """The machine's own monotonic clock."""
+class SystemWaitClock:
+    """The system wait clock is the machine's own monotonic clock."""
 
     def monotonic(self) -> float:
         """Return seconds since some fixed moment."""
@@ -96,7 +96,7 @@ def pause_after(error: BaseException | None) -> float:
 async def retried(
     work: Callable[[], Awaitable[T]],
     *,
-    clock: MonotonicClock,
+    clock: WaitClock,
     until: float,
     should_retry: Callable[[BaseException], bool] = is_transient,
     tries: int | None = None,

@@ -14,7 +14,7 @@ from arc_client.bodies.params import CHUNK_BYTES, Body
 from arc_client.errors import InvalidParams, ResultUnreadable, ServerUnreachable, UnexpectedAnswer
 from arc_client.wire.connection import CONNECT_SECONDS, SenderConnection, answered, translated
 from arc_client.wire.progress_callbacks import ProgressCallbacks
-from arc_client.wire.retry import MonotonicClock, is_transient, retried
+from arc_client.wire.retry import WaitClock, is_transient, retried
 from arc_protocol.errors import ArcError, InvalidEnvelope
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
 from arc_protocol.urls import resolve
@@ -68,18 +68,18 @@ async def upload(
             raise
 
     try:
-        with translated(backend.url):
-            async with (
-                asyncio.timeout(STALL_SECONDS) as stall,
-                connection.request(
-                    backend.method,
-                    backend.url,
-                    headers={**backend.headers, "Content-Length": str(body.size)},
-                    data=chunks(stall),
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-                ) as response,
-            ):
-                data = await response.read()
+        async with (
+            translated(backend.url),
+            asyncio.timeout(STALL_SECONDS) as stall,
+            connection.request(
+                backend.method,
+                backend.url,
+                headers={**backend.headers, "Content-Length": str(body.size)},
+                data=chunks(stall),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            ) as response,
+        ):
+            data = await response.read()
     except ServerUnreachable:
         if unreadable is not None:  # to aiohttp it is a connection that broke
             raise unreadable from None
@@ -102,7 +102,7 @@ class Download:
         locate: Callable[[], Awaitable[Location]],
         *,
         command_id: str,
-        clock: MonotonicClock,
+        clock: WaitClock,
         retry_seconds: float,
         callbacks: ProgressCallbacks,
     ) -> None:
@@ -161,7 +161,7 @@ class Download:
         try:
             if self._response is None:
                 self._response = await self._connect()
-            with translated(str(self._response.url)):
+            async with translated(str(self._response.url)):
                 chunk = await self._response.content.read(CHUNK_BYTES)
         except BaseException:
             await self.aclose()
@@ -181,7 +181,7 @@ class Download:
         headers = {"Accept-Encoding": "identity", **backend.headers}
         if self._received:
             headers["Range"] = f"bytes={self._received}-"
-        with translated(backend.url):
+        async with translated(backend.url):
             response = await self._connection.request(
                 backend.method,
                 backend.url,

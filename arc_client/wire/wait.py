@@ -13,7 +13,7 @@ from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.retry import (
     INTERVAL_CAP_SECONDS,
     Intervals,
-    MonotonicClock,
+    WaitClock,
     is_transient,
     pause_after,
 )
@@ -51,16 +51,19 @@ async def wait_for_end(
     command_id: str,
     *,
     timeout: float | None,
+    waited_seconds: float = 0,
     poll_seconds: int,
-    clock: MonotonicClock,
+    clock: WaitClock,
     callbacks: ProgressCallbacks,
 ) -> CommandStatus:
     """Return the status of a command once it is terminal.
 
+    `waited_seconds` of the time-out have passed before.
+
     A request that fails in passing does not end the wait, and the status is read a last time when
     the time is over. Raises CommandTimeout, and what the server refuses for good.
     """
-    ends_at = math.inf if timeout is None else clock.monotonic() + timeout
+    ends_at = math.inf if timeout is None else clock.monotonic() + timeout - waited_seconds
     intervals = Intervals()
     state: State | None = None
     while True:

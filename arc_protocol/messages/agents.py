@@ -11,13 +11,15 @@ from arc_protocol.messages.base import CommandTarget, Label, Message, Name, Time
 
 MAX_SCHEMA_DEPTH: Final = 100
 """The deepest schema of a handler: a deeper one could be read and then not be encoded."""
+MAX_DESCRIPTION: Final = 4_000
+"""The most characters of a handler's description."""
 
 
 class HandlerInfo(Message, frozen=True, kw_only=True):
     """A handler that an agent offers. Raises ValueError for a schema nested too deeply."""
 
     name: Name
-    description: str | None = None
+    description: Annotated[str, msgspec.Meta(max_length=MAX_DESCRIPTION)] | None = None
     params_schema: dict[str, Any] | None = None
     """JSON Schema of the params; absent when it takes anything, or the schema is too large."""
     result_schema: dict[str, Any] | None = None

@@ -66,6 +66,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     """The id of the token that created it."""
     completed_by: str | None = None
     """The id of the token or credential whose response or cancel ended it."""
+    error_code: str | None = None
+    """The code of a FAILED command in a list, where there is no response."""
 
 
 class CreateCommandResponse(Message, frozen=True, kw_only=True):

@@ -88,7 +88,7 @@ class ReleaseRequest(Message, frozen=True, kw_only=True):
 class RenewRequest(Message, frozen=True, kw_only=True):
     """POST /commands/leases/renew: one call for all that an agent holds."""
 
-    lease_ids: Annotated[list[str], msgspec.Meta(max_length=10_000)]
+    lease_ids: Annotated[list[str], msgspec.Meta(max_length=1_000)]
     lease_seconds: int | None = None
     agent_id: Name | None = None
 

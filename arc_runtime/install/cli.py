@@ -18,6 +18,7 @@ from arc_runtime.install.host import Host, InstallError
 from arc_runtime.install.product import (
     Names,
     Product,
+    ProductContact,
     Request,
     go_back,
     install,
@@ -51,19 +52,22 @@ class InstallCli:
         configure: Callable[[argparse.Namespace], bytes | None],
         read_token: Callable[[Path], bytes] | None = None,
         has_instances: bool = False,
+        has_contact: ProductContact = lambda _names, _root: False,
         services: Callable[[Path], Services] | None = None,
         examples: Mapping[str, str] = {},
     ) -> None:
         """Take what differs between products. `examples`: the end of each verb's help.
 
         `configure` makes the configuration from the options that `add_options` adds, and raises
-        SettingsError. `read_token` makes `--token-file` an option.
+        SettingsError. `read_token` makes `--token-file` an option. A version that loses the contact
+        which `has_contact` found before an upgrade is taken back.
         """
         self._product = product
         self._add_options = add_options
         self._configure = configure
         self._read_token = read_token
         self._has_instances = has_instances
+        self._has_contact = has_contact
         self._services = services or _services_of
         self._examples = examples
 
@@ -134,10 +138,10 @@ class InstallCli:
     def _upgrade(self, given: argparse.Namespace, host: Host) -> None:
         services = self._services(host.root)
         if given.back:
-            version = go_back(self._product, host, services, given.ready_within)
+            version = go_back(self._product, host, services, given.ready_within, self._has_contact)
         else:
             version = upgrade_product(
-                self._product, given.source, host, services, given.ready_within
+                self._product, given.source, host, services, given.ready_within, self._has_contact
             )
         _print_message(f"{self._product.name}: version {version.name} is the current one")
 

@@ -132,6 +132,28 @@ def carry_out(step: AnyStep, host: Host, manifest: Manifest, others: Sequence[Ma
             return "unchanged" if is_known else "made"
 
 
+def check(step: AnyStep, host: Host, manifest: Manifest, others: Sequence[Manifest]) -> None:
+    """Refuse a step that `carry_out` would refuse, and do nothing. Raises InstallError."""
+    path = below(host.root, step.path)
+    is_known = any(each.find(step.path) for each in (manifest, *others))
+    match step:
+        case File() if not (is_known or step.is_edited or step.is_secret):
+            if _content(path) not in (None, step.content):
+                raise _foreign(path)
+        case Link() if not is_known:
+            if not path.is_symlink() and path.exists():
+                raise _foreign(path)
+            if path.is_symlink() and os.readlink(path) != step.target:
+                raise _foreign(path)
+        case _:
+            pass
+
+
+def _foreign(path: Path) -> InstallError:
+    """Return the error for a path that is in the way."""
+    return InstallError(f"{path} exists and was not installed by this program: move it away first")
+
+
 def _make_directory(step: Directory, host: Host, manifest: Manifest, is_shared: bool) -> Done:
     path = below(host.root, step.path)
     is_there = path.is_dir()
@@ -162,9 +184,7 @@ def _make_file(step: File, host: Host, manifest: Manifest, is_shared: bool) -> D
             host.print(line)
         return "kept"
     if is_foreign and not step.is_secret:
-        raise InstallError(
-            f"{path} exists and was not installed by this program: move it away first"
-        )
+        raise _foreign(path)
     if not is_foreign:
         known = "" if step.is_secret else digest(step.content)
         manifest.record(ManifestEntry(kind="file", path=step.path, digest=known))
@@ -180,9 +200,7 @@ def _make_link(step: Link, host: Host, manifest: Manifest, is_shared: bool) -> D
             manifest.record(ManifestEntry(kind="link", path=step.path, digest=step.target))
         return "unchanged"
     if (old is not None or path.exists()) and manifest.find(step.path) is None and not is_shared:
-        raise InstallError(
-            f"{path} exists and was not installed by this program: move it away first"
-        )
+        raise _foreign(path)
     manifest.record(ManifestEntry(kind="link", path=step.path, digest=step.target))
     write_link(path, step.target)
     return "made" if old is None else "changed"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -22,18 +23,26 @@ from arc_runtime.install.plan import (
     Owned,
     SystemUser,
     carry_out,
+    check,
     preview,
 )
-from arc_runtime.install.program import Program, check_interpreter
+from arc_runtime.install.program import InstalledProgram, check_interpreter
 from arc_runtime.install.removal import preview_removal, remove_directory, remove_entry
 from arc_runtime.install.services import Services, run_command, systemd_version
-from arc_runtime.install.upgrade import switch_to, upgrade
+from arc_runtime.install.upgrade import HasContact, switch_to, upgrade
 
 _INSTANCE: Final = re.compile(r"[a-z][a-z0-9-]{0,19}")
 """A name that fits a user name of 31 characters."""
 _WANTS: Final = "/etc/systemd/system/multi-user.target.wants"
 _GROWING_DELAY: Final = 254
 """The first systemd that has RestartSteps."""
+_RELOADING: Final = 253
+"""The first systemd that has Type=notify-reload."""
+_RELOAD: Final = b"""# systemd sends the signal itself, and waits until the reload is over.
+[Service]
+Type=notify-reload
+ExecReload=
+"""
 _DELAY: Final = b"""# Restarts come later and later, as long as it does not stay up.
 [Service]
 RestartSteps=8
@@ -85,6 +94,10 @@ class Names:
         self.manifest = f"{product.home}/installed/{self.installation}.json"
 
 
+ProductContact: TypeAlias = Callable[[Names, Path], bool]
+"""Returns True if the service of an installation, below a root, has contact with its server."""
+
+
 def plan(product: Product, request: Request) -> list[AnyStep]:
     """Return all steps but the program and the start, in order, with the directories they need."""
     names = Names(product, request.instance)
@@ -114,10 +127,12 @@ def plan(product: Product, request: Request) -> list[AnyStep]:
             ),
         ]
     steps.append(File(path=f"/etc/systemd/system/{names.unit_file}", content=unit))
-    if systemd_version() >= _GROWING_DELAY:
-        steps.append(
-            File(path=f"/etc/systemd/system/{names.unit_file}.d/10-delay.conf", content=_DELAY)
-        )
+    drop_ins = {"delay": (_GROWING_DELAY, _DELAY), "reload": (_RELOADING, _RELOAD)}
+    steps += [
+        File(path=f"/etc/systemd/system/{names.unit_file}.d/10-{name}.conf", content=content)
+        for name, (since, content) in drop_ins.items()
+        if systemd_version() >= since
+    ]
     steps += [
         Link(
             path=f"/usr/local/bin/{product.name}",
@@ -150,17 +165,13 @@ def install(product: Product, request: Request, host: Host, services: Services) 
     Raises InstallError.
     """
     names = Names(product, request.instance)
-    _refuse_packaged(product, host)
-    config = below(host.root, names.config)
-    if request.config is None and not config.exists():
-        raise InstallError(f"{config} does not exist: give --server and --deployment, or --config")
-    check_interpreter(host.root)
+    check_request(product, request, host)
     manifest = _begin(product, names, host)
     others = _others(product, names, host)
     has_program = _install_program(product, request, host, manifest, others)
     done = [carry_out(step, host, manifest, others) for step in plan(product, request)]
     is_changed = has_program or any(each in ("made", "changed") for each in done)
-    version = Program(host, product.home).current()
+    version = InstalledProgram(host, product.home).current()
     if version is not None:
         check_config(product, names, host, version)
     if is_changed:
@@ -174,6 +185,36 @@ def install(product: Product, request: Request, host: Host, services: Services) 
     return is_changed
 
 
+def check_request(product: Product, request: Request, host: Host) -> None:
+    """Raise InstallError for what would stop an installation and shows beforehand.
+
+    The configuration is judged by the program that is installed, or else by this one, unless
+    another is to be installed from `request.source`.
+    """
+    names = Names(product, request.instance)
+    _refuse_packaged(product, host)
+    config = below(host.root, names.config)
+    if request.config is None and not config.exists():
+        raise InstallError(f"{config} does not exist: give --server and --deployment, or --config")
+    check_interpreter(host.root)
+    manifest = Manifest(host.root, names.manifest)
+    for step in plan(product, request):
+        check(step, host, manifest, _others(product, names, host))
+    version = InstalledProgram(host, product.home).current()
+    if request.config is None or (version is None and request.source is not None):
+        return
+    program = [sys.executable, "-m", product.package]
+    if version is not None:
+        program = [str(version / "bin/python"), str(version / "bin" / product.name)]
+    with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
+        file.write(request.config)
+        file.flush()
+        try:
+            run_command([*program, "check-config", file.name])
+        except InstallError as error:
+            raise InstallError(str(error).replace(file.name, names.config)) from None
+
+
 def _refuse_packaged(product: Product, host: Host) -> None:
     """Raise InstallError if the product is installed as a package."""
     if below(host.root, f"/var/lib/dpkg/info/{product.name}.list").exists():
@@ -181,10 +222,14 @@ def _refuse_packaged(product: Product, host: Host) -> None:
 
 
 def show_install(product: Product, request: Request, host: Host) -> list[str]:
-    """Return every file and command that `install` would make or run. Changes nothing."""
+    """Return every file and command that `install` would make or run. Changes nothing.
+
+    Raises InstallError where `install` would before it changes anything.
+    """
     names = Names(product, request.instance)
+    check_request(product, request, host)
     lines: list[str] = []
-    if Program(host, product.home).current() is None:
+    if InstalledProgram(host, product.home).current() is None:
         place = below(host.root, f"{product.home}/versions/1")
         lines.append(f"build  {place} from {request.source or sys.prefix}")
         lines.append(f"link   {below(host.root, product.home)}/current -> versions/1")
@@ -209,7 +254,8 @@ def check_config(product: Product, names: Names, host: Host, version: Path) -> N
         "setpriv", f"--reuid={names.user}", f"--regid={names.user}", "--clear-groups",
     ]  # fmt: skip
     may = os.geteuid() == 0 and not host.is_scratch
-    run_command([*(as_user if may else []), *argv, str(config)])
+    # The user may not be allowed to enter root's working directory, such as /root.
+    run_command([*(as_user if may else []), *argv, str(config)], directory="/")
 
 
 def _begin(product: Product, names: Names, host: Host) -> Manifest:
@@ -247,7 +293,7 @@ def _install_program(
     others: Sequence[Manifest],
 ) -> bool:
     """Build the first version if there is none. Return True if it was built."""
-    program = Program(host, product.home, product.extra)
+    program = InstalledProgram(host, product.home, product.extra)
     versions = f"{product.home}/versions"
     is_there = program.current() is not None
     if not is_there or any(other.find(versions) for other in others):
@@ -330,7 +376,12 @@ def _bootstrap(product: Product) -> set[str]:
 
 
 def upgrade_product(
-    product: Product, source: str, host: Host, services: Services, ready_seconds: float
+    product: Product,
+    source: str,
+    host: Host,
+    services: Services,
+    ready_seconds: float,
+    has_contact: ProductContact,
 ) -> Path:
     """Upgrade to the version that `source` makes, and return it. Raises InstallError."""
     _refuse_packaged(product, host)
@@ -342,20 +393,27 @@ def upgrade_product(
             check_config(product, names, host, version)
 
     return upgrade(
-        Program(host, product.home, product.extra),
+        InstalledProgram(host, product.home, product.extra),
         host,
         services,
         source=source,
         units=[names.unit for names in every],
         check=check,
+        has_contact=_contact_of(every, host, has_contact),
         within_seconds=ready_seconds,
     )
 
 
-def go_back(product: Product, host: Host, services: Services, ready_seconds: float) -> Path:
+def go_back(
+    product: Product,
+    host: Host,
+    services: Services,
+    ready_seconds: float,
+    has_contact: ProductContact,
+) -> Path:
     """Go back to the previous version, and return it. Raises InstallError."""
     every = _instances(product, host)
-    program = Program(host, product.home, product.extra)
+    program = InstalledProgram(host, product.home, product.extra)
     previous = program.previous()
     if previous is None:
         raise InstallError("there is no previous version")
@@ -365,9 +423,16 @@ def go_back(product: Product, host: Host, services: Services, ready_seconds: flo
         services,
         previous,
         units=[names.unit for names in every],
+        has_contact=_contact_of(every, host, has_contact),
         within_seconds=ready_seconds,
     )
     return previous
+
+
+def _contact_of(every: Sequence[Names], host: Host, has_contact: ProductContact) -> HasContact:
+    """Return the question about contact by the name of a unit."""
+    by_unit = {names.unit: names for names in every}
+    return lambda unit: has_contact(by_unit[unit], host.root)
 
 
 def _instances(product: Product, host: Host) -> list[Names]:

@@ -3,17 +3,20 @@
 <home>/versions/1, 2, …    <home>/current -> versions/2    <home>/previous -> versions/1
 
 A new version begins as a copy of the current one: packages that an operator has added (plug-ins)
-come along, and nothing is fetched twice. Then pip installs the new release into it.
+come along, and nothing is fetched twice. Then pip installs the new release into it. pip runs from
+an environment of its own that is gone afterwards: a version holds no tools to build or install.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
@@ -22,9 +25,12 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from arc_runtime.install.host import Host, InstallError, below, write_link
+from arc_runtime.install.services import run_command
 
 DISTRIBUTION: Final = "arc-commands"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TOOLS: Final = frozenset({"pip", "setuptools", "wheel", "hatchling", "editables"})
+"""Distributions that build or install others. A version holds those that a plug-in requires."""
 _HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108
 """A unit with ProtectHome and PrivateTmp does not see these."""
 
@@ -40,7 +46,7 @@ class _Origin(msgspec.Struct):
     dir_info: _DirectoryInfo = msgspec.field(default_factory=_DirectoryInfo)
 
 
-class Program:
+class InstalledProgram:
     """A program keeps its versions below its home, such as /opt/arc."""
 
     def __init__(self, host: Host, home: str, extra: str = "") -> None:
@@ -60,7 +66,8 @@ class Program:
     def switch(self, version: Path) -> None:
         """Make a version the current one in one step; the current one becomes the previous one."""
         old = self.current()
-        os.sync()
+        # The whole file system of the versions, and no other: a host's slow disks do not count.
+        run_command(["sync", "--file-system", str(self.versions)])
         if old is not None and old != version:
             write_link(self._link("previous"), f"versions/{old.name}")
         write_link(self._link("current"), f"versions/{version.name}")
@@ -99,7 +106,8 @@ class Program:
             wanted = source or origin
             if wanted is not None:
                 is_ours = origin is not None and source is None
-                self._pip(version, base, wanted, has_backend=is_ours)
+                with tempfile.TemporaryDirectory(prefix="arc-pip-") as place:
+                    self._pip(version, base, wanted, Path(place), has_backend=is_ours)
             old = [base, version]
             if base.parent == self.versions:
                 old.append(Path(self._final(base)))
@@ -118,24 +126,32 @@ class Program:
         """Return a version's path on the running system, which its scripts name."""
         return f"{self._home}/versions/{version.name}"
 
-    def _pip(self, version: Path, base: Path, source: str, *, has_backend: bool) -> None:
-        """Install `source`. `has_backend`: build it with the tools of this environment."""
+    def _pip(
+        self, version: Path, base: Path, source: str, place: Path, *, has_backend: bool
+    ) -> None:
+        """Install `source` by the pip of this environment, or by one made in the directory `place`.
+
+        `has_backend`: build it with the tools of this environment.
+        """
         path = Path(source).absolute()
         if has_backend:
-            wheels = version / "wheels"
             self._host.run(
                 [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps",
-                 "--no-build-isolation", "--wheel-dir", str(wheels), source]
+                 "--no-build-isolation", "--wheel-dir", str(place), source]
             )  # fmt: skip
-            path = next(iter(wheels.glob("*.whl")))
-        pip = [str(version / "bin/python"), "-m", "pip", "install", "--quiet", "--no-input"]
+            path = next(iter(place.glob("*.whl")))
+        runs_pip = sys.executable
+        if importlib.util.find_spec("pip") is None:  # this is an installed version
+            runs_pip = str(place / "tools/bin/python")
+            self._host.run([sys.executable, "-m", "venv", str(place / "tools")])
+        pip = [runs_pip, "-m", "pip", "--python", str(version / "bin/python"), "install",
+               "--quiet", "--no-input", "--disable-pip-version-check"]  # fmt: skip
         if not has_backend:
             extra = f"[{self._extra}]" if self._extra else ""
             self._host.run([*pip, "--upgrade", f"{path}{extra}" if path.exists() else source])
         is_same = _release(version) == _release(base)
         if path.exists() and is_same:  # pip would skip a release of an equal number
             self._host.run([*pip, "--force-reinstall", "--no-deps", str(path)])
-        shutil.rmtree(version / "wheels", ignore_errors=True)
 
     def _linked(self, name: str) -> Path | None:
         link = self._link(name)
@@ -182,11 +198,21 @@ def _editable_origin(prefix: Path) -> str | None:
 
 
 def _copy(base: Path, version: Path, *, only_needed: bool) -> None:
-    """Copy packages and scripts: all, or those ARC needs, from a development environment."""
+    """Copy packages and scripts: all but tools, or those ARC needs, from a development environment.
+
+    Tools that a copied package requires come along.
+    """
     site, target = _site(base), _site(version)
     if not only_needed:
-        shutil.copytree(site, target, dirs_exist_ok=True, symlinks=True)
-        files: Iterable[Path] = (base / "bin").iterdir()
+        tools = set(_files(_unneeded_tools(base)))
+        left_out = {str(file.relative_to(site).parts[0]) for file in tools
+                    if file.is_relative_to(site)} - {"__pycache__"}  # fmt: skip
+
+        def ignore(directory: str, names: list[str]) -> set[str]:
+            return left_out & set(names) if Path(directory) == site else set()
+
+        shutil.copytree(site, target, dirs_exist_ok=True, symlinks=True, ignore=ignore)
+        files: Iterable[Path] = [each for each in (base / "bin").iterdir() if each not in tools]
     else:
         files = list(_files(_needed(base)))
         for file in files:
@@ -207,19 +233,31 @@ def _files(found: Iterable[importlib.metadata.Distribution]) -> Iterator[Path]:
 
 
 def _needed(prefix: Path) -> list[importlib.metadata.Distribution]:
-    """Return ARC, all that it requires, and pip."""
+    """Return ARC and all that it requires."""
     there = _distributions(prefix)
-    wanted, needed = [DISTRIBUTION, "pip", "setuptools"], dict[str, bool]()
+    wanted, needed = [DISTRIBUTION], dict[str, bool]()
     while wanted:
         name = wanted.pop()
         if name in needed or name not in there:
             continue
         needed[name] = True
-        for line in there[name].requires or ():
-            if name == DISTRIBUTION or "extra ==" not in line:
-                found = _NAME.match(line)
-                wanted += [_normal(found[0])] if found else []
+        wanted += _required(there[name])
     return [there[name] for name in needed]
+
+
+def _unneeded_tools(prefix: Path) -> list[importlib.metadata.Distribution]:
+    """Return the tools of an environment that no other distribution requires."""
+    there = _distributions(prefix)
+    required = {each for name in there if name not in _TOOLS for each in _required(there[name])}
+    return [there[name] for name in _TOOLS & there.keys() - required]
+
+
+def _required(distribution: importlib.metadata.Distribution) -> list[str]:
+    """Return what a distribution requires: without its extras, but for ARC's own."""
+    has_extras = _normal(distribution.metadata["Name"]) == DISTRIBUTION
+    lines = (line for line in distribution.requires or ()
+             if has_extras or "extra ==" not in line)  # fmt: skip
+    return [_normal(found[0]) for line in lines if (found := _NAME.match(line))]
 
 
 def _point_scripts(version: Path, old: Iterable[Path], new: Path) -> None:

@@ -143,11 +143,13 @@ def _output_of(argv: Sequence[str]) -> str:
     return done.stdout
 
 
-def run_command(argv: Sequence[str], seconds: float = 600.0) -> None:
-    """Run a command to its end. Raises InstallError with its output."""
+def run_command(
+    argv: Sequence[str], seconds: float = 600.0, *, directory: str | None = None
+) -> None:
+    """Run a command to its end, here or in a directory. Raises InstallError with its output."""
     try:
         done = subprocess.run(  # noqa: S603
-            argv, text=True, capture_output=True, timeout=seconds, check=False
+            argv, text=True, capture_output=True, timeout=seconds, check=False, cwd=directory
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InstallError(f"{argv[0]}: {error}") from None

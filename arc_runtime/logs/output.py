@@ -14,8 +14,8 @@ _PATIENCE_SECONDS: Final = 0.1
 """How long a reader may stall before lines are dropped; from then on there is no wait at all."""
 
 
-class Output(Protocol):
-    """An output takes log lines. Safe from any thread."""
+class LogSink(Protocol):
+    """A log sink takes log lines. Safe from any thread."""
 
     def is_open_for(self, stream: TextIO | None) -> bool:
         """Return True if this output still writes where the stream leads."""

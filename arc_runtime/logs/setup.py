@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TextIO, TypeVar
 import structlog
 
 from arc_runtime.logs import journald
-from arc_runtime.logs.output import LogOutput, Output
+from arc_runtime.logs.output import LogOutput, LogSink
 from arc_runtime.logs.redaction import redact_fields
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "error": logging.ERROR,
 }
 
+_JSON: Final = json.JSONEncoder(default=str)
 _RESET: Final = "\x1b[0m"
 _DIM: Final = "\x1b[2m"
 _COLOURS: Final = {
@@ -44,7 +45,7 @@ def configure(
     format: Format = "auto",  # noqa: A002  # the name of the configuration key
     level: str = "info",
     stream: TextIO | None = None,
-) -> Output:
+) -> LogSink:
     """Set up logging for the process, and return the output; again for another level or format.
 
     `auto` is text on a terminal, fields in systemd's journal if standard error leads there, and
@@ -80,7 +81,7 @@ def configure(
     return output
 
 
-def _lines(chosen: Format, stream: TextIO | None) -> tuple[structlog.typing.Processor, Output]:
+def _lines(chosen: Format, stream: TextIO | None) -> tuple[structlog.typing.Processor, LogSink]:
     """Return the renderer and the output of lines. Raises ValueError for an unknown format."""
     render = _renderer(chosen, stream)
     output = _in_use(LogOutput, stream) or LogOutput(stream)
@@ -90,7 +91,7 @@ def _lines(chosen: Format, stream: TextIO | None) -> tuple[structlog.typing.Proc
 
 def _journal(
     chosen: Format, stream: TextIO | None
-) -> tuple[structlog.typing.Processor, Output] | None:
+) -> tuple[structlog.typing.Processor, LogSink] | None:
     """Return the renderer and the output of the journal; None if the stream leads elsewhere."""
     if chosen != "auto" or "JOURNAL_STREAM" not in os.environ:
         return None
@@ -121,7 +122,7 @@ def _in_use(kind: type[T], stream: TextIO | None) -> T | None:
 class _Factory:
     """A factory makes structlog's innermost loggers, all on one output."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: LogSink) -> None:
         self.output = output
 
     def __call__(self, *_: Any) -> _Logger:
@@ -132,7 +133,7 @@ class _Factory:
 class _Logger:
     """An innermost logger writes the finished lines of every level."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: LogSink) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = output.write
         self.msg = self.log = self.failure = self.fatal = self.warn = self.exception = output.write
 
@@ -182,7 +183,7 @@ def _as_json(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str
     """Return one line of JSON, ASCII only: no byte of a value can act on a terminal."""
     ordered = {name: event.pop(name) for name in ("timestamp", "level", "event") if name in event}
     ordered.update(event)
-    return json.dumps(ordered, default=str)
+    return _JSON.encode(ordered)
 
 
 def _as_text(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> str:

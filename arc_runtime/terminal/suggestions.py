@@ -18,15 +18,9 @@ def not_one_of(word: str, known: Iterable[str]) -> str:
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return `. Did you mean list?` to put behind a message; an empty text without a likely one."""
-    likely = closest(word, known)
-    return f". Did you mean {' or '.join(likely)}?" if likely else ""
-
-
-def closest(word: str, known: Iterable[str]) -> list[str]:
-    """Return the known words that look most like one, two at most, in upper or lower case."""
     # Imported here: the agent's process, which rarely mistypes, need not hold it.
     from difflib import get_close_matches
 
     by_folded = {each.casefold(): each for each in known}
-    found = get_close_matches(word.casefold(), by_folded, n=2, cutoff=0.6)
-    return [by_folded[each] for each in found]
+    likely = get_close_matches(word.casefold(), by_folded, n=1)
+    return f". Did you mean {by_folded[likely[0]]}?" if likely else ""

@@ -1,7 +1,8 @@
 """Tables keep ids and states whole: what does not fit is a column less, never half a word.
 
-On a terminal the columns of the highest `rank` go first until the rest fits; free text then shares
-the room that is left. In a pipe a table is as wide as its cells, without colours.
+On a terminal the columns of the lowest `rank` are there first, and each further one if it fits;
+free text then shares the room that is left. In a pipe a table is as wide as its cells, and without
+colours.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Column:
 
     title: str
     rank: int = 0
-    """0: always there. Of the others, the highest goes first when there is not room for all."""
+    """0: always there. Of the others, the lower ones are there first; empty columns come last."""
     is_text: bool = False
     """True: free text, which may be shortened. Never for ids, names and states."""
     is_state: bool = False
@@ -59,10 +60,9 @@ def print_table(
     when there are more: `--limit 100`.
     """
     now = datetime.now(UTC)
-    if not rows:
+    if not rows and is_terminal(sys.stdout):
         print_note("there are none")
-        if is_terminal(sys.stdout):
-            return
+        return
     shows_all = is_wide or not is_terminal(sys.stdout)
     width = None if shows_all else width_of_terminal(sys.stdout)
     lines, missing = laid_out(
@@ -113,22 +113,19 @@ def laid_out(
 def _left_out(
     shown: Mapping[Column, Sequence[str]], widths: Mapping[Column, int], width: int | None
 ) -> dict[Column, Sequence[str]]:
-    """Return the columns that go: first empty ones, then by rank."""
-    missing: dict[Column, Sequence[str]] = {}
+    """Return the columns that there is no room for: the lowest ranks are there first."""
     if width is None:
-        return missing
-    order = sorted(
-        (column for column in shown if column.rank),
-        key=lambda column: (not any(shown[column]), column.rank),
-        reverse=True,
-    )
-    for column in order:
-        left = [each for each in shown if each not in missing]
-        least = sum(_least(each, widths[each]) for each in left) + len(GAP) * (len(left) - 1)
-        if least <= width:
-            break
-        missing[column] = shown[column]
-    return {column: missing[column] for column in shown if column in missing}
+        return {}
+    least = {column: _least(column, widths[column]) + len(GAP) for column in shown}
+    room = width + len(GAP) - sum(least[column] for column in shown if not column.rank)
+    missing: set[Column] = set()
+    ranked = (column for column in shown if column.rank)
+    for column in sorted(ranked, key=lambda column: (not any(shown[column]), column.rank)):
+        if least[column] <= room:
+            room -= least[column]
+        else:
+            missing.add(column)
+    return {column: cells for column, cells in shown.items() if column in missing}
 
 
 def _share(width: int, shown: Mapping[Column, int], widths: dict[Column, int]) -> None:

@@ -12,12 +12,12 @@ from typing import Final
 
 ELLIPSIS: Final = "…"
 
-_INVISIBLE: Final = (
+INVISIBLE: Final = (
     "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f"
 )
 """Marks that change the direction or cut a line, characters without a width, lone surrogates."""
-_UNSAFE: Final = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{_INVISIBLE}]")
+_UNSAFE: Final = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{INVISIBLE}]")
 _BREAKS: Final = re.compile(r"\s*[\n\t]\s*")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 import time
@@ -31,6 +32,9 @@ STILL_SECONDS: Final = 30.0
 """The longest batch of the sweeper, on a slow disk under load."""
 STOP_SLACK_SECONDS: Final = 25.0
 """The time that closing the database takes at worst, on top of the requests in progress."""
+
+OWN_DESCRIPTORS: Final = 500
+"""Files that the server needs beside its connections: database, blobs in transfer, pushes."""
 
 _LOOK_SECONDS: Final = 1.0
 """How often the server looks whether it can open a file."""
@@ -69,6 +73,7 @@ async def _serve(load: Callable[[], ServerConfig]) -> int:
     """Run a server until it is stopped or fails; return the exit code."""
     config = load()
     setup.configure(config.log.format, config.log.level)
+    _raise_descriptor_limit(config.http.max_connections)
     async with serving(config) as server:
         stopping = _on_signals(server, load)
         _spare_collections()
@@ -89,6 +94,17 @@ async def _serve(load: Callable[[], ServerConfig]) -> int:
             return FAILED
         log.info("server.stopping", signal=stopping.result().name)
     return 0
+
+
+def _raise_descriptor_limit(max_connections: int) -> None:
+    """Let the process open as many files as it may, and warn if its connections need more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = max_connections + OWN_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        hint = "raise LimitNOFILE= of the unit, or lower http.max_connections"
+        log.warning("server.few_descriptors", descriptors=hard, needed=needed, hint=hint)
 
 
 def _spare_collections() -> None:

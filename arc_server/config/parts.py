@@ -23,6 +23,7 @@ def command_limits(config: ServerConfig) -> CommandLimits:
         max_attempts=config.commands.max_attempts,
         max_leases=config.leases.max_per_request,
         max_lease_seconds=config.leases.max_seconds,
+        max_answer_bytes=config.leases.max_answer_bytes,
         response_url_seconds=config.urls.response_seconds,
         upload_url_seconds=config.urls.upload_seconds,
         download_url_seconds=config.urls.download_seconds,

@@ -97,6 +97,15 @@ class LeasesSection(Section, frozen=True, kw_only=True):
     max_per_request: Annotated[
         int, about("The most leases of one request. A request for more gets these.", ge=1, le=1000)
     ] = 1000
+    max_answer_bytes: Annotated[
+        int,
+        about(
+            "The most params in bytes that one lease request gets inline. The first command always"
+            " goes out.",
+            ge=1,
+            le=1 << 30,
+        ),
+    ] = 8 << 20
     outage_grace_seconds: Annotated[
         float,
         about(

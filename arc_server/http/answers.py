@@ -46,7 +46,11 @@ def error_answer(error: ArcError) -> web.Response:
     elif isinstance(error, RangeNotSatisfiable):
         answer.headers[hdrs.CONTENT_RANGE] = f"bytes */{error.context['size']}"
     elif isinstance(error, Unavailable | RateLimited):
-        answer.headers[hdrs.RETRY_AFTER] = RETRY_AFTER_SECONDS
+        seconds = error.context.get("retry_after_seconds", RETRY_AFTER_SECONDS)
+        answer.headers[hdrs.RETRY_AFTER] = str(seconds)
+        if "per_second" in error.context:  # draft-ietf-httpapi-ratelimit-headers
+            answer.headers["RateLimit-Policy"] = f'"token";q={error.context["per_second"]:g};w=1'
+            answer.headers["RateLimit"] = f'"token";r=0;t={seconds}'
     return answer
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import structlog
 from aiohttp import hdrs, web
@@ -13,12 +16,16 @@ from arc_server.auth.callers import Authenticator
 from arc_server.auth.revocations import Revoked, Waits
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
+from arc_server.http.body_reading import BodyMemory
 from arc_server.http.calls import Call
 from arc_server.http.limits import HttpLimits
 from arc_server.http.routing import Route, Router
+from arc_server.http.shares import Shares
 from arc_server.ports.reach import Reach
 
 log = structlog.get_logger(__name__)
+
+_READS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
 
 class Application:
@@ -33,12 +40,15 @@ class Application:
         limits: HttpLimits,
         base_urls: BaseUrls,
         rules: Mapping[tuple[str, str], Rule] = RULES,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.router = Router(routes)
         self._rules = rules
         self._revoked = revoked
         self._authenticator = authenticator
         self._limits = limits
+        self._body_memory = BodyMemory(limits.body_memory_bytes)
+        self._shares = Shares(limits, monotonic)
         self._base_urls = base_urls
         self.waits = Waits()
         """Requests that wait; the wait ends when the token of the caller is revoked."""
@@ -81,10 +91,22 @@ class Application:
             self._base_urls,
             is_last=lambda: self.is_draining,
             waits=self.waits,
+            body_memory=self._body_memory,
         )
         route = match.route
         await self._authorise(route, call)
-        return await route.handler(call)
+        token_id = None if call.caller is None else call.caller.reach.credential
+        wait_seconds = 0.0
+        if token_id is not None:
+            wait_seconds = self._shares.begin(token_id, may_wait=http.method in _READS)
+        try:
+            if wait_seconds:
+                await asyncio.sleep(wait_seconds)
+            return await route.handler(call)
+        finally:
+            call.release_body()
+            if token_id is not None:
+                self._shares.end(token_id)
 
     async def _authorise(self, route: Route, call: Call) -> None:
         """Let a request through by the table, with its caller. Raises Unauthorized, Forbidden."""
@@ -94,7 +116,10 @@ class Application:
         access = rule.access
         if access is Access.OPEN or access is Access.PROOF:
             return
-        authorization = call.http.headers.get(hdrs.AUTHORIZATION)
+        given = call.http.headers.getall(hdrs.AUTHORIZATION, ())
+        if len(given) > 1:  # a proxy may have judged another one than the server
+            raise BadRequest("Authorization: more than one header", field="Authorization")
+        authorization = given[0] if given else None
         if route.signature is not None and (
             access is Access.SIGNATURE_OR_TOKEN or authorization is None
         ):

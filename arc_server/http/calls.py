@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import select
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
 from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from arc_protocol.codec import decode
 from arc_protocol.errors import (
     BadRequest,
     InvalidCommand,
-    PayloadTooLarge,
-    RequestTimeout,
     Unauthorized,
 )
 from arc_server.auth.callers import Caller
 from arc_server.auth.revocations import Waits
 from arc_server.http.base_urls import BaseUrls
+from arc_server.http.body_reading import BodyMemory, Pace, read_chunks, too_large
 from arc_server.http.limits import HttpLimits
 from arc_server.http.queries import parse_query
 from arc_server.ports.reach import NOTHING, Reach
@@ -80,8 +77,9 @@ class Call:
 
     __slots__ = (
         "_base_urls",
+        "_body_bytes",
+        "_body_memory",
         "_is_last",
-        "_limits",
         "_query",
         "_query_text",
         "_waits",
@@ -90,6 +88,7 @@ class Call:
         "epoch",
         "http",
         "is_signed",
+        "limits",
         "reach",
         "wait",
     )
@@ -104,6 +103,7 @@ class Call:
         *,
         is_last: Callable[[], bool],
         waits: Waits,
+        body_memory: BodyMemory,
     ) -> None:
         self.http = http
         self.arguments = arguments
@@ -116,7 +116,9 @@ class Call:
         """True if the signature in the query let the request through."""
         self._query_text = query
         self._query: dict[str, str] | None = None
-        self._limits = limits
+        self.limits = limits
+        self._body_memory = body_memory
+        self._body_bytes = 0
         self._base_urls = base_urls
         self._is_last = is_last
         self._waits = waits
@@ -205,45 +207,45 @@ class Call:
             raise
 
     async def body(self, limit: int | None = None) -> bytes:
-        """Return the whole body of a JSON request, up to the limit. Raises as `chunks` does."""
-        content = self.http.content
-        limit = min(limit or self._limits.max_body_bytes, self._limits.max_body_bytes)
-        if not content.is_eof():
-            return b"".join([chunk async for chunk in self.chunks(limit)])
-        data = content.read_nowait()
-        if len(data) > limit:
-            raise _too_large(limit)
-        return data
+        """Return the whole body of a JSON request, up to the limit. Raises as `chunks` does.
 
-    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives, up to `limit` bytes.
+        Raises Unavailable when bodies take too much memory at the time.
+        """
+        content = self.http.content
+        limit = min(limit or self.limits.max_body_bytes, self.limits.max_body_bytes)
+        if content.is_eof():
+            data = content.read_nowait()
+            if len(data) > limit:
+                raise too_large(limit)
+            return data
+        chunks: list[bytes] = []
+        async for chunk in self.chunks(limit, total_seconds=self.limits.body_total_seconds):
+            self._body_memory.take(self._body_owner, len(chunk))
+            self._body_bytes += len(chunk)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def release_body(self) -> None:
+        """Count the memory of the body no longer. Called once the request is answered."""
+        if self._body_bytes:
+            self._body_memory.give_back(self._body_owner, self._body_bytes)
+            self._body_bytes = 0
+
+    def chunks(self, limit: int, *, total_seconds: float | None = None) -> AsyncIterator[bytes]:
+        """Return the body as it arrives, up to `limit` bytes and within that time.
 
         Raises PayloadTooLarge (unread, if the body announces more), RequestTimeout when it arrives
         too slowly, BadRequest when it is malformed, ConnectionError when it breaks off.
         """
         length = self.http.content_length
         if length is not None and length > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         self._answer_expectation()
-        loop = asyncio.get_running_loop()
-        content = self.http.content
-        received, waited = 0, 0.0
-        while not content.at_eof():
-            patience = self._limits.body_seconds + received / self._limits.body_bytes_per_second
-            begun = loop.time()
-            try:
-                async with asyncio.timeout(patience - waited):
-                    chunk = await content.readany()
-            except TimeoutError:
-                raise RequestTimeout("body: arrives too slowly") from None
-            except (web.RequestPayloadError, HttpProcessingError):
-                raise BadRequest("body: malformed framing") from None
-            waited += loop.time() - begun
-            received += len(chunk)
-            if received > limit:
-                raise _too_large(limit)
-            if chunk:
-                yield chunk
+        return read_chunks(self.http, limit, Pace(self.limits, total_seconds))
+
+    @property
+    def _body_owner(self) -> str | None:
+        return None if self.caller is None else self.caller.reach.credential
 
     def _answer_expectation(self) -> None:
         """Let a client send its body if it asked for permission first (RFC 9110, 10.1.1)."""
@@ -255,7 +257,3 @@ class Call:
         transport = self.http.transport
         if self.http.version == HttpVersion11 and transport is not None:
             transport.write(_CONTINUE)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"body: more than {limit} bytes", limit=limit)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
-from typing import Any, Final
+from ipaddress import IPv6Address, ip_address, ip_network
+from itertools import islice
+from typing import Any, Final, cast
 
 import structlog
 from aiohttp import web
@@ -29,10 +32,17 @@ MAX_REFUSALS: Final = 200
 """Connections past the limit that get an answer at a time; more are cut off."""
 REFUSAL_SECONDS: Final = 5.0
 """The time that a connection past the limit has to send its first bytes."""
+LOG_SECONDS: Final = 60.0
+"""How often the log says that connections are refused."""
+LOOKED_AT: Final = 64
+"""The connections that are looked at to find an idle one: the search goes on where it ended."""
+_NETWORK_BITS: Final = 64
+"""One customer of a provider has a /64 of IPv6 addresses or more."""
 
 _TOO_MANY: Final = "Too many"
 """Begins the message of aiohttp's parser for a request with too many headers."""
 _TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
+_TOO_LONG: Final = raw_error(HeadersTooLarge("the headers are too long together"))
 _FULL: Final = raw_error(Unavailable("too many connections"))
 
 
@@ -40,25 +50,59 @@ class Connections:
     """All connections of a server, and the handlers whose clients have gone."""
 
     def __init__(self) -> None:
-        self.open: set[ClientConnection] = set()
+        self.open: dict[ClientConnection, None] = {}
+        """In the order in which `make_room` looks at them."""
+        self.by_address: dict[str, int] = {}
+        """The number of open connections of each address."""
         self.left_behind: set[asyncio.Task[None]] = set()
         """Handlers whose clients have gone. They run to their end."""
         self.refused = 0
         """The number of open connections past the limit."""
+        self._unlogged = 0
+        self._logged_at: float | None = None
         self._all_closed = asyncio.Event()
 
     def opened(self, connection: ClientConnection) -> None:
         """Register a connection."""
-        self.open.add(connection)
+        self.open[connection] = None
+        address = connection.address
+        self.by_address[address] = self.by_address.get(address, 0) + 1
 
     def closed(self, connection: ClientConnection, handling: asyncio.Task[None] | None) -> None:
         """Forget a connection; its handler goes on."""
-        self.open.discard(connection)
+        if connection in self.open:
+            del self.open[connection]
+            left = self.by_address[connection.address] - 1
+            if left:
+                self.by_address[connection.address] = left
+            else:
+                del self.by_address[connection.address]
         if handling is not None and not handling.done():
             self.left_behind.add(handling)
             handling.add_done_callback(self._ended)
         elif not self.open:
             self._all_closed.set()
+
+    def make_room(self, address: str | None = None) -> bool:
+        """Close an idle connection, of that address or of any; return False if there is none.
+
+        Connections are looked at in turns, so that a search costs little however many there are.
+        """
+        for connection in list(islice(self.open, LOOKED_AT)):
+            if connection.is_idle and address in (None, connection.address):
+                connection.force_close()
+                self.closed(connection, None)
+                return True
+            self.open[connection] = self.open.pop(connection)
+        return False
+
+    def note_refusal(self, limit: str) -> None:
+        """Count a refused connection. The log gets a line a minute, not one for each."""
+        self._unlogged += 1
+        now = time.monotonic()
+        if self._logged_at is None or now - self._logged_at >= LOG_SECONDS:
+            log.warning("http.connections_refused", connections=self._unlogged, limit=limit)
+            self._unlogged, self._logged_at = 0, now
 
     async def wait_closed(self, seconds: float) -> bool:
         """Wait until every connection and every handler has ended; False when time is up before."""
@@ -81,10 +125,12 @@ class ClientConnection(RequestHandler):
     __slots__ = (
         "_connections",
         "_has_begun",
+        "_head_bytes",
         "_head_since",
         "_limits",
         "_stalled_bytes",
         "_stalled_since",
+        "address",
         "wait",
     )
 
@@ -98,6 +144,10 @@ class ClientConnection(RequestHandler):
         """Since when the server awaits the headers of a request; None during a request."""
         self._has_begun = False
         """True once some of those headers have arrived."""
+        self._head_bytes = 0
+        """How many bytes of them have arrived."""
+        self.address = ""
+        """The client's address; empty for a Unix socket."""
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.wait: Wait | None = None
@@ -112,7 +162,19 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._head_since = self._loop.time()
+        self.address = address_of(transport)
+        is_crowded = (
+            not self._limits.trust_forwarded
+            and self.address != ""
+            and self._connections.by_address.get(self.address, 0)
+            >= self._limits.max_connections_per_address
+            and not self._connections.make_room(self.address)
+        )
         self._connections.opened(self)
+        if is_crowded and self.transport is not None:
+            self._connections.note_refusal("http.max_connections_per_address")
+            self.transport.write(_FULL)
+            self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         handling = self._task_handler
@@ -129,8 +191,13 @@ class ClientConnection(RequestHandler):
         if not self.is_idle:
             self._head_since = None
             self._has_begun = False
+            self._head_bytes = 0
         elif data:
             self._has_begun = True
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.max_head_bytes and self.transport is not None:
+                self.transport.write(_TOO_LONG)
+                self.force_close()
             if self._head_since is None:
                 self._head_since = self._loop.time()
 
@@ -185,13 +252,12 @@ class Refusal(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         if self._connections.refused >= MAX_REFUSALS:
-            transport.abort()
+            self._transport.abort()
         self._connections.refused += 1
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(REFUSAL_SECONDS, transport.abort)
+        self._timer = loop.call_later(REFUSAL_SECONDS, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002
         transport = self._transport
@@ -203,6 +269,21 @@ class Refusal(asyncio.Protocol):
         self._connections.refused -= 1
         if self._timer is not None:
             self._timer.cancel()
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """Return the address of a client, with IPv6 its /64; empty for a Unix socket."""
+    peer: tuple[str, int] | str | None = transport.get_extra_info("peername")
+    if not isinstance(peer, tuple):
+        return ""
+    host = peer[0]
+    if ":" not in host:
+        return host
+    address = ip_address(host.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    if mapped is not None:
+        return str(mapped)
+    return str(ip_network((address, _NETWORK_BITS), strict=False))
 
 
 def _error_for(error: BaseException | None) -> ArcError:

@@ -15,6 +15,28 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         int,
         Meta(ge=1024, le=1 << 30, description="The largest JSON body. A larger one gets a 413."),
     ] = 32 << 20
+    max_control_body_bytes: Annotated[
+        int,
+        Meta(
+            ge=4096,
+            le=1 << 30,
+            description="The largest body of a request that carries no command: to lease, renew,"
+            " release, or complete an upload.",
+        ),
+    ] = 64 << 10
+    max_registration_bytes: Annotated[
+        int,
+        Meta(ge=4096, le=1 << 30, description="The largest registration of an agent."),
+    ] = 2 << 20
+    body_memory_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="The memory that request bodies may take together while they arrive. Past"
+            " it a request gets a 503. One token gets at most half of it.",
+        ),
+    ] = 256 << 20
     max_line_bytes: Annotated[
         int,
         Meta(ge=1024, le=1 << 20, description="The longest request line. A longer one gets a 431."),
@@ -27,15 +49,52 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = 8190
     max_headers: Annotated[
         int, Meta(ge=16, le=10_000, description="The most headers of one request. More get a 431.")
-    ] = 100
+    ] = 64
+    max_head_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=1 << 24,
+            description="The most bytes of a request line and its headers together. More get a"
+            " 431.",
+        ),
+    ] = 64 << 10
     max_connections: Annotated[
         int,
         Meta(
             ge=1,
             le=1_000_000,
-            description="The most connections at a time. Further ones get a 503.",
+            description="The most connections at a time. For a further one the oldest idle"
+            " connection is closed; if there is none, it gets a 503.",
         ),
     ] = 10_000
+    max_connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="The most connections of one address (of one /64 with IPv6), treated like"
+            " `max_connections`. Not counted with `trust_forwarded`: they all come from the proxy.",
+        ),
+    ] = 5_000
+    max_requests_per_token: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="The most requests of one token at a time, waiting ones included. Further"
+            " ones get a 429.",
+        ),
+    ] = 5_000
+    requests_per_second: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1_000_000,
+            description="The most requests a second of one token, after a burst of twice as many."
+            " Further ones get a 429, but a read of a status waits for its turn.",
+        ),
+    ] = 2_000
     header_seconds: Annotated[
         float,
         Meta(gt=0, le=3600, description="How long the headers of a request may take before a 408."),
@@ -45,13 +104,22 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Meta(
             gt=0,
             le=86_400,
-            description="How long the body of a request may take before a 408, on top of the time"
-            " that it needs at `body_bytes_per_second`.",
+            description="The time over which the rate of a body is measured. A body that arrives"
+            " more slowly than `body_bytes_per_second` over this time gets a 408.",
         ),
     ] = 20
     body_bytes_per_second: Annotated[
-        int, Meta(ge=1, description="The slowest upload that is accepted.")
+        int, Meta(ge=1, description="The slowest body that is accepted.")
     ] = 1024
+    body_total_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=86_400,
+            description="How long the server waits for a whole JSON body before a 408. Uploads to"
+            " signed URLs have no such limit.",
+        ),
+    ] = 300
     write_seconds: Annotated[
         float,
         Meta(

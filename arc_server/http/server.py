@@ -7,7 +7,7 @@ import socket
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import web, web_protocol
 from aiohttp.web_protocol import RequestHandler
 
 from arc_server.http.application import Application
@@ -18,12 +18,17 @@ log = structlog.get_logger(__name__)
 
 WATCH_SECONDS: Final = 1.0
 """The interval at which connections are checked for clients that are too slow."""
-LINGER_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = 2.0
 """The time in which the rest of a refused body is read, so that the client sees the answer."""
 CUT_OFF_SECONDS: Final = 0.5
 """The time that handlers that are cut off have to release undelivered leases."""
-BACKLOG: Final = 1024
-"""Connections that the kernel holds until they are accepted."""
+BACKLOG: Final = 4096
+"""Connections that the kernel holds until they are accepted: all agents may come back at once."""
+PARSED_AHEAD: Final = 2
+"""Requests of one connection that are parsed while another is handled. aiohttp's own 32 let a
+connection without a token hold 60 MB of headers."""
+KEEP_ALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""Seconds and counts after which the kernel gives up a peer that has vanished."""
 READ_BUFFER_BYTES: Final = 1 << 17
 
 
@@ -43,23 +48,34 @@ class HttpServer(web.Server):
             auto_decompress=False,
             access_log=None,
         )
+        web_protocol.MAX_MSG_QUEUE_SIZE = PARSED_AHEAD  # read as each connection is made
         self.limits = limits
         self._application = application
         self._clients = Connections()
         self._listener: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
+        _check_limits(self())
 
     def __call__(self) -> RequestHandler:
         """Return the protocol for a connection that was just accepted."""
         return ClientConnection(self, self._clients, self.limits, loop=self._loop, **self._kwargs)
 
     def accept(self) -> asyncio.BaseProtocol:
-        """Return the protocol for a new connection: a refusal when there are too many."""
-        is_full = self.open_connections >= self.limits.max_connections
-        return Refusal(self._clients) if is_full else self()
+        """Return the protocol for a new connection.
+
+        If there are too many, an idle one is closed for it. If none is idle, it is refused.
+        """
+        if self.open_connections < self.limits.max_connections or self._clients.make_room():
+            return self()
+        self._clients.note_refusal("http.max_connections")
+        return Refusal(self._clients)
 
     async def listen(self, listener: socket.socket) -> None:
         """Serve on a bound socket. Raises OSError."""
+        if listener.family in (socket.AF_INET, socket.AF_INET6):  # accepted sockets inherit these
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEP_ALIVE:
+                listener.setsockopt(socket.IPPROTO_TCP, option, value)
         self._listener = await self._loop.create_server(self.accept, sock=listener, backlog=BACKLOG)
         self._watching = self._loop.create_task(self._watch())
 
@@ -99,3 +115,9 @@ class HttpServer(web.Server):
             now = self._loop.time()
             for connection in list(self._clients.open):
                 connection.watch(now)
+
+
+def _check_limits(connection: RequestHandler) -> None:
+    """Raise RuntimeError if this version of aiohttp does not apply a limit that it was given."""
+    if getattr(connection, "_max_msg_queue_size", None) != PARSED_AHEAD:
+        raise RuntimeError("this version of aiohttp does not bound the requests that it parses")

@@ -15,6 +15,7 @@ from arc_server.ports.records import (
     Completion,
     Created,
     NewCommand,
+    PushLease,
     StoredBody,
     StoredResponse,
 )
@@ -54,9 +55,14 @@ class CommandStore(CommandLookup, Protocol):
         ...
 
     async def mark_uploaded(
-        self, command_id: str, params: StoredBody, now: datetime
+        self,
+        command_id: str,
+        params: StoredBody,
+        now: datetime,
+        push_lease: PushLease | None = None,
     ) -> CommandRecord:
-        """Make a PENDING_UPLOAD command PENDING, with the params that arrived.
+        """Make a PENDING_UPLOAD command PENDING, with the params that arrived; DISPATCHED under
+        `push_lease` if it is pushed.
 
         It is ready from `now` on, behind the commands that are ready already. An overdue command
         ends as EXPIRED. Raises CommandNotFound, InvalidStateTransition (also when the command has

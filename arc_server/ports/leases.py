@@ -13,10 +13,10 @@ from arc_server.ports.records import (
     CommandRecord,
     Completion,
     Granted,
+    LeasedResponse,
     LeaseQuery,
     Renewal,
     StoredResponse,
-    Submission,
 )
 
 
@@ -91,7 +91,7 @@ class LeaseStore(CommandLookup, Protocol):
         ...
 
     async def complete_all(
-        self, submissions: Sequence[Submission], now: datetime, within: Reach = EVERYTHING
+        self, submissions: Sequence[LeasedResponse], now: datetime, within: Reach = EVERYTHING
     ) -> Sequence[Completion | ArcError]:
         """Run `complete` for each submission, in one transaction.
 

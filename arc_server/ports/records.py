@@ -5,7 +5,7 @@ All are frozen, and all instants are in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
@@ -111,7 +111,7 @@ class CommandRecord(Record, frozen=True, kw_only=True):
 
 
 class PushLease(Record, frozen=True):
-    """The lease that a new command is pushed under at once, and until when it lasts."""
+    """The lease that a command is pushed under as soon as it is ready, and until when it lasts."""
 
     lease_id: str
     expires_at: datetime
@@ -166,10 +166,11 @@ class CommandWithBodies(Record, frozen=True, kw_only=True):
 
     command: CommandRecord
     params: StoredParams
+    signature: str | None = None
     response: ReadResponse | None = None
 
 
-class Submission(Record, frozen=True):
+class LeasedResponse(Record, frozen=True):
     """A response and the lease that it is submitted under."""
 
     command_id: str
@@ -205,6 +206,8 @@ class CommandPage(Record, frozen=True, kw_only=True):
     """Commands, newest first. `next_before` goes into the next call, None on the last page."""
 
     commands: Sequence[CommandRecord]
+    error_codes: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
+    """The codes of the FAILED among them, by command id; a damaged response has none."""
     next_before: int | None = None
 
 
@@ -227,6 +230,8 @@ class LeaseQuery(Record, frozen=True, kw_only=True):
     auto_register: bool = True
     max_targets: int = 1_000
     """The targets of a deployment, past which none is registered."""
+    max_bytes: int | None = None
+    """The most bytes of inline params that are handed out together; the first command always is."""
 
 
 class Grant(Record, frozen=True, kw_only=True):

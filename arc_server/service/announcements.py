@@ -14,7 +14,7 @@ from arc_protocol.messages.base import State
 from arc_server.ports.pushes import PushOutlet
 from arc_server.ports.records import CommandRecord, CommandWithResponse, Completion, StoredResponse
 from arc_server.service.result_waiters import ResultWaiters
-from arc_server.service.work_waiters import WorkWaiters
+from arc_server.service.work_waiters import Foretold, WorkWaiters
 
 
 class Announcements:
@@ -27,6 +27,13 @@ class Announcements:
         """The outbox, while it takes commands as they are created."""
         self._push = asyncio.Event()
         self.is_closed = False
+
+    def announce_created(self, command: CommandRecord, foretold: Foretold | None) -> None:
+        """Announce a new command that was foretold to a poll, if there was one."""
+        if foretold is None or not foretold.is_taken(command.command_id):
+            self.announce(command)
+        elif foretold.target_id is None:  # if that poll leaves, it wakes none that names the target
+            self.work.wake_named(command.deployment_id, command.target.resource_id)
 
     def announce(self, command: CommandRecord) -> None:
         """Wake the waiters of a command that has ended, or that is ready to be leased or pushed."""

@@ -112,6 +112,11 @@ class CommandService:
         outlet = self._announcements.push_outlet
         results = self._announcements.results
         results.remember_live(command_id, request.deployment_id, deadline)
+        foretold = None
+        if not isinstance(params, AwaitedBlob):
+            foretold = self._announcements.work.foretell(
+                request.deployment_id, request.target_resource_id
+            )
         try:
             created = await self._store.create(
                 NewCommand(
@@ -141,7 +146,7 @@ class CommandService:
             results.wake(command_id)  # it was not stored
             await self._incoming.discard(params)
         else:
-            self._announcements.announce(command)
+            self._announcements.announce_created(command, foretold)
             if outlet is not None and command.state is State.DISPATCHED:
                 assert not isinstance(params, AwaitedBlob)
                 await outlet.send(
@@ -180,12 +185,16 @@ class CommandService:
             )
         path = stored.params.path
         params = await self._incoming.accept_upload(path, size)
+        outlet, now = self._announcements.push_outlet, self._clock.now()
+        lease = outlet.offer(now) if outlet is not None and stored.command.is_push else None
         try:
-            command = await self._store.mark_uploaded(command_id, params, self._clock.now())
+            command = await self._store.mark_uploaded(command_id, params, now, lease)
         except InvalidStateTransition:
             self._announcements.results.wake(command_id)  # it may just have expired
             raise
         self._announcements.announce(command)
+        if outlet is not None and command.state is State.DISPATCHED:
+            await outlet.send(Grant(command=command, params=params, signature=stored.signature))
         await self._incoming.seal(params)
         if isinstance(params, StoredInline):
             await self._incoming.discard(StoredBlob(path=path, size=size))
@@ -238,7 +247,9 @@ class CommandService:
         )
         return CommandList(
             commands=[
-                _describe(command, None) for command in page.commands if within.covers(command)
+                _describe(command, None, error_code=page.error_codes.get(command.command_id))
+                for command in page.commands
+                if within.covers(command)
             ],
             cursor=None if page.next_before is None else str(page.next_before),
         )
@@ -307,7 +318,9 @@ class CommandService:
         return _describe(found.command, response)
 
 
-def _describe(command: CommandRecord, response: CommandResponse | None) -> CommandStatus:
+def _describe(
+    command: CommandRecord, response: CommandResponse | None, *, error_code: str | None = None
+) -> CommandStatus:
     return CommandStatus(
         command_id=command.command_id,
         state=command.state,
@@ -324,6 +337,7 @@ def _describe(command: CommandRecord, response: CommandResponse | None) -> Comma
         cancel_requested=command.cancel_requested or None,
         created_by=command.created_by,
         completed_by=command.completed_by,
+        error_code=error_code,
     )
 
 

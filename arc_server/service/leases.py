@@ -42,9 +42,9 @@ from arc_server.ports.records import (
     CommandRecord,
     Grant,
     Granted,
+    LeasedResponse,
     LeaseQuery,
     StoredSuccess,
-    Submission,
 )
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
@@ -125,7 +125,7 @@ class LeaseService:
                 self._agents.mark_polled(deployment_id, request.target, agent_id, within.credential)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url, within)
-                waiter.looked()
+                waiter.looked([lease.command_id for lease in leases])
                 if wait.error is not None:
                     await self.return_undelivered([lease.lease_id for lease in leases])
                     raise wait.error
@@ -221,12 +221,12 @@ class LeaseService:
         Raises StoreUnavailable when it is not known of any whether it was taken.
         """
         refused: list[RefusedResponse] = []
-        small: list[Submission] = []
+        small: list[LeasedResponse] = []
         for given in request.responses:
             try:
                 if self._incoming.is_small(given.response):
                     stored = await self._incoming.accept_response(None, given.response)
-                    small.append(Submission(given.command_id, given.lease_id, stored))
+                    small.append(LeasedResponse(given.command_id, given.lease_id, stored))
                 else:
                     await self.submit_response(
                         given.command_id, given.response, lease_id=given.lease_id, within=within
@@ -267,6 +267,7 @@ class LeaseService:
                 credential=within.credential,
                 auto_register=self._limits.registers(within),
                 max_targets=self._limits.max_targets,
+                max_bytes=self._limits.max_answer_bytes,
             )
         )
         leases: list[LeaseInfo] = []

@@ -36,6 +36,8 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Deployments and targets are registered at their first use; None: by callers that may."""
     max_targets: int = 100
     """The targets of a deployment, past which none registers itself."""
+    max_answer_bytes: int = 8 << 20
+    """The most bytes of inline params that one lease request gets."""
 
     def registers(self, within: Reach) -> bool:
         """Return True if what a caller names for the first time is registered."""

@@ -2,12 +2,14 @@
 
 A poll arms, looks and sleeps, always in this order, or a wake-up between look and sleep is lost.
 One ready command wakes one waiter, first come first served. A waiter that leaves with a wake-up
-that it did not use passes it on.
+that it did not use passes it on. A command is foretold to the first waiter while its create is on
+its way to the disk: create and lease then share a commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from types import TracebackType
 from typing import Final
 
@@ -19,6 +21,40 @@ WorkKey = tuple[str, str | None]
 
 MAX_REMEMBERED_CANCELS: Final = 10_000
 """Holders whose cancel requests are kept for their next poll; the rest learn of them by renewal."""
+
+
+class Foretold:
+    """A command for which a poll was woken when its create began."""
+
+    __slots__ = ("_command_id", "_found", "_waiter")
+
+    def __init__(self, waiter: WorkWaiter) -> None:
+        self._waiter = waiter
+        self._found: Collection[str] | None = None
+        """What the poll's look leased; None until the look has ended."""
+        self._command_id: str | None = None
+
+    @property
+    def target_id(self) -> str | None:
+        """Return the target that the poll names; None if it waits for the default target."""
+        return self._waiter.key[1]
+
+    def is_taken(self, command_id: str) -> bool:
+        """Return True if the poll has leased the command, or will look again if it has not.
+
+        Call it once, when the command is committed.
+        """
+        if self._found is not None:
+            return command_id in self._found
+        if not self._waiter.take_out():
+            return False
+        self._command_id = command_id
+        return True
+
+    def looked(self, found: Collection[str]) -> bool:
+        """End the look. Return True if the command is there by now, and was not found."""
+        self._found = found
+        return self._command_id is not None and self._command_id not in found
 
 
 class WorkWaiter:
@@ -36,6 +72,8 @@ class WorkWaiter:
         self._is_woken = False
         self._sleep: asyncio.Future[None] | None = None
         self._is_owed_a_look = False
+        self.is_looking = False
+        self._foretold: list[Foretold] = []
 
     def __enter__(self) -> WorkWaiter:
         self._waiters.add(self)
@@ -47,6 +85,7 @@ class WorkWaiter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._resolve(())
         self._waiters.remove(self)
         if self._is_owed_a_look:
             self._waiters.wake(*self.key)
@@ -54,11 +93,31 @@ class WorkWaiter:
     def arm(self) -> None:
         """Prepare for a look: a wake-up from now on ends the sleep that follows it."""
         self._is_woken = False
+        self.is_looking = True
         self._waiters.add(self)
 
-    def looked(self) -> None:
-        """Use up the wake-ups before a look that came to an answer."""
+    def looked(self, found: Collection[str]) -> None:
+        """Use up the wake-ups before a look that came to an answer: the commands it leased."""
+        self.is_looking = False
         self._is_owed_a_look = self._is_woken and self._is_owed_a_look
+        self._resolve(found)
+
+    def foretell(self) -> Foretold:
+        """Return what settles whether its next look finds a command whose create begins now."""
+        foretold = Foretold(self)
+        self._foretold.append(foretold)
+        return foretold
+
+    def take_out(self) -> bool:
+        """Let no other command wake it; return False if one has."""
+        return self._waiters.dequeue(self)
+
+    def _resolve(self, found: Collection[str]) -> None:
+        """Settle what was foretold before a look; wake again for what is there and not found."""
+        for foretold in self._foretold:
+            if foretold.looked(found):
+                self.wake(is_for_work=True)
+        self._foretold.clear()
 
     def wake(self, *, is_for_work: bool) -> None:
         """End the sleep, or the next one if none has begun."""
@@ -108,6 +167,22 @@ class WorkWaiters:
         if target_id is not None:
             self._wake((deployment_id, None), count)
 
+    def wake_named(self, deployment_id: str, target_id: str) -> None:
+        """Wake one waiter that names the target."""
+        self._wake((deployment_id, target_id), 1)
+
+    def foretell(self, deployment_id: str, target_id: str | None) -> Foretold | None:
+        """Wake a waiter that sleeps for a command whose create begins now, if there is one.
+
+        None stands for the default target.
+        """
+        key = (deployment_id, target_id)
+        waiter = next(iter(self._queues.get(key, ())), None)
+        if waiter is None or waiter.is_looking:
+            return None
+        self._wake(key, 1)
+        return waiter.foretell()
+
     def request_cancel(self, holder: Holder, lease_id: str) -> None:
         """Keep a cancel request for a holder, and wake it."""
         if holder not in self._cancels and len(self._cancels) >= MAX_REMEMBERED_CANCELS:
@@ -141,16 +216,22 @@ class WorkWaiters:
 
     def remove(self, waiter: WorkWaiter) -> None:
         """Take a waiter out."""
-        queue = self._queues.get(waiter.key)
-        if queue is not None:
-            queue.pop(waiter, None)
-            if not queue:
-                del self._queues[waiter.key]
+        self.dequeue(waiter)
         if waiter.holder is not None:
             waiters = self._by_holder.get(waiter.holder, set())
             waiters.discard(waiter)
             if not waiters:
                 self._by_holder.pop(waiter.holder, None)
+
+    def dequeue(self, waiter: WorkWaiter) -> bool:
+        """Take a waiter out of its queue only; return False if it is not in it."""
+        queue = self._queues.get(waiter.key, {})
+        if waiter not in queue:
+            return False
+        del queue[waiter]
+        if not queue:
+            del self._queues[waiter.key]
+        return True
 
     def _wake(self, key: WorkKey, count: int) -> None:
         queue = self._queues.get(key)

@@ -37,13 +37,14 @@ from arc_server.ports.records import (
     Holder,
     KnownKey,
     KnownSecret,
+    LeasedResponse,
     LeaseQuery,
     NewCommand,
     NewCredential,
+    PushLease,
     Renewal,
     StoredBody,
     StoredResponse,
-    Submission,
     TokenSecret,
 )
 from arc_server.store.engine import schema
@@ -114,9 +115,13 @@ class SqliteStore:
         return await self._write(create.create, new)
 
     async def mark_uploaded(
-        self, command_id: str, params: StoredBody, now: datetime
+        self,
+        command_id: str,
+        params: StoredBody,
+        now: datetime,
+        push_lease: PushLease | None = None,
     ) -> CommandRecord:
-        outcome = await self._write(create.mark_uploaded, command_id, params, now)
+        outcome = await self._write(create.mark_uploaded, command_id, params, now, push_lease)
         if isinstance(outcome, ArcError):
             raise outcome
         return outcome
@@ -185,7 +190,7 @@ class SqliteStore:
         return await self._write(complete.complete, command_id, lease_id, response, now, within)
 
     async def complete_all(
-        self, submissions: Sequence[Submission], now: datetime, within: Reach = EVERYTHING
+        self, submissions: Sequence[LeasedResponse], now: datetime, within: Reach = EVERYTHING
     ) -> Sequence[Completion | ArcError]:
         return await self._write(complete.complete_all, submissions, now, within)
 

@@ -10,17 +10,21 @@ import psutil
 import pytest
 
 from tests.support.processes import BIN, let_real_time_pass
+from tests.support.raw_sender import DEPLOYMENT
 from tests.support.world import World
 
 HEAVY = (
     "asyncpg",
     "cryptography",
+    "frozenlist._frozenlist",
+    "idna",
     "nacl",
     "numpy",
     "pygments",
     "rich.console",
     "prometheus_client",
     "pydantic",
+    "tenacity",
     "uvloop",
     "arc_agent.guard.policy_file",
     "arc_client",
@@ -61,7 +65,7 @@ async def test_an_agent_at_rest_has_loaded_nothing_that_it_does_not_use(
     listed = tmp_path / "modules"
     agent = await asyncio.create_subprocess_exec(
         str(BIN / "python"),
-        *("-c", LIST, "run", "--server", world.url, "--deployment", "d"),
+        *("-c", LIST, "run", "--server", world.url, "--deployment", DEPLOYMENT),
         *("--token-file", str(world.tokens["agent"])),
         env={
             "LIST": str(listed),

@@ -201,6 +201,7 @@ async def test_an_expired_certificate_of_the_server_is_told_once_and_its_new_one
             "strict",
             url=f"https://127.0.0.1:{front.port}",
             config={"server": QUICK, "tls": {"ca_file": str(authority.ca_file), "ca_only": True}},
+            is_awaited=False,  # it is ready once the server has answered
         )
         lost = await agent.logged("contact.lost")
         serving.load_cert_chain(new.cert_file, new.key_file)

@@ -7,7 +7,7 @@ true of one command from then on; its `stage` goes up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +124,7 @@ class CommandScenario:
         is_upload = n % 3 == 0
         fields = {"idempotency_key": self._name, "target_resource_id": self._target.resource_id}
         asked = request(None, size=len(data), **fields) if is_upload else request(data, **fields)
+        await self._ask()  # the agent comes first: a sender cannot name a target that is not known
         created = await commands.create(asked, base_url=BASE_URL)
         self._facts |= {"id": created.command_id, "key": self._name, "params": digest(data)}
         self._acknowledged(state=created.state, attempt=1)
@@ -138,11 +139,12 @@ class CommandScenario:
             lease = await self._lease()
         await self._end(lease, n)
 
+    async def _ask(self) -> Sequence[LeaseInfo]:
+        request = LeaseRequest(deployment_id=DEPLOYMENT, target=self._target)
+        return (await self._parts.leases.lease(request, base_url=BASE_URL)).leases
+
     async def _lease(self) -> LeaseInfo:
-        answer = await self._parts.leases.lease(
-            LeaseRequest(deployment_id=DEPLOYMENT, target=self._target), base_url=BASE_URL
-        )
-        [lease] = answer.leases
+        [lease] = await self._ask()
         self._acknowledged(state="DISPATCHED", attempt=lease.attempt, lease=lease.lease_id)
         return lease
 

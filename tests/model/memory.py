@@ -57,16 +57,18 @@ from arc_server.ports.records import (
     Grant,
     Granted,
     Holder,
+    LeasedResponse,
     LeaseQuery,
     NewCommand,
+    PushLease,
     ReadResponse,
     Renewal,
     StoredBody,
     StoredError,
+    StoredInline,
     StoredParams,
     StoredResponse,
     StoredSuccess,
-    Submission,
 )
 from tests.model.memory_credentials import MemoryCredentials
 
@@ -190,15 +192,8 @@ class MemoryStore(MemoryCredentials):
             push_at=new.created_at,
         )
         self._commands[new.command_id] = stored
-        if stored.command.is_push and new.push_lease and not is_awaited:
-            self._set(
-                stored,
-                state=State.DISPATCHED,
-                dispatched_at=new.created_at,
-                lease_id=new.push_lease.lease_id,
-                lease_attempt=1,
-                lease_expires_at=new.push_lease.expires_at,
-            )
+        if new.push_lease and not is_awaited:
+            self._push(stored, new.push_lease, new.created_at)
         if new.idempotency_key is not None:
             self._keys.setdefault(_key_name(new), []).append(
                 _Key(
@@ -211,6 +206,19 @@ class MemoryStore(MemoryCredentials):
                 )
             )
         return Created(command=stored.command, is_replay=False, params=new.params)
+
+    def _push(self, stored: _Stored, lease: PushLease, now: datetime) -> CommandRecord:
+        """Dispatch a command that has just become ready, if it is pushed."""
+        if not stored.command.is_push:
+            return stored.command
+        return self._set(
+            stored,
+            state=State.DISPATCHED,
+            dispatched_at=now,
+            lease_id=lease.lease_id,
+            lease_attempt=1,
+            lease_expires_at=lease.expires_at,
+        )
 
     def _find_key(
         self, new: NewCommand, place: _Place, target: CommandTarget | None
@@ -250,7 +258,11 @@ class MemoryStore(MemoryCredentials):
         return bool(waiting)
 
     async def mark_uploaded(
-        self, command_id: str, params: StoredBody, now: datetime
+        self,
+        command_id: str,
+        params: StoredBody,
+        now: datetime,
+        push_lease: PushLease | None = None,
     ) -> CommandRecord:
         """See Store."""
         stored = self._find(command_id)
@@ -259,7 +271,8 @@ class MemoryStore(MemoryCredentials):
                 stored.params = params
                 stored.ready_order = self._next_number()
                 stored.push_at = now
-                return self._set(stored, state=State.PENDING)
+                ready = self._set(stored, state=State.PENDING)
+                return self._push(stored, push_lease, now) if push_lease else ready
             self._expire(stored, now)
         raise InvalidStateTransition(f"the command is {stored.command.state}")
 
@@ -283,7 +296,10 @@ class MemoryStore(MemoryCredentials):
         if stored is None:
             return None
         return CommandWithBodies(
-            command=stored.command, params=stored.params, response=stored.response
+            command=stored.command,
+            params=stored.params,
+            signature=stored.signature,
+            response=stored.response,
         )
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
@@ -300,6 +316,11 @@ class MemoryStore(MemoryCredentials):
         page = found[:limit]
         return CommandPage(
             commands=[stored.command for stored in page],
+            error_codes={
+                stored.command.command_id: stored.response.code
+                for stored in page
+                if isinstance(stored.response, StoredError)
+            },
             next_before=page[-1].seq if page and len(found) > limit else None,
         )
 
@@ -351,7 +372,13 @@ class MemoryStore(MemoryCredentials):
             key=lambda stored: stored.ready_order,
         )
         granted = self._grant(
-            queue, query.lease_ids, query.lease_seconds, query.holder, now, query.credential
+            queue,
+            query.lease_ids,
+            query.lease_seconds,
+            query.holder,
+            now,
+            query.credential,
+            max_bytes=query.max_bytes,
         )
         return msgspec.structs.replace(granted, inherited=inherited)
 
@@ -386,9 +413,12 @@ class MemoryStore(MemoryCredentials):
         holder: str | None,
         now: datetime,
         credential: str | None = None,
+        *,
+        max_bytes: int | None = None,
     ) -> Granted:
         grants: list[Grant] = []
         ended: list[CommandRecord] = []
+        granted_bytes = 0
         for stored in queue:
             if len(grants) == len(lease_ids):
                 break
@@ -402,6 +432,9 @@ class MemoryStore(MemoryCredentials):
                 error = StoredError(code="SERIALIZATION_FAILED", message=message)
                 ended.append(self._end(stored, State.FAILED, error, now))
             else:
+                granted_bytes += len(params.data) if isinstance(params, StoredInline) else 0
+                if grants and max_bytes is not None and granted_bytes > max_bytes:
+                    break
                 is_again = command.is_push and command.lease_id is not None
                 leased = self._set(
                     stored,
@@ -506,7 +539,7 @@ class MemoryStore(MemoryCredentials):
         return Completion(command=self._end(stored, state, response, now, by), changed=True)
 
     async def complete_all(
-        self, submissions: Sequence[Submission], now: datetime, within: Reach = EVERYTHING
+        self, submissions: Sequence[LeasedResponse], now: datetime, within: Reach = EVERYTHING
     ) -> Sequence[Completion | ArcError]:
         """See Store."""
         answers: list[Completion | ArcError] = []

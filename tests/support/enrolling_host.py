@@ -99,7 +99,7 @@ class Host:
 async def enrol_token(
     server: RunningServer, deployment: str, *, uses: int = 1, seconds: float = 3600
 ) -> str:
-    """An enrol token that the server knows."""
+    """An enrolment token that the server knows."""
     made = new_enrol_token(deployment, uses, timedelta(seconds=seconds), datetime.now(UTC))
     await server.parts.store.put_enrol_token(made.stored)
     return made.text

@@ -54,7 +54,7 @@ class EnrolmentHost:
         self.files = IdentityFiles(directory)
 
     async def enrol_token(self, *, uses: int = 1, seconds: float = 3600) -> Path:
-        """A file that holds a fresh enrol token."""
+        """A file that holds a fresh enrolment token."""
         made = new_enrol_token(DEPLOYMENT, uses, timedelta(seconds=seconds), self.clock.now())
         await self.server.parts.store.put_enrol_token(made.stored)
         file = self.directory.with_suffix(".enrol-token")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from arc_client.wire.retry import SystemMonotonicClock
+from arc_client.wire.retry import SystemWaitClock
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
 Handler = Callable[[bytes], Awaitable[bytes]]
@@ -51,6 +51,8 @@ class StoredCommand:
     task: asyncio.Task[None] | None = None
     said: list[str] = field(default_factory=list)
     progress: dict[str, Any] | None = None
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    """What its status says in place of what a fake knows."""
 
 
 @dataclass
@@ -274,7 +276,12 @@ class FakeServer:
             }
             if command.cancel_requested:
                 answer["cancelRequested"] = True
-        return answer
+        return answer | command.facts
+
+    def _listed(self, command: StoredCommand) -> dict[str, Any]:
+        answer = self._describe(command)
+        response = answer.pop("response", {})
+        return answer | ({"errorCode": response["code"]} if "code" in response else {})
 
     def _body(self, command: StoredCommand) -> dict[str, Any]:
         assert command.result is not None
@@ -367,7 +374,7 @@ class FakeServer:
             and query.get("command") in (None, command.create["command"])
         ]
         begin, limit = int(query.get("cursor", "0")), min(2, int(query.get("limit", "100")))
-        page = {"commands": [self._describe(c) for c in found[begin : begin + limit]]}
+        page = {"commands": [self._listed(c) for c in found[begin : begin + limit]]}
         if begin + limit < len(found):
             page["cursor"] = str(begin + limit)  # type: ignore[assignment]
         return web.json_response(page)
@@ -462,7 +469,7 @@ def agent(agent_id: str, deployment: str) -> dict[str, object]:
     }
 
 
-class Hasty(SystemMonotonicClock):
+class Hasty(SystemWaitClock):
     """A clock for people who do not like to wait between two tries."""
 
     async def sleep(self, seconds: float) -> None:

@@ -152,6 +152,7 @@ class World:
         key: str | None = None,
         target: str | None = None,
         max_attempts: int | None = None,
+        signature: str | None = None,
     ) -> CreateCommandResponse:
         body = InlineBody.of(params) if isinstance(params, bytes) else params
         deadline = None
@@ -165,6 +166,7 @@ class World:
             idempotency_key=key,
             target_resource_id=target,
             max_attempts=max_attempts,
+            signature=signature,
         )
         return await self.commands.create(request, base_url=BASE, within=within)
 

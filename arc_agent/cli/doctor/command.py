@@ -19,7 +19,7 @@ import msgspec
 from arc_agent.cli.doctor import host, server
 from arc_agent.cli.doctor.finding import CHECK_SECONDS, Finding, bad, ok, untested
 from arc_agent.cli.output import DONE, NO, UNUSABLE, begin_log, fail, show
-from arc_agent.cli.place import config_file, environ_of, socket_of
+from arc_agent.cli.place import config_file, environ_of, overrides_of, socket_of
 from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.work.live_config import Source
 from arc_runtime.logs.redaction import mask_known
@@ -28,7 +28,7 @@ from arc_runtime.logs.redaction import mask_known
 def run(given: argparse.Namespace) -> int:
     """Run all checks; return the exit code. Raises SettingsError without a configuration."""
     begin_log()
-    overrides = {} if given.data_dir is None else {"data_dir": str(given.data_dir)}
+    overrides = overrides_of(given)
     source = Source(file=config_file(given), environ=environ_of(given.unit), overrides=overrides)
     try:
         findings = asyncio.run(_show(given, source, socket_of(given)))

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from arc_agent.cli.doctor.finding import CHECK_SECONDS, Finding, bad, ok, untested
-from arc_agent.cli.status import span
 from arc_agent.config.sections import Config
 from arc_agent.control.status import CLOCK_OFF_SECONDS
 from arc_agent.net.access_token import AccessToken
@@ -23,6 +22,7 @@ from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_agent.work.live_config import Source, bearer_of
 from arc_protocol.messages.leases import LeaseRequest, RenewRequest
+from arc_runtime.terminal.times import short_span
 
 _SOON_DAYS: Final = 14
 _DAY: Final = 86_400
@@ -121,8 +121,12 @@ async def _tls(scheme: str, host: str, port: int, routes: Routes, *, is_direct: 
     ends = certificate.get("notAfter")
     seconds = ssl.cert_time_to_seconds(str(ends)) - time.time() if ends else None
     if seconds is not None and seconds < _SOON_DAYS * _DAY:
-        return bad("tls", f"{version}; the server's certificate ends in {span(max(0, seconds))}")
-    until = "" if seconds is None else f", the server's certificate is good for {span(seconds)}"
+        return bad(
+            "tls", f"{version}; the server's certificate ends in {short_span(max(0, seconds))}"
+        )
+    until = (
+        "" if seconds is None else f", the server's certificate is good for {short_span(seconds)}"
+    )
     return ok("tls", f"{version}{until}")
 
 
@@ -134,7 +138,9 @@ def _clock(routes: Routes) -> Finding:
     if abs(offset) <= CLOCK_OFF_SECONDS:
         return ok("clock", f"within {max(1, round(abs(offset)))} s of the server's")
     way = "ahead of" if offset > 0 else "behind"
-    return bad("clock", f"{span(abs(offset))} {way} the server's: set it, or run an NTP client")
+    return bad(
+        "clock", f"{short_span(abs(offset))} {way} the server's: set it, or run an NTP client"
+    )
 
 
 @asynccontextmanager
@@ -179,7 +185,7 @@ async def _token(
     who = bearer.identity.credential_id
     seconds = answer.expires_in_seconds
     return ConfiguredToken(answer.token, None), ok(
-        "token", f"{who} gets access tokens, for {span(seconds)}"
+        "token", f"{who} gets access tokens, for {short_span(seconds)}"
     )
 
 

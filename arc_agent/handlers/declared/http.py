@@ -30,6 +30,7 @@ from arc_agent.handlers.declared.placeholders import (
     check_scalar,
     declare,
 )
+from arc_agent.handlers.no_descriptors import put_off
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
 from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 
@@ -264,13 +265,13 @@ async def _streamed(
         raise CommandFailed(UPSTREAM_UNREACHABLE, str(error)) from None
     except aiohttp.ClientConnectorError as error:
         reason = error.os_error.strerror or "no connection"
-        raise CommandFailed(
+        raise put_off(error, "http") or CommandFailed(
             UPSTREAM_UNREACHABLE, f"the service cannot be reached: {reason}"
         ) from None
     except aiohttp.ClientPayloadError:
         raise CommandFailed(UPSTREAM_INVALID, "the answer of the service broke off") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise CommandFailed(
+        raise put_off(error, "http") or CommandFailed(
             UPSTREAM_UNREACHABLE, f"the service did not answer: {type(error).__name__}"
         ) from None
 
@@ -298,8 +299,10 @@ def _tls(section: HttpSection) -> ssl.SSLContext:
     if section.ca_file is not None:
         try:
             context.load_verify_locations(section.ca_file.expanduser())
-        except OSError:
-            raise CommandFailed(UPSTREAM_UNREACHABLE, "ca_file cannot be read") from None
+        except OSError as error:
+            raise put_off(error, "http") or CommandFailed(
+                UPSTREAM_UNREACHABLE, "ca_file cannot be read"
+            ) from None
     return context
 
 
@@ -309,8 +312,10 @@ def _secret(file: Path) -> str:
         with file.expanduser().open("rb") as opened:
             data = opened.read(_MAX_SECRET_BYTES + 1)
         value = data.decode("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise CommandFailed("HANDLER_ERROR", "a file of header_files cannot be read") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise put_off(error, "http") or CommandFailed(
+            "HANDLER_ERROR", "a file of header_files cannot be read"
+        ) from None
     if not value or len(data) > _MAX_SECRET_BYTES or not value.isprintable():
         raise CommandFailed("HANDLER_ERROR", "a file of header_files holds no header")
     return value

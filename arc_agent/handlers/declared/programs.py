@@ -28,6 +28,7 @@ from arc_agent.handlers.declared.argv import Argv
 from arc_agent.handlers.declared.placeholders import declare
 from arc_agent.handlers.declared.program_output import ProgramOutput, Tail, drain, result_of
 from arc_agent.handlers.declared.strays import MARK, end_strays
+from arc_agent.handlers.no_descriptors import put_off
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
 from arc_agent.host.threads import in_thread
 from arc_runtime.environment import OWN_ENVIRON
@@ -41,9 +42,6 @@ _LEFTOVERS_SECONDS: Final = 1.0
 """The time limit for the pipes to close after the group was killed."""
 _LAUNCH_SECONDS: Final = 30.0
 """The time limit of systemd for making a scope."""
-
-_NO_DESCRIPTORS_SECONDS: Final = 5.0
-"""A command is put off for this long when the agent can open no more files."""
 
 _groups: Final[set[int]] = set()
 """The running process groups, to be killed when the agent ends at once."""
@@ -325,9 +323,9 @@ def _reap(process: subprocess.Popen[bytes]) -> str:
 
 def _not_started(program: str, error: Exception) -> CommandFailed | Retry:
     """Return the error of a program that cannot be started; Retry if the host has no room now."""
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        log.error("exec.no_descriptors", program=program, reason=error.strerror)
-        return Retry(f"{program}: {error.strerror}", after=_NO_DESCRIPTORS_SECONDS)
+    retry = put_off(error, program)
+    if retry is not None:
+        return retry
     reason = error.strerror if isinstance(error, OSError) else str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         reason = f"{reason}; limits.memory_bytes may be too small"

@@ -12,6 +12,7 @@ from arc_agent.handlers.context import CommandFailed, Context
 from arc_agent.handlers.declared import postgres_rows, sqlite_rows
 from arc_agent.handlers.declared.placeholders import Params, check_bounded, declare
 from arc_agent.handlers.declared.statements import BadStatement, Statement, read_statement
+from arc_agent.handlers.no_descriptors import put_off
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
 from arc_agent.host.threads import in_thread
 from arc_runtime.systemd import credential
@@ -114,5 +115,7 @@ def _dsn(section: SqlSection) -> str:
     try:
         with (file or Path()).expanduser().open("rb") as opened:
             return opened.read(_MAX_DSN_BYTES).decode("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise CommandFailed("HANDLER_ERROR", "the file of the DSN cannot be read") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise put_off(error, "sql") or CommandFailed(
+            "HANDLER_ERROR", "the file of the DSN cannot be read"
+        ) from None

@@ -19,7 +19,9 @@ def routes(service: AgentService) -> Sequence[Route]:
 
     async def register(call: Call) -> web.StreamResponse:
         agent_id = fields.name("agentId", call.arguments[0])
-        registration = await call.message(AgentRegistration)
+        registration = await call.message(
+            AgentRegistration, limit=call.limits.max_registration_bytes
+        )
         await service.register(agent_id, registration, within=call.reach)
         return empty_answer()
 

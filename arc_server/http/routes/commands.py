@@ -43,7 +43,9 @@ def routes(service: CommandService) -> Sequence[Route]:
         return json_answer(msgspec.structs.replace(answer, status=status))
 
     async def upload_complete(call: Call) -> web.StreamResponse:
-        request = await call.message(UploadCompleteRequest)
+        request = await call.message(
+            UploadCompleteRequest, limit=call.limits.max_control_body_bytes
+        )
         (command_id,) = call.arguments
         answer = await service.upload_complete(command_id, request.size, within=call.reach)
         return json_answer(answer)

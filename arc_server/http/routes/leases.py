@@ -37,7 +37,7 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
     """Return the routes of a service; `signer` signs the URLs that responses are submitted by."""
 
     async def lease(call: Call) -> web.StreamResponse:
-        request = await call.message(LeaseRequest)
+        request = await call.message(LeaseRequest, limit=call.limits.max_control_body_bytes)
         with call.waiting() as wait:
             answer = await service.lease(
                 request,
@@ -66,7 +66,7 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
         return answer
 
     async def renew(call: Call) -> web.StreamResponse:
-        request = await call.message(RenewRequest)
+        request = await call.message(RenewRequest, limit=call.limits.max_control_body_bytes)
         return json_answer(await service.renew(request, within=call.reach))
 
     async def respond_to_all(call: Call) -> web.StreamResponse:
@@ -74,7 +74,7 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
         return json_answer(await service.submit_responses(request, within=call.reach))
 
     async def release(call: Call) -> web.StreamResponse:
-        reason = _reason(await call.body())
+        reason = _reason(await call.body(call.limits.max_control_body_bytes))
         (lease_id,) = call.arguments
         await service.release(lease_id, costs_attempt=reason != DRAIN, within=call.reach)
         return empty_answer()

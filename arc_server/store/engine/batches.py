@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from arc_protocol.errors import StoreUnavailable
 from arc_runtime.failpoints import hit
 from arc_server.store.engine.thread import Worker
+
+MAX_WAITING: Final = 20_000
+"""Operations that may wait for a connection: a second or more of its work. They hold their messages
+in memory, and a caller behind them waits longer than a retry takes."""
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -61,6 +65,9 @@ class Batches:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         if self._is_closing:
             future.set_exception(StoreUnavailable("the store is closed"))
+            return future
+        if len(self._waiting) >= MAX_WAITING:
+            future.set_exception(StoreUnavailable("the database is busy; try again"))
             return future
         self._waiting.append(Operation(function, args, future))
         self._arrived.set()

@@ -78,9 +78,13 @@ def command_with_params(row: Row) -> StoredCommand:
         columns[0],
         command_of(columns),
         to_params(form, data, size, stored),
-        # Damage shows where the signature is verified.
-        signature.decode("ascii", "replace") if isinstance(signature, bytes) else None,
+        to_signature(signature),
     )
+
+
+def to_signature(stored: object) -> str | None:
+    """Return a signature as it is stored. Damage shows where it is verified."""
+    return stored.decode("ascii", "replace") if isinstance(stored, bytes) else None
 
 
 def command_with_response(row: Row) -> CommandWithResponse:

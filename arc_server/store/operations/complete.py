@@ -11,10 +11,10 @@ from arc_protocol.messages.base import State
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     Completion,
+    LeasedResponse,
     StoredBody,
     StoredResponse,
     StoredSuccess,
-    Submission,
 )
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import lookup, transitions
@@ -48,7 +48,7 @@ def complete(
 
 
 def complete_all(
-    db: StoreSession, submissions: Sequence[Submission], now: datetime, within: Reach
+    db: StoreSession, submissions: Sequence[LeasedResponse], now: datetime, within: Reach
 ) -> Sequence[Completion | ArcError]:
     """Fulfil LeaseStore.complete_all. An error of one has changed nothing: it read first."""
     answers: list[Completion | ArcError] = []

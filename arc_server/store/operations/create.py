@@ -13,7 +13,14 @@ from arc_protocol.errors import (
     InvalidStateTransition,
 )
 from arc_protocol.messages.base import State
-from arc_server.ports.records import AwaitedBlob, CommandRecord, Created, NewCommand, StoredBody
+from arc_server.ports.records import (
+    AwaitedBlob,
+    CommandRecord,
+    Created,
+    NewCommand,
+    PushLease,
+    StoredBody,
+)
 from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.rows import StoredCommand, micros
 from arc_server.store.engine.session import StoreSession
@@ -59,14 +66,8 @@ def create(db: StoreSession, new: NewCommand) -> Created:
     )
     seq = transitions.insert(db, command, new.params, new.signature)
     if command.is_push and new.push_lease and not isinstance(new.params, AwaitedBlob):
-        command = transitions.dispatch(
-            db,
-            StoredCommand(seq, command, new.params, new.signature),
-            new.push_lease.lease_id,
-            None,
-            new.created_at,
-            new.push_lease.expires_at,
-        )
+        stored = StoredCommand(seq, command, new.params, new.signature)
+        command = _push(db, stored, new.push_lease, new.created_at)
     if new.idempotency_key is not None:
         if key is not None:
             db.change(
@@ -134,7 +135,11 @@ def _replay(db: StoreSession, new: NewCommand, params_digest: bytes, seq: int) -
 
 
 def mark_uploaded(
-    db: StoreSession, command_id: str, params: StoredBody, now: datetime
+    db: StoreSession,
+    command_id: str,
+    params: StoredBody,
+    now: datetime,
+    push_lease: PushLease | None,
 ) -> CommandRecord | ArcError:
     """Fulfil CommandStore.mark_uploaded. An error that is returned comes with a change: EXPIRED."""
     stored = lookup.find(db, command_id)
@@ -142,7 +147,17 @@ def mark_uploaded(
         raise _not_awaited(stored.command)
     if lifecycle.is_overdue(stored.command.deadline, now):
         return _not_awaited(transitions.expire(db, stored, now))
-    return transitions.make_ready(db, stored, params, now)
+    command = transitions.make_ready(db, stored, params, now)
+    if not command.is_push or push_lease is None:
+        return command
+    return _push(db, lookup.with_params(db, stored.seq), push_lease, now)
+
+
+def _push(
+    db: StoreSession, stored: StoredCommand, lease: PushLease, now: datetime
+) -> CommandRecord:
+    """Dispatch a command that has just become ready, for the outbox to send."""
+    return transitions.dispatch(db, stored, lease.lease_id, None, now, lease.expires_at)
 
 
 def _not_awaited(command: CommandRecord) -> InvalidStateTransition:

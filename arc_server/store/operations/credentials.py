@@ -152,7 +152,7 @@ def enrol(db: StoreSession, token_hash: bytes, new: NewCredential, now: datetime
     if known is not None:
         return known
     if not db.change("use_enrol_token", token_hash=token_hash, now=micros(now)):
-        raise Unauthorized("this enrol token is used up")
+        raise Unauthorized("this enrolment token is used up")
     db.change(
         "put_credential",
         credential_id=new.credential_id,
@@ -172,11 +172,11 @@ def check_enrolment(
 ) -> None:
     """Raise as CredentialStore.enrol does, unless an enrolment is allowed."""
     if token is None or token.revoked_at is not None:
-        raise Unauthorized("this enrol token is not known, or was revoked")
+        raise Unauthorized("this enrolment token is not known, or was revoked")
     if new.deployment_id not in (None, token.deployment_id):
-        raise Forbidden("this enrol token is for another deployment")
+        raise Forbidden("this enrolment token is for another deployment")
     if token.target is not None and new.target not in (None, token.target):
-        raise Forbidden("this enrol token is for another target")
+        raise Forbidden("this enrolment token is for another target")
     if known is not None:
         if known.credential.enrol_token_id != token.token_id:
             raise Conflict("this key is enrolled already, by another token")
@@ -184,9 +184,9 @@ def check_enrolment(
             raise Unauthorized("this credential was revoked", reason="revoked")
         return
     if token.expires_at <= now:
-        raise Unauthorized("this enrol token has expired")
+        raise Unauthorized("this enrolment token has expired")
     if token.used >= token.uses:
-        raise Unauthorized("this enrol token is used up")
+        raise Unauthorized("this enrolment token is used up")
 
 
 def find_key(db: StoreSession, key_id: str) -> KnownKey | None:

@@ -30,6 +30,8 @@ from arc_server.store.operations import lookup, targets, transitions
 
 ENDED_AT_ONCE: Final = 200
 """The most overdue or damaged commands that one pass over a queue ends."""
+READ_AT_ONCE: Final = 64
+"""The most commands whose params are read into memory before they are handed out."""
 
 
 class Pass(NamedTuple):
@@ -60,6 +62,7 @@ def lease(db: StoreSession, query: LeaseQuery, now: datetime) -> Pass:
         query.holder,
         now,
         query.credential,
+        max_bytes=query.max_bytes,
     )
     if not found.inherited:
         return result
@@ -109,18 +112,24 @@ def _hand_out(
     holder: str | None,
     now: datetime,
     credential: str | None = None,
+    *,
+    max_bytes: int | None = None,
 ) -> Pass:
     until = now + timedelta(seconds=lease_seconds)
     grants: list[Grant] = []
     ended: list[CommandRecord] = []
+    granted_bytes = 0
     while len(grants) < len(lease_ids):
-        wanted = len(lease_ids) - len(grants)
+        wanted = min(len(lease_ids) - len(grants), READ_AT_ONCE)
         queued = lookup.queued(db, queue, limit=wanted, **where)
         for stored in queued:
             params = stored.params
             if lifecycle.is_overdue(stored.command.deadline, now):
                 ended.append(transitions.expire(db, stored, now))
             elif isinstance(params, StoredInline | StoredBlob):
+                granted_bytes += len(params.data) if isinstance(params, StoredInline) else 0
+                if grants and max_bytes is not None and granted_bytes > max_bytes:
+                    return Pass(Granted(grants=grants, ended=ended))
                 lease_id = lease_ids[len(grants)]
                 leased = transitions.dispatch(db, stored, lease_id, holder, now, until, credential)
                 grants.append(Grant(command=leased, params=params, signature=stored.signature))

@@ -14,6 +14,7 @@ from arc_server.ports.records import (
     CommandWithBodies,
     CommandWithResponse,
     ReadResponse,
+    StoredError,
     StoredParams,
 )
 from arc_server.store.engine import schema
@@ -49,8 +50,12 @@ def get_with_bodies(db: StoreSession, command_id: str) -> CommandWithBodies | No
     stored = _find(db, command_id)
     if stored is None:
         return None
+    params, signature = _params(db, stored.seq)
     return CommandWithBodies(
-        command=stored.command, params=_params(db, stored.seq), response=_response(db, stored.seq)
+        command=stored.command,
+        params=params,
+        signature=signature,
+        response=_response(db, stored.seq),
     )
 
 
@@ -59,12 +64,13 @@ def _find(db: StoreSession, command_id: str) -> StoredCommand | None:
     return None if row is None else stored_command(row)
 
 
-def _params(db: StoreSession, seq: int) -> StoredParams:
+def _params(db: StoreSession, seq: int) -> tuple[StoredParams, str | None]:
     try:
         row = db.row("params_of", seq=seq)
     except sqlite3.DatabaseError:
-        return bodies.UNREADABLE
-    return bodies.to_params(*(row or bodies.NO_BODY))
+        return bodies.UNREADABLE, None
+    *body, signature = row or (*bodies.NO_BODY, None)
+    return bodies.to_params(*body), bodies.to_signature(signature)
 
 
 def _response(db: StoreSession, seq: int) -> ReadResponse | None:
@@ -93,8 +99,15 @@ def list_commands(
     end = _AFTER_ALL if before is None else before
     found = list(map(stored_command, _newest(db, which, end, limit + 1)))
     page = found[:limit]
+    failed = [stored for stored in page if stored.command.state is State.FAILED]
+    responses = {stored.command.command_id: _response(db, stored.seq) for stored in failed}
     return CommandPage(
         commands=[stored.command for stored in page],
+        error_codes={
+            command_id: response.code
+            for command_id, response in responses.items()
+            if isinstance(response, StoredError)
+        },
         next_before=page[-1].seq if page and len(found) > limit else None,
     )
 

@@ -75,7 +75,7 @@ FROM commands AS c LEFT JOIN responses AS r ON r.command = c.seq
 WHERE c.command_id = :command_id;
 
 -- name: params_of
-SELECT p.form, p.data, p.size, p.checksum FROM params AS p WHERE p.command = :seq;
+SELECT p.form, p.data, p.size, p.checksum, p.signature FROM params AS p WHERE p.command = :seq;
 
 -- name: response_of
 SELECT r.form, r.data, r.size, r.checksum FROM responses AS r WHERE r.command = :seq;

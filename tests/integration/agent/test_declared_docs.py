@@ -132,4 +132,4 @@ def test_a_slip_of_the_pen_is_refused_with_the_path_of_the_key(
     (tmp_path / "bad.yaml").write_text(FILES["agent.yaml"].replace(there, here))
 
     assert main(["check-config", str(tmp_path / "bad.yaml")]) == 2
-    assert capfd.readouterr().err.startswith(f"arc-agent: {key}")
+    assert capfd.readouterr().err.startswith(f"error: {key}")

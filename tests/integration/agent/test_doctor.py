@@ -70,7 +70,7 @@ async def test_beside_a_running_agent_its_long_poll_is_told(
     server: ScriptedServer, start: Start, capsys: pytest.CaptureFixture[str], logged: Any
 ) -> None:
     agent = await start(server, poll={"wait_seconds": 1.2})
-    await server.until(lambda: len(server.seen("leases")) >= 2)
+    await server.until(lambda: len(server.seen("leases")) >= 3)
 
     code, found = await look(agent.directory.parent / "agent.yaml", capsys)
 

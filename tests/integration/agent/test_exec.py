@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from arc_agent.handlers import no_descriptors
 from arc_agent.handlers.declared import programs
 from tests.support.processes import until_gone
 from tests.support.running_agent import Start
@@ -201,7 +202,7 @@ async def test_a_program_that_finds_no_descriptors_is_given_back_and_not_failed(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(programs, "_NO_DESCRIPTORS_SECONDS", 0.01)
+    monkeypatch.setattr(no_descriptors, "PUT_OFF_SECONDS", 0.01)
     with monkeypatch.context() as patched:
         patched.setattr(programs.subprocess, "Popen", refuse)
         await start(server, handlers={"exec": {"x": {"argv": ["/bin/echo", "7"]}}})

@@ -105,7 +105,7 @@ async def test_one_that_does_not_open_stops_the_agent_before_it_is_ready(
         assert await process.ended() == 2
         last = process.log.read_text().splitlines()[-1]
 
-    assert last == f"arc-agent: the lifespan pool (pooled): {says}"
+    assert last == f"error: the lifespan pool (pooled): {says}"
     assert server.requests == []
     assert (tmp_path / "runs").read_text().splitlines() == ["settings open", "settings close"]
 

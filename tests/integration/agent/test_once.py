@@ -376,4 +376,4 @@ async def test_a_setting_for_a_handler_that_there_is_not_is_refused(
         assert await process.ended() == 2
         said = process.log.read_text()
 
-    assert said == "arc-agent: handlers.settings.pya: there is no handler of that name\n"
+    assert said == "error: handlers.settings.pya: there is no handler of that name\n"

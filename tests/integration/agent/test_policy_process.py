@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import pty
 import re
 import shlex
 import signal
@@ -12,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from arc_agent.cli.main import main
-from tests.support.agent_process import agent
+from arc_agent.host.logins import own_login
+from tests.support.agent_process import Process, agent
 from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import until
 
@@ -89,7 +93,7 @@ async def test_a_bad_policy_ends_an_agent_at_its_start(
         server, tmp_path, ARC_AGENT_POLICY_FILE=str(tmp_path / "policy.yaml")
     ) as process:
         assert await process.ended() == 2
-        assert process.log.read_text().startswith("arc-agent: rules: Expected `array`")
+        assert process.log.read_text().startswith("error: rules: Expected `array`")
 
 
 async def test_sighup_takes_a_changed_policy_and_refuses_a_bad_one(
@@ -126,16 +130,16 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
     )
     place = ("--data-dir", str(tmp_path / "agent"))
     environ = {"ARC_AGENT_POLICY_FILE": str(tmp_path / "policy.yaml")}
-    server.send("once", {"a": 1}, command_id="cmd_a")
+    server.send("once", {"a": 1}, command_id="cmd_approve")
     async with agent(server, tmp_path, "--handlers", "my_handlers", **environ) as process:
         await process.until_logged("approval.waiting")
         code, out, _ = await run("approvals", *place, cwd=tmp_path)
         assert code == 0
-        assert out.startswith("cmd_a  once  (rule 'ask')")
+        assert out.splitlines()[1].startswith("cmd_approve  once     unknown (not signed)  ask ")
         assert (await run("approve", "cmd_b", *place, cwd=tmp_path))[0] == 1
-        assert (await run("approve", "cmd_a", *place, cwd=tmp_path))[:2] == (
+        assert (await run("approve", "cmd_appr", *place, cwd=tmp_path))[:2] == (
             0,
-            "cmd_a (once) is approved\n",
+            "cmd_approve (once) is approved\n",
         )
         await server.response()
         assert runs.read_text() == "run\n"
@@ -154,10 +158,68 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
 
     code, _, err = await run("approvals", *place, cwd=tmp_path)
     assert code == 3
-    assert err.startswith("arc-agent: no agent answers at ")
+    assert err.startswith("error: no agent answers at ")
     code, out, _ = await run("audit", "verify", *place, cwd=tmp_path)
     assert code == 0
     assert "ok, " in out
+    code, out, _ = await run("audit", "show", "--event", "paused", "--json", *place, cwd=tmp_path)
+    (line,) = [json.loads(line) for line in out.splitlines()]
+    assert (line["by"], line["by_uid"], line["note"]) == (own_login(), os.getuid(), "disk")
+
+
+async def on_a_terminal(answer: str, *arguments: str, cwd: Path) -> tuple[int, str]:
+    """`arc-agent` on a terminal where a person types an answer: exit code and what it showed."""
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, *arguments, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    os.write(ours, f"{answer}\n".encode())
+    async with asyncio.timeout(20):
+        await process.wait()
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert process.returncode is not None
+    return process.returncode, shown
+
+
+async def test_without_an_id_a_person_at_a_terminal_is_asked_about_the_only_one_that_waits(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.yaml").write_text("rules: [{name: ask, action: approve}]")
+    place = ("--data-dir", str(tmp_path / "agent"))
+    environ = {"ARC_AGENT_POLICY_FILE": str(tmp_path / "policy.yaml")}
+    async with agent(server, tmp_path, "--handlers", "my_handlers", **environ) as process:
+        await process.until_logged("ready")
+        code, _, err = await run("approve", *place, cwd=tmp_path)
+        assert (code, err) == (1, "error: no command waits for approval\n")
+
+        server.send("once", {"a": 1}, command_id="cmd_first")
+        await process.until_logged("approval.waiting")
+        code, _, err = await run("approve", *place, cwd=tmp_path)
+        assert (code, err) == (2, "error: name the command: cmd_first waits\n")
+        code, shown = await on_a_terminal("", "approve", *place, cwd=tmp_path)
+        assert code == 1
+        assert '{"a": 1}' in shown
+        assert "Approve it? [y/N]" in shown
+        assert (await on_a_terminal("y", "approve", *place, cwd=tmp_path))[0] == 0
+        assert (await server.response())["status"] == "success"
+
+        for name in ("cmd_second", "cmd_secret"):
+            server.send("once", command_id=name)
+        await until(lambda: len(both_waiting(process)) == 3)
+        code, _, err = await run("deny", *place, cwd=tmp_path)
+        assert code == 2
+        assert err.startswith("error: 2 commands wait; name one of them:\n  cmd_sec")
+        code, _, err = await run("deny", "cmd_sec", *place, cwd=tmp_path)
+        assert code == 1
+        assert "is the beginning of 2 waiting commands" in err
+        assert (await run("deny", "cmd_secr", *place, cwd=tmp_path))[0] == 0
+
+
+def both_waiting(process: Process) -> list[object]:
+    """All lines about commands that began to wait."""
+    return [line for line in process.events() if line["event"] == "approval.waiting"]
 
 
 def stopped_cleanly(tmp_path: Path) -> bool:

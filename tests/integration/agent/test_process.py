@@ -80,7 +80,7 @@ async def test_a_second_agent_on_the_same_directory_is_turned_away(
         async with agent(server, tmp_path) as second:
             assert await second.ended() == 1, "the unit is to try again: it may be gone then"
             assert second.log.read_text() == (
-                f"arc-agent: the data directory {tmp_path / 'agent'} is used by another agent"
+                f"error: the data directory {tmp_path / 'agent'} is used by another agent"
                 f" (process {first.process.pid}, arc-agent); give a second agent its own by"
                 " --data-dir\n"
             )

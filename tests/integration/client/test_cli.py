@@ -119,9 +119,15 @@ async def test_what_is_typed_wrong_ends_with_2_before_anything_is_sent(
         "line 1 column 2": ("invoke", "dep", "echo", "--params", "{a}"),
         "no/file": ("invoke", "dep", "echo", "--params", "@no/file"),
         "a duration": ("invoke", "dep", "echo", "--timeout", "soon"),
-        "No such option": ("invoke", "dep", "echo", "--tiemout", "1s"),
+        "Did you mean --timeout?": (
+            "invoke",
+            "dep",
+            "echo",
+            "--tiemout",
+            "1s",
+        ),
         "there is no directory": ("invoke", "dep", "echo", "--out", "no/dir/file"),
-        "'--state'": ("list", "--state", "LOST"),
+        "--state: LOST is not one of": ("list", "--state", "LOST"),
         "token file": ("list", "--token-file", tmp_path / "none"),
         "not a server URL": ("list", "--server", "localhost:80"),
     }

@@ -1,11 +1,9 @@
-"""docs/sender.md: every example is run as it stands, but for the server's name."""
+"""docs/sender.md and README.md: every example is run as it stands, but for the server's name."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import gzip
-import inspect
 import os
 import re
 import sys
@@ -17,9 +15,15 @@ import pytest
 from tests.support.fake_server import FakeServer, agent, echo
 from tests.support.shell import environment
 
-PAGE = (Path(__file__).parents[3] / "docs" / "sender.md").read_text()
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "sender.md").read_text()
 SHELL = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PYTHON = [
+    example
+    for page in ("docs/sender.md", "README.md")
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    if "arc_client" in example
+]
 TABLE = b'{"rows": 3}'
 
 
@@ -55,14 +59,13 @@ def here(example: str, server: FakeServer, place: Path) -> str:
 async def test_what_is_typed_in_a_shell_works(documented: FakeServer, tmp_path: Path) -> None:
     shim = f'arc() {{ "{sys.executable}" -m arc_client "$@"; }}\nset -eu\n'
     script = shim + "\n".join(here(example, documented, tmp_path) for example in SHELL)
-    root = str(Path(__file__).parents[3])
 
     process = await asyncio.create_subprocess_exec(
         "sh",
         "-c",
         script,
         cwd=tmp_path,
-        env=environment(None, PYTHONPATH=root),
+        env=environment(None, PYTHONPATH=str(ROOT)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -77,24 +80,26 @@ async def test_what_is_typed_in_a_shell_works(documented: FakeServer, tmp_path: 
     assert os.listdir(tmp_path).count("users.csv") == 1
 
 
-@pytest.mark.parametrize("example", PYTHON, ids=lambda text: text.split("\n")[0])
-async def test_what_is_written_in_python_works(
-    documented: FakeServer,
-    tmp_path: Path,
-    example: str,
-    capfd: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("example", PYTHON, ids=range(len(PYTHON)))
+async def test_what_is_written_in_python_is_a_whole_program(
+    documented: FakeServer, tmp_path: Path, example: str
 ) -> None:
-    source = here(example, documented, tmp_path)
-    code = compile(source, "docs/sender.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    names: dict[str, object] = {"__name__": "example"}
+    program = tmp_path / "example.py"
+    program.write_text(here(example, documented, tmp_path))
 
-    if code.co_flags & inspect.CO_COROUTINE:
-        await eval(code, names)
-    else:
-        await asyncio.to_thread(exec, code, names)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-W", "error", str(program)),
+        cwd=tmp_path,
+        env=environment(None, PYTHONPATH=str(ROOT)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
 
+    assert (process.returncode, err.decode()) == (0, "")
     assert documented.commands
-    assert "it goes on" not in capfd.readouterr().out
+    assert b"it goes on" not in out
 
 
 def test_the_page_names_every_option_of_invoke() -> None:

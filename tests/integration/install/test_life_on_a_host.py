@@ -268,13 +268,14 @@ def test_what_is_wrong_is_said_before_anything_is_touched(
 ) -> None:
     before = place.files()
 
-    assert place.agent("install") == 1
-    assert "say --server and --deployment" in capsys.readouterr().err
-    assert place.agent("install", "--server", "ftp://x", "--deployment", "acme") == 2
-    assert "server.url" in capsys.readouterr().err
-    assert place.install("--token-file", place.root / "missing") == 2
-    assert "token" in capsys.readouterr().err
-    assert place.install("--instance", "Not_A_User") == 1
+    for dry in ([], ["--dry-run"]):
+        assert place.agent("install", *dry) == 1
+        assert "give --server and --deployment" in capsys.readouterr().err
+        assert place.agent("install", "--server", "ftp://x", "--deployment", "acme", *dry) == 2
+        assert "server.url" in capsys.readouterr().err
+        assert place.install("--token-file", place.root / "missing", *dry) == 2
+        assert "token" in capsys.readouterr().err
+        assert place.install("--instance", "Not_A_User", *dry) == 1
     assert place.agent("uninstall") == 1
     assert place.agent("upgrade", "--from", "x.whl") == 1
     assert "not installed" in capsys.readouterr().err

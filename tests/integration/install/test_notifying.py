@@ -7,20 +7,25 @@ import re
 import signal
 import socket
 import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from arc_agent import agent as agent_module
 from arc_agent.agent import Agent
 from arc_agent.host import pulse
+from arc_agent.host.control_socket import ask
 from arc_agent.work import poller
 from arc_agent.work.lease_intake import LeaseIntake
 from arc_agent.work.live_config import LiveConfig, Source
 from arc_agent.work.poller import Poller
 from arc_server.cli.serve import _watch
 from tests.support.installed_server import BIN, UNITS, InstalledServer, server
+from tests.support.scripted_server import DEPLOYMENT, Fault, ScriptedServer
 from tests.support.supervised_unit import Unit
 from tests.support.waiting import until
 
@@ -90,10 +95,10 @@ def test_the_status_changes_every_few_seconds_at_most(
     with agent(place, installed, watchdog_seconds=4) as unit:
         assert unit.start(), unit.tail()
         installed.invoke("arc.ping")
-        unit.until(lambda: len(unit.told("STATUS=")) >= 2)
+        unit.until(lambda: len(unit.told("STATUS=")) >= 3)
 
         at = [when for when, text in unit.messages if text.startswith("STATUS=")]
-        assert at[1] - at[0] > 4.5
+        assert at[2] - at[0] > 4.5  # the one between came with READY=1
         assert len(unit.told("WATCHDOG=1")) > 2
 
 
@@ -146,6 +151,17 @@ def test_a_server_tells_its_whole_life(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_an_agent_without_a_server_starts_all_the_same_and_says_so(
+    place: Path, installed: InstalledServer
+) -> None:
+    away = InstalledServer(installed.root, "http://127.0.0.1:1")
+    with agent(place, away) as unit:
+        assert unit.start(), unit.tail()
+
+        said = [text.partition(" since ")[0] for text in unit.told("STATUS=")]
+        assert "STATUS=0 running, 0 done, no contact with http://127.0.0.1:1" in said
+
+
 # In this process: what no process does by itself
 
 
@@ -161,12 +177,16 @@ class Listener:
 
     def heard(self, line: str) -> int:
         """How often it was told since the last look."""
+        return self.lines().count(line)
+
+    def lines(self) -> list[str]:
+        """All that it was told since the last look."""
         lines: list[str] = []
         while True:
             try:
                 lines += self._socket.recv(4096).decode().splitlines()
             except BlockingIOError:
-                return lines.count(line)
+                return lines
 
     def close(self) -> None:
         """Hear no more."""
@@ -178,6 +198,96 @@ def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     found = Listener(tmp_path / "notify", monkeypatch)
     yield found
     found.close()
+
+
+def agent_in_process(place: Path, url: str, more: Mapping[str, str] | None = None) -> Agent:
+    """An agent that this process runs itself."""
+    settings = {"server.url": url, "deployment": DEPLOYMENT, "data_dir": str(place / "agent")}
+    return Agent(LiveConfig(Source(file=None, environ={}, overrides=settings | dict(more or {}))))
+
+
+@asynccontextmanager
+async def living(agent: Agent) -> AsyncIterator[None]:
+    """Let an agent live, and stop it at the end."""
+    life = asyncio.create_task(agent.run(handles_signals=False))
+    yield
+    agent.stop()
+    assert await life == 0
+
+
+async def test_an_agent_is_ready_when_its_first_poll_is_answered(
+    tmp_path: Path, listener: Listener
+) -> None:
+    async with ScriptedServer() as server:
+        server.always["leases"] = "hold"
+        agent = agent_in_process(tmp_path, server.url)
+        async with living(agent):
+            await server.until(lambda: bool(server.seen("leases")))
+            agent.reload()  # what a reload sends would end the start
+            assert "READY=1" not in listener.lines()
+
+            server.let_go()
+
+            await until(lambda: listener.heard("READY=1"))
+
+
+async def test_the_first_poll_is_not_held_by_the_server(tmp_path: Path, listener: Listener) -> None:
+    async with ScriptedServer() as server, living(agent_in_process(tmp_path, server.url)):
+        await server.until(lambda: len(server.seen("leases")) >= 2)
+
+        first, second = (each.json() for each in server.seen("leases")[:2])
+        assert first.get("waitSeconds") is None
+        assert second["waitSeconds"] > 0
+
+
+@pytest.mark.parametrize("fault", [503, "drop", "page"])
+async def test_an_answer_that_is_no_answer_does_not_make_an_agent_ready(
+    tmp_path: Path, listener: Listener, fault: Fault
+) -> None:
+    async with ScriptedServer() as server:
+        server.always["leases"] = fault
+        async with living(agent_in_process(tmp_path, server.url)):
+            await server.until(lambda: len(server.seen("leases")) >= 2)
+            assert "READY=1" not in listener.lines()
+
+            del server.always["leases"]
+
+            await until(lambda: listener.heard("READY=1"))
+
+
+async def test_a_paused_agent_is_ready_although_it_does_not_poll(
+    tmp_path: Path, listener: Listener
+) -> None:
+    async with ScriptedServer() as server:
+        agent = agent_in_process(tmp_path, server.url)
+        async with living(agent):
+            await until(lambda: listener.heard("READY=1"))
+            order = {"do": "pause", "why": "maintenance"}
+            await asyncio.to_thread(ask, tmp_path / "agent/control.sock", order)
+        polls = len(server.seen("leases"))
+
+        async with living(agent_in_process(tmp_path, server.url)):
+            await until(lambda: listener.heard("READY=1"))
+            assert len(server.seen("leases")) == polls
+
+
+@pytest.mark.parametrize(("fault", "says"), [("drop", "no contact with"), (401, "refused by")])
+async def test_a_start_without_contact_ends_after_a_while_and_says_so(
+    tmp_path: Path,
+    listener: Listener,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    says: str,
+) -> None:
+    monkeypatch.setattr(agent_module, "_CONTACT_SECONDS", 0.5)
+    async with ScriptedServer() as server:
+        server.always["leases"] = fault
+        async with living(agent_in_process(tmp_path, server.url)):
+            lines: list[str] = []
+            await until(lambda: lines.extend(listener.lines()) or "READY=1" in lines)
+
+            status = lines[lines.index("READY=1") + 1]
+            assert status.startswith(f"STATUS=0 running, 0 done, {says} {server.url} since ")
 
 
 async def silent(listener: Listener, seconds: float) -> bool:
@@ -211,15 +321,16 @@ async def test_a_poller_that_hangs_starves_the_watchdog(
 ) -> None:
     monkeypatch.setattr(pulse, "LATE_SECONDS", 0.3)
     (tmp_path / "token").write_text(installed.token("agent"))
-    settings = {
-        "server.url": installed.url,
-        "server.token_file": str(tmp_path / "token"),
-        "server.request_timeout_seconds": "0.5",
-        "deployment": "acme",
-        "data_dir": str(tmp_path / "agent"),
-        "poll.wait_seconds": "0.2",
-    }
-    agent = Agent(LiveConfig(Source(file=None, environ={}, overrides=settings)))
+    agent = agent_in_process(
+        tmp_path,
+        installed.url,
+        {
+            "server.token_file": str(tmp_path / "token"),
+            "server.request_timeout_seconds": "0.5",
+            "deployment": "acme",
+            "poll.wait_seconds": "0.2",
+        },
+    )
     life = asyncio.create_task(agent.run(handles_signals=False))
     await until(lambda: listener.heard("WATCHDOG=1") > 0)
     assert not await silent(listener, 1.5), "it moves, and yet nobody feeds"

@@ -89,6 +89,20 @@ def test_a_service_that_ends_by_itself_is_started_again(name: str) -> None:
     assert values(UNITS / name, "Restart") == ["always"]
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_a_reload_needs_no_program_but_the_shell(name: str) -> None:
+    [reload] = values(UNITS / name, "ExecReload")
+
+    assert reload == "/bin/sh -c 'kill -HUP $MAINPID'"  # kill is a part of the shell
+
+
+@pytest.mark.parametrize("bound", ["LimitNOFILE", "MemoryMax", "TasksMax"])
+def test_the_server_has_bounds_with_their_reasons_on_the_page(bound: str) -> None:
+    [value] = values(UNITS / "arc-server.service", bound)
+
+    assert f"| `{bound}={value}` |" in PAGE
+
+
 @needs_systemd
 @pytest.mark.parametrize("name", EVERY)
 def test_the_exposure_of_a_unit_is_next_to_nothing(name: str) -> None:

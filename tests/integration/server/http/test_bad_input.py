@@ -53,8 +53,8 @@ NOT_JSON: dict[str, bytes] = {
     "an overlong encoding": b'{"deploymentId": "\xc0\xaf"}',
     "half a surrogate": b'{"deploymentId": "\\ud800"}',
     "a bad escape": b'{"deploymentId": "\\x41"}',
-    "nesting of 100,000 arrays": b'{"deploymentId": ' + b"[" * 100_000,
-    "nesting of 100,000 objects": b'{"x":' * 100_000 + b"1" + b"}" * 100_000,
+    "nesting of 60,000 arrays": b'{"deploymentId": ' + b"[" * 60_000,
+    "nesting of 10,000 objects": b'{"x":' * 10_000 + b"1" + b"}" * 10_000,
     "random bytes": bytes(range(256)),
 }
 WITH_BODY = [
@@ -206,8 +206,8 @@ async def test_a_size_above_what_may_be_uploaded_is_refused_at_once(client: Clie
     assert await nothing_is_stored(client)
 
 
-async def test_a_number_with_a_million_digits_is_refused_in_bounded_time(client: Client) -> None:
-    data = b'{"deploymentId": "own", "maxLeases": ' + b"9" * 1_000_000 + b"}"
+async def test_a_number_with_60_000_digits_is_refused_in_bounded_time(client: Client) -> None:
+    data = b'{"deploymentId": "own", "maxLeases": ' + b"9" * 60_000 + b"}"
 
     assert_refused(await client.call("POST", "/v1/commands/leases", data=data), None)
 

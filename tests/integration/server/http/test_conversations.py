@@ -347,6 +347,18 @@ async def test_a_list_is_read_page_by_page_newest_first(client: Client) -> None:
     assert pages == [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]]]
 
 
+async def test_a_list_names_the_code_of_a_failure_and_has_no_responses(client: Client) -> None:
+    command_id = await client.create()
+    await client.call("POST", f"/v1/commands/{command_id}/cancel")
+
+    answer = await client.call("GET", f"/v1/commands?deploymentId={OWN}")
+
+    (listed,) = answer.json["commands"]
+    assert (listed["state"], listed["errorCode"]) == ("FAILED", "CANCELLED")
+    assert "response" not in listed
+    assert "errorCode" not in await client.status(command_id)
+
+
 async def test_a_stale_lease_is_told_that_it_is_lost(client: Client) -> None:
     command_id = await client.create()
     (first,) = await client.lease()

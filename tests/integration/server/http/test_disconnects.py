@@ -129,18 +129,18 @@ async def test_a_goodbye_that_the_event_loop_has_not_seen_yet_is_heard_before_th
 
 async def test_leases_whose_holder_stops_reading_and_goes_all_go_back(client: Client) -> None:
     params = inline(b"x" * 149_000)
-    ids = {await client.create(params=params) for _ in range(100)}
+    ids = {await client.create(params=params) for _ in range(50)}
     caller = Caller(client)
     caller.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 
-    caller.ask("POST", "/v1/commands/leases", {"deploymentId": OWN, "maxLeases": 100})
+    caller.ask("POST", "/v1/commands/leases", {"deploymentId": OWN, "maxLeases": 50})
     await until(lambda: is_in_state(client, max(ids), "DISPATCHED"))
     await asyncio.to_thread(caller.socket.recv, 1000)
     caller.hang_up()
 
     for command_id in ids:
         await until(lambda command_id=command_id: is_in_state(client, command_id, "PENDING"))
-    leases = await client.lease(maxLeases=100)
+    leases = await client.lease(maxLeases=50)
     assert {lease["commandId"] for lease in leases} == ids
     assert {lease["attempt"] for lease in leases} == {1}
 

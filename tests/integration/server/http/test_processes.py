@@ -312,6 +312,40 @@ def test_a_token_goes_to_a_new_file_of_its_owner(
     assert len(json.loads(listed.out)) == 1, "no token without a place for it"
 
 
+def made(run: Run, data: Path, *command: str) -> str:
+    """The id of a new token."""
+    return run(*command, "--init", "--data-dir", data).err.strip()
+
+
+@pytest.mark.parametrize(
+    "command", [("token", "create", "--scope", "admin"), COMMANDS[3]], ids=["token", "enrol-token"]
+)
+def test_a_token_is_revoked_by_the_beginning_of_its_id_if_no_other_begins_so(
+    tmp_path: Path, run: Run, command: tuple[str, ...]
+) -> None:
+    data = tmp_path / "data"
+    first, second = made(run, data, *command), made(run, data, *command)
+    kind = first.partition("_")[0]
+    own = next(
+        first[:end] for end in range(len(kind) + 5, 99) if not second.startswith(first[:end])
+    )
+
+    both = run(command[0], "revoke", f"{kind}_", "--data-dir", data)
+    done = run(command[0], "revoke", own, "--data-dir", data)
+    unknown = run(command[0], "revoke", "nothing", "--data-dir", data)
+
+    assert both.code == 1
+    assert first in both.err
+    assert second in both.err
+    assert (done.code, done.err) == (0, f"({first} is revoked)\n")
+    assert (unknown.code, unknown.err.startswith("error: no such ")) == (1, True)
+    listed = json.loads(run(command[0], "list", "--json", "--data-dir", data).out)
+    assert {each["id"]: each["revoked"] is not None for each in listed} == {
+        first: True,
+        second: False,
+    }
+
+
 def test_no_file_is_left_where_no_token_is_made(tmp_path: Path, run: Run) -> None:
     out = tmp_path / "t"
     ended = run("token", "create", "--scope", "admin", "--out", out, "--data-dir", tmp_path / "no")
@@ -484,3 +518,55 @@ def test_a_server_without_descriptors_logs_it_once_and_serves_again(tmp_path: Pa
         assert running.call("GET", "/readyz")[0] == 200
         assert running.log.read_text().count("server.no_descriptors") == 1
         assert running.end() == 0
+
+
+def test_a_flood_of_connections_is_refused_in_one_line_and_leaves_no_trace(tmp_path: Path) -> None:
+    poll = json.dumps({"deploymentId": OWN, "waitSeconds": 60})
+    head = "POST /v1/commands/leases HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    environment = {"ARC_SERVER_HTTP_MAX_CONNECTIONS": "2"}
+    with server(tmp_path / "data", "--no-auth", env=environment) as running:
+        host, _, port = running.url.removeprefix("http://").rpartition(":")
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+
+        def answer_of(connection: socket.socket) -> int | None:
+            with contextlib.suppress(ConnectionResetError):
+                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                return int(connection.recv(100)[9:12] or 0) or None
+            return None
+
+        with contextlib.ExitStack() as stack:
+            for _ in range(2):
+                busy = connect()
+                busy.sendall(f"{head}Content-Length: {len(poll)}\r\n\r\n".encode())
+                assert busy.recv(100).startswith(b"HTTP/1.1 100")
+                busy.sendall(poll.encode())
+            assert {answer_of(connect()) for _ in range(300)} <= {503, None}
+        wait_until(lambda: running.call("GET", "/healthz")[0] == 200)
+
+        assert running.end() == 0
+        log = running.log.read_text()
+        assert log.count("http.connections_refused") == 1
+        assert "Traceback" not in log
+
+
+def test_the_server_opens_as_many_files_as_it_may_and_says_when_they_are_few(
+    tmp_path: Path,
+) -> None:
+    command = [*SERVE, "--data-dir", tmp_path / "data", *LOCAL, "--no-auth"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["sh", "-c", 'ulimit -Sn 200; ulimit -Hn 300; exec "$0" "$@"', *command],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("READY")
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (300, 300)
+        finally:
+            process.kill()
+    assert "server.few_descriptors" in (tmp_path / "log").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,64 +12,9 @@ import pytest
 from arc_protocol.errors import StoreUnavailable
 from tests.support.running_server import OWN, Client, Serve, inline
 from tests.support.waiting import until
+from tests.support.wire import HOST, Wire, authorized
 
-HOST = "Host: arc.example\r\n"
 CREATE = json.dumps({"deploymentId": OWN, "command": "report", "params": inline(b"{}")}).encode()
-
-
-class Wire:
-    """One connection, byte by byte."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def open(cls, client: Client) -> Wire:
-        host, _, port = client.server.url.removeprefix("http://").rpartition(":")
-        return cls(*await asyncio.open_connection(host, int(port)))
-
-    async def send(self, data: bytes | str) -> Wire:
-        self.writer.write(data if isinstance(data, bytes) else data.encode("latin-1"))
-        await self.writer.drain()
-        return self
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next answer: status, headers in lower case, body."""
-        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.strip().split("\r\n")
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        body = await self.reader.readexactly(int(headers.get("content-length", 0)))
-        return int(first.split()[1]), headers, body
-
-    async def error(self) -> tuple[int, str]:
-        """The next answer, an error with the JSON body: status and code."""
-        status, headers, body = await self.answer()
-        assert headers["content-type"] == "application/json"
-        error = json.loads(body)
-        assert error["httpStatusCode"] == status
-        assert isinstance(error["retryable"], bool)
-        return status, error["code"]
-
-    async def is_closed(self) -> bool:
-        """Wait for the end of the connection; nothing may come before it."""
-        try:
-            return await self.reader.read() == b""
-        except ConnectionResetError:
-            return True
-
-    async def close(self) -> None:
-        self.writer.close()
-        try:
-            await self.writer.wait_closed()
-        except ConnectionResetError:
-            return
-
-
-def authorized(client: Client, head: str, body: bytes = b"") -> bytes:
-    """A request with the client's token."""
-    lines = f"{head}\r\n{HOST}Authorization: Bearer {client.token}\r\n"
-    return f"{lines}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 GARBAGE = {
@@ -227,19 +173,57 @@ async def test_a_body_that_arrives_too_slowly_is_a_408_and_nothing_is_stored(ser
         assert (await client.call("GET", "/v1/commands")).json == {"commands": []}
 
 
-async def test_a_body_may_take_the_time_that_the_slowest_line_needs(serve: Serve) -> None:
+async def test_a_body_may_take_long_while_it_arrives_fast_enough(serve: Serve) -> None:
     async with serve(http={"body_seconds": 0.2, "body_bytes_per_second": 1}) as client:
         wire = await Wire.open(client)
         request = authorized(client, "POST /v1/commands HTTP/1.1", CREATE)
         loop = asyncio.get_running_loop()
         begun = loop.time()
 
-        await wire.send(request[:-10])
-        await until(lambda: loop.time() - begun > 0.5)
-        assert not wire.reader.at_eof()
-        await wire.send(request[-10:])
+        sent = len(request) - len(CREATE)
+        await wire.send(request[:sent])
+        while loop.time() - begun < 0.6:  # three stretches of the rate
+            await wire.send(request[sent : sent + 1])
+            sent += 1
+            next_at = loop.time() + 0.05
+            await until(partial(_is_past, next_at))
+        await wire.send(request[sent:])
 
         assert (await wire.answer())[0] == 200
+        await wire.close()
+
+
+def _is_past(moment: float) -> bool:
+    return asyncio.get_running_loop().time() > moment
+
+
+async def test_bytes_that_came_early_earn_no_time_later(serve: Serve) -> None:
+    async with serve(http={"body_seconds": 0.1, "body_bytes_per_second": 1000}) as client:
+        wire = await Wire.open(client)
+        body = b'{"deploymentId": "' + b"x" * 3_000_000
+
+        await wire.send(authorized(client, "POST /v1/commands HTTP/1.1", body + b'"}')[:-2])
+
+        assert await wire.error() == (408, "REQUEST_TIMEOUT")
+        await wire.close()
+
+
+async def test_a_json_body_has_a_time_in_all_however_steadily_it_arrives(serve: Serve) -> None:
+    limits = {"body_seconds": 0.2, "body_bytes_per_second": 1, "body_total_seconds": 0.5}
+    async with serve(http=limits) as client:
+        wire = await Wire.open(client)
+        request = authorized(client, "POST /v1/commands HTTP/1.1", CREATE)
+        sent = len(request) - len(CREATE)
+        await wire.send(request[:sent])
+        answered = asyncio.ensure_future(wire.error())
+
+        while not answered.done():
+            assert sent < len(request) - 1, "the body was taken to its end"
+            await wire.send(request[sent : sent + 1])
+            sent += 1
+            await asyncio.wait((answered,), timeout=0.05)
+
+        assert await answered == (408, "REQUEST_TIMEOUT")
         await wire.close()
 
 
@@ -276,22 +260,71 @@ async def connections_are(client: Client, count: int) -> None:
 # connections
 
 
-async def test_connections_past_the_limit_get_a_503_and_those_below_go_on(serve: Serve) -> None:
-    async with serve(http={"max_connections": 2}) as client:
-        first, second, third = [await Wire.open(client) for _ in range(3)]
-        ask = f"GET /healthz HTTP/1.1\r\n{HOST}\r\n"
-        await connections_are(client, 2)
+POLL = json.dumps({"deploymentId": OWN, "maxLeases": 1, "waitSeconds": 60}).encode()
 
-        await third.send(ask)
+
+async def poll(client: Client) -> Wire:
+    """A connection that waits for work."""
+    wire = await Wire.open(client)
+    waiting = client.server.parts.services.announcements.work.count
+    await wire.send(authorized(client, "POST /v1/commands/leases HTTP/1.1", POLL))
+    await until(lambda: client.server.parts.services.announcements.work.count > waiting)
+    return wire
+
+
+async def test_connections_past_the_limit_get_a_503_while_none_is_idle(serve: Serve) -> None:
+    async with serve(http={"max_connections": 2}) as client:
+        first, second = await poll(client), await poll(client)
+        third = await Wire.open(client)
+
+        await third.send(f"GET /healthz HTTP/1.1\r\n{HOST}\r\n")
+
         assert await third.error() == (503, "UNAVAILABLE")
         assert await third.is_closed()
-
-        for wire in (first, second):
-            assert (await (await wire.send(ask)).answer())[0] == 200
+        for wire in (first, second, third):
             await wire.close()
-        await third.close()
         await connections_are(client, 0)
         assert (await client.call("GET", "/healthz")).status == 200
+
+
+async def test_the_oldest_idle_connection_is_closed_for_one_past_the_limit(serve: Serve) -> None:
+    async with serve(http={"max_connections": 3}) as client:
+        busy = await poll(client)
+        idle = await Wire.open(client)
+        await connections_are(client, 2)
+        young = await Wire.open(client)
+        await connections_are(client, 3)
+
+        newest = await Wire.open(client)
+
+        assert await idle.is_closed()
+        for wire in (young, newest):
+            await wire.send(f"GET /healthz HTTP/1.1\r\n{HOST}\r\n")
+            assert (await wire.answer())[0] == 200
+        for wire in (busy, idle, young, newest):
+            await wire.close()
+
+
+async def test_one_address_has_a_limit_of_its_own(serve: Serve) -> None:
+    async with serve(http={"max_connections_per_address": 2}) as client:
+        first, second = await poll(client), await poll(client)
+        third = await Wire.open(client)
+
+        assert await third.error() == (503, "UNAVAILABLE")
+        for wire in (first, second, third):
+            await wire.close()
+        await connections_are(client, 0)
+        assert (await client.call("GET", "/healthz")).status == 200
+
+
+async def test_behind_a_proxy_connections_of_one_address_are_not_counted(serve: Serve) -> None:
+    limits = {"max_connections_per_address": 1, "trust_forwarded": True}
+    async with serve(http=limits) as client:
+        polls = [await poll(client) for _ in range(3)]
+
+        assert (await client.call("GET", "/healthz")).status == 200
+        for wire in polls:
+            await wire.close()
 
 
 async def test_requests_may_be_pipelined(client: Client) -> None:

@@ -68,11 +68,36 @@ async def test_a_pushed_command_is_dispatched_by_its_create(store: Store) -> Non
     assert (grant.command.lease_id, grant.command.attempt) == ("lease_p", 2)
 
 
-async def test_a_push_lease_is_for_deployments_that_are_pushed_to(store: Store) -> None:
-    command = await create(store, push_lease=PushLease("lease_p", after(15)))
+async def test_a_pushed_command_is_dispatched_by_its_upload(store: Store) -> None:
+    await store.put_deployment(pushed(), NOW)
+    await create(store, command_id="cmd_a", params=UPLOAD, signature="c2lnbmVk")
+    arrived = StoredBlob(path=UPLOAD.path, size=5_000_000)
 
-    assert command.state is State.PENDING
-    assert command.lease_id is None
+    lease_of_push = PushLease("lease_p", after(15))
+    command = await store.mark_uploaded("cmd_a", arrived, NOW, lease_of_push)
+
+    stored = await store.get_with_bodies("cmd_a")
+    assert stored is not None
+    assert command == stored.command
+    assert (stored.params, stored.signature) == (arrived, "c2lnbmVk")
+    assert command.state is State.DISPATCHED
+    assert (command.lease_id, command.lease_attempt) == ("lease_p", 1)
+    assert (command.dispatched_at, command.lease_expires_at) == (NOW, after(15))
+    assert not (await store.lease_push(["lease_q"], 60, NOW)).grants
+    await store.requeue_lapsed(after(15), 10)
+    [grant] = (await store.lease_push(["lease_q"], 60, after(15))).grants
+    assert (grant.command.lease_id, grant.command.attempt) == ("lease_p", 2)
+    assert (grant.params, grant.signature) == (arrived, "c2lnbmVk")
+
+
+async def test_a_push_lease_is_for_deployments_that_are_pushed_to(store: Store) -> None:
+    lease_of_push = PushLease("lease_p", after(15))
+    command = await create(store, push_lease=lease_of_push)
+    await create(store, command_id="cmd_a", params=UPLOAD)
+    uploaded = await store.mark_uploaded("cmd_a", PARAMS, NOW, lease_of_push)
+
+    assert command.state is uploaded.state is State.PENDING
+    assert command.lease_id is uploaded.lease_id is None
     assert granted_ids(await lease(store)) == [command.command_id]
 
 

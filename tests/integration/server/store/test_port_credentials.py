@@ -1,4 +1,4 @@
-"""Enrol tokens, credentials, their keys, and the count of revocations."""
+"""Enrolment tokens, credentials, their keys, and the count of revocations."""
 
 from __future__ import annotations
 

@@ -67,6 +67,16 @@ async def test_lists_are_newest_first_and_complete_page_by_page(store: Store, li
         assert await _every_page(store, which, limit) == expected
 
 
+async def test_a_list_has_the_codes_of_what_failed(store: Store) -> None:
+    waiting, cancelled = await create(store), await create(store)
+    await store.cancel(cancelled.command_id, NOW)
+
+    page = await store.list(CommandFilter(), None, 10)
+
+    assert [each.command_id for each in page.commands] == [cancelled.command_id, waiting.command_id]
+    assert page.error_codes == {cancelled.command_id: "CANCELLED"}
+
+
 async def test_a_list_goes_on_where_it_was_while_commands_come_in(store: Store) -> None:
     old = [(await create(store)).command_id for _ in range(4)]
     first = await store.list(CommandFilter(), None, 2)

@@ -8,8 +8,9 @@ import pytest
 
 from arc_protocol.errors import LeaseNotFound
 from arc_protocol.messages.base import State
-from arc_server.ports.records import StoredError
+from arc_server.ports.records import StoredError, StoredInline
 from arc_server.ports.store import Store
+from arc_server.store.operations.lease import READ_AT_ONCE
 from tests.support.reaches import only
 from tests.support.store_samples import (
     DEPLOYMENT,
@@ -56,6 +57,23 @@ async def test_the_first_ready_are_leased_first_and_never_more_than_asked_for(
     assert granted_ids(await lease(store, 3)) == commands[:3]
     assert granted_ids(await lease(store, 3)) == commands[3:]
     assert not (await lease(store, 3)).grants
+
+
+async def test_so_many_bytes_of_params_are_leased_together_but_always_one_command(
+    store: Store,
+) -> None:
+    params = StoredInline(data=b"x" * 1000)
+    commands = [(await create(store, params=params)).command_id for _ in range(5)]
+
+    assert granted_ids(await store.lease(query(5, max_bytes=2999), NOW)) == commands[:2]
+    assert granted_ids(await store.lease(query(5, max_bytes=1), NOW)) == commands[2:3]
+    assert granted_ids(await store.lease(query(5), NOW)) == commands[3:]
+
+
+async def test_more_commands_are_leased_than_are_read_at_once(store: Store) -> None:
+    commands = [(await create(store)).command_id for _ in range(READ_AT_ONCE + 10)]
+
+    assert granted_ids(await lease(store, len(commands))) == commands
 
 
 async def test_nothing_is_handed_out_twice_to_concurrent_agents(store: Store) -> None:

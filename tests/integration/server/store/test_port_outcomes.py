@@ -24,12 +24,12 @@ from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.records import (
     CommandRecord,
     Completion,
+    LeasedResponse,
     StoredBlob,
     StoredError,
     StoredInline,
     StoredResponse,
     StoredSuccess,
-    Submission,
 )
 from arc_server.ports.store import Store
 from tests.support.reaches import only
@@ -89,13 +89,13 @@ async def test_responses_handed_in_together_each_come_to_what_they_would_alone(
     late = await leased(store, deadline=after(2))
     await store.complete(held[1].command_id, held[1].lease_id, HANDLER_ERROR, after(1))
     given = [
-        Submission(held[0].command_id, held[0].lease_id or "", RESULT),
-        Submission(held[1].command_id, held[1].lease_id or "", RESULT),
-        Submission(held[2].command_id, "lease_other", RESULT),
-        Submission("cmd_unknown", "lease_x", RESULT),
-        Submission(held[3].command_id, held[3].lease_id or "", HANDLER_ERROR),
-        Submission(late.command_id, late.lease_id or "", RESULT),
-        Submission(held[0].command_id, held[0].lease_id or "", HANDLER_ERROR),
+        LeasedResponse(held[0].command_id, held[0].lease_id or "", RESULT),
+        LeasedResponse(held[1].command_id, held[1].lease_id or "", RESULT),
+        LeasedResponse(held[2].command_id, "lease_other", RESULT),
+        LeasedResponse("cmd_unknown", "lease_x", RESULT),
+        LeasedResponse(held[3].command_id, held[3].lease_id or "", HANDLER_ERROR),
+        LeasedResponse(late.command_id, late.lease_id or "", RESULT),
+        LeasedResponse(held[0].command_id, held[0].lease_id or "", HANDLER_ERROR),
     ]
 
     outcomes = await store.complete_all(given, after(3))
@@ -121,7 +121,7 @@ async def test_responses_of_another_deployment_are_as_if_there_was_no_such_comma
     store: Store,
 ) -> None:
     held = await leased(store)
-    given = [Submission(held.command_id, held.lease_id or "", RESULT)]
+    given = [LeasedResponse(held.command_id, held.lease_id or "", RESULT)]
 
     (refused,) = await store.complete_all(given, after(1), only("another"))
     (taken,) = await store.complete_all(given, after(1), only(held.deployment_id))
@@ -405,7 +405,7 @@ async def test_another_credential_completes_nothing_also_after_the_end(
         await store.complete(held.command_id, held.lease_id, HANDLER_ERROR, after(2), THIEF)
     with pytest.raises(Forbidden):
         await store.complete(held.command_id, None, HANDLER_ERROR, after(2), THIEF)
-    given = [Submission(held.command_id, held.lease_id or "", HANDLER_ERROR)]
+    given = [LeasedResponse(held.command_id, held.lease_id or "", HANDLER_ERROR)]
     (refused,) = await store.complete_all(given, after(2), THIEF)
 
     assert isinstance(refused, LeaseLost)

@@ -16,6 +16,7 @@ from arc_server.store.engine import batches, transactions
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import sweeps
 from arc_server.store.sqlite_store import SqliteStore
+from tests.support.service_world import World
 from tests.support.store_samples import (
     NOW,
     RESULT,
@@ -29,6 +30,7 @@ from tests.support.store_samples import (
     secret,
     token,
 )
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -47,6 +49,45 @@ async def test_all_that_waits_shares_one_commit(sqlite: SqliteStore, passed: lis
     assert passed.count("store.after_commit") <= 2
 
 
+def sleeping(world: World) -> int:
+    """How many polls wait for work and do not look."""
+    queues: Any = world.announcements.work._queues
+    return sum(not waiter.is_looking for queue in queues.values() for waiter in queue)
+
+
+async def test_a_command_and_its_lease_to_a_poll_that_sleeps_share_a_commit(
+    sqlite: SqliteStore, passed: list[str]
+) -> None:
+    world = World(sqlite, is_flaky=False)
+    polling = asyncio.create_task(world.poll(wait=60))
+    await until(lambda: sleeping(world) == 1)
+    passed.clear()
+
+    created, polled = await asyncio.gather(world.create(), polling)
+
+    assert [lease.command_id for lease in polled.leases] == [created.command_id]
+    assert passed.count("store.after_operation") == 2
+    assert passed.count("store.after_commit") == 1
+
+
+async def test_a_command_wakes_one_of_the_polls_that_sleep(
+    sqlite: SqliteStore, passed: list[str]
+) -> None:
+    world = World(sqlite, is_flaky=False)
+    polls = [asyncio.create_task(world.poll(wait=60, agent=f"agent-{n}")) for n in range(3)]
+    await until(lambda: sleeping(world) == 3)
+    passed.clear()
+
+    await world.create()
+    await asyncio.wait(polls, return_when=asyncio.FIRST_COMPLETED)
+    await sqlite.check()
+
+    assert sum(poll.done() for poll in polls) == 1
+    assert passed.count("store.after_operation") == 2
+    world.close()
+    await asyncio.gather(*polls)
+
+
 async def test_a_batch_is_bounded(tmp_path: Path, passed: list[str]) -> None:
     store = await SqliteStore.open(tmp_path / "arc.db", max_batch=10)
 
@@ -54,6 +95,19 @@ async def test_a_batch_is_bounded(tmp_path: Path, passed: list[str]) -> None:
 
     assert passed.count("store.after_commit") >= 10
     await store.close()
+
+
+async def test_operations_past_the_queue_are_refused_and_those_in_it_are_done(
+    sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MAX_WAITING", 20)
+
+    answers = await asyncio.gather(*(create(sqlite) for _ in range(50)), return_exceptions=True)
+
+    refused = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
+    assert len(refused) == 30
+    assert len(granted_ids(await lease(sqlite, 50))) == 20
+    assert await create(sqlite)
 
 
 async def test_the_failpoints_of_a_commit_are_passed_in_order(

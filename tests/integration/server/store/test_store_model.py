@@ -22,11 +22,12 @@ from arc_server.ports.records import (
     CommandRecord,
     CommandWithBodies,
     Deployment,
+    LeasedResponse,
     LeaseQuery,
     NewCommand,
+    PushLease,
     StoredBlob,
     StoredInline,
-    Submission,
 )
 from arc_server.ports.store import Store
 from arc_server.store.sqlite_store import SqliteStore
@@ -189,7 +190,7 @@ class TwoStores(RuleBasedStateMachine):
     )
     def complete_all(self, given: list[tuple[int, int, Any]], deployment_id: str | None) -> None:
         submissions = [
-            Submission(self.command_id(command), self.lease_id(lease), response)
+            LeasedResponse(self.command_id(command), self.lease_id(lease), response)
             for command, lease, response in given
         ]
 
@@ -236,10 +237,15 @@ class TwoStores(RuleBasedStateMachine):
     def cancel(self, index: int) -> None:
         self.both(lambda store: store.cancel(self.command_id(index), self.now))
 
-    @rule(index=st.integers(0, 40))
-    def mark_uploaded(self, index: int) -> None:
+    @rule(index=st.integers(0, 40), is_pushed=st.booleans())
+    def mark_uploaded(self, index: int, is_pushed: bool) -> None:
         params = StoredBlob(path="p", size=5)
-        self.both(lambda store: store.mark_uploaded(self.command_id(index), params, self.now))
+        lease = None
+        if is_pushed:
+            lease = PushLease(self.fresh_leases(1)[0], self.now + timedelta(seconds=15))
+        self.both(
+            lambda store: store.mark_uploaded(self.command_id(index), params, self.now, lease)
+        )
 
     @rule(
         index=st.integers(0, 40),

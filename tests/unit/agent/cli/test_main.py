@@ -6,12 +6,15 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
 from arc_agent.cli.arguments import parser
+from arc_agent.cli.install import front
 from arc_agent.cli.main import main
+from arc_runtime.config.arguments import duration
 
 REFUSALS = {
     "no server": ([], "server.url: is required"),
@@ -77,7 +80,7 @@ def test_what_is_wrong_at_the_start_is_one_clear_line_and_exit_2(
     out, err = capfd.readouterr()
     assert code == 2
     assert expected in err
-    assert err.splitlines()[-1].startswith("arc-agent: ")
+    assert err.splitlines()[-1].startswith("error: ")
     assert out == ""
 
 
@@ -128,10 +131,36 @@ def test_wrong_usage_is_exit_2(arguments: list[str], capfd: pytest.CaptureFixtur
         main(arguments)
 
     assert ended.value.code == 2
-    assert "usage: arc-agent" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    if arguments:
+        assert err.startswith("error: ")
+        assert err.endswith(" --help\n")
+    else:
+        assert err.startswith("Usage: arc-agent [OPTIONS] COMMAND")
 
 
 def test_a_time_limit_is_a_duration() -> None:
     given = parser().parse_args(["test-handler", "x", "--timeout", "1m30s"])
 
     assert given.timeout == 90
+
+
+def options_of(made: Any) -> Iterator[Any]:
+    """All options of a parser and of those below it."""
+    for action in made._actions:
+        if isinstance(action.choices, dict):
+            for below in action.choices.values():
+                yield from options_of(below)
+        else:
+            yield action
+
+
+def test_every_option_that_takes_a_time_takes_the_one_form_of_durations() -> None:
+    parsers = [parser(), front()._parser()]  # pyright: ignore[reportPrivateUsage]
+    options = [option for made in parsers for option in options_of(made)]
+
+    durations = {name for each in options if each.type is duration for name in each.option_strings}
+
+    assert durations == {"--wait", "--for", "--since", "--timeout", "--ready-within"}
+    assert [each.dest for each in options if each.type is float] == []
+    assert all((each.metavar == "DURATION") == (each.type is duration) for each in options)

@@ -6,6 +6,8 @@ import asyncio
 import errno
 import json
 import os
+import signal
+import sys
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -440,6 +442,57 @@ async def test_show_prints_what_is_in_it(
     assert shown.endswith("started    command=a.b command_id=cmd_1\n")
     assert len(shown.splitlines()) == 1
     assert json.loads(as_json)["event"] == "closed"
+
+
+async def test_show_takes_events_and_ages(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = datetime.now(UTC) - timedelta(hours=3)
+    async with Log(tmp_path / "audit", now=lambda: clock) as log:
+        await log.audit.record("started", command="a.b", command_id="cmd_old")
+        clock = datetime.now(UTC) - timedelta(minutes=5)
+        await log.audit.record("started", command="a.b", command_id="cmd_new")
+        await log.audit.record("ended", command_id="cmd_new", outcome="succeeded")
+
+    def shown(*options: str) -> list[str]:
+        assert main(["audit", "show", str(tmp_path / "audit"), *options]) == 0
+        return [" ".join(line.split()[1:]) for line in capsys.readouterr().out.splitlines()]
+
+    assert shown("--event", "started", "--since", "1h30m") == [
+        "started command=a.b command_id=cmd_new"
+    ]
+    assert shown("--since", "2h", "--event", "ended", "--event", "started")[1:] == [
+        "ended command=a.b command_id=cmd_new outcome=succeeded"
+    ]
+    assert len(shown("--event", "started", "--since", "4h")) == 2
+    assert shown("--command-id", "cmd_n", "-n", "1")[0].startswith("ended")
+    with pytest.raises(SystemExit, match="2"):
+        main(["audit", "show", "--event", "strated"])
+    assert "Did you mean started?" in capsys.readouterr().err
+
+
+async def test_show_goes_on_with_what_is_written_into_the_next_file_too(tmp_path: Path) -> None:
+    await written(tmp_path / "audit", 3)
+    process = await asyncio.create_subprocess_exec(
+        *(Path(sys.executable).with_name("arc-agent"), "audit", "show", tmp_path / "audit"),
+        *("--follow", "-n", "1", "--event", "started"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(30):
+            assert (await process.stdout.readline()).endswith(b"command_id=cmd_2\n")
+            await written(tmp_path / "audit", 60, max_bytes=4096)
+            assert len(list((tmp_path / "audit").iterdir())) > 1
+            for number in range(60):
+                line = await process.stdout.readline()
+                assert line.endswith(b"command_id=cmd_%d\n" % number)
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def test_verify_says_what_it_cannot_see(

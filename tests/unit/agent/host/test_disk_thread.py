@@ -70,6 +70,29 @@ async def test_an_item_without_haste_rides_with_the_next(disk: DiskThread) -> No
     assert await lingering == "wrote removal"
 
 
+async def test_an_item_without_haste_does_not_delay_another_writer(disk: DiskThread) -> None:
+    recorder, other = Recorder(), Recorder()
+    lingering = asyncio.create_task(disk.write(recorder, "removal", may_linger=True))
+    await asyncio.sleep(0)
+
+    await disk.write(other, "line")
+
+    assert (recorder.batches, other.batches) == ([], [["line"]])
+    assert await lingering == "wrote removal"
+
+
+async def test_items_that_lingered_keep_their_place_before_later_ones(disk: DiskThread) -> None:
+    recorder, other = Recorder(), Recorder()
+    first = asyncio.create_task(disk.write(recorder, "first", may_linger=True))
+    await asyncio.sleep(0)
+    await disk.write(other, "line")
+
+    await disk.write(recorder, "second")
+
+    assert recorder.batches == [["first", "second"]]
+    assert await first == "wrote first"
+
+
 async def test_an_item_without_haste_is_written_soon_by_itself(disk: DiskThread) -> None:
     recorder = Recorder()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -60,25 +62,41 @@ def test_nobody_waits_for_a_loop_that_was_told_to_end(clock: AgentClock) -> None
     assert not pulse.is_stuck()
 
 
+SINCE = datetime(2026, 10, 3, 4, 5, 6, tzinfo=UTC)
+
+
+def status(**more: Any) -> str:
+    """The status of an agent that is in contact, but for what is given."""
+    usual: dict[str, Any] = {
+        "running": 0, "done": 3, "waiting": 0, "server": "https://arc.example.com",
+        "answered_seconds_ago": 2.4, "trouble": None, "is_refused": False,
+    }  # fmt: skip
+    return status_text(**usual | more)
+
+
 @pytest.mark.parametrize(
-    ("seconds", "is_lost", "says"),
+    ("state", "says"),
     [
-        (None, False, "0 running, 3 done, no contact yet"),
-        (2.4, False, "0 running, 3 done, last contact 2 s ago"),
-        (95, True, "0 running, 3 done, no contact for 95 s"),
-        (600, True, "0 running, 3 done, no contact for 10 min"),
-        (90_000, True, "0 running, 3 done, no contact for 25 h"),
+        ({"answered_seconds_ago": None}, "connecting to https://arc.example.com"),
+        ({}, "last contact 2 s ago"),
+        ({"answered_seconds_ago": 600}, "last contact 10 min ago"),
+        ({"answered_seconds_ago": 90_000}, "last contact 25 h ago"),
+        (
+            {"trouble": ("connection refused", SINCE)},
+            "no contact with https://arc.example.com since 2026-10-03 04:05:06 UTC:"
+            " connection refused",
+        ),
+        (
+            {"trouble": ("HTTP 401", SINCE), "is_refused": True},
+            "refused by https://arc.example.com since 2026-10-03 04:05:06 UTC: HTTP 401",
+        ),
     ],
 )
-def test_the_status_says_when_the_server_was_last_heard(
-    seconds: float | None, is_lost: bool, says: str
-) -> None:
-    text = status_text(running=0, done=3, waiting=0, answered_seconds_ago=seconds, is_lost=is_lost)
-
-    assert text == says
+def test_the_status_says_when_the_server_was_last_heard(state: dict[str, Any], says: str) -> None:
+    assert status(**state) == f"0 running, 3 done, {says}"
 
 
 def test_the_status_tells_what_is_not_delivered_yet() -> None:
-    text = status_text(running=1, done=3, waiting=2, answered_seconds_ago=0, is_lost=False)
+    text = status(running=1, waiting=2, answered_seconds_ago=0)
 
     assert text == "1 running, 3 done, 2 to deliver, last contact 0 s ago"

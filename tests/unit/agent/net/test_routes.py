@@ -13,11 +13,12 @@ from yarl import URL
 
 from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
 from arc_agent.net.allowed_hosts import HostPolicy, HostRefused
-from arc_agent.net.certificates import read_certificate
 from arc_agent.net.proxies import Proxies
 from arc_agent.net.routes import Routes
 from arc_agent.net.tls import Tls, TlsError
-from arc_agent.net.tls_errors import explain
+from arc_runtime.network.certificates import read_certificate
+from arc_runtime.network.setting_names import SettingNames
+from arc_runtime.network.tls_errors import explain
 from tests.support.certificates import Authority
 
 # Proxies
@@ -204,7 +205,8 @@ def test_what_is_no_certificate_is_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_is_known_to_be_off_is_said_with_an_expired_certificate() -> None:
-    text = explain(10, "", None, host="arc.corp", now=0.0, clock_offset=-7200.0)
+    names = SettingNames(ca_file="a", client_cert="b", proxy_credentials="c")
+    text = explain(10, "", None, host="arc.corp", now=0.0, clock_offset=-7200.0, settings=names)
 
     assert "this host's clock says 1970-01-01T00:00Z, is that right?" in text
     assert "2.0 h behind the server's" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from arc_agent.host.data_dir import DataDir
 from arc_agent.host.process_state import ProcessState
 from arc_agent.jobs.lease_table import End, HeldLease
 from arc_agent.jobs.outcome import Succeeded
-from arc_agent.jobs.result_files import StoredBody
+from arc_agent.jobs.result_files import BodyWriter, StoredBody
 from arc_agent.jobs.spool import Spool
 from arc_agent.net.server_state import ServerState
 from arc_agent.work.handler_run import Finished, HandlerRun, Stopped, result_of, timeout_of
@@ -195,7 +195,7 @@ async def test_a_result_that_comes_too_late_is_thrown_away(runs: Runs) -> None:
         except asyncio.CancelledError:
             pass
 
-    end = await runs.run(streams)
+    end = await runs.run(streams, grace_seconds=10)
 
     assert end == Stopped(End.LOST)
     assert runs.files == []
@@ -250,3 +250,50 @@ async def test_a_task_without_a_result_has_none() -> None:
 
     assert result_of(failed) is None
     assert result_of(cancelled) is None
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+async def test_small_parts_of_a_result_are_collected_before_they_are_written(
+    runs: Runs, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [b"line %d\n" % number for number in range(20_000)]
+    threads: set[threading.Thread] = set()
+    written: list[bytes] = []
+    write = BodyWriter.write
+
+    def count(writer: BodyWriter, chunk: bytes) -> None:
+        written.append(chunk)
+        write(writer, chunk)
+
+    monkeypatch.setattr(BodyWriter, "write", count)
+
+    @handler("plain")
+    def plain() -> Iterator[bytes]:
+        for line in lines:
+            threads.add(threading.current_thread())
+            yield line
+
+    @handler("async")
+    async def in_loop() -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line
+
+    end = await runs.run(plain if kind == "plain" else in_loop)
+
+    assert isinstance(end, Finished)
+    assert b"".join(written) == b"".join(lines)
+    assert len(written) < 20
+    assert len(threads) < 2_000  # a busy machine ends turns early
+
+
+async def test_an_iterator_that_yields_little_and_for_ever_can_be_stopped(runs: Runs) -> None:
+    @handler("trickles")
+    def trickles() -> Iterator[bytes]:
+        runs.held.stop(End.CANCELLED)
+        pause = threading.Event()
+        while True:
+            yield b"x"
+            pause.wait(0.001)
+
+    assert await runs.run(trickles, grace_seconds=10) == Stopped(End.CANCELLED)
+    assert runs.files == []

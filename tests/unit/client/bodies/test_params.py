@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import threading
@@ -120,6 +121,30 @@ async def test_an_async_iterable_can_be_sent_twice_whatever_its_size(data: bytes
 
     async with body_of(chunks()) as body:
         assert await twice(body) == data
+
+
+async def test_small_chunks_are_collected_before_they_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = [b"line %d\n" % number for number in range(20_000)]
+    hops: list[object] = []
+    to_thread = asyncio.to_thread
+
+    async def counted(call: Any, *arguments: Any) -> Any:
+        hops.append(call)
+        return await to_thread(call, *arguments)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for line in lines:
+            yield line
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    async with body_of(chunks()) as body:
+        writes = len(hops)
+        sent = await twice(body)
+
+    assert sent == b"".join(lines)
+    assert writes < 10
 
 
 async def test_a_text_file_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arc_client import errors
-from arc_client.cli.explain import agent_hint, as_record, explain, printable
+from arc_client.cli.explain import agent_hint, as_record, explain
 from arc_client.errors import error_of, failure_of
 from arc_protocol.errors import ArcError
 from arc_protocol.messages.agents import AgentInfo, HandlerInfo
@@ -93,8 +93,20 @@ def test_a_program_gets_the_same_as_a_record() -> None:
     }
 
 
-def test_a_handlers_words_cannot_drive_the_terminal() -> None:
-    assert printable("a\x1b[31mb\x07\r\n\tc\x9b") == "a\\x1b[31mb\\x07\\x0d\n\tc\\x9b"
+@pytest.mark.parametrize(
+    ("details", "shown"),
+    [
+        ('{"rows": [1, 2]}', {"rows": [1, 2]}),
+        ("[1]", [1]),
+        ("line 3", "line 3"),
+        ("12", "12"),
+        ('{"a"', '{"a"'),
+    ],
+)
+def test_details_that_are_json_are_json_in_the_record(details: str, shown: object) -> None:
+    error = failure_of("c1", ErrorResponse(code="E", message="m", details=details))
+
+    assert as_record(error, explain(error))["details"] == shown
 
 
 def agent(**changes: Any) -> AgentInfo:

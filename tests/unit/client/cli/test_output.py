@@ -67,10 +67,12 @@ def test_a_table_in_a_pipe_is_plain_and_cuts_nothing(capfd: pytest.CaptureFixtur
     views.show_commands([command(command="x" * 300), command(command_id="cmd_2")])
 
     header, first, second = capfd.readouterr().out.splitlines()
-    assert header.split() == ["ID", "DEPLOYMENT", "COMMAND", "STATE", "ATTEMPT", "CREATED", "TOOK"]
+    assert header.split() == [
+        *["ID", "STATE", "ERROR", "COMMAND", "DEPLOYMENT", "CREATED", "TOOK", "ATTEMPT"]
+    ]
     assert "x" * 300 in first
     assert second.startswith("cmd_2")
-    assert second.endswith("1.25s")
+    assert second.endswith("1.25s  2")
 
 
 @pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED, State.EXPIRED])
@@ -82,8 +84,23 @@ def test_a_command_that_has_ended_is_not_to_be_cancelled(
     views.show_commands([command(state=State.DISPATCHED, cancel_requested=True)])
 
     out = capfd.readouterr().out
-    assert out.count("(to be cancelled)") == 1
-    assert "DISPATCHED (to be cancelled)" in out
+    assert out.count("CANCEL") == out.count("CANCELLING") == 1
+
+
+def test_a_cancelled_command_is_shown_as_cancelled(capfd: pytest.CaptureFixture[str]) -> None:
+    response = ErrorResponse(code="CANCELLED", message="stopped")
+    views.show_commands([command(state=State.FAILED, error_code="CANCELLED")])
+    views.show_status(command(state=State.FAILED, response=response))
+
+    out = capfd.readouterr().out
+    assert "FAILED" not in out
+    assert "state       CANCELLED\n" in out
+
+
+def test_the_code_of_a_failure_is_a_column(capfd: pytest.CaptureFixture[str]) -> None:
+    views.show_commands([command(state=State.FAILED, error_code="HANDLER_TIMEOUT")])
+
+    assert "FAILED  HANDLER_TIMEOUT  echo" in capfd.readouterr().out
 
 
 def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[str]) -> None:
@@ -91,10 +108,12 @@ def test_a_status_shows_what_is_known_and_no_more(capfd: pytest.CaptureFixture[s
     views.show_status(command(response=response))
     views.show_status(CommandStatus(command_id="cmd_2", state=State.PENDING, attempt=1))
 
-    shown = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines()[:7])
+    shown = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines()[:8])
     assert shown["state"] == "SUCCEEDED"
     assert shown["attempt"] == "2 of 5"
-    assert shown["completed"].endswith("(took 1.25s)")
+    assert shown["completed"].startswith("2026-11-2")
+    assert shown["completed"].endswith(" ago")
+    assert shown["took"] == "1.25s"
 
 
 def test_the_size_of_a_result_is_that_of_its_bytes(capfd: pytest.CaptureFixture[str]) -> None:
@@ -161,5 +180,5 @@ def test_a_paused_agent_shows_with_its_note(capsys: pytest.CaptureFixture[str]) 
     views.show_agents([agent])
 
     out = capsys.readouterr().out
-    assert "paused until " in out
+    assert "paused" in out
     assert ": new disk" in out

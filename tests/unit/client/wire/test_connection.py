@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from datetime import UTC, datetime
 from pathlib import Path
-from unittest import mock
 
-import aiohttp
 import pytest
 
 from arc_client.errors import (
@@ -17,7 +14,7 @@ from arc_client.errors import (
     UnexpectedAnswer,
     error_of,
 )
-from arc_client.wire.connection import SenderConnection, base_url, proxy_of, retry_after, translated
+from arc_client.wire.connection import SenderConnection, base_url, proxy_of, retry_after
 from arc_protocol.errors import (
     ArcError,
     CommandNotFound,
@@ -146,18 +143,6 @@ def test_an_answer_is_an_error_by_its_code_or_else_by_its_status(
     assert error.message == message
     assert error.context["status"] == status
     assert error.context["is_ours"] == (b'"message"' in body)
-
-
-def test_a_certificate_that_is_not_trusted_is_for_the_person_to_put_right() -> None:
-    key = mock.Mock(host="h", port=443, is_ssl=True)
-    untrusted = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] …")
-    untrusted.verify_message = "self-signed certificate"
-
-    with (
-        pytest.raises(ConfigurationError, match="certificate of https://h is not trusted: self"),
-        translated("https://h/v1/x?secret"),
-    ):
-        raise aiohttp.ClientConnectorCertificateError(key, untrusted)
 
 
 def test_a_long_error_page_is_cut_and_the_urls_query_is_not_shown() -> None:

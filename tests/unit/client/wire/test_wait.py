@@ -21,7 +21,7 @@ from arc_client import (
     TokenRefused,
 )
 from arc_protocol.errors import CommandNotFound
-from tests.support.client_fakes import error, status
+from tests.support.client_fakes import created, error, status
 from tests.support.clocks import SenderClock
 
 STATUS = re.compile(r"^http://h/v1/commands/cmd_1(\?waitSeconds=\d+)?$")
@@ -259,3 +259,62 @@ async def test_a_failure_carries_the_details_of_its_handler(
             await arc.wait("cmd_1")
 
     assert raised.value.details == "line 3"
+
+
+CREATE = "http://h/v1/commands"
+
+
+@pytest.mark.parametrize(
+    ("took", "counted"), [(1.0, 1.0), (0.0, 0.0), (6.0, 1.0)], ids=["held", "at once", "slow"]
+)
+async def test_a_time_out_begins_when_the_server_has_the_command(
+    http: aioresponses, clock: SenderClock, took: float, counted: float
+) -> None:
+    """A create is held for a second at most; whatever else it took came before."""
+    http.post(
+        CREATE,
+        payload=created(status=status("PENDING")),
+        callback=lambda *_, **__: clock.advance(took),
+    )
+    http.get(STATUS, payload=status("PENDING"), repeat=True)
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(CommandTimeout, match=r"is still PENDING after 1m$"):
+            await arc.invoke("dep", "x", timeout=60)
+
+    assert clock.now == 1000 + took - counted + 60
+
+
+async def test_a_create_that_was_tried_again_takes_nothing_of_the_time_out(
+    http: aioresponses, clock: SenderClock
+) -> None:
+    away = aiohttp.ServerDisconnectedError()
+    http.post(CREATE, exception=away, callback=lambda *_, **__: clock.advance(5))
+    http.post(CREATE, payload=created(status=status("PENDING")))
+    http.get(STATUS, payload=status("PENDING"), repeat=True)
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(CommandTimeout):
+            await arc.invoke("dep", "x", timeout=60)
+
+    begun = 1005 + clock.slept[0]
+    assert clock.now == pytest.approx(begun + 60)
+
+
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_looking_for_the_command_takes_of_the_time_out(
+    http: aioresponses, clock: SenderClock, is_away: bool
+) -> None:
+    def slow(*_: Any, **__: Any) -> None:
+        clock.advance(9)
+
+    if is_away:
+        http.get(STATUS, exception=aiohttp.ServerDisconnectedError(), callback=slow)
+    http.get(STATUS, payload=status("PENDING"), callback=slow)
+    http.get(STATUS, payload=status("PENDING"), repeat=True)
+
+    async with Client("http://h", clock=clock) as arc:
+        with pytest.raises(CommandTimeout, match=r"after 1m$"):
+            await arc.wait("cmd_1", timeout=60)
+
+    assert clock.now == pytest.approx(1060)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,120 @@ def test_how_long_a_unit_may_take_is_a_duration(
         front.main([*words, "soon"])
 
     assert "--ready-within: expected a duration such as" in capsys.readouterr().err
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A scratch root."""
+    (tmp_path / "root/etc").mkdir(parents=True)
+    return tmp_path / "root"
+
+
+GOOD = ("--server", "https://arc.example.com", "--deployment", "acme")
+
+
+def dpkg(root: Path) -> Sequence[str]:
+    """The package is installed."""
+    (root / "var/lib/dpkg/info").mkdir(parents=True)
+    (root / "var/lib/dpkg/info/arc-agent.list").touch()
+    return GOOD
+
+
+def foreign_unit(root: Path) -> Sequence[str]:
+    """Another unit has the name."""
+    (root / "etc/systemd/system").mkdir(parents=True)
+    (root / "etc/systemd/system/arc-agent.service").write_text("[Unit]\n")
+    return GOOD
+
+
+def foreign_program(root: Path) -> Sequence[str]:
+    """Another program has the name."""
+    (root / "usr/local/bin").mkdir(parents=True)
+    (root / "usr/local/bin/arc-agent").write_text("#!/bin/sh\n")
+    return GOOD
+
+
+def bad_config(root: Path) -> Sequence[str]:
+    """The configuration has a key that there is not."""
+    (root.parent / "mine.yaml").write_text(
+        "server: {url: 'https://x'}\ndeployment: d\nhandler: {}\n"
+    )
+    return "--config", str(root.parent / "mine.yaml")
+
+
+def bad_handlers(root: Path) -> Sequence[str]:
+    """The configuration names a module that cannot be imported."""
+    (root.parent / "mine.yaml").write_text(
+        "server: {url: 'https://x'}\ndeployment: d\nhandlers: {modules: [not_there]}\n"
+    )
+    return "--config", str(root.parent / "mine.yaml")
+
+
+def no_config(_: Path) -> Sequence[str]:
+    """There is no configuration."""
+    return ()
+
+
+@pytest.mark.parametrize("is_dry", [True, False], ids=["dry run", "real run"])
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (dpkg, "apt manages it"),
+        (foreign_unit, "arc-agent.service exists and was not installed by this program"),
+        (foreign_program, "bin/arc-agent exists and was not installed by this program"),
+        (bad_config, "handler: unknown key"),
+        (bad_handlers, "not_there"),
+        (no_config, "does not exist: give --server and --deployment"),
+    ],
+)
+def test_a_dry_run_fails_as_the_real_run_does_and_neither_touches_anything(
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    prepare: Callable[[Path], Sequence[str]],
+    reason: str,
+    is_dry: bool,
+) -> None:
+    options = prepare(root)
+    before = sorted(root.rglob("*"))
+    words = ["install", "--root", str(root), *options, *(["--dry-run"] if is_dry else [])]
+
+    assert agent_front().main(words) == 1
+
+    err = capsys.readouterr().err
+    assert reason in err
+    assert err.startswith("error: ")
+    assert sorted(root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "listen"),
+    [
+        ((), "127.0.0.1:9180"),
+        (("--metrics", "127.0.0.1:9999"), "127.0.0.1:9999"),
+        (("--metrics", "none"), None),
+        (("--instance", "north"), None),
+        (("--instance", "north", "--metrics", "[::1]:9181"), "[::1]:9181"),
+    ],
+)
+def test_figures_come_with_an_installation_on_loopback_and_no_two_instances_share_a_port(
+    root: Path, capsys: pytest.CaptureFixture[str], options: Sequence[str], listen: str | None
+) -> None:
+    words = ["install", "--root", str(root), *GOOD, "--dry-run", *options]
+
+    assert agent_front().main(words) == 0
+
+    printed = capsys.readouterr().out
+    lines = [line.strip(" |") for line in printed.splitlines()]
+    assert [line for line in lines if line.startswith("listen:")] == (
+        [f'listen: "{listen}"'] if listen else []
+    )
+
+
+def test_figures_for_other_hosts_are_not_installed_by_an_option(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["install", "--root", str(root), *GOOD, "--dry-run", "--metrics", "0.0.0.0:9180"]
+
+    assert agent_front().main(words) == 2
+
+    assert "metrics.listen: is not a loopback address" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arc_agent.cli.install import PRODUCT
-from arc_runtime.install import plan
+from arc_runtime.install import plan, product
 from arc_runtime.install.host import Host, InstallError
 from arc_runtime.install.manifest import Manifest
 from arc_runtime.install.plan import (
@@ -24,7 +24,7 @@ from arc_runtime.install.plan import (
     preview,
 )
 from arc_runtime.install.product import Request, install, refuse_from_within, upgrade_product
-from arc_runtime.install.program import Program, check_interpreter
+from arc_runtime.install.program import InstalledProgram, check_interpreter
 from arc_runtime.install.removal import remove_entry
 from arc_runtime.install.upgrade import switch_to, upgrade
 
@@ -213,7 +213,7 @@ def test_a_user_is_made_where_there_is_none_and_only_that_one_is_removed(scratch
 class Services:
     """Units that are ready, or not, by the version that is the current one."""
 
-    def __init__(self, program: Program, ready: Callable[[str, str], bool]) -> None:
+    def __init__(self, program: InstalledProgram, ready: Callable[[str, str], bool]) -> None:
         self._program = program
         self._ready = ready
         self.starts: list[tuple[str, str]] = []
@@ -235,9 +235,9 @@ class Services:
 
 
 @pytest.fixture
-def program(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> Program:
+def program(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> InstalledProgram:
     """Version 2 is the current one, 1 the one before; a build makes an empty directory."""
-    found = Program(scratch.host, "/opt/arc")
+    found = InstalledProgram(scratch.host, "/opt/arc")
     for name in ("1", "2"):
         (found.versions / name).mkdir(parents=True)
         found.switch(found.versions / name)
@@ -251,7 +251,7 @@ def program(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> Program:
     return found
 
 
-def names(program: Program) -> tuple[str, str, set[str]]:
+def names(program: InstalledProgram) -> tuple[str, str, set[str]]:
     """The current version, the one before, and all."""
     current, previous = program.current(), program.previous()
     assert current is not None
@@ -260,7 +260,13 @@ def names(program: Program) -> tuple[str, str, set[str]]:
 
 
 def go(
-    program: Program, scratch: Scratch, services: Services, *units: str, check: Any = None
+    program: InstalledProgram,
+    scratch: Scratch,
+    services: Services,
+    *units: str,
+    check: Any = None,
+    has_contact: Callable[[str], bool] = lambda _: True,
+    within_seconds: float = 5,
 ) -> None:
     upgrade(
         program,
@@ -269,12 +275,13 @@ def go(
         source="x",
         units=units,
         check=check or (lambda _: None),
-        within_seconds=5,
+        has_contact=has_contact,
+        within_seconds=within_seconds,
     )
 
 
 def test_an_upgrade_keeps_the_version_before_and_no_older(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: True)
 
@@ -286,7 +293,7 @@ def test_an_upgrade_keeps_the_version_before_and_no_older(
 
 
 def test_a_unit_that_is_not_ready_in_time_brings_the_old_version_back_for_all(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda unit, version: (unit, version) != ("two", "3"))
 
@@ -297,8 +304,44 @@ def test_a_unit_that_is_not_ready_in_time_brings_the_old_version_back_for_all(
     assert names(program) == ("2", "1", {"1", "2"})
 
 
+def test_a_version_that_loses_the_contact_which_the_old_one_had_is_taken_back(
+    program: InstalledProgram, scratch: Scratch
+) -> None:
+    services = Services(program, lambda *_: True)
+
+    def has_contact(_: str) -> bool:
+        return names(program)[0] == "2"
+
+    with pytest.raises(InstallError, match="had no contact with the server within 0 s; version 2"):
+        go(program, scratch, services, "one", has_contact=has_contact, within_seconds=0)
+
+    assert services.starts == [("one", "3"), ("one", "2")]
+    assert names(program) == ("2", "1", {"1", "2"})
+
+
+def test_a_version_gets_its_time_to_get_contact(
+    program: InstalledProgram, scratch: Scratch
+) -> None:
+    services = Services(program, lambda *_: True)
+    answers = iter([True, False, False, True])
+
+    go(program, scratch, services, "one", has_contact=lambda _: next(answers))
+
+    assert names(program)[0] == "3"
+
+
+def test_no_contact_is_asked_of_a_version_when_the_old_one_had_none(
+    program: InstalledProgram, scratch: Scratch
+) -> None:
+    services = Services(program, lambda *_: True)
+
+    go(program, scratch, services, "one", has_contact=lambda _: False, within_seconds=0)
+
+    assert services.starts == [("one", "3")]
+
+
 def test_a_configuration_that_the_new_version_refuses_stops_nothing(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: True)
 
@@ -313,7 +356,7 @@ def test_a_configuration_that_the_new_version_refuses_stops_nothing(
 
 
 def test_when_the_old_version_is_not_ready_either_it_is_said(
-    program: Program, scratch: Scratch
+    program: InstalledProgram, scratch: Scratch
 ) -> None:
     services = Services(program, lambda *_: False)
 
@@ -324,6 +367,7 @@ def test_when_the_old_version_is_not_ready_either_it_is_said(
             services,
             program.versions / "1",
             units=["one"],
+            has_contact=lambda _: True,
             within_seconds=5,
         )
 
@@ -354,9 +398,29 @@ def test_an_interpreter_that_the_sandbox_hides_is_refused(
 def test_what_dpkg_has_installed_is_left_to_it(scratch: Scratch) -> None:
     (scratch.root / "var/lib/dpkg/info").mkdir(parents=True)
     (scratch.root / "var/lib/dpkg/info/arc-agent.list").touch()
-    services = Services(Program(scratch.host, "/opt/arc"), lambda *_: True)
+    services = Services(InstalledProgram(scratch.host, "/opt/arc"), lambda *_: True)
 
     with pytest.raises(InstallError, match="apt manages it"):
         install(PRODUCT, Request(config=b""), scratch.host, services)
     with pytest.raises(InstallError, match="apt manages it"):
-        upgrade_product(PRODUCT, "x", scratch.host, services, 1)
+        upgrade_product(PRODUCT, "x", scratch.host, services, 1, lambda *_: True)
+
+
+@pytest.mark.parametrize(
+    ("version", "drop_ins"),
+    [
+        (0, set()),
+        (252, set()),
+        (253, {"10-reload.conf"}),
+        (257, {"10-reload.conf", "10-delay.conf"}),
+    ],
+)
+def test_a_newer_systemd_gets_the_drop_ins_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch, version: int, drop_ins: set[str]
+) -> None:
+    monkeypatch.setattr(product, "systemd_version", lambda: version)
+
+    steps = product.plan(PRODUCT, Request(config=b""))
+
+    found = {Path(step.path).name for step in steps if "service.d/" in step.path}
+    assert found == drop_ins

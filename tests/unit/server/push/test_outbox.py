@@ -124,6 +124,27 @@ async def test_a_create_answers_dispatched_and_is_sent_right_after_its_commit(
     assert len(worker.received) == 1
 
 
+async def test_an_upload_complete_answers_dispatched_and_is_sent_right_after_its_commit(
+    pushing: World, worker: PushWorker
+) -> None:
+    async with outbox_of(pushing):
+        await until(lambda: pushing.announcements.push_outlet)
+        await pushing.quiet()
+        pushing.store.away = {"lease_push"}
+        created = await pushing.upload(3, signature="c2lnbmVk")
+        assert created.storage_upload is not None
+        await pushing.put(created.storage_upload.put_request, b"abc")
+        completed = await pushing.commands.upload_complete(created.command_id, 3)
+        found = await pushing.raw_store.get(created.command_id)
+        await until(lambda: worker.received)
+
+    assert completed.state is found.command.state is State.DISPATCHED
+    [envelope] = worker.received
+    assert lease_in(envelope) == found.command.lease_id
+    assert inline_of(envelope.params) == b"abc"
+    assert (envelope.attempt, envelope.signature) == (1, "c2lnbmVk")
+
+
 async def test_params_to_come_and_repeats_are_dispatched_by_no_create(
     pushing: World, worker: PushWorker
 ) -> None:

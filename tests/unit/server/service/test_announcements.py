@@ -47,7 +47,7 @@ class Shelf:
                 self.reach("looking")
                 await asyncio.sleep(0)
                 self.reach("looked")
-                waiter.looked()
+                waiter.looked(())
                 self.reach("judged")
                 if taken is not None:
                     return taken
@@ -173,7 +173,7 @@ async def test_a_wait_without_a_wakeup_ends_with_its_time() -> None:
     shelf = Shelf()
     with shelf.announcements.work.waiter("d", "t") as waiter:
         waiter.arm()
-        waiter.looked()
+        waiter.looked(())
 
         assert await waiter.sleep(0.005) is False
 
@@ -183,7 +183,7 @@ async def test_a_wakeup_at_the_very_end_of_the_time_counts() -> None:
     loop = asyncio.get_running_loop()
     with announcements.work.waiter("d", "t") as waiter:
         waiter.arm()
-        waiter.looked()
+        waiter.looked(())
         end = loop.time() + 0.01
         loop.call_at(end, announcements.work.wake, "d", "t")
 
@@ -196,7 +196,7 @@ async def test_a_server_that_closes_ends_every_wait() -> None:
     async def asleep(waiter: WorkWaiter) -> bool:
         with waiter:
             waiter.arm()
-            waiter.looked()
+            waiter.looked(())
             return await waiter.sleep(30)
 
     async def for_result() -> object:
@@ -225,7 +225,7 @@ async def test_a_close_between_look_and_sleep_ends_the_sleep() -> None:
     with announcements.work.waiter("d", "t") as waiter:
         waiter.arm()
         announcements.close()
-        waiter.looked()
+        waiter.looked(())
 
         assert await asyncio.wait_for(waiter.sleep(30), 1) is True
 
@@ -239,7 +239,7 @@ async def test_a_cancel_wakes_its_holder_alone_and_is_told_once() -> None:
     ):
         for waiter in (mine, other, namesake):
             waiter.arm()
-            waiter.looked()
+            waiter.looked(())
 
         announcements.work.request_cancel("d", "a1", "lease_2")
         announcements.work.request_cancel("d", "a1", "lease_1")
@@ -267,8 +267,8 @@ async def test_a_wakeup_for_a_cancel_is_not_passed_on_as_one_for_work() -> None:
         with announcements.work.waiter("d", "t", "a1") as mine:
             mine.arm()
             other.arm()
-            mine.looked()
-            other.looked()
+            mine.looked(())
+            other.looked(())
             announcements.work.request_cancel("d", "a1", "lease_1")
 
         assert await other.sleep(0) is False

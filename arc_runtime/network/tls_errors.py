@@ -1,4 +1,4 @@
-"""Explanations of failed TLS handshakes for the operator who has to mend them."""
+"""Explanations of failed TLS handshakes and of proxies that refuse, for the person to mend them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
-from arc_agent.net.certificates import Certificate, read_certificate
+from arc_runtime.network.certificates import Certificate, read_certificate
+from arc_runtime.network.setting_names import SettingNames
 
 _NOT_YET: Final = 9
 _EXPIRED: Final = 10
@@ -18,13 +19,16 @@ _UNKNOWN: Final = (2, 18, 19, 20, 21, 27)
 _NO_LIST: Final = 3
 _OLD_LIST: Final = (11, 12)
 _ALERTS: Final[Mapping[str, str]] = {
-    "CERTIFICATE_REQUIRED": "wants a client certificate: tls.client_cert",
-    "UNKNOWN_CA": "does not know who issued this host's certificate (tls.client_cert)",
-    "BAD_CERTIFICATE": "does not accept this host's certificate (tls.client_cert)",
-    "CERTIFICATE_EXPIRED": "says that this host's certificate (tls.client_cert) has expired",
-    "CERTIFICATE_REVOKED": "says that this host's certificate (tls.client_cert) was revoked",
-    "CERTIFICATE_UNKNOWN": "does not accept this host's certificate (tls.client_cert)",
-    "HANDSHAKE_FAILURE": "ends the handshake: it may want a client certificate (tls.client_cert)",
+    "CERTIFICATE_REQUIRED": "wants a client certificate",
+    "UNKNOWN_CA": "does not know who issued this host's certificate",
+    "BAD_CERTIFICATE": "does not accept this host's certificate",
+    "CERTIFICATE_EXPIRED": "says that this host's certificate has expired",
+    "CERTIFICATE_REVOKED": "says that this host's certificate was revoked",
+    "CERTIFICATE_UNKNOWN": "does not accept this host's certificate",
+    "HANDSHAKE_FAILURE": "ends the handshake: it may want a client certificate",
+}
+"""Alerts about the certificate of this host."""
+_OTHER_ALERTS: Final[Mapping[str, str]] = {
     "PROTOCOL_VERSION": "speaks no version of TLS that is accepted here",
     "WRONG_VERSION_NUMBER": "does not speak TLS: is its URL http:// and not https://?",
 }
@@ -38,8 +42,9 @@ def explain(
     host: str,
     now: float,
     clock_offset: float | None,
+    settings: SettingNames,
 ) -> str:
-    """Return why a certificate is refused, and which one it is.
+    """Return why a certificate is refused, which one it is, and what to do about it.
 
     `code` and `said` are OpenSSL's (X509_V_ERR_…), `der` the certificate of the host if it is
     known, `now` this host's clock as POSIX time.
@@ -48,15 +53,44 @@ def explain(
     if der:
         with suppress(ValueError):
             certificate = read_certificate(der)
-    why = _why(code, said, certificate, host=host, now=now, clock_offset=clock_offset)
+    if code in _UNKNOWN:
+        why = (
+            "its issuer is not trusted here; if that is a private CA, or a proxy that inspects TLS,"
+            f" name its certificate in {settings.ca_file}"
+        )
+    else:
+        why = _why(code, said, certificate, host=host, now=now, clock_offset=clock_offset)
     shown = f"; it is: {certificate}" if certificate is not None else ""
     return f"TLS: the certificate of {host} is refused: {why}{shown}"
 
 
-def alert(error: ssl.SSLError) -> str:
-    """Return why the other side ended a handshake, or why there was none."""
+def alert_of(error: BaseException | None, settings: SettingNames) -> str | None:
+    """Return why the other side ended a handshake, or why there was none; None for other errors."""
+    if error is None:
+        return None
+    for each in (error, error.__cause__, getattr(error, "os_error", None)):
+        if isinstance(each, ssl.SSLError):
+            return _alert(each, settings)
+    return None
+
+
+def proxy_refusal(status: int, settings: SettingNames) -> str:
+    """Return what the status of a proxy that refuses means, and what to do about it."""
+    if status == 407:
+        where = settings.proxy_credentials
+        return f"does not accept the credentials, or wants some (407): {where}"
+    if status == 403:
+        return "does not allow it (403)"
+    return f"answered {status}"
+
+
+def _alert(error: ssl.SSLError, settings: SettingNames) -> str:
     reason = error.reason or ""
     for name, text in _ALERTS.items():
+        if reason.endswith(name):
+            setting = f": {settings.client_cert}" if settings.client_cert else ""
+            return f"TLS: the other side {text}{setting}"
+    for name, text in _OTHER_ALERTS.items():
         if reason.endswith(name):
             return f"TLS: the other side {text}"
     return f"TLS: {reason.replace('_', ' ').lower() or error}"
@@ -77,11 +111,6 @@ def _why(
     if code in _WRONG_HOST:
         hosts = ", ".join(certificate.hosts) if certificate is not None else ""
         return f"it is for {hosts or 'other hosts'}, not for {host}"
-    if code in _UNKNOWN:
-        return (
-            "its issuer is not trusted here; if that is a private CA, or a proxy that inspects TLS,"
-            " name its certificate in tls.ca_file"
-        )
     if code == _REVOKED:
         return "it was revoked, or one that it is chained to (tls.crl_file)"
     if code == _NO_LIST:

@@ -1,0 +1,1 @@
+"""Explanations of failed connections, for the agent and the sender alike."""

@@ -1,0 +1,169 @@
+"""Limits on what one client takes of the server: bodies, headers, requests, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.running_server import OWN, Client, Serve, inline
+from tests.support.waiting import until
+from tests.support.wire import HOST, Wire, authorized
+
+REGISTRATION = {"deploymentId": OWN, "version": "1", "hostname": "h", "handlers": []}
+SMALL = [
+    ("POST", "/v1/commands/leases"),
+    ("POST", "/v1/commands/leases/renew"),
+    ("POST", "/v1/commands/leases/lease_x/release"),
+    ("POST", "/v1/commands/cmd_x/upload-complete"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), SMALL)
+async def test_a_request_that_carries_no_command_is_small(
+    client: Client, method: str, path: str
+) -> None:
+    answer = await client.call(method, path, data=b" " * 65_537)
+
+    assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+    assert answer.json["context"] == {"limit": 65_536}
+
+
+async def test_a_registration_is_at_most_two_megabytes(client: Client) -> None:
+    answer = await client.call("PUT", "/v1/agents/a", data=b" " * (2 << 20) + b"{}")
+
+    assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_the_description_of_a_handler_has_a_longest(client: Client) -> None:
+    handler = {"name": "report", "description": "x" * 4_001}
+
+    answer = await client.call("PUT", "/v1/agents/a", REGISTRATION | {"handlers": [handler]})
+
+    assert (answer.status, answer.code) == (400, "INVALID_COMMAND")
+    assert answer.json["message"].startswith("handlers[0].description:")
+
+
+async def test_bodies_that_stall_hold_no_more_than_their_memory(serve: Serve) -> None:
+    async with serve(http={"body_memory_bytes": 4 << 20}) as client:
+        head = authorized(client, "POST /v1/commands HTTP/1.1", b"")
+        head = head.replace(b"Content-Length: 0", b"Content-Length: 30000000")
+        stalled = await Wire.open(client)
+
+        await stalled.send(head + b" " * (3 << 20))
+
+        assert await stalled.error() == (503, "UNAVAILABLE")
+        params = inline(b"x" * 700_000)
+        assert await client.create(params=params), "the memory of the refused body is given back"
+        await stalled.close()
+
+
+async def test_the_memory_of_a_body_is_given_back_when_its_client_goes(serve: Serve) -> None:
+    async with serve(http={"body_memory_bytes": 4 << 20}) as client:
+        for _ in range(4):
+            wire = await Wire.open(client)
+            head = authorized(client, "POST /v1/commands HTTP/1.1", b"")
+            head = head.replace(b"Content-Length: 0", b"Content-Length: 30000000")
+            await wire.send(head + b" " * (1 << 20))
+            await wire.close()
+            await until(lambda: client.server.http.unanswered == 0)
+
+        assert await client.create(params=inline(b"x" * 1_000_000))
+
+
+async def test_headers_have_a_most_together(client: Client) -> None:
+    wire = await Wire.open(client)
+
+    await wire.send(f"GET /healthz HTTP/1.1\r\n{HOST}")
+    for number in range(9):
+        await wire.send(f"X-{number}: {'x' * 8000}\r\n")
+
+    assert await wire.error() == (431, "HEADERS_TOO_LARGE")
+    await wire.close()
+
+
+async def test_a_second_authorization_header_is_refused(client: Client) -> None:
+    wire = await Wire.open(client)
+    request = authorized(client, "GET /v1/commands HTTP/1.1")
+
+    await wire.send(request.replace(b"\r\n\r\n", b"\r\nAuthorization: Bearer other\r\n\r\n"))
+
+    assert await wire.error() == (400, "BAD_REQUEST")
+    await wire.close()
+
+
+async def test_few_requests_are_parsed_behind_one_that_waits(client: Client) -> None:
+    wire = await Wire.open(client)
+    poll = json.dumps({"deploymentId": OWN, "waitSeconds": 60}).encode()
+    await wire.send(authorized(client, "POST /v1/commands/leases HTTP/1.1", poll))
+    await until(lambda: client.server.parts.services.announcements.work.count == 1)
+    padding = f"X-Padding: {'x' * 8000}\r\n" * 5
+    request = f"GET /healthz HTTP/1.1\r\n{HOST}{padding}\r\n".encode()
+
+    wire.writer.write(request * 200)
+    await asyncio.wait((asyncio.ensure_future(wire.writer.drain()),), timeout=0.2)
+    held = sum(request.path == "/healthz" for request in _requests())
+
+    assert held <= 3
+    wire.writer.transport.abort()
+
+
+def _requests() -> list[Any]:
+    return [
+        thing for thing in gc.get_objects() if type(thing).__name__.endswith("RawRequestMessage")
+    ]
+
+
+async def test_a_token_that_asks_too_often_gets_a_429_and_is_told_when_to_return(
+    serve: Serve,
+) -> None:
+    async with serve(http={"requests_per_second": 2}) as client:
+        answers = [await client.call("POST", "/v1/commands/cmd_x/cancel") for _ in range(6)]
+
+        refused = next(answer for answer in answers if answer.status == 429)
+        assert refused.code == "RATE_LIMITED"
+        assert refused.headers["Retry-After"] == "1"
+        assert refused.headers["RateLimit-Policy"] == '"token";q=2;w=1'
+        assert refused.headers["RateLimit"] == '"token";r=0;t=1'
+
+
+async def test_reads_of_a_token_that_asks_too_often_wait_and_are_answered(serve: Serve) -> None:
+    async with serve(http={"requests_per_second": 20}) as client:
+        command_id = await client.create()
+
+        answers = await asyncio.gather(
+            *(client.call("GET", f"/v1/commands/{command_id}") for _ in range(60))
+        )
+
+        assert {answer.status for answer in answers} == {200}
+
+
+async def test_a_token_may_have_so_many_requests_at_a_time(serve: Serve) -> None:
+    async with serve(http={"max_requests_per_token": 1}) as client:
+        wire = await Wire.open(client)
+        poll = json.dumps({"deploymentId": OWN, "waitSeconds": 60}).encode()
+        await wire.send(authorized(client, "POST /v1/commands/leases HTTP/1.1", poll))
+        await until(lambda: client.server.parts.services.announcements.work.count == 1)
+
+        refused = await client.call("GET", "/v1/commands")
+        await wire.close()
+        await until(lambda: client.server.parts.services.announcements.work.count == 0)
+
+        assert (refused.status, refused.code) == (429, "RATE_LIMITED")
+        assert (await client.call("GET", "/v1/commands")).status == 200
+
+
+async def test_an_answer_of_leases_stops_at_its_size(serve: Serve) -> None:
+    async with serve() as client:
+        ids = [await client.create(params=inline(b"x" * 149_000)) for _ in range(120)]
+
+        first = await client.lease(maxLeases=1000)
+        second = await client.lease(maxLeases=1000)
+        third = await client.lease(maxLeases=1000)
+
+        leased = [lease["commandId"] for lease in first + second + third]
+        assert leased == ids
+        assert len(first) == len(second) == (8 << 20) // 149_000

@@ -1,0 +1,243 @@
+"""A booted root is a copy of a Debian root with systemd as PID 1, in a container.
+
+It has a network of its own, with a loopback and nothing else. Commands run in it as root types
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tests.support import debian_root
+from tests.support.waiting import wait_until
+
+BOOT_SECONDS: Final = 60.0
+_MEMORY_BYTES: Final = 6 * 1024**3
+"""With so much memory to spare, a copy of the root is kept there: its writes need no disk."""
+_PIP = """\
+[global]
+no-index = true
+find-links = /srv/wheels
+disable-pip-version-check = true
+"""
+_ENVIRON: Final = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "USER": "root",
+    "LANG": "C.UTF-8",
+    "TERM": "dumb",
+    "COLUMNS": "120",
+    "DEBIAN_FRONTEND": "noninteractive",
+    "SYSTEMD_PAGER": "",
+}
+_CHANGING: Final = (
+    "dev/", "proc/", "run/", "sys/", "tmp/", "var/tmp/",
+    "var/log/", "var/lib/systemd/", "var/lib/private", "var/cache/ldconfig/",
+    "etc/machine-id", "etc/mtab", "etc/resolv.conf", "root/.bash_history",
+)  # fmt: skip
+"""What a running system changes by itself."""
+
+
+class CommandEnded(AssertionError):
+    """A command in the root did not end with 0."""
+
+    def __init__(self, argv: Sequence[str], code: int, printed: str) -> None:
+        self.code = code
+        self.printed = printed
+        super().__init__(f"{' '.join(argv)} ended with {code}:\n{printed[-6000:]}")
+
+
+class BootedRoot:
+    """One boot of a copy of the root. Use as a context: nothing of it is left at the end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        debian_root.CACHE.mkdir(exist_ok=True)
+        self._place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=debian_root.CACHE))
+        self._is_in_memory = _available_bytes() > _MEMORY_BYTES
+        self.path = self._place / "root"
+        """Where the host sees the root's files."""
+        self._console = self._place / "console"
+        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._leader = 0
+
+    def __enter__(self) -> BootedRoot:
+        try:
+            if self._is_in_memory:
+                subprocess.run(
+                    ["mount", "-t", "tmpfs", "-o", f"size={_MEMORY_BYTES // 2},mode=0755",
+                     "arc-root", self._place],
+                    check=True,
+                )  # fmt: skip
+            subprocess.run(
+                ["cp", "-a", "--reflink=auto", debian_root.pristine(), self.path], check=True
+            )
+            (self.path / "etc/hostname").write_text(f"{self._name}\n")
+            (self.path / "etc/hosts").write_text(f"127.0.0.1 localhost {self._name}\n")
+            (self.path / "etc/pip.conf").write_text(_PIP)
+            (self.path / "srv/wheels").mkdir()
+            self._boot()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._nspawn is not None:
+            self._nspawn.send_signal(signal.SIGTERM)  # it passes SIGRTMIN+3 on: power off
+            try:
+                self._nspawn.wait(20)
+            except subprocess.TimeoutExpired:
+                self._nspawn.kill()
+                self._nspawn.wait()
+        if self._is_in_memory:
+            subprocess.run(["umount", self._place], check=False)
+        shutil.rmtree(self._place)
+
+    def _boot(self) -> None:
+        """Start systemd in the root, and wait until it has started everything."""
+        with self._console.open("wb") as console:
+            self._nspawn = subprocess.Popen(
+                ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
+                 "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3",
+                 f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
+                 f"--bind-ro={debian_root.wheels()}:/srv/wheels"],
+                stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
+            )  # fmt: skip
+        self._leader = wait_until(self._first_process, BOOT_SECONDS)
+        wait_until(lambda: self.try_run("test", "-S", "/run/systemd/private")[0] == 0, BOOT_SECONDS)
+        code, state = self.try_run("systemctl", "is-system-running", "--wait")
+        assert (code, state) == (0, "running\n"), f"{state}\n{self.run('systemctl', '--failed')}"
+
+    def _first_process(self) -> int:
+        """The process that is PID 1 in the root; 0 before it runs systemd."""
+        assert self._nspawn is not None
+        assert self._nspawn.poll() is None, self._console.read_text()
+        pid = self._nspawn.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return next((int(each) for each in children if _name_of(each) == "systemd"), 0)
+
+    # Commands, as root types them
+
+    def try_run(
+        self, *argv: str, directory: str = "/root", seconds: float = 600.0, **environ: str
+    ) -> tuple[int, str]:
+        """Run a command to its end; its exit code, and all that it printed."""
+        done = subprocess.run(
+            [*self._entered(directory), *argv],
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=seconds, check=False, env=_ENVIRON | environ,
+        )  # fmt: skip
+        return done.returncode, done.stdout
+
+    def run(self, *argv: str, **options: Any) -> str:
+        """Run a command to its end, which must be 0; what it printed."""
+        code, printed = self.try_run(*argv, **options)
+        if code:
+            raise CommandEnded(argv, code, printed)
+        return printed
+
+    def type(self, lines: str, **options: Any) -> str:
+        """Type lines into a shell that stops at the first that fails; what they printed."""
+        return self.run("bash", "-ec", lines, **options)
+
+    def shell(self) -> subprocess.Popen[str]:
+        """A shell that reads what is typed from its standard input, as in a terminal."""
+        return subprocess.Popen(
+            [*self._entered("/root"), "bash"], text=True, env=_ENVIRON, bufsize=1,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def write(self, path: str, content: str, mode: int = 0o644) -> None:
+        """Write a file of root's, with the directories that it needs."""
+        file = self.path / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+        file.chmod(mode)
+
+    def copy_in(self, file: Path, directory: str = "/root") -> str:
+        """Copy a file or a directory of the host into the root; its path there."""
+        place = self.path / directory.lstrip("/") / file.name
+        if file.is_dir():
+            shutil.copytree(file, place, symlinks=True)
+        else:
+            shutil.copy(file, place)
+        return f"{directory}/{file.name}"
+
+    def _entered(self, directory: str) -> list[str]:
+        """The words that let a program run inside."""
+        return ["nsenter", f"--target={self._leader}", "--all", f"--wd={self.path}{directory}"]
+
+    # Units
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.run("systemctl", "show", f"--property={name}", "--value", unit).strip()
+
+    def pid(self, unit: str) -> int:
+        """The main process of a unit, by its number in the root."""
+        return int(self.show(unit, "MainPID"))
+
+    def journal(self, unit: str) -> list[dict[str, Any]]:
+        """The journal's entries of a unit since the boot, with all their fields."""
+        printed = self.run("journalctl", f"--unit={unit}", "--output=json", "--all", "--boot")
+        return [json.loads(line) for line in printed.splitlines()]
+
+    def until_status(self, unit: str, part: str, seconds: float = 60.0) -> str:
+        """Wait until a unit's status line contains a text; the whole line."""
+        return self.until(unit, lambda: self._status_with(unit, part), seconds)
+
+    def until(self, unit: str, holds: Any, seconds: float = 60.0) -> Any:
+        """Wait until something holds. A failure shows what the unit says of itself."""
+        try:
+            return wait_until(holds, seconds)
+        except TimeoutError as error:
+            _, status = self.try_run("systemctl", "status", "--lines=40", "--full", unit)
+            raise AssertionError(f"{error}\n{status}") from None
+
+    def _status_with(self, unit: str, part: str) -> str:
+        line = self.show(unit, "StatusText")
+        return line if part in line else ""
+
+    # Files
+
+    def files(self) -> dict[str, str]:
+        """Every file of the root that does not change by itself: kind, mode, owner, content."""
+        return dict(self._files())
+
+    def _files(self) -> Iterator[tuple[str, str]]:
+        for directory, names, files in os.walk(self.path):
+            for name in (*names, *files):
+                path = Path(directory, name)
+                where = str(path.relative_to(self.path))
+                if f"{where}/".startswith(_CHANGING) or where in _CHANGING:
+                    continue
+                status = path.lstat()
+                content = ""
+                if path.is_symlink():
+                    content = os.readlink(path)
+                elif path.is_file() and not where.endswith("-"):  # passwd- is passwd's backup
+                    content = hashlib.sha256(path.read_bytes()).hexdigest()
+                yield where, f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {content}"
+
+
+def _available_bytes() -> int:
+    """The memory that is available without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def _name_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,100 @@
+"""Uninstalling leaves nothing on a host, by our own installer and by Debian's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import debian_root
+from tests.support.arc_host import AGENT, BOOTSTRAP, DEPLOYMENT, SERVER, URL, ArcHost
+from tests.support.booted_root import BootedRoot
+
+pytestmark = pytest.mark.systemd
+
+
+def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Every file that is not as it was."""
+    return sorted(
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name)
+    )
+
+
+def test_an_installation_leaves_the_host_as_it_was(root: BootedRoot, wheel: Path) -> None:
+    root.run("apt-get", "install", "--yes", "--no-install-recommends", "python3-venv")
+    before = root.files()
+    host = ArcHost(root)
+
+    host.bootstrap(wheel)
+    host.install()
+    root.type(f"rm -r {BOOTSTRAP} {wheel.name}")
+    assert host.invoke("arc.ping")["pong"] is True
+    assert "arc-agent" in root.run("cat", "/etc/passwd")
+
+    root.run("arc-agent", "uninstall", "--purge")
+    root.run("arc-server", "uninstall", "--purge")
+    root.type("rm sender.token")
+
+    assert difference(before, root.files()) == []
+    assert "arc" not in root.run("systemctl", "list-units", "--no-legend", "arc-*")
+
+
+def test_a_dry_run_touches_nothing(root: BootedRoot, wheel: Path) -> None:
+    host = ArcHost(root)
+    host.bootstrap(wheel)
+    before = root.files()
+
+    printed = root.run(
+        f"{BOOTSTRAP}/bin/arc-agent", "install", "--dry-run", "--server", URL, "--deployment",
+        DEPLOYMENT,
+    )  # fmt: skip
+
+    assert "run    systemctl daemon-reload" in printed
+    assert difference(before, root.files()) == []
+    root.type(f"rm -r {BOOTSTRAP} {wheel.name}")
+
+
+def test_debian_packages_are_installed_work_and_leave_nothing(
+    root: BootedRoot, wheel: Path
+) -> None:
+    root.run("apt-get", "install", "--yes", "--no-install-recommends", "python3-venv")
+    before = root.files()
+    packages = built_packages(root, wheel)
+    host = ArcHost(root)
+
+    root.type(f"dpkg --install {packages}/arc-server_*.deb {packages}/arc-agent_*.deb")
+    root.write("/etc/arc/agent.yaml", f"server: {{url: '{URL}'}}\ndeployment: {DEPLOYMENT}\n")
+    root.run("systemctl", "enable", "--now", "arc-server")
+    host.enrol()
+    root.run("systemctl", "enable", "--now", "arc-agent")
+    assert host.invoke("arc.ping")["pong"] is True
+
+    for unit in (AGENT, SERVER):
+        pid = root.pid(unit)
+        root.run("systemctl", "reload", unit)
+        assert root.pid(unit) == pid
+    root.type("dpkg --purge arc-agent arc-server")
+    root.type(f"rm -r {packages} sender.token")
+
+    left = difference(before, root.files())
+    assert [each for each in left if "var/lib/dpkg" not in each] == []
+
+
+def built_packages(root: BootedRoot, wheel: Path) -> str:
+    """Build the packages inside, with the release's own Python; return their directory."""
+    project = debian_root.PROJECT
+    root.write("/root/build/README.md", "")
+    for name in (*(each.name for each in project.glob("arc_*")), "config", "docs", "scripts",
+                 "systemd", "LICENSE", "pyproject.toml", "requirements.lock"):  # fmt: skip
+        root.copy_in(project / name, "/root/build")
+    root.type(
+        "cd build && python3 -m venv .venv\n"
+        ".venv/bin/pip install --quiet --require-hashes -r requirements.lock\n"
+        ".venv/bin/pip install --quiet --no-build-isolation --no-deps -e .\n"
+        ".venv/bin/python scripts/build_deb.py --compression gzip --out /root/dist\n"
+        "cd .. && rm -r build",
+        seconds=1000,
+    )
+    return "/root/dist"
