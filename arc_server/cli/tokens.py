@@ -110,7 +110,7 @@ class TokenRow(msgspec.Struct, frozen=True):
     epilog=examples(
         "arc-server token create --scope sender --deployment acme-eu-1 --out s.token",
         "arc-server token create --scope agent --deployment acme-eu-1 > agent.token",
-        "arc-server token create --scope sender --deployment 'acme-*' --command 'reports.*'",
+        "arc-server token create --scope sender --deployment 'acme-*' --expires 30d",
         "arc-server token create --scope admin --init --data-dir ./data",
     ),
 )
