@@ -20,7 +20,7 @@ import msgspec
 from arc_server.auth.tokens import Scope
 
 
-class Access(Enum):
+class RouteAccess(Enum):
     """The credential that a route asks for."""
 
     TOKEN = "token"  # noqa: S105  # not a password
@@ -48,11 +48,11 @@ class Elsewhere(Enum):
     """The answer leaves it out, or says so of each."""
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class RouteRule(msgspec.Struct, frozen=True, kw_only=True):
     """One row. A field of `Elsewhere` is None where the route does not tell such callers apart."""
 
     scopes: frozenset[Scope] = frozenset()
-    access: Access = Access.TOKEN
+    access: RouteAccess = RouteAccess.TOKEN
     deployment: Elsewhere | None = None
     """To a caller that is bound to another deployment."""
     command: Elsewhere | None = None
@@ -74,66 +74,70 @@ _READERS: Final = frozenset({Scope.ADMIN, Scope.OPERATOR, Scope.SENDER, Scope.VI
 _HOLDERS: Final = frozenset({Scope.ADMIN, Scope.AGENT})
 _FORBIDDEN, _HIDDEN, _LOST, _OMITTED = Elsewhere
 
-RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
+RULES: Final[Mapping[tuple[str, str], RouteRule]] = MappingProxyType(
     {
         # senders
-        ("POST", "/commands"): Rule(scopes=_SENDERS, deployment=_FORBIDDEN, command=_FORBIDDEN),
-        ("GET", "/commands"): Rule(scopes=_READERS, deployment=_FORBIDDEN, command=_OMITTED),
-        ("GET", "/commands/*"): Rule(scopes=_READERS, deployment=_HIDDEN, command=_HIDDEN),
-        ("POST", "/commands/*/upload-complete"): Rule(
+        ("POST", "/commands"): RouteRule(
+            scopes=_SENDERS, deployment=_FORBIDDEN, command=_FORBIDDEN
+        ),
+        ("GET", "/commands"): RouteRule(scopes=_READERS, deployment=_FORBIDDEN, command=_OMITTED),
+        ("GET", "/commands/*"): RouteRule(scopes=_READERS, deployment=_HIDDEN, command=_HIDDEN),
+        ("POST", "/commands/*/upload-complete"): RouteRule(
             scopes=_SENDERS, deployment=_HIDDEN, command=_HIDDEN
         ),
-        ("POST", "/commands/*/cancel"): Rule(
+        ("POST", "/commands/*/cancel"): RouteRule(
             scopes=_CANCELLERS, deployment=_HIDDEN, command=_HIDDEN
         ),
-        ("GET", "/commands/*/payload"): Rule(
+        ("GET", "/commands/*/payload"): RouteRule(
             scopes=_CANCELLERS, deployment=_HIDDEN, command=_HIDDEN
         ),
-        ("PUT", "/commands/*/payload"): Rule(scopes=_ADMIN),
-        ("GET", "/commands/*/events"): Rule(scopes=_READERS, deployment=_HIDDEN, command=_HIDDEN),
-        ("GET", "/agents"): Rule(scopes=_READERS, deployment=_FORBIDDEN),
+        ("PUT", "/commands/*/payload"): RouteRule(scopes=_ADMIN),
+        ("GET", "/commands/*/events"): RouteRule(
+            scopes=_READERS, deployment=_HIDDEN, command=_HIDDEN
+        ),
+        ("GET", "/agents"): RouteRule(scopes=_READERS, deployment=_FORBIDDEN),
         # holders
-        ("POST", "/commands/leases"): Rule(
+        ("POST", "/commands/leases"): RouteRule(
             scopes=_HOLDERS, deployment=_FORBIDDEN, target=_FORBIDDEN, agent_id=_FORBIDDEN
         ),
-        ("POST", "/commands/leases/renew"): Rule(
+        ("POST", "/commands/leases/renew"): RouteRule(
             scopes=_HOLDERS, deployment=_OMITTED, target=_OMITTED, holder=_OMITTED
         ),
-        ("POST", "/commands/leases/respond"): Rule(
+        ("POST", "/commands/leases/respond"): RouteRule(
             scopes=_HOLDERS, deployment=_OMITTED, target=_OMITTED, holder=_OMITTED
         ),
-        ("POST", "/commands/leases/*/release"): Rule(
+        ("POST", "/commands/leases/*/release"): RouteRule(
             scopes=_HOLDERS, deployment=_HIDDEN, target=_HIDDEN, holder=_HIDDEN
         ),
-        ("PUT", "/commands/*/response"): Rule(
+        ("PUT", "/commands/*/response"): RouteRule(
             scopes=_HOLDERS,
-            access=Access.TOKEN_OR_SIGNATURE,
+            access=RouteAccess.TOKEN_OR_SIGNATURE,
             deployment=_HIDDEN,
             target=_HIDDEN,
             holder=_LOST,
             unnamed_holder=_FORBIDDEN,
         ),
-        ("POST", "/commands/*/events"): Rule(
+        ("POST", "/commands/*/events"): RouteRule(
             scopes=_HOLDERS, deployment=_HIDDEN, target=_HIDDEN, holder=_LOST
         ),
-        ("PUT", "/agents/*"): Rule(
+        ("PUT", "/agents/*"): RouteRule(
             scopes=_HOLDERS, deployment=_FORBIDDEN, target=_FORBIDDEN, agent_id=_FORBIDDEN
         ),
         # senders and holders
-        ("POST", "/commands/bootstrap"): Rule(
+        ("POST", "/commands/bootstrap"): RouteRule(
             scopes=_SENDERS | _HOLDERS, deployment=_FORBIDDEN, target=_FORBIDDEN
         ),
         # bodies
-        ("GET", "/blobs/**"): Rule(scopes=_ADMIN, access=Access.SIGNATURE_OR_TOKEN),
-        ("PUT", "/blobs/**"): Rule(scopes=_ADMIN, access=Access.SIGNATURE_OR_TOKEN),
+        ("GET", "/blobs/**"): RouteRule(scopes=_ADMIN, access=RouteAccess.SIGNATURE_OR_TOKEN),
+        ("PUT", "/blobs/**"): RouteRule(scopes=_ADMIN, access=RouteAccess.SIGNATURE_OR_TOKEN),
         # enrolment
-        ("POST", "/agents/enrol"): Rule(access=Access.PROOF),
-        ("POST", "/agents/tokens"): Rule(access=Access.PROOF),
-        ("POST", "/agents/keys"): Rule(access=Access.PROOF),
-        ("POST", "/agents/challenges"): Rule(access=Access.OPEN),
+        ("POST", "/agents/enrol"): RouteRule(access=RouteAccess.PROOF),
+        ("POST", "/agents/tokens"): RouteRule(access=RouteAccess.PROOF),
+        ("POST", "/agents/keys"): RouteRule(access=RouteAccess.PROOF),
+        ("POST", "/agents/challenges"): RouteRule(access=RouteAccess.OPEN),
         # health
-        ("GET", "/healthz"): Rule(access=Access.OPEN),
-        ("GET", "/readyz"): Rule(access=Access.OPEN),
+        ("GET", "/healthz"): RouteRule(access=RouteAccess.OPEN),
+        ("GET", "/readyz"): RouteRule(access=RouteAccess.OPEN),
     }
 )
 """The rows, by method and path as the routes have them."""

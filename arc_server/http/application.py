@@ -11,7 +11,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from arc_protocol.errors import ArcError, BadRequest, CommandsError, Forbidden, Unauthorized
-from arc_server.auth.authorisation import RULES, Access, Rule
+from arc_server.auth.authorisation import RULES, RouteAccess, RouteRule
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.revocations import Revoked, Waits
 from arc_server.http.answers import error_answer
@@ -39,7 +39,7 @@ class Application:
         revoked: Revoked,
         limits: HttpLimits,
         base_urls: BaseUrls,
-        rules: Mapping[tuple[str, str], Rule] = RULES,
+        rules: Mapping[tuple[str, str], RouteRule] = RULES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.router = Router(routes)
@@ -114,14 +114,14 @@ class Application:
         if rule is None:
             raise Forbidden("no rule lets anyone do this")
         access = rule.access
-        if access is Access.OPEN or access is Access.PROOF:
+        if access is RouteAccess.OPEN or access is RouteAccess.PROOF:
             return
         given = call.http.headers.getall(hdrs.AUTHORIZATION, ())
         if len(given) > 1:  # a proxy may have judged another one than the server
             raise BadRequest("Authorization: more than one header", field="Authorization")
         authorization = given[0] if given else None
         if route.signature is not None and (
-            access is Access.SIGNATURE_OR_TOKEN or authorization is None
+            access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None
         ):
             is_signed = route.signature(call)
             if is_signed:
@@ -137,7 +137,7 @@ class Application:
         call.caller = caller
         call.reach = caller.reach
 
-    def _may_be_unsigned(self, access: Access) -> bool:
+    def _may_be_unsigned(self, access: RouteAccess) -> bool:
         """Return True if the server takes requests without a token, so that a signature is moot."""
         is_open = self._authenticator.anonymous() is not None
-        return is_open and access is Access.TOKEN_OR_SIGNATURE
+        return is_open and access is RouteAccess.TOKEN_OR_SIGNATURE

@@ -10,7 +10,7 @@ from typing import Any, Final
 from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_server.app import RunningServer
 from arc_server.auth.access import AccessTokens
-from arc_server.auth.authorisation import Access, Elsewhere, Rule
+from arc_server.auth.authorisation import Elsewhere, RouteAccess, RouteRule
 from arc_server.auth.bootstrap import BootstrapGrant, BootstrapTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
@@ -44,9 +44,9 @@ class CallerKind:
     is_bootstrapped: bool = False
 
 
-def expected(kind: CallerKind, rule: Rule, *, names_lease: bool = True) -> int:
+def expected(kind: CallerKind, rule: RouteRule, *, names_lease: bool = True) -> int:
     """The status that the table gives to a caller."""
-    if rule.access is Access.OPEN:
+    if rule.access is RouteAccess.OPEN:
         return 200
     if kind.scope is None:
         return 401
@@ -65,7 +65,7 @@ def expected(kind: CallerKind, rule: Rule, *, names_lease: bool = True) -> int:
     return 200
 
 
-def is_left_out(kind: CallerKind, rule: Rule) -> bool:
+def is_left_out(kind: CallerKind, rule: RouteRule) -> bool:
     """Whether an answer of 200 must not show, or do, what the request is about."""
     is_other_holder = kind.scope is Scope.AGENT and not kind.is_holder
     return (

@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from arc_server import app
 from arc_server.app import ServerParts, all_routes, serving
-from arc_server.auth.authorisation import RULES, Access
+from arc_server.auth.authorisation import RULES, RouteAccess
 from arc_server.auth.tokens import Scope
 from arc_server.config.sections import AuthSection, EnrolmentSection, ServerConfig
 from arc_server.http.answers import empty_answer
@@ -102,12 +102,12 @@ def test_every_signed_route_says_so_in_its_row() -> None:
     assert signed == {
         key
         for key, rule in RULES.items()
-        if rule.access in (Access.TOKEN_OR_SIGNATURE, Access.SIGNATURE_OR_TOKEN)
+        if rule.access in (RouteAccess.TOKEN_OR_SIGNATURE, RouteAccess.SIGNATURE_OR_TOKEN)
     }
 
 
 def test_only_health_and_challenges_are_open() -> None:
-    assert {key for key, rule in RULES.items() if rule.access is Access.OPEN} == {
+    assert {key for key, rule in RULES.items() if rule.access is RouteAccess.OPEN} == {
         ("GET", "/healthz"),
         ("GET", "/readyz"),
         ("POST", "/agents/challenges"),
@@ -116,7 +116,7 @@ def test_only_health_and_challenges_are_open() -> None:
 
 def test_a_row_names_scopes_unless_it_asks_for_something_else_than_a_token() -> None:
     for key, rule in RULES.items():
-        assert bool(rule.scopes) is (rule.access not in (Access.OPEN, Access.PROOF)), key
+        assert bool(rule.scopes) is (rule.access not in (RouteAccess.OPEN, RouteAccess.PROOF)), key
 
 
 async def test_a_route_without_a_row_is_refused_to_everyone(
@@ -142,7 +142,7 @@ async def test_a_caller_gets_what_the_table_says(
 ) -> None:
     rule, case = RULES[key], CASES[key][special]
     wanted = expected(kind, rule, names_lease=case.names_lease)
-    if rule.access is Access.PROOF:  # whatever token comes along
+    if rule.access is RouteAccess.PROOF:  # whatever token comes along
         wanted = 401 if key[1] == "/agents/enrol" else 200
     elif kind.is_bootstrapped and key[1] == "/commands/bootstrap":
         wanted = 403
