@@ -32,7 +32,8 @@ class AccessTokens:
     def __init__(self, signer: Signer, clock: Clock) -> None:
         self._signer = signer
         self._clock = clock
-        self._started_at = int(clock.now().timestamp())
+        self._start = secrets.token_hex(4)
+        """Begins each challenge, and differs after a restart."""
         self._used: dict[str, int] = {}
 
     def mint(self, credential_id: str, seconds: float) -> str:
@@ -48,7 +49,9 @@ class AccessTokens:
 
     def challenge(self) -> str:
         """Return a fresh challenge."""
-        return self._seal(_CHALLENGE, secrets.token_urlsafe(16), CHALLENGE_SECONDS)
+        return self._seal(
+            _CHALLENGE, f"{self._start}{secrets.token_urlsafe(16)}", CHALLENGE_SECONDS
+        )
 
     def check_challenge(self, text: str) -> None:
         """Raise Unauthorized unless the server made this challenge within its life."""
@@ -62,7 +65,7 @@ class AccessTokens:
         """
         now = self._clock.now().timestamp()
         expires = int(text.split(".")[1])
-        if expires - CHALLENGE_SECONDS <= self._started_at:
+        if not text.startswith(self._start):
             raise Unavailable("the server was started after this challenge: ask for another one")
         if text in self._used:
             raise Unauthorized("this challenge was used before: ask for another one")
