@@ -8,7 +8,7 @@ WORKERS ?= 3
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-big wheel deb test-deb test-host test-systemd lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-docs test-big wheel deb test-deb test-host test-systemd lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ chaos: $(VENV)/.dev  ## kills at every boundary and at random moments
 	@$(BIN)/python -m pytest tests/chaos -m "" -p no:xdist -s
 	@$(BIN)/python -m pytest tests/unit tests/integration tests/acceptance -m chaos -p no:xdist -s
 
+test-docs: $(VENV)/.dev  ## the examples of all pages of the docs, typed
+	@$(BIN)/python -m pytest tests/acceptance/test_docs_examples.py -m "" -n $(WORKERS)
+
 test-big: $(VENV)/.dev  ## 200 MB bodies each way
 	@$(BIN)/python -m pytest tests/acceptance -m big -p no:xdist
 
@@ -87,7 +90,8 @@ test-host: $(VENV)/.dev  ## install, upgrade, roll back and uninstall in a scrat
 	@$(BIN)/python -m pytest tests/integration/install -m host -p no:xdist
 
 test-systemd: $(VENV)/.dev  ## server and agent under a real systemd, in a Debian root (needs root)
-	@$(BIN)/python -m pytest tests/systemd -m systemd -p no:xdist -p no:randomly --timeout 1200 --durations 10
+	@$(BIN)/python -m tests.support.debian_root
+	@$(BIN)/python -m pytest tests/systemd -m systemd -n $(WORKERS) --dist loadfile -p no:randomly --timeout 1200
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock

@@ -120,11 +120,16 @@ def _new(name: str, directory: Path) -> int:
     return _stop(
         DONE,
         f"{place}: a package with the command {name}.greet\n"
-        f"  test it:   pytest {place}\n"
+        f"  test it:   python -m pytest {place}, once pytest is installed\n"
         f"  try it:    arc-agent test-handler {name}.greet --params '{{\"name\": \"Ada\"}}'"
         f" --handlers {place / module / 'handlers.py'}\n"
-        f"  use it:    pip install {place}, where the agent is installed",
+        f"  use it:    pip install {_as_path(place)}, where the agent is installed",
     )  # fmt: skip
+
+
+def _as_path(place: Path) -> str:
+    """Return a directory as pip takes it: a bare name would be a package of the registry's."""
+    return str(place) if place.is_absolute() else f"./{place}"
 
 
 _FILES: Final = {

@@ -293,6 +293,11 @@ class AgentPresence(Record, frozen=True, kw_only=True):
     credential: str | None = None
     """The id of the token or credential that registered it."""
 
+    @property
+    def holder(self) -> Holder:
+        """Return the name under which it holds leases."""
+        return self.registration.deployment_id, self.agent_id, self.credential
+
 
 class TokenSecret(Record, frozen=True, kw_only=True):
     """One secret of a token. Only the SHA-256 of the token's text is stored."""

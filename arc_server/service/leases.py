@@ -54,6 +54,7 @@ from arc_server.service.identifiers import FreshLeaseIds
 from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
+from arc_server.service.waiting import WaitingReasons
 from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,7 @@ class LeaseService:
         announcements: Announcements,
         limits: CommandLimits,
         agents: AgentService,
+        reasons: WaitingReasons,
     ) -> None:
         self._store = store
         self._lookup = lookup
@@ -85,6 +87,7 @@ class LeaseService:
         self._announcements = announcements
         self._limits = limits
         self._agents = agents
+        self._reasons = reasons
 
     async def lease(
         self,
@@ -120,9 +123,10 @@ class LeaseService:
         wait = wait or Wait()
         work = self._announcements.work
         with work.waiter(deployment_id, target_id, holder, wait) as waiter:
+            wait.check()
+            self._agents.mark_polled(deployment_id, request.target, agent_id, within.credential)
             while True:
                 wait.check()
-                self._agents.mark_polled(deployment_id, request.target, agent_id, within.credential)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url, within)
                 waiter.looked([lease.command_id for lease in leases])
@@ -147,6 +151,7 @@ class LeaseService:
                 self._agents.mark_seen(
                     (command.deployment_id, command.lease_holder, command.lease_credential)
                 )
+        self._reasons.report(outcome.renewed, request.waiting)
         return RenewResponse(
             renewed=[
                 RenewedLease(
@@ -272,6 +277,7 @@ class LeaseService:
         )
         leases: list[LeaseInfo] = []
         for grant in granted.grants:
+            self._announcements.results.wake_for_reasons(grant.command.command_id)
             try:
                 leases.append(self._lease_info(grant, seconds + waited, base_url))
             except Exception:

@@ -19,6 +19,7 @@ from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
 from arc_server.service.outgoing_bodies import OutgoingBodies
 from arc_server.service.uploads import Uploads
+from arc_server.service.waiting import WaitingReasons
 
 
 class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +43,11 @@ def build_services(
     incoming = IncomingBodies(blobs, limits)
     outgoing = OutgoingBodies(blobs, clock, limits)
     envelopes = Envelopes(outgoing, links, clock, limits)
-    agents = AgentService(store=store, clock=clock, limits=limits)
+    results = announcements.results
+    agents = AgentService(
+        store=store, clock=clock, limits=limits, on_change=results.wake_for_reasons_in
+    )
+    reasons = WaitingReasons(agents=agents, clock=clock, results=results)
     return ServerServices(
         announcements=announcements,
         envelopes=envelopes,
@@ -53,6 +58,7 @@ def build_services(
             outgoing=outgoing,
             clock=clock,
             announcements=announcements,
+            reasons=reasons,
             limits=limits,
         ),
         leases=LeaseService(
@@ -64,6 +70,7 @@ def build_services(
             announcements=announcements,
             limits=limits,
             agents=agents,
+            reasons=reasons,
         ),
         events=EventService(store=store, announcements=announcements, limits=limits),
         agents=agents,
