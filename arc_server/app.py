@@ -19,7 +19,7 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.bootstrap import BootstrapTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
-from arc_server.auth.revocations import Revocations
+from arc_server.auth.revocations import Revocations, Revoked
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
 from arc_server.config.parts import (
@@ -43,6 +43,7 @@ from arc_server.http.routes import (
     health,
     leases,
 )
+from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
@@ -99,7 +100,11 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
                 enrolment_limits(config),
             ),
             parts.clock,
-            config.enrolment.max_per_second,
+            EnrolmentRates(
+                max_per_second=config.enrolment.max_per_second,
+                max_strangers_per_second=config.enrolment.max_strangers_per_second,
+                trust_forwarded=config.http.trust_forwarded,
+            ),
         ),
         *bootstrap.routes(
             parts.store,
@@ -107,7 +112,13 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
             parts.clock,
             auto_register=config.targets.auto_register,
         ),
-        *blobs.routes(parts.blobs, parts.signer, parts.clock, config.commands.max_blob_bytes),
+        *blobs.routes(
+            parts.blobs,
+            parts.services.uploads,
+            parts.signer,
+            parts.clock,
+            config.commands.max_blob_bytes,
+        ),
         *health.routes(parts.store, lambda: parts.services.announcements.is_closed),
     )
 
@@ -172,9 +183,11 @@ async def serving(
             access=AccessTokens(signer, clock),
             bootstrap=BootstrapTokens(signer, clock),
         )
+        revoked = Revoked()
         application = Application(
             all_routes(parts, config),
             authenticator=authenticator,
+            revoked=revoked,
             limits=config.http,
             base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
         )
@@ -207,6 +220,8 @@ async def serving(
             store=store,
             authenticator=authenticator,
             waits=application.waits,
+            revoked=revoked,
+            announce=services.announcements.announce_swept,
             clock=clock,
             interval_seconds=config.auth.revocation_seconds,
         )

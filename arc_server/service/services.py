@@ -18,6 +18,7 @@ from arc_server.service.leases import LeaseService
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
 from arc_server.service.outgoing_bodies import OutgoingBodies
+from arc_server.service.uploads import Uploads
 from arc_server.service.waiting import WaitingReasons
 
 
@@ -30,6 +31,7 @@ class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
     leases: LeaseService
     events: EventService
     agents: AgentService
+    uploads: Uploads
 
 
 def build_services(
@@ -72,4 +74,5 @@ def build_services(
         ),
         events=EventService(store=store, announcements=announcements, limits=limits),
         agents=agents,
+        uploads=Uploads(store),
     )
