@@ -132,7 +132,7 @@ async def test_an_operator_approves_pauses_and_stops_from_the_shell(
         await server.until(lambda: len(server.seen("leases")) >= 2)
         await until(lambda: runs.read_text() == "running")
         code, out, _ = await run("stop-all", *place, cwd=tmp_path)
-        assert (code, out.split(";")[0]) == (0, "1 commands are being stopped")
+        assert (code, out.split(";")[0]) == (0, "stopping 1 command")
         assert (await server.response(2))["code"] == "STOPPED_BY_HOST"
         assert await asyncio.to_thread(stopped_cleanly, tmp_path)
 
