@@ -257,6 +257,8 @@ class Granted(Record, frozen=True, kw_only=True):
     """The named target exists with another resource type; nothing was handed out."""
     is_full: bool = False
     """The named target is unknown, and the deployment has as many as it may."""
+    is_unknown: bool = False
+    """True: the deployment or the target is not registered, and the caller may not register it."""
     inherited: bool = False
     """The target was registered by this query and took over commands of the implicit one."""
 

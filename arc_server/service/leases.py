@@ -305,6 +305,12 @@ class LeaseService:
                 target=query.target.resource_id,
                 most=query.max_targets,
             )
+        if granted.is_unknown:
+            log.warning(
+                "lease.target_unknown",
+                deployment_id=query.deployment_id,
+                target=None if query.target is None else query.target.resource_id,
+            )
         return granted
 
     async def _return(self, lease_id: str, *, costs_attempt: bool) -> None:

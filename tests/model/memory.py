@@ -341,7 +341,7 @@ class MemoryStore(MemoryCredentials):
         self._check_open()
         place = self._places.get(query.deployment_id)
         if place is None and not query.auto_register:
-            return Granted(grants=())
+            return Granted(grants=(), is_unknown=True)
         place = place or self._places.setdefault(query.deployment_id, _Place())
         named, inherited = query.target, False
         if named is None:
@@ -355,7 +355,9 @@ class MemoryStore(MemoryCredentials):
             inherited = target is not None and self._register(query.deployment_id, named)
         else:
             is_implicit = not _ordinary(place) and named.resource_id == IMPLICIT_TARGET.resource_id
-            target = IMPLICIT_TARGET if is_implicit else None
+            if not is_implicit:
+                return Granted(grants=(), is_unknown=True)
+            target = IMPLICIT_TARGET
         if target is None:
             return Granted(grants=())
         if named is not None and target.resource_type is not named.resource_type:

@@ -98,7 +98,6 @@ class Links:
         if command_id in self.broken:
             raise RuntimeError("no link for this one")
         until = int(expires_at.timestamp())
-        assert by is None
         return f"{base_url}/commands/{command_id}/response?expires={until}&lease={lease_id}"
 
 

@@ -46,13 +46,21 @@ class _Target(NamedTuple):
     type_mismatch: bool = False
     inherited: bool = False
     is_full: bool = False
+    is_unknown: bool = False
 
 
 def lease(db: StoreSession, query: LeaseQuery, now: datetime) -> Pass:
     """Fulfil LeaseStore.lease in bounded work: the caller asks again after a pass that was cut."""
     found = _leased_target(db, query, now)
     if found.target is None:
-        return Pass(Granted(grants=(), type_mismatch=found.type_mismatch, is_full=found.is_full))
+        return Pass(
+            Granted(
+                grants=(),
+                type_mismatch=found.type_mismatch,
+                is_full=found.is_full,
+                is_unknown=found.is_unknown,
+            )
+        )
     result = _hand_out(
         db,
         "ready_commands",
@@ -81,7 +89,7 @@ def _leased_target(db: StoreSession, query: LeaseQuery, now: datetime) -> _Targe
     deployment = db.deployment(query.deployment_id)
     if deployment is None:
         if not query.auto_register:
-            return _Target(None)
+            return _Target(None, is_unknown=True)
         deployment = targets.register_deployment(db, query.deployment_id, micros(now))
     named = query.target
     if named is None:
@@ -97,7 +105,7 @@ def _leased_target(db: StoreSession, query: LeaseQuery, now: datetime) -> _Targe
     if known is None and not deployment.has_targets:
         known = IMPLICIT_TARGET if named.resource_id == IMPLICIT_TARGET.resource_id else None
     if known is None:
-        return _Target(None)
+        return _Target(None, is_unknown=True)
     if known.resource_type is not named.resource_type:
         return _Target(None, type_mismatch=True)
     return _Target(known)

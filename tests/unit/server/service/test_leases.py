@@ -201,6 +201,19 @@ async def test_a_resource_type_that_does_not_match_gets_nothing_and_the_log_says
     assert len((await world.poll(target=daemon("t1"))).leases) == 1
 
 
+@pytest.mark.parametrize("is_deployment_known", [True, False])
+async def test_a_target_that_is_not_registered_gets_nothing_and_the_log_says_so(
+    world: World, logged: list[Any], is_deployment_known: bool
+) -> None:
+    if is_deployment_known:
+        await world.poll(target=daemon("t1"))
+
+    assert (await world.poll(target=daemon("t2"), within=only("d1"))).leases == []
+
+    (event,) = [event for event in logged if event["event"] == "lease.target_unknown"]
+    assert (event["deployment_id"], event["target"]) == ("d1", "t2")
+
+
 async def test_targets_get_their_own(world: World) -> None:
     await world.poll(target=daemon("t2"))
     await world.poll(target=daemon("t1"))

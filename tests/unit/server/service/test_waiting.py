@@ -15,9 +15,11 @@ from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.leases import LeaseInfo, RenewRequest
 from arc_protocol.messages.waiting import NOTHING_KNOWN, Waiting, WaitingLease
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.service import known_agents, waiting
 from arc_server.service.unnamed_pollers import UNREGISTERED_SILENCE
 from tests.support.clocks import START
+from tests.support.reaches import only
 from tests.support.service_fakes import Gate
 from tests.support.service_world import World, daemon
 
@@ -26,11 +28,15 @@ PAUSED = AgentStatus(state="paused", note="new disk", until=START + timedelta(ho
 
 
 async def register(
-    world: World, agent_id: str = "a1", deployment_id: str = "d1", **more: Any
+    world: World,
+    agent_id: str = "a1",
+    deployment_id: str = "d1",
+    within: Reach = EVERYTHING,
+    **more: Any,
 ) -> None:
     facts = {"version": "1", "hostname": f"host of {agent_id}", "handlers": [], "target": TARGET}
     message = AgentRegistration(deployment_id=deployment_id, **(facts | more))
-    await world.agents.register(agent_id, message)
+    await world.agents.register(agent_id, message, within=within)
 
 
 async def old_command(world: World) -> str:
@@ -244,6 +250,28 @@ async def test_a_holder_that_falls_silent_is_told(world: World) -> None:
 
     assert found is not None
     assert (found.reason, found.hostname) == ("silent", "host of a1")
+
+
+@pytest.mark.parametrize("is_read_before", [True, False])
+async def test_a_holder_is_its_credentials_whatever_another_says_under_its_name(
+    world: World, is_read_before: bool
+) -> None:
+    mine, other = only("d1", "cred_1", TARGET), only("d1", "cred_2", TARGET)
+    gone = AgentStatus(state="gone")
+    await register(world, within=mine)
+    command_id = await old_command(world)
+    await world.lease(target=TARGET, agent="a1", seconds=3_600, within=mine)
+    if is_read_before:
+        assert await reason(world, command_id) is None
+
+    await register(world, within=other, hostname="stranger", status=gone)
+    await register(world, "a2", within=other, replaces="a1")
+    assert await reason(world, command_id) is None
+
+    await register(world, within=mine, status=gone)
+    found = await reason(world, command_id)
+    assert found is not None
+    assert (found.reason, found.hostname) == ("gone", "host of a1")
 
 
 async def test_a_tag_changes_with_what_is_told_and_not_with_the_time(world: World) -> None:
