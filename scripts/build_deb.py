@@ -18,7 +18,7 @@ from arc_agent.cli.install import PRODUCT as AGENT
 from arc_runtime.install.host import Host, below
 from arc_runtime.install.plan import AnyStep, File, Link
 from arc_runtime.install.product import Product, Request, plan
-from arc_runtime.install.program import Program
+from arc_runtime.install.program import InstalledProgram
 from arc_runtime.install.services import run_command
 from arc_server.cli.install import PRODUCT as SERVER
 
@@ -113,7 +113,7 @@ def build(product: Product, out: Path, compression: str) -> Path:
 def _program(product: Product, tree: Path) -> None:
     """Build the environment, and the link to it."""
     host = Host(tree, run_command, lambda line: sys.stderr.write(f"{line}\n") and None)
-    program = Program(host, product.home, product.extra)
+    program = InstalledProgram(host, product.home, product.extra)
     program.versions.mkdir(parents=True)
     program.switch(program.build(Path(sys.prefix), None))
 
