@@ -73,19 +73,15 @@ class SqliteStore:
         cls,
         path: Path,
         *,
-        exclusive: bool = True,
         busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
         max_batch: int = MAX_BATCH,
     ) -> SqliteStore:
-        """Open a database; make it, or bring its schema up to date.
+        """Open a database as the only process that does; make it, or bring its schema up to date.
 
-        `exclusive`: as the only server of the data directory. The command line's tools, which work
-        beside one, leave it off. Raises StoreRefused (StoreLocked, StoreCorrupt, StoreTooNew);
-        nothing was touched then.
+        Raises StoreRefused (StoreLocked, StoreCorrupt, StoreTooNew); nothing was touched then.
         """
         database = await Database.open(
             path,
-            is_exclusive=exclusive,
             busy_timeout_seconds=busy_timeout_seconds,
             max_batch=max_batch,
         )
