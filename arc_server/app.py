@@ -49,6 +49,7 @@ from arc_server.http.routes import (
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
+from arc_server.ports.records import Epoch
 from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
@@ -164,6 +165,7 @@ async def serving(
         stack.push_async_callback(control.close)
         signer, blob_store = _open_files(config.data_dir)
         stack.push_async_callback(blob_store.close)
+        epoch = await _begin_epoch(store, config, clock)
         for deployment in known:
             await store.put_deployment(deployment, clock.now())
         services = build_services(
@@ -172,6 +174,7 @@ async def serving(
             links=signer,
             clock=clock,
             limits=command_limits(config),
+            epoch=epoch.id,
         )
         parts = ServerParts(
             store=store, blobs=blob_store, signer=signer, clock=clock, services=services
@@ -202,6 +205,7 @@ async def serving(
             clock=clock,
             limits=push_limits(config),
             base_url=with_prefix(config.public_url or url),
+            epoch=epoch.id,
         )
         sweeper = Sweeper(
             store=store,
@@ -264,6 +268,25 @@ async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteSt
         except OSError as error:
             raise CannotStart(f"data_dir: {data_dir}: {error.strerror}") from None
         await asyncio.sleep(LOCK_RETRY_SECONDS)
+
+
+async def _begin_epoch(store: Store, config: ServerConfig, clock: Clock) -> Epoch:
+    """Return the epoch; log what the first start after a restore means for clients."""
+    now = clock.now()
+    epoch = await store.begin_epoch(
+        now,
+        freeze_seconds=config.restore.freeze_seconds,
+        unknown_key_seconds=config.restore.unknown_key_seconds,
+    )
+    if epoch.is_frozen(now):
+        log.warning(
+            "server.restored",
+            epoch=epoch.id,
+            backed_up_at=epoch.backed_up_at,
+            frozen_until=epoch.frozen_until,
+            keys_unknown_until=epoch.keys_unknown_until,
+        )
+    return epoch
 
 
 async def _open_control(data_dir: Path, store: Store) -> Control:

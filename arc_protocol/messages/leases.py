@@ -76,6 +76,8 @@ class LeaseResponse(Message, frozen=True, kw_only=True):
 
     leases: list[LeaseInfo]
     cancelled: list[str] | None = None
+    epoch: str | None = None
+    """Extension: the time that the server's data lives in. A restore changes it."""
 
 
 class ReleaseRequest(Message, frozen=True, kw_only=True):
@@ -107,6 +109,8 @@ class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
     renewed: list[RenewedLease]
     lost: list[str]
     cancelled: list[str]
+    epoch: str | None = None
+    """Extension, as in LeaseResponse."""
 
 
 class SubmittedResponse(Message, frozen=True, kw_only=True):

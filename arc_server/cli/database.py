@@ -70,24 +70,29 @@ async def reached_store(data_dir: Path) -> AsyncGenerator[Store]:
     Two connections to one database can damage it in many versions of SQLite, so the database is
     opened under the lock of the directory only. Raises CannotStart.
     """
+    own = await _opened(data_dir)
+    if own is None:
+        yield remote_store(data_dir / SOCKET)
+        return
+    try:
+        yield own
+    finally:
+        await own.close()
+
+
+async def _opened(data_dir: Path) -> Store | None:
+    """Open a database; None if a server that runs has it. Raises CannotStart."""
     socket = data_dir / SOCKET
     until = time.monotonic() + REACH_SECONDS
     while True:
         try:
-            own = await open_store(data_dir)
+            return await open_store(data_dir)
         except DataDirInUse as error:
             if _listens(socket):
-                yield remote_store(socket)
-                return
+                return None
             if time.monotonic() >= until:
                 raise CannotStart(f"{error}; it does not answer at {socket}") from None
-            await asyncio.sleep(LOCK_RETRY_SECONDS)
-        else:
-            try:
-                yield own
-            finally:
-                await own.close()
-            return
+        await asyncio.sleep(LOCK_RETRY_SECONDS)
 
 
 def _listens(socket: Path) -> bool:

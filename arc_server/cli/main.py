@@ -19,6 +19,8 @@ from arc_runtime.terminal.prefixes import PrefixError
 from arc_runtime.terminal.table import print_note
 from arc_runtime.terminal.typer_programs import Program
 from arc_server.app import CannotStart
+from arc_server.backup.manifest import BackupError
+from arc_server.cli.backups import backup, begin, fsck, restore
 from arc_server.cli.credentials import credentials
 from arc_server.cli.database import FAILED, UNUSABLE
 from arc_server.cli.enrolment_tokens import enrolment_tokens
@@ -58,7 +60,7 @@ def print_versions(is_asked: bool) -> None:
 
 
 @cli.callback()
-def begin(
+def root(
     _version: Annotated[
         bool,
         typer.Option(
@@ -76,6 +78,24 @@ cli.command(
         "arc-server serve --data-dir ./data --listen 127.0.0.1:8484 --no-auth",
     ),
 )(serve)
+cli.command(
+    "backup",
+    epilog=examples("arc-server backup /backups/arc-2026-11-29"),
+)(backup)
+cli.command(
+    "restore",
+    epilog=examples(
+        "arc-server restore /backups/arc-2026-11-29 --data-dir ./data --former ./data.old"
+    ),
+)(restore)
+cli.command(
+    "begin-epoch",
+    epilog=examples("arc-server begin-epoch --data-dir ./data --former ./data.old"),
+)(begin)
+cli.command(
+    "fsck",
+    epilog=examples("arc-server fsck --deep", "arc-server fsck --backup /backups/arc-2026-11-29"),
+)(fsck)
 cli.add_typer(tokens, name="token")
 cli.add_typer(keys, name="keys")
 cli.add_typer(enrolment_tokens, name="enrol-token")
@@ -89,7 +109,7 @@ def main() -> None:
     except (SettingsError, CannotStart, KeysUnusable) as error:
         print_error(str(error))
         raise SystemExit(UNUSABLE) from None
-    except (PrefixError, ControlRefused, NotListening) as error:
+    except (BackupError, PrefixError, ControlRefused, NotListening) as error:
         print_error(str(error))
         raise SystemExit(FAILED) from None
     except ArcError as error:

@@ -71,7 +71,11 @@ class _RemoteStore:
 
         async def call(*given: Any, **named: Any) -> Any:
             wanted = _Call(method, list(given), named)
-            answer = ask(self._socket, {"do": _VERB, **msgspec.to_builtins(wanted)})
+            answer = ask(
+                self._socket,
+                {"do": _VERB, **msgspec.to_builtins(wanted)},
+                timeout_seconds=None,  # a snapshot takes its time
+            )
             return msgspec.convert(answer["answer"], types["return"])
 
         return call

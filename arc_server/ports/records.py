@@ -251,6 +251,9 @@ class Renewal(Record, frozen=True, kw_only=True):
 
     renewed: Sequence[CommandRecord]
     lost: Sequence[str]
+    kept: Sequence[str] = ()
+    """Leases that a restore has undone; their holders go on until `kept_until`."""
+    kept_until: datetime | None = None
 
 
 # Deployments, agents, tokens
@@ -289,6 +292,28 @@ class BearerToken(Record, frozen=True, kw_only=True):
     deployment_id: str | None = None
     """Bound to this deployment; None: all."""
     revoked_at: datetime | None = None
+
+
+# Epochs
+
+
+class Epoch(Record, frozen=True, kw_only=True):
+    """The time that a database lives in. A restore begins another one."""
+
+    id: str
+    former: frozenset[str] = frozenset()
+    """The epochs before it."""
+    numbers_from: int = 0
+    """Commands with lower numbers are older than the epoch."""
+    backed_up_at: datetime | None = None
+    began_at: datetime | None = None
+    """When the first server started in it; None for the epoch that begins with the database."""
+    frozen_until: datetime | None = None
+    keys_unknown_until: datetime | None = None
+
+    def is_frozen(self, now: datetime) -> bool:
+        """Return True while holders of before the restore may come back with their work."""
+        return self.frozen_until is not None and now < self.frozen_until
 
 
 # Credentials of agents

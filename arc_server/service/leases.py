@@ -74,6 +74,7 @@ class LeaseService:
         announcements: Announcements,
         limits: CommandLimits,
         agents: AgentService,
+        epoch: str,
     ) -> None:
         self._store = store
         self._lookup = lookup
@@ -83,6 +84,7 @@ class LeaseService:
         self._announcements = announcements
         self._limits = limits
         self._agents = agents
+        self._epoch = epoch
 
     async def lease(
         self,
@@ -126,10 +128,12 @@ class LeaseService:
                 cancelled = work.take_cancels(deployment_id, agent_id) if agent_id else []
                 left = wait_seconds - (self._clock.monotonic() - began)
                 if leases or cancelled or left <= 0 or self._announcements.is_closed:
-                    return LeaseResponse(leases=leases, cancelled=cancelled or None)
+                    return LeaseResponse(
+                        leases=leases, cancelled=cancelled or None, epoch=self._epoch
+                    )
                 is_woken = await waiter.sleep(left)
                 if not is_woken or waiter.is_dismissed or self._announcements.is_closed:
-                    return LeaseResponse(leases=[])
+                    return LeaseResponse(leases=[], epoch=self._epoch)
                 waited = self._clock.monotonic() - began
 
     async def renew(self, request: RenewRequest, *, within: str | None = None) -> RenewResponse:
@@ -139,7 +143,17 @@ class LeaseService:
         for command in outcome.renewed:
             if command.lease_holder is not None and command.lease_holder == request.agent_id:
                 self._agents.mark_seen(command.deployment_id, command.lease_holder)
+        kept: list[RenewedLease] = []
+        if outcome.kept_until is not None:
+            left = max(0.0, (outcome.kept_until - self._clock.now()).total_seconds())
+            kept = [
+                RenewedLease(
+                    lease_id=lease_id, lease_expires_at=outcome.kept_until, lease_seconds=left
+                )
+                for lease_id in outcome.kept
+            ]
         return RenewResponse(
+            epoch=self._epoch,
             renewed=[
                 RenewedLease(
                     lease_id=command.lease_id or "",
@@ -147,7 +161,8 @@ class LeaseService:
                     lease_seconds=seconds,
                 )
                 for command in outcome.renewed
-            ],
+            ]
+            + kept,
             lost=list(outcome.lost),
             cancelled=[
                 command.lease_id or "" for command in outcome.renewed if command.cancel_requested
@@ -244,7 +259,7 @@ class LeaseService:
             LeaseQuery(
                 deployment_id=request.deployment_id,
                 target=request.target,
-                lease_ids=FreshLeaseIds(count),
+                lease_ids=FreshLeaseIds(count, self._epoch),
                 lease_seconds=seconds,
                 holder=request.agent_id,
                 auto_register=self._limits.auto_register,

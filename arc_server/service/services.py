@@ -32,7 +32,13 @@ class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_services(
-    *, store: Store, blobs: BlobStore, links: ResponseLinks, clock: Clock, limits: CommandLimits
+    *,
+    store: Store,
+    blobs: BlobStore,
+    links: ResponseLinks,
+    clock: Clock,
+    limits: CommandLimits,
+    epoch: str = "0",
 ) -> ServerServices:
     """Return the services of a process."""
     announcements = Announcements()
@@ -62,6 +68,7 @@ def build_services(
             announcements=announcements,
             limits=limits,
             agents=agents,
+            epoch=epoch,
         ),
         events=EventService(store=store, announcements=announcements, limits=limits),
         agents=agents,

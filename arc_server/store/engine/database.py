@@ -13,6 +13,7 @@ from arc_server.store.engine import opening, queries
 from arc_server.store.engine.batches import Batches, Operation
 from arc_server.store.engine.lock import DirectoryLock
 from arc_server.store.engine.session import StoreSession
+from arc_server.store.engine.snapshots import remove_snapshots
 from arc_server.store.engine.thread import Worker
 from arc_server.store.engine.transactions import Reading, Writing
 
@@ -34,7 +35,8 @@ class Database:
     lists: Batches
     """For what may take long: a list holds up no request."""
 
-    def __init__(self, resources: AsyncExitStack, max_batch: int) -> None:
+    def __init__(self, path: Path, resources: AsyncExitStack, max_batch: int) -> None:
+        self.path = path
         self._resources = resources
         self._max_batch = max_batch
         self._failed = asyncio.Event()
@@ -48,9 +50,10 @@ class Database:
         was touched then.
         """
         async with AsyncExitStack() as resources:
-            database = cls(resources, max_batch)
+            database = cls(path, resources, max_batch)
             with opening.refusing(path):
                 resources.callback(DirectoryLock.take(opening.lock_path(path)).release)
+                await asyncio.to_thread(remove_snapshots, path.parent)
                 await asyncio.to_thread(opening.inspect, path)
                 # The last connection to close checkpoints: closed in reverse, that is the writer.
                 writer = await opening.open_writer(path, busy_timeout_seconds=busy_timeout_seconds)

@@ -9,6 +9,7 @@ from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, InvalidStateTransition, LeaseLost
 from arc_protocol.messages.base import State
 from arc_server.ports.records import (
+    CommandRecord,
     Completion,
     LeasedResponse,
     StoredBody,
@@ -16,7 +17,7 @@ from arc_server.ports.records import (
     StoredSuccess,
 )
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import lookup, transitions
+from arc_server.store.operations import epochs, lookup, transitions
 
 
 def complete(
@@ -35,6 +36,9 @@ def complete(
     if lifecycle.is_overdue(command.deadline, now):
         return Completion(command=transitions.expire(db, stored, now), changed=True)
     if lease_id is not None and lease_id != command.lease_id:
+        if _is_undone(db, lease_id, command):
+            ended = transitions.hand_in(db, stored, lease_id, response, now)
+            return Completion(command=ended, changed=True)
         raise LeaseLost(
             "the command has been leased again since, or never under this lease",
             command_id=command_id,
@@ -47,6 +51,13 @@ def complete(
             **{"from": command.state, "to": end},
         )
     return Completion(command=transitions.finish(db, stored, response, now), changed=True)
+
+
+def _is_undone(db: StoreSession, lease_id: str, command: CommandRecord) -> bool:
+    """Return True if a restore has undone a lease, and the command was not leased since."""
+    return epochs.is_former(db, lease_id) and (
+        command.lease_id is None or epochs.is_former(db, command.lease_id)
+    )
 
 
 def complete_all(

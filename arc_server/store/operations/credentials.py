@@ -14,6 +14,7 @@ from arc_server.ports.records import (
     KnownKey,
     NewCredential,
 )
+from arc_server.store.engine.ended_journal import Ended, ended_in
 from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
 from arc_server.store.engine.session import StoreSession
 
@@ -174,6 +175,11 @@ def revoke_credential(db: StoreSession, credential_id: str, now: datetime) -> bo
         return db.row("find_credential", credential_id=credential_id) is not None
     db.change("count_revocation")
     return True
+
+
+def ended(db: StoreSession) -> Sequence[Ended]:
+    """Return what has ended for good, for the journal."""
+    return ended_in(db.connection)
 
 
 def revocations(db: StoreSession) -> int:
