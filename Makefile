@@ -87,7 +87,8 @@ test-host: $(VENV)/.dev  ## install, upgrade, roll back and uninstall in a scrat
 	@$(BIN)/python -m pytest tests/integration/install -m host -p no:xdist
 
 test-systemd: $(VENV)/.dev  ## server and agent under a real systemd, in a Debian root (needs root)
-	@$(BIN)/python -m pytest tests/systemd -m systemd -p no:xdist -p no:randomly --timeout 1200 --durations 10
+	@$(BIN)/python -m tests.support.debian_root
+	@$(BIN)/python -m pytest tests/systemd -m systemd -n $(WORKERS) --dist loadfile -p no:randomly --timeout 1200
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock

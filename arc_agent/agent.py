@@ -131,6 +131,7 @@ class Agent:
                 poller.stop()
                 await runner.drain(drain.seconds)
             await delivery.flush(drain.flush_seconds)
+            await parts.registration.say_goodbye()
             for task in (delivering, sending, watching, starting):
                 task.cancel()
         log.info("stopped", done=runner.done)

@@ -72,6 +72,7 @@ class AgentParts(NamedTuple):
     event_sender: EventSender
     runner: Runner
     poller: Poller
+    registration: Registration
     process: ProcessState
     apply: Callable[[], None]
     """Applies a configuration that was reloaded to all parts."""
@@ -130,7 +131,13 @@ async def assemble(
     slots = Turns(
         lambda: live.config.max_concurrent - runner.abandoned, lambda: runner.wake()
     )  # both run only after the runner is there
-    gate = Gate(live=live, audit=audit, slots=slots, clock=clock)
+    gate = Gate(
+        live=live,
+        audit=audit,
+        slots=slots,
+        clock=clock,
+        on_approval=lambda lease_id, until: heartbeat.report_approval(lease_id, until),
+    )
     stack.callback(gate.close)
     await _remember_starts(live, gate, audit)
     signatures = Signatures(live=live, directory=data_dir.path, on_refused=gate.log_bad_signature)
@@ -176,7 +183,13 @@ async def assemble(
         meter=meter,
         clock=clock,
     )
-    registration = Registration(agent_id=agent_id, live=live, server=server, status=pause.status)
+    registration = Registration(
+        agent_id=agent_id,
+        live=live,
+        server=server,
+        status=pause.status,
+        directory=data_dir.path,
+    )
     heartbeat = Heartbeat(
         live=live,
         agent_id=agent_id,
@@ -270,6 +283,7 @@ async def assemble(
         event_sender=event_sender,
         runner=runner,
         poller=poller,
+        registration=registration,
         process=process,
         apply=apply,
     )

@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack, cast
@@ -19,7 +20,7 @@ from arc_client.bodies.results import decoded, write_file
 from arc_client.bodies.sealed import SenderSeals
 from arc_client.bodies.signing import new_nonce, read_signing_key, sign
 from arc_client.environment import access_of, file_of
-from arc_client.errors import ConfigurationError
+from arc_client.errors import AgentAbsent, ConfigurationError
 from arc_client.send_options import SendOptions, instant_of
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
 from arc_client.wire.create import INLINE_BYTES, Creation
@@ -76,6 +77,8 @@ class Command:
         self.state: Final = created.state
         """Its state when it was sent: a later one than PENDING for a key that was used before."""
         self.idempotency_key: Final = key
+        self.is_new: Final = not created.is_replay and created.created is not False
+        """False: an earlier create with this key made the command."""
         self._status = created.status
         self.held_seconds: Final = held_seconds
         """How long the server held the create for the command's end."""
@@ -191,6 +194,7 @@ class Client:
         *,
         timeout: float | None = WAIT_SECONDS,
         returns: type[T] = ANYTHING,
+        wait_for_agent: bool = True,
         **options: Unpack[SendOptions],
     ) -> T:
         """Send a command, wait for it and return its result.
@@ -199,11 +203,16 @@ class Client:
         `timeout`: seconds to wait once the server has the command; None waits for ever. A wait that
         runs out leaves the command running, until its deadline if it has one. `returns`: the type
         of the result (a struct, a dataclass, `bytes` for a result that is not JSON).
+        `wait_for_agent`: False cancels the command and raises AgentAbsent as soon as it is certain
+        that no agent is there to take it. A command that an earlier call made with this
+        `idempotency_key` is not cancelled.
 
         Raises CommandFailed, CommandExpired, CommandTimeout and the rest of arc_client.errors.
         Cancelling this call does not cancel the command.
         """
-        status = await self._invoke(deployment, command, params, options, timeout)
+        status = await self._invoke(
+            deployment, command, params, options, timeout, wait_for_agent=wait_for_agent
+        )
         return await self.result_of(status, returns)
 
     async def invoke_to_file(
@@ -214,13 +223,16 @@ class Client:
         params: Any = NO_PARAMS,
         *,
         timeout: float | None = WAIT_SECONDS,
+        wait_for_agent: bool = True,
         **options: Unpack[SendOptions],
     ) -> int:
         """Send a command, stream its result into a file byte for byte, and return the size.
 
         The file appears whole or not at all. Raises what `invoke` does, and OSError.
         """
-        status = await self._invoke(deployment, command, params, options, timeout)
+        status = await self._invoke(
+            deployment, command, params, options, timeout, wait_for_agent=wait_for_agent
+        )
         return await self.result_to_file(path, status)
 
     async def send(
@@ -272,7 +284,12 @@ class Client:
         return await self._wait(command_id, timeout, self._clock.monotonic() - begun_at)
 
     async def _wait(
-        self, command_id: str, timeout: float | None, waited_seconds: float
+        self,
+        command_id: str,
+        timeout: float | None,
+        waited_seconds: float,
+        *,
+        on_absent: Callable[[str], Awaitable[None]] | None = None,
     ) -> CommandStatus:
         """Wait for the rest of a time-out until a command has ended."""
         status = await wait_for_end(
@@ -280,6 +297,7 @@ class Client:
             command_id,
             timeout=timeout,
             waited_seconds=waited_seconds,
+            on_absent=on_absent,
             poll_seconds=self._poll_seconds,
             clock=self._clock,
             callbacks=self._callbacks,
@@ -363,22 +381,29 @@ class Client:
         )
 
     async def agents(
-        self, *, deployment: str | None = None, schemas: bool = False
+        self, *, deployment: str | None = None, schemas: bool = False, old: bool = False
     ) -> Sequence[AgentInfo]:
         """Return the agents: when each was last seen, what it runs and which handlers it has.
 
-        `schemas` asks for the schemas of params and results, too. Raises NotFound or
-        MethodNotAllowed on a server that has the base protocol only.
+        `schemas` asks for the schemas of params and results, too; `old` for agents that were
+        started anew since, or have been gone for long. Raises NotFound or MethodNotAllowed on a
+        server that has the base protocol only.
         """
-        agents = (await self.roll_call(deployment, schemas=schemas)).agents
+        agents = (await self.roll_call(deployment, schemas=schemas, old=old)).agents
         return [a for a in agents if deployment is None or a.deployment_id == deployment]
 
-    async def roll_call(self, deployment: str | None, *, schemas: bool = False) -> AgentList:
+    async def roll_call(
+        self, deployment: str | None, *, schemas: bool = False, old: bool = False
+    ) -> AgentList:
         """Return the agents, and what the server knows of receivers that do not register.
 
         Raises what `agents` does.
         """
-        query = {"deploymentId": deployment, "schemas": "true" if schemas else None}
+        query = {
+            "deploymentId": deployment,
+            "schemas": "true" if schemas else None,
+            "all": "true" if old else None,
+        }
         return await self._get(self._connection.url("agents", query=query), AgentList)
 
     async def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
@@ -410,13 +435,29 @@ class Client:
         params: Any,
         options: SendOptions,
         timeout: float | None,
+        *,
+        wait_for_agent: bool,
     ) -> CommandStatus:
         """Create a command and wait for its end; a quick one ends within the first request."""
         wait = FIRST_WAIT_SECONDS if timeout is None else min(FIRST_WAIT_SECONDS, timeout)
         sent = await self._send(
             deployment, command, params, options, self._patience(timeout), wait_seconds=wait
         )
-        return sent.last or await self._wait(sent.id, timeout, sent.held_seconds)
+        # A retry of this very call may find the command that its first try made.
+        is_own = sent.is_new or options.get("idempotency_key") is None
+        gives_up = is_own and not wait_for_agent
+        return sent.last or await self._wait(
+            sent.id,
+            timeout,
+            sent.held_seconds,
+            on_absent=partial(self._give_up, sent.id) if gives_up else None,
+        )
+
+    async def _give_up(self, command_id: str, reason: str) -> None:
+        """Cancel a command. Raises AgentAbsent, unless an agent has taken it meanwhile."""
+        status = await self.cancel(command_id)
+        if status.state is State.FAILED and status.dispatched_at is None:
+            raise AgentAbsent(reason, command_id=command_id)
 
     async def _send(
         self,
@@ -504,7 +545,7 @@ class Client:
         `timeout`."""
         limit = ANSWER_SECONDS if timeout is None else min(ANSWER_SECONDS, timeout + 1)
         return await self._with_retries(
-            lambda: read_status(self._connection, command_id, wait_seconds=0, limit_seconds=limit),
+            lambda: read_status(self._connection, command_id, limit_seconds=limit),
             patience,
         )
 

@@ -35,6 +35,7 @@ from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import CANCELLED
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse
+from arc_protocol.messages.waiting import Waiting
 from arc_protocol.urls import redact
 
 _SHOWN_TEXT: Final = 200
@@ -83,10 +84,20 @@ class CommandTimeout(CommandError):
 
     code = "COMMAND_TIMEOUT"
 
-    def __init__(self, message: str, /, *, command_id: str, state: State | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        /,
+        *,
+        command_id: str,
+        state: State | None,
+        waiting: Waiting | None = None,
+    ) -> None:
         super().__init__(message, command_id=command_id, state=state)
         self.state = state
         """The state that was last read; None when no status could be read at all."""
+        self.waiting = waiting
+        """Why the command did not run yet, as it was last read; None when nothing is known."""
 
 
 class UploadFailed(CommandError):

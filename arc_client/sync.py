@@ -128,12 +128,19 @@ class SyncClient:
         *,
         timeout: float | None = WAIT_SECONDS,
         returns: type[T] = ANYTHING,
+        wait_for_agent: bool = True,
         **options: Unpack[SendOptions],
     ) -> T:
         """Send a command, wait for it and return its result."""
         return self._run(
             self._client.invoke(
-                deployment, command, params, timeout=timeout, returns=returns, **options
+                deployment,
+                command,
+                params,
+                timeout=timeout,
+                returns=returns,
+                wait_for_agent=wait_for_agent,
+                **options,
             )
         )
 
@@ -145,12 +152,19 @@ class SyncClient:
         params: Any = NO_PARAMS,
         *,
         timeout: float | None = WAIT_SECONDS,
+        wait_for_agent: bool = True,
         **options: Unpack[SendOptions],
     ) -> int:
         """Send a command, stream its result into a file, and return the size."""
         return self._run(
             self._client.invoke_to_file(
-                path, deployment, command, params, timeout=timeout, **options
+                path,
+                deployment,
+                command,
+                params,
+                timeout=timeout,
+                wait_for_agent=wait_for_agent,
+                **options,
             )
         )
 
@@ -214,14 +228,16 @@ class SyncClient:
         return self._run(self._client.events(command_id, after=after))
 
     def agents(
-        self, *, deployment: str | None = None, schemas: bool = False
+        self, *, deployment: str | None = None, schemas: bool = False, old: bool = False
     ) -> Sequence[AgentInfo]:
         """Return the agents and their handlers."""
-        return self._run(self._client.agents(deployment=deployment, schemas=schemas))
+        return self._run(self._client.agents(deployment=deployment, schemas=schemas, old=old))
 
-    def roll_call(self, deployment: str | None, *, schemas: bool = False) -> AgentList:
+    def roll_call(
+        self, deployment: str | None, *, schemas: bool = False, old: bool = False
+    ) -> AgentList:
         """Return the agents, and what the server knows of receivers that do not register."""
-        return self._run(self._client.roll_call(deployment, schemas=schemas))
+        return self._run(self._client.roll_call(deployment, schemas=schemas, old=old))
 
     def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
         """Return the result of a command that has ended."""

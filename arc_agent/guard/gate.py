@@ -51,13 +51,19 @@ class Gate:
         slots: Turns,
         clock: MonotonicClock,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_approval: Callable[[str, datetime | None], None] = lambda _lease_id, _until: None,
     ) -> None:
-        """Limit running handlers by `slots`. `now` is the wall clock, `clock` never jumps."""
+        """Limit running handlers by `slots`. `now` is the wall clock, `clock` never jumps.
+
+        Call `on_approval` with a lease and the end of its wait when its command begins to wait for
+        an operator, and with None when it no longer does.
+        """
         self._live = live
         self._audit = audit
         self._slots = slots
         self._clock = clock
         self._now = now
+        self._on_approval = on_approval
         self.approvals = Approvals()
         self._hook = ApprovalHook(
             lambda: live.config.policy.approval_hook,
@@ -281,7 +287,11 @@ class Gate:
         )
         self._log("approval", job, rule=rule.name)
         self._hook.start(request.announced())
-        return await self.approvals.decision(request, seconds)
+        self._on_approval(lease.lease_id, request.until)
+        try:
+            return await self.approvals.decision(request, seconds)
+        finally:
+            self._on_approval(lease.lease_id, None)
 
     def _takes_one(self, rule: Rule, per_hour: int) -> bool:
         """Count a command against its rule's hour. Return False when the hour is full."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -58,6 +59,8 @@ class HeldLease:
         """Its handler is done; it is only renewed until the response is delivered."""
         self.is_unwanted = False
         """The sender cancelled the command after its handler was done."""
+        self.approval_until: datetime | None = None
+        """Set while its command waits for an operator, who has until then."""
         self.end: End | None = None
         self.handler_task: asyncio.Task[Any] | None = None
         """The task of its handler, for the watchdog that looks for one that blocks the loop."""

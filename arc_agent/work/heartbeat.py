@@ -12,6 +12,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
@@ -26,6 +27,7 @@ from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.loop_watch import LoopWatch
 from arc_protocol.lifecycle import renew_after_seconds
 from arc_protocol.messages.leases import RenewRequest, RenewResponse
+from arc_protocol.messages.waiting import WaitingLease, WaitingReason
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -81,6 +83,8 @@ class Heartbeat:
         """Renewals in a row without an answer."""
         self._retry_at = 0.0
         self._is_unreachable = False
+        self._has_news = False
+        """A command began or ceased to wait for an operator: its sender is to learn of it now."""
         self._asleep_until = math.inf
         """The end of the thread's sleep, on the agent's clock, if nothing wakes it before."""
 
@@ -96,6 +100,17 @@ class Heartbeat:
         self._is_stopping = True
         self._wake_up()
         self._thread.join(timeout=5.0)
+
+    def report_approval(self, lease_id: str, until: datetime | None) -> None:
+        """Tell the server at once that a command waits for an operator until then; None: no longer.
+
+        Every renewal repeats it. Safe from any thread.
+        """
+        lease = self._leases.get(lease_id)
+        if lease is not None:
+            lease.approval_until = until
+            self._has_news = True
+            self._wake_up()
 
     def _lease_added(self, lease: HeldLease) -> None:
         """Wake the thread if it sleeps for longer than a new lease can wait. From any thread."""
@@ -175,8 +190,9 @@ class Heartbeat:
     def _is_due(self, held: list[HeldLease]) -> bool:
         """Return True if it is time to renew any lease."""
         now = self._clock()
-        return now >= self._retry_at and any(
-            now >= self._due_at(lease) for lease in held if lease.end not in _GONE
+        lasting = [lease for lease in held if lease.end not in _GONE]
+        return now >= self._retry_at and (
+            (self._has_news and bool(lasting)) or any(now >= self._due_at(each) for each in lasting)
         )
 
     def _pause(self, held: list[HeldLease]) -> float:
@@ -191,10 +207,12 @@ class Heartbeat:
     async def _renew_all(self, connection: ServerConnection) -> None:
         """Renew all leases once."""
         leases = [lease for lease in self._leases.all() if lease.end not in _GONE]
+        self._has_news = False  # what comes from here on is for the next request
         try:
             for start in range(0, len(leases), _AT_ONCE):
                 await self._renew(connection, leases[start : start + _AT_ONCE])
         except NoContact as error:
+            self._has_news = True  # it may not have arrived
             self._failed(error)
         else:
             self._failures = 0
@@ -222,6 +240,14 @@ class Heartbeat:
             lease_ids=[lease.lease_id for lease in leases],
             lease_seconds=config.lease.seconds,
             agent_id=self._agent_id,
+            waiting=[
+                WaitingLease(
+                    lease_id=lease.lease_id, reason=WaitingReason.APPROVAL, until=approval_until
+                )
+                for lease in leases
+                if (approval_until := lease.approval_until) is not None
+            ]
+            or None,
         )
         asked_at = self._clock()
         shortest = min(lease.seconds for lease in leases)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from datetime import datetime
 from enum import IntEnum
 from typing import Any, Final, cast
 
@@ -13,8 +11,6 @@ import msgspec
 from arc_client import errors as client
 from arc_protocol import errors as server
 from arc_protocol.errors import ArcError
-from arc_protocol.messages.agents import AgentInfo, AgentList
-from arc_runtime.durations import format_duration
 
 
 class ExitCode(IntEnum):
@@ -43,13 +39,6 @@ class Explanation(msgspec.Struct, frozen=True):
     details: str | None = None
     next_steps: tuple[str, ...] = ()
 
-
-ABSENT_SECONDS: Final = 90.0
-"""An agent that was not seen for three of its longest polls is absent."""
-
-UNREGISTERED_SECONDS: Final = 600.0
-"""A receiver that does not register may be silent this long: a 1.x agent does not poll while it
-runs a command, 330 s at most."""
 
 _NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
 _BASE_ONLY: Final = "A server that has the base protocol only does not offer this."
@@ -82,7 +71,7 @@ def explain(error: ArcError) -> Explanation:
             return Explanation(
                 error.message,
                 ExitCode.UNREACHABLE,
-                next_steps=("Is the server running, and is --server right?", *_again(error)),
+                next_steps=(*_is_it_there(error), *_again(error)),
             )
         case client.UnexpectedAnswer() if not error.context.get("is_ours", False):
             return Explanation(error.message, _code_of_foreign(error), next_steps=_is_it_right())
@@ -98,7 +87,7 @@ def _of_command(error: client.CommandError) -> Explanation:
     match error:
         case client.AgentAbsent():
             return Explanation(
-                f"{error.message}; command {it} was cancelled",
+                f"{error.message}; command {it} was cancelled{error.context.get('suggestion', '')}",
                 ExitCode.AGENT_ABSENT,
                 next_steps=("Send it anyway, and wait: --wait-for-agent (and a longer --timeout)",),
             )
@@ -169,6 +158,12 @@ def _code_of_foreign(error: ArcError) -> ExitCode:
     return ExitCode.UNREACHABLE if is_gateway else ExitCode.USAGE
 
 
+def _is_it_there(error: ArcError) -> tuple[str, ...]:
+    """Return what to look at; nothing for what stands between and was named."""
+    is_between = error.context.get("is_between", False)
+    return () if is_between else ("Is the server running, and is --server right?",)
+
+
 def _is_it_right() -> tuple[str, ...]:
     return ("Is --server the address of an ARC server?",)
 
@@ -202,48 +197,3 @@ def _decoded(details: str | None) -> Any:
     except msgspec.DecodeError:
         return details
     return cast("Any", value) if isinstance(value, dict | list) else details
-
-
-def agent_hint(
-    agents: Sequence[AgentInfo], deployment: str, command: str, target: str | None, now: datetime
-) -> str | None:
-    """Return why a command may be waiting, from the agents there are; None without a reason."""
-    ours = [agent for agent in agents if agent.deployment_id == deployment]
-    if not ours:
-        return f"no agent of {deployment} has been seen yet"
-    if target is not None:
-        ours = [a for a in ours if a.target is not None and a.target.resource_id == target]
-        if not ours:
-            return f"no agent of {deployment} serves the target {target}"
-    latest = max(ours, key=lambda agent: agent.last_seen_at)
-    absent = (now - latest.last_seen_at).total_seconds()
-    if absent > ABSENT_SECONDS:
-        ago = format_duration(round(absent))
-        return f"the agent of {deployment} on {latest.hostname} was last seen {ago} ago"
-    present = [a for a in ours if (now - a.last_seen_at).total_seconds() <= ABSENT_SECONDS]
-    if not any(handler.name == command for agent in present for handler in agent.handlers):
-        return f"no agent of {deployment} that is there has a handler for {command}"
-    return None
-
-
-def absence(found: AgentList, deployment: str, target: str | None) -> str | None:
-    """Return that no agent is there to take a command, and since when; None if not certain.
-
-    It is certain only with a server that also says when it last saw a receiver that does not
-    register.
-    """
-    known = found.presence
-    if known is None or known.is_pushed:
-        return None
-    silent_since = known.polled_at or known.watched_since
-    if (known.now - max(silent_since, known.watched_since)).total_seconds() < UNREGISTERED_SECONDS:
-        return None
-    ours = [
-        agent
-        for agent in found.agents
-        if agent.deployment_id == deployment
-        and (target is None or agent.target is None or agent.target.resource_id == target)
-    ]
-    if any((known.now - a.last_seen_at).total_seconds() <= ABSENT_SECONDS for a in ours):
-        return None
-    return agent_hint(found.agents, deployment, "", target, known.now)

@@ -8,7 +8,6 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Coroutine
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,8 +16,9 @@ import msgspec
 from arc_client.bodies.params import Body
 from arc_client.bodies.results import body_of_result
 from arc_client.cli.arguments import STDOUT
-from arc_client.cli.explain import absence, agent_hint, explain
+from arc_client.cli.explain import explain
 from arc_client.cli.interrupts import Interrupts
+from arc_client.cli.lookup import deployment_suggestion
 from arc_client.cli.output import (
     SHOWN_BYTES,
     UnfitForTerminal,
@@ -30,7 +30,6 @@ from arc_client.cli.progress import CommandProgress
 from arc_client.client import Client, Command, SendOptions
 from arc_client.errors import AgentAbsent
 from arc_protocol.errors import ArcError
-from arc_protocol.messages.agents import AgentList
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import InlineBody
 from arc_protocol.messages.commands import CommandStatus
@@ -38,18 +37,15 @@ from arc_runtime.terminal.styles import is_terminal
 
 T = TypeVar("T")
 
-HINT_SECONDS: Final = 0.5
-"""If no agent takes the command within this time, the list of agents is read."""
 LAST_EVENTS_SECONDS: Final = 0.5
 """How long the last events of a command may hold back its result."""
 
 
 class Addressee(msgspec.Struct, frozen=True):
-    """The addressee of a command, as far as a hint needs it."""
+    """The addressee of a command: a deployment, and the name of a handler there."""
 
     deployment: str
     command: str
-    target: str | None
 
 
 async def invoke(
@@ -76,21 +72,22 @@ async def invoke(
 
     async def work() -> CommandStatus:
         sent = await client.send(addressee.deployment, addressee.command, params, **options)
+        progress.gives_up = gives_up and (is_fresh or not progress.is_replay)
         waiting = client.wait_for_end(sent.id, timeout=timeout, is_known=True)
         ended = asyncio.ensure_future(_with_events(client, progress, sent.id, waiting))
-        absence = asyncio.ensure_future(find_absence(client, progress, addressee))
+        absent = asyncio.ensure_future(progress.until_absent())
         try:
-            await asyncio.wait((ended, absence), return_when=asyncio.FIRST_COMPLETED)
-            absent = None if ended.done() else absence.result()
-            if absent is not None and gives_up and (is_fresh or not progress.is_replay):
-                await _give_up(client, progress, sent.id, absent)
-            elif absent is not None:
-                progress.show_message(f"still waiting: {absent}")
+            await asyncio.wait((ended, absent), return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done() and progress.gives_up:
+                likely = await deployment_suggestion(
+                    client, addressee.deployment, has_commands=True
+                )
+                await _give_up(client, progress, sent.id, absent.result(), likely)
             return await ended
         finally:
-            for task in (ended, absence):
+            for task in (ended, absent):
                 task.cancel()
-            await asyncio.gather(ended, absence, return_exceptions=True)
+            await asyncio.gather(ended, absent, return_exceptions=True)
 
     status = await _attended(client, progress, work())
     await show_result(client, progress, status, out, is_raw=is_raw)
@@ -223,43 +220,11 @@ class CancelOffer:
         self._progress.resume()
 
 
-async def find_absence(
-    client: Client, progress: CommandProgress, addressee: Addressee
-) -> str | None:
-    """Return why no agent will take the command, if that is certain; else show why it may wait.
-
-    A command that is taken at once costs no request for this.
-    """
-    await asyncio.sleep(HINT_SECONDS)
-    command_id = progress.command_id
-    if command_id is None or progress.state is State.PENDING_UPLOAD:
-        return None
-    try:
-        progress.on_status(await client.status(command_id))
-        if progress.state is not State.PENDING:
-            return None
-        found = await client.roll_call(addressee.deployment)
-    except ArcError:  # a server without that route, or a token without that right
-        return None
-    certain = absence(found, addressee.deployment, addressee.target)
-    hint = None if certain else _hint(found, addressee)
-    if hint is not None:
-        progress.show_message(f"still waiting: {hint}")
-    return certain
-
-
-def _hint(found: AgentList, addressee: Addressee) -> str | None:
-    """Return why the command may be waiting, as far as the list of agents shows."""
-    known = found.presence
-    if known is not None and (known.is_pushed or known.polled_at is not None):
-        return None  # a receiver that does not register may have the handler
-    now = datetime.now(UTC) if known is None else known.now
-    return agent_hint(found.agents, addressee.deployment, addressee.command, addressee.target, now)
-
-
-async def _give_up(client: Client, progress: CommandProgress, command_id: str, reason: str) -> None:
+async def _give_up(
+    client: Client, progress: CommandProgress, command_id: str, reason: str, likely: str
+) -> None:
     """Cancel a command that no agent has taken. Raises AgentAbsent, unless one has meanwhile."""
     status = await client.cancel(command_id)
     progress.on_status(status)
     if status.state is State.FAILED and status.dispatched_at is None:
-        raise AgentAbsent(reason, command_id=command_id)
+        raise AgentAbsent(reason, command_id=command_id, suggestion=likely)

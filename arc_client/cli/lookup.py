@@ -79,13 +79,18 @@ async def _whole_id(client: Client, given: str, error: CommandNotFound) -> str:
         raise error from None
 
 
-async def deployment_suggestion(client: Client, deployment: str) -> str:
-    """Return `. Did you mean acme-eu-1?` for a deployment that is not known; else an empty text."""
+async def deployment_suggestion(
+    client: Client, deployment: str, *, has_commands: bool = False
+) -> str:
+    """Return `. Did you mean acme-eu-1?` for a deployment that is not known; else an empty text.
+
+    `has_commands`: commands were sent to it, which does not make it known.
+    """
     known: set[str] = set()
     try:
         found = await client.roll_call(None)
         known |= {each.deployment_id for each in (*found.agents, *(found.receivers or ()))}
-        if deployment not in known:
+        if deployment not in known and not has_commands:
             newest = [status.deployment_id async for status in client.list(limit=SEARCHED // 10)]
             known |= {each for each in newest if each is not None}
     except ArcError:  # a server without lists, or a token without that right

@@ -219,7 +219,7 @@ def invoke(
         async def work(client: Client) -> None:
             from arc_client.cli import invoke
 
-            addressee = invoke.Addressee(deployment, command, target)
+            addressee = invoke.Addressee(deployment, command)
             options = invoke.SendOptions(
                 deadline=deadline,
                 target=target,
@@ -371,7 +371,9 @@ def cancel(session: Session, command_id: CommandId) -> None:
 
 @app.command(
     epilog=examples(
-        "arc agents", "arc agents --deployment acme-eu-1 -o wide", "arc agents --handlers"
+        "arc agents",
+        "arc agents --deployment acme-eu-1 --all -o wide",
+        "arc agents --handlers",
     )
 )
 @in_session
@@ -381,13 +383,17 @@ def agents(
     handlers: Annotated[
         bool, typer.Option("--handlers", help="List their handlers, one per line")
     ] = False,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Also list agents that left long ago, and earlier starts"),
+    ] = False,
 ) -> None:
     """List agents and what they can run, and receivers that do not register"""
 
     async def work(client: Client) -> tuple[list[AgentInfo], list[ReceiverInfo]]:
         from arc_client.cli.lookup import deployment_suggestion
 
-        found = await client.roll_call(deployment, schemas=handlers and session.as_json)
+        found = await client.roll_call(deployment, schemas=handlers and session.as_json, old=every)
         agents = [each for each in found.agents if deployment in (None, each.deployment_id)]
         receivers = [
             each for each in found.receivers or () if deployment in (None, each.deployment_id)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from arc_client.cli.output import show_message
 from arc_client.wire.progress_callbacks import ProgressCallbacks
+from arc_client.wire.waiting_reasons import reason_of
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
@@ -16,6 +18,11 @@ from arc_runtime.terminal.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+
+
+def _is_absent(status: CommandStatus) -> bool:
+    """Return True if it is certain that no agent is there to take a command."""
+    return status.waiting is not None and bool(status.waiting.is_absent)
 
 
 class CommandProgress(ProgressCallbacks):
@@ -29,6 +36,10 @@ class CommandProgress(ProgressCallbacks):
         self.state: State | None = None
         self.is_replay = False
         """True: an earlier create with this key made the command."""
+        self.gives_up = False
+        """True: the command is cancelled if no agent is there to take it."""
+        self._status: CommandStatus | None = None
+        self._has_reason = asyncio.Event()
 
     @property
     def is_over(self) -> bool:
@@ -44,6 +55,31 @@ class CommandProgress(ProgressCallbacks):
     def on_status(self, status: CommandStatus) -> None:
         """Keep the command's state."""
         self.state = status.state
+        self._status = status
+
+    @property
+    def reason(self) -> str | None:
+        """Return why the command waits; None if nothing is known."""
+        return None if self._status is None else reason_of(self._status)
+
+    def on_waiting(self, status: CommandStatus) -> None:
+        """Write why the command waits, unless it is about to be cancelled for that reason."""
+        self._status = status
+        self._has_reason.set()
+        if not (self.gives_up and _is_absent(status)):
+            self._show_reason()
+
+    async def until_absent(self) -> str:
+        """Wait until it is certain that no agent is there to take the command; return why."""
+        while self._status is None or not _is_absent(self._status):
+            self._has_reason.clear()
+            await self._has_reason.wait()
+        return self.reason or ""
+
+    def _show_reason(self) -> None:
+        """Write the reason on a line, when it changes."""
+        if self.reason is not None:
+            self.show_message(f"still waiting: {self.reason}")
 
     def pause(self) -> None:
         """Leave the terminal to a question."""
@@ -98,9 +134,14 @@ class TerminalProgress(CommandProgress):
             return
         if self._handler_progress is not None and self._kind == "progress":
             return  # the handler's own progress says more
-        text = f"{printable(self.command_id)} {self.state or ''}"
+        reason = f": {printable(self.reason)}" if self.reason else ""
+        text = f"{printable(self.command_id)} {self.state or ''}{reason}"
         shown = self._show("wait")
         shown.update(shown.task_ids[0], description=text)
+
+    def _show_reason(self) -> None:
+        """Show the reason beside the clock."""
+        self.waiting()
 
     def on_events(self, events: EventList) -> None:
         """Write the handler's lines, which stay, and show its progress."""

@@ -8,8 +8,9 @@ from datetime import datetime
 from arc_client.cli.handlers import Offer, rows_of
 from arc_client.cli.output import laid_out, print_line, show_facts
 from arc_client.cli.states import error_code_of, is_cancelled, shown_state
+from arc_client.wire.waiting_reasons import reason_of
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.messages.agents import AgentInfo, AgentStatus, HandlerInfo, ReceiverInfo
+from arc_protocol.messages.agents import AgentInfo, HandlerInfo, ReceiverInfo
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
@@ -88,9 +89,9 @@ def _row_of(each: AgentInfo | ReceiverInfo) -> list[Cell]:
     return [
         each.deployment_id,
         each.hostname,
-        "ok" if each.status is None else each.status.state,
+        _standing(each),
         each.last_seen_at,
-        _note(each.status),
+        _note(each),
         len(each.holding),
         " ".join(handler.name for handler in each.handlers),
         each.version,
@@ -176,6 +177,7 @@ def show_status(status: CommandStatus) -> None:
         "completed": status.completed_at,
         "took": _took(status),
         "deadline": status.deadline,
+        "waiting": reason_of(status),
         "error": f"{failure.code}: {failure.message}" if failure else None,
         "details": laid_out(failure.details) if failure else None,
         "result": _size(status),
@@ -210,8 +212,16 @@ def _timeout(handler: HandlerInfo) -> str:
     return "" if seconds is None else format_duration(seconds)
 
 
-def _note(status: AgentStatus | None) -> str:
+def _standing(agent: AgentInfo) -> str:
+    """Return `ok`, `gone`, or the state in which an agent takes no work."""
+    if agent.is_gone:
+        return "gone"
+    return "ok" if agent.status is None else agent.status.state
+
+
+def _note(agent: AgentInfo) -> str:
     """Return why an agent takes no work, and until when: `until 14:30 (in 20m): disk is full`."""
+    status = None if agent.is_gone else agent.status
     if status is None:
         return ""
     parts = [] if status.until is None else [f"until {_until(status.until)}"]

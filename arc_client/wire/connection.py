@@ -204,7 +204,13 @@ async def translated(url: str) -> AsyncGenerator[None]:
     except TimeoutError as error:
         raise ServerUnreachable(f"{host_of(url)} gave no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise ServerUnreachable(f"cannot reach {host_of(url)}: {_reason(error, url)}") from error
+        is_between = (
+            isinstance(error, aiohttp.ClientHttpProxyError | aiohttp.ClientProxyConnectionError)
+            or alert_of(error, _SETTINGS) is not None
+        )
+        raise ServerUnreachable(
+            f"cannot reach {host_of(url)}: {_reason(error, url)}", is_between=is_between
+        ) from error
 
 
 def answered(response: aiohttp.ClientResponse, data: bytes) -> ArcError:

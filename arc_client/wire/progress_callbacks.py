@@ -22,6 +22,12 @@ class ProgressCallbacks:
     def on_status(self, status: CommandStatus) -> None:
         """Show a status that was read during a wait."""
 
+    def on_waiting(self, status: CommandStatus) -> None:
+        """Show that a command waits for another reason now: `status.waiting`, None for no reason.
+
+        Called during a wait, after `on_status`.
+        """
+
     def on_events(self, events: EventList) -> None:
         """Show what the command's handler has logged, and its progress."""
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from arc_client.errors import CommandTimeout
@@ -17,10 +18,11 @@ from arc_client.wire.retry import (
     is_transient,
     pause_after,
 )
+from arc_client.wire.waiting_reasons import reason_of
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CommandStatus
+from arc_protocol.messages.waiting import NOTHING_KNOWN
 from arc_runtime.durations import format_duration
 
 POLL_SECONDS: Final = 30
@@ -37,12 +39,19 @@ _OVERTIME_SECONDS: Final = 1.0
 
 
 async def read_status(
-    connection: SenderConnection, command_id: str, *, wait_seconds: int, limit_seconds: float
+    connection: SenderConnection,
+    command_id: str,
+    *,
+    wait_seconds: int = 0,
+    known_tag: str | None = None,
+    limit_seconds: float,
 ) -> CommandStatus:
-    """Return a command's status; the server holds the request until the command has ended."""
-    url = connection.url(
-        "commands", command_id, query={"waitSeconds": wait_seconds} if wait_seconds else None
-    )
+    """Return a command's status; the server holds the request until the command has ended.
+
+    With `known_tag` it answers, too, when the command waits for another reason than that.
+    """
+    query = {"waitSeconds": wait_seconds, "waiting": known_tag} if wait_seconds else None
+    url = connection.url("commands", command_id, query=query)
     return await connection.call("GET", url, CommandStatus, limit_seconds=limit_seconds)
 
 
@@ -55,27 +64,33 @@ async def wait_for_end(
     poll_seconds: int,
     clock: WaitClock,
     callbacks: ProgressCallbacks,
+    on_absent: Callable[[str], Awaitable[None]] | None = None,
 ) -> CommandStatus:
     """Return the status of a command once it is terminal.
 
-    `waited_seconds` of the time-out have passed before.
+    `waited_seconds` of the time-out have passed before. `on_absent` is called with the reason when
+    it is certain that no agent is there to take the command; what it raises ends the wait.
 
     A request that fails in passing does not end the wait, and the status is read a last time when
-    the time is over. Raises CommandTimeout, and what the server refuses for good.
+    the time is over. `callbacks` learn of each reason for which the command waits. Raises
+    CommandTimeout, and what the server refuses for good.
     """
     ends_at = math.inf if timeout is None else clock.monotonic() + timeout - waited_seconds
     intervals = Intervals()
-    state: State | None = None
+    status: CommandStatus | None = None
+    known_tag = NOTHING_KNOWN
     while True:
         asked_at = clock.monotonic()
         remaining = max(0.0, ends_at - asked_at)
         wait_seconds = int(min(poll_seconds, remaining))
         problem: ArcError | None = None
+        is_news = False
         try:
             status = await read_status(
                 connection,
                 command_id,
                 wait_seconds=wait_seconds,
+                known_tag=known_tag,
                 limit_seconds=min(wait_seconds + ANSWER_SECONDS, remaining + _OVERTIME_SECONDS),
             )
         except ArcError as error:
@@ -84,15 +99,20 @@ async def wait_for_end(
             problem = error
             callbacks.on_retry(error)
         else:
+            tag = NOTHING_KNOWN if status.waiting is None else status.waiting.tag
+            is_news, known_tag = tag != known_tag, tag
             callbacks.on_status(status)
-            state = status.state
-            if state in TERMINAL:
+            if status.state in TERMINAL:
                 return status
+            if is_news:
+                callbacks.on_waiting(status)
+                if on_absent is not None and status.waiting and status.waiting.is_absent:
+                    await on_absent(reason_of(status) or "no agent is there")
         took = clock.monotonic() - asked_at
         remaining = ends_at - clock.monotonic()
         if remaining <= 0:
-            raise _timed_out(command_id, timeout, state, problem) from problem
-        is_held = wait_seconds > 0 and took >= _HELD * wait_seconds
+            raise _timed_out(command_id, timeout, status, problem) from problem
+        is_held = wait_seconds > 0 and (is_news or took >= _HELD * wait_seconds)
         if is_held or took >= INTERVAL_CAP_SECONDS:  # cut off on the way, after a good while
             intervals.reset()
         if problem is not None or not is_held:
@@ -109,13 +129,16 @@ def _may_pass(error: ArcError) -> bool:
 
 
 def _timed_out(
-    command_id: str, timeout: float | None, state: State | None, problem: ArcError | None
+    command_id: str, timeout: float | None, status: CommandStatus | None, problem: ArcError | None
 ) -> CommandTimeout:
-    """Return the error of a wait that ran out, with the state that was last read."""
-    stands = f"is still {state}" if state else "is not done as far as is known"
+    """Return the error of a wait that ran out, with the status that was last read."""
+    stands = f"is still {status.state}" if status else "is not done as far as is known"
+    reason = reason_of(status) if status else None
+    why = f": {reason}" if reason else ""
     asked = f"; the server could not be asked at the end: {problem.message}" if problem else ""
     return CommandTimeout(
-        f"command {command_id} {stands} after {format_duration(timeout or 0)}{asked}",
+        f"command {command_id} {stands} after {format_duration(timeout or 0)}{why}{asked}",
         command_id=command_id,
-        state=state,
+        state=status.state if status else None,
+        waiting=status.waiting if status else None,
     )

@@ -49,7 +49,8 @@ class AgentStatus(Message, frozen=True, kw_only=True):
     """Why an agent takes no work, or less than it could; absent when all is well."""
 
     state: Name
-    """`paused` and `stopped` by an operator on its host, `degraded` by trouble of its own."""
+    """`paused` and `stopped` by an operator on its host, `degraded` by trouble of its own, `gone`
+    when its process ends."""
     note: Label | None = None
     until: Timestamp | None = None
     """When it ends by itself."""
@@ -64,6 +65,8 @@ class AgentRegistration(Message, frozen=True, kw_only=True):
     handlers: Annotated[list[HandlerInfo], msgspec.Meta(max_length=1_000)]
     target: CommandTarget | None = None
     status: AgentStatus | None = None
+    replaces: Name | None = None
+    """The id of the start before this one in the same place, whose process has ended."""
 
 
 class HeldCommand(Message, frozen=True, kw_only=True):
@@ -88,6 +91,8 @@ class AgentInfo(Message, frozen=True, kw_only=True):
     first_seen_at: Timestamp
     last_seen_at: Timestamp
     holding: list[HeldCommand]
+    is_gone: bool | None = None
+    """True: its process ended and said so, was started anew, or gives no sign of life."""
 
 
 class DeploymentPresence(Message, frozen=True, kw_only=True):

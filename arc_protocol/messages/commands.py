@@ -16,6 +16,7 @@ from arc_protocol.messages.base import (
     Timestamp,
 )
 from arc_protocol.messages.bodies import BodySpec, CommandResponse, PresignedRequest
+from arc_protocol.messages.waiting import Waiting
 
 
 class CreateCommandRequest(Message, frozen=True, kw_only=True):
@@ -64,6 +65,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     cancel_requested: bool | None = None
     error_code: str | None = None
     """The code of a FAILED command in a list, where there is no response."""
+    waiting: Waiting | None = None
+    """Why it does not run yet, if there is more to say than that it waits for its turn."""
 
 
 class CreateCommandResponse(Message, frozen=True, kw_only=True):

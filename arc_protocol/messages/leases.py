@@ -9,6 +9,7 @@ import msgspec
 from arc_protocol.messages.base import CommandTarget, Message, Name, Timestamp
 from arc_protocol.messages.bodies import BodySpec, CommandResponse, PresignedRequest
 from arc_protocol.messages.errors import ErrorBody
+from arc_protocol.messages.waiting import WaitingLease
 
 
 class TraceContext(Message, frozen=True, kw_only=True):
@@ -93,6 +94,8 @@ class RenewRequest(Message, frozen=True, kw_only=True):
     lease_ids: Annotated[list[str], msgspec.Meta(max_length=1_000)]
     lease_seconds: int | None = None
     agent_id: Name | None = None
+    waiting: Annotated[list[WaitingLease], msgspec.Meta(max_length=10_000)] | None = None
+    """Those of the leases whose commands wait on the host: all others do not."""
 
 
 class RenewedLease(Message, frozen=True, kw_only=True):

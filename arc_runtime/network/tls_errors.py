@@ -68,7 +68,8 @@ def alert_of(error: BaseException | None, settings: SettingNames) -> str | None:
     """Return why the other side ended a handshake, or why there was none; None for other errors."""
     if error is None:
         return None
-    for each in (error, error.__cause__, getattr(error, "os_error", None)):
+    # First what an HTTP client wraps: its own error may be an SSLError without a reason.
+    for each in (getattr(error, "os_error", None), error.__cause__, error):
         if isinstance(each, ssl.SSLError):
             return _alert(each, settings)
     return None
@@ -85,7 +86,7 @@ def proxy_refusal(status: int, settings: SettingNames) -> str:
 
 
 def _alert(error: ssl.SSLError, settings: SettingNames) -> str:
-    reason = error.reason or ""
+    reason: str = getattr(error, "reason", None) or ""
     for name, text in _ALERTS.items():
         if reason.endswith(name):
             setting = f": {settings.client_cert}" if settings.client_cert else ""

@@ -20,7 +20,7 @@ from arc_server.ports.credentials import CredentialStore
 log = structlog.get_logger(__name__)
 
 
-class Waiting(Protocol):
+class RevocableWait(Protocol):
     """A request that waits."""
 
     @property
@@ -42,8 +42,8 @@ class Waits:
     """All requests that wait in this process."""
 
     def __init__(self) -> None:
-        self._all: Final[set[Waiting]] = set()
-        self.suspects: Final[set[Waiting]] = set()
+        self._all: Final[set[RevocableWait]] = set()
+        self.suspects: Final[set[RevocableWait]] = set()
         """Requests that began to wait after a revocation, with a caller looked up before it."""
         self.epoch = 0
         """The number of changes that were seen."""
@@ -51,18 +51,18 @@ class Waits:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: RevocableWait) -> None:
         """Add a request that begins to wait."""
         self._all.add(waiting)
         if waiting.epoch != self.epoch:
             self.suspects.add(waiting)
 
-    def discard(self, waiting: Waiting) -> None:
+    def discard(self, waiting: RevocableWait) -> None:
         """Remove a request that waits no longer."""
         self._all.discard(waiting)
         self.suspects.discard(waiting)
 
-    def all(self) -> Sequence[Waiting]:
+    def all(self) -> Sequence[RevocableWait]:
         """Return every request that waits."""
         return tuple(self._all)
 
@@ -107,9 +107,9 @@ class Revocations:
             await self._judge(waits.all())
         self._number = number
 
-    async def _judge(self, suspects: Sequence[Waiting]) -> None:
+    async def _judge(self, suspects: Sequence[RevocableWait]) -> None:
         """End the waits of revoked callers. Raises StoreUnavailable."""
-        by_authorization: dict[str, list[Waiting]] = {}
+        by_authorization: dict[str, list[RevocableWait]] = {}
         for each in suspects:
             self._waits.suspects.discard(each)
             if each.authorization is not None:

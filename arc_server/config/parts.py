@@ -31,6 +31,8 @@ def command_limits(config: ServerConfig) -> CommandLimits:
         max_list_page=config.commands.max_list_page,
         kept_event_lines=config.commands.kept_event_lines,
         agents_seen_within_seconds=config.agents.listed_seconds,
+        gone_agents_listed_seconds=config.agents.gone_listed_seconds,
+        silent_seconds=config.agents.silent_seconds,
         max_agents_listed=config.agents.max_listed,
         max_schemas_bytes=config.agents.max_schemas_bytes,
         auto_register=config.targets.auto_register,

@@ -188,10 +188,28 @@ class TargetsSection(Section, frozen=True, kw_only=True):
 class AgentSection(Section, frozen=True, kw_only=True):
     """The list of agents."""
 
+    silent_seconds: Annotated[
+        float,
+        about(
+            "How long an agent may give no sign of life before it counts as gone. Agents give one"
+            " every 30 s, and with each long poll.",
+            ge=1,
+            le=DAY_SECONDS,
+        ),
+    ] = 90.0
+    gone_listed_seconds: Annotated[
+        float,
+        about(
+            "How long an agent stays in the list after it was last seen; `arc agents --all` lists"
+            " older ones.",
+            ge=1,
+            le=MAX_URL_SECONDS,
+        ),
+    ] = 1.0 * DAY_SECONDS
     listed_seconds: Annotated[
         float,
         about(
-            "How long an agent stays in the list after it was last seen.",
+            "How long `arc agents --all` lists an agent after it was last seen.",
             ge=1,
             le=MAX_URL_SECONDS,
         ),

@@ -6,6 +6,7 @@ can neither take its record over nor make it look alive.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -16,8 +17,18 @@ from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
-from arc_server.ports.records import CommandRecord, Holder
+from arc_server.ports.records import AgentPresence, CommandRecord, Holder
 from arc_server.service.bounds import check_deployment
+from arc_server.service.known_agents import (
+    EVER,
+    MAX_AGENTS,
+    KnownAgent,
+    KnownAgents,
+    Watch,
+    has_ended,
+    is_replaced,
+    replacements,
+)
 from arc_server.service.limits import CommandLimits
 from arc_server.service.unnamed_pollers import UnnamedPollers
 
@@ -27,25 +38,53 @@ log = structlog.get_logger(__name__)
 class AgentService:
     """The directory of agents. `within` is the deployment that the caller's token is bound to."""
 
-    def __init__(self, *, store: AgentStore, clock: Clock, limits: CommandLimits) -> None:
+    def __init__(
+        self,
+        *,
+        store: AgentStore,
+        clock: Clock,
+        limits: CommandLimits,
+        on_change: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Call `on_change` with a deployment when its commands may wait for another reason."""
         self._store = store
         self._clock = clock
         self._limits = limits
+        self._on_change = on_change
         self._seen: dict[Holder, datetime] = {}
         self._unnamed = UnnamedPollers(clock.now())
+        self._known = KnownAgents(self._read_known)
 
     def mark_polled(
         self, deployment_id: str, target: CommandTarget | None, agent_id: str | None
     ) -> None:
         """Remember a poll by an agent or, without an agent id, by an unnamed receiver."""
         if agent_id is None:
-            self._unnamed.mark(deployment_id, target, self._clock.now())
+            if self._unnamed.mark(deployment_id, target, self._clock.now()):
+                self._on_change(deployment_id)
         else:
             self.mark_seen(deployment_id, agent_id)
 
     def mark_seen(self, deployment_id: str, agent_id: str) -> None:
         """Remember that an agent was there just now. Kept in memory until `flush`."""
-        self._seen[deployment_id, agent_id] = self._clock.now()
+        now = self._clock.now()
+        self._seen[deployment_id, agent_id] = now
+        before = self._known.mark_seen(deployment_id, agent_id, now)
+        if before is not None and now >= before + self._silence:
+            self._on_change(deployment_id)
+
+    @property
+    def watch(self) -> Watch:
+        """Return what an agent's silence means."""
+        return Watch(self._unnamed.watched_since, self._silence)
+
+    async def known(self, deployment_id: str) -> Iterable[KnownAgent]:
+        """Return the agents of a deployment as they are remembered. Raises StoreUnavailable."""
+        return await self._known.of(deployment_id)
+
+    def polled_at(self, deployment_id: str, target_id: str) -> datetime | None:
+        """Return when a receiver that does not register last polled for a target."""
+        return self._unnamed.polled_at(deployment_id, target_id)
 
     async def register(
         self, agent_id: str, registration: AgentRegistration, *, within: str | None = None
@@ -59,7 +98,9 @@ class AgentService:
         if schemas and len(encode(schemas)) > self._limits.max_schemas_bytes:
             log.warning("agents.schemas_left_out", agent_id=agent_id)
             registration = bare
-        await self._store.put_agent(agent_id, registration, self._clock.now())
+        stored = await self._store.put_agent(agent_id, registration, self._clock.now())
+        if self._known.put(stored):
+            self._on_change(registration.deployment_id)
 
     async def list(
         self,
@@ -67,16 +108,22 @@ class AgentService:
         *,
         within: str | None = None,
         with_schemas: bool = False,
+        with_old: bool = False,
     ) -> AgentList:
         """Return the agents of a deployment, or of all, with what they hold. Raises Forbidden.
 
-        Receivers that poll without registering are listed beside them.
+        Receivers that poll without registering are listed beside them. Agents that were started
+        anew, or were not seen for long, are left out unless `with_old`.
         """
         if within is not None:
             check_deployment(deployment_id or within, within)
             deployment_id = within
         await self.flush()
-        since = self._clock.now() - timedelta(seconds=self._limits.agents_seen_within_seconds)
+        now = self._clock.now()
+        seconds = self._limits.agents_seen_within_seconds
+        if not with_old:
+            seconds = min(seconds, self._limits.gone_agents_listed_seconds)
+        since = now - timedelta(seconds=seconds)
         found = await self._store.list_agents(
             deployment_id, since, self._limits.max_agents_listed, with_schemas=with_schemas
         )
@@ -84,26 +131,22 @@ class AgentService:
         if deployment_id is not None:
             known = await self._store.get_deployment(deployment_id)
             is_pushed = known is not None and known.push_url is not None
-            presence = self._unnamed.of(deployment_id, self._clock.now(), is_pushed=is_pushed)
+            presence = self._unnamed.of(deployment_id, now, is_pushed=is_pushed)
         receivers = self._unnamed.receivers(deployment_id, since)
+        replaced_at = replacements(found)
+        watch = self.watch
+        agents: list[AgentInfo] = []
+        for agent in found:
+            holder = (agent.registration.deployment_id, agent.agent_id)
+            is_old = is_replaced(agent.last_seen_at, replaced_at.get(holder))
+            has_left = is_old or has_ended(agent.registration.status)
+            if with_old or not is_old:
+                is_silent = now >= watch.silent_at(agent.last_seen_at)
+                agents.append(_info(agent, is_gone=has_left or is_silent))
         return AgentList(
             presence=presence,
             receivers=receivers[: self._limits.max_agents_listed] or None,
-            agents=[
-                AgentInfo(
-                    agent_id=agent.agent_id,
-                    deployment_id=agent.registration.deployment_id,
-                    target=agent.registration.target,
-                    version=agent.registration.version,
-                    hostname=agent.registration.hostname,
-                    handlers=agent.registration.handlers,
-                    status=agent.registration.status,
-                    first_seen_at=agent.first_seen_at,
-                    last_seen_at=agent.last_seen_at,
-                    holding=[_held(command) for command in agent.holding],
-                )
-                for agent in found
-            ],
+            agents=agents,
         )
 
     async def flush(self) -> None:
@@ -116,6 +159,31 @@ class AgentService:
         except BaseException:  # also the end of the sweeper
             self._seen = seen | self._seen
             raise
+
+    async def _read_known(self, deployment_id: str) -> Sequence[AgentPresence]:
+        """Read the agents of a deployment that were seen last."""
+        await self.flush()
+        return await self._store.list_agents(deployment_id, EVER, MAX_AGENTS)
+
+    @property
+    def _silence(self) -> timedelta:
+        return timedelta(seconds=self._limits.silent_seconds)
+
+
+def _info(agent: AgentPresence, *, is_gone: bool) -> AgentInfo:
+    return AgentInfo(
+        agent_id=agent.agent_id,
+        deployment_id=agent.registration.deployment_id,
+        target=agent.registration.target,
+        version=agent.registration.version,
+        hostname=agent.registration.hostname,
+        handlers=agent.registration.handlers,
+        status=agent.registration.status,
+        first_seen_at=agent.first_seen_at,
+        last_seen_at=agent.last_seen_at,
+        holding=[_held(command) for command in agent.holding],
+        is_gone=is_gone or None,
+    )
 
 
 def _held(command: CommandRecord) -> HeldCommand:

@@ -39,9 +39,11 @@ class Announcements:
         """Wake the waiters of a command that has ended, or that is ready to be leased or pushed."""
         if command.state in lifecycle.TERMINAL:
             self.results.wake(command.command_id)
-        elif command.state is not State.PENDING:
             return
-        elif command.is_push:
+        self.results.wake_for_reasons(command.command_id)
+        if command.state is not State.PENDING:
+            return
+        if command.is_push:
             self.push_ready()
         else:
             self.work.wake(command.deployment_id, command.target.resource_id)

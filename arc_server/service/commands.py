@@ -10,6 +10,9 @@ each runs to its end, so that all that is committed is also announced.
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 import msgspec
 
 from arc_protocol import lifecycle
@@ -33,6 +36,7 @@ from arc_protocol.messages.commands import (
     Payload,
     UploadCompleteResponse,
 )
+from arc_protocol.messages.waiting import Waiting
 from arc_server.ports.clock import Clock
 from arc_server.ports.commands import CommandStore
 from arc_server.ports.records import (
@@ -54,7 +58,12 @@ from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup, not_found
 from arc_server.service.outgoing_bodies import OutgoingBodies
+from arc_server.service.result_waiters import RememberedCommand
+from arc_server.service.waiting import NOTHING_TO_SAY, WaitingReasons, WaitVerdict, waits_from
 from arc_server.service.waits import Wait
+
+SHORTEST_PAUSE_SECONDS: Final = 0.05
+"""A reason that time should have changed by now is looked at again after this long."""
 
 
 class CommandService:
@@ -69,6 +78,7 @@ class CommandService:
         outgoing: OutgoingBodies,
         clock: Clock,
         announcements: Announcements,
+        reasons: WaitingReasons,
         limits: CommandLimits,
     ) -> None:
         self._store = store
@@ -77,6 +87,7 @@ class CommandService:
         self._outgoing = outgoing
         self._clock = clock
         self._announcements = announcements
+        self._reasons = reasons
         self._limits = limits
 
     async def create(
@@ -107,7 +118,7 @@ class CommandService:
         params, digest = await self._incoming.accept_params(command_id, request.params)
         outlet = self._announcements.push_outlet
         results = self._announcements.results
-        results.remember_live(command_id, request.deployment_id, deadline)
+        results.remember_live(command_id, RememberedCommand(request.deployment_id, deadline, now))
         foretold = None
         if not isinstance(params, AwaitedBlob):
             foretold = self._announcements.work.foretell(
@@ -201,26 +212,68 @@ class CommandService:
         *,
         base_url: str,
         wait_seconds: float = 0,
+        known_tag: str | None = None,
         wait: Wait | None = None,
         within: str | None = None,
     ) -> CommandStatus:
         """Return a command's status; with `wait_seconds`, once it has ended or time is up.
 
+        With `known_tag` also once the command waits for another reason than the one of this tag.
         Raises CommandNotFound, InvalidCommand (a wait out of bounds), and the error that `wait` is
         ended with.
         """
         check_wait(wait_seconds)
         if wait_seconds == 0 or self._announcements.is_closed:
             found = await self._lookup.find(command_id, within)
-            return self._status(found, base_url)
+        elif known_tag is None:
+            found = await self._ended(command_id, wait_seconds, wait, within)
+        else:
+            return await self._changed(command_id, base_url, wait_seconds, known_tag, wait, within)
+        return self._status(found, base_url, (await self._verdict(found.command)).waiting)
+
+    async def _ended(
+        self, command_id: str, seconds: float, wait: Wait | None, within: str | None
+    ) -> CommandWithResponse:
+        """Return a command once it has ended or time is up."""
         with self._announcements.results.waiter(command_id, wait) as waiter:
             found = None
             if not self._has_no_result(command_id, within):
                 found = await self._lookup.find(command_id, within)
             if found is None or found.command.state not in lifecycle.TERMINAL:
-                ended = await waiter.sleep(wait_seconds)
+                ended = await waiter.sleep(seconds)
                 found = ended or await self._lookup.find(command_id, within)
-        return self._status(found, base_url)
+            return found
+
+    async def _changed(
+        self,
+        command_id: str,
+        base_url: str,
+        seconds: float,
+        known_tag: str,
+        wait: Wait | None,
+        within: str | None,
+    ) -> CommandStatus:
+        """Return a command's status once it has ended, waits for another reason, or time is up."""
+        results = self._announcements.results
+        clock = asyncio.get_running_loop().time  # the waiter's own
+        ends_at = clock() + seconds
+        while True:
+            left = ends_at - clock()
+            pause = self._young_seconds(command_id, within) if left > 0 else 0.0
+            with results.waiter(command_id, wait, hears_reasons=pause <= 0) as waiter:
+                if pause <= 0:
+                    found = await self._lookup.find(command_id, within)
+                    waiter.follow(found.command.deployment_id)
+                    verdict = await self._verdict(found.command)
+                    is_over = found.command.state in lifecycle.TERMINAL or left <= 0
+                    if is_over or verdict.tag != known_tag or self._announcements.is_closed:
+                        return self._status(found, base_url, verdict.waiting)
+                    pause = left
+                    if verdict.changes_at is not None:
+                        pause = (verdict.changes_at - self._clock.now()).total_seconds()
+                ended = await waiter.sleep(min(left, max(pause, SHORTEST_PAUSE_SECONDS)))
+            if ended is not None:
+                return self._status(ended, base_url, None)
 
     async def list(
         self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: str | None
@@ -239,7 +292,7 @@ class CommandService:
         )
         return CommandList(
             commands=[
-                _describe(command, None, error_code=page.error_codes.get(command.command_id))
+                _describe(command, error_code=page.error_codes.get(command.command_id))
                 for command in page.commands
             ],
             cursor=None if page.next_before is None else str(page.next_before),
@@ -253,7 +306,7 @@ class CommandService:
         await self._lookup.find(command_id, within)
         outcome = await self._store.cancel(command_id, self._clock.now())
         self._announcements.announce_cancel(outcome.command)
-        return _describe(outcome.command, None)
+        return _describe(outcome.command)
 
     async def payload(self, command_id: str, *, base_url: str, within: str | None) -> Payload:
         """Return the bodies that are stored for a command, in any state. Raises CommandNotFound."""
@@ -291,15 +344,40 @@ class CommandService:
             return False
         return live.deadline is None or not lifecycle.is_overdue(live.deadline, self._clock.now())
 
-    def _status(self, found: CommandWithResponse, base_url: str) -> CommandStatus:
+    def _young_seconds(self, command_id: str, within: str | None) -> float:
+        """Return for how long a command has not begun to wait, as far as memory tells.
+
+        Most commands end in that time, before the database is asked for a reason.
+        """
+        live = self._announcements.results.live(command_id)
+        if live is None or not self._has_no_result(command_id, within):
+            return 0.0
+        return (waits_from(live.created_at) - self._clock.now()).total_seconds()
+
+    async def _verdict(self, command: CommandRecord) -> WaitVerdict:
+        """Return why a command waits. Raises StoreUnavailable."""
+        if command.state in lifecycle.TERMINAL:
+            return NOTHING_TO_SAY
+        begins_at = waits_from(command.created_at)
+        if self._clock.now() < begins_at:
+            return WaitVerdict(None, begins_at)
+        return await self._reasons.of(command)
+
+    def _status(
+        self, found: CommandWithResponse, base_url: str, waiting: Waiting | None
+    ) -> CommandStatus:
         response = None
         if found.command.state in lifecycle.TERMINAL:
             response = self._outgoing.response(found.response, base_url)
-        return _describe(found.command, response)
+        return _describe(found.command, response, waiting=waiting)
 
 
 def _describe(
-    command: CommandRecord, response: CommandResponse | None, *, error_code: str | None = None
+    command: CommandRecord,
+    response: CommandResponse | None = None,
+    waiting: Waiting | None = None,
+    *,
+    error_code: str | None = None,
 ) -> CommandStatus:
     return CommandStatus(
         command_id=command.command_id,
@@ -316,6 +394,7 @@ def _describe(
         max_attempts=command.max_attempts,
         cancel_requested=command.cancel_requested or None,
         error_code=error_code,
+        waiting=waiting,
     )
 
 

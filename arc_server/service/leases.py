@@ -52,6 +52,7 @@ from arc_server.service.identifiers import FreshLeaseIds
 from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
+from arc_server.service.waiting import WaitingReasons
 from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class LeaseService:
         limits: CommandLimits,
         agents: AgentService,
         epoch: str,
+        reasons: WaitingReasons,
     ) -> None:
         self._store = store
         self._lookup = lookup
@@ -85,6 +87,7 @@ class LeaseService:
         self._limits = limits
         self._agents = agents
         self._epoch = epoch
+        self._reasons = reasons
 
     async def lease(
         self,
@@ -116,9 +119,10 @@ class LeaseService:
         wait = wait or Wait()
         work = self._announcements.work
         with work.waiter(deployment_id, target_id, agent_id, wait) as waiter:
+            wait.check()
+            self._agents.mark_polled(deployment_id, request.target, agent_id)
             while True:
                 wait.check()
-                self._agents.mark_polled(deployment_id, request.target, agent_id)
                 waiter.arm()
                 leases = await self._lease_now(request, count, seconds, waited, base_url)
                 waiter.looked([lease.command_id for lease in leases])
@@ -152,6 +156,7 @@ class LeaseService:
                 )
                 for lease_id in outcome.kept
             ]
+        self._reasons.report(outcome.renewed, request.waiting)
         return RenewResponse(
             epoch=self._epoch,
             renewed=[
@@ -268,6 +273,7 @@ class LeaseService:
         )
         leases: list[LeaseInfo] = []
         for grant in granted.grants:
+            self._announcements.results.wake_for_reasons(grant.command.command_id)
             try:
                 leases.append(self._lease_info(grant, seconds + waited, base_url))
             except Exception:

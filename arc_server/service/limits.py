@@ -28,6 +28,11 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     kept_event_lines: int = 1_000
     """The last lines of a command that are kept."""
     agents_seen_within_seconds: float = 7 * 86_400
+    gone_agents_listed_seconds: float = 86_400
+    """An agent that was not seen for this long is listed on request only."""
+    silent_seconds: float = 90
+    """An agent that gives no sign of life for this long is taken for gone: it polls, renews or
+    registers every 30 s."""
     max_agents_listed: int = 10_000
     max_schemas_bytes: int = 1 << 20
     """The most that the schemas of one agent's handlers may take, as JSON."""

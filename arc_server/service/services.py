@@ -18,6 +18,7 @@ from arc_server.service.leases import LeaseService
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
 from arc_server.service.outgoing_bodies import OutgoingBodies
+from arc_server.service.waiting import WaitingReasons
 
 
 class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +47,11 @@ def build_services(
     incoming = IncomingBodies(blobs, limits)
     outgoing = OutgoingBodies(blobs, clock, limits)
     envelopes = Envelopes(outgoing, links, clock, limits)
-    agents = AgentService(store=store, clock=clock, limits=limits)
+    results = announcements.results
+    agents = AgentService(
+        store=store, clock=clock, limits=limits, on_change=results.wake_for_reasons_in
+    )
+    reasons = WaitingReasons(agents=agents, clock=clock, results=results)
     return ServerServices(
         announcements=announcements,
         envelopes=envelopes,
@@ -57,6 +62,7 @@ def build_services(
             outgoing=outgoing,
             clock=clock,
             announcements=announcements,
+            reasons=reasons,
             limits=limits,
         ),
         leases=LeaseService(
@@ -69,6 +75,7 @@ def build_services(
             limits=limits,
             agents=agents,
             epoch=epoch,
+            reasons=reasons,
         ),
         events=EventService(store=store, announcements=announcements, limits=limits),
         agents=agents,

@@ -61,7 +61,7 @@ class BootedRoot:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        debian_root.CACHE.mkdir(exist_ok=True)
+        self._pristine, self._wheels = debian_root.parts()
         self._place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=debian_root.CACHE))
         self._is_in_memory = _available_bytes() > _MEMORY_BYTES
         self.path = self._place / "root"
@@ -78,9 +78,7 @@ class BootedRoot:
                      "arc-root", self._place],
                     check=True,
                 )  # fmt: skip
-            subprocess.run(
-                ["cp", "-a", "--reflink=auto", debian_root.pristine(), self.path], check=True
-            )
+            subprocess.run(["cp", "-a", "--reflink=auto", self._pristine, self.path], check=True)
             (self.path / "etc/hostname").write_text(f"{self._name}\n")
             (self.path / "etc/hosts").write_text(f"127.0.0.1 localhost {self._name}\n")
             (self.path / "etc/pip.conf").write_text(_PIP)
@@ -110,7 +108,7 @@ class BootedRoot:
                 ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
                  "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3",
                  f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
-                 f"--bind-ro={debian_root.wheels()}:/srv/wheels"],
+                 f"--bind-ro={self._wheels}:/srv/wheels"],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             )  # fmt: skip
         self._leader = wait_until(self._first_process, BOOT_SECONDS)
@@ -150,10 +148,11 @@ class BootedRoot:
         """Type lines into a shell that stops at the first that fails; what they printed."""
         return self.run("bash", "-ec", lines, **options)
 
-    def shell(self) -> subprocess.Popen[str]:
-        """A shell that reads what is typed from its standard input, as in a terminal."""
+    def shell(self, program: str) -> subprocess.Popen[str]:
+        """A shell that runs a program of its language, with pipes to it."""
         return subprocess.Popen(
-            [*self._entered("/root"), "bash"], text=True, env=_ENVIRON, bufsize=1,
+            [*self._entered("/root"), "bash", "-c", program], text=True, env=_ENVIRON, bufsize=1,
+            start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 

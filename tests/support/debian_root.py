@@ -7,6 +7,7 @@ root needs no network.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
@@ -50,12 +51,20 @@ def why_not() -> str:
     return f"this machine lets no container start: {tried.stderr}" if tried.returncode else ""
 
 
-def pristine() -> Path:
+def parts() -> tuple[Path, Path]:
+    """The root and the wheels, made by one process while the others wait for it."""
+    assert not why_not(), why_not()
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _pristine(), _wheels()
+
+
+def _pristine() -> Path:
     """The root as debootstrap made it; made now if there is none of this recipe."""
     recipe = " ".join((RELEASE, *INSTALLED, *DOWNLOADED))
     place = CACHE / f"{RELEASE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not place.is_dir():
-        CACHE.mkdir(exist_ok=True)
         unfinished = place.with_name(f".{place.name}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         _call(
@@ -64,21 +73,19 @@ def pristine() -> Path:
         )  # fmt: skip
         chroot = ("chroot", unfinished, "apt-get", "--quiet")
         _call(*chroot, "update")
-        _call(*chroot, "install", "--yes", "--download-only", "--no-install-recommends",
-              *DOWNLOADED)  # fmt: skip
+        _call(*chroot, "install", "--yes", "--download-only", *DOWNLOADED)
         (unfinished / "etc/machine-id").write_text("")  # each copy makes its own
         unfinished.rename(place)
     return place
 
 
-def wheels() -> Path:
+def _wheels() -> Path:
     """The locked dependencies as wheels for the root's Python; downloaded now if need be."""
     lock = PROJECT / "requirements.lock"
     python = _PYTHONS[RELEASE]
     name = f"wheels-{python}-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     place = CACHE / name
     if not place.is_dir():
-        CACHE.mkdir(exist_ok=True)
         unfinished = place.with_name(f".{name}.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         platforms = [f"--platform=manylinux_{minor}_{platform.machine()}"

@@ -19,6 +19,7 @@ from aiohttp import web
 from arc_client.wire.retry import SystemWaitClock
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
+NOW = "2026-11-24T20:00:00Z"
 Handler = Callable[[bytes], Awaitable[bytes]]
 one_kind = pytest.mark.parametrize("server", [True], indirect=True, ids=[""])
 """Where the server's kind makes no difference."""
@@ -67,13 +68,15 @@ class FakeServer:
     inline_limit: int = 150_000
     handlers: dict[str, Handler] = field(default_factory=dict)
     agents: list[dict[str, Any]] = field(default_factory=list)
+    old_agents: set[str] = field(default_factory=set[str])
+    """The ids of agents that are listed on request only."""
     faults: dict[str, list[Callable[[web.Request], web.StreamResponse]]] = field(
         default_factory=dict
     )
     """By route name: answers to give before the true one is given again."""
     receivers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    presence: dict[str, Any] | None = None
-    """What is told of the deployment that somebody asks for."""
+    waiting: dict[str, Any] | None = None
+    """Why commands wait that have not ended, if the server knows extensions."""
     commands: dict[str, StoredCommand] = field(default_factory=dict)
     by_key: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
@@ -249,9 +252,12 @@ class FakeServer:
         if command is None:
             return error(404, "COMMAND_NOT_FOUND", f"no such command: {request.match_info['id']}")
         if self.knows_extensions:
+            known = request.query.get("waiting")
             try:
-                async with asyncio.timeout(float(request.query.get("waitSeconds", "0"))):
-                    await command.ended.wait()
+                async with asyncio.timeout(float(request.query.get("waitSeconds", "0"))), self.seen:
+                    await self.seen.wait_for(
+                        lambda: command.state in TERMINAL or known not in (None, self._tag)
+                    )
             except TimeoutError:
                 pass
         return web.json_response(self._describe(command))
@@ -276,12 +282,24 @@ class FakeServer:
             }
             if command.cancel_requested:
                 answer["cancelRequested"] = True
+            if self.waiting is not None and command.state not in TERMINAL:
+                answer["waiting"] = {"now": NOW, "tag": self._tag, **self.waiting}
         return answer | command.facts
 
     def _listed(self, command: StoredCommand) -> dict[str, Any]:
         answer = self._describe(command)
         response = answer.pop("response", {})
         return answer | ({"errorCode": response["code"]} if "code" in response else {})
+
+    @property
+    def _tag(self) -> str:
+        """The tag of the present reason."""
+        return "none" if self.waiting is None else f"{self.waiting['reason']}-tag"
+
+    async def wait_for_reason(self, **waiting: Any) -> None:
+        """Let commands wait for another reason, or for none."""
+        self.waiting = waiting or None
+        await self._tell()
 
     def _body(self, command: StoredCommand) -> dict[str, Any]:
         assert command.result is not None
@@ -394,10 +412,10 @@ class FakeServer:
         return web.json_response(self._describe(command))
 
     async def _agents(self, request: web.Request) -> web.Response:
-        known: dict[str, Any] = {} if self.presence is None else {"presence": self.presence}
-        if self.receivers:
-            known["receivers"] = self.receivers
-        return web.json_response({"agents": self.agents, **known})
+        is_all = request.query.get("all") == "true"
+        agents = [each for each in self.agents if is_all or each["agentId"] not in self.old_agents]
+        known = {"receivers": self.receivers} if self.receivers else {}
+        return web.json_response({"agents": agents, **known})
 
     def _run(self, command: StoredCommand) -> None:
         command.state = "PENDING"

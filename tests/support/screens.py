@@ -22,6 +22,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Mapping, Sequence
+from difflib import unified_diff
 from pathlib import Path
 
 from arc_runtime.terminal.text import width_of
@@ -65,7 +66,10 @@ def check_screens(
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
     assert golden.exists(), f"{golden} is missing: ARC_WRITE_SCREENS=1 writes it"
-    assert text.splitlines() == golden.read_text().splitlines()
+    changes = "\n".join(
+        unified_diff(golden.read_text().splitlines(), text.splitlines(), lineterm="")
+    )
+    assert not changes, f"{golden} differs; ARC_WRITE_SCREENS=1 writes it anew\n{changes}"
 
 
 def on_terminal(command: Sequence[str | Path], environ: Mapping[str, str], width: int) -> str:
@@ -96,7 +100,7 @@ def in_pipe(command: Sequence[str | Path], environ: Mapping[str, str]) -> str:
     """Run a program in pipes; what it writes to stdout, then what to stderr."""
     process = subprocess.run(
         [*map(str, command)],
-        env=_environment(environ) | {"COLUMNS": "40"},  # which must make no difference
+        env=_environment(environ) | {"COLUMNS": "40"},  # which makes a difference to help only
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=LIMIT_SECONDS,

@@ -57,6 +57,8 @@ class ScriptedServer:
         self.always: dict[str, Fault] = {}
         """A fault of every request of a route, until taken out."""
         self.lease_seconds = 60.0
+        self.held_polls = 0
+        """Lease requests that wait for a command."""
         self.cancelled: set[str] = set()
         self.lost: set[str] = set()
         self.blobs: dict[str, bytes] = {}
@@ -252,12 +254,16 @@ class ScriptedServer:
         asked = json.loads(body)
         seconds = asked.get("waitSeconds", 0) if self.knows_extensions else 0
         until = asyncio.get_running_loop().time() + seconds
-        while not self._queue:
-            left = until - asyncio.get_running_loop().time()
-            if left <= 0 or request.transport is None or request.transport.is_closing():
-                break
-            with suppress(TimeoutError):
-                await self._changes.until(lambda: bool(self._queue), min(left, 0.5))
+        self.held_polls += 1
+        try:
+            while not self._queue:
+                left = until - asyncio.get_running_loop().time()
+                if left <= 0 or request.transport is None or request.transport.is_closing():
+                    break
+                with suppress(TimeoutError):
+                    await self._changes.until(lambda: bool(self._queue), min(left, 0.5))
+        finally:
+            self.held_polls -= 1
         if request.transport is None or request.transport.is_closing():
             return web.Response()  # nobody is there any more
         leases = [self._queue.popleft() for _ in range(min(len(self._queue), asked["maxLeases"]))]

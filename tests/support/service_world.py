@@ -186,11 +186,17 @@ class World:
         command_id: str,
         wait: float = 0,
         *,
+        known: str | None = None,
         hold: Wait | None = None,
         within: str | None = None,
     ) -> CommandStatus:
         return await self.commands.status(
-            command_id, base_url=BASE, wait_seconds=wait, wait=hold, within=within
+            command_id,
+            base_url=BASE,
+            wait_seconds=wait,
+            known_tag=known,
+            wait=hold,
+            within=within,
         )
 
     # holder

@@ -7,7 +7,9 @@ its own. Nothing else is done: a step that the page does not name fails the test
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 from pathlib import Path
 from subprocess import Popen
@@ -19,7 +21,13 @@ from tests.support.waiting import wait_until
 _BLOCK: Final = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _STAYS: Final = {"arc-server serve ": "READY http", "arc-agent run ": "ready"}
 """Programs that stay in the foreground, and what they print once they work."""
-_END: Final = "printf '\\036%d\\036\\n' $?"
+_LOOP: Final = """\
+while IFS= read -r -d '' typed; do
+    eval "$typed" </dev/null
+    printf '\\036%d\\036\\n' $?
+done
+"""
+"""A shell that types what it reads. What it starts cannot read the lines that follow."""
 _ENDED: Final = re.compile("\036(\\d+)\036\n")
 
 
@@ -43,25 +51,26 @@ def sections(page: Path) -> dict[str, list[Block]]:
 class Terminal:
     """A shell in a root, which keeps its directory and its variables from line to line."""
 
-    def __init__(self, root: BootedRoot, first_lines: str = "") -> None:
-        self._shell: Popen[str] = root.shell()
+    def __init__(self, root: BootedRoot) -> None:
+        self._shell: Popen[str] = root.shell(_LOOP)
         self._printed = ""
+        self._is_over = False
         self._changed = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if first_lines:
-            self.type(first_lines)
 
-    def type(self, lines: str, seconds: float = 300.0) -> str:
-        """Type lines and wait for their end; what they printed. They must end with 0."""
+    def type(self, line: str, seconds: float = 300.0) -> str:
+        """Type a line and wait for its end; what it printed. It must end with 0."""
         start = len(self._printed)
-        self._send(f"{lines}\n{_END}")
+        self._send(line)
         with self._changed:
-            self._changed.wait_for(lambda: _ENDED.search(self._printed, start), seconds)
+            self._changed.wait_for(
+                lambda: _ENDED.search(self._printed, start) or self._is_over, seconds
+            )
             ended = _ENDED.search(self._printed, start)
         printed = self._printed[start:]
-        assert ended is not None, f"{lines}\ndid not end: {printed}"
-        assert ended[1] == "0", f"{lines}\nended with {ended[1]}: {printed}"
+        assert ended is not None, f"{line}\ndid not end: {printed}"
+        assert ended[1] == "0", f"{line}\nended with {ended[1]}: {printed}"
         return printed[: ended.start() - start]
 
     def leave_running(self, line: str, until: str) -> None:
@@ -71,14 +80,17 @@ class Terminal:
         assert until in self._printed, f"{line}\nprinted: {self._printed}"
 
     def close(self) -> None:
-        """End the shell and what runs in it."""
-        self._shell.kill()
+        """End the shell and what it has started."""
+        os.killpg(self._shell.pid, signal.SIGKILL)
         self._shell.wait()
         self._reader.join()
+        for pipe in (self._shell.stdin, self._shell.stdout):
+            assert pipe is not None
+            pipe.close()
 
     def _send(self, text: str) -> None:
         assert self._shell.stdin is not None
-        self._shell.stdin.write(f"{text}\n")
+        self._shell.stdin.write(f"{text}\0")
         self._shell.stdin.flush()
 
     def _read(self) -> None:
@@ -87,6 +99,9 @@ class Terminal:
             with self._changed:
                 self._printed += line
                 self._changed.notify_all()
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
 
 
 class Reader:
@@ -115,27 +130,22 @@ class Reader:
             lines = "\n".join(line[2:] for line in lines.splitlines() if line.startswith("$ "))
         for old, new in self._replaced.items():
             lines = lines.replace(old, new)
-        before, program = _divided(lines)
-        printed = self._main.type(before) if before.strip() else ""
-        if program:
-            directory = self._main.type("pwd").strip()
-            other = Terminal(self._root, f"cd {directory}\n{self.in_each_terminal}")
-            self._others.append(other)
-            mark = next(mark for name, mark in _STAYS.items() if name in program)
-            other.leave_running(program, mark)
-        return printed
+        return "".join(self._type_line(line) for line in lines.splitlines() if line.strip())
+
+    def _type_line(self, line: str) -> str:
+        """Type a line; what was printed. A program that stays gets a terminal of its own."""
+        mark = next((mark for name, mark in _STAYS.items() if name in line), None)
+        if mark is None:
+            return self._main.type(line)
+        directory = self._main.type("pwd").strip()
+        other = Terminal(self._root)
+        self._others.append(other)
+        for each in (f"cd {directory}", *self.in_each_terminal.splitlines()):
+            other.type(each)
+        other.leave_running(line, mark)
+        return ""
 
     def close(self) -> None:
         """Close all terminals."""
         for each in (self._main, *self._others):
             each.close()
-
-
-def _divided(lines: str) -> tuple[str, str]:
-    """Divide lines before a program that stays, which is the last of a block."""
-    before: list[str] = []
-    for line in lines.splitlines():
-        if any(name in line for name in _STAYS):
-            return "\n".join(before), line
-        before.append(line)
-    return "\n".join(before), ""

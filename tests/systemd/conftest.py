@@ -13,13 +13,6 @@ from tests.support.arc_host import ArcHost
 from tests.support.booted_root import BootedRoot
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _possible() -> None:
-    """Fail, and say what to install, where no root can be booted."""
-    if reason := debian_root.why_not():
-        pytest.exit(f"make test-systemd: {reason}", returncode=2)
-
-
 @pytest.fixture(scope="module")
 def root(request: pytest.FixtureRequest) -> Iterator[BootedRoot]:
     """A root that has just been booted, for all tests of a module."""

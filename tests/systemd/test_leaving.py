@@ -78,8 +78,9 @@ def test_debian_packages_are_installed_work_and_leave_nothing(
     root.type("dpkg --purge arc-agent arc-server")
     root.type(f"rm -r {packages} sender.token")
 
+    # dpkg keeps its own lists, and removes an empty /opt, which no package of Debian's owns
     left = difference(before, root.files())
-    assert [each for each in left if "var/lib/dpkg" not in each] == []
+    assert [each for each in left if not each.startswith(("var/lib/dpkg/", "opt: "))] == []
 
 
 def built_packages(root: BootedRoot, wheel: Path) -> str:

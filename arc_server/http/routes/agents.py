@@ -33,9 +33,13 @@ def routes(service: AgentService) -> Sequence[Route]:
     async def list_agents(call: Call) -> web.StreamResponse:
         deployment_id = fields.optional_name("deploymentId", call.query("deploymentId"))
         with_schemas = fields.boolean("schemas", call.query("schemas"))
-        return json_answer(
-            await service.list(deployment_id, within=call.within, with_schemas=with_schemas)
+        answer = await service.list(
+            deployment_id,
+            within=call.within,
+            with_schemas=with_schemas,
+            with_old=fields.boolean("all", call.query("all")),
         )
+        return json_answer(answer)
 
     return (
         Route(method="PUT", path="/agents/*", handler=register, scopes=HOLDERS),

@@ -62,6 +62,7 @@ def routes(service: CommandService) -> Sequence[Route]:
                 command_id,
                 base_url=call.base_url,
                 wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
+                known_tag=fields.optional_name("waiting", call.query("waiting")),
                 wait=wait,
                 within=call.within,
             )

@@ -44,16 +44,13 @@ def hook(tmp_path: Path) -> Hook:
     return settings
 
 
-async def failure(capsys: pytest.CaptureFixture[str]) -> str:
-    """What was logged until the hook had failed."""
-    shown: list[str] = []
+async def failure(logged: Any) -> str:
+    """Wait until it is logged that the hook failed; the reason."""
 
-    def has_failed() -> bool:
-        shown.extend(capsys.readouterr())
-        return any("approval.hook_failed" in each for each in shown)
+    def reasons() -> list[str]:
+        return [each["reason"] for each in logged if each["event"] == "approval.hook_failed"]
 
-    await until(has_failed)
-    return "".join(shown)
+    return (await until(reasons))[0]
 
 
 async def approve(directory: Path) -> dict[str, Any]:
@@ -91,13 +88,13 @@ async def test_a_program_that_fails_is_logged_and_holds_up_nothing(
     server: ScriptedServer,
     start: Start,
     hook: Hook,
-    capsys: pytest.CaptureFixture[str],
+    logged: Any,
     script: str,
     reason: str,
 ) -> None:
     server.send("quick", command_id="cmd_a")
     agent = await start(server, quick, **hook(script, approval_hook_seconds=0.3))
-    assert reason in await failure(capsys)
+    assert reason in await failure(logged)
 
     await approve(agent.directory)
     assert (await server.response())["status"] == "success"
@@ -124,14 +121,14 @@ async def test_a_program_that_is_not_there_is_logged(
     start: Start,
     hook: Hook,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    logged: Any,
 ) -> None:
     server.send("quick", command_id="cmd_a")
     settings = hook("")
     (tmp_path / "hook").unlink()
     agent = await start(server, quick, **settings)
 
-    assert "No such file or directory" in await failure(capsys)
+    assert "No such file or directory" in await failure(logged)
 
     await approve(agent.directory)
     assert (await server.response())["status"] == "success"

@@ -373,18 +373,3 @@ def test_a_scope_that_cannot_be_is_refused_at_the_start(
 
     with pytest.raises(HandlerError, match=r"x\.isolation: no scope here: systemd does not run"):
         isolation.check({"x": section(["true"], limits={"processes": 9}, isolation="scope")})
-
-
-@pytest.mark.skipif(
-    not Path("/run/systemd/system").is_dir() or os.geteuid() != 0,
-    reason="systemd does not run here, or does not obey this user",
-)
-async def test_a_real_scope_holds_the_program(tmp_path: Path) -> None:
-    declared = section(
-        python("print(open('/proc/self/cgroup').read())"),
-        limits={"processes": 9},
-        isolation="scope",
-        output="text",
-    )
-
-    assert "arc-exec-cmd-1" in await run(tmp_path, declared)

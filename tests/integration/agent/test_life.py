@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arc_agent import CommandFailed, Context, handler
-from tests.support.running_agent import Start
+from tests.support.running_agent import RunningAgent, Start
 from tests.support.scripted_server import ScriptedServer, inline
 from tests.support.waiting import settle
 
@@ -56,16 +56,79 @@ async def test_the_lease_request_says_who_asks_and_for_how_much(
     assert "arc.ping" in [each["name"] for each in registered.json()["handlers"]]
 
 
-async def test_two_starts_are_two_agents(server: ScriptedServer, start: Start) -> None:
-    first = await start(server)
-    await server.until(lambda: bool(server.seen("agents")))
+def registrations(server: ScriptedServer) -> list[tuple[str, str | None, str | None]]:
+    """What agents registered: their id, the state of their status, and what they replace."""
+    told = [(each.path.rpartition("/")[2], each.json()) for each in server.seen("agents")]
+    return [(id_, (it.get("status") or {}).get("state"), it.get("replaces")) for id_, it in told]
+
+
+async def started(server: ScriptedServer, start: Start) -> RunningAgent:
+    """An agent that has registered: it polls."""
+    polls = len(server.seen("leases"))
+    agent = await start(server)
+    await server.until(lambda: len(server.seen("leases")) > polls)
+    return agent
+
+
+async def test_two_starts_are_two_agents_and_the_second_replaces_the_first(
+    server: ScriptedServer, start: Start
+) -> None:
+    first = await started(server, start)
     await first.stop()
-    await start(server)
-    await server.until(lambda: len(server.seen("agents")) == 2)
+    second = await started(server, start)
+    await second.stop()
 
-    paths = {request.path for request in server.seen("agents")}
+    ids = [first.agent.agent_id, second.agent.agent_id]
+    assert len(set(ids)) == 2
+    assert registrations(server) == [
+        (ids[0], None, None),
+        (ids[0], "gone", None),
+        (ids[1], None, ids[0]),
+        (ids[1], "gone", ids[0]),
+    ]
 
-    assert len(paths) == 2
+
+async def test_a_start_replaces_the_last_one_that_the_server_knows(
+    server: ScriptedServer, start: Start
+) -> None:
+    known = await started(server, start)
+    await known.stop()
+    server.always["agents"] = 503
+    unknown = await started(server, start)
+    await unknown.stop()
+    del server.always["agents"]
+    last = await started(server, start)
+
+    *_, refused, registered = registrations(server)
+    assert refused[0] == unknown.agent.agent_id, "unknown to the server, it says no goodbye"
+    assert registered == (last.agent.agent_id, None, known.agent.agent_id)
+
+
+async def test_an_id_that_cannot_be_kept_or_read_stops_nothing(
+    server: ScriptedServer, start: Start
+) -> None:
+    first = await started(server, start)
+    await first.stop()
+    kept = first.directory / "registered"
+    kept.unlink()
+    kept.mkdir()
+
+    await started(server, start)
+
+    assert registrations(server)[-1][2] is None
+
+
+async def test_an_agent_without_contact_stops_without_a_goodbye(
+    server: ScriptedServer, start: Start, logged: list[dict[str, Any]]
+) -> None:
+    agent = await start(server)
+    await server.until(lambda: bool(server.seen("leases")))
+    server.always["leases"] = "drop"
+    server.let_go()
+    await server.until(lambda: any(each["event"] == "contact.lost" for each in logged))
+
+    assert await agent.stop() == 0
+    assert [state for _, state, _ in registrations(server)] == [None]
 
 
 async def test_many_commands_run_at_once_but_never_more_than_allowed(

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,45 @@ async def test_an_operator_sees_size_and_digest_alone_where_the_host_says_so(
 
     assert (waiting["params"], waiting["params_bytes"]) == (None, 23)
     assert waiting["params_sha256"] == sha256(b'{"password": "hunter2"}').hexdigest()
+
+
+def reported(server: ScriptedServer) -> list[dict[str, str]]:
+    """The command that waits for approval, as each renewal reports it; {} for none."""
+    told = [each.json().get("waiting", [{}]) for each in server.seen("renew")]
+    return [each for (each,) in told]
+
+
+async def test_the_server_learns_at_once_that_a_command_waits_for_approval_and_that_it_ceases(
+    server: ScriptedServer, start: Start, policy: Any, slow: Slow
+) -> None:
+    rules = policy({"name": "ask", "commands": ["arc.echo"], "action": "approve"}, {"name": "rest"})
+    server.send("arc.echo", command_id="cmd_a")
+    agent = await start(server, *slow.handlers(), **rules)  # it would renew after 20 s
+    (waiting,) = await until_waiting(agent)
+    await server.until(lambda: len(server.seen("renew")) == 1)
+    server.send("slow.one", command_id="cmd_b")
+    await slow.changes.until(lambda: slow.running == 1)
+    await told(agent, "approve", id="cmd_a")
+    await server.until(lambda: len(server.seen("renew")) == 2)
+
+    before, after = reported(server)
+    assert (before["leaseId"], before["reason"]) == ("lease_1", "approval")
+    assert datetime.fromisoformat(before["until"]).replace(microsecond=0) == (
+        datetime.fromisoformat(waiting["until"])
+    )
+    assert after == {}
+
+
+async def test_a_report_that_does_not_arrive_is_made_again(
+    server: ScriptedServer, start: Start, policy: Any
+) -> None:
+    server.faults["renew"].append(503)
+    server.send("quick", command_id="cmd_a")
+    await start(server, quick, **policy({"name": "ask", "action": "approve"}))
+
+    await server.until(lambda: len(server.seen("renew")) == 2)
+
+    assert [each.get("reason") for each in reported(server)] == ["approval", "approval"]
 
 
 async def test_a_person_may_refuse(server: ScriptedServer, start: Start, policy: Any) -> None:
@@ -450,6 +490,11 @@ def statuses(server: ScriptedServer) -> list[Any]:
     return [request.json().get("status") for request in server.seen("agents")]
 
 
+async def until_told_and_asking_no_more(server: ScriptedServer) -> None:
+    """Wait for a status; it comes while the poll before it is still held."""
+    await server.until(lambda: bool(statuses(server)[-1]) and not server.held_polls)
+
+
 async def test_a_paused_agent_takes_nothing_and_says_so_until_it_is_resumed(
     server: ScriptedServer, start: Start, slow: Slow
 ) -> None:
@@ -458,7 +503,7 @@ async def test_a_paused_agent_takes_nothing_and_says_so_until_it_is_resumed(
     await slow.changes.until(lambda: slow.running == 1)
 
     await told(agent, "pause", note="new disk", seconds=3600)
-    await server.until(lambda: bool(statuses(server)[-1]))
+    await until_told_and_asking_no_more(server)
     polls = len(server.seen("leases"))
     server.send("quick", command_id="cmd_b")
     slow.may_end.set()
@@ -493,7 +538,7 @@ async def test_a_pause_ends_by_itself(server: ScriptedServer, start: Start) -> N
     agent = await start(server, quick, poll={"wait_seconds": 0.2})
     await server.until(lambda: bool(server.seen("leases")))
     await told(agent, "pause", seconds=0.5)
-    await server.until(lambda: bool(statuses(server)[-1]))
+    await until_told_and_asking_no_more(server)
 
     server.send("quick")
     await server.response()
@@ -522,8 +567,9 @@ async def test_stop_all_ends_what_runs_gives_back_what_waits_and_holds_over_a_re
 
     polls = len(server.seen("leases"))
     server.send("quick", command_id="cmd_c")
+    told_before = len(statuses(server))
     async with running(server.url, tmp_path, (quick,), {}) as agent:
-        await server.until(lambda: bool(statuses(server)[-1]))
+        await server.until(lambda: len(statuses(server)) > told_before)
         assert statuses(server)[-1]["state"] == "stopped"
         assert len(server.seen("leases")) == polls
 
@@ -578,7 +624,7 @@ async def test_a_command_whose_line_cannot_be_written_is_not_started_and_costs_n
     monkeypatch.setattr(os, "write", write)
     server.send("quick", command_id="cmd_a")
     await server.until(lambda: bool(server.seen("release")))
-    await server.until(lambda: bool(statuses(server)[-1]))
+    await until_told_and_asking_no_more(server)
     polls = len(server.seen("leases"))
     assert server.seen("release")[0].json()["reason"] == "drain"
     assert ran == []

@@ -138,6 +138,7 @@ async def test_a_proxy_that_refuses_is_named(status: str, why: str) -> None:
     assert ended.code == 3
     assert f"the proxy {proxy.replace('user:secret@', '')} {why}" in ended.err
     assert "secret" not in ended.err
+    assert "Is the server running" not in ended.err
 
 
 async def test_a_proxy_that_is_not_there_is_named() -> None:

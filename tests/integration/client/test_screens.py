@@ -18,13 +18,13 @@ GOLDEN = Path(__file__).parent / "screens"
 COMMANDS = [
     ("SUCCEEDED", "reports.generate", "acme-eu-1", 300, {}),
     ("FAILED", "tables.import", "acme-eu-1", 400, {"code": "HANDLER_ERROR"}),
-    ("FAILED", "db.vacuum", "acme-us-west-production-2", 90_000, {"code": "CANCELLED"}),
+    ("FAILED", "db.vacuum", "acme-us-west-production-2", 92_000, {"code": "CANCELLED"}),
     ("DISPATCHED", "db.vacuum", "acme-eu-1", 20_000, {"cancelRequested": True}),
     ("PENDING_UPLOAD", "images.resize[/x]", "acme-eu-1", 5_000, {}),
     ("PENDING", "a\x1b[2J\u202eb", "acme-eu-1", 400_000, {}),
 ]
 IDS = [f"cmd_019{number}f3a2b4c" + f"{number}abcdefghijklmnop"[:17] for number in range(6)]
-AGENT_IDS = [f"agent-{number}-0f1e2d3c4b5a69788796a5b4c3d2e1f0" for number in range(3)]
+AGENT_IDS = [f"agent-{number}-0f1e2d3c4b5a69788796a5b4c3d2e1f0" for number in range(4)]
 SCHEMA = {
     "type": "object",
     "required": ["month"],
@@ -71,11 +71,17 @@ def furnished(server: FakeServer) -> None:
     """Commands in all states, and agents that are well, ill and paused."""
     for number in reversed(range(len(COMMANDS))):
         server.commands[IDS[number]] = stored(IDS[number], number)
-    hosts = ["db-1.eu.acme.example", "db-2.eu.acme.example", "edge-17[link=http://x].acme.example"]
+    hosts = [
+        "db-1.eu.acme.example",
+        "db-2.eu.acme.example",
+        "edge-17[link=http://x].acme.example",
+        "old",
+    ]
     statuses: list[dict[str, Any]] = [
         {},
         {"status": {"state": "paused", "note": "the disk is replaced, back after lunch"}},
         {"status": {"state": "degraded", "note": "clock is 40 s ahead"}},
+        {"isGone": True},
     ]
     server.agents = [
         {

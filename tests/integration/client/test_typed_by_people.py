@@ -168,3 +168,13 @@ async def test_a_deployment_that_is_not_there_gets_the_likeliest(
     ended = await arc(*line, url=server.url)
 
     assert "Did you mean acme-eu-1?" in ended.err
+
+
+async def test_a_mistyped_deployment_of_a_command_gets_the_likeliest(server: FakeServer) -> None:
+    server.agents = [agent("a1", "acme-eu-1")]
+    server.waiting = {"reason": "never_seen", "isAbsent": True}
+
+    ended = await arc("invoke", "acme-eu1", "vacuum", url=server.url)
+
+    assert ended.code == 6
+    assert "was cancelled. Did you mean acme-eu-1?\n" in ended.err

@@ -17,7 +17,7 @@ from tests.support.installed_server import ACCOUNTS, InstalledServer, run
 from tests.support.supervised_unit import Unit
 
 SOURCE = Path(__file__).parents[3]
-pytestmark = pytest.mark.host  # minutes: it builds virtual environments
+pytestmark = [pytest.mark.host, pytest.mark.timeout(600)]  # it builds virtual environments
 
 
 class StandIn:

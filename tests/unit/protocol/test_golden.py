@@ -13,7 +13,17 @@ import pytest
 
 from arc_protocol.codec import decode, encode
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.messages import agents, base, bodies, bootstrap, commands, errors, events, leases
+from arc_protocol.messages import (
+    agents,
+    base,
+    bodies,
+    bootstrap,
+    commands,
+    errors,
+    events,
+    leases,
+    waiting,
+)
 from arc_protocol.messages.agents import AgentList, AgentRegistration
 from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.bootstrap import BootstrapRequest, BootstrapResponse
@@ -71,6 +81,7 @@ VECTORS: Final[dict[str, Any]] = {
     "v3-status-succeeded": CommandStatus,
     "arc-status-dispatched": CommandStatus,
     "arc-status-succeeded": CommandStatus,
+    "arc-status-waiting": CommandStatus,
     "all-response-error": CommandResponse,
     "all-response-error-details": CommandResponse,
     "all-response-inline": CommandResponse,
@@ -173,7 +184,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
     rewritten = {f"{name}.rewritten" for name in ONLY_READ}
     parts = {
         kind
-        for module in (agents, bodies, bootstrap, commands, errors, events, leases)
+        for module in (agents, bodies, bootstrap, commands, errors, events, leases, waiting)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, base.Message)
     } - {base.Message}
@@ -184,7 +195,7 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
         leases.ResponseHandling, leases.LeaseInfo, leases.RenewedLease, agents.HandlerInfo,
         agents.HeldCommand, agents.AgentInfo, agents.AgentStatus, leases.SubmittedResponse,
         leases.RefusedResponse, events.Progress, events.LogLine, events.RecordedLine,
-        agents.DeploymentPresence, agents.ReceiverInfo,
+        agents.DeploymentPresence, agents.ReceiverInfo, waiting.Waiting, waiting.WaitingLease,
     }  # fmt: skip
 
     assert files == VECTORS.keys() | rewritten

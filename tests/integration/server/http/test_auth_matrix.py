@@ -446,6 +446,28 @@ async def test_a_bound_sender_sees_its_own_deployment_alone(client: Client) -> N
     assert (await client.call("GET", f"/v1/commands/{other}", token=token)).status == 404
 
 
+async def test_a_token_of_another_deployment_takes_no_record_of_an_agent_over(
+    client: Client,
+) -> None:
+    path, holder = "/v1/agents/agent-1", await make_token(client.server, Scope.AGENT, OWN)
+    stranger = await make_token(client.server, Scope.AGENT, OTHER)
+    theirs = AGENT | {"deploymentId": OTHER, "hostname": "stranger", "status": {"state": "gone"}}
+    await client.call("PUT", path, AGENT, token=holder)
+    (before,) = (await client.call("GET", f"/v1/agents?deploymentId={OWN}")).json["agents"]
+
+    answers = [
+        await client.call("PUT", path, theirs, token=stranger),
+        await client.call("PUT", path, AGENT | {"hostname": "stranger"}, token=stranger),
+        await client.call("PUT", "/v1/agents/2", theirs | {"replaces": "agent-1"}, token=stranger),
+    ]
+
+    (after,) = (await client.call("GET", f"/v1/agents?deploymentId={OWN}")).json["agents"]
+    assert [each.status for each in answers] == [200, 403, 200]
+    assert after == before
+    assert after["hostname"] == AGENT["hostname"]
+    assert "isGone" not in after
+
+
 async def test_an_agent_of_another_deployment_cannot_renew_a_lease(client: Client) -> None:
     subject = await Subject(client).prepare()
     other = await make_token(client.server, Scope.AGENT, OTHER)

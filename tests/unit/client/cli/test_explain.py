@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
 import pytest
 
 from arc_client import errors
-from arc_client.cli.explain import agent_hint, as_record, explain
+from arc_client.cli.explain import as_record, explain
 from arc_client.errors import error_of, failure_of
 from arc_protocol.errors import ArcError
-from arc_protocol.messages.agents import AgentInfo, HandlerInfo
-from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_protocol.messages.bodies import ErrorResponse
-
-NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 
 
 def answer(status: int, code: str | None, message: str = "m") -> ArcError:
@@ -107,51 +100,3 @@ def test_details_that_are_json_are_json_in_the_record(details: str, shown: objec
     error = failure_of("c1", ErrorResponse(code="E", message="m", details=details))
 
     assert as_record(error, explain(error))["details"] == shown
-
-
-def agent(**changes: Any) -> AgentInfo:
-    """An agent that was just seen."""
-    facts: dict[str, Any] = {
-        "agent_id": "a1",
-        "deployment_id": "dep",
-        "target": CommandTarget(resource_id="default", resource_type=ResourceType.DAEMON),
-        "version": "1",
-        "hostname": "host-1",
-        "handlers": [HandlerInfo(name="echo")],
-        "first_seen_at": NOW,
-        "last_seen_at": NOW,
-        "holding": [],
-    }
-    return AgentInfo(**(facts | changes))
-
-
-HOUR_AGO = NOW - timedelta(hours=1)
-
-
-@pytest.mark.parametrize(
-    ("agents", "command", "target", "hint"),
-    [
-        ([], "echo", None, "no agent of dep has been seen yet"),
-        ([agent(deployment_id="other")], "echo", None, "no agent of dep has been seen yet"),
-        ([agent()], "echo", "db", "no agent of dep serves the target db"),
-        (
-            [agent(last_seen_at=HOUR_AGO), agent(last_seen_at=HOUR_AGO - timedelta(1))],
-            "echo",
-            None,
-            "the agent of dep on host-1 was last seen 1h ago",
-        ),
-        ([agent()], "sync", None, "no agent of dep that is there has a handler for sync"),
-        (
-            [agent(), agent(last_seen_at=HOUR_AGO, handlers=[HandlerInfo(name="sync")])],
-            "sync",
-            None,
-            "no agent of dep that is there has a handler for sync",
-        ),
-        ([agent()], "echo", None, None),
-        ([agent()], "echo", "default", None),
-    ],
-)
-def test_why_nobody_takes_a_command(
-    agents: list[AgentInfo], command: str, target: str | None, hint: str | None
-) -> None:
-    assert agent_hint(agents, "dep", command, target, NOW) == hint

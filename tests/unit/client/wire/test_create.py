@@ -503,7 +503,7 @@ async def test_what_is_not_done_within_the_create_is_waited_for(
 ) -> None:
     http.post(CREATE, payload=created(**more))
     http.get(
-        f"http://h/v1/commands/cmd_1?waitSeconds={9 if more else 10}",
+        f"http://h/v1/commands/cmd_1?waitSeconds={9 if more else 10}&waiting=none",
         payload=status("SUCCEEDED", b"7"),
     )
 

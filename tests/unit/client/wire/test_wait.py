@@ -16,20 +16,22 @@ from arc_client import (
     CommandExpired,
     CommandFailed,
     CommandTimeout,
+    ProgressCallbacks,
     ResultUnreadable,
     ServerUnreachable,
     TokenRefused,
 )
 from arc_protocol.errors import CommandNotFound
+from arc_protocol.messages.commands import CommandStatus
 from tests.support.client_fakes import created, error, status
 from tests.support.clocks import SenderClock
 
-STATUS = re.compile(r"^http://h/v1/commands/cmd_1(\?waitSeconds=\d+)?$")
+STATUS = re.compile(r"^http://h/v1/commands/cmd_1(\?waitSeconds=\d+&waiting=\w+)?$")
 
 
 def asked(http: aioresponses) -> list[str | None]:
     """The different `waitSeconds` of status requests, in the order of their first use."""
-    return [url.query.get("waitSeconds") for _, url in http.requests]
+    return list(dict.fromkeys(url.query.get("waitSeconds") for _, url in http.requests))
 
 
 def count(http: aioresponses) -> int:
@@ -318,3 +320,53 @@ async def test_looking_for_the_command_takes_of_the_time_out(
             await arc.wait("cmd_1", timeout=60)
 
     assert clock.now == pytest.approx(1060)
+
+
+class Reasons(ProgressCallbacks):
+    """Keeps each reason that a wait brings."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str | None] = []
+
+    def on_waiting(self, status: CommandStatus) -> None:
+        self.reasons.append(None if status.waiting is None else status.waiting.reason)
+
+
+def waiting(reason: str, tag: str, **more: str) -> dict[str, dict[str, str]]:
+    """Why cmd_1 waits, as the server says it."""
+    return {"waiting": {"reason": reason, "tag": tag, "now": "2026-11-24T12:00:00Z", **more}}
+
+
+async def test_each_reason_is_passed_on_once_and_named_in_the_next_request(
+    http: aioresponses, clock: SenderClock
+) -> None:
+    http.get(STATUS, payload=status("PENDING", **waiting("paused", "t1")))
+    http.get(STATUS, payload=status("PENDING", **waiting("paused", "t1")))
+    http.get(STATUS, payload=status("DISPATCHED", **waiting("approval", "t2")))
+    http.get(STATUS, payload=status("DISPATCHED"))
+    http.get(STATUS, payload=status("SUCCEEDED", b"1"))
+    callbacks = Reasons()
+
+    async with Client("http://h", clock=clock, callbacks=callbacks) as arc:
+        await arc.wait_for_end("cmd_1", is_known=True)
+
+    assert callbacks.reasons == ["paused", "approval", None]
+    named = [url.query["waiting"] for _, url in http.requests]
+    assert named == ["none", "t1", "t2"]
+    assert clock.slept == [0.5], "an answer that brings a reason is no sign of a busy server"
+
+
+async def test_a_wait_that_runs_out_says_why_the_command_waits(
+    http: aioresponses, clock: SenderClock
+) -> None:
+    reason = waiting("paused", "t1", hostname="edge-7", note="new disk")
+    http.get(STATUS, payload=status("PENDING", **reason), repeat=True)
+
+    with pytest.raises(
+        CommandTimeout,
+        match=r"still PENDING after 1m: the agent on edge-7 is paused \(new disk\)$",
+    ) as raised:
+        await end_of(clock)
+
+    assert raised.value.waiting is not None
+    assert raised.value.waiting.hostname == "edge-7"

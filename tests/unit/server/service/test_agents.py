@@ -21,6 +21,7 @@ from arc_server.ports.records import Deployment
 from arc_server.service.unnamed_pollers import (
     MAX_REMEMBERED,
     MAX_TARGETS_REMEMBERED,
+    UNREGISTERED_SILENCE,
     UnnamedPollers,
 )
 from tests.support.clocks import START
@@ -157,7 +158,92 @@ async def test_agents_not_seen_for_long_are_left_out(world: World) -> None:
     world.clock.advance(world.limits.agents_seen_within_seconds + 1)
     await world.agents.register("new", registration())
 
-    assert [agent.agent_id for agent in (await world.agents.list(None)).agents] == ["new"]
+    found = (await world.agents.list(None, with_old=True)).agents
+    assert [agent.agent_id for agent in found] == ["new"]
+
+
+def start_of(replaces: str | None = None, state: str | None = None) -> AgentRegistration:
+    """The registration of a start, perhaps after another one in the same place."""
+    status = None if state is None else AgentStatus(state=state)
+    return msgspec.structs.replace(registration(), replaces=replaces, status=status)
+
+
+async def listed(world: World, *, with_old: bool = False) -> dict[str, bool]:
+    """The agents in the list, and whether each is gone."""
+    found = (await world.agents.list(None, with_old=with_old)).agents
+    return {agent.agent_id: bool(agent.is_gone) for agent in found}
+
+
+async def test_an_agent_that_said_goodbye_is_gone_at_once(world: World) -> None:
+    await world.agents.register("a1", start_of())
+    await world.agents.register("a2", start_of())
+    await world.agents.register("a1", start_of(state="gone"))
+
+    assert await listed(world) == {"a1": True, "a2": False}
+
+
+async def test_an_agent_is_gone_that_gives_no_sign_of_life_until_it_gives_one(
+    world: World,
+) -> None:
+    await world.agents.register("a1", start_of())
+    world.clock.advance(world.limits.silent_seconds - 1)
+    assert await listed(world) == {"a1": False}
+    world.clock.advance(1)
+    assert await listed(world) == {"a1": True}
+
+    await world.poll(agent="a1", target=daemon("t1"))
+
+    assert await listed(world) == {"a1": False}
+
+
+async def test_no_agent_is_silent_while_the_server_was_not_there_to_hear(world: World) -> None:
+    await world.agents.register("a1", start_of())
+    world.clock.advance(3_600)
+
+    restarted = world.restarted()
+
+    assert await listed(restarted) == {"a1": False}
+    world.clock.advance(world.limits.silent_seconds)
+    assert await listed(restarted) == {"a1": True}
+
+
+async def test_a_restarted_agent_takes_the_place_of_its_last_start(world: World) -> None:
+    await world.agents.register("a1", start_of())
+    world.clock.advance(1)
+    await world.agents.register("a2", start_of(replaces="a1"))
+    world.clock.advance(1)
+    await world.agents.register("a3", start_of(replaces="a2"))
+
+    assert await listed(world) == {"a3": False}
+    assert await listed(world, with_old=True) == {"a1": True, "a2": True, "a3": False}
+
+
+async def test_a_clone_takes_no_place_of_an_agent_that_goes_on(world: World) -> None:
+    await world.agents.register("a1", start_of())
+    world.clock.advance(1)
+    await world.agents.register("a2", start_of(replaces="a1"))
+    world.clock.advance(1)
+
+    await world.poll(agent="a1", target=daemon("t1"))
+
+    assert await listed(world) == {"a1": False, "a2": False}
+
+
+async def test_an_agent_takes_no_place_in_another_deployment(world: World) -> None:
+    await world.agents.register("a1", registration("d2"))
+    world.clock.advance(1)
+    await world.agents.register("a2", start_of(replaces="a1"), within="d1")
+
+    assert await listed(world) == {"a1": False, "a2": False}
+
+
+async def test_agents_that_left_long_ago_are_listed_on_request(world: World) -> None:
+    await world.agents.register("old", start_of())
+    world.clock.advance(world.limits.gone_agents_listed_seconds + 1)
+    await world.agents.register("new", start_of())
+
+    assert await listed(world) == {"new": False}
+    assert await listed(world, with_old=True) == {"old": True, "new": False}
 
 
 async def test_bound_callers_register_and_see_their_own_deployment(world: World) -> None:
@@ -208,8 +294,9 @@ async def test_receivers_that_do_not_register_are_listed_by_target(world: World)
     assert (await world.agents.list(None)).receivers == [*of_d1, of_d2]
     assert (await world.agents.list("d1")).receivers == of_d1
     assert (await world.agents.list(None, within="d2")).receivers == [of_d2]
-    world.clock.advance(world.limits.agents_seen_within_seconds - 30)
+    world.clock.advance(world.limits.gone_agents_listed_seconds - 30)
     assert (await world.agents.list(None)).receivers == of_d1[1:]
+    assert (await world.agents.list(None, with_old=True)).receivers == [*of_d1, of_d2]
 
 
 def test_no_more_targets_of_a_deployment_are_remembered_than_may_be() -> None:
@@ -220,6 +307,17 @@ def test_no_more_targets_of_a_deployment_are_remembered_than_may_be() -> None:
     remembered = pollers.receivers("d1", START - timedelta(hours=1))
     assert len(remembered) == MAX_TARGETS_REMEMBERED
     assert remembered[0].target == daemon("t5")
+
+
+def test_a_poll_is_news_that_comes_after_a_long_silence() -> None:
+    pollers = UnnamedPollers(START)
+    later = START + UNREGISTERED_SILENCE
+
+    polls = [(None, START), (None, START + timedelta(seconds=5)), (daemon("t1"), START)]
+    assert [pollers.mark("d1", *poll) for poll in polls] == [True, False, True]
+    assert pollers.mark("d1", daemon("t1"), later)
+    assert pollers.polled_at("d1", "t1") == later
+    assert pollers.polled_at("d1", "t2") == START + timedelta(seconds=5)
 
 
 async def test_a_deployment_that_is_pushed_to_says_so(world: World) -> None:
