@@ -112,8 +112,8 @@ class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
     renewed: list[RenewedLease]
     lost: list[str]
     cancelled: list[str]
-    epoch: str | None = None
-    """Extension, as in LeaseResponse."""
+    epoch: str | msgspec.UnsetType = msgspec.UNSET
+    """Extension: as in the answer to a lease request."""
 
 
 class SubmittedResponse(Message, frozen=True, kw_only=True):

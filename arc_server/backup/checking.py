@@ -29,7 +29,7 @@ YOUNG_SECONDS: Final = 24 * 3600.0
 
 
 class Findings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check found."""
+    """The findings of a check."""
 
     commands: int
     blobs: int

@@ -1,4 +1,4 @@
-"""What a database file says of its data: its schema, its epoch, its blobs, and how sound it is.
+"""The contents of a database file: its epoch, its counts, its blobs, and how sound it is.
 
 All of it reads a file that no process has open, such as a snapshot.
 """

@@ -34,8 +34,8 @@ class BackedUpFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup holds."""
+class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The manifest of a backup."""
 
     format: int
     release: str
@@ -49,7 +49,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: Sequence[BackedUpFile]
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
+def write_manifest(directory: Path, manifest: BackupManifest) -> None:
     """Write the manifest, durably. Raises OSError."""
     path = directory / NAME
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -59,10 +59,10 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     sync_directory(directory)
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path) -> BackupManifest:
     """Return the manifest of a backup. Raises BackupError."""
     try:
-        manifest = msgspec.json.decode((directory / NAME).read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode((directory / NAME).read_bytes(), type=BackupManifest)
     except FileNotFoundError:
         raise BackupError(f"{directory}: not a backup, or not a whole one: no {NAME}") from None
     except (OSError, msgspec.DecodeError) as error:
@@ -78,7 +78,7 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def check_files(directory: Path, manifest: Manifest) -> None:
+def check_files(directory: Path, manifest: BackupManifest) -> None:
     """Read every file of a backup and compare it with the manifest. Raises BackupError, OSError."""
     for file in manifest.files:
         path = directory / file.path

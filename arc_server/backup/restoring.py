@@ -22,7 +22,7 @@ from arc_server.app import BLOBS, DATABASE
 from arc_server.backup.contents import problems_of, read_database
 from arc_server.backup.manifest import (
     BackupError,
-    Manifest,
+    BackupManifest,
     check_files,
     copy_file,
     read_manifest,
@@ -32,8 +32,8 @@ from arc_server.backup.taking import unfinished
 from arc_server.store.engine import opening, schema
 from arc_server.store.engine.ended_journal import (
     JOURNAL,
-    Ended,
     EndedJournal,
+    EndedRecord,
     end_again,
     read_journal,
 )
@@ -47,7 +47,7 @@ EVENT_JUMP: Final = 1_000_000
 """Places of events that are left out, for each command that has not ended."""
 
 
-def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> Manifest:
+def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> BackupManifest:
     """Restore a backup to a data directory that is not there yet, or empty.
 
     `former` is the data directory from which the backup was taken, or what is left of it: its
@@ -86,7 +86,7 @@ def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> Manifes
     return manifest
 
 
-def turn_epoch(path: Path, lines: Iterable[Ended], backed_up_at: datetime) -> str:
+def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime) -> str:
     """Begin a new epoch in a database that no process has open; return it.
 
     Raises sqlite3.Error, StoreRefused.

@@ -31,7 +31,7 @@ from arc_server.backup.manifest import (
     FORMAT,
     BackedUpFile,
     BackupError,
-    Manifest,
+    BackupManifest,
     check_files,
     copy_file,
     sync_tree,
@@ -46,7 +46,7 @@ _TRIES: Final = 3
 """A blob may be sealed, and so renamed, between finding and opening it."""
 
 
-async def take_backup(store: Store, data_dir: Path, destination: Path) -> Manifest:
+async def take_backup(store: Store, data_dir: Path, destination: Path) -> BackupManifest:
     """Back a data directory up to a new directory; return its manifest.
 
     The directory gets its name when all of it is written and read back. Raises BackupError;
@@ -92,7 +92,9 @@ def unfinished(destination: Path) -> Generator[Path]:
             shutil.rmtree(place)
 
 
-def _fill(place: Path, data_dir: Path, database: BackedUpFile, taken_at: datetime) -> Manifest:
+def _fill(
+    place: Path, data_dir: Path, database: BackedUpFile, taken_at: datetime
+) -> BackupManifest:
     """Copy what belongs to a snapshot. Raises BackupError, OSError, sqlite3.Error."""
     files = [database]
     missing: list[str] = []
@@ -107,7 +109,7 @@ def _fill(place: Path, data_dir: Path, database: BackedUpFile, taken_at: datetim
                 files.append(copied)
             elif not blob.is_awaited:
                 missing.append(blob.path)
-        manifest = Manifest(
+        manifest = BackupManifest(
             format=FORMAT,
             release=version("arc-commands"),
             schema=schema.version_of(snapshot),

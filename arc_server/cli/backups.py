@@ -11,7 +11,7 @@ import typer
 from arc_runtime.terminal.table import print_note
 from arc_server.app import DATABASE
 from arc_server.backup.checking import Findings, check_data
-from arc_server.backup.manifest import Manifest, check_files, read_manifest
+from arc_server.backup.manifest import BackupManifest, check_files, read_manifest
 from arc_server.backup.restoring import begin_epoch, restore_backup
 from arc_server.backup.taking import take_backup
 from arc_server.cli.database import (
@@ -42,7 +42,7 @@ def backup(
     """Back the server's data up, also while it runs"""
     place = config_here(config, data_dir).data_dir
 
-    async def take(store: Store) -> Manifest:
+    async def take(store: Store) -> BackupManifest:
         return await take_backup(store, place, directory)
 
     manifest = with_store(config, data_dir, take)

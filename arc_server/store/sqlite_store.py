@@ -47,7 +47,7 @@ from arc_server.ports.records import (
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
-from arc_server.store.engine.ended_journal import JOURNAL, Ended, EndedJournal
+from arc_server.store.engine.ended_journal import JOURNAL, EndedJournal, EndedRecord
 from arc_server.store.engine.rows import micros
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.engine.snapshots import write_snapshot
@@ -301,7 +301,9 @@ class SqliteStore:
         known = await self._write(credentials.enrol, token_hash, new, now)
         made = known.credential
         at = micros(made.enrolled_at)
-        await self._write_journal([Ended("enrolled", made.credential_id, at, made.enrol_token_id)])
+        await self._write_journal(
+            [EndedRecord("enrolled", made.credential_id, at, made.enrol_token_id)]
+        )
         return known
 
     async def find_key(self, key_id: str) -> KnownKey | None:
@@ -335,10 +337,10 @@ class SqliteStore:
         """Revoke, and see to it that a restore does not undo it."""
         is_there = await self._write(revoke, id_, now)
         if is_there:
-            await self._write_journal([Ended(kind, id_, micros(now))])
+            await self._write_journal([EndedRecord(kind, id_, micros(now))])
         return is_there
 
-    async def _write_journal(self, lines: Sequence[Ended]) -> None:
+    async def _write_journal(self, lines: Sequence[EndedRecord]) -> None:
         """Add to the journal, durably. Raises StoreUnavailable."""
         try:
             await asyncio.to_thread(self._journal.add, lines)

@@ -20,7 +20,7 @@ JOURNAL: Final = "ended.jsonl"
 """Its name in the data directory."""
 
 
-class Ended(msgspec.Struct, frozen=True, omit_defaults=True, array_like=False):
+class EndedRecord(msgspec.Struct, frozen=True, omit_defaults=True, array_like=False):
     """A line of the journal."""
 
     kind: str
@@ -49,12 +49,12 @@ class EndedJournal:
         self._turn = threading.Lock()
         self._known = {(line.kind, line.id) for line in read_journal(path)}
 
-    def add(self, lines: Iterable[Ended]) -> None:
+    def add(self, lines: Iterable[EndedRecord]) -> None:
         """Add what is not there yet; durable on return. Blocks. Raises OSError."""
         with self._turn:
             self._add([line for line in lines if (line.kind, line.id) not in self._known])
 
-    def _add(self, new: Sequence[Ended]) -> None:
+    def _add(self, new: Sequence[EndedRecord]) -> None:
         if not new:
             return
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -71,35 +71,35 @@ class EndedJournal:
         self._known.update((line.kind, line.id) for line in new)
 
 
-def read_journal(path: Path) -> list[Ended]:
+def read_journal(path: Path) -> list[EndedRecord]:
     """Return the lines of a journal, none if there is no file. Skip torn ones. Raises OSError."""
-    lines: list[Ended] = []
+    lines: list[EndedRecord] = []
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return lines
     for line in data.splitlines():
         try:
-            lines.append(msgspec.json.decode(line, type=Ended))
+            lines.append(msgspec.json.decode(line, type=EndedRecord))
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
     return lines
 
 
-def ended_in(connection: sqlite3.Connection) -> list[Ended]:
+def ended_in(connection: sqlite3.Connection) -> list[EndedRecord]:
     """Return all that has ended for good according to a database."""
     ended = [
-        Ended(kind, id_, at)
+        EndedRecord(kind, id_, at)
         for kind, (table, column) in _TABLES.items()
         for id_, at in connection.execute(
             f"SELECT {column}, revoked_at FROM {table} WHERE revoked_at IS NOT NULL"  # noqa: S608
         )
     ]
     made = connection.execute("SELECT credential_id, enrolled_at, enrol_token_id FROM credentials")
-    return ended + [Ended("enrolled", id_, at, by) for id_, at, by in made]
+    return ended + [EndedRecord("enrolled", id_, at, by) for id_, at, by in made]
 
 
-def end_again(connection: sqlite3.Connection, lines: Iterable[Ended]) -> None:
+def end_again(connection: sqlite3.Connection, lines: Iterable[EndedRecord]) -> None:
     """End in a database of an earlier time what a journal names. Raises sqlite3.Error."""
     used: dict[str, set[str]] = {}
     for line in lines:

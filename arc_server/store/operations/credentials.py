@@ -14,7 +14,7 @@ from arc_server.ports.records import (
     KnownKey,
     NewCredential,
 )
-from arc_server.store.engine.ended_journal import Ended, ended_in
+from arc_server.store.engine.ended_journal import EndedRecord, ended_in
 from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
 from arc_server.store.engine.session import StoreSession
 
@@ -177,7 +177,7 @@ def revoke_credential(db: StoreSession, credential_id: str, now: datetime) -> bo
     return True
 
 
-def ended(db: StoreSession) -> Sequence[Ended]:
+def ended(db: StoreSession) -> Sequence[EndedRecord]:
     """Return what has ended for good, for the journal."""
     return ended_in(db.connection)
 
