@@ -106,13 +106,13 @@ class RenewedLease(Message, frozen=True, kw_only=True):
     lease_seconds: float
 
 
-class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
+class RenewResponse(Message, frozen=True, kw_only=True):
     """Each requested lease is in `renewed` or `lost`; `cancelled` are among the renewed."""
 
     renewed: list[RenewedLease]
     lost: list[str]
     cancelled: list[str]
-    epoch: str | msgspec.UnsetType = msgspec.UNSET
+    epoch: str | None = None
     """Extension: as in the answer to a lease request."""
 
 

@@ -9,8 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from arc_runtime.directories import sync_directory
 from arc_server.store.engine import faults, queries, schema
 from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRefused
+from arc_server.store.engine.snapshots import write_snapshot
 from arc_server.store.engine.thread import Worker, worker
 
 _MAGIC: Final = b"SQLite format 3\0"
@@ -113,8 +115,24 @@ async def open_reader(path: Path, *, busy_timeout_seconds: float) -> Worker:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     _apply(connection, (*_SETTINGS, *_WRITER_SETTINGS))
+    version = schema.version_of(connection)
+    if 0 < version < schema.newest():
+        [(_, _, name)] = connection.execute("PRAGMA database_list").fetchall()
+        _copy_before_migration(Path(name), version)
     schema.migrate(connection)
     schema.check(connection, queries.load())
+
+
+def _copy_before_migration(path: Path, version: int) -> None:
+    """Keep a copy of a database for the way back to an older release. Raises StoreRefused."""
+    copy = path.with_name(f"{path.name}.schema-{version}")
+    try:
+        write_snapshot(path).replace(copy)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StoreRefused(
+            f"no copy of it before its schema changes ({copy.name}): {error.strerror}"
+        ) from None
 
 
 def lock_path(path: Path) -> Path:
