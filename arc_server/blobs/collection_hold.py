@@ -37,6 +37,7 @@ def collection_pass(root: Path) -> Generator[bool]:
 
 @contextmanager
 def _opened(root: Path) -> Generator[int]:
+    root.mkdir(mode=0o700, exist_ok=True)  # no server may have run yet
     handle = os.open(root / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         yield handle
