@@ -8,7 +8,7 @@ WORKERS ?= 3
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-big wheel deb test-deb test-host test-systemd lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-docs test-big wheel deb test-deb test-host test-systemd lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ bench-peers: $(VENV)/.dev $(PEERS)/.built  ## beside Celery on Redis and Procras
 chaos: $(VENV)/.dev  ## kills at every boundary and at random moments
 	@$(BIN)/python -m pytest tests/chaos -m "" -p no:xdist -s
 	@$(BIN)/python -m pytest tests/unit tests/integration tests/acceptance -m chaos -p no:xdist -s
+
+test-docs: $(VENV)/.dev  ## the examples of all pages of the docs, typed
+	@$(BIN)/python -m pytest tests/acceptance/test_docs_examples.py -m "" -n $(WORKERS)
 
 test-big: $(VENV)/.dev  ## 200 MB bodies each way
 	@$(BIN)/python -m pytest tests/acceptance -m big -p no:xdist

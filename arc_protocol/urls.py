@@ -21,7 +21,8 @@ _QUERY_NAME: Final = re.compile(r"[\w.~%\[\]+-]{0,64}", re.ASCII)
 def resolve(lease_url: str, reference: str) -> str:
     """Return the absolute form of a URL in an envelope that came from `lease_url`.
 
-    An absolute URL is returned byte for byte; a relative one is joined by RFC 3986. Raises
+    An absolute URL is returned byte for byte, but for one: `http` at the host and port that the
+    lease came from by `https` becomes `https`. A relative URL is joined by RFC 3986. Raises
     InvalidEnvelope for anything but http(s) with a host, and for `//host/path`: a reference must
     never silently leave its origin.
     """
@@ -29,7 +30,10 @@ def resolve(lease_url: str, reference: str) -> str:
         raise InvalidEnvelope("url: empty, or with characters that no URL has")
     site = site_of(reference)
     if site is not None and _is_site(site):
-        return reference
+        # A server behind a proxy that ends TLS names itself so when it has no public URL: plain
+        # HTTP at that port would never be answered, and no result would ever arrive.
+        is_downgrade = site_of(lease_url) == f"https{site.removeprefix('http')}"
+        return f"https{reference.removeprefix('http')}" if is_downgrade else reference
     if reference.startswith("//"):
         raise InvalidEnvelope("url: has no scheme", url=redact(reference))
     try:

@@ -9,11 +9,11 @@ import pytest
 
 from arc_runtime.logs import redaction
 
-LEFT_OUT = "not big and not chaos and not host"
+LEFT_OUT = "not big and not chaos and not host and not docs"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`-m` on the command line decides alone; without one, `big`, `chaos` and `host` stay out.
+    """`-m` on the command line decides alone; without one, the marked tests stay out.
 
     Workers of xdist inherit the expression of the process that started them, not its arguments:
     an explicit empty one becomes one that is true of every test.

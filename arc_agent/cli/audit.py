@@ -15,6 +15,7 @@ from typing import Any, Final
 from arc_agent.cli.output import DONE, NO, UNUSABLE, fail, show
 from arc_agent.cli.place import audit_of
 from arc_agent.guard.audit_reader import Broken, entries, verify
+from arc_runtime.terminal.text import counted
 
 _Entry = dict[str, Any]
 
@@ -38,7 +39,7 @@ def _verify(given: argparse.Namespace) -> int:
         report = verify(directory, given.expect)
     except Broken as error:
         return fail(NO, f"{directory}: BROKEN: {error}")
-    show(f"{directory}: ok, {report.lines} lines in {report.files} files")
+    show(f"{directory}: ok, {counted(report.lines, 'line')} in {counted(report.files, 'file')}")
     show(f"last line: {report.last_sha256}")
     if report.first_seq > 1:
         show(f"the first line has the number {report.first_seq}: older lines were rotated away")

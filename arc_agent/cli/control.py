@@ -18,6 +18,7 @@ from arc_agent.host.logins import own_login
 from arc_runtime.control_socket import ControlDenied, ControlRefused, NotListening, ask
 from arc_runtime.durations import format_duration
 from arc_runtime.terminal.prefixes import PrefixError, id_of
+from arc_runtime.terminal.text import counted
 
 
 def run(given: argparse.Namespace) -> int:
@@ -111,7 +112,7 @@ def _resume(given: argparse.Namespace) -> int:
 def _stop_all(given: argparse.Namespace) -> int:
     """Stop all commands."""
     answer = _ask(given, note=given.note)
-    show(f"{answer['stopped']} commands are being stopped; no more until resume")
+    show(f"stopping {counted(answer['stopped'], 'command')}; no more until resume")
     return _kept(answer)
 
 

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from arc_agent import testing
-from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, UNUSABLE, log_line
+from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, UNUSABLE, fail, log_line
 from arc_agent.cli.policy import read_given_params
 from arc_agent.config.params_schema import read_params
 from arc_agent.guard.policy import Action, Question
 from arc_agent.handlers.lifespans import open_all
 from arc_agent.testing import Result
 from arc_agent.work.live_config import LiveConfig, Source
+from arc_runtime.terminal.suggestions import no_such
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _MAX_NAME_CHARS: Final = 64
@@ -35,7 +36,7 @@ def run(given: argparse.Namespace) -> int:
             return _new(given.name, given.dir)
         return _test(given)
     except (OSError, ValueError) as error:
-        return _stop(UNUSABLE, str(error))
+        return fail(UNUSABLE, str(error))
 
 
 # test-handler
@@ -52,14 +53,17 @@ def _test(given: argparse.Namespace) -> int:
     live = LiveConfig(Source(file=given.config, environ=os.environ, overrides=overrides))
     live.configure_logs()
     if live.registry.get(given.name) is None:
-        return _stop(UNUSABLE, f"no handler for {given.name!r}")
+        known = [handler.name for handler in live.registry]
+        return fail(
+            UNUSABLE, f"{no_such('handler', given.name, known)}\nThere are {', '.join(known)}"
+        )
     denied = None if given.no_policy else _denied(live, given.name, data)
     if denied is not None:
-        return _stop(NOT_ALLOWED, f"DENIED_BY_POLICY: {denied} (--no-policy runs it anyway)")
+        return fail(NOT_ALLOWED, f"DENIED_BY_POLICY: {denied} (--no-policy runs it anyway)")
     try:
         result = asyncio.run(_run(live, given.name, data, given.timeout))
     except TimeoutError as error:
-        return _stop(NO, f"HANDLER_TIMEOUT: {error}")
+        return fail(NO, f"HANDLER_TIMEOUT: {error}")
     return _show(result)
 
 
@@ -90,9 +94,9 @@ def _show(result: Result) -> int:
     """Write the result to standard output, or an error to standard error."""
     if result.retry_after is not None:
         message = f": {result.message}" if result.message else ""
-        return _stop(NO, f"to run again after {result.retry_after:g} s{message}")
+        return fail(NO, f"to run again after {result.retry_after:g} s{message}")
     if result.code is not None:
-        return _stop(
+        return fail(
             NO, "\n".join(filter(None, (f"{result.code}: {result.message}", result.details)))
         )
     sys.stdout.buffer.write(result.data)
@@ -108,23 +112,28 @@ def _show(result: Result) -> int:
 def _new(name: str, directory: Path) -> int:
     """Create the package. Raises OSError."""
     if not _NAME.fullmatch(name) or len(name) > _MAX_NAME_CHARS:
-        return _stop(UNUSABLE, f"{name!r}: a name has small letters, digits and hyphens only")
+        return fail(UNUSABLE, f"{name!r}: a name has small letters, digits and hyphens only")
     place = directory / name
     if place.exists():
-        return _stop(UNUSABLE, f"{place} exists already")
+        return fail(UNUSABLE, f"{place} exists already")
     module = name.replace("-", "_")
     for path, text in _FILES.items():
         file = place / path.format(module=module)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text.replace("NAME", name).replace("MODULE", module))
-    return _stop(
-        DONE,
+    log_line(
         f"{place}: a package with the command {name}.greet\n"
-        f"  test it:   pytest {place}\n"
-        f"  try it:    arc-agent test-handler {name}.greet --params '{{\"name\": \"Ada\"}}'"
+        f"  test it:   python -m pytest {place}, once pytest is installed\n"
+        f'  try it:    arc-agent test-handler {name}.greet --params \'{{"name": "Ada"}}\''
         f" --handlers {place / module / 'handlers.py'}\n"
-        f"  use it:    pip install {place}, where the agent is installed",
-    )  # fmt: skip
+        f"  use it:    pip install {_as_path(place)}, where the agent is installed"
+    )
+    return DONE
+
+
+def _as_path(place: Path) -> str:
+    """Return a directory as pip takes it: a bare name would be a package of the registry's."""
+    return str(place) if place.is_absolute() else f"./{place}"
 
 
 _FILES: Final = {
@@ -204,9 +213,3 @@ def test_nothing_to_say_is_an_error() -> None:
     assert result.code == "NOTHING_TO_SAY"
 ''',
 }
-
-
-def _stop(code: int, text: str) -> int:
-    """Write a text to standard error, and return the exit code."""
-    log_line(text)
-    return code

@@ -45,15 +45,20 @@ def socket_of(given: argparse.Namespace) -> Path:
     """Return the control socket. Raises SettingsError.
 
     systemd alone knows the unit's runtime directory for certain: the usual places are tried.
+    Without any configuration, the last of them is that of an agent that this user has started.
     """
     if given.socket is not None:
         return given.socket
     if given.data_dir is not None:
         return given.data_dir / "control.sock"
     config = _config(given)
-    places = [] if config is None else [control_socket(config, os.environ)]
-    if given.config is None or (config is not None and config.control.socket is None):
-        places += _INSTALLED_SOCKETS
+    own = control_socket(config, os.environ)
+    if config is None:
+        places = [*_INSTALLED_SOCKETS, own]
+    elif given.config is None or config.control.socket is None:
+        places = [own, *_INSTALLED_SOCKETS]
+    else:
+        places = [own]
     return next((place for place in places if _exists(place)), places[0])
 
 
@@ -64,9 +69,10 @@ def audit_of(given: argparse.Namespace) -> Path:
     if given.data_dir is not None:
         return given.data_dir / "audit"
     config = _config(given)
-    if config is None:
+    directory = audit_directory(config, os.environ)
+    if config is None and not directory.is_dir():
         raise ValueError("there is no configuration: name the directory of the audit log")
-    return audit_directory(config, os.environ)
+    return directory
 
 
 def environ_of(unit: str) -> dict[str, str]:

@@ -23,6 +23,14 @@ PREFIX: Final = "ARC_AGENT"
 TOKEN_VARIABLES: Final = (f"{PREFIX}_SERVER_TOKEN", "ALIEN_COMMANDS_TOKEN")
 """The variables that hold the token itself."""
 
+_NO_SERVER: Final = (
+    f"is required: the server's URL (in the file of --config, {PREFIX}_SERVER_URL, or --server)"
+)
+_NO_DEPLOYMENT: Final = (
+    "is required: the deployment's id (in the file of --config,"
+    f" {PREFIX}_DEPLOYMENT, or --deployment)"
+)
+
 _RECEIVERS: Final[Mapping[str, str]] = {
     "ALIEN_COMMANDS_URL": "server.url",
     "ALIEN_COMMANDS_TOKEN": "server.token",
@@ -115,13 +123,13 @@ def _is_in_file(file: Path | None, key: str) -> bool:
 def _check(config: Config, *, needs_deployment: bool) -> None:
     """Check each key, and keys against each other. Raises SettingsError."""
     if not config.server.url or not config.server.url.strip():
-        raise SettingsError("is required: the server's URL", key="server.url", source=None)
+        raise SettingsError(_NO_SERVER, key="server.url", source=None)
     try:
         base_url(config.server.url)
     except ValueError as error:
         raise SettingsError(str(error), key="server.url", source=None) from None
     if needs_deployment or config.deployment is not None:
-        _check_name(config.deployment, "deployment", "is required: the deployment's id")
+        _check_name(config.deployment, "deployment", _NO_DEPLOYMENT)
     if config.name is not None:
         _check_name(config.name, "name", "must not be empty")
     if config.target is not None:

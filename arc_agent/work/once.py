@@ -6,6 +6,7 @@ import asyncio
 from typing import Final, Protocol
 
 from arc_agent.net.connection import NoContact, Refused
+from arc_runtime.terminal.text import counted
 
 _DONE: Final = 0
 _NOT_YET: Final = 1
@@ -60,9 +61,9 @@ class Once:
             return _NOT_YET, f"nothing was asked for: {self.refusal}"
         if self.undelivered:
             return _NOT_YET, (
-                f"{self._taken} commands run; {self.undelivered} results wait in the spool for the"
-                " server"
+                f"{counted(self._taken, 'command')} run;"
+                f" results that wait in the spool for the server: {self.undelivered}"
             )
         if not self._taken:
             return _DONE, "nothing is ready"
-        return _DONE, f"{self._taken} commands run, their results are handed in"
+        return _DONE, f"{counted(self._taken, 'command')} run; all results are handed in"

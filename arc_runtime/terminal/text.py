@@ -31,6 +31,11 @@ def on_one_line(text: str) -> str:
     return printable(_BREAKS.sub(" ", text.strip("\n\t")))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, `1 command` or `3 commands`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def width_of(text: str) -> int:
     """Return how many cells of a terminal a text takes."""
     if text.isascii():

@@ -291,7 +291,8 @@ async def test_a_captive_portal_is_neither_an_empty_answer_nor_the_end(
     await world.server()
     async with ForwardProxy({HOST: world.port}) as proxy:
         config = {"server": QUICK, "proxy": {"url": f"http://127.0.0.1:{proxy.port}"}}
-        agent = await world.agent("guest", url=f"http://{HOST}", config=config)
+        # The lease is long, so that no renewal is cut halfway: the page is to be the first news.
+        agent = await world.agent("guest", url=f"http://{HOST}", config=config, lease_seconds=60)
         command_id = await world.sender.create("hold", {"gate": "portal"})
         await world.noted(command_id)
         proxy.portal = portal

@@ -62,7 +62,7 @@ async def test_what_is_ready_is_run_and_handed_in(server: ScriptedServer, tmp_pa
 
     code, out, _ = await ended(await begin(tmp_path, server.url))
 
-    assert (code, out) == (0, "3 commands run, their results are handed in\n")
+    assert (code, out) == (0, "3 commands run; all results are handed in\n")
     assert [inline(response) for response in server.responses()] == [b'"done"'] * 3
     assert len(server.seen("leases")) == 1
     assert "waitSeconds" not in server.seen("leases")[0].json()
@@ -81,7 +81,7 @@ async def test_it_waits_for_a_command_when_told_to(server: ScriptedServer, tmp_p
 
     code, out, _ = await ended(process)
 
-    assert (code, out) == (0, "1 commands run, their results are handed in\n")
+    assert (code, out) == (0, "1 command run; all results are handed in\n")
     assert server.seen("leases")[0].json()["waitSeconds"] == 25.0
 
 
@@ -121,7 +121,7 @@ async def test_a_result_that_cannot_be_handed_in_is_kept_and_said(
     code, _, last = await ended(process)
 
     assert code == 1
-    assert last == "error: 1 commands run; 1 results wait in the spool for the server"
+    assert last == "error: 1 command run; results that wait in the spool for the server: 1"
 
 
 async def test_sigterm_gives_back_what_runs(server: ScriptedServer, tmp_path: Path) -> None:

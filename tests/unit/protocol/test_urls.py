@@ -43,6 +43,23 @@ def test_an_absolute_url_is_used_byte_for_byte(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lease_url", "reference", "url"),
+    [
+        (LEASES, "http://edge.example/t/v1/c?x=http://y", "https://edge.example/t/v1/c?x=http://y"),
+        ("https://h:8443/v1/l", "http://h:8443/v1/c", "https://h:8443/v1/c"),
+        ("https://h:8443/v1/l", "http://h/v1/c", "http://h/v1/c"),
+        ("http://h/v1/l", "http://h/v1/c", "http://h/v1/c"),
+        ("http://h/v1/l", "https://h/v1/c", "https://h/v1/c"),
+        (LEASES, "http://bucket.example/o?sig=x", "http://bucket.example/o?sig=x"),
+    ],
+)
+def test_plain_http_where_the_lease_came_by_tls_becomes_tls(
+    lease_url: str, reference: str, url: str
+) -> None:
+    assert resolve(lease_url, reference) == url
+
+
+@pytest.mark.parametrize(
     "reference",
     [
         *("//evil.example/x", "//evil.example", "///evil.example/x", "//"),

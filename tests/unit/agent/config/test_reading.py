@@ -57,6 +57,7 @@ def test_what_is_no_server_is_refused(url: str) -> None:
         ({"poll.max_interval_seconds": 1.0}, "poll.max_interval_seconds"),
         ({"handlers.exec": {"x": {"argv": []}}}, "handlers.exec"),
         ({"handlers.exec": {"": {"argv": ["true"]}}}, "handlers.exec"),
+        ({"signing.required": True}, "signing.required: needs signing.keys"),
         ({"nonsense": 1}, "nonsense"),
     ],
 )

@@ -503,5 +503,5 @@ async def test_verify_says_what_it_cannot_see(
     assert main(["audit", "verify", str(tmp_path / "audit")]) == 0
 
     out = capsys.readouterr().out
-    assert "ok, 4 lines in 1 files" in out
+    assert "ok, 4 lines in 1 file" in out
     assert "--expect" in out

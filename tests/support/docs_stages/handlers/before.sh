@@ -1,0 +1,1 @@
+arc-server serve --data-dir ./data --listen 127.0.0.1:8484 --no-auth
