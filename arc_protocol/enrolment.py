@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from arc_protocol.messages.base import Label, Message, Name
+from arc_protocol.messages.base import CommandTarget, Label, Message, Name
 from arc_protocol.messages.bodies import decode_base64
 
 KEY_BYTES: Final = 32
@@ -41,6 +41,8 @@ class EnrolRequest(Message, frozen=True, kw_only=True):
     """The name in an operator's lists. It is no identity: hosts may be cloned."""
     deployment_id: Name | None = None
     """The agent's configured deployment. A mismatch with the token is refused, and costs no use."""
+    target: CommandTarget | None = None
+    """The agent's configured target. The credential is bound to it. An extension."""
 
 
 class CredentialInfo(Message, frozen=True, kw_only=True):

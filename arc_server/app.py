@@ -21,7 +21,7 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.bootstrap import BootstrapTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
-from arc_server.auth.revocations import Revocations
+from arc_server.auth.revocations import Revocations, Revoked
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
 from arc_server.config.parts import (
@@ -46,6 +46,7 @@ from arc_server.http.routes import (
     health,
     leases,
 )
+from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
@@ -110,7 +111,11 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
                 enrolment_limits(config),
             ),
             parts.clock,
-            config.enrolment.max_per_second,
+            EnrolmentRates(
+                max_per_second=config.enrolment.max_per_second,
+                max_strangers_per_second=config.enrolment.max_strangers_per_second,
+                trust_forwarded=config.http.trust_forwarded,
+            ),
         ),
         *bootstrap.routes(
             parts.store,
@@ -118,7 +123,13 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
             parts.clock,
             auto_register=config.targets.auto_register,
         ),
-        *blobs.routes(parts.blobs, parts.signer, parts.clock, config.commands.max_blob_bytes),
+        *blobs.routes(
+            parts.blobs,
+            parts.services.uploads,
+            parts.signer,
+            parts.clock,
+            config.commands.max_blob_bytes,
+        ),
         *health.routes(parts.store, lambda: parts.services.announcements.is_closed),
     )
 
@@ -174,7 +185,7 @@ async def serving(
             links=signer,
             clock=clock,
             limits=command_limits(config),
-            epoch=epoch.id,
+            epoch=epoch,
         )
         parts = ServerParts(
             store=store, blobs=blob_store, signer=signer, clock=clock, services=services
@@ -187,9 +198,11 @@ async def serving(
             access=AccessTokens(signer, clock),
             bootstrap=BootstrapTokens(signer, clock),
         )
+        revoked = Revoked()
         application = Application(
             all_routes(parts, config),
             authenticator=authenticator,
+            revoked=revoked,
             limits=config.http,
             base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
         )
@@ -223,6 +236,8 @@ async def serving(
             store=store,
             authenticator=authenticator,
             waits=application.waits,
+            revoked=revoked,
+            announce=services.announcements.announce_swept,
             clock=clock,
             interval_seconds=config.auth.revocation_seconds,
         )

@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,14 +110,24 @@ class Signer:
         return is_ours and now.timestamp() < expires
 
     def response_url(
-        self, base_url: str, command_id: str, lease_id: str, expires_at: datetime
+        self,
+        base_url: str,
+        command_id: str,
+        lease_id: str,
+        expires_at: datetime,
+        by: str | None = None,
     ) -> str:
-        """Return the URL for the response of a lease's holder; `base_url` ends in /v1."""
-        signed = self.sign(RESPONSE, command_id, lease_id, expires=int(expires_at.timestamp()))
-        return (
+        """Return the URL for the response of a lease's holder; `base_url` ends in /v1.
+
+        `by` is the credential of the lease, if it has one.
+        """
+        parts = (command_id, lease_id, *limit_parts({"by": by}))
+        signed = self.sign(RESPONSE, *parts, expires=int(expires_at.timestamp()))
+        url = (
             f"{base_url}/commands/{command_id}/response?response_token={signed.token}"
             f"&expires={signed.expires}&lease={lease_id}&kid={signed.key_id}"
         )
+        return url if by is None else f"{url}&by={by}"
 
     def reload(self) -> None:
         """Read the file again if it has changed. An unusable file is logged and ignored."""
@@ -149,6 +159,11 @@ class Signer:
             return
         self._checked_at = now
         self.reload()
+
+
+def limit_parts(limits: Mapping[str, str | None]) -> Sequence[str]:
+    """Return the limits of a URL as parts to sign; None: the URL has no such limit."""
+    return [f"{name}:{value}" for name, value in limits.items() if value is not None]
 
 
 def ensure_keys(directory: Path) -> None:

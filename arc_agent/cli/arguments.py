@@ -52,7 +52,9 @@ AUDIT_EVENTS: Final = (
 )  # fmt: skip
 """The events of the audit log: docs/audit.md. `leased` is of versions before 0.2."""
 _PARAMS: Final = "JSON, @FILE, or - for standard input (default: {})"
-_TOKEN: Final = re.compile(r"arc_(?:enrol|access|agent|sender|admin)_[A-Za-z0-9_-]{16}", re.ASCII)
+_TOKEN: Final = re.compile(
+    r"arc_(?:enrol|access|bootstrap|admin|operator|sender|agent|viewer)_[A-Za-z0-9_-]{16}", re.ASCII
+)
 
 
 def has_token(words: Sequence[str]) -> bool:

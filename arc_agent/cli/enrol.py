@@ -130,6 +130,7 @@ async def _ask(connection: ServerConnection, config: Config, key: KeyPair, token
         signature=key.sign("enrol", fingerprint(token), key.public_key),
         hostname=(config.name or socket.gethostname())[:256],
         deployment_id=config.deployment,
+        target=config.command_target,
     )
     return await connection.call("POST", connection.url("agents", "enrol"), request)
 
@@ -137,7 +138,7 @@ async def _ask(connection: ServerConnection, config: Config, key: KeyPair, token
 def _why(error: Refused) -> str:
     """Return the meaning of a refusal."""
     if error.status == 403:
-        return "the enrolment token is for another deployment"
+        return "the enrolment token is for another deployment or another target"
     if error.detail == "revoked":
         return "the credential of this token on this host was revoked; get a new enrolment token"
     return "the enrolment token is unknown, used up, expired or revoked"

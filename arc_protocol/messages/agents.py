@@ -93,6 +93,8 @@ class AgentInfo(Message, frozen=True, kw_only=True):
     holding: list[HeldCommand]
     is_gone: bool | None = None
     """True: its process ended and said so, was started anew, or gives no sign of life."""
+    credential: str | None = None
+    """The id of the token or credential that registered it."""
 
 
 class DeploymentPresence(Message, frozen=True, kw_only=True):

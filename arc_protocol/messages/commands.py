@@ -63,6 +63,10 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     deadline: Timestamp | None = None
     max_attempts: int | None = None
     cancel_requested: bool | None = None
+    created_by: str | None = None
+    """The id of the token that created it."""
+    completed_by: str | None = None
+    """The id of the token or credential whose response or cancel ended it."""
     error_code: str | None = None
     """The code of a FAILED command in a list, where there is no response."""
     waiting: Waiting | None = None

@@ -1,7 +1,8 @@
 """Access tokens of enrolled agents: short-lived, and given for a signed challenge.
 
-Tokens and challenges are signed by the server and stored nowhere. A revoked credential is found by
-the look-up of each access token (callers.py).
+Tokens and challenges are signed by the server and stored nowhere; a challenge that was used is
+remembered until it ends. A revoked credential is found by the look-up of each access token
+(callers.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import secrets
 from typing import Final
 
-from arc_protocol.errors import Unauthorized
+from arc_protocol.errors import Unauthorized, Unavailable
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import Signer
 
@@ -31,6 +32,9 @@ class AccessTokens:
     def __init__(self, signer: Signer, clock: Clock) -> None:
         self._signer = signer
         self._clock = clock
+        self._start = secrets.token_hex(4)
+        """Begins each challenge, and differs after a restart."""
+        self._used: dict[str, int] = {}
 
     def mint(self, credential_id: str, seconds: float) -> str:
         """Return an access token of a credential that is good for that many seconds."""
@@ -45,13 +49,29 @@ class AccessTokens:
 
     def challenge(self) -> str:
         """Return a fresh challenge."""
-        return self._seal(_CHALLENGE, secrets.token_urlsafe(16), CHALLENGE_SECONDS)
+        return self._seal(
+            _CHALLENGE, f"{self._start}{secrets.token_urlsafe(16)}", CHALLENGE_SECONDS
+        )
 
     def check_challenge(self, text: str) -> None:
         """Raise Unauthorized unless the server made this challenge within its life."""
         found = _CHALLENGE_TEXT.fullmatch(text)
         if found is None or not self._is_sealed(_CHALLENGE, *found.groups()):
             raise Unauthorized("this challenge is not known, or has expired")
+
+    def use_challenge(self, text: str) -> None:
+        """Use a good challenge up. Call after its signature was verified. Raises Unauthorized, and
+        Unavailable for one from before this start of the server: it may have been used.
+        """
+        now = self._clock.now().timestamp()
+        expires = int(text.split(".")[1])
+        if not text.startswith(self._start):
+            raise Unavailable("the server was started after this challenge: ask for another one")
+        if text in self._used:
+            raise Unauthorized("this challenge was used before: ask for another one")
+        while self._used and next(iter(self._used.values())) <= now:
+            del self._used[next(iter(self._used))]
+        self._used[text] = expires
 
     def _seal(self, purpose: str, subject: str, seconds: float) -> str:
         # Rounded up to whole seconds, or a token of less than a second would never be good.

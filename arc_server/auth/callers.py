@@ -1,23 +1,26 @@
-"""Callers: from an `Authorization` header to a scope and a deployment."""
+"""Callers: from an `Authorization` header to a scope and a reach."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from arc_protocol.errors import Unauthorized
-from arc_protocol.messages.base import CommandTarget
 from arc_server.auth import access, bootstrap
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.bootstrap import BootstrapGrant, BootstrapTokens
 from arc_server.auth.tokens import Scope, hash_token, is_well_formed
 from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
+from arc_server.ports.reach import ANY, EVERYTHING, Reach
 
+USE_RECORDED_SECONDS: Final = 300
+"""The time between two records of the use of one token: each is a write."""
 MAX_REMEMBERED: Final = 10_000
 """Look-ups that are remembered: far more than an installation has agents and senders."""
 
@@ -30,19 +33,17 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The rights of the client that made a request."""
 
     scope: Scope
-    deployment_id: str | None = None
-    """The deployment that the caller is bound to; None for all."""
-    token_id: str | None = None
-    """Names the token or the credential in logs; None if none was needed."""
-    target: CommandTarget | None = None
-    """The target that a bootstrapped receiver is bound to."""
+    reach: Reach
+    """What the caller is bound to. Its `credential` names the token or credential in logs."""
     authority: str | None = None
     """The key of the token or credential, by which a bootstrap token names it."""
     is_bootstrapped: bool = False
     """True for a bootstrap token."""
+    ends_at: datetime | None = None
+    """When the token expires; None: never."""
 
 
-UNCHECKED: Final = Caller(scope=Scope.ADMIN)
+UNCHECKED: Final = Caller(scope=Scope.ADMIN, reach=EVERYTHING)
 """The caller of every request to a server that runs with --no-auth."""
 
 
@@ -75,6 +76,7 @@ class Authenticator:
         self._looking: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._access = access
         self._bootstrap = bootstrap
+        self._used: dict[str, datetime] = {}
 
     async def caller(self, authorization: str | None) -> Caller:
         """Return the caller of a header. Raises Unauthorized, StoreUnavailable."""
@@ -99,6 +101,11 @@ class Authenticator:
         self._known.clear()
         self._looking.clear()
 
+    def take_used(self) -> dict[str, datetime]:
+        """Return when tokens were used, for those whose record is old; each use is told once."""
+        used, self._used = self._used, {}
+        return used
+
     def anonymous(self) -> Caller | None:
         """Return the caller of a request without a token; None unless tokens are switched off."""
         return UNCHECKED if self._no_auth else None
@@ -122,9 +129,13 @@ class Authenticator:
             raise Unauthorized("this bootstrap token was made while tokens were switched off")
         return Caller(
             scope=grant.scope,
-            deployment_id=grant.deployment_id,
-            token_id=authority.token_id,
-            target=grant.target,
+            reach=Reach(
+                deployments=(grant.deployment_id,),
+                commands=authority.reach.commands,
+                target=grant.target,
+                agent_id=authority.reach.agent_id,
+                credential=authority.reach.credential,
+            ),
             is_bootstrapped=True,
         )
 
@@ -164,28 +175,51 @@ class Authenticator:
             return
         while len(self._known) >= MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[key] = (self._clock.monotonic() + self._cache_seconds, caller)
+        seconds = self._cache_seconds
+        if caller.ends_at is not None:
+            seconds = min(seconds, (caller.ends_at - self._clock.now()).total_seconds())
+        self._known[key] = (self._clock.monotonic() + seconds, caller)
 
     async def _owner_of(self, digest: bytes) -> Caller | None:
-        """Return the caller of a token; None if it is unknown or revoked."""
-        token = await self._store.find_token(digest)
-        if token is None or token.revoked_at is not None or token.scope not in _SCOPES:
+        """Return the caller of a token; None if it is unknown, revoked or expired."""
+        known = await self._store.find_token(digest)
+        now = self._clock.now()
+        if known is None or (known.ends_at is not None and known.ends_at <= now):
             return None
+        token = known.token
+        if token.revoked_at is not None or token.scope not in _SCOPES:
+            return None
+        last = token.last_used_at
+        if last is None or (now - last).total_seconds() >= USE_RECORDED_SECONDS:
+            self._used[token.token_id] = now
+        scope = Scope(token.scope)
         return Caller(
-            scope=Scope(token.scope),
-            deployment_id=token.deployment_id,
-            token_id=token.token_id,
+            scope=scope,
+            reach=Reach(
+                deployments=ANY if token.deployments is None else tuple(token.deployments),
+                commands=ANY if token.commands is None else tuple(token.commands),
+                target=token.target,
+                agent_id=token.agent_id,
+                credential=token.token_id,
+                every_lease=scope is Scope.ADMIN,
+                may_register=scope is Scope.ADMIN,
+            ),
             authority=f"{_TOKEN}:{digest.hex()}",
+            ends_at=known.ends_at,
         )
 
     async def _holder_of(self, credential_id: str) -> Caller | None:
-        """Return the caller of a credential: an agent, bound to its deployment."""
+        """Return the caller of a credential: an agent, bound to its deployment and its target."""
         found = await self._store.find_credential(credential_id)
         if found is None or found.revoked_at is not None:
             return None
         return Caller(
             scope=Scope.AGENT,
-            deployment_id=found.deployment_id,
-            token_id=found.credential_id,
+            reach=Reach(
+                deployments=(found.deployment_id,),
+                target=found.target,
+                is_default_only=found.is_target_bound and found.target is None,
+                credential=found.credential_id,
+            ),
             authority=f"{_CREDENTIAL}:{credential_id}",
         )

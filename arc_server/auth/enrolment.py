@@ -31,6 +31,7 @@ from arc_protocol.enrolment import (
     to_sign,
 )
 from arc_protocol.errors import InvalidCommand, Unauthorized
+from arc_protocol.messages.base import CommandTarget
 from arc_runtime.startup.late_module import late_module
 from arc_server.auth.access import CHALLENGE_SECONDS, AccessTokens
 from arc_server.auth.tokens import SECRET_BYTES, hash_token
@@ -67,7 +68,11 @@ class EnrolmentLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_enrol_token(
-    deployment_id: str, uses: int, expires_in: timedelta, now: datetime
+    deployment_id: str,
+    uses: int,
+    expires_in: timedelta,
+    now: datetime,
+    target: CommandTarget | None = None,
 ) -> NewEnrolToken:
     """Make an enrolment token, `arc_enrol_<43 characters>`."""
     text = f"{ENROL_TOKEN_PREFIX}{secrets.token_urlsafe(SECRET_BYTES)}"
@@ -80,6 +85,7 @@ def new_enrol_token(
             uses=uses,
             created_at=now,
             expires_at=now + expires_in,
+            target=target,
         ),
     )
 
@@ -94,6 +100,14 @@ class Enrolment:
         self._access = access
         self._clock = clock
         self._limits = limits
+
+    async def find(self, authorization: str | None) -> EnrolToken | None:
+        """Return the enrolment token of a header, good or not; None if it is none of ours."""
+        try:
+            token = _bearer(authorization)
+        except Unauthorized:
+            return None
+        return await self._store.find_enrol_token(hash_token(token))
 
     async def enrol(self, authorization: str | None, request: EnrolRequest) -> CredentialInfo:
         """Enrol an agent with an enrolment token. A repeat with the key gets the first answer.
@@ -112,6 +126,7 @@ class Enrolment:
                 public_key=public_key,
                 hostname=request.hostname,
                 deployment_id=request.deployment_id,
+                target=request.target,
             ),
             self._clock.now(),
         )
@@ -141,6 +156,7 @@ class Enrolment:
         signed = to_sign("token", request.key_id, request.challenge)
         known = await self._signer(request.key_id, signed, request.signature)
         count()
+        self._access.use_challenge(request.challenge)
         now = self._clock.now()
         if known.key.used_at is None:
             older_end_at = now + timedelta(seconds=self._limits.key_overlap_seconds)
@@ -170,6 +186,7 @@ class Enrolment:
         known = await self._signer(request.key_id, signed, request.signature)
         count()
         _verify(public_key, signed, _bytes("newSignature", request.new_signature, SIGNATURE_BYTES))
+        self._access.use_challenge(request.challenge)
         now = self._clock.now()
         added = await self._store.add_key(
             AgentKey(

@@ -1,13 +1,13 @@
 """Revocations take effect within seconds, also on requests that wait, also from another process.
 
 Each revocation raises a number in the database, which each server reads every second. When it has
-changed, the server forgets its look-ups and looks up the caller of each request that waits again;
-the wait of a revoked caller ends with a 401.
+changed, the server forgets its look-ups, refuses the URLs that it signed for what was revoked, ends
+the requests of revoked callers that wait, and takes their leases back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -16,8 +16,12 @@ from arc_protocol.errors import StoreUnavailable, Unauthorized
 from arc_server.auth.callers import Authenticator
 from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
+from arc_server.ports.records import CommandRecord
 
 log = structlog.get_logger(__name__)
+
+BATCH: Final = 500
+"""Leases that are taken back in one write."""
 
 
 class RevocableWait(Protocol):
@@ -67,6 +71,18 @@ class Waits:
         return tuple(self._all)
 
 
+class Revoked:
+    """The ids of all tokens and credentials that were revoked, as last read."""
+
+    def __init__(self) -> None:
+        self.ids: frozenset[str] = frozenset()
+
+    def check(self, by: str | None) -> None:
+        """Raise Unauthorized for a URL that was signed for a revoked token or credential."""
+        if by is not None and by in self.ids:
+            raise Unauthorized("the token or credential of this URL was revoked", reason="revoked")
+
+
 class Revocations:
     """The loop that reads the number and acts on a change."""
 
@@ -76,15 +92,21 @@ class Revocations:
         store: CredentialStore,
         authenticator: Authenticator,
         waits: Waits,
+        revoked: Revoked,
+        announce: Callable[[Sequence[CommandRecord]], None],
         clock: Clock,
         interval_seconds: float,
     ) -> None:
+        """Keep `revoked` up to date; `announce` commands whose leases were taken back."""
         self._store = store
         self._authenticator = authenticator
         self._waits = waits
+        self._revoked = revoked
+        self._announce = announce
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._number: int | None = None
+        self._is_owed_a_look = False
 
     async def run(self) -> None:
         """Check for ever, until cancelled."""
@@ -99,13 +121,32 @@ class Revocations:
         """Act on revocations since the last check. Raises StoreUnavailable."""
         waits = self._waits
         number = await self._store.revocations()
-        if self._number is None or number == self._number:
+        if number == self._number:
             await self._judge(tuple(waits.suspects))
+            if self._is_owed_a_look:
+                await self._take_leases_back()
+                self._is_owed_a_look = False
         else:
-            waits.epoch += 1
+            waits.epoch += self._number is not None
             self._authenticator.forget()
+            self._revoked.ids = await self._store.revoked_ids()
             await self._judge(waits.all())
+            await self._take_leases_back()
+            # A request that was let in before may have got a lease after this look.
+            self._is_owed_a_look = True
         self._number = number
+        if used := self._authenticator.take_used():
+            await self._store.use_tokens(used)
+
+    async def _take_leases_back(self) -> None:
+        """Take back what revoked callers hold. Raises StoreUnavailable."""
+        if not self._revoked.ids:
+            return
+        while commands := await self._store.requeue_revoked(self._clock.now(), BATCH):
+            log.info("leases.taken_back", leases=len(commands))
+            self._announce(commands)
+            if len(commands) < BATCH:
+                return
 
     async def _judge(self, suspects: Sequence[RevocableWait]) -> None:
         """End the waits of revoked callers. Raises StoreUnavailable."""

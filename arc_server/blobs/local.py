@@ -22,6 +22,7 @@ import structlog
 
 from arc_protocol.errors import (
     ArcError,
+    Conflict,
     NotFound,
     PayloadTooLarge,
     StorageOperationFailed,
@@ -30,7 +31,7 @@ from arc_protocol.errors import (
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from arc_runtime.directories import make_directory
 from arc_server.blobs.files import BlobFiles, Directories, Held, Upload
-from arc_server.server_keys import BLOB, Signer
+from arc_server.server_keys import BLOB, Signer, limit_parts
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ class LocalBlobStore:
         self._directories = Directories(root)
         self._temporary = root / TEMPORARY
         self._signer = signer
+        self._writes: dict[str, asyncio.Timeout] = {}
+        """By path, the write that goes on: each is ended by the next."""
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="blob")
         make_directory(root)
         self._temporary.mkdir(mode=0o700, exist_ok=True)
@@ -72,9 +75,27 @@ class LocalBlobStore:
     async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
         """Store a blob whole or not at all, durable before it returns. Return its size in bytes.
 
+        A later write of the path ends this one with a Conflict: its client may have gone unnoticed,
+        and the other may be its second try.
+
         Raises PayloadTooLarge past `max_bytes`, Conflict when the blob is sealed, NotFound when
         the path is outside the grammar, Unavailable when the disk is full, StorageOperationFailed.
         """
+        loop = asyncio.get_running_loop()
+        former = self._writes.get(path)
+        if former is not None and former.when() is None:
+            former.reschedule(loop.time())
+        turn = self._writes[path] = asyncio.timeout(None)
+        try:
+            async with turn:
+                return await self._write(path, chunks, max_bytes)
+        except TimeoutError:
+            raise Conflict("another upload of this body has begun since", path=path) from None
+        finally:
+            if self._writes.get(path) is turn:
+                del self._writes[path]
+
+    async def _write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
         upload = Upload(self._temporary / secrets.token_hex(16), self._place(path))
         held: list[bytes] = []
         held_bytes = size = 0
@@ -134,17 +155,27 @@ class LocalBlobStore:
         await self._run("delete", path, self._place(path).delete)
 
     def presign(
-        self, operation: str, path: str, base_url: str, expires_at: datetime
+        self,
+        operation: str,
+        path: str,
+        base_url: str,
+        expires_at: datetime,
+        *,
+        size: int | None = None,
+        by: str | None = None,
     ) -> PresignedRequest:
         """Return a request that may `get` or `put` one blob until then; `base_url` ends in /v1."""
         if operation not in _METHODS:
             raise ValueError(f"cannot presign {operation!r}")
         expires = int(expires_at.timestamp())
-        signed = self._signer.sign(BLOB, operation, path, expires=expires)
+        limits = {"size": None if size is None else str(size), "by": by}
+        parts = (operation, path, *limit_parts(limits))
+        signed = self._signer.sign(BLOB, *parts, expires=expires)
         url = (
             f"{base_url}/blobs/{path}?op={operation}"
             f"&expires={expires}&kid={signed.key_id}&sig={signed.token}"
         )
+        url += "".join(f"&{name}={value}" for name, value in limits.items() if value is not None)
         return PresignedRequest(
             backend=HttpBackend(url=url, method=_METHODS[operation], headers={}),
             expiration=datetime.fromtimestamp(expires, UTC),

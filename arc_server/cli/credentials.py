@@ -29,6 +29,7 @@ _COLUMNS: Final = (
     Column("STATE", is_state=True),
     Column("ENROLLED", rank=3),
     Column("BY TOKEN", rank=4),
+    Column("TARGET", is_wide=True),
     Column("REVOKED", is_wide=True),
 )
 
@@ -43,6 +44,7 @@ class CredentialRow(msgspec.Struct, frozen=True):
     by: str
     """The id of the enrolment token."""
     revoked: datetime | None
+    target: str | None
 
     @classmethod
     def of(cls, credential: Credential) -> CredentialRow:
@@ -54,13 +56,15 @@ class CredentialRow(msgspec.Struct, frozen=True):
             credential.enrolled_at,
             credential.enrol_token_id,
             credential.revoked_at,
+            None if credential.target is None else credential.target.resource_id,
         )
 
     def cells(self) -> tuple[Cell, ...]:
         """Return the row of the table."""
         state = "active" if self.revoked is None else "revoked"
         return (
-            self.id, self.deployment, self.hostname, state, self.enrolled, self.by, self.revoked
+            self.id, self.deployment, self.hostname, state, self.enrolled, self.by, self.target,
+            self.revoked,
         )  # fmt: skip
 
 

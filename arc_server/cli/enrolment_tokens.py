@@ -14,6 +14,7 @@ from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.table import Cell, Column
 from arc_runtime.terminal.typer_programs import Program
 from arc_server.auth.enrolment import new_enrol_token
+from arc_server.cli.bounds import TargetOption, target_of
 from arc_server.cli.database import (
     ConfigOption,
     DataDirOption,
@@ -46,6 +47,7 @@ _COLUMNS: Final = (
     Column("USED", rank=2),
     Column("EXPIRES", rank=3),
     Column("CREATED", rank=4),
+    Column("TARGET", is_wide=True),
     Column("REVOKED", is_wide=True),
 )
 
@@ -60,6 +62,7 @@ class EnrolTokenRow(msgspec.Struct, frozen=True):
     created: datetime
     expires: datetime
     revoked: datetime | None
+    target: str | None
 
     @classmethod
     def of(cls, token: EnrolToken) -> EnrolTokenRow:
@@ -72,13 +75,15 @@ class EnrolTokenRow(msgspec.Struct, frozen=True):
             token.created_at,
             token.expires_at,
             token.revoked_at,
+            None if token.target is None else token.target.resource_id,
         )
 
     def cells(self) -> tuple[Cell, ...]:
         """Return the row of the table."""
         used = f"{self.used} of {self.uses}"
         return (
-            self.id, self.deployment, self._state, used, self.expires, self.created, self.revoked
+            self.id, self.deployment, self._state, used, self.expires, self.created, self.target,
+            self.revoked,
         )  # fmt: skip
 
     @property
@@ -106,6 +111,7 @@ def create_enrolment_token(
     expires: Annotated[
         str, typer.Option(metavar="DURATION", help="Life of the token: 30m, 1h, 7d, …")
     ] = "1h",
+    target: TargetOption = None,
     out: OutOption = None,
     init: InitOption = False,
     config: ConfigOption = None,
@@ -119,7 +125,7 @@ def create_enrolment_token(
         raise typer.BadParameter(f"--expires: {error}") from None
     if not timedelta() < expires_in <= MAX_EXPIRY:
         raise typer.BadParameter(f"--expires: must be above 0 and at most {MAX_EXPIRY.days}d")
-    made = new_enrol_token(deployment, uses, expires_in, datetime.now(UTC))
+    made = new_enrol_token(deployment, uses, expires_in, datetime.now(UTC), target_of(target))
 
     async def put(store: CredentialStore) -> None:
         await store.put_enrol_token(made.stored)

@@ -26,6 +26,7 @@ from arc_server.cli.database import FAILED, UNUSABLE
 from arc_server.cli.enrolment_tokens import enrolment_tokens
 from arc_server.cli.keys import keys
 from arc_server.cli.serve import serve
+from arc_server.cli.targets import targets
 from arc_server.cli.tokens import tokens
 from arc_server.config.parts import deployments
 from arc_server.config.reading import load_config
@@ -100,6 +101,7 @@ cli.add_typer(tokens, name="token")
 cli.add_typer(keys, name="keys")
 cli.add_typer(enrolment_tokens, name="enrol-token")
 cli.add_typer(credentials, name="credential")
+cli.add_typer(targets, name="target")
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ def command_limits(config: ServerConfig) -> CommandLimits:
         max_agents_listed=config.agents.max_listed,
         max_schemas_bytes=config.agents.max_schemas_bytes,
         auto_register=config.targets.auto_register,
+        max_targets=config.targets.max_per_deployment,
     )
 
 

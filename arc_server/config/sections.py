@@ -70,12 +70,21 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
     max_per_second: Annotated[
         float,
         about(
-            "The most enrolments a second, and the most access tokens and new keys together. More"
-            " get a 429.",
+            "The most enrolments a second by one enrolment token, and the most access tokens and"
+            " new keys of all agents together. More get a 429.",
             gt=0,
             le=100_000,
         ),
     ] = 200.0
+    max_strangers_per_second: Annotated[
+        float,
+        about(
+            "The most tries a second, from one address, to enrol with a token that this server did"
+            " not make. More get a 429 in place of a 401.",
+            gt=0,
+            le=100_000,
+        ),
+    ] = 10.0
 
 
 class LeasesSection(Section, frozen=True, kw_only=True):
@@ -181,8 +190,22 @@ class TargetsSection(Section, frozen=True, kw_only=True):
     """Registration of deployments and targets."""
 
     auto_register: Annotated[
-        bool, about("Register deployments and targets at their first use.")
-    ] = True
+        bool | None,
+        about(
+            "Register deployments and targets when a request first names them: true for every"
+            " caller, false for none. By default for admins only, and for every caller with"
+            " `--no-auth`. Tokens and enrolments register what they are bound to in any case."
+        ),
+    ] = None
+    max_per_deployment: Annotated[
+        int,
+        about(
+            "The most targets of a deployment that register themselves. `arc-server target remove`"
+            " makes room.",
+            ge=1,
+            le=10_000,
+        ),
+    ] = 100
 
 
 class AgentSection(Section, frozen=True, kw_only=True):

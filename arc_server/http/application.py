@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
 from aiohttp import hdrs, web
 
 from arc_protocol.errors import ArcError, BadRequest, CommandsError, Forbidden, Unauthorized
-from arc_server.auth.callers import Authenticator, Caller
-from arc_server.auth.revocations import Waits
+from arc_server.auth.authorisation import RULES, RouteAccess, RouteRule
+from arc_server.auth.callers import Authenticator
+from arc_server.auth.revocations import Revoked, Waits
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.body_reading import BodyMemory
 from arc_server.http.calls import Call
 from arc_server.http.limits import HttpLimits
-from arc_server.http.routing import Route, RouteAccess, Router
+from arc_server.http.routing import Route, Router
 from arc_server.http.shares import Shares
+from arc_server.ports.reach import Reach
 
 log = structlog.get_logger(__name__)
 
@@ -34,11 +36,15 @@ class Application:
         routes: Iterable[Route],
         *,
         authenticator: Authenticator,
+        revoked: Revoked,
         limits: HttpLimits,
         base_urls: BaseUrls,
+        rules: Mapping[tuple[str, str], RouteRule] = RULES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.router = Router(routes)
+        self._rules = rules
+        self._revoked = revoked
         self._authenticator = authenticator
         self._limits = limits
         self._body_memory = BodyMemory(limits.body_memory_bytes)
@@ -88,9 +94,8 @@ class Application:
             body_memory=self._body_memory,
         )
         route = match.route
-        if route.access is not RouteAccess.PUBLIC:
-            call.caller = await self._authorise(route, call)
-        token_id = None if call.caller is None else call.caller.token_id
+        await self._authorise(route, call)
+        token_id = None if call.caller is None else call.caller.reach.credential
         wait_seconds = 0.0
         if token_id is not None:
             wait_seconds = self._shares.begin(token_id, may_wait=http.method in _READS)
@@ -103,26 +108,36 @@ class Application:
             if token_id is not None:
                 self._shares.end(token_id)
 
-    async def _authorise(self, route: Route, call: Call) -> Caller | None:
-        """Return the caller; None for a signed request. Raises Unauthorized, Forbidden."""
+    async def _authorise(self, route: Route, call: Call) -> None:
+        """Let a request through by the table, with its caller. Raises Unauthorized, Forbidden."""
+        rule = self._rules.get((route.method, route.path))
+        if rule is None:
+            raise Forbidden("no rule lets anyone do this")
+        access = rule.access
+        if access is RouteAccess.OPEN or access is RouteAccess.PROOF:
+            return
         given = call.http.headers.getall(hdrs.AUTHORIZATION, ())
         if len(given) > 1:  # a proxy may have judged another one than the server
             raise BadRequest("Authorization: more than one header", field="Authorization")
         authorization = given[0] if given else None
         if route.signature is not None and (
-            route.access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None
+            access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None
         ):
             is_signed = route.signature(call)
             if is_signed:
-                return None
-            if is_signed is False and not self._may_be_unsigned(route):
+                by = call.query("by")
+                self._revoked.check(by)
+                call.sign_in(Reach(credential=by, every_lease=True))
+                return
+            if is_signed is False and not self._may_be_unsigned(access):
                 raise Unauthorized("the signature is wrong or has expired")
         caller = await self._authenticator.caller(authorization)
-        if caller.scope not in route.scopes:
+        if caller.scope not in rule.scopes:
             raise Forbidden(f"a token of scope {caller.scope} may not do this")
-        return caller
+        call.caller = caller
+        call.reach = caller.reach
 
-    def _may_be_unsigned(self, route: Route) -> bool:
+    def _may_be_unsigned(self, access: RouteAccess) -> bool:
         """Return True if the server takes requests without a token, so that a signature is moot."""
         is_open = self._authenticator.anonymous() is not None
-        return is_open and route.access is RouteAccess.TOKEN_OR_SIGNATURE
+        return is_open and access is RouteAccess.TOKEN_OR_SIGNATURE

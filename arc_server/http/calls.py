@@ -15,13 +15,13 @@ from arc_protocol.errors import (
     InvalidCommand,
     Unauthorized,
 )
-from arc_protocol.messages.base import CommandTarget
 from arc_server.auth.callers import Caller
 from arc_server.auth.revocations import Waits
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.body_reading import BodyMemory, Pace, read_chunks, too_large
 from arc_server.http.limits import HttpLimits
 from arc_server.http.queries import parse_query
+from arc_server.ports.reach import NOTHING, Reach
 from arc_server.service.waits import Wait
 
 A = TypeVar("A", bound=web.StreamResponse)
@@ -87,7 +87,9 @@ class Call:
         "caller",
         "epoch",
         "http",
+        "is_signed",
         "limits",
+        "reach",
         "wait",
     )
 
@@ -108,6 +110,10 @@ class Call:
         """The decoded segments of the path that are arguments of the handler."""
         self.caller: Caller | None = None
         """The caller; None for a signed query and for an open route."""
+        self.reach = NOTHING
+        """What the caller is bound to."""
+        self.is_signed = False
+        """True if the signature in the query let the request through."""
         self._query_text = query
         self._query: dict[str, str] | None = None
         self.limits = limits
@@ -121,15 +127,10 @@ class Call:
         self.wait: Wait | None = None
         """The wait of the handler, while it waits."""
 
-    @property
-    def within(self) -> str | None:
-        """Return the deployment that the caller is bound to; None for all."""
-        return None if self.caller is None else self.caller.deployment_id
-
-    @property
-    def target(self) -> CommandTarget | None:
-        """Return the target that the caller is bound to; None for all."""
-        return None if self.caller is None else self.caller.target
+    def sign_in(self, reach: Reach) -> None:
+        """Let the request through by the signature in its query."""
+        self.reach = reach
+        self.is_signed = True
 
     @property
     def base_url(self) -> str:
@@ -244,7 +245,7 @@ class Call:
 
     @property
     def _body_owner(self) -> str | None:
-        return None if self.caller is None else self.caller.token_id
+        return None if self.caller is None else self.caller.reach.credential
 
     def _answer_expectation(self) -> None:
         """Let a client send its body if it asked for permission first (RFC 9110, 10.1.1)."""

@@ -8,7 +8,6 @@ Requests and answers).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from enum import Enum
 from typing import Final
 from urllib.parse import unquote
 
@@ -16,7 +15,6 @@ import msgspec
 from aiohttp import web
 
 from arc_protocol.errors import InvalidCommand, MethodNotAllowed, NotFound
-from arc_server.auth.tokens import Scope
 from arc_server.http.base_urls import PREFIX
 from arc_server.http.calls import Call
 
@@ -28,29 +26,13 @@ REST: Final = "**"
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
-class RouteAccess(Enum):
-    """The credential that a route asks for."""
-
-    TOKEN = "token"  # noqa: S105  # not a password
-    """A bearer token of one of the route's scopes."""
-    TOKEN_OR_SIGNATURE = "token or signature"  # noqa: S105
-    """A token, if there is one, decides alone; otherwise the signature in the query does."""
-    SIGNATURE_OR_TOKEN = "signature or token"  # noqa: S105
-    """A signature, if there is one, decides alone; otherwise the token does."""
-    PUBLIC = "public"
-    """The route is open."""
-
-
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of one path."""
+    """One method of one path. Who may call it stands in auth/authorisation.py."""
 
     method: str
     path: str
     """Without the prefix, for example `/commands/*/response`."""
     handler: Handler
-    scopes: frozenset[Scope] = frozenset()
-    """The scopes of tokens that may call it."""
-    access: RouteAccess = RouteAccess.TOKEN
     signature: Callable[[Call], bool | None] | None = None
     """Returns True if the query is signed for its request; None if it carries no signature."""
 

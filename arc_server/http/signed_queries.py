@@ -7,8 +7,11 @@ from datetime import datetime
 from typing import Final
 
 from arc_server.http.calls import Call
-from arc_server.server_keys import Signer
+from arc_server.server_keys import Signer, limit_parts
 
+LIMITS: Final = ("size", "by")
+"""Fields that limit a signed URL, in the order in which they are signed: the most bytes that it
+takes, and the token or credential that it is made for."""
 _EXPIRES: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
@@ -17,7 +20,8 @@ def is_signed(
 ) -> bool | None:
     """Return True if the query is signed for this purpose and these parts, and has not expired.
 
-    Return None if it carries no signature. Raises InvalidCommand for a malformed query.
+    Return None if it carries no signature. The query may name limits, which are signed too. Raises
+    InvalidCommand for a malformed query.
     """
     token = call.query(field)
     if token is None:
@@ -25,4 +29,7 @@ def is_signed(
     expires, key_id = call.query("expires"), call.query("kid")
     if expires is None or key_id is None or _EXPIRES.fullmatch(expires) is None:
         return False
-    return signer.verify(purpose, *parts, expires=int(expires), key_id=key_id, token=token, now=now)
+    limits = limit_parts({name: call.query(name) for name in LIMITS})
+    return signer.verify(
+        purpose, *parts, *limits, expires=int(expires), key_id=key_id, token=token, now=now
+    )

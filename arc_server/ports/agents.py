@@ -12,12 +12,19 @@ from arc_server.ports.records import AgentPresence, Holder
 
 
 class AgentStore(DeploymentStore, Protocol):
-    """Agents, by deployment and agent id together."""
+    """Agents, by deployment, agent id and credential together."""
 
     async def put_agent(
-        self, agent_id: str, registration: AgentRegistration, now: datetime
+        self,
+        agent_id: str,
+        registration: AgentRegistration,
+        now: datetime,
+        credential: str | None = None,
     ) -> AgentPresence:
-        """Store a registration. One agent id in two deployments is two agents."""
+        """Store the registration that a credential sent; None: no token was needed.
+
+        One agent id in two deployments, or by two credentials, is two agents.
+        """
         ...
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:

@@ -37,10 +37,18 @@ class BlobStore(Protocol):
         ...
 
     def presign(
-        self, operation: str, path: str, base_url: str, expires_at: datetime
+        self,
+        operation: str,
+        path: str,
+        base_url: str,
+        expires_at: datetime,
+        *,
+        size: int | None = None,
+        by: str | None = None,
     ) -> PresignedRequest:
         """Return a request that may `get` or `put` one blob until `expires_at`, by absolute URL.
 
-        `base_url` ends in /v1.
+        `base_url` ends in /v1. No more than `size` bytes may be put. The URL ends when `by`, the
+        token or credential that it is made for, is revoked.
         """
         ...

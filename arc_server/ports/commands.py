@@ -77,11 +77,14 @@ class CommandStore(CommandLookup, Protocol):
     async def write_payload(
         self, command_id: str, params: StoredBody | None, response: StoredResponse | None
     ) -> None:
-        """Replace stored bodies without a change of state. Raises CommandNotFound."""
+        """Replace the stored bodies of a live command without a change of state.
+
+        Raises CommandNotFound, InvalidStateTransition for a command that has ended.
+        """
         ...
 
-    async def cancel(self, command_id: str, now: datetime) -> Completion:
-        """Cancel a command, as far as its state allows.
+    async def cancel(self, command_id: str, now: datetime, by: str | None = None) -> Completion:
+        """Cancel a command, as far as its state allows; `by` names the caller in its row.
 
         Not leased yet, it ends as FAILED with CANCELLED. DISPATCHED, it gets `cancel_requested`.
         An ended command stays as it is; an overdue one ends as EXPIRED. Raises CommandNotFound.

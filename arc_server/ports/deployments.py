@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
+from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.records import Deployment
 
 
@@ -17,6 +19,23 @@ class DeploymentStore(Protocol):
         Live commands follow: to the first target, from a target's old type to its new one, from
         being leased to being pushed and back. Raises CommandTargetIdInvalid, and
         CommandTargetNotFound when the default is none of the targets.
+        """
+        ...
+
+    async def list_deployments(self) -> Sequence[Deployment]:
+        """Return all deployments, by their names."""
+        ...
+
+    async def register(
+        self, deployment_id: str, target: CommandTarget | None, now: datetime
+    ) -> None:
+        """Register a deployment, and a target of it, unless they are known."""
+        ...
+
+    async def remove_target(self, deployment_id: str, resource_id: str) -> bool:
+        """Remove a target. Return False when there is none.
+
+        Raises Conflict while commands wait for it or run there, and for the default target.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from arc_protocol.messages.events import EventsRequest
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import CommandRecord, EventPage
 
 
@@ -12,14 +13,14 @@ class EventStore(Protocol):
     """The latest lines of each command, and its progress."""
 
     async def add_events(
-        self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
+        self, command_id: str, request: EventsRequest, keep: int, within: Reach = EVERYTHING
     ) -> CommandRecord:
         """Record events of the holder of the latest lease, also when the command has just ended.
 
         A line whose number was recorded under this lease is not recorded again. Of all lines of
         the command the last `keep` stay.
 
-        Raises CommandNotFound, LeaseLost when it is not the latest lease.
+        Raises CommandNotFound, LeaseLost when it is not the latest lease, or another credential's.
         """
         ...
 

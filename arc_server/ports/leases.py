@@ -8,6 +8,7 @@ from typing import Protocol
 
 from arc_protocol.errors import ArcError
 from arc_server.ports.commands import CommandLookup
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     CommandRecord,
     Completion,
@@ -40,12 +41,12 @@ class LeaseStore(CommandLookup, Protocol):
         lease_ids: Sequence[str],
         lease_seconds: float,
         now: datetime,
-        deployment_id: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> Renewal:
         """Extend leases to `now + lease_seconds`; never shorten one.
 
-        A lease can be renewed while its command is DISPATCHED under it, lapsed or not. With
-        `deployment_id`, leases of other deployments are lost to the caller.
+        A lease can be renewed while its command is DISPATCHED under it, lapsed or not. Leases out
+        of the caller's reach are lost to it.
         """
         ...
 
@@ -55,7 +56,7 @@ class LeaseStore(CommandLookup, Protocol):
         now: datetime,
         *,
         costs_attempt: bool,
-        deployment_id: str | None = None,
+        within: Reach = EVERYTHING,
         push_after: datetime | None = None,
     ) -> CommandRecord:
         """End a lease without a response. `lifecycle.hand_back` decides what follows: redelivery or
@@ -63,12 +64,17 @@ class LeaseStore(CommandLookup, Protocol):
 
         The command keeps its place in the order, and is not pushed again before `push_after`. An
         overdue command ends as EXPIRED. Raises LeaseNotFound unless it is the latest lease of a
-        DISPATCHED command (of that deployment).
+        DISPATCHED command, and the caller's.
         """
         ...
 
     async def complete(
-        self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
+        self,
+        command_id: str,
+        lease_id: str | None,
+        response: StoredResponse,
+        now: datetime,
+        within: Reach = EVERYTHING,
     ) -> Completion:
         """End a DISPATCHED command as SUCCEEDED or FAILED with the response, exactly once.
 
@@ -77,17 +83,18 @@ class LeaseStore(CommandLookup, Protocol):
         latest lease; a lapsed or released one completes too while its command is PENDING. Without
         `lease_id` the command must be DISPATCHED.
 
-        Raises CommandNotFound, LeaseLost (leased again since, or never that lease),
-        InvalidStateTransition (no lease named and not DISPATCHED, or never dispatched).
+        Raises CommandNotFound, LeaseLost (leased again since, never that lease, or another
+        credential's; also when the command has ended), Forbidden (no lease named, and another
+        credential holds it), InvalidStateTransition (no lease named and not
+        DISPATCHED, or never dispatched).
         """
         ...
 
     async def complete_all(
-        self, submissions: Sequence[LeasedResponse], now: datetime, deployment_id: str | None = None
+        self, submissions: Sequence[LeasedResponse], now: datetime, within: Reach = EVERYTHING
     ) -> Sequence[Completion | ArcError]:
         """Run `complete` for each submission, in one transaction.
 
-        Return the completion of each, or the error that it raised. With `deployment_id`, commands
-        of other deployments are not found.
+        Return the completion of each, or the error that it raised.
         """
         ...

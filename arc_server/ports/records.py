@@ -14,8 +14,8 @@ from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import Progress, RecordedLine
 
-Holder = tuple[str, str]
-"""The agent that holds a lease: deployment and agent id."""
+Holder = tuple[str, str, str | None]
+"""The agent that holds a lease: deployment, agent id, and the id of its token or credential."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +102,12 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     lease_expires_at: datetime | None = None
     lease_holder: str | None = None
     """The agent id that asked for it, if it gave one."""
+    lease_credential: str | None = None
+    """The id of the token or credential that it was granted to; None without one."""
+    created_by: str | None = None
+    """The id of the token that created the command; None without one."""
+    completed_by: str | None = None
+    """The id of the token or credential whose response or cancel ended it."""
 
 
 class PushLease(Record, frozen=True):
@@ -134,6 +140,8 @@ class NewCommand(Record, frozen=True, kw_only=True):
     push_lease: PushLease | None = None
     """Set if the caller is ready to send the command now. It counts if the deployment is pushed to
     and the params are there."""
+    created_by: str | None = None
+    """The id of the token that creates it."""
 
 
 class Created(Record, frozen=True, kw_only=True):
@@ -216,7 +224,12 @@ class LeaseQuery(Record, frozen=True, kw_only=True):
     """Fresh ids, as many as leases may be granted at most."""
     lease_seconds: float
     holder: str | None = None
+    """The agent id, if the agent gave one."""
+    credential: str | None = None
+    """The id of the token or credential that asks."""
     auto_register: bool = True
+    max_targets: int = 1_000
+    """The targets of a deployment, past which none is registered."""
     max_bytes: int | None = None
     """The most bytes of inline params that are handed out together; the first command always is."""
 
@@ -242,6 +255,8 @@ class Granted(Record, frozen=True, kw_only=True):
     ended: Sequence[CommandRecord] = ()
     type_mismatch: bool = False
     """The named target exists with another resource type; nothing was handed out."""
+    is_full: bool = False
+    """The named target is unknown, and the deployment has as many as it may."""
     inherited: bool = False
     """The target was registered by this query and took over commands of the implicit one."""
 
@@ -278,20 +293,61 @@ class AgentPresence(Record, frozen=True, kw_only=True):
     first_seen_at: datetime
     last_seen_at: datetime
     holding: Sequence[CommandRecord] = ()
+    credential: str | None = None
+    """The id of the token or credential that registered it."""
+
+    @property
+    def holder(self) -> Holder:
+        """Return the name under which it holds leases."""
+        return self.registration.deployment_id, self.agent_id, self.credential
 
 
-class BearerToken(Record, frozen=True, kw_only=True):
-    """A bearer token. Only the SHA-256 of its text is stored."""
+class TokenSecret(Record, frozen=True, kw_only=True):
+    """One secret of a token. Only the SHA-256 of the token's text is stored."""
 
     token_hash: bytes
     token_id: str
-    """Safe to show; names the token in lists and logs."""
-    scope: str
-    """admin, sender or agent."""
     created_at: datetime
-    deployment_id: str | None = None
-    """Bound to this deployment; None: all."""
+    ends_at: datetime | None = None
+    """Set when the token was rotated; the secret is good before that."""
+
+
+class BearerToken(Record, frozen=True, kw_only=True):
+    """A bearer token, without its secrets."""
+
+    token_id: str
+    """Safe to show; names the token in lists, rows and logs."""
+    scope: str
+    """admin, operator, sender, agent or viewer."""
+    name: str = ""
+    """For people."""
+    created_at: datetime
+    created_by: str = ""
+    """The user who ran the command line."""
+    deployments: Sequence[str] | None = None
+    """Patterns of the deployments that it is bound to; None: all."""
+    commands: Sequence[str] | None = None
+    """Patterns of the command names that it is bound to; None: all."""
+    target: CommandTarget | None = None
+    """The target that an agent's token is bound to."""
+    agent_id: str | None = None
+    """The agent id that an agent's token is bound to."""
+    expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """To within some minutes."""
+
+
+class KnownSecret(Record, frozen=True, kw_only=True):
+    """A secret and its token."""
+
+    secret: TokenSecret
+    token: BearerToken
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """Return when the secret ends by itself, None if never."""
+        return min(filter(None, (self.secret.ends_at, self.token.expires_at)), default=None)
 
 
 # Epochs
@@ -310,6 +366,20 @@ class Epoch(Record, frozen=True, kw_only=True):
     """When the first server started in it; None for the epoch that begins with the database."""
     frozen_until: datetime | None = None
     keys_unknown_until: datetime | None = None
+
+    def is_former(self, lease_id: str | None) -> bool:
+        """Return True if a lease is of an epoch before a restore."""
+        if not self.former or lease_id is None:
+            return False
+        return lease_id.partition("_")[2].partition("_")[0] in self.former
+
+    def has_undone(self, lease_id: str | None, command: CommandRecord) -> bool:
+        """Return True if a restore has undone a lease, and the command was not leased since."""
+        return (
+            lease_id != command.lease_id
+            and self.is_former(lease_id)
+            and (command.lease_id is None or self.is_former(command.lease_id))
+        )
 
     def is_frozen(self, now: datetime) -> bool:
         """Return True while holders of before the restore may come back with their work."""
@@ -333,6 +403,8 @@ class EnrolToken(Record, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime
     revoked_at: datetime | None = None
+    target: CommandTarget | None = None
+    """The target that its agents are bound to; None: the one that each names."""
 
 
 class Credential(Record, frozen=True, kw_only=True):
@@ -345,6 +417,10 @@ class Credential(Record, frozen=True, kw_only=True):
     enrol_token_id: str
     enrolled_at: datetime
     revoked_at: datetime | None = None
+    target: CommandTarget | None = None
+    """The target that the agent enrolled for; None for the default target."""
+    is_target_bound: bool = True
+    """False for an agent that enrolled with an earlier release: it may name any target."""
 
 
 class AgentKey(Record, frozen=True, kw_only=True):
@@ -382,6 +458,8 @@ class NewCredential(Record, frozen=True, kw_only=True):
     hostname: str
     deployment_id: str | None = None
     """The deployment that the agent is configured for, if it gave one."""
+    target: CommandTarget | None = None
+    """The target that the agent is configured for, if it gave one."""
 
 
 # Pushes

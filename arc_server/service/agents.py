@@ -1,7 +1,7 @@
 """Agents: their registrations, and when each was last seen.
 
-An agent is known by its deployment and its id together: a token that is bound to another deployment
-can neither take its record over nor make it look alive.
+An agent is known by its deployment, its id and its credential together: another credential can
+neither take its record over nor make it look alive.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
+import msgspec
 import structlog
 
 from arc_protocol.codec import encode
@@ -17,8 +18,9 @@ from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import AgentPresence, CommandRecord, Holder
-from arc_server.service.bounds import check_deployment
+from arc_server.service.bounds import check_agent, check_deployment
 from arc_server.service.known_agents import (
     EVER,
     MAX_AGENTS,
@@ -36,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 
 class AgentService:
-    """The directory of agents. `within` is the deployment that the caller's token is bound to."""
+    """The directory of agents. `within` is the reach of the caller."""
 
     def __init__(
         self,
@@ -56,21 +58,26 @@ class AgentService:
         self._known = KnownAgents(self._read_known)
 
     def mark_polled(
-        self, deployment_id: str, target: CommandTarget | None, agent_id: str | None
+        self,
+        deployment_id: str,
+        target: CommandTarget | None,
+        agent_id: str | None,
+        credential: str | None,
     ) -> None:
         """Remember a poll by an agent or, without an agent id, by an unnamed receiver."""
         if agent_id is None:
             if self._unnamed.mark(deployment_id, target, self._clock.now()):
                 self._on_change(deployment_id)
         else:
-            self.mark_seen(deployment_id, agent_id)
+            self.mark_seen((deployment_id, agent_id, credential))
 
-    def mark_seen(self, deployment_id: str, agent_id: str) -> None:
+    def mark_seen(self, holder: Holder) -> None:
         """Remember that an agent was there just now. Kept in memory until `flush`."""
         now = self._clock.now()
-        self._seen[deployment_id, agent_id] = now
-        before = self._known.mark_seen(deployment_id, agent_id, now)
+        self._seen[holder] = now
+        before = self._known.mark_seen(holder, now)
         if before is not None and now >= before + self._silence:
+            deployment_id, _, _ = holder
             self._on_change(deployment_id)
 
     @property
@@ -87,18 +94,23 @@ class AgentService:
         return self._unnamed.polled_at(deployment_id, target_id)
 
     async def register(
-        self, agent_id: str, registration: AgentRegistration, *, within: str | None = None
+        self, agent_id: str, registration: AgentRegistration, *, within: Reach = EVERYTHING
     ) -> None:
         """Store the registration of an agent. Raises Forbidden.
 
         Schemas of handlers are a courtesy: when they are too large together, none of them is kept.
         """
         check_deployment(registration.deployment_id, within)
+        if within.target is not None and registration.target is None:
+            registration = msgspec.structs.replace(registration, target=within.target)
+        check_agent(registration.target, agent_id, within)
         bare, schemas = split_schemas(registration)
         if schemas and len(encode(schemas)) > self._limits.max_schemas_bytes:
             log.warning("agents.schemas_left_out", agent_id=agent_id)
             registration = bare
-        stored = await self._store.put_agent(agent_id, registration, self._clock.now())
+        stored = await self._store.put_agent(
+            agent_id, registration, self._clock.now(), within.credential
+        )
         if self._known.put(stored):
             self._on_change(registration.deployment_id)
 
@@ -106,7 +118,7 @@ class AgentService:
         self,
         deployment_id: str | None,
         *,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
         with_schemas: bool = False,
         with_old: bool = False,
     ) -> AgentList:
@@ -115,9 +127,10 @@ class AgentService:
         Receivers that poll without registering are listed beside them. Agents that were started
         anew, or were not seen for long, are left out unless `with_old`.
         """
-        if within is not None:
-            check_deployment(deployment_id or within, within)
-            deployment_id = within
+        if deployment_id is None:
+            deployment_id = within.deployment()
+        else:
+            check_deployment(deployment_id, within)
         await self.flush()
         now = self._clock.now()
         seconds = self._limits.agents_seen_within_seconds
@@ -137,15 +150,19 @@ class AgentService:
         watch = self.watch
         agents: list[AgentInfo] = []
         for agent in found:
-            holder = (agent.registration.deployment_id, agent.agent_id)
-            is_old = is_replaced(agent.last_seen_at, replaced_at.get(holder))
+            if not within.allows_deployment(agent.registration.deployment_id):
+                continue
+            is_old = is_replaced(agent.last_seen_at, replaced_at.get(agent.holder))
             has_left = is_old or has_ended(agent.registration.status)
             if with_old or not is_old:
                 is_silent = now >= watch.silent_at(agent.last_seen_at)
-                agents.append(_info(agent, is_gone=has_left or is_silent))
+                agents.append(_info(agent, within, is_gone=has_left or is_silent))
         return AgentList(
             presence=presence,
-            receivers=receivers[: self._limits.max_agents_listed] or None,
+            receivers=[each for each in receivers if within.allows_deployment(each.deployment_id)][
+                : self._limits.max_agents_listed
+            ]
+            or None,
             agents=agents,
         )
 
@@ -170,7 +187,7 @@ class AgentService:
         return timedelta(seconds=self._limits.silent_seconds)
 
 
-def _info(agent: AgentPresence, *, is_gone: bool) -> AgentInfo:
+def _info(agent: AgentPresence, within: Reach, *, is_gone: bool) -> AgentInfo:
     return AgentInfo(
         agent_id=agent.agent_id,
         deployment_id=agent.registration.deployment_id,
@@ -181,8 +198,9 @@ def _info(agent: AgentPresence, *, is_gone: bool) -> AgentInfo:
         status=agent.registration.status,
         first_seen_at=agent.first_seen_at,
         last_seen_at=agent.last_seen_at,
-        holding=[_held(command) for command in agent.holding],
+        holding=[_held(command) for command in agent.holding if within.covers(command)],
         is_gone=is_gone or None,
+        credential=agent.credential,
     )
 
 

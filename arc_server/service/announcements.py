@@ -56,7 +56,9 @@ class Announcements:
         """
         for command in commands:
             if command.state is State.PENDING and command.lease_holder is not None:
-                self.work.dismiss(command.deployment_id, command.lease_holder)
+                self.work.dismiss(
+                    (command.deployment_id, command.lease_holder, command.lease_credential)
+                )
             self.announce(command)
 
     def announce_completion(self, completion: Completion, response: StoredResponse) -> bool:
@@ -73,7 +75,8 @@ class Announcements:
         if command.state in lifecycle.TERMINAL:
             self.announce(command)
         elif command.state is State.DISPATCHED and command.lease_holder and command.lease_id:
-            self.work.request_cancel(command.deployment_id, command.lease_holder, command.lease_id)
+            holder = (command.deployment_id, command.lease_holder, command.lease_credential)
+            self.work.request_cancel(holder, command.lease_id)
 
     def push_ready(self) -> None:
         """Wake the push loop."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from typing import Final
 
 from arc_server.ports.records import CommandRecord
+
+ROOT: Final = "arc/commands"
 
 
 def params_path(command_id: str) -> str:
@@ -28,4 +31,4 @@ def planted_path(command_id: str) -> str:
 
 
 def _directory(command_id: str) -> str:
-    return f"arc/commands/{command_id}"
+    return f"{ROOT}/{command_id}"

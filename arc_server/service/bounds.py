@@ -1,10 +1,10 @@
-"""Bounds that requests are held to: numbers in a range, and the deployment of a token."""
+"""Bounds that requests are held to: numbers in a range, and the reach of the caller."""
 
 from __future__ import annotations
 
 from arc_protocol.errors import Forbidden, InvalidCommand
-from arc_protocol.messages.base import MAX_WAIT_SECONDS
-from arc_server.ports.records import CommandRecord
+from arc_protocol.messages.base import MAX_WAIT_SECONDS, CommandTarget
+from arc_server.ports.reach import Reach
 
 
 def bounded(field: str, given: int | None, default: int, most: int) -> int:
@@ -36,12 +36,23 @@ def check_wait(seconds: float) -> None:
         )
 
 
-def check_deployment(named: str, within: str | None) -> None:
-    """Raise Forbidden when a caller that is bound to one deployment names another."""
-    if within is not None and named != within:
+def check_deployment(named: str, within: Reach) -> None:
+    """Raise Forbidden when a caller names a deployment that it is not bound to."""
+    if not within.allows_deployment(named):
         raise Forbidden("this token is bound to another deployment", deployment_id=named)
 
 
-def is_within(command: CommandRecord, within: str | None) -> bool:
-    """Return True if a caller that is bound to `within` may know of the command."""
-    return within is None or command.deployment_id == within
+def check_command(named: str, within: Reach) -> None:
+    """Raise Forbidden when a caller names a command that it is not bound to."""
+    if not within.allows_command(named):
+        raise Forbidden("this token is for other commands", command=named)
+
+
+def check_agent(target: CommandTarget | None, agent_id: str | None, within: Reach) -> None:
+    """Raise Forbidden when an agent gives another target or agent id than it is bound to."""
+    if within.target is not None and target != within.target:
+        raise Forbidden("this token is bound to another target")
+    if within.is_default_only and target is not None:
+        raise Forbidden("this agent enrolled without a target: enrol it again for this one")
+    if within.agent_id is not None and agent_id != within.agent_id:
+        raise Forbidden("this token is bound to another agent id")

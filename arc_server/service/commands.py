@@ -1,8 +1,7 @@
 """Commands as senders see them: create, upload, read, list, cancel.
 
-The services know ports only, no HTTP and no SQL. `within` is the deployment that the caller's token
-is bound to, None for a token that is bound to none: commands of other deployments do not exist for
-the caller. `base_url` begins the URLs in an answer; it ends in /v1.
+The services know ports only, no HTTP and no SQL. `within` is the reach of the caller: commands
+outside it do not exist for the caller. `base_url` begins the URLs in an answer; it ends in /v1.
 
 A client that goes away ends only the wait of its request (waits.py). No method may be cancelled:
 each runs to its end, so that all that is committed is also announced.
@@ -14,6 +13,7 @@ import asyncio
 from typing import Final
 
 import msgspec
+import structlog
 
 from arc_protocol import lifecycle
 from arc_protocol.codec import utc
@@ -39,6 +39,7 @@ from arc_protocol.messages.commands import (
 from arc_protocol.messages.waiting import Waiting
 from arc_server.ports.clock import Clock
 from arc_server.ports.commands import CommandStore
+from arc_server.ports.reach import ANY, EVERYTHING, Reach
 from arc_server.ports.records import (
     AwaitedBlob,
     CommandFilter,
@@ -52,7 +53,7 @@ from arc_server.ports.records import (
 )
 from arc_server.service.announcements import Announcements
 from arc_server.service.blob_paths import planted_path
-from arc_server.service.bounds import bounded, check_deployment, check_wait, is_within
+from arc_server.service.bounds import bounded, check_command, check_deployment, check_wait
 from arc_server.service.identifiers import new_command_id
 from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
@@ -62,6 +63,7 @@ from arc_server.service.result_waiters import RememberedCommand
 from arc_server.service.waiting import NOTHING_TO_SAY, WaitingReasons, WaitVerdict, waits_from
 from arc_server.service.waits import Wait
 
+log = structlog.get_logger(__name__)
 SHORTEST_PAUSE_SECONDS: Final = 0.05
 """A reason that time should have changed by now is looked at again after this long."""
 
@@ -91,7 +93,7 @@ class CommandService:
         self._limits = limits
 
     async def create(
-        self, request: CreateCommandRequest, *, base_url: str, within: str | None = None
+        self, request: CreateCommandRequest, *, base_url: str, within: Reach = EVERYTHING
     ) -> CreateCommandResponse:
         """Create a command. If its idempotency key was used before, return the command that this
         key created.
@@ -100,6 +102,7 @@ class CommandService:
         and the errors of target resolution (`CommandStore.create`).
         """
         check_deployment(request.deployment_id, within)
+        check_command(request.command, within)
         if request.operation_result_contract is not None:
             # Taken and not kept, it would let readers see what the sender wanted redacted.
             raise InvalidCommand(
@@ -137,9 +140,10 @@ class CommandService:
                     created_at=now,
                     deadline=deadline,
                     idempotency_key=request.idempotency_key,
-                    auto_register=self._limits.auto_register,
+                    auto_register=self._limits.registers(within),
                     signature=request.signature,
                     push_lease=None if outlet is None else outlet.offer(now),
+                    created_by=within.credential,
                 )
             )
         except ArcError as error:
@@ -161,7 +165,7 @@ class CommandService:
             await self._incoming.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
-            upload = self._outgoing.params_upload(created.params.path, base_url)
+            upload = self._outgoing.params_upload(created.params, base_url, within.credential)
         return CreateCommandResponse(
             command_id=command.command_id,
             state=command.state,
@@ -173,7 +177,7 @@ class CommandService:
         )
 
     async def upload_complete(
-        self, command_id: str, size: int, *, within: str | None = None
+        self, command_id: str, size: int, *, within: Reach = EVERYTHING
     ) -> UploadCompleteResponse:
         """Make a command ready whose params have been uploaded.
 
@@ -214,7 +218,7 @@ class CommandService:
         wait_seconds: float = 0,
         known_tag: str | None = None,
         wait: Wait | None = None,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> CommandStatus:
         """Return a command's status; with `wait_seconds`, once it has ended or time is up.
 
@@ -229,10 +233,11 @@ class CommandService:
             found = await self._ended(command_id, wait_seconds, wait, within)
         else:
             return await self._changed(command_id, base_url, wait_seconds, known_tag, wait, within)
-        return self._status(found, base_url, (await self._verdict(found.command)).waiting)
+        verdict = await self._verdict(found.command)
+        return self._status(found, base_url, within.credential, verdict.waiting)
 
     async def _ended(
-        self, command_id: str, seconds: float, wait: Wait | None, within: str | None
+        self, command_id: str, seconds: float, wait: Wait | None, within: Reach
     ) -> CommandWithResponse:
         """Return a command once it has ended or time is up."""
         with self._announcements.results.waiter(command_id, wait) as waiter:
@@ -251,7 +256,7 @@ class CommandService:
         seconds: float,
         known_tag: str,
         wait: Wait | None,
-        within: str | None,
+        within: Reach,
     ) -> CommandStatus:
         """Return a command's status once it has ended, waits for another reason, or time is up."""
         results = self._announcements.results
@@ -267,24 +272,27 @@ class CommandService:
                     verdict = await self._verdict(found.command)
                     is_over = found.command.state in lifecycle.TERMINAL or left <= 0
                     if is_over or verdict.tag != known_tag or self._announcements.is_closed:
-                        return self._status(found, base_url, verdict.waiting)
+                        return self._status(found, base_url, within.credential, verdict.waiting)
                     pause = left
                     if verdict.changes_at is not None:
                         pause = (verdict.changes_at - self._clock.now()).total_seconds()
                 ended = await waiter.sleep(min(left, max(pause, SHORTEST_PAUSE_SECONDS)))
             if ended is not None:
-                return self._status(ended, base_url, None)
+                return self._status(ended, base_url, within.credential)
 
     async def list(
-        self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: str | None
+        self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: Reach
     ) -> CommandList:
-        """Return a page of commands, newest first.
+        """Return a page of commands, newest first, without those that are out of reach.
+
+        For a caller that is bound by patterns, a page may be shorter than the limit, or empty.
 
         Raises InvalidCommand for a bad cursor or limit, Forbidden.
         """
-        if within is not None:
-            check_deployment(which.deployment_id or within, within)
-            which = msgspec.structs.replace(which, deployment_id=within)
+        if which.deployment_id is not None:
+            check_deployment(which.deployment_id, within)
+        elif (only := within.deployment()) is not None:
+            which = msgspec.structs.replace(which, deployment_id=only)
         page = await self._store.list(
             which,
             _read_cursor(cursor),
@@ -294,35 +302,44 @@ class CommandService:
             commands=[
                 _describe(command, error_code=page.error_codes.get(command.command_id))
                 for command in page.commands
+                if within.covers(command)
             ],
             cursor=None if page.next_before is None else str(page.next_before),
         )
 
-    async def cancel(self, command_id: str, *, within: str | None = None) -> CommandStatus:
+    async def cancel(self, command_id: str, *, within: Reach = EVERYTHING) -> CommandStatus:
         """Cancel a command: at once if it has no holder, else through its holder.
 
         A command that has ended stays as it is. Raises CommandNotFound.
         """
         await self._lookup.find(command_id, within)
-        outcome = await self._store.cancel(command_id, self._clock.now())
+        outcome = await self._store.cancel(command_id, self._clock.now(), within.credential)
         self._announcements.announce_cancel(outcome.command)
         return _describe(outcome.command)
 
-    async def payload(self, command_id: str, *, base_url: str, within: str | None) -> Payload:
+    async def payload(self, command_id: str, *, base_url: str, within: Reach) -> Payload:
         """Return the bodies that are stored for a command, in any state. Raises CommandNotFound."""
         stored = await self._find_with_bodies(command_id, within)
-        params = self._outgoing.params(stored.params, base_url)
-        response = self._outgoing.response(stored.response, base_url)
+        by = within.credential
+        params = self._outgoing.params(stored.params, base_url, by)
+        response = self._outgoing.response(stored.response, base_url, by)
         if params is None and response is None:
             raise CommandNotFound(f"nothing is stored for {command_id}", command_id=command_id)
         return Payload(command_id=command_id, params=params, response=response)
 
-    async def write_payload(self, command_id: str, payload: Payload) -> None:
-        """Replace the bodies that are stored for a command, for an operator. Its state stays.
+    async def write_payload(
+        self, command_id: str, payload: Payload, *, within: Reach = EVERYTHING
+    ) -> None:
+        """Replace the bodies that are stored for a live command, for an admin. Its state stays.
 
-        Raises CommandNotFound, InvalidCommand.
+        Raises CommandNotFound, InvalidCommand, InvalidStateTransition for one that has ended.
         """
-        found = await self._lookup.find(command_id, None)
+        found = await self._lookup.find(command_id, within)
+        if found.command.state in lifecycle.TERMINAL:
+            raise InvalidStateTransition(
+                f"the command is {found.command.state}: what it ended with does not change",
+                **{"from": found.command.state, "to": found.command.state},
+            )
         params = response = None
         if payload.params is not None:
             path = planted_path(command_id)
@@ -330,21 +347,24 @@ class CommandService:
         if payload.response is not None:
             response = await self._incoming.accept_response(found.command, payload.response)
         await self._store.write_payload(command_id, params, response)
+        log.info("command.payload_replaced", command_id=command_id, by=within.credential)
 
-    async def _find_with_bodies(self, command_id: str, within: str | None) -> CommandWithBodies:
+    async def _find_with_bodies(self, command_id: str, within: Reach) -> CommandWithBodies:
         stored = await self._store.get_with_bodies(command_id)
-        if stored is None or not is_within(stored.command, within):
+        if stored is None or not within.covers(stored.command):
             raise not_found(command_id)
         return stored
 
-    def _has_no_result(self, command_id: str, within: str | None) -> bool:
+    def _has_no_result(self, command_id: str, within: Reach) -> bool:
         """Return True if that is known for sure without a look into the database."""
         live = self._announcements.results.live(command_id)
-        if live is None or (within is not None and live.deployment_id != within):
+        if live is None or within.commands is not ANY:
+            return False
+        if not within.allows_deployment(live.deployment_id):
             return False
         return live.deadline is None or not lifecycle.is_overdue(live.deadline, self._clock.now())
 
-    def _young_seconds(self, command_id: str, within: str | None) -> float:
+    def _young_seconds(self, command_id: str, within: Reach) -> float:
         """Return for how long a command has not begun to wait, as far as memory tells.
 
         Most commands end in that time, before the database is asked for a reason.
@@ -364,11 +384,15 @@ class CommandService:
         return await self._reasons.of(command)
 
     def _status(
-        self, found: CommandWithResponse, base_url: str, waiting: Waiting | None
+        self,
+        found: CommandWithResponse,
+        base_url: str,
+        by: str | None,
+        waiting: Waiting | None = None,
     ) -> CommandStatus:
         response = None
         if found.command.state in lifecycle.TERMINAL:
-            response = self._outgoing.response(found.response, base_url)
+            response = self._outgoing.response(found.response, base_url, by)
         return _describe(found.command, response, waiting=waiting)
 
 
@@ -393,6 +417,8 @@ def _describe(
         deadline=command.deadline,
         max_attempts=command.max_attempts,
         cancel_requested=command.cancel_requested or None,
+        created_by=command.created_by,
+        completed_by=command.completed_by,
         error_code=error_code,
         waiting=waiting,
     )

@@ -33,7 +33,7 @@ class Envelopes:
         if lease_id is None:
             raise InvalidStateTransition("the command has no lease", command_id=command.command_id)
         expires_at = self._clock.now() + timedelta(seconds=self._limits.response_url_seconds)
-        params = self._bodies.params(grant.params, base_url)
+        params = self._bodies.params(grant.params, base_url, command.lease_credential)
         return Envelope(
             protocol=PROTOCOL,
             deployment_id=command.deployment_id,
@@ -46,7 +46,11 @@ class Envelopes:
             response_handling=ResponseHandling(
                 max_inline_bytes=self._limits.inline_bytes,
                 submit_response_url=self._links.response_url(
-                    base_url, command.command_id, lease_id, expires_at
+                    base_url,
+                    command.command_id,
+                    lease_id,
+                    expires_at,
+                    command.lease_credential,
                 ),
                 storage_upload_request=self._bodies.response_upload(command, base_url, expires_at),
             ),

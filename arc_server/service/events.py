@@ -5,9 +5,10 @@ from __future__ import annotations
 from arc_protocol import lifecycle
 from arc_protocol.messages.events import EventList, EventsRequest
 from arc_server.ports.events import EventStore
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import EventPage
 from arc_server.service.announcements import Announcements
-from arc_server.service.bounds import bounded, check_wait, is_within
+from arc_server.service.bounds import bounded, check_wait
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import not_found
 from arc_server.service.waits import Wait
@@ -24,7 +25,7 @@ class EventService:
         self._limits = limits
 
     async def add(
-        self, command_id: str, events: EventsRequest, *, within: str | None = None
+        self, command_id: str, events: EventsRequest, *, within: Reach = EVERYTHING
     ) -> None:
         """Store events and wake the requests that wait for them.
 
@@ -41,7 +42,7 @@ class EventService:
         limit: int | None = None,
         wait_seconds: float = 0,
         wait: Wait | None = None,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> EventList:
         """Return the lines after a place; with `wait_seconds`, once there are any, the command has
         ended, or time is up.
@@ -61,9 +62,9 @@ class EventService:
                 page = await self._look(command_id, after, most, within)
         return _list_of(page, after)
 
-    async def _look(self, command_id: str, after: int, limit: int, within: str | None) -> EventPage:
+    async def _look(self, command_id: str, after: int, limit: int, within: Reach) -> EventPage:
         page = await self._store.events(command_id, after, limit)
-        if page is None or not is_within(page.command, within):
+        if page is None or not within.covers(page.command):
             raise not_found(command_id)
         return page
 

@@ -36,7 +36,7 @@ def has_ended(status: AgentStatus | None) -> bool:
 class KnownAgent(msgspec.Struct, kw_only=True):
     """An agent, as far as a sender that waits is concerned."""
 
-    agent_id: str
+    holder: Holder
     hostname: str | None = None
     """None until it has registered."""
     target_id: str | None = None
@@ -78,10 +78,18 @@ class Watch(NamedTuple):
 def replacements(found: Iterable[AgentPresence]) -> dict[Holder, datetime]:
     """Return the agents that were started anew, and when their next start registered."""
     return {
-        (agent.registration.deployment_id, agent.registration.replaces): agent.first_seen_at
+        former: agent.first_seen_at
         for agent in found
-        if agent.registration.replaces is not None
+        if (former := former_start(agent)) is not None
     }
+
+
+def former_start(agent: AgentPresence) -> Holder | None:
+    """Return the start that an agent replaces: one of its own credential."""
+    replaces = agent.registration.replaces
+    if replaces is None:
+        return None
+    return agent.registration.deployment_id, replaces, agent.credential
 
 
 def is_replaced(last_seen_at: datetime, replaced_at: datetime | None) -> bool:
@@ -98,8 +106,8 @@ class KnownAgents:
     def __init__(self, read: Callable[[str], Awaitable[Sequence[AgentPresence]]]) -> None:
         """Take agents from `read`, which returns those of a deployment, seen last first."""
         self._read = read
-        self._known: dict[str, dict[str, KnownAgent]] = {}
-        self._reading: dict[str, asyncio.Task[dict[str, KnownAgent]]] = {}
+        self._known: dict[str, dict[Holder, KnownAgent]] = {}
+        self._reading: dict[str, asyncio.Task[dict[Holder, KnownAgent]]] = {}
 
     async def of(self, deployment_id: str) -> Iterable[KnownAgent]:
         """Return the agents of a deployment. Raises StoreUnavailable."""
@@ -112,41 +120,44 @@ class KnownAgents:
             self._reading[deployment_id] = reading
         return (await asyncio.shield(reading)).values()
 
-    def mark_seen(self, deployment_id: str, agent_id: str, now: datetime) -> datetime | None:
+    def mark_seen(self, holder: Holder, now: datetime) -> datetime | None:
         """Keep a sign of life. Return the one before; None if no sender has asked."""
+        deployment_id, _, _ = holder
         agents = self._known.get(deployment_id)
         if agents is None:
             return None
-        agent = self._agent(deployment_id, agents, agent_id)
+        agent = self._agent(agents, holder)
         before, agent.last_seen_at = agent.last_seen_at, now
         return before
 
     def put(self, found: AgentPresence) -> bool:
         """Keep a registration. Return True if it changes what a sender is told."""
-        registration = found.registration
-        agents = self._known.get(registration.deployment_id)
+        deployment_id, agent_id, credential = found.holder
+        agents = self._known.get(deployment_id)
         if agents is None:
             return False
-        known = self._agent(registration.deployment_id, agents, found.agent_id)
+        if credential is not None:  # the store drops this record, too
+            agents.pop((deployment_id, agent_id, None), None)
+        known = self._agent(agents, found.holder)
         before = msgspec.structs.replace(known, last_seen_at=EVER)
         known.take(found)
-        replaced = agents.get(registration.replaces or "")
+        former = former_start(found)
+        replaced = None if former is None else agents.get(former)
         if replaced is not None:
             replaced.replaced_at = found.first_seen_at
         return before != msgspec.structs.replace(known, last_seen_at=EVER)
 
-    def _agent(
-        self, deployment_id: str, agents: dict[str, KnownAgent], agent_id: str
-    ) -> KnownAgent:
+    def _agent(self, agents: dict[Holder, KnownAgent], holder: Holder) -> KnownAgent:
         """Return an agent, as one that has not registered if it is new."""
-        agent = agents.get(agent_id)
+        agent = agents.get(holder)
         if agent is None:
-            agent = agents[agent_id] = KnownAgent(agent_id=agent_id)
+            agent = agents[holder] = KnownAgent(holder=holder)
+            deployment_id, _, _ = holder
             if len(agents) > MAX_KEPT_AGENTS and deployment_id not in self._reading:
                 del self._known[deployment_id]  # read again when a sender asks, without the oldest
         return agent
 
-    async def _remember(self, deployment_id: str) -> dict[str, KnownAgent]:
+    async def _remember(self, deployment_id: str) -> dict[Holder, KnownAgent]:
         """Read a deployment. What comes in meanwhile is newer, and stays."""
         if len(self._known) >= MAX_DEPLOYMENTS:
             del self._known[next(iter(self._known))]
@@ -160,8 +171,8 @@ class KnownAgents:
             del self._reading[deployment_id]
         replaced_at = replacements(found)
         for each in found:
-            agent = agents.setdefault(each.agent_id, KnownAgent(agent_id=each.agent_id))
+            agent = agents.setdefault(each.holder, KnownAgent(holder=each.holder))
             if agent.hostname is None:
                 agent.take(each)
-            agent.replaced_at = replaced_at.get((deployment_id, each.agent_id), agent.replaced_at)
+            agent.replaced_at = replaced_at.get(each.holder, agent.replaced_at)
         return agents

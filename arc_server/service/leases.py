@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
 from arc_protocol import lifecycle
@@ -16,7 +17,7 @@ from arc_protocol.errors import (
     ArcError,
     BadRequest,
     Conflict,
-    LeaseLost,
+    Forbidden,
     LeaseNotFound,
     NotFound,
 )
@@ -36,8 +37,10 @@ from arc_protocol.messages.leases import (
 )
 from arc_server.ports.clock import Clock
 from arc_server.ports.leases import LeaseStore
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     CommandRecord,
+    Epoch,
     Grant,
     Granted,
     LeasedResponse,
@@ -46,7 +49,7 @@ from arc_server.ports.records import (
 )
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
-from arc_server.service.bounds import check_deployment, check_wait, clamped
+from arc_server.service.bounds import check_agent, check_deployment, check_wait, clamped
 from arc_server.service.envelopes import Envelopes
 from arc_server.service.identifiers import FreshLeaseIds
 from arc_server.service.incoming_bodies import IncomingBodies
@@ -75,7 +78,7 @@ class LeaseService:
         announcements: Announcements,
         limits: CommandLimits,
         agents: AgentService,
-        epoch: str,
+        epoch: Epoch,
         reasons: WaitingReasons,
     ) -> None:
         self._store = store
@@ -96,7 +99,7 @@ class LeaseService:
         base_url: str,
         user_agent: str = "",
         wait: Wait | None = None,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> LeaseResponse:
         """Lease ready commands; with `waitSeconds`, once there is one or time is up.
 
@@ -104,6 +107,9 @@ class LeaseService:
         with; nothing stays leased then.
         """
         check_deployment(request.deployment_id, within)
+        if within.target is not None and request.target is None:
+            request = msgspec.structs.replace(request, target=within.target)
+        check_agent(request.target, request.agent_id, within)
         is_legacy = user_agent.startswith(LEGACY_USER_AGENT)
         count = clamped("maxLeases", request.max_leases, 1, self._limits.max_leases)
         count = 1 if is_legacy else count
@@ -116,37 +122,40 @@ class LeaseService:
         began = self._clock.monotonic()
         waited = 0.0
         deployment_id, agent_id = request.deployment_id, request.agent_id
+        holder = None if agent_id is None else (deployment_id, agent_id, within.credential)
         wait = wait or Wait()
         work = self._announcements.work
-        with work.waiter(deployment_id, target_id, agent_id, wait) as waiter:
+        with work.waiter(deployment_id, target_id, holder, wait) as waiter:
             wait.check()
-            self._agents.mark_polled(deployment_id, request.target, agent_id)
+            self._agents.mark_polled(deployment_id, request.target, agent_id, within.credential)
             while True:
                 wait.check()
                 waiter.arm()
-                leases = await self._lease_now(request, count, seconds, waited, base_url)
+                leases = await self._lease_now(request, count, seconds, waited, base_url, within)
                 waiter.looked([lease.command_id for lease in leases])
                 if wait.error is not None:
                     await self.return_undelivered([lease.lease_id for lease in leases])
                     raise wait.error
-                cancelled = work.take_cancels(deployment_id, agent_id) if agent_id else []
+                cancelled = work.take_cancels(holder) if holder else []
                 left = wait_seconds - (self._clock.monotonic() - began)
                 if leases or cancelled or left <= 0 or self._announcements.is_closed:
                     return LeaseResponse(
-                        leases=leases, cancelled=cancelled or None, epoch=self._epoch
+                        leases=leases, cancelled=cancelled or None, epoch=self._epoch.id
                     )
                 is_woken = await waiter.sleep(left)
                 if not is_woken or waiter.is_dismissed or self._announcements.is_closed:
-                    return LeaseResponse(leases=[], epoch=self._epoch)
+                    return LeaseResponse(leases=[], epoch=self._epoch.id)
                 waited = self._clock.monotonic() - began
 
-    async def renew(self, request: RenewRequest, *, within: str | None = None) -> RenewResponse:
+    async def renew(self, request: RenewRequest, *, within: Reach = EVERYTHING) -> RenewResponse:
         """Extend leases that are still the latest of their commands. Raises InvalidCommand."""
         seconds = self._lease_seconds(request.lease_seconds)
         outcome = await self._store.renew(request.lease_ids, seconds, self._clock.now(), within)
         for command in outcome.renewed:
             if command.lease_holder is not None and command.lease_holder == request.agent_id:
-                self._agents.mark_seen(command.deployment_id, command.lease_holder)
+                self._agents.mark_seen(
+                    (command.deployment_id, command.lease_holder, command.lease_credential)
+                )
         kept: list[RenewedLease] = []
         if outcome.kept_until is not None:
             left = max(0.0, (outcome.kept_until - self._clock.now()).total_seconds())
@@ -158,7 +167,7 @@ class LeaseService:
             ]
         self._reasons.report(outcome.renewed, request.waiting)
         return RenewResponse(
-            epoch=self._epoch,
+            epoch=self._epoch.id,
             renewed=[
                 RenewedLease(
                     lease_id=command.lease_id or "",
@@ -175,11 +184,11 @@ class LeaseService:
         )
 
     async def release(
-        self, lease_id: str, *, costs_attempt: bool = True, within: str | None = None
+        self, lease_id: str, *, costs_attempt: bool = True, within: Reach = EVERYTHING
     ) -> None:
         """Release a lease without a response. Raises LeaseNotFound."""
         command = await self._store.release(
-            lease_id, self._clock.now(), costs_attempt=costs_attempt, deployment_id=within
+            lease_id, self._clock.now(), costs_attempt=costs_attempt, within=within
         )
         self._announcements.announce(command)
 
@@ -194,27 +203,33 @@ class LeaseService:
         response: CommandResponse,
         *,
         lease_id: str | None = None,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> None:
         """End a command with a response, once. A repeat, and one that comes late, does nothing.
 
-        Raises CommandNotFound, LeaseLost, InvalidStateTransition, InvalidCommand (bad base64, or a
-        body in storage that is not there).
+        Raises CommandNotFound, LeaseLost, Forbidden (no lease named, and another credential holds
+        it), InvalidStateTransition, InvalidCommand (bad base64, or a body in storage that is not
+        there).
         """
         command: CommandRecord | None = None
-        if within is not None or not self._incoming.is_small(response):
+        if not self._incoming.is_small(response):
             found = await self._lookup.find(command_id, within)
             command = found.command
+            if not self._epoch.has_undone(lease_id, command):
+                within.check_lease(
+                    command, lease_id
+                )  # before the body: a stale holder's is not there
             if command.state in lifecycle.TERMINAL:
                 # A process that died may have completed the command and not sealed its body.
                 if isinstance(found.response, StoredSuccess):
                     await self._incoming.seal_response(found.response)
                 return
-            _check_lease(command, lease_id)  # before the body: a stale holder's is not there
         stored = await self._incoming.accept_response(command, response, lease_id)
         try:
-            outcome = await self._store.complete(command_id, lease_id, stored, self._clock.now())
-        except (BadRequest, NotFound, Conflict):
+            outcome = await self._store.complete(
+                command_id, lease_id, stored, self._clock.now(), within
+            )
+        except (BadRequest, Forbidden, NotFound, Conflict):
             await self._incoming.withdraw(response, stored)
             raise
         if self._announcements.announce_completion(outcome, stored):
@@ -223,7 +238,7 @@ class LeaseService:
             await self._incoming.withdraw(response, stored)
 
     async def submit_responses(
-        self, request: RespondRequest, *, within: str | None = None
+        self, request: RespondRequest, *, within: Reach = EVERYTHING
     ) -> RespondResponse:
         """Submit several responses, and return those that were refused. Small ones share a write.
 
@@ -258,16 +273,24 @@ class LeaseService:
         return clamped("leaseSeconds", given, DEFAULT_LEASE_SECONDS, self._limits.max_lease_seconds)
 
     async def _lease_now(
-        self, request: LeaseRequest, count: int, seconds: float, waited: float, base_url: str
+        self,
+        request: LeaseRequest,
+        count: int,
+        seconds: float,
+        waited: float,
+        base_url: str,
+        within: Reach,
     ) -> list[LeaseInfo]:
         granted = await self._look(
             LeaseQuery(
                 deployment_id=request.deployment_id,
                 target=request.target,
-                lease_ids=FreshLeaseIds(count, self._epoch),
+                lease_ids=FreshLeaseIds(count, self._epoch.id),
                 lease_seconds=seconds,
                 holder=request.agent_id,
-                auto_register=self._limits.auto_register,
+                credential=within.credential,
+                auto_register=self._limits.registers(within),
+                max_targets=self._limits.max_targets,
                 max_bytes=self._limits.max_answer_bytes,
             )
         )
@@ -293,6 +316,13 @@ class LeaseService:
                 deployment_id=query.deployment_id,
                 target=query.target.resource_id,
                 resource_type=str(query.target.resource_type),
+            )
+        if granted.is_full and query.target is not None:
+            log.warning(
+                "lease.too_many_targets",
+                deployment_id=query.deployment_id,
+                target=query.target.resource_id,
+                most=query.max_targets,
             )
         return granted
 
@@ -322,12 +352,6 @@ class LeaseService:
             lease_seconds=seconds,
             max_attempts=command.max_attempts,
         )
-
-
-def _check_lease(command: CommandRecord, lease_id: str | None) -> None:
-    """Raise LeaseLost when the lease that is named is not the command's latest."""
-    if lease_id is not None and lease_id != command.lease_id:
-        raise LeaseLost("the command has been leased again", command_id=command.command_id)
 
 
 def _refusal(lease_id: str, error: ArcError) -> RefusedResponse:

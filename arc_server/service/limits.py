@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
+from arc_server.ports.reach import Reach
 
 
 class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +37,13 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_agents_listed: int = 10_000
     max_schemas_bytes: int = 1 << 20
     """The most that the schemas of one agent's handlers may take, as JSON."""
-    auto_register: bool = True
+    auto_register: bool | None = None
+    """Deployments and targets are registered at their first use; None: by callers that may."""
+    max_targets: int = 100
+    """The targets of a deployment, past which none registers itself."""
     max_answer_bytes: int = 8 << 20
     """The most bytes of inline params that one lease request gets."""
-    """Deployments and targets are registered at their first use."""
+
+    def registers(self, within: Reach) -> bool:
+        """Return True if what a caller names for the first time is registered."""
+        return within.may_register if self.auto_register is None else self.auto_register

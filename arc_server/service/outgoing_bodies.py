@@ -17,6 +17,7 @@ from arc_protocol.messages.commands import StorageUpload
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.records import (
+    AwaitedBlob,
     CommandRecord,
     DamagedBody,
     ReadResponse,
@@ -39,43 +40,55 @@ class OutgoingBodies:
         self._clock = clock
         self._limits = limits
 
-    def params_upload(self, path: str, base_url: str) -> StorageUpload:
-        """Let a sender upload its params."""
+    def params_upload(
+        self, params: AwaitedBlob, base_url: str, by: str | None = None
+    ) -> StorageUpload:
+        """Let a sender upload its params, of the size that it announced.
+
+        `by` is the token or credential that a URL is made for, here and below: the URL ends when
+        that is revoked.
+        """
         expires_at = self._clock.now() + timedelta(seconds=self._limits.upload_url_seconds)
-        request = self._blobs.presign("put", path, base_url, expires_at)
+        request = self._blobs.presign(
+            "put", params.path, base_url, expires_at, size=params.size, by=by
+        )
         return StorageUpload(put_request=request, expires_at=request.expiration)
 
     def response_upload(
         self, command: CommandRecord, base_url: str, expires_at: datetime
     ) -> PresignedRequest:
         """Let the holder of the latest lease upload its response until then."""
-        return self._blobs.presign("put", response_path(command), base_url, expires_at)
+        return self._blobs.presign(
+            "put", response_path(command), base_url, expires_at, by=command.lease_credential
+        )
 
-    def params(self, params: StoredParams, base_url: str) -> BodySpec | None:
+    def params(self, params: StoredParams, base_url: str, by: str | None = None) -> BodySpec | None:
         """Return params for a reader; None while there are none to read."""
         if isinstance(params, StoredInline | StoredBlob):
-            return self._body(params, base_url)
+            return self._body(params, base_url, by)
         return None
 
-    def response(self, response: ReadResponse | None, base_url: str) -> CommandResponse | None:
+    def response(
+        self, response: ReadResponse | None, base_url: str, by: str | None = None
+    ) -> CommandResponse | None:
         """Return a response for a reader; a damaged one is presented as an error."""
         if response is None:
             return None
         if isinstance(response, StoredSuccess):
-            return SuccessResponse(response=self._body(response.body, base_url))
+            return SuccessResponse(response=self._body(response.body, base_url, by))
         if isinstance(response, StoredError):
             return ErrorResponse(
                 code=response.code, message=response.message, details=response.details
             )
         return _damaged(response)
 
-    def _body(self, body: StoredBody, base_url: str) -> BodySpec:
+    def _body(self, body: StoredBody, base_url: str, by: str | None) -> BodySpec:
         if isinstance(body, StoredInline):
             return InlineBody.of(body.data)
         expires_at = self._clock.now() + timedelta(seconds=self._limits.download_url_seconds)
         return StorageBody(
             size=body.size,
-            storage_get_request=self._blobs.presign("get", body.path, base_url, expires_at),
+            storage_get_request=self._blobs.presign("get", body.path, base_url, expires_at, by=by),
             storage_put_used=True,
         )
 

@@ -7,6 +7,7 @@ import msgspec
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.links import ResponseLinks
+from arc_server.ports.records import Epoch
 from arc_server.ports.store import Store
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
@@ -18,6 +19,7 @@ from arc_server.service.leases import LeaseService
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
 from arc_server.service.outgoing_bodies import OutgoingBodies
+from arc_server.service.uploads import Uploads
 from arc_server.service.waiting import WaitingReasons
 
 
@@ -30,6 +32,7 @@ class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
     leases: LeaseService
     events: EventService
     agents: AgentService
+    uploads: Uploads
 
 
 def build_services(
@@ -39,7 +42,7 @@ def build_services(
     links: ResponseLinks,
     clock: Clock,
     limits: CommandLimits,
-    epoch: str = "0",
+    epoch: Epoch = Epoch(id="0"),
 ) -> ServerServices:
     """Return the services of a process."""
     announcements = Announcements()
@@ -79,4 +82,5 @@ def build_services(
         ),
         events=EventService(store=store, announcements=announcements, limits=limits),
         agents=agents,
+        uploads=Uploads(store, epoch),
     )

@@ -111,7 +111,8 @@ def _of_held(
     now: datetime,
 ) -> WaitVerdict:
     """Return why a command waits that an agent or another receiver holds."""
-    holder = next((each for each in agents if each.agent_id == command.lease_holder), None)
+    named = (command.deployment_id, command.lease_holder, command.lease_credential)
+    holder = next((each for each in agents if each.holder == named), None)
     if holder is not None and (holder.has_ended or now >= watch.silent_at(holder.last_seen_at)):
         return WaitVerdict(_of_absent(holder, now))
     changes_at = None if holder is None else watch.silent_at(holder.last_seen_at)
@@ -181,7 +182,8 @@ def _of_present(here: Sequence[KnownAgent], now: datetime) -> Waiting | None:
 def _resumes_at(agent: KnownAgent) -> tuple[float, str]:
     """Return the order of agents that take nothing: by the end of their pause, then by id."""
     until = None if agent.status is None else agent.status.until
-    return math.inf if until is None else until.timestamp(), agent.agent_id
+    _, agent_id, _ = agent.holder
+    return math.inf if until is None else until.timestamp(), agent_id
 
 
 def _of_absent(agent: KnownAgent, now: datetime) -> Waiting:

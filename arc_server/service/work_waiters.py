@@ -155,11 +155,10 @@ class WorkWaiters:
         self,
         deployment_id: str,
         target_id: str | None,
-        agent_id: str | None = None,
+        holder: Holder | None = None,
         wait: Wait | None = None,
     ) -> WorkWaiter:
         """Return a waiter, which is also woken when a lease of that agent is to be cancelled."""
-        holder = None if agent_id is None else (deployment_id, agent_id)
         return WorkWaiter(self, (deployment_id, target_id), holder, wait or Wait())
 
     def wake(self, deployment_id: str, target_id: str | None, count: int = 1) -> None:
@@ -184,22 +183,21 @@ class WorkWaiters:
         self._wake(key, 1)
         return waiter.foretell()
 
-    def request_cancel(self, deployment_id: str, agent_id: str, lease_id: str) -> None:
+    def request_cancel(self, holder: Holder, lease_id: str) -> None:
         """Keep a cancel request for a holder, and wake it."""
-        holder = (deployment_id, agent_id)
         if holder not in self._cancels and len(self._cancels) >= MAX_REMEMBERED_CANCELS:
             del self._cancels[next(iter(self._cancels))]
         self._cancels.setdefault(holder, set()).add(lease_id)
         for waiter in self._by_holder.get(holder, ()):
             waiter.wake(is_for_work=False)
 
-    def take_cancels(self, deployment_id: str, agent_id: str) -> list[str]:
+    def take_cancels(self, holder: Holder) -> list[str]:
         """Return the leases that an agent is to cancel, each once."""
-        return sorted(self._cancels.pop((deployment_id, agent_id), ()))
+        return sorted(self._cancels.pop(holder, ()))
 
-    def dismiss(self, deployment_id: str, agent_id: str) -> None:
+    def dismiss(self, holder: Holder) -> None:
         """End the waits of an agent that gives no sign of life: it polls again if it is there."""
-        for waiter in tuple(self._by_holder.get((deployment_id, agent_id), ())):
+        for waiter in tuple(self._by_holder.get(holder, ())):
             self.remove(waiter)
             waiter.is_dismissed = True
             waiter.wake(is_for_work=False)

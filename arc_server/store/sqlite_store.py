@@ -16,7 +16,9 @@ import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable, Unavailable
 from arc_protocol.messages.agents import AgentRegistration
+from arc_protocol.messages.base import CommandTarget
 from arc_protocol.messages.events import EventsRequest
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     AgentKey,
     AgentPresence,
@@ -36,6 +38,7 @@ from arc_server.ports.records import (
     Granted,
     Holder,
     KnownKey,
+    KnownSecret,
     LeasedResponse,
     LeaseQuery,
     NewCommand,
@@ -44,6 +47,7 @@ from arc_server.ports.records import (
     Renewal,
     StoredBody,
     StoredResponse,
+    TokenSecret,
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
@@ -62,6 +66,7 @@ from arc_server.store.operations import (
     lease,
     read,
     sweeps,
+    targets,
     transitions,
 )
 
@@ -176,9 +181,9 @@ class SqliteStore:
         lease_ids: Sequence[str],
         lease_seconds: float,
         now: datetime,
-        deployment_id: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> Renewal:
-        return await self._write(lease.renew, lease_ids, lease_seconds, now, deployment_id)
+        return await self._write(lease.renew, lease_ids, lease_seconds, now, within)
 
     async def release(
         self,
@@ -186,33 +191,36 @@ class SqliteStore:
         now: datetime,
         *,
         costs_attempt: bool,
-        deployment_id: str | None = None,
+        within: Reach = EVERYTHING,
         push_after: datetime | None = None,
     ) -> CommandRecord:
-        return await self._write(
-            lease.release, lease_id, now, costs_attempt, deployment_id, push_after
-        )
+        return await self._write(lease.release, lease_id, now, costs_attempt, within, push_after)
 
     async def complete(
-        self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
+        self,
+        command_id: str,
+        lease_id: str | None,
+        response: StoredResponse,
+        now: datetime,
+        within: Reach = EVERYTHING,
     ) -> Completion:
-        return await self._write(complete.complete, command_id, lease_id, response, now)
+        return await self._write(complete.complete, command_id, lease_id, response, now, within)
 
     async def complete_all(
-        self, submissions: Sequence[LeasedResponse], now: datetime, deployment_id: str | None = None
+        self, submissions: Sequence[LeasedResponse], now: datetime, within: Reach = EVERYTHING
     ) -> Sequence[Completion | ArcError]:
-        return await self._write(complete.complete_all, submissions, now, deployment_id)
+        return await self._write(complete.complete_all, submissions, now, within)
 
     async def add_events(
-        self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
+        self, command_id: str, request: EventsRequest, keep: int, within: Reach = EVERYTHING
     ) -> CommandRecord:
-        return await self._write(events.add, command_id, request, keep, deployment_id)
+        return await self._write(events.add, command_id, request, keep, within)
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
         return await self._list(events.read, command_id, after, limit)
 
-    async def cancel(self, command_id: str, now: datetime) -> Completion:
-        return await self._write(complete.cancel, command_id, now)
+    async def cancel(self, command_id: str, now: datetime, by: str | None = None) -> Completion:
+        return await self._write(complete.cancel, command_id, now, by)
 
     async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
         return await self._list(read.list_commands, which, before, limit)
@@ -256,10 +264,25 @@ class SqliteStore:
     async def get_deployment(self, deployment_id: str) -> Deployment | None:
         return await self._read(deployments.get_deployment, deployment_id)
 
+    async def list_deployments(self) -> Sequence[Deployment]:
+        return await self._list(deployments.list_deployments)
+
+    async def register(
+        self, deployment_id: str, target: CommandTarget | None, now: datetime
+    ) -> None:
+        await self._write(targets.register, deployment_id, target, micros(now))
+
+    async def remove_target(self, deployment_id: str, resource_id: str) -> bool:
+        return await self._write(targets.remove_target, deployment_id, resource_id)
+
     async def put_agent(
-        self, agent_id: str, registration: AgentRegistration, now: datetime
+        self,
+        agent_id: str,
+        registration: AgentRegistration,
+        now: datetime,
+        credential: str | None = None,
     ) -> AgentPresence:
-        return await self._write(agents.put_agent, agent_id, registration, now)
+        return await self._write(agents.put_agent, agent_id, registration, now, credential)
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
         await self._write(agents.touch_agents, seen)
@@ -274,11 +297,17 @@ class SqliteStore:
     ) -> Sequence[AgentPresence]:
         return await self._list(agents.list_agents, deployment_id, seen_since, limit, with_schemas)
 
-    async def put_token(self, token: BearerToken) -> None:
-        await self._write(credentials.put_token, token)
+    async def put_token(self, token: BearerToken, secret: TokenSecret) -> None:
+        await self._write(credentials.put_token, token, secret)
 
-    async def find_token(self, token_hash: bytes) -> BearerToken | None:
+    async def find_token(self, token_hash: bytes) -> KnownSecret | None:
         return await self._read(credentials.find_token, token_hash)
+
+    async def rotate_token(self, secret: TokenSecret, older_end_at: datetime) -> BearerToken | None:
+        return await self._write(credentials.rotate_token, secret, older_end_at)
+
+    async def use_tokens(self, used: Mapping[str, datetime]) -> None:
+        await self._write(credentials.use_tokens, used)
 
     async def list_tokens(self) -> Sequence[BearerToken]:
         return await self._list(credentials.list_tokens)
@@ -290,6 +319,9 @@ class SqliteStore:
 
     async def put_enrol_token(self, token: EnrolToken) -> None:
         await self._write(credentials.put_enrol_token, token)
+
+    async def find_enrol_token(self, token_hash: bytes) -> EnrolToken | None:
+        return await self._read(credentials.find_enrol_token, token_hash)
 
     async def list_enrol_tokens(self) -> Sequence[EnrolToken]:
         return await self._list(credentials.list_enrol_tokens)
@@ -326,6 +358,12 @@ class SqliteStore:
 
     async def revocations(self) -> int:
         return await self._read(credentials.revocations)
+
+    async def revoked_ids(self) -> frozenset[str]:
+        return await self._list(credentials.revoked_ids)
+
+    async def requeue_revoked(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
+        return await self._write(sweeps.requeue_revoked, now, limit)
 
     async def _end(
         self,

@@ -436,7 +436,8 @@ def test_a_result_of_a_lease_that_was_given_again_is_refused_as_done(
 
     assert (stale.status, stale.json()["code"]) == (409, "LEASE_LOST")
     assert receiver.succeed(new["envelope"], b"new").status == 200
-    assert receiver.succeed(old["envelope"], b"old").status == 200
+    again = receiver.succeed(old["envelope"], b"old")
+    assert (again.status, again.json()["code"]) == (409, "LEASE_LOST")  # also after the end
     assert sender.result(sender.look(created["commandId"])) == b"new"
 
 

@@ -26,6 +26,7 @@ from arc_server.ports.records import (
     StoredError,
     StoredInline,
     StoredSuccess,
+    TokenSecret,
 )
 from arc_server.service.sweeper import Sweeper, SweepLimits
 from tests.chaos.server_parts import BASE_URL, INLINE_BYTES, ServerParts
@@ -269,7 +270,8 @@ async def register(parts: ServerParts) -> Answer:
 
 async def put_token(parts: ServerParts) -> Notes:
     await parts.store.put_token(
-        BearerToken(token_hash=b"hash", token_id="t1", scope="admin", created_at=START)
+        BearerToken(token_id="t1", scope="admin", created_at=START),
+        TokenSecret(token_hash=b"hash", token_id="t1", created_at=START),
     )
     return {}
 

@@ -20,7 +20,9 @@ from arc_protocol.errors import (
     CommandTargetAmbiguous,
     CommandTargetIdInvalid,
     CommandTargetNotFound,
+    Conflict,
     DeploymentNotFound,
+    Forbidden,
     IdempotencyKeyReused,
     InvalidCommand,
     InvalidStateTransition,
@@ -38,10 +40,10 @@ from arc_protocol.messages.base import (
 )
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
 from arc_server.ports.handler_schemas import split_schemas
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     AgentPresence,
     AwaitedBlob,
-    BearerToken,
     CommandFilter,
     CommandPage,
     CommandRecord,
@@ -135,7 +137,6 @@ class MemoryStore(MemoryCredentials):
         self._keys: dict[tuple[str, str, str], list[_Key]] = {}
         self._places: dict[str, _Place] = {}
         self._agents: dict[Holder, AgentPresence] = {}
-        self._tokens: dict[bytes, BearerToken] = {}
         self._sign_of_life: datetime | None = None
         self._numbers = 0
 
@@ -184,6 +185,7 @@ class MemoryStore(MemoryCredentials):
                 created_at=new.created_at,
                 is_push=place.push_url is not None,
                 deadline=new.deadline,
+                created_by=new.created_by,
             ),
             params=new.params,
             signature=new.signature,
@@ -328,6 +330,8 @@ class MemoryStore(MemoryCredentials):
     ) -> None:
         """See Store."""
         stored = self._find(command_id)
+        if stored.command.state in lifecycle.TERMINAL:
+            raise InvalidStateTransition("what a command ended with does not change")
         stored.params = params or stored.params
         stored.response = response or stored.response
 
@@ -347,6 +351,8 @@ class MemoryStore(MemoryCredentials):
             target = place.targets[named.resource_id]
         elif query.auto_register:
             target = named if _is_good_id(named.resource_id) else None
+            if target is not None and len(place.targets) >= query.max_targets:
+                return Granted(grants=(), is_full=True)
             inherited = target is not None and self._register(query.deployment_id, named)
         else:
             is_implicit = not _ordinary(place) and named.resource_id == IMPLICIT_TARGET.resource_id
@@ -372,6 +378,7 @@ class MemoryStore(MemoryCredentials):
             query.lease_seconds,
             query.holder,
             now,
+            query.credential,
             max_bytes=query.max_bytes,
         )
         return msgspec.structs.replace(granted, inherited=inherited)
@@ -406,6 +413,7 @@ class MemoryStore(MemoryCredentials):
         lease_seconds: float,
         holder: str | None,
         now: datetime,
+        credential: str | None = None,
         *,
         max_bytes: int | None = None,
     ) -> Granted:
@@ -437,6 +445,7 @@ class MemoryStore(MemoryCredentials):
                     lease_attempt=command.lease_attempt if is_again else command.attempt,
                     lease_expires_at=now + timedelta(seconds=lease_seconds),
                     lease_holder=holder,
+                    lease_credential=credential,
                 )
                 grants.append(Grant(command=leased, params=params, signature=stored.signature))
         return Granted(grants=grants, ended=ended)
@@ -446,14 +455,14 @@ class MemoryStore(MemoryCredentials):
         lease_ids: Sequence[str],
         lease_seconds: float,
         now: datetime,
-        deployment_id: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> Renewal:
         """See Store."""
         self._check_open()
         renewed: list[CommandRecord] = []
         lost: list[str] = []
         for lease_id in dict.fromkeys(lease_ids):
-            stored = self._find_lease(lease_id, deployment_id)
+            stored = self._find_lease(lease_id, within)
             if stored is None:
                 lost.append(lease_id)
             else:
@@ -468,12 +477,12 @@ class MemoryStore(MemoryCredentials):
         now: datetime,
         *,
         costs_attempt: bool,
-        deployment_id: str | None = None,
+        within: Reach = EVERYTHING,
         push_after: datetime | None = None,
     ) -> CommandRecord:
         """See Store."""
         self._check_open()
-        stored = self._find_lease(lease_id, deployment_id)
+        stored = self._find_lease(lease_id, within)
         if stored is None:
             raise LeaseNotFound(f"no such lease, or it has ended: {lease_id}")
         return self._hand_back(stored, now, costs_attempt=costs_attempt, push_after=push_after)
@@ -509,49 +518,50 @@ class MemoryStore(MemoryCredentials):
     # ending
 
     async def complete(
-        self, command_id: str, lease_id: str | None, response: StoredResponse, now: datetime
+        self,
+        command_id: str,
+        lease_id: str | None,
+        response: StoredResponse,
+        now: datetime,
+        within: Reach = EVERYTHING,
     ) -> Completion:
         """See Store."""
-        stored = self._find(command_id)
+        stored = self._find(command_id, within)
         command = stored.command
+        _check_holder(command, lease_id, within)
         if command.state in lifecycle.TERMINAL:
             return Completion(command=command, changed=False)
         if lifecycle.is_overdue(command.deadline, now):
             return Completion(command=self._expire(stored, now), changed=True)
         if lease_id is None and command.state is not State.DISPATCHED:
             raise InvalidStateTransition(f"the command is {command.state}, not dispatched")
-        if lease_id is not None and lease_id != command.lease_id:
-            raise LeaseLost("the command has been leased again since, or never under this lease")
+        by = command.lease_credential if within.credential is None else within.credential
         state = State.SUCCEEDED if isinstance(response, StoredSuccess) else State.FAILED
-        return Completion(command=self._end(stored, state, response, now), changed=True)
+        return Completion(command=self._end(stored, state, response, now, by), changed=True)
 
     async def complete_all(
-        self, submissions: Sequence[LeasedResponse], now: datetime, deployment_id: str | None = None
+        self, submissions: Sequence[LeasedResponse], now: datetime, within: Reach = EVERYTHING
     ) -> Sequence[Completion | ArcError]:
         """See Store."""
         answers: list[Completion | ArcError] = []
         for given in submissions:
             try:
-                command = self._find(given.command_id).command
-                if deployment_id is not None and command.deployment_id != deployment_id:
-                    raise CommandNotFound(f"no such command: {given.command_id}")
                 answers.append(
-                    await self.complete(given.command_id, given.lease_id, given.response, now)
+                    await self.complete(
+                        given.command_id, given.lease_id, given.response, now, within
+                    )
                 )
             except ArcError as error:
                 answers.append(error)
         return answers
 
     async def add_events(
-        self, command_id: str, request: EventsRequest, keep: int, deployment_id: str | None = None
+        self, command_id: str, request: EventsRequest, keep: int, within: Reach = EVERYTHING
     ) -> CommandRecord:
         """See Store."""
-        stored = self._find(command_id)
+        stored = self._find(command_id, within)
         command = stored.command
-        if deployment_id is not None and command.deployment_id != deployment_id:
-            raise CommandNotFound(f"no such command: {command_id}")
-        if request.lease_id != command.lease_id:
-            raise LeaseLost("the command has been leased again since, or never under this lease")
+        _check_holder(command, request.lease_id, within)
         said = stored.said
         if said.lease_id != request.lease_id:
             said.lease_id, said.last_number = request.lease_id, 0
@@ -589,7 +599,7 @@ class MemoryStore(MemoryCredentials):
             dropped=said.dropped + said.dropped_here + said.unsent,
         )
 
-    async def cancel(self, command_id: str, now: datetime) -> Completion:
+    async def cancel(self, command_id: str, now: datetime, by: str | None = None) -> Completion:
         """See Store."""
         stored = self._find(command_id)
         command = stored.command
@@ -599,7 +609,7 @@ class MemoryStore(MemoryCredentials):
             return Completion(command=self._expire(stored, now), changed=True)
         if command.state is State.DISPATCHED:
             return Completion(command=self._set(stored, cancel_requested=True), changed=True)
-        return Completion(command=self._end(stored, State.FAILED, CANCELLED, now), changed=True)
+        return Completion(command=self._end(stored, State.FAILED, CANCELLED, now, by), changed=True)
 
     async def expire_due(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """See Store."""
@@ -713,17 +723,24 @@ class MemoryStore(MemoryCredentials):
         )
 
     async def put_agent(
-        self, agent_id: str, registration: AgentRegistration, now: datetime
+        self,
+        agent_id: str,
+        registration: AgentRegistration,
+        now: datetime,
+        credential: str | None = None,
     ) -> AgentPresence:
         """See Store."""
         self._check_open()
-        holder = (registration.deployment_id, agent_id)
+        holder = (registration.deployment_id, agent_id, credential)
+        if credential is not None:
+            self._agents.pop((registration.deployment_id, agent_id, None), None)
         known = self._agents.get(holder)
         self._agents[holder] = AgentPresence(
             agent_id=agent_id,
             registration=registration,
             first_seen_at=known.first_seen_at if known else now,
             last_seen_at=max(now, known.last_seen_at) if known else now,
+            credential=credential,
         )
         return self._presence(self._agents[holder])
 
@@ -756,6 +773,7 @@ class MemoryStore(MemoryCredentials):
                 agent.last_seen_at,
                 agent.registration.deployment_id,
                 agent.agent_id,
+                agent.credential or "",
             ),
             reverse=True,
         )
@@ -773,39 +791,56 @@ class MemoryStore(MemoryCredentials):
                 command.state is State.DISPATCHED
                 and command.lease_holder == agent.agent_id
                 and command.deployment_id == agent.registration.deployment_id
+                and command.lease_credential == agent.credential
             )
         )
         return msgspec.structs.replace(agent, holding=[stored.command for stored in held])
 
-    async def put_token(self, token: BearerToken) -> None:
+    async def list_deployments(self) -> Sequence[Deployment]:
+        """See Store."""
+        found = [await self.get_deployment(name) for name in sorted(self._places)]
+        return [each for each in found if each is not None]
+
+    async def register(
+        self, deployment_id: str, target: CommandTarget | None, now: datetime
+    ) -> None:
         """See Store."""
         self._check_open()
-        if token.token_hash in self._tokens or any(
-            each.token_id == token.token_id for each in self._tokens.values()
+        self._named_by_operator(deployment_id, target)
+
+    async def remove_target(self, deployment_id: str, resource_id: str) -> bool:
+        """See Store."""
+        self._check_open()
+        place = self._places.get(deployment_id)
+        if place is None or resource_id not in place.targets:
+            return False
+        if resource_id == place.default:
+            raise Conflict("the target is the default of its deployment")
+        if self._live(
+            lambda command: (
+                command.deployment_id == deployment_id and command.target.resource_id == resource_id
+            )
         ):
-            raise StoreUnavailable("there is such a token")
-        self._tokens[token.token_hash] = token
+            raise Conflict("commands wait for the target, or run there")
+        del place.targets[resource_id]
+        if place.heir == resource_id:
+            place.heir = None
+        return True
 
-    async def find_token(self, token_hash: bytes) -> BearerToken | None:
+    async def requeue_revoked(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """See Store."""
-        self._check_open()
-        return self._tokens.get(token_hash)
+        revoked = await self.revoked_ids()
+        held = self._live(
+            lambda command: (
+                command.state is State.DISPATCHED and command.lease_credential in revoked
+            )
+        )
+        return [self._hand_back(stored, now, costs_attempt=True) for stored in held[:limit]]
 
-    async def list_tokens(self) -> Sequence[BearerToken]:
-        """See Store."""
-        self._check_open()
-        return sorted(self._tokens.values(), key=lambda token: (token.created_at, token.token_id))
-
-    async def revoke_token(self, token_id: str, now: datetime) -> bool:
-        """See Store."""
-        self._check_open()
-        for token in self._tokens.values():
-            if token.token_id == token_id:
-                revoked = msgspec.structs.replace(token, revoked_at=token.revoked_at or now)
-                self._tokens[token.token_hash] = revoked
-                self._revocations += token.revoked_at is None
-                return True
-        return False
+    def _named_by_operator(self, deployment_id: str, target: CommandTarget | None) -> None:
+        place = self._places.setdefault(deployment_id, _Place())
+        if target is not None and target.resource_id not in place.targets:
+            self._register(deployment_id, target)
 
     # the database itself
 
@@ -827,17 +862,18 @@ class MemoryStore(MemoryCredentials):
         self._numbers += 1
         return self._numbers
 
-    def _find(self, command_id: str) -> _Stored:
+    def _find(self, command_id: str, within: Reach = EVERYTHING) -> _Stored:
         self._check_open()
         stored = self._commands.get(command_id)
-        if stored is None:
+        if stored is None or not within.covers(stored.command):
             raise CommandNotFound(f"no such command: {command_id}")
         return stored
 
-    def _find_lease(self, lease_id: str, deployment_id: str | None) -> _Stored | None:
+    def _find_lease(self, lease_id: str, within: Reach) -> _Stored | None:
         for stored in self._live(lambda command: command.state is State.DISPATCHED):
             command = stored.command
-            if command.lease_id == lease_id and deployment_id in (None, command.deployment_id):
+            is_reached = within.covers(command) and within.holds(command)
+            if command.lease_id == lease_id and is_reached:
                 return stored
         return None
 
@@ -866,10 +902,23 @@ class MemoryStore(MemoryCredentials):
         return self._set(stored, state=State.EXPIRED, completed_at=now)
 
     def _end(
-        self, stored: _Stored, state: State, response: StoredResponse, now: datetime
+        self,
+        stored: _Stored,
+        state: State,
+        response: StoredResponse,
+        now: datetime,
+        by: str | None = None,
     ) -> CommandRecord:
         stored.response = response
-        return self._set(stored, state=state, completed_at=now)
+        return self._set(stored, state=state, completed_at=now, completed_by=by)
+
+
+def _check_holder(command: CommandRecord, lease_id: str | None, within: Reach) -> None:
+    if lease_id is None:
+        if not within.holds(command):
+            raise Forbidden("another credential holds the lease of the command")
+    elif lease_id != command.lease_id or not within.holds(command):
+        raise LeaseLost("the command has been leased again since, or never under this lease")
 
 
 def _key_name(new: NewCommand) -> tuple[str, str, str]:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
 
 from arc_protocol.errors import StoreUnavailable
-from arc_server.ports.records import AgentKey, Credential, EnrolToken, KnownKey, NewCredential
+from arc_protocol.messages.base import CommandTarget
+from arc_server.ports.records import (
+    AgentKey,
+    BearerToken,
+    Credential,
+    EnrolToken,
+    KnownKey,
+    KnownSecret,
+    NewCredential,
+    TokenSecret,
+)
 from arc_server.store.operations.credentials import check_enrolment, check_new_key
 
 
@@ -20,8 +30,86 @@ class MemoryCredentials:
         self._credentials: dict[str, Credential] = {}
         self._agent_keys: dict[str, AgentKey] = {}
         """By key id, in the order in which they were made."""
+        self._tokens: dict[str, BearerToken] = {}
+        self._secrets: dict[bytes, TokenSecret] = {}
         self._revocations = 0
         self._is_closed = False
+
+    def _named_by_operator(self, deployment_id: str, target: CommandTarget | None) -> None:
+        """Register what a token or an enrolment names."""
+        raise NotImplementedError
+
+    async def put_token(self, token: BearerToken, secret: TokenSecret) -> None:
+        """See TokenStore."""
+        self._check_open()
+        if secret.token_hash in self._secrets or token.token_id in self._tokens:
+            raise StoreUnavailable("there is such a token")
+        self._tokens[token.token_id] = token
+        self._secrets[secret.token_hash] = secret
+        for pattern in token.deployments or ():
+            if "*" not in pattern:
+                self._named_by_operator(pattern, token.target)
+
+    async def find_token(self, token_hash: bytes) -> KnownSecret | None:
+        """See TokenStore."""
+        self._check_open()
+        secret = self._secrets.get(token_hash)
+        if secret is None:
+            return None
+        return KnownSecret(secret=secret, token=self._tokens[secret.token_id])
+
+    async def rotate_token(self, secret: TokenSecret, older_end_at: datetime) -> BearerToken | None:
+        """See TokenStore."""
+        self._check_open()
+        token = self._tokens.get(secret.token_id)
+        if token is None or token.revoked_at is not None:
+            return token
+        for older in list(self._secrets.values()):
+            if older.token_id != secret.token_id:
+                continue
+            ends_at = min(older.ends_at or older_end_at, older_end_at)
+            self._secrets[older.token_hash] = msgspec.structs.replace(older, ends_at=ends_at)
+            if ends_at <= secret.created_at:
+                del self._secrets[older.token_hash]
+        self._secrets[secret.token_hash] = secret
+        self._revocations += 1
+        return token
+
+    async def use_tokens(self, used: Mapping[str, datetime]) -> None:
+        """See TokenStore."""
+        self._check_open()
+        for token_id, at in used.items():
+            token = self._tokens.get(token_id)
+            if token is not None and (token.last_used_at is None or token.last_used_at < at):
+                self._tokens[token_id] = msgspec.structs.replace(token, last_used_at=at)
+
+    async def list_tokens(self) -> Sequence[BearerToken]:
+        """See TokenStore."""
+        self._check_open()
+        return sorted(self._tokens.values(), key=lambda token: (token.created_at, token.token_id))
+
+    async def revoke_token(self, token_id: str, now: datetime) -> bool:
+        """See TokenStore."""
+        self._check_open()
+        token = self._tokens.get(token_id)
+        if token is None:
+            return False
+        self._tokens[token_id] = msgspec.structs.replace(token, revoked_at=token.revoked_at or now)
+        self._revocations += token.revoked_at is None
+        return True
+
+    async def revoked_ids(self) -> frozenset[str]:
+        """See RevocationStore."""
+        self._check_open()
+        tokens = {name for name, each in self._tokens.items() if each.revoked_at}
+        return frozenset(
+            tokens | {name for name, each in self._credentials.items() if each.revoked_at}
+        )
+
+    async def find_enrol_token(self, token_hash: bytes) -> EnrolToken | None:
+        """See CredentialStore."""
+        self._check_open()
+        return self._enrol_tokens.get(token_hash)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -35,6 +123,7 @@ class MemoryCredentials:
         ):
             raise StoreUnavailable("there is such a token")
         self._enrol_tokens[token.token_hash] = token
+        self._named_by_operator(token.deployment_id, token.target)
 
     async def list_enrol_tokens(self) -> Sequence[EnrolToken]:
         """See CredentialStore."""
@@ -69,7 +158,9 @@ class MemoryCredentials:
             hostname=new.hostname,
             enrol_token_id=token.token_id,
             enrolled_at=now,
+            target=token.target or new.target,
         )
+        self._named_by_operator(token.deployment_id, token.target or new.target)
         self._agent_keys[new.key_id] = AgentKey(
             key_id=new.key_id,
             credential_id=new.credential_id,

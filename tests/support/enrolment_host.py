@@ -104,8 +104,8 @@ class EnrolmentHost:
 
     async def invoke(self, command: str = "arc.ping", seconds: float = 15) -> dict[str, Any]:
         """Send a command and wait for its end."""
-        made = new_token(Scope.SENDER, DEPLOYMENT, datetime.now(UTC))
-        await self.server.parts.store.put_token(made.stored)
+        made = new_token(Scope.SENDER, [DEPLOYMENT], datetime.now(UTC))
+        await self.server.parts.store.put_token(made.stored, made.secret)
         headers = {"Authorization": f"Bearer {made.text}"}
         base = f"{self.server.url}/v1/commands"
         body = {

@@ -109,11 +109,17 @@ def success(data: bytes = b"{}") -> dict[str, Any]:
 
 
 async def make_token(
-    server: RunningServer, scope: Scope, deployment_id: str | None = None, *, revoked: bool = False
+    server: RunningServer,
+    scope: Scope,
+    deployment_id: str | None = None,
+    *,
+    revoked: bool = False,
+    **bounds: Any,
 ) -> str:
     """A token that the server knows."""
-    made = new_token(scope, deployment_id, datetime.now(UTC))
-    await server.parts.store.put_token(made.stored)
+    deployments = None if deployment_id is None else [deployment_id]
+    made = new_token(scope, deployments, datetime.now(UTC), **bounds)
+    await server.parts.store.put_token(made.stored, made.secret)
     if revoked:
         await server.parts.store.revoke_token(made.stored.token_id, datetime.now(UTC))
     return made.text

@@ -59,12 +59,19 @@ class MemoryBlobs:
         self.sealed.discard(path)
 
     def presign(
-        self, operation: str, path: str, base_url: str, expires_at: datetime
+        self,
+        operation: str,
+        path: str,
+        base_url: str,
+        expires_at: datetime,
+        *,
+        size: int | None = None,
+        by: str | None = None,
     ) -> PresignedRequest:
         self._check("presign")
         return PresignedRequest(
             backend=HttpBackend(
-                url=f"{base_url}/blobs/{path}?until={expires_at.timestamp()}",
+                url=f"{base_url}/blobs/{path}?until={expires_at.timestamp()}&size={size}&by={by}",
                 method=operation.upper(),
                 headers={},
             ),
@@ -81,11 +88,17 @@ class Links:
         self.broken: set[str] = set()
 
     def response_url(
-        self, base_url: str, command_id: str, lease_id: str, expires_at: datetime
+        self,
+        base_url: str,
+        command_id: str,
+        lease_id: str,
+        expires_at: datetime,
+        by: str | None = None,
     ) -> str:
         if command_id in self.broken:
             raise RuntimeError("no link for this one")
         until = int(expires_at.timestamp())
+        assert by is None
         return f"{base_url}/commands/{command_id}/response?expires={until}&lease={lease_id}"
 
 

@@ -27,6 +27,7 @@ from arc_protocol.messages.leases import (
     RenewResponse,
 )
 from arc_server.ports.pushes import Dispatcher
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import Deployment
 from arc_server.push.outbox import Outbox, PushLimits
 from arc_server.service.limits import CommandLimits
@@ -146,7 +147,7 @@ class World:
         params: bytes | BodySpec = b"{}",
         *,
         command: str = "run",
-        within: str | None = None,
+        within: Reach = EVERYTHING,
         deadline_in: float | None = None,
         key: str | None = None,
         target: str | None = None,
@@ -188,7 +189,7 @@ class World:
         *,
         known: str | None = None,
         hold: Wait | None = None,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> CommandStatus:
         return await self.commands.status(
             command_id,
@@ -212,7 +213,7 @@ class World:
         agent: str | None = None,
         user_agent: str = "",
         hold: Wait | None = None,
-        within: str | None = None,
+        within: Reach = EVERYTHING,
     ) -> LeaseResponse:
         request = LeaseRequest(
             deployment_id=deployment_id,

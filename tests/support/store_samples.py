@@ -20,6 +20,7 @@ from arc_server.ports.records import (
     StoredError,
     StoredInline,
     StoredSuccess,
+    TokenSecret,
 )
 from arc_server.ports.store import Store
 
@@ -149,10 +150,21 @@ def token(**changes: Any) -> BearerToken:
     number = next(_numbers)
     return BearerToken(
         **{
-            "token_hash": number.to_bytes(32, "big"),
             "token_id": f"tok_{number}",
             "scope": "sender",
             "created_at": NOW,
+            **changes,
+        }
+    )
+
+
+def secret(of: BearerToken, **changes: Any) -> TokenSecret:
+    """A secret of a token."""
+    return TokenSecret(
+        **{
+            "token_hash": next(_numbers).to_bytes(32, "big"),
+            "token_id": of.token_id,
+            "created_at": of.created_at,
             **changes,
         }
     )

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from arc_protocol.errors import Forbidden
 from arc_protocol.messages.agents import AgentRegistration
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
-from arc_server.http.routes.commands import SENDERS
-from arc_server.http.routes.leases import HOLDERS
 from arc_server.http.routing import Route
 from arc_server.service.agents import AgentService
 
@@ -25,9 +22,7 @@ def routes(service: AgentService) -> Sequence[Route]:
         registration = await call.message(
             AgentRegistration, limit=call.limits.max_registration_bytes
         )
-        if call.target is not None and registration.target != call.target:
-            raise Forbidden("this token is bound to another target")
-        await service.register(agent_id, registration, within=call.within)
+        await service.register(agent_id, registration, within=call.reach)
         return empty_answer()
 
     async def list_agents(call: Call) -> web.StreamResponse:
@@ -35,13 +30,13 @@ def routes(service: AgentService) -> Sequence[Route]:
         with_schemas = fields.boolean("schemas", call.query("schemas"))
         answer = await service.list(
             deployment_id,
-            within=call.within,
+            within=call.reach,
             with_schemas=with_schemas,
             with_old=fields.boolean("all", call.query("all")),
         )
         return json_answer(answer)
 
     return (
-        Route(method="PUT", path="/agents/*", handler=register, scopes=HOLDERS),
-        Route(method="GET", path="/agents", handler=list_agents, scopes=SENDERS),
+        Route(method="PUT", path="/agents/*", handler=register),
+        Route(method="GET", path="/agents", handler=list_agents),
     )

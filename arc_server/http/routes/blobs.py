@@ -6,21 +6,22 @@ from collections.abc import Sequence
 
 from aiohttp import hdrs, web
 
+from arc_protocol.errors import Conflict
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.http.answers import SERVER, empty_answer
 from arc_server.http.calls import Call
 from arc_server.http.ranges import byte_range
-from arc_server.http.routes.commands import ADMINS
-from arc_server.http.routing import Route, RouteAccess
+from arc_server.http.routing import Route
 from arc_server.http.signed_queries import is_signed
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import BLOB, Signer
+from arc_server.service.uploads import Uploads
 
 
 def routes(
-    blobs: LocalBlobStore, signer: Signer, clock: Clock, max_blob_bytes: int
+    blobs: LocalBlobStore, uploads: Uploads, signer: Signer, clock: Clock, max_blob_bytes: int
 ) -> Sequence[Route]:
-    """Return the routes of a blob store; `signer` signs its URLs."""
+    """Return the routes of a blob store; `signer` signs its URLs, `uploads` judges what comes."""
 
     async def read(call: Call) -> web.StreamResponse:
         (path,) = call.arguments
@@ -53,7 +54,14 @@ def routes(
 
     async def write(call: Call) -> web.StreamResponse:
         (path,) = call.arguments
-        await blobs.write(path, call.chunks(max_blob_bytes), max_blob_bytes)
+        size = call.query("size") if call.is_signed else None
+        limit = max_blob_bytes if size is None else min(int(size), max_blob_bytes)
+        if call.is_signed:
+            await uploads.check(path)
+        await blobs.write(path, call.chunks(limit), limit)
+        if call.is_signed and not await uploads.is_wanted(path):  # it ended meanwhile
+            await blobs.delete(path)
+            raise Conflict("the command has ended, or was leased again, while the body came")
         return empty_answer()
 
     def is_blob_signed(call: Call) -> bool | None:
@@ -66,8 +74,6 @@ def routes(
             method=method,
             path="/blobs/**",
             handler=handler,
-            scopes=ADMINS,
-            access=RouteAccess.SIGNATURE_OR_TOKEN,
             signature=is_blob_signed,
         )
         for method, handler in (("GET", read), ("PUT", write))

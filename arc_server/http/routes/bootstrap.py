@@ -18,26 +18,25 @@ from arc_protocol.errors import (
 from arc_protocol.messages.base import RESERVED_TARGETS, CommandTarget, ResourceType
 from arc_protocol.messages.bootstrap import BootstrapRequest, BootstrapResponse
 from arc_server.auth.bootstrap import LIFE_SECONDS, BootstrapGrant, BootstrapTokens
-from arc_server.auth.callers import UNCHECKED
+from arc_server.auth.callers import UNCHECKED, Caller
 from arc_server.auth.tokens import Scope
 from arc_server.http.answers import json_answer
 from arc_server.http.base_urls import PREFIX
 from arc_server.http.calls import Call
-from arc_server.http.routes.commands import SENDERS
-from arc_server.http.routes.leases import HOLDERS
 from arc_server.http.routing import Route
 from arc_server.ports.clock import Clock
 from arc_server.ports.deployments import DeploymentStore
-from arc_server.service.bounds import check_deployment
+from arc_server.service.bounds import check_agent, check_deployment
 
 MAX_BODY_BYTES: Final = 16 * 1024
 """Names of 256 characters, and nothing else."""
 
 
 def routes(
-    store: DeploymentStore, tokens: BootstrapTokens, clock: Clock, *, auto_register: bool
+    store: DeploymentStore, tokens: BootstrapTokens, clock: Clock, *, auto_register: bool | None
 ) -> Sequence[Route]:
-    """Return the route of bootstrap. `auto_register`: unknown deployments and targets will do."""
+    """Return the route of bootstrap. `auto_register`: unknown deployments and targets will do;
+    None: for callers that may register them."""
 
     async def bootstrap(call: Call) -> web.StreamResponse:
         request = await call.message(BootstrapRequest, limit=MAX_BODY_BYTES)
@@ -47,8 +46,10 @@ def routes(
         scope = Scope.SENDER if request.role == "sender" else Scope.AGENT
         if caller.scope not in (Scope.ADMIN, scope):
             raise Forbidden(f"a token of scope {caller.scope} is not for the role {request.role}")
-        check_deployment(request.deployment_id, call.within)
-        target = await _target(request)
+        check_deployment(request.deployment_id, caller.reach)
+        target = await _target(request, caller)
+        if scope is Scope.AGENT:
+            check_agent(target, caller.reach.agent_id, caller.reach)
         expires = int(clock.now().timestamp()) + LIFE_SECONDS
         grant = BootstrapGrant(
             scope=scope,
@@ -66,7 +67,7 @@ def routes(
             )
         )
 
-    async def _target(request: BootstrapRequest) -> CommandTarget | None:
+    async def _target(request: BootstrapRequest, caller: Caller) -> CommandTarget | None:
         """Return the target of a receiver; None for a sender."""
         named = request.target
         if (named is None) is (request.role == "receiver"):
@@ -79,24 +80,23 @@ def routes(
         if not named or ":" in named:
             raise CommandTargetIdInvalid("target: no target has such an id", resource_id=named)
         deployment_id = request.deployment_id
+        registers = caller.reach.may_register if auto_register is None else auto_register
         deployment = await store.get_deployment(deployment_id)
-        if deployment is None and not auto_register:
+        if deployment is None and not registers:
             raise DeploymentNotFound(
                 f"no such deployment: {deployment_id}", deployment_id=deployment_id
             )
         for target in () if deployment is None else deployment.targets:
             if target.resource_id == named:
                 return target
-        if not auto_register:
+        if not registers:
             raise CommandTargetNotFound(
                 f"the deployment has no target {named!r}",
                 deployment_id=deployment_id,
                 resource_id=named,
             )
-        return CommandTarget(resource_id=named, resource_type=ResourceType.DAEMON)
+        target = CommandTarget(resource_id=named, resource_type=ResourceType.DAEMON)
+        await store.register(deployment_id, target, clock.now())
+        return target
 
-    return (
-        Route(
-            method="POST", path="/commands/bootstrap", handler=bootstrap, scopes=SENDERS | HOLDERS
-        ),
-    )
+    return (Route(method="POST", path="/commands/bootstrap", handler=bootstrap),)

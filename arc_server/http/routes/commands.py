@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -11,7 +10,6 @@ from aiohttp import web
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CreateCommandRequest, Payload, UploadCompleteRequest
-from arc_server.auth.tokens import Scope
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
@@ -19,9 +17,6 @@ from arc_server.http.routing import Route
 from arc_server.ports.records import CommandFilter
 from arc_server.service.bounds import check_wait
 from arc_server.service.commands import CommandService
-
-SENDERS: Final = frozenset({Scope.ADMIN, Scope.SENDER})
-ADMINS: Final = frozenset({Scope.ADMIN})
 
 
 def routes(service: CommandService) -> Sequence[Route]:
@@ -31,7 +26,7 @@ def routes(service: CommandService) -> Sequence[Route]:
         request = await call.message(CreateCommandRequest)
         wait_seconds = request.wait_seconds or 0
         check_wait(wait_seconds)
-        answer = await service.create(request, base_url=call.base_url, within=call.within)
+        answer = await service.create(request, base_url=call.base_url, within=call.reach)
         if not wait_seconds or answer.next == "upload":
             return json_answer(answer)
         try:
@@ -41,7 +36,7 @@ def routes(service: CommandService) -> Sequence[Route]:
                     base_url=call.base_url,
                     wait_seconds=wait_seconds,
                     wait=wait,
-                    within=call.within,
+                    within=call.reach,
                 )
         except StoreUnavailable:  # it is created: after an error, the sender may create another
             return json_answer(answer)
@@ -52,7 +47,7 @@ def routes(service: CommandService) -> Sequence[Route]:
             UploadCompleteRequest, limit=call.limits.max_control_body_bytes
         )
         (command_id,) = call.arguments
-        answer = await service.upload_complete(command_id, request.size, within=call.within)
+        answer = await service.upload_complete(command_id, request.size, within=call.reach)
         return json_answer(answer)
 
     async def status(call: Call) -> web.StreamResponse:
@@ -64,7 +59,7 @@ def routes(service: CommandService) -> Sequence[Route]:
                 wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
                 known_tag=fields.optional_name("waiting", call.query("waiting")),
                 wait=wait,
-                within=call.within,
+                within=call.reach,
             )
         return json_answer(answer)
 
@@ -78,34 +73,32 @@ def routes(service: CommandService) -> Sequence[Route]:
             which,
             cursor=call.query("cursor"),
             limit=fields.integer("limit", call.query("limit")),
-            within=call.within,
+            within=call.reach,
         )
         return json_answer(answer)
 
     async def cancel(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
-        return json_answer(await service.cancel(command_id, within=call.within))
+        return json_answer(await service.cancel(command_id, within=call.reach))
 
     async def read_payload(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
-        answer = await service.payload(command_id, base_url=call.base_url, within=call.within)
+        answer = await service.payload(command_id, base_url=call.base_url, within=call.reach)
         return json_answer(answer)
 
     async def write_payload(call: Call) -> web.StreamResponse:
         payload = await call.message(Payload)
         (command_id,) = call.arguments
-        await service.write_payload(command_id, payload)
+        await service.write_payload(command_id, payload, within=call.reach)
         return empty_answer()
 
     one = "/commands/*"
     return (
-        Route(method="POST", path="/commands", handler=create, scopes=SENDERS),
-        Route(method="GET", path="/commands", handler=list_commands, scopes=SENDERS),
-        Route(method="GET", path=one, handler=status, scopes=SENDERS),
-        Route(
-            method="POST", path=f"{one}/upload-complete", handler=upload_complete, scopes=SENDERS
-        ),
-        Route(method="POST", path=f"{one}/cancel", handler=cancel, scopes=SENDERS),
-        Route(method="GET", path=f"{one}/payload", handler=read_payload, scopes=SENDERS),
-        Route(method="PUT", path=f"{one}/payload", handler=write_payload, scopes=ADMINS),
+        Route(method="POST", path="/commands", handler=create),
+        Route(method="GET", path="/commands", handler=list_commands),
+        Route(method="GET", path=one, handler=status),
+        Route(method="POST", path=f"{one}/upload-complete", handler=upload_complete),
+        Route(method="POST", path=f"{one}/cancel", handler=cancel),
+        Route(method="GET", path=f"{one}/payload", handler=read_payload),
+        Route(method="PUT", path=f"{one}/payload", handler=write_payload),
     )

@@ -10,8 +10,6 @@ from arc_protocol.messages.events import MAX_EVENTS_BYTES, EventsRequest
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
-from arc_server.http.routes.commands import SENDERS
-from arc_server.http.routes.leases import HOLDERS
 from arc_server.http.routing import Route
 from arc_server.service.events import EventService
 
@@ -22,7 +20,7 @@ def routes(service: EventService) -> Sequence[Route]:
     async def add(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
         events = await call.message(EventsRequest, limit=MAX_EVENTS_BYTES)
-        await service.add(command_id, events, within=call.within)
+        await service.add(command_id, events, within=call.reach)
         return empty_answer()
 
     async def read(call: Call) -> web.StreamResponse:
@@ -34,12 +32,12 @@ def routes(service: EventService) -> Sequence[Route]:
                 limit=fields.integer("limit", call.query("limit")),
                 wait_seconds=fields.wait_seconds(call.query("waitSeconds")),
                 wait=wait,
-                within=call.within,
+                within=call.reach,
             )
         return json_answer(answer)
 
     path = "/commands/*/events"
     return (
-        Route(method="POST", path=path, handler=add, scopes=HOLDERS),
-        Route(method="GET", path=path, handler=read, scopes=SENDERS),
+        Route(method="POST", path=path, handler=add),
+        Route(method="GET", path=path, handler=read),
     )

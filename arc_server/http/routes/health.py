@@ -11,7 +11,7 @@ from aiohttp import web
 from arc_protocol.errors import Unavailable
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
-from arc_server.http.routing import Route, RouteAccess
+from arc_server.http.routing import Route
 from arc_server.ports.store import StoreHealth
 
 CHECK_SECONDS: Final = 5.0
@@ -35,6 +35,6 @@ def routes(store: StoreHealth, is_stopping: Callable[[], bool]) -> Sequence[Rout
         return json_answer({"status": "ready"})
 
     return (
-        Route(method="GET", path="/healthz", handler=alive, access=RouteAccess.PUBLIC),
-        Route(method="GET", path="/readyz", handler=ready, access=RouteAccess.PUBLIC),
+        Route(method="GET", path="/healthz", handler=alive),
+        Route(method="GET", path="/readyz", handler=ready),
     )

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Final, cast
 
-import msgspec
 from aiohttp import hdrs, web
 
 from arc_protocol.codec import decode
-from arc_protocol.errors import Forbidden, InvalidCommand, LeaseNotFound
+from arc_protocol.errors import InvalidCommand, LeaseNotFound
 from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.leases import (
     LeaseRequest,
@@ -19,16 +18,14 @@ from arc_protocol.messages.leases import (
     RenewRequest,
     RespondRequest,
 )
-from arc_server.auth.tokens import Scope
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
-from arc_server.http.routing import Route, RouteAccess
+from arc_server.http.routing import Route
 from arc_server.http.signed_queries import is_signed
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import RESPONSE, Signer
 from arc_server.service.leases import LeaseService
 
-HOLDERS: Final = frozenset({Scope.ADMIN, Scope.AGENT})
 DRAIN: Final = "drain"
 """The reason of a release that costs no attempt: the agent stops."""
 
@@ -40,16 +37,14 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
     """Return the routes of a service; `signer` signs the URLs that responses are submitted by."""
 
     async def lease(call: Call) -> web.StreamResponse:
-        request = _bound(
-            call, await call.message(LeaseRequest, limit=call.limits.max_control_body_bytes)
-        )
+        request = await call.message(LeaseRequest, limit=call.limits.max_control_body_bytes)
         with call.waiting() as wait:
             answer = await service.lease(
                 request,
                 base_url=call.base_url,
                 user_agent=call.http.headers.get(hdrs.USER_AGENT, ""),
                 wait=wait,
-                within=call.within,
+                within=call.reach,
             )
         return await deliver(call, answer) if answer.leases else json_answer(answer)
 
@@ -72,27 +67,25 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
 
     async def renew(call: Call) -> web.StreamResponse:
         request = await call.message(RenewRequest, limit=call.limits.max_control_body_bytes)
-        return json_answer(await service.renew(request, within=call.within))
+        return json_answer(await service.renew(request, within=call.reach))
 
     async def respond_to_all(call: Call) -> web.StreamResponse:
         request = await call.message(RespondRequest)
-        return json_answer(await service.submit_responses(request, within=call.within))
+        return json_answer(await service.submit_responses(request, within=call.reach))
 
     async def release(call: Call) -> web.StreamResponse:
         reason = _reason(await call.body(call.limits.max_control_body_bytes))
         (lease_id,) = call.arguments
-        await service.release(lease_id, costs_attempt=reason != DRAIN, within=call.within)
+        await service.release(lease_id, costs_attempt=reason != DRAIN, within=call.reach)
         return empty_answer()
 
     async def respond(call: Call) -> web.StreamResponse:
         response = await call.message(_RESPONSE_KIND)
         (command_id,) = call.arguments
         lease_id = call.query("lease")
-        if lease_id is None and call.target is not None:
-            raise Forbidden("a token that is bound to a target names the lease of its response")
         if lease_id is not None and _LEASE_ID.fullmatch(lease_id) is None:
             raise LeaseNotFound("lease: no such lease", field="lease")
-        await service.submit_response(command_id, response, lease_id=lease_id, within=call.within)
+        await service.submit_response(command_id, response, lease_id=lease_id, within=call.reach)
         return empty_answer()
 
     def is_response_signed(call: Call) -> bool | None:
@@ -102,31 +95,17 @@ def routes(service: LeaseService, signer: Signer, clock: Clock) -> Sequence[Rout
 
     path = "/commands/leases"
     return (
-        Route(method="POST", path=path, handler=lease, scopes=HOLDERS),
-        Route(method="POST", path=f"{path}/renew", handler=renew, scopes=HOLDERS),
-        Route(method="POST", path=f"{path}/respond", handler=respond_to_all, scopes=HOLDERS),
-        Route(method="POST", path=f"{path}/*/release", handler=release, scopes=HOLDERS),
+        Route(method="POST", path=path, handler=lease),
+        Route(method="POST", path=f"{path}/renew", handler=renew),
+        Route(method="POST", path=f"{path}/respond", handler=respond_to_all),
+        Route(method="POST", path=f"{path}/*/release", handler=release),
         Route(
             method="PUT",
             path="/commands/*/response",
             handler=respond,
-            scopes=HOLDERS,
-            access=RouteAccess.TOKEN_OR_SIGNATURE,
             signature=is_response_signed,
         ),
     )
-
-
-def _bound(call: Call, request: LeaseRequest) -> LeaseRequest:
-    """Return a request for the target that the caller is bound to. Raises Forbidden for another.
-
-    All else that a holder does names a lease, whose id only its holder knows.
-    """
-    if call.target is None:
-        return request
-    if request.target not in (None, call.target):
-        raise Forbidden("this token is bound to another target")
-    return msgspec.structs.replace(request, target=call.target)
 
 
 def _reason(body: bytes) -> str | None:

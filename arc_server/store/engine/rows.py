@@ -84,6 +84,9 @@ def command_of(row: Row) -> CommandRecord:
         lease_attempt,
         lease_expires_at,
         lease_holder,
+        lease_credential,
+        created_by,
+        completed_by,
     ) = row
     return CommandRecord(
         command_id=command_id,
@@ -103,4 +106,7 @@ def command_of(row: Row) -> CommandRecord:
         lease_attempt=lease_attempt,
         lease_expires_at=moment_or_none(lease_expires_at),
         lease_holder=lease_holder,
+        lease_credential=lease_credential,
+        created_by=created_by,
+        completed_by=completed_by,
     )

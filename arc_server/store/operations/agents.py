@@ -15,6 +15,8 @@ from arc_server.ports.records import AgentPresence, Holder
 from arc_server.store.engine.rows import command_of, micros, moment
 from arc_server.store.engine.session import StoreSession
 
+NO_CREDENTIAL: Final = ""
+"""Stands in the row of an agent that registered without a token: NULL is no part of a key."""
 _REGISTRATION: Final = msgspec.json.Decoder(AgentRegistration)
 _SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])
 
@@ -23,6 +25,7 @@ class _AgentRow(NamedTuple):
     """A row of the queries about agents."""
 
     agent_id: str
+    credential: str
     registration: bytes
     first_seen_at: int
     last_seen_at: int
@@ -30,26 +33,42 @@ class _AgentRow(NamedTuple):
 
 
 def put_agent(
-    db: StoreSession, agent_id: str, registration: AgentRegistration, now: datetime
+    db: StoreSession,
+    agent_id: str,
+    registration: AgentRegistration,
+    now: datetime,
+    credential: str | None,
 ) -> AgentPresence:
     """Fulfil AgentStore.put_agent."""
     bare, schemas = split_schemas(registration)
+    named = {
+        "deployment_id": registration.deployment_id,
+        "agent_id": agent_id,
+        "credential": credential or NO_CREDENTIAL,
+    }
+    if credential is not None:
+        db.change("drop_unowned_agent", **named)
     db.change(
         "put_agent",
-        agent_id=agent_id,
-        deployment_id=registration.deployment_id,
+        **named,
         registration=encode(bare),
         schemas=msgspec.json.encode(schemas) if schemas else None,
         now=micros(now),
     )
-    [row] = db.rows("find_agent", deployment_id=registration.deployment_id, agent_id=agent_id)
+    [row] = db.rows("find_agent", **named)
     return _presence(db, _AgentRow(*row), has_schemas=True)
 
 
 def touch_agents(db: StoreSession, seen: Mapping[Holder, datetime]) -> None:
     """Fulfil AgentStore.touch_agents."""
-    for (deployment_id, agent_id), at in seen.items():
-        db.change("touch_agent", deployment_id=deployment_id, agent_id=agent_id, now=micros(at))
+    for (deployment_id, agent_id, credential), at in seen.items():
+        db.change(
+            "touch_agent",
+            deployment_id=deployment_id,
+            agent_id=agent_id,
+            credential=credential or NO_CREDENTIAL,
+            now=micros(at),
+        )
 
 
 def list_agents(
@@ -82,11 +101,18 @@ def _presence(db: StoreSession, row: _AgentRow, *, has_schemas: bool) -> AgentPr
         registration, _ = split_schemas(registration)
     elif row.schemas is not None:
         registration = with_schemas(registration, _SCHEMAS.decode(row.schemas))
-    held = db.rows("held_by", holder=row.agent_id, deployment_id=registration.deployment_id)
+    credential = row.credential or None
+    held = db.rows(
+        "held_by",
+        holder=row.agent_id,
+        deployment_id=registration.deployment_id,
+        credential=credential,
+    )
     return AgentPresence(
         agent_id=row.agent_id,
         registration=registration,
         first_seen_at=moment(row.first_seen_at),
         last_seen_at=moment(row.last_seen_at),
         holding=list(map(command_of, held)),
+        credential=credential,
     )

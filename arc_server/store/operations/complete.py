@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from arc_protocol import lifecycle
-from arc_protocol.errors import ArcError, InvalidStateTransition, LeaseLost
+from arc_protocol.errors import ArcError, InvalidStateTransition
 from arc_protocol.messages.base import State
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
-    CommandRecord,
     Completion,
     LeasedResponse,
     StoredBody,
@@ -26,53 +26,40 @@ def complete(
     lease_id: str | None,
     response: StoredResponse,
     now: datetime,
-    deployment_id: str | None = None,
+    within: Reach = EVERYTHING,
 ) -> Completion:
     """Fulfil LeaseStore.complete."""
-    stored = lookup.find(db, command_id, deployment_id)
+    stored = lookup.find(db, command_id, within)
     command = stored.command
+    is_undone = epochs.epoch(db).has_undone(lease_id, command)
+    if not is_undone:
+        within.check_lease(command, lease_id)
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
     if lifecycle.is_overdue(command.deadline, now):
         return Completion(command=transitions.expire(db, stored, now), changed=True)
-    if lease_id is not None and lease_id != command.lease_id:
-        if _is_undone(db, lease_id, command):
-            ended = transitions.hand_in(db, stored, lease_id, response, now)
-            return Completion(command=ended, changed=True)
-        raise LeaseLost(
-            "the command has been leased again since, or never under this lease",
-            command_id=command_id,
-            lease_id=lease_id,
-        )
     if lease_id is None and command.state is not State.DISPATCHED:
         end = State.SUCCEEDED if isinstance(response, StoredSuccess) else State.FAILED
         raise InvalidStateTransition(
             f"the command is {command.state}, not dispatched",
             **{"from": command.state, "to": end},
         )
-    return Completion(command=transitions.finish(db, stored, response, now), changed=True)
-
-
-def _is_undone(db: StoreSession, lease_id: str, command: CommandRecord) -> bool:
-    """Return True if a restore has undone a lease, and the command was not leased since."""
-    return epochs.is_former(db, lease_id) and (
-        command.lease_id is None or epochs.is_former(db, command.lease_id)
-    )
+    by = command.lease_credential if within.credential is None else within.credential
+    if is_undone and lease_id is not None:
+        ended = transitions.hand_in(db, stored, lease_id, response, now, by)
+        return Completion(command=ended, changed=True)
+    ended = transitions.finish(db, stored, response, now, by)
+    return Completion(command=ended, changed=True)
 
 
 def complete_all(
-    db: StoreSession,
-    submissions: Sequence[LeasedResponse],
-    now: datetime,
-    deployment_id: str | None,
+    db: StoreSession, submissions: Sequence[LeasedResponse], now: datetime, within: Reach
 ) -> Sequence[Completion | ArcError]:
     """Fulfil LeaseStore.complete_all. An error of one has changed nothing: it read first."""
     answers: list[Completion | ArcError] = []
     for given in submissions:
         try:
-            completion = complete(
-                db, given.command_id, given.lease_id, given.response, now, deployment_id
-            )
+            completion = complete(db, given.command_id, given.lease_id, given.response, now, within)
         except ArcError as error:
             answers.append(error)
         else:
@@ -80,7 +67,7 @@ def complete_all(
     return answers
 
 
-def cancel(db: StoreSession, command_id: str, now: datetime) -> Completion:
+def cancel(db: StoreSession, command_id: str, now: datetime, by: str | None) -> Completion:
     """Fulfil CommandStore.cancel."""
     stored = lookup.find(db, command_id)
     command = stored.command
@@ -90,7 +77,7 @@ def cancel(db: StoreSession, command_id: str, now: datetime) -> Completion:
         return Completion(command=transitions.expire(db, stored, now), changed=True)
     if command.state is State.DISPATCHED:
         return Completion(command=transitions.request_cancel(db, stored), changed=True)
-    ended = transitions.fail(db, stored, transitions.CANCELLED, now)
+    ended = transitions.fail(db, stored, transitions.CANCELLED, now, by)
     return Completion(command=ended, changed=True)
 
 
@@ -99,6 +86,12 @@ def write_payload(
 ) -> None:
     """Fulfil CommandStore.write_payload."""
     stored = lookup.find(db, command_id)
+    state = stored.command.state
+    if state in lifecycle.TERMINAL:
+        raise InvalidStateTransition(
+            f"the command is {state}: what it ended with does not change",
+            **{"from": state, "to": state},
+        )
     if params is not None:
         transitions.replace_params(db, stored.seq, params)
     if response is not None:

@@ -64,6 +64,7 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         created_at=new.created_at,
         is_push=deployment.push_url is not None,
         deadline=new.deadline,
+        created_by=new.created_by,
     )
     seq = transitions.insert(db, command, new.params, new.signature)
     if command.is_push and new.push_lease and not isinstance(new.params, AwaitedBlob):

@@ -2,40 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import msgspec
+
 from arc_protocol.errors import Conflict, Forbidden, Unauthorized
+from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.records import (
     AgentKey,
     BearerToken,
     Credential,
     EnrolToken,
     KnownKey,
+    KnownSecret,
     NewCredential,
+    TokenSecret,
 )
 from arc_server.store.engine.ended_journal import EndedRecord, ended_in
-from arc_server.store.engine.rows import Row, micros, micros_or_none, moment, moment_or_none
+from arc_server.store.engine.rows import (
+    Row,
+    micros,
+    micros_or_none,
+    moment,
+    moment_or_none,
+    target_of,
+)
 from arc_server.store.engine.session import StoreSession
+from arc_server.store.operations import targets
 
 
-def put_token(db: StoreSession, token: BearerToken) -> None:
+def put_token(db: StoreSession, token: BearerToken, secret: TokenSecret) -> None:
     """Fulfil TokenStore.put_token."""
     db.change(
         "put_token",
-        token_hash=token.token_hash,
         token_id=token.token_id,
         scope=token.scope,
+        name=token.name,
         created_at=micros(token.created_at),
-        deployment_id=token.deployment_id,
+        created_by=token.created_by,
+        deployments=_patterns_as_json(token.deployments),
+        commands=_patterns_as_json(token.commands),
+        **_target_columns(token.target),
+        agent_id=token.agent_id,
+        expires_at=micros_or_none(token.expires_at),
         revoked_at=micros_or_none(token.revoked_at),
+        last_used_at=micros_or_none(token.last_used_at),
+    )
+    _put_secret(db, secret)
+    # An operator who binds a token names a deployment, and perhaps a target of it: both are to be
+    # there when the token is first used, also where nothing registers itself.
+    for pattern in token.deployments or ():
+        if "*" not in pattern:
+            targets.register(db, pattern, token.target, micros(token.created_at))
+
+
+def find_token(db: StoreSession, token_hash: bytes) -> KnownSecret | None:
+    """Fulfil TokenStore.find_token."""
+    row = db.row("find_token", token_hash=token_hash)
+    if row is None:
+        return None
+    _, created_at, ends_at, *columns = row
+    token = _token(columns)
+    return KnownSecret(
+        secret=TokenSecret(
+            token_hash=token_hash,
+            token_id=token.token_id,
+            created_at=moment(created_at),
+            ends_at=moment_or_none(ends_at),
+        ),
+        token=token,
     )
 
 
-def find_token(db: StoreSession, token_hash: bytes) -> BearerToken | None:
-    """Fulfil TokenStore.find_token."""
-    row = db.row("find_token", token_hash=token_hash)
-    return None if row is None else _token(row)
+def rotate_token(
+    db: StoreSession, secret: TokenSecret, older_end_at: datetime
+) -> BearerToken | None:
+    """Fulfil TokenStore.rotate_token."""
+    row = db.row("token_by_id", token_id=secret.token_id)
+    if row is None:
+        return None
+    token = _token(row)
+    if token.revoked_at is None:
+        named = {"token_id": secret.token_id}
+        db.change("end_token_secrets", **named, ends_at=micros(older_end_at))
+        db.change("drop_ended_token_secrets", **named, now=micros(secret.created_at))
+        _put_secret(db, secret)
+        db.change("count_revocation")  # a server that remembers an older secret looks again
+    return token
+
+
+def use_tokens(db: StoreSession, used: Mapping[str, datetime]) -> None:
+    """Fulfil TokenStore.use_tokens."""
+    for token_id, at in used.items():
+        db.change("use_token", token_id=token_id, at=micros(at))
 
 
 def list_tokens(db: StoreSession) -> Sequence[BearerToken]:
@@ -46,7 +106,7 @@ def list_tokens(db: StoreSession) -> Sequence[BearerToken]:
 def revoke_token(db: StoreSession, token_id: str, now: datetime) -> bool:
     """Fulfil TokenStore.revoke_token. The first revocation counts."""
     if not db.change("revoke_token", token_id=token_id, now=micros(now)):
-        return db.row("has_token", token_id=token_id) is not None
+        return db.row("token_by_id", token_id=token_id) is not None
     db.change("count_revocation")
     return True
 
@@ -63,7 +123,15 @@ def put_enrol_token(db: StoreSession, token: EnrolToken) -> None:
         created_at=micros(token.created_at),
         expires_at=micros(token.expires_at),
         revoked_at=micros_or_none(token.revoked_at),
+        **_target_columns(token.target),
     )
+    targets.register(db, token.deployment_id, token.target, micros(token.created_at))
+
+
+def find_enrol_token(db: StoreSession, token_hash: bytes) -> EnrolToken | None:
+    """Fulfil CredentialStore.find_enrol_token."""
+    row = db.row("find_enrol_token", token_hash=token_hash)
+    return None if row is None else _enrol_token(row)
 
 
 def list_enrol_tokens(db: StoreSession) -> Sequence[EnrolToken]:
@@ -78,8 +146,7 @@ def revoke_enrol_token(db: StoreSession, token_id: str, now: datetime) -> bool:
 
 def enrol(db: StoreSession, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
     """Fulfil CredentialStore.enrol. The guarded UPDATE decides which agent gets the last use."""
-    row = db.row("find_enrol_token", token_hash=token_hash)
-    token = None if row is None else _enrol_token(row)
+    token = find_enrol_token(db, token_hash)
     known = find_key(db, new.key_id)
     check_enrolment(token, new, known, now)
     assert token is not None
@@ -94,7 +161,9 @@ def enrol(db: StoreSession, token_hash: bytes, new: NewCredential, now: datetime
         hostname=new.hostname,
         enrol_token_id=token.token_id,
         now=micros(now),
+        **_target_columns(token.target or new.target),
     )
+    targets.register(db, token.deployment_id, token.target or new.target, micros(now))
     _put_key(db, new.key_id, new.credential_id, new.public_key, now)
     return _key(db, new.key_id)
 
@@ -107,6 +176,8 @@ def check_enrolment(
         raise Unauthorized("this enrolment token is not known, or was revoked")
     if new.deployment_id not in (None, token.deployment_id):
         raise Forbidden("this enrolment token is for another deployment")
+    if token.target is not None and new.target not in (None, token.target):
+        raise Forbidden("this enrolment token is for another target")
     if known is not None:
         if known.credential.enrol_token_id != token.token_id:
             raise Conflict("this key is enrolled already, by another token")
@@ -188,6 +259,41 @@ def revocations(db: StoreSession) -> int:
     return number
 
 
+def revoked_ids(db: StoreSession) -> frozenset[str]:
+    """Fulfil RevocationStore.revoked_ids."""
+    return frozenset(revoked for (revoked,) in db.rows("revoked_ids"))
+
+
+def _put_secret(db: StoreSession, secret: TokenSecret) -> None:
+    db.change(
+        "put_token_secret",
+        token_hash=secret.token_hash,
+        token_id=secret.token_id,
+        created_at=micros(secret.created_at),
+        ends_at=micros_or_none(secret.ends_at),
+    )
+
+
+def _patterns_as_json(patterns: Sequence[str] | None) -> str | None:
+    return None if patterns is None else msgspec.json.encode(patterns).decode()
+
+
+def _patterns(stored: str | None) -> tuple[str, ...] | None:
+    return None if stored is None else msgspec.json.decode(stored, type=tuple[str, ...])
+
+
+def _target_columns(target: CommandTarget | None) -> dict[str, str | None]:
+    if target is None:
+        return {"target_id": None, "target_type": None}
+    return {"target_id": target.resource_id, "target_type": target.resource_type.value}
+
+
+def _target(target_id: str | None, target_type: str | None) -> CommandTarget | None:
+    if target_id is None or target_type is None:
+        return None
+    return target_of(target_id, target_type)
+
+
 def _put_key(
     db: StoreSession, key_id: str, credential_id: str, public_key: bytes, now: datetime
 ) -> None:
@@ -207,19 +313,50 @@ def _key(db: StoreSession, key_id: str) -> KnownKey:
 
 
 def _token(row: Row) -> BearerToken:
-    token_hash, token_id, scope, created_at, deployment_id, revoked_at = row
+    (
+        token_id,
+        scope,
+        name,
+        created_at,
+        created_by,
+        deployments,
+        commands,
+        target_id,
+        target_type,
+        agent_id,
+        expires_at,
+        revoked_at,
+        last_used_at,
+    ) = row
     return BearerToken(
-        token_hash=token_hash,
         token_id=token_id,
         scope=scope,
+        name=name,
         created_at=moment(created_at),
-        deployment_id=deployment_id,
+        created_by=created_by,
+        deployments=_patterns(deployments),
+        commands=_patterns(commands),
+        target=_target(target_id, target_type),
+        agent_id=agent_id,
+        expires_at=moment_or_none(expires_at),
         revoked_at=moment_or_none(revoked_at),
+        last_used_at=moment_or_none(last_used_at),
     )
 
 
 def _enrol_token(row: Row) -> EnrolToken:
-    token_hash, token_id, deployment_id, uses, used, created_at, expires_at, revoked_at = row
+    (
+        token_hash,
+        token_id,
+        deployment_id,
+        uses,
+        used,
+        created_at,
+        expires_at,
+        revoked_at,
+        target_id,
+        target_type,
+    ) = row
     return EnrolToken(
         token_hash=token_hash,
         token_id=token_id,
@@ -229,6 +366,7 @@ def _enrol_token(row: Row) -> EnrolToken:
         created_at=moment(created_at),
         expires_at=moment(expires_at),
         revoked_at=moment_or_none(revoked_at),
+        target=_target(target_id, target_type),
     )
 
 
@@ -249,7 +387,17 @@ def _known_key(row: Row) -> KnownKey:
 
 
 def _credential(row: Row) -> Credential:
-    credential_id, deployment_id, hostname, enrol_token_id, enrolled_at, revoked_at = row
+    (
+        credential_id,
+        deployment_id,
+        hostname,
+        enrol_token_id,
+        enrolled_at,
+        revoked_at,
+        target_id,
+        target_type,
+        is_target_bound,
+    ) = row
     return Credential(
         credential_id=credential_id,
         deployment_id=deployment_id,
@@ -257,4 +405,6 @@ def _credential(row: Row) -> Credential:
         enrol_token_id=enrol_token_id,
         enrolled_at=moment(enrolled_at),
         revoked_at=moment_or_none(revoked_at),
+        target=_target(target_id, target_type),
+        is_target_bound=is_target_bound == 1,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
@@ -50,6 +51,12 @@ def get_deployment(db: StoreSession, deployment_id: str) -> Deployment | None:
         push_url=known.push_url,
         push_token=known.push_token,
     )
+
+
+def list_deployments(db: StoreSession) -> Sequence[Deployment]:
+    """Fulfil DeploymentStore.list_deployments."""
+    found = [get_deployment(db, name) for (name,) in db.rows("list_deployments")]
+    return [each for each in found if each is not None]
 
 
 def _put_target(db: StoreSession, deployment_id: str, target: CommandTarget, now: int) -> None:

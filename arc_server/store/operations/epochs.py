@@ -49,15 +49,6 @@ def begin(
     return epoch(db)
 
 
-def is_former(db: StoreSession, lease_id: str | None) -> bool:
-    """Return True if a lease is of an epoch before a restore."""
-    former = epoch(db).former
-    if not former or lease_id is None:
-        return False
-    _, _, rest = lease_id.partition("_")
-    return rest.partition("_")[0] in former
-
-
 def frozen_below(db: StoreSession, now: datetime) -> int:
     """Return the number below which commands wait: a holder of before the restore may run them."""
     today = epoch(db)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import msgspec
 
 from arc_protocol.codec import encode
-from arc_protocol.errors import LeaseLost
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
+from arc_server.ports.reach import Reach
 from arc_server.ports.records import CommandRecord, EventPage
 from arc_server.store.engine.rows import micros, moment, stored_command
 from arc_server.store.engine.session import StoreSession
@@ -27,16 +27,12 @@ class _Stream(NamedTuple):
 
 
 def add(
-    db: StoreSession, command_id: str, events: EventsRequest, keep: int, deployment_id: str | None
+    db: StoreSession, command_id: str, events: EventsRequest, keep: int, within: Reach
 ) -> CommandRecord:
     """Fulfil EventStore.add_events."""
-    stored = lookup.find(db, command_id, deployment_id)
+    stored = lookup.find(db, command_id, within)
     seq, command = stored.seq, stored.command
-    if events.lease_id != command.lease_id:
-        raise LeaseLost(
-            "the command has been leased again since, or never under this lease",
-            command_id=command_id,
-        )
+    within.check_lease(command, events.lease_id)
     stream = _stream_of_lease(db, seq, events.lease_id)
     fresh = [line for line in events.lines if line.number > stream.last_number]
     first = stream.last_place + 1

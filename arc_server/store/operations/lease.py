@@ -11,6 +11,7 @@ import msgspec
 from arc_protocol import lifecycle
 from arc_protocol.errors import LeaseNotFound, SerializationFailed
 from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget
+from arc_server.ports.reach import Reach
 from arc_server.ports.records import (
     AwaitedBlob,
     CommandRecord,
@@ -44,13 +45,14 @@ class _Target(NamedTuple):
     target: CommandTarget | None
     type_mismatch: bool = False
     inherited: bool = False
+    is_full: bool = False
 
 
 def lease(db: StoreSession, query: LeaseQuery, now: datetime) -> Pass:
     """Fulfil LeaseStore.lease in bounded work: the caller asks again after a pass that was cut."""
     found = _leased_target(db, query, now)
     if found.target is None:
-        return Pass(Granted(grants=(), type_mismatch=found.type_mismatch))
+        return Pass(Granted(grants=(), type_mismatch=found.type_mismatch, is_full=found.is_full))
     result = _hand_out(
         db,
         "ready_commands",
@@ -63,6 +65,7 @@ def lease(db: StoreSession, query: LeaseQuery, now: datetime) -> Pass:
         query.lease_seconds,
         query.holder,
         now,
+        query.credential,
         max_bytes=query.max_bytes,
     )
     if not found.inherited:
@@ -91,6 +94,8 @@ def _leased_target(db: StoreSession, query: LeaseQuery, now: datetime) -> _Targe
     if known is None and query.auto_register:
         if not named.resource_id or ":" in named.resource_id:
             return _Target(None)
+        if len(deployment.targets) >= query.max_targets:
+            return _Target(None, is_full=True)
         inherited = targets.register_target(db, query.deployment_id, named, micros(now))
         return _Target(named, inherited=inherited)
     if known is None and not deployment.has_targets:
@@ -110,6 +115,7 @@ def _hand_out(
     lease_seconds: float,
     holder: str | None,
     now: datetime,
+    credential: str | None = None,
     *,
     max_bytes: int | None = None,
 ) -> Pass:
@@ -129,7 +135,7 @@ def _hand_out(
                 if grants and max_bytes is not None and granted_bytes > max_bytes:
                     return Pass(Granted(grants=grants, ended=ended))
                 lease_id = lease_ids[len(grants)]
-                leased = transitions.dispatch(db, stored, lease_id, holder, now, until)
+                leased = transitions.dispatch(db, stored, lease_id, holder, now, until, credential)
                 grants.append(Grant(command=leased, params=params, signature=stored.signature))
             else:
                 ended.append(transitions.fail(db, stored, _damaged(params), now))
@@ -152,7 +158,7 @@ def renew(
     lease_ids: Sequence[str],
     lease_seconds: float,
     now: datetime,
-    deployment_id: str | None,
+    within: Reach,
 ) -> Renewal:
     """Fulfil LeaseStore.renew."""
     until = now + timedelta(seconds=lease_seconds)
@@ -163,11 +169,11 @@ def renew(
     is_frozen = today.is_frozen(now)
     for lease_id in dict.fromkeys(lease_ids):
         try:
-            stored = lookup.find_lease(db, lease_id, deployment_id)
+            stored = lookup.find_lease(db, lease_id, within)
         except LeaseNotFound:
             # Its command may have been leased after the backup: the holder goes on, and hands its
             # work in by the command's id.
-            (kept if is_frozen and epochs.is_former(db, lease_id) else lost).append(lease_id)
+            (kept if is_frozen and today.is_former(lease_id) else lost).append(lease_id)
         else:
             renewed.append(transitions.renew(db, stored, until))
     return Renewal(renewed=renewed, lost=lost, kept=kept, kept_until=today.frozen_until)
@@ -178,9 +184,9 @@ def release(
     lease_id: str,
     now: datetime,
     costs_attempt: bool,
-    deployment_id: str | None,
+    within: Reach,
     push_after: datetime | None,
 ) -> CommandRecord:
     """Fulfil LeaseStore.release."""
-    stored = lookup.find_lease(db, lease_id, deployment_id)
+    stored = lookup.find_lease(db, lease_id, within)
     return transitions.hand_back(db, stored, now, costs_attempt=costs_attempt, push_at=push_after)

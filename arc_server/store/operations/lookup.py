@@ -7,30 +7,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from arc_protocol.errors import CommandNotFound, LeaseNotFound
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.store.engine.rows import StoredCommand, stored_command
 from arc_server.store.engine.session import Again, StoreSession
 from arc_server.store.operations import bodies
 
 
-def find(db: StoreSession, command_id: str, deployment_id: str | None = None) -> StoredCommand:
-    """Return a command in any state. Raises CommandNotFound, also for another deployment's."""
+def find(db: StoreSession, command_id: str, within: Reach = EVERYTHING) -> StoredCommand:
+    """Return a command in any state. Raises CommandNotFound, also for one out of reach."""
     stored = db.live.find(command_id)
     if stored is None:
         row = db.row("find_command", command_id=command_id)
         stored = None if row is None else stored_command(row)
-    if stored is None or deployment_id not in (None, stored.command.deployment_id):
+    if stored is None or not within.covers(stored.command):
         raise CommandNotFound(f"no such command: {command_id}", command_id=command_id)
     return stored
 
 
-def find_lease(db: StoreSession, lease_id: str, deployment_id: str | None) -> StoredCommand:
+def find_lease(db: StoreSession, lease_id: str, within: Reach) -> StoredCommand:
     """Return the command that is DISPATCHED under a lease.
 
-    Raises LeaseNotFound, also for another deployment's.
+    Raises LeaseNotFound, also for a lease that is another credential's.
     """
     row = db.row("find_lease", lease_id=lease_id)
     stored = None if row is None else stored_command(row)
-    if stored is None or deployment_id not in (None, stored.command.deployment_id):
+    if stored is None or not (within.covers(stored.command) and within.holds(stored.command)):
         raise LeaseNotFound(f"no such lease, or it has ended: {lease_id}", lease_id=lease_id)
     return db.live.get(stored.seq) or stored
 

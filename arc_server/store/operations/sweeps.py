@@ -23,6 +23,12 @@ def requeue_lapsed(db: StoreSession, now: datetime, limit: int) -> Sequence[Comm
     return [transitions.hand_back(db, stored, now, costs_attempt=True) for stored in lapsed]
 
 
+def requeue_revoked(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
+    """Fulfil RevocationStore.requeue_revoked."""
+    held = lookup.find_all(db, "leases_of_revoked", limit=limit)
+    return [transitions.hand_back(db, stored, now, costs_attempt=True) for stored in held]
+
+
 def forget_keys(db: StoreSession, before: datetime, limit: int) -> int:
     """Fulfil SweepStore.forget_idempotency_keys."""
     return db.change("forget_keys", before=micros(before), limit=limit)

@@ -9,6 +9,7 @@ from arc_protocol.errors import (
     CommandTargetAmbiguous,
     CommandTargetIdInvalid,
     CommandTargetNotFound,
+    Conflict,
     DeploymentNotFound,
 )
 from arc_protocol.messages.base import (
@@ -92,6 +93,30 @@ def register_target(db: StoreSession, deployment_id: str, target: CommandTarget,
     return is_first and inherit(db, deployment_id, target)
 
 
+def register(db: StoreSession, deployment_id: str, target: CommandTarget | None, now: int) -> None:
+    """Fulfil DeploymentStore.register, also for what a token or an enrolment names."""
+    deployment = register_deployment(db, deployment_id, now)
+    if target is not None and target.resource_id not in deployment.targets:
+        register_target(db, deployment_id, target, now)
+
+
+def remove_target(db: StoreSession, deployment_id: str, resource_id: str) -> bool:
+    """Fulfil DeploymentStore.remove_target."""
+    deployment = db.deployment(deployment_id)
+    if deployment is None or resource_id not in deployment.targets:
+        return False
+    if resource_id == deployment.default_target_id:
+        raise Conflict("the target is the default of its deployment, by the configuration")
+    named = {"deployment_id": deployment_id, "resource_id": resource_id}
+    live = db.row("live_command_of_target", **named)
+    if live is not None:
+        raise Conflict("commands wait for the target, or run there", command_id=live[0])
+    db.change("remove_target", **named)
+    db.change("forget_heir", **named)
+    db.forget_deployment(deployment_id)
+    return True
+
+
 def insert_target(
     db: StoreSession, deployment: KnownDeployment, target: CommandTarget, now: int
 ) -> None:
@@ -99,7 +124,6 @@ def insert_target(
     db.change(
         "insert_target",
         deployment_id=deployment.deployment_id,
-        position=len(deployment.targets),
         resource_id=target.resource_id,
         resource_type=target.resource_type.value,
         now=now,

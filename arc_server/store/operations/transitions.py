@@ -60,6 +60,7 @@ def insert(
         deadline=NONE if command.deadline is None else micros(command.deadline),
         ready_order=seq if command.state is State.PENDING else NONE,
         push_at=created_at if command.is_push else NONE,
+        created_by=command.created_by,
     )
     form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
@@ -92,6 +93,7 @@ def dispatch(
     holder: str | None,
     now: datetime,
     until: datetime,
+    credential: str | None = None,
 ) -> CommandRecord:
     """Move PENDING → DISPATCHED. A push is sent again under its first lease."""
     command = stored.command
@@ -106,6 +108,7 @@ def dispatch(
             lease_attempt=lease_attempt,
             expires_at=micros(until),
             holder=holder,
+            credential=credential,
             now=micros(now),
         )
     )
@@ -118,6 +121,7 @@ def dispatch(
         lease_attempt=lease_attempt,
         lease_expires_at=until,
         lease_holder=holder,
+        lease_credential=credential,
     )
 
 
@@ -176,9 +180,13 @@ def hand_back(
 
 
 def finish(
-    db: StoreSession, stored: StoredCommand, response: StoredResponse, now: datetime
+    db: StoreSession,
+    stored: StoredCommand,
+    response: StoredResponse,
+    now: datetime,
+    by: str | None = None,
 ) -> CommandRecord:
-    """End a command as SUCCEEDED or FAILED with its holder's response.
+    """End a command as SUCCEEDED or FAILED with its holder's response, submitted `by` it.
 
     PENDING, it was released or its lease lapsed, and no other holder has leased it since.
     """
@@ -187,31 +195,42 @@ def finish(
         command = msgspec.structs.replace(stored.command, state=State.DISPATCHED)
         stored = msgspec.structs.replace(stored, command=command)
     if not isinstance(response, StoredSuccess):
-        return fail(db, stored, response, now)
+        return fail(db, stored, response, now, by)
     _hit_one(
-        db.change("succeed", seq=stored.seq, lease_id=stored.command.lease_id, now=micros(now))
+        db.change(
+            "succeed", seq=stored.seq, lease_id=stored.command.lease_id, now=micros(now), by=by
+        )
     )
     put_response(db, stored.seq, response)
-    return _ended(db, stored, State.SUCCEEDED, now)
+    return _ended(db, stored, State.SUCCEEDED, now, by)
 
 
 def hand_in(
-    db: StoreSession, stored: StoredCommand, lease_id: str, response: StoredResponse, now: datetime
+    db: StoreSession,
+    stored: StoredCommand,
+    lease_id: str,
+    response: StoredResponse,
+    now: datetime,
+    by: str | None,
 ) -> CommandRecord:
     """End a command with the response of a lease that a restore has undone."""
     if stored.command.state is State.PENDING:
         command = dispatch(db, stored, lease_id, None, now, now)
         stored = msgspec.structs.replace(stored, command=command)
-    return finish(db, stored, response, now)
+    return finish(db, stored, response, now, by)
 
 
 def fail(
-    db: StoreSession, stored: StoredCommand, error: StoredError, now: datetime
+    db: StoreSession,
+    stored: StoredCommand,
+    error: StoredError,
+    now: datetime,
+    by: str | None = None,
 ) -> CommandRecord:
-    """End a live command as FAILED, with an error to show."""
-    _hit_one(_end(db, "fail", stored, now))
+    """End a live command as FAILED, with an error to show; `by` a caller, None by the server."""
+    _hit_one(_end(db, "fail", stored, now, by=by))
     put_response(db, stored.seq, error)
-    return _ended(db, stored, State.FAILED, now)
+    return _ended(db, stored, State.FAILED, now, by)
 
 
 def expire(db: StoreSession, stored: StoredCommand, now: datetime) -> CommandRecord:
@@ -295,10 +314,17 @@ def _hit_one(count: int) -> None:
         raise LostUpdate(f"a guarded update hit {count} rows instead of 1")
 
 
-def _end(db: StoreSession, query: str, stored: StoredCommand, now: datetime) -> int:
+def _end(
+    db: StoreSession, query: str, stored: StoredCommand, now: datetime, **more: str | None
+) -> int:
     command = stored.command
     return db.change(
-        query, seq=stored.seq, was=command.state.value, lease_id=command.lease_id, now=micros(now)
+        query,
+        seq=stored.seq,
+        was=command.state.value,
+        lease_id=command.lease_id,
+        now=micros(now),
+        **more,
     )
 
 
@@ -308,9 +334,15 @@ def _changed(db: StoreSession, stored: StoredCommand, **changes: Any) -> Command
     return command
 
 
-def _ended(db: StoreSession, stored: StoredCommand, state: State, now: datetime) -> CommandRecord:
+def _ended(
+    db: StoreSession,
+    stored: StoredCommand,
+    state: State,
+    now: datetime,
+    by: str | None = None,
+) -> CommandRecord:
     db.live.drop(stored.seq)
-    return msgspec.structs.replace(stored.command, state=state, completed_at=now)
+    return msgspec.structs.replace(stored.command, state=state, completed_at=now, completed_by=by)
 
 
 def _used_up(code: str, command: CommandRecord) -> StoredError:

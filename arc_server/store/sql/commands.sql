@@ -4,7 +4,8 @@
 -- name: command_columns
 c.seq, c.command_id, c.deployment_id, c.target_id, c.target_type, c.command, c.state, c.attempt,
 c.max_attempts, c.created_at, c.is_push, c.dispatched_at, c.completed_at, c.deadline,
-c.cancel_requested, c.lease_id, c.lease_attempt, c.lease_expires_at, c.lease_holder
+c.cancel_requested, c.lease_id, c.lease_attempt, c.lease_expires_at, c.lease_holder,
+c.lease_credential, c.created_by, c.completed_by
 
 -- name: reserve_numbers
 UPDATE numbering SET high = high + :count WHERE id = 1;
@@ -15,10 +16,11 @@ SELECT high FROM numbering WHERE id = 1;
 -- name: insert_command
 INSERT INTO commands (
     seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
-    created_at, is_push, deadline, ready_order, push_at
+    created_at, is_push, deadline, ready_order, push_at, created_by
 ) VALUES (
     :seq, :command_id, :deployment_id, :target_id, :target_type, :command, :state, 1, :max_attempts,
-    :created_at, :is_push, nullif(:deadline, 0), nullif(:ready_order, 0), nullif(:push_at, 0)
+    :created_at, :is_push, nullif(:deadline, 0), nullif(:ready_order, 0), nullif(:push_at, 0),
+    :created_by
 );
 
 -- name: insert_params
@@ -83,11 +85,11 @@ UPDATE commands SET state = 'PENDING', ready_order = :ready_order, push_at = :pu
 WHERE seq = :seq AND state IN ('PENDING_UPLOAD');
 
 -- name: succeed
-UPDATE commands SET state = 'SUCCEEDED', completed_at = :now
+UPDATE commands SET state = 'SUCCEEDED', completed_at = :now, completed_by = :by
 WHERE seq = :seq AND state IN ('DISPATCHED') AND lease_id IS :lease_id;
 
 -- name: fail
-UPDATE commands SET state = 'FAILED', completed_at = :now
+UPDATE commands SET state = 'FAILED', completed_at = :now, completed_by = :by
 WHERE seq = :seq AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state = :was
   AND lease_id IS :lease_id;
 

@@ -1,14 +1,37 @@
 -- Tokens, enrolment tokens, credentials of agents, their keys, and how often anything was revoked.
 
 -- name: token_columns
-t.token_hash, t.token_id, t.scope, t.created_at, t.deployment_id, t.revoked_at
+t.token_id, t.scope, t.name, t.created_at, t.created_by, t.deployments, t.commands, t.target_id,
+t.target_type, t.agent_id, t.expires_at, t.revoked_at, t.last_used_at
 
 -- name: put_token
-INSERT INTO tokens (token_hash, token_id, scope, created_at, deployment_id, revoked_at)
-VALUES (:token_hash, :token_id, :scope, :created_at, :deployment_id, :revoked_at);
+INSERT INTO tokens (
+    token_id, scope, name, created_at, created_by, deployments, commands, target_id, target_type,
+    agent_id, expires_at, revoked_at, last_used_at
+) VALUES (
+    :token_id, :scope, :name, :created_at, :created_by, :deployments, :commands, :target_id,
+    :target_type, :agent_id, :expires_at, :revoked_at, :last_used_at
+);
+
+-- name: put_token_secret
+INSERT INTO token_secrets (token_hash, token_id, created_at, ends_at)
+VALUES (:token_hash, :token_id, :created_at, :ends_at);
 
 -- name: find_token
-SELECT {token_columns} FROM tokens AS t WHERE t.token_hash = :token_hash;
+SELECT s.token_hash, s.created_at, s.ends_at, {token_columns}
+FROM token_secrets AS s JOIN tokens AS t ON t.token_id = s.token_id
+WHERE s.token_hash = :token_hash;
+
+-- name: end_token_secrets
+UPDATE token_secrets SET ends_at = coalesce(min(ends_at, :ends_at), :ends_at)
+WHERE token_id = :token_id;
+
+-- name: drop_ended_token_secrets
+DELETE FROM token_secrets WHERE token_id = :token_id AND ends_at <= :now;
+
+-- name: use_token
+UPDATE tokens SET last_used_at = :at
+WHERE token_id = :token_id AND (last_used_at IS NULL OR last_used_at < :at);
 
 -- name: list_tokens
 -- Every token: there are few, and an administrator asks.
@@ -18,17 +41,27 @@ WHERE t.created_at IS NOT NULL ORDER BY t.created_at, t.token_id;
 -- name: revoke_token
 UPDATE tokens SET revoked_at = :now WHERE token_id = :token_id AND revoked_at IS NULL;
 
--- name: has_token
-SELECT 1 FROM tokens AS t WHERE t.token_id = :token_id;
+-- name: token_by_id
+SELECT {token_columns} FROM tokens AS t WHERE t.token_id = :token_id;
+
+-- name: revoked_ids
+-- Every one: a server reads them after a revocation.
+SELECT t.token_id FROM tokens AS t INDEXED BY tokens_revoked WHERE t.revoked_at IS NOT NULL
+UNION ALL
+SELECT r.credential_id FROM credentials AS r INDEXED BY credentials_revoked
+WHERE r.revoked_at IS NOT NULL;
 
 -- name: enrol_token_columns
-e.token_hash, e.token_id, e.deployment_id, e.uses, e.used, e.created_at, e.expires_at, e.revoked_at
+e.token_hash, e.token_id, e.deployment_id, e.uses, e.used, e.created_at, e.expires_at, e.revoked_at,
+e.target_id, e.target_type
 
 -- name: put_enrol_token
 INSERT INTO enrol_tokens
-    (token_hash, token_id, deployment_id, uses, used, created_at, expires_at, revoked_at)
+    (token_hash, token_id, deployment_id, uses, used, created_at, expires_at, revoked_at,
+    target_id, target_type)
 VALUES
-    (:token_hash, :token_id, :deployment_id, :uses, :used, :created_at, :expires_at, :revoked_at);
+    (:token_hash, :token_id, :deployment_id, :uses, :used, :created_at, :expires_at, :revoked_at,
+    :target_id, :target_type);
 
 -- name: find_enrol_token
 SELECT {enrol_token_columns} FROM enrol_tokens AS e WHERE e.token_hash = :token_hash;
@@ -46,14 +79,19 @@ WHERE token_hash = :token_hash AND used < uses AND revoked_at IS NULL AND expire
 UPDATE enrol_tokens SET revoked_at = coalesce(revoked_at, :now) WHERE token_id = :token_id;
 
 -- name: credential_columns
-c.credential_id, c.deployment_id, c.hostname, c.enrol_token_id, c.enrolled_at, c.revoked_at
+c.credential_id, c.deployment_id, c.hostname, c.enrol_token_id, c.enrolled_at, c.revoked_at,
+c.target_id, c.target_type, c.is_target_bound
 
 -- name: key_columns
 k.key_id, k.credential_id, k.public_key, k.made_at, k.used_at, k.ends_at
 
 -- name: put_credential
-INSERT INTO credentials (credential_id, deployment_id, hostname, enrol_token_id, enrolled_at)
-VALUES (:credential_id, :deployment_id, :hostname, :enrol_token_id, :now);
+INSERT INTO credentials (
+    credential_id, deployment_id, hostname, enrol_token_id, enrolled_at, target_id, target_type,
+    is_target_bound
+) VALUES (
+    :credential_id, :deployment_id, :hostname, :enrol_token_id, :now, :target_id, :target_type, 1
+);
 
 -- name: find_credential
 SELECT {credential_columns} FROM credentials AS c WHERE c.credential_id = :credential_id;

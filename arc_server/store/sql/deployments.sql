@@ -22,7 +22,25 @@ WHERE deployment_id = :deployment_id AND heir_target_id IS NULL;
 
 -- name: insert_target
 INSERT INTO targets (deployment_id, position, resource_id, resource_type, created_at)
-VALUES (:deployment_id, :position, :resource_id, :resource_type, :now);
+SELECT :deployment_id, coalesce(max(t.position), -1) + 1, :resource_id, :resource_type, :now
+FROM targets AS t WHERE t.deployment_id = :deployment_id;
+
+-- name: remove_target
+DELETE FROM targets WHERE deployment_id = :deployment_id AND resource_id = :resource_id;
+
+-- name: forget_heir
+UPDATE deployments SET heir_target_id = NULL
+WHERE deployment_id = :deployment_id AND heir_target_id = :resource_id;
+
+-- name: live_command_of_target
+SELECT c.command_id FROM commands AS c INDEXED BY commands_in_state
+WHERE c.state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND c.state <> 'SUCCEEDED'
+  AND c.deployment_id = :deployment_id AND c.target_id = :resource_id
+LIMIT 1;
+
+-- name: list_deployments
+-- Every one: an administrator asks.
+SELECT d.deployment_id FROM deployments AS d WHERE d.deployment_id > '' ORDER BY d.deployment_id;
 
 -- name: retype_target
 UPDATE targets SET resource_type = :resource_type

@@ -19,7 +19,7 @@ ORDER BY c.push_at LIMIT 1;
 -- name: dispatch
 UPDATE commands
 SET state = 'DISPATCHED', dispatched_at = :now, lease_id = :lease_id, lease_attempt = :lease_attempt,
-    lease_expires_at = :expires_at, lease_holder = :holder
+    lease_expires_at = :expires_at, lease_holder = :holder, lease_credential = :credential
 WHERE seq = :seq AND state IN ('PENDING');
 
 -- name: dispatch_again
@@ -43,4 +43,16 @@ WHERE seq = :seq AND state IN ('DISPATCHED') AND lease_id = :lease_id;
 
 -- name: held_by
 SELECT {command_columns} FROM commands AS c INDEXED BY commands_holder
-WHERE c.state = 'DISPATCHED' AND c.lease_holder = :holder AND c.deployment_id = :deployment_id;
+WHERE c.state = 'DISPATCHED' AND c.lease_holder = :holder AND c.deployment_id = :deployment_id
+  AND c.lease_credential IS :credential;
+
+-- name: leases_of_revoked
+-- A walk over all live leases, which only a revocation takes.
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_lapse
+WHERE c.state = 'DISPATCHED' AND c.lease_expires_at IS NOT NULL AND c.lease_credential IN (
+    SELECT t.token_id FROM tokens AS t INDEXED BY tokens_revoked WHERE t.revoked_at IS NOT NULL
+    UNION ALL
+    SELECT r.credential_id FROM credentials AS r INDEXED BY credentials_revoked
+    WHERE r.revoked_at IS NOT NULL
+)
+LIMIT :limit;

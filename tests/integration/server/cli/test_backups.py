@@ -75,12 +75,11 @@ class Server:
         """Renew leases."""
         return self.call("POST", "/commands/leases/renew", {"leaseIds": list(leases)})[1]
 
-    def respond(self, lease: Any, result: str = "e30=") -> tuple[int, Any]:
-        """Hand in a result."""
-        body = {
-            "status": "success",
-            "response": {"mode": "inline", "inlineBase64": result},
-        }
+    def respond(self, lease: Any, result: str | dict[str, Any] = "e30=") -> tuple[int, Any]:
+        """Hand in a result: inline, or as it was uploaded."""
+        if isinstance(result, str):
+            result = {"mode": "inline", "inlineBase64": result}
+        body = {"status": "success", "response": result}
         url = lease["envelope"]["responseHandling"]["submitResponseUrl"]
         return self.call("PUT", url.partition("/v1")[2], body)
 
@@ -387,7 +386,13 @@ def test_agents_keep_what_they_run_and_hand_it_in(turned: dict[str, Any]) -> Non
     assert renewed["lost"] == ["lease_of_no_epoch"]
     assert server.lease() == []
     for lease in leases:
-        assert server.respond(lease)[0] == 200
+        upload = lease["envelope"]["responseHandling"]["storageUploadRequest"]["backend"]["url"]
+        path = upload.partition("/v1")[2]
+        body = urllib.request.Request(f"{server.url}/v1{path}", os.urandom(300_000), method="PUT")
+        with urllib.request.urlopen(body, timeout=30):
+            pass
+        stored = {"mode": "storage", "size": 300_000}
+        assert server.respond(lease, stored)[0] == 200
         assert server.state(lease["commandId"]) == "SUCCEEDED"
 
 

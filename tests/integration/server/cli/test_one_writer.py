@@ -66,6 +66,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 COMMANDS = (
     ("token", "create", "--scope", "admin"),
     ("token", "list", "--json"),
+    ("target", "add", "d", "vault"),
     ("enrol-token", "create", "--deployment", "d"),
     ("enrol-token", "list", "--json"),
     ("credential", "list", "--json"),
@@ -165,12 +166,13 @@ async def called(call: Any) -> Any:
 
 
 async def test_records_come_through_the_socket_as_they_are(remote: Store) -> None:
-    made = new_token(Scope.SENDER, "d", datetime.now(UTC)).stored
+    made = new_token(Scope.SENDER, ("d",), datetime.now(UTC))
 
-    await called(remote.put_token(made))
+    await called(remote.put_token(made.stored, made.secret))
 
-    assert await called(remote.list_tokens()) == [made]
-    assert await called(remote.find_token(made.token_hash)) == made
+    assert await called(remote.list_tokens()) == [made.stored]
+    found = await called(remote.find_token(made.secret.token_hash))
+    assert (found.token, found.secret) == (made.stored, made.secret)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,8 @@ async def test_no_reader_checkpoints(tmp_path: Path) -> None:
 
 async def test_the_writer_closes_last_and_checkpoints(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path / DATABASE)
-    await store.put_token(new_token(Scope.ADMIN, None, datetime.now(UTC)).stored)
+    made = new_token(Scope.ADMIN, None, datetime.now(UTC))
+    await store.put_token(made.stored, made.secret)
 
     await store.close()
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from arc_server.app import DATABASE, KEYS
-from arc_server.ports.records import BearerToken, EnrolToken, NewCredential
+from arc_server.ports.records import BearerToken, EnrolToken, NewCredential, TokenSecret
 from arc_server.server_keys import FILE_NAME, KeyFile, SigningKey
 from arc_server.store.sqlite_store import SqliteStore
 from tests.support.screens import check_screens
@@ -28,12 +28,13 @@ CREDENTIALS = [f"cred_{number}a5b4c3d2e1f09" for number in range(2)]
 KEY_IDS = ["1f2e3d4c", "9a8b7c6d"]
 IDS = [*TOKENS, *ENROL_TOKENS, *CREDENTIALS, *KEY_IDS]
 
-GROUPS = ("", "token", "enrol-token", "credential", "keys")
+GROUPS = ("", "token", "enrol-token", "credential", "target", "keys")
 COMMANDS = (
     "serve", "check-config", "install", "uninstall", "upgrade",
-    "token create", "token list", "token revoke",
+    "token create", "token list", "token revoke", "token rotate",
     "enrol-token create", "enrol-token list", "enrol-token revoke",
     "credential list", "credential revoke",
+    "target add", "target list", "target remove",
     "keys list", "keys rotate",
 )  # fmt: skip
 
@@ -53,13 +54,18 @@ async def furnish(data: Path) -> None:
         ]
     ):
         token = BearerToken(
-            token_hash=bytes([number]) * 32,
             token_id=TOKENS[number],
             scope=scope,
-            deployment_id=deployment,
+            deployments=None if deployment is None else (deployment,),
             created_at=ago(days=40 - number),
+            created_by="root",
         )
-        await store.put_token(token)
+        secret = TokenSecret(
+            token_hash=bytes([number]) * 32,
+            token_id=token.token_id,
+            created_at=token.created_at,
+        )
+        await store.put_token(token, secret)
         if revoked is not None:
             await store.revoke_token(token.token_id, revoked)
     for number, (uses, hours) in enumerate([(5, 20.5), (2, 20.5), (1, -20.5), (1, 20.5)]):

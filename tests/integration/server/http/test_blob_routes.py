@@ -302,7 +302,8 @@ async def test_the_response_of_a_lapsed_attempt_cannot_overwrite_the_next_ones(
     )
 
     assert (await client.call("PUT", fresh, data=b"y" * 200_000, token="")).status == 200
-    assert (await client.call("PUT", stale, data=b"n" * 200_000, token="")).status == 200
+    refused = await client.call("PUT", stale, data=b"n" * 200_000, token="")
+    assert (refused.status, refused.code) == (409, "LEASE_LOST")
     body = {"mode": "storage", "size": 200_000, "storagePutUsed": True}
     url = second["envelope"]["responseHandling"]["submitResponseUrl"]
     response = {"status": "success", "response": body}
@@ -313,5 +314,5 @@ async def test_the_response_of_a_lapsed_attempt_cannot_overwrite_the_next_ones(
     late = await client.call(
         "PUT", first["envelope"]["responseHandling"]["submitResponseUrl"], success(), token=""
     )
-    assert late.status == 200  # the command is terminal: nothing changes
+    assert (late.status, late.code) == (409, "LEASE_LOST")
     assert (await client.status(command_id))["response"]["response"]["mode"] == "storage"

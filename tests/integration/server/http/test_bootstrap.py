@@ -101,16 +101,18 @@ async def test_a_receivers_token_is_for_its_target_only(client: Client) -> None:
 
     asked = {"deploymentId": OWN, "target": other}
     assert await status_of(client, "POST", "/commands/leases", asked, receiver) == 403
-    for target in (None, other):
-        registration = agent if target is None else agent | {"target": target}
-        assert await status_of(client, "PUT", "/agents/a1", registration, receiver) == 403
-    assert await status_of(client, "PUT", "/agents/a1", agent | {"target": TARGET}, receiver) == 200
+    registration = agent | {"target": other}
+    assert await status_of(client, "PUT", "/agents/a1", registration, receiver) == 403
+    for registration in (agent, agent | {"target": TARGET}):
+        assert await status_of(client, "PUT", "/agents/a1", registration, receiver) == 200
+    [registered] = (await client.call("GET", "/v1/agents")).json["agents"]
+    assert registered["target"] == TARGET
     unnamed = {"deploymentId": OWN, "maxLeases": 9}
     answer = await client.call("POST", "/v1/commands/leases", unnamed, token=receiver)
     assert [lease["envelope"]["command"] for lease in answer.json["leases"]] == ["ours"]
     [theirs] = await client.lease(target=other)
     path = f"/commands/{theirs['commandId']}/response"
-    assert await status_of(client, "PUT", path, success(), receiver) == 403
+    assert await status_of(client, "PUT", path, success(), receiver) == 404
 
 
 async def test_who_may_ask_for_which_role(client: Client) -> None:
@@ -119,6 +121,9 @@ async def test_who_may_ask_for_which_role(client: Client) -> None:
     agent = await make_token(server, Scope.AGENT, OWN)
     elsewhere = await make_token(server, Scope.AGENT, OTHER)
 
+    unknown = await bootstrap(client, RECEIVER, agent)
+    assert unknown.code == "COMMAND_TARGET_NOT_FOUND"  # only an operator may make one up
+    assert (await bootstrap(client, RECEIVER)).status == 200
     assert (await bootstrap(client, SENDER, sender)).status == 200
     assert (await bootstrap(client, RECEIVER, sender)).status == 403
     assert (await bootstrap(client, RECEIVER, agent)).status == 200
@@ -165,9 +170,9 @@ async def test_the_type_of_a_registered_target_is_answered(serve: Serve) -> None
 async def test_a_token_ends_with_its_hour_and_with_its_authority(client: Client) -> None:
     parts = client.server.parts
     made = new_token(Scope.SENDER, None, datetime.now(UTC))
-    await parts.store.put_token(made.stored)
+    await parts.store.put_token(made.stored, made.secret)
     token = await token_of(client, SENDER, made.text)
-    authority = f"token:{made.stored.token_hash.hex()}"
+    authority = f"token:{made.secret.token_hash.hex()}"
     grant = BootstrapGrant(scope=Scope.SENDER, deployment_id=OWN, authority=authority)
     tokens = BootstrapTokens(parts.signer, parts.clock)
     now = int(datetime.now(UTC).timestamp())

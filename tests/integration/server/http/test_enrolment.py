@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from arc_protocol import enrolment as wire
+from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope
@@ -186,7 +187,7 @@ async def test_a_body_of_the_wrong_shape_names_the_field(
 async def test_a_large_body_is_refused_unread_and_too_many_requests_get_a_429(
     serve: Serve,
 ) -> None:
-    async with serve(enrolment=EnrolmentSection(max_per_second=2)) as client:
+    async with serve(enrolment=EnrolmentSection(max_strangers_per_second=2)) as client:
         large = await client.call("POST", "/v1/agents/tokens", data=b"x" * 20_000, token="")
         answers = [await client.call("POST", "/v1/agents/enrol", token="") for _ in range(6)]
 
@@ -212,6 +213,19 @@ async def test_strangers_who_send_too_much_keep_no_agent_from_its_access_token(
     assert 429 in [each.status for each in flood], "enrolments are still counted"
 
 
+@pytest.mark.parametrize("junk", ["no token", "not a token", "another server's token"])
+async def test_junk_keeps_no_genuine_agent_from_enrolling(serve: Serve, junk: str) -> None:
+    limits = EnrolmentSection(max_per_second=5, max_strangers_per_second=5)
+    made = new_enrol_token(OWN, 1, timedelta(hours=1), datetime.now(UTC)).text
+    token = {"no token": "", "not a token": "arc_enrol_x", "another server's token": made}[junk]
+    async with serve(enrolment=limits) as client:
+        flood = [await client.call("POST", "/v1/agents/enrol", token=token) for _ in range(30)]
+        genuine = await Host().try_to_enrol(client, await enrol_token(client.server, OWN))
+
+    assert {answer.status for answer in flood} == {401, 429}
+    assert genuine.status == 200
+
+
 # access tokens and keys
 
 
@@ -227,6 +241,45 @@ async def test_an_access_token_ends_by_the_servers_clock(client: Client, host: H
 
     assert await status(good) == 200
     assert [await status(each) for each in (over, changed, good + "0", good[:-1])] == [401] * 4
+
+
+async def test_a_signed_challenge_is_used_once(client: Client, host: Host) -> None:
+    challenge, new = await host.challenge(client), Host()
+    for_token = host.token_request(challenge)
+    for_key = host.key_request(challenge, new)
+
+    first = await client.call("POST", "/v1/agents/tokens", for_token, token="")
+    again = await client.call("POST", "/v1/agents/tokens", for_token, token="")
+    otherwise = await client.call("POST", "/v1/agents/keys", for_key, token="")
+
+    assert first.status == 200
+    assert [(each.status, each.code) for each in (again, otherwise)] == [(401, "UNAUTHORIZED")] * 2
+    assert (await host.try_access(client)).status == 200
+
+
+async def test_a_forged_use_of_a_challenge_does_not_use_it_up(client: Client, host: Host) -> None:
+    challenge = await host.challenge(client)
+    good = host.token_request(challenge)
+    forged = good | {"signature": Host().token_request(challenge)["signature"]}
+
+    assert (await client.call("POST", "/v1/agents/tokens", forged, token="")).status == 401
+    assert (await client.call("POST", "/v1/agents/tokens", good, token="")).status == 200
+
+
+async def test_a_challenge_of_before_a_restart_is_not_taken_and_may_be_asked_for_again(
+    serve: Serve,
+) -> None:
+    host = Host()
+    async with serve() as client:
+        await host.enrol(client, await enrol_token(client.server, OWN))
+        challenge = await host.challenge(client)
+        request = host.token_request(challenge)
+        assert (await client.call("POST", "/v1/agents/tokens", request, token="")).status == 200
+
+    async with serve() as client:
+        answer = await client.call("POST", "/v1/agents/tokens", request, token="")
+        assert (answer.status, answer.json["retryable"]) == (503, True)
+        assert (await host.try_access(client)).status == 200
 
 
 async def test_a_new_key_takes_over_and_the_old_one_ends_after_the_overlap(serve: Serve) -> None:
@@ -389,3 +442,65 @@ def store_path(client: Client) -> Path:
 def test_what_is_signed_cannot_be_shifted_between_its_parts() -> None:
     assert wire.to_sign("key", "ab", "c") != wire.to_sign("key", "a", "bc")
     assert wire.to_sign("key", "a") != wire.to_sign("token", "a")
+
+
+# what an enrolment binds to
+
+VAULT = {"resourceId": "vault", "resourceType": "daemon"}
+OTHER_TARGET = {"resourceId": "other", "resourceType": "daemon"}
+
+
+async def enrolled_for(client: Client, target: dict[str, str] | None) -> str:
+    """The access token of an agent that enrolled for a target."""
+    host, token = Host(), await enrol_token(client.server, OWN)
+    body = host.enrol_request(token) | ({} if target is None else {"target": target})
+    answer = await client.call("POST", "/v1/agents/enrol", body, token=token)
+    assert answer.status == 200
+    return await host.access(client)
+
+
+async def lease_status(client: Client, token: str, target: dict[str, str] | None) -> int:
+    body = {"deploymentId": OWN} | ({} if target is None else {"target": target})
+    return (await client.call("POST", "/v1/commands/leases", body, token=token)).status
+
+
+async def test_a_credential_is_bound_to_the_target_that_its_agent_enrolled_for(
+    client: Client,
+) -> None:
+    token = await enrolled_for(client, VAULT)
+
+    assert await lease_status(client, token, VAULT) == 200
+    assert await lease_status(client, token, None) == 200  # which means its own
+    assert await lease_status(client, token, OTHER_TARGET) == 403
+
+
+async def test_an_agent_that_enrolled_without_a_target_may_name_none(client: Client) -> None:
+    token = await enrolled_for(client, None)
+
+    assert await lease_status(client, token, None) == 200
+    assert await lease_status(client, token, VAULT) == 403
+
+
+async def test_an_enrolment_registers_its_target(client: Client) -> None:
+    await enrolled_for(client, VAULT)
+
+    known = await client.server.parts.store.get_deployment(OWN)
+
+    assert known is not None
+    assert [target.resource_id for target in known.targets] == ["vault"]
+
+
+async def test_an_enrol_token_for_a_target_enrols_for_no_other(client: Client) -> None:
+    vault = CommandTarget(resource_id="vault", resource_type=ResourceType.DAEMON)
+    made = new_enrol_token(OWN, 2, timedelta(hours=1), datetime.now(UTC), vault)
+    store, host = client.server.parts.store, Host()
+    await store.put_enrol_token(made.stored)
+
+    other = Host().enrol_request(made.text) | {"target": OTHER_TARGET}
+    refused = await client.call("POST", "/v1/agents/enrol", other, token=made.text)
+    await host.enrol(client, made.text)  # names none
+
+    assert (refused.status, refused.code) == (403, "FORBIDDEN")
+    [token] = await store.list_enrol_tokens()
+    assert token.used == 1
+    assert await lease_status(client, await host.access(client), OTHER_TARGET) == 403

@@ -403,12 +403,12 @@ def test_tokens_and_keys_are_managed_while_the_server_runs(tmp_path: Path, run: 
         made = run("token", "create", "--scope", "sender", "--deployment", OWN, "--data-dir", data)
         assert made.code == 0
         token, token_id = made.out.removesuffix("\n"), made.err.strip()
-        assert len(token) == len("arc_sender_") + 43
+        assert len(token) == len("arc_sender_") + 12 + 1 + 43 + 6
         assert running.call("GET", "/v1/commands", token=token)[0] == 200
 
         listed = run("token", "list", "--json", "--data-dir", data)
         (entry,) = msgspec.json.decode(listed.out)
-        assert (entry["id"], entry["scope"], entry["deployment"]) == (token_id, "sender", OWN)
+        assert (entry["id"], entry["scope"], entry["deployments"]) == (token_id, "sender", [OWN])
         assert token not in listed.out
         assert token_id in run("token", "list", "--data-dir", data).out
 

@@ -9,7 +9,7 @@ import pytest
 from arc_protocol.errors import Conflict, Forbidden, StoreUnavailable, Unauthorized
 from arc_server.ports.records import AgentKey, EnrolToken, NewCredential
 from arc_server.ports.store import Store
-from tests.support.store_samples import DEPLOYMENT, NOW, after, token
+from tests.support.store_samples import DEPLOYMENT, NOW, after, secret, token
 
 
 def enrol_token(number: int = 1, **changes: Any) -> EnrolToken:
@@ -230,7 +230,7 @@ async def test_a_revoked_credential_has_no_good_key(store: Store) -> None:
 async def test_every_revocation_is_counted(store: Store) -> None:
     await enrolled(store)
     plain = token()
-    await store.put_token(plain)
+    await store.put_token(plain, secret(plain))
     counts = [await store.revocations()]
 
     for revoke in (

@@ -9,7 +9,7 @@ import pytest
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.messages.agents import HandlerInfo
 from arc_protocol.messages.base import State
-from arc_server.ports.records import CommandFilter, CommandRecord
+from arc_server.ports.records import CommandFilter, CommandRecord, KnownSecret
 from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
@@ -24,6 +24,7 @@ from tests.support.store_samples import (
     leased,
     read,
     registration,
+    secret,
     token,
 )
 
@@ -169,10 +170,10 @@ async def test_when_agents_were_heard_of_never_moves_back(store: Store) -> None:
 
     await store.touch_agents(
         {
-            (DEPLOYMENT, "agent-1"): after(9),
-            (DEPLOYMENT, "agent-2"): after(3),
-            (DEPLOYMENT, "agent-9"): after(9),
-            ("dep-2", "agent-2"): after(9),
+            (DEPLOYMENT, "agent-1", None): after(9),
+            (DEPLOYMENT, "agent-2", None): after(3),
+            (DEPLOYMENT, "agent-9", None): after(9),
+            ("dep-2", "agent-2", None): after(9),
         }
     )
     await store.put_agent("agent-1", registration(), after(7))
@@ -185,32 +186,100 @@ async def test_when_agents_were_heard_of_never_moves_back(store: Store) -> None:
 
 
 async def test_tokens_are_found_by_their_hash_until_they_are_revoked(store: Store) -> None:
-    one = token(deployment_id=DEPLOYMENT, created_at=after(1))
-    other = token(scope="admin")
-    await store.put_token(one)
-    await store.put_token(other)
+    one = token(
+        name="the nightly report",
+        deployments=("acme-*", DEPLOYMENT),
+        commands=("reports.*",),
+        created_at=after(1),
+        created_by="root",
+        expires_at=after(9_000),
+    )
+    other = token(scope="agent", target=daemon("vault"), agent_id="agent-1")
+    secrets = {one.token_id: secret(one), other.token_id: secret(other)}
+    await store.put_token(one, secrets[one.token_id])
+    await store.put_token(other, secrets[other.token_id])
 
-    assert await store.find_token(one.token_hash) == one
+    found = await store.find_token(secrets[one.token_id].token_hash)
+    assert found == KnownSecret(secret=secrets[one.token_id], token=one)
     assert await store.find_token(b"no such hash") is None
     assert await store.list_tokens() == [other, one]
 
     assert await store.revoke_token(one.token_id, after(5))
     assert await store.revoke_token(one.token_id, after(6))
     assert not await store.revoke_token("tok_none", after(5))
-    revoked = await store.find_token(one.token_hash)
+    revoked = await store.find_token(secrets[one.token_id].token_hash)
     assert revoked is not None
-    assert revoked.revoked_at == after(5)
-    assert await store.find_token(other.token_hash) == other
+    assert revoked.token.revoked_at == after(5)
+    assert await store.revoked_ids() == {one.token_id}
+    found = await store.find_token(secrets[other.token_id].token_hash)
+    assert found is not None
+    assert found.token == other
+
+
+async def test_a_token_registers_what_it_is_bound_to_by_name(store: Store) -> None:
+    agents = token(scope="agent", deployments=("dep-9",), target=daemon("vault"))
+    await store.put_token(agents, secret(agents))
+    patterns = token(deployments=("dep-*",))
+    await store.put_token(patterns, secret(patterns))
+
+    [known] = await store.list_deployments()
+    assert (known.deployment_id, list(known.targets)) == ("dep-9", [daemon("vault")])
+
+
+async def test_a_rotated_token_has_two_secrets_until_the_former_one_ends(store: Store) -> None:
+    one = token()
+    first, second = secret(one), secret(one, created_at=after(10))
+    await store.put_token(one, first)
+    before = await store.revocations()
+
+    assert await store.rotate_token(second, after(60)) == one
+    assert await store.rotate_token(secret(token()), after(60)) is None
+
+    assert await store.revocations() == before + 1
+    former, latter = [await store.find_token(each.token_hash) for each in (first, second)]
+    assert former is not None
+    assert latter is not None
+    assert (former.ends_at, latter.ends_at) == (after(60), None)
+    await store.rotate_token(secret(one, created_at=after(61)), after(99))
+    assert await store.find_token(first.token_hash) is None
+    latter = await store.find_token(second.token_hash)
+    assert latter is not None
+    assert latter.ends_at == after(99)
+
+
+async def test_a_revoked_token_gets_no_other_secret(store: Store) -> None:
+    one = token()
+    await store.put_token(one, secret(one))
+    await store.revoke_token(one.token_id, after(1))
+    other = secret(one)
+
+    revoked = await store.rotate_token(other, after(60))
+
+    assert revoked is not None
+    assert revoked.revoked_at == after(1)
+    assert await store.find_token(other.token_hash) is None
+
+
+async def test_the_last_use_of_a_token_never_moves_back(store: Store) -> None:
+    one = token()
+    await store.put_token(one, secret(one))
+
+    await store.use_tokens({one.token_id: after(9), "tok_none": after(9)})
+    await store.use_tokens({one.token_id: after(3)})
+
+    assert [each.last_used_at for each in await store.list_tokens()] == [after(9)]
 
 
 async def test_a_token_that_is_there_is_not_replaced(store: Store) -> None:
     one = token()
-    await store.put_token(one)
+    its = secret(one)
+    await store.put_token(one, its)
 
     with pytest.raises(StoreUnavailable):
-        await store.put_token(token(token_id=one.token_id))
+        await store.put_token(token(token_id=one.token_id), secret(one))
+    other = token()
     with pytest.raises(StoreUnavailable):
-        await store.put_token(token(token_hash=one.token_hash))
+        await store.put_token(other, secret(other, token_hash=its.token_hash))
 
     assert await store.list_tokens() == [one]
 
@@ -237,3 +306,22 @@ async def test_the_same_id_in_another_deployment_is_another_agent(store: Store) 
     assert (here.last_seen_at, there.last_seen_at) == (NOW, after(1))
     assert there.registration.hostname == "x"
     assert len(await store.list_agents(None, NOW, 10)) == 2
+
+
+async def test_the_same_id_by_another_credential_is_another_agent(store: Store) -> None:
+    await store.put_agent("agent-1", registration(), NOW)
+    await store.put_agent("agent-1", registration(hostname="mine"), after(1), "cred_1")
+    await store.put_agent("agent-1", registration(hostname="thief"), after(2), "cred_2")
+    await store.touch_agents({(DEPLOYMENT, "agent-1", "cred_2"): after(9)})
+    await create(store)
+    [held] = (await lease(store, holder="agent-1", credential="cred_1")).grants
+
+    found = {each.credential: each for each in await store.list_agents(DEPLOYMENT, NOW, 10)}
+
+    assert {name: each.registration.hostname for name, each in found.items()} == {
+        "cred_1": "mine",
+        "cred_2": "thief",
+    }
+    assert found["cred_1"].last_seen_at == after(1)
+    assert list(found["cred_1"].holding) == [held.command]
+    assert found["cred_2"].holding == []

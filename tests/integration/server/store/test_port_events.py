@@ -10,6 +10,7 @@ from arc_protocol.errors import CommandNotFound, LeaseLost
 from arc_protocol.messages.events import EventsRequest, LogLine, Progress
 from arc_server.ports.records import CommandRecord
 from arc_server.ports.store import Store
+from tests.support.reaches import only
 from tests.support.store_samples import NOW, RESULT, after, lease, leased
 
 
@@ -110,9 +111,9 @@ async def test_only_the_latest_holder_is_heard_also_after_the_end(store: Store) 
     with pytest.raises(CommandNotFound):
         await store.add_events("cmd_unknown", said(first, 1), 9)
     with pytest.raises(CommandNotFound):
-        await store.add_events(second.command_id, said(second, 1), 9, "another")
+        await store.add_events(second.command_id, said(second, 1), 9, only("another"))
     await store.complete(second.command_id, second.lease_id, RESULT, after(1))
-    await store.add_events(second.command_id, said(second, 1), 9, second.deployment_id)
+    await store.add_events(second.command_id, said(second, 1), 9, only(second.deployment_id))
 
     assert await heard(store, second) == [(1, "line 1")]
     assert await store.events("cmd_unknown", 0, 9) is None

@@ -11,6 +11,7 @@ from arc_protocol.messages.base import State
 from arc_server.ports.records import StoredError, StoredInline
 from arc_server.ports.store import Store
 from arc_server.store.operations.lease import READ_AT_ONCE
+from tests.support.reaches import only
 from tests.support.store_samples import (
     DEPLOYMENT,
     NOW,
@@ -179,14 +180,14 @@ async def test_leases_of_other_deployments_are_lost_to_the_caller(store: Store) 
     held = await leased(store)
     lease_id = held.lease_id or ""
 
-    renewal = await store.renew([lease_id], 60, after(1), "dep-2")
+    renewal = await store.renew([lease_id], 60, after(1), only("dep-2"))
     with pytest.raises(LeaseNotFound):
-        await store.release(lease_id, NOW, costs_attempt=True, deployment_id="dep-2")
+        await store.release(lease_id, NOW, costs_attempt=True, within=only("dep-2"))
 
     assert renewal.lost == [lease_id]
     assert await read(store, held.command_id) == held
-    assert (await store.renew([lease_id], 60, after(1), DEPLOYMENT)).renewed
-    await store.release(lease_id, NOW, costs_attempt=True, deployment_id=DEPLOYMENT)
+    assert (await store.renew([lease_id], 60, after(1), only(DEPLOYMENT))).renewed
+    await store.release(lease_id, NOW, costs_attempt=True, within=only(DEPLOYMENT))
 
 
 async def test_a_release_costs_an_attempt(store: Store) -> None:

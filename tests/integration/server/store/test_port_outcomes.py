@@ -13,13 +13,16 @@ import pytest
 from arc_protocol.errors import (
     ArcError,
     CommandNotFound,
+    Forbidden,
     InvalidStateTransition,
     LeaseLost,
     LeaseNotFound,
 )
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.base import State
+from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.records import (
+    CommandRecord,
     Completion,
     LeasedResponse,
     StoredBlob,
@@ -29,7 +32,9 @@ from arc_server.ports.records import (
     StoredSuccess,
 )
 from arc_server.ports.store import Store
+from tests.support.reaches import only
 from tests.support.store_samples import (
+    DEPLOYMENT,
     HANDLER_ERROR,
     NOW,
     PARAMS,
@@ -41,6 +46,8 @@ from tests.support.store_samples import (
     leased,
     read,
     response_of,
+    secret,
+    token,
 )
 
 
@@ -116,8 +123,8 @@ async def test_responses_of_another_deployment_are_as_if_there_was_no_such_comma
     held = await leased(store)
     given = [LeasedResponse(held.command_id, held.lease_id or "", RESULT)]
 
-    (refused,) = await store.complete_all(given, after(1), "another")
-    (taken,) = await store.complete_all(given, after(1), held.deployment_id)
+    (refused,) = await store.complete_all(given, after(1), only("another"))
+    (taken,) = await store.complete_all(given, after(1), only(held.deployment_id))
 
     assert isinstance(refused, CommandNotFound)
     assert isinstance(taken, Completion)
@@ -128,10 +135,12 @@ async def test_a_second_response_changes_nothing(store: Store) -> None:
     held = await leased(store)
     first = await store.complete(held.command_id, held.lease_id, RESULT, after(1))
 
-    for lease_id in (held.lease_id, None, "lease_other"):
+    for lease_id in (held.lease_id, None):
         again = await store.complete(held.command_id, lease_id, HANDLER_ERROR, after(2))
         assert not again.changed
         assert again.command == first.command
+    with pytest.raises(LeaseLost):
+        await store.complete(held.command_id, "lease_other", HANDLER_ERROR, after(2))
     assert await response_of(store, held.command_id) == RESULT
 
 
@@ -371,3 +380,93 @@ async def test_in_every_order_there_is_one_outcome_and_it_stays(store: Store) ->
                     assert found.response is None
 
         assert outcome is not None, order
+
+
+# whose lease it is
+
+HOLDER, THIEF = only(DEPLOYMENT, "cred_holder"), only(DEPLOYMENT, "cred_thief")
+
+
+async def held_by_the_holder(store: Store) -> CommandRecord:
+    await create(store, created_by="tok_sender")
+    (grant,) = (await lease(store, credential="cred_holder")).grants
+    return grant.command
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_another_credential_completes_nothing_also_after_the_end(
+    store: Store, has_ended: bool
+) -> None:
+    held = await held_by_the_holder(store)
+    if has_ended:
+        await store.complete(held.command_id, held.lease_id, RESULT, after(1), HOLDER)
+
+    with pytest.raises(LeaseLost):
+        await store.complete(held.command_id, held.lease_id, HANDLER_ERROR, after(2), THIEF)
+    with pytest.raises(Forbidden):
+        await store.complete(held.command_id, None, HANDLER_ERROR, after(2), THIEF)
+    given = [LeasedResponse(held.command_id, held.lease_id or "", HANDLER_ERROR)]
+    (refused,) = await store.complete_all(given, after(2), THIEF)
+
+    assert isinstance(refused, LeaseLost)
+    state = (await read(store, held.command_id)).state
+    assert state is (State.SUCCEEDED if has_ended else State.DISPATCHED)
+
+
+async def test_another_credential_neither_renews_nor_releases_a_lease(store: Store) -> None:
+    held = await held_by_the_holder(store)
+    lease_id = held.lease_id or ""
+
+    assert (await store.renew([lease_id], 60, after(1), THIEF)).lost == [lease_id]
+    with pytest.raises(LeaseNotFound):
+        await store.release(lease_id, after(1), costs_attempt=True, within=THIEF)
+    with pytest.raises(LeaseLost):
+        await store.add_events(
+            held.command_id, EventsRequest(lease_id=lease_id, lines=[]), 9, THIEF
+        )
+
+    assert await read(store, held.command_id) == held
+    assert (await store.renew([lease_id], 60, after(1), HOLDER)).renewed
+
+
+async def test_the_row_says_who_created_and_who_ended_a_command(store: Store) -> None:
+    held = await held_by_the_holder(store)
+    by_url = await held_by_the_holder(store)
+    cancelled = await create(store, created_by="tok_sender")
+
+    await store.complete(held.command_id, None, RESULT, after(1), HOLDER)
+    await store.complete(by_url.command_id, by_url.lease_id, HANDLER_ERROR, after(1))
+    await store.cancel(cancelled.command_id, after(1), "tok_operator")
+
+    for command, ended_by in (
+        (held, "cred_holder"),
+        (by_url, "cred_holder"),
+        (cancelled, "tok_operator"),
+    ):
+        row = await read(store, command.command_id)
+        assert (row.created_by, row.completed_by) == ("tok_sender", ended_by)
+
+
+async def test_a_revoked_credentials_leases_are_taken_back_as_if_they_had_lapsed(
+    store: Store,
+) -> None:
+    plain, other = token(), token()
+    for each in (plain, other):
+        await store.put_token(each, secret(each))
+    await create(store)
+    (grant,) = (await lease(store, credential=plain.token_id)).grants
+    last = await create(store, max_attempts=1)
+    await lease(store, credential=plain.token_id)
+    kept = await create(store)
+    await lease(store, credential=other.token_id)
+    assert await store.requeue_revoked(after(1), 10) == []
+
+    await store.revoke_token(plain.token_id, after(1))
+
+    assert len(await store.requeue_revoked(after(1), 1)) == 1
+    assert len(await store.requeue_revoked(after(1), 10)) == 1
+    assert await store.requeue_revoked(after(1), 10) == []
+    back = await read(store, grant.command.command_id)
+    assert (back.state, back.attempt) == (State.PENDING, 2)
+    assert (await read(store, last.command_id)).state is State.FAILED
+    assert (await read(store, kept.command_id)).state is State.DISPATCHED

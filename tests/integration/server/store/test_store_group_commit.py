@@ -27,6 +27,7 @@ from tests.support.store_samples import (
     leased,
     new,
     read,
+    secret,
     token,
 )
 from tests.support.waiting import until
@@ -176,11 +177,12 @@ async def test_an_operation_that_fails_in_the_middle_by_itself_is_undone(
 async def test_a_value_that_sqlite_cannot_hold_concerns_its_own_operation(
     sqlite: SqliteStore,
 ) -> None:
+    unlike = token()
     answers: list[Any] = await asyncio.gather(
         create(sqlite, command_id="cmd_a"),
         create(sqlite, command_id="cmd_b", command="\ud800"),
         create(sqlite, command_id="cmd_c", max_attempts=2**70),
-        sqlite.put_token(token(token_hash=None)),
+        sqlite.put_token(unlike, secret(unlike, token_hash=None)),
         create(sqlite, command_id="cmd_d"),
         return_exceptions=True,
     )

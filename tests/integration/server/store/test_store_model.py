@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL, may_follow
 from arc_protocol.messages.base import CommandTarget, State
+from arc_server.ports.reach import EVERYTHING, NOTHING, Reach
 from arc_server.ports.records import (
     CommandFilter,
     CommandRecord,
@@ -40,6 +41,8 @@ from tests.support.store_samples import (
     RESULT,
     UPLOAD,
     daemon,
+    secret,
+    token,
     worker,
 )
 
@@ -55,6 +58,17 @@ KEYS = st.none() | st.sampled_from(("k", "l"))
 RESPONSES = st.sampled_from((RESULT, HANDLER_ERROR))
 SECONDS = st.sampled_from((0, 1, 7, 30, 61))
 MAYBE = st.booleans()
+TOKEN_IDS = ("tok_a", "tok_b")
+CREDENTIALS = st.none() | st.sampled_from(TOKEN_IDS)
+REACHES = st.just(EVERYTHING) | st.sampled_from(
+    (
+        NOTHING,
+        Reach(credential="tok_a"),
+        Reach(credential="tok_b", deployments=(DEPLOYMENT,)),
+        Reach(credential="tok_a", deployments=("dep*2",), commands=("a",)),
+        Reach(credential="tok_b", target=daemon("one")),
+    )
+)
 
 
 class TwoStores(RuleBasedStateMachine):
@@ -70,6 +84,10 @@ class TwoStores(RuleBasedStateMachine):
         self.command_ids = ["cmd_none"]
         self.lease_ids = ["lease_none"]
         self.seen: dict[str, CommandRecord] = {}
+        for token_id in TOKEN_IDS:
+            known = token(token_id=token_id)
+            first = secret(known)
+            self.both(lambda store, known=known, first=first: store.put_token(known, first))
 
     def teardown(self) -> None:
         self.loop.run_until_complete(self.sqlite.close())
@@ -104,6 +122,7 @@ class TwoStores(RuleBasedStateMachine):
         deadline=st.none() | SECONDS,
         max_attempts=st.integers(1, 3),
         auto_register=MAYBE,
+        created_by=CREDENTIALS,
     )
     def create(
         self,
@@ -116,6 +135,7 @@ class TwoStores(RuleBasedStateMachine):
         deadline: float | None,
         max_attempts: int,
         auto_register: bool,
+        created_by: str | None,
     ) -> None:
         new = NewCommand(
             command_id=f"cmd_{len(self.command_ids)}",
@@ -129,6 +149,7 @@ class TwoStores(RuleBasedStateMachine):
             deadline=self.later(deadline),
             idempotency_key=key,
             auto_register=auto_register,
+            created_by=created_by,
         )
         self.both(lambda store: store.create(new))
         self.command_ids.append(new.command_id)
@@ -139,6 +160,8 @@ class TwoStores(RuleBasedStateMachine):
         count=st.integers(0, 4),
         seconds=SECONDS,
         auto_register=MAYBE,
+        max_targets=st.integers(0, 4),
+        credential=CREDENTIALS,
     )
     def lease(
         self,
@@ -147,6 +170,8 @@ class TwoStores(RuleBasedStateMachine):
         count: int,
         seconds: float,
         auto_register: bool,
+        max_targets: int,
+        credential: str | None,
     ) -> None:
         query = LeaseQuery(
             deployment_id=deployment_id,
@@ -155,6 +180,8 @@ class TwoStores(RuleBasedStateMachine):
             lease_seconds=seconds,
             holder="agent-1",
             auto_register=auto_register,
+            max_targets=max_targets,
+            credential=credential,
         )
         self.both(lambda store: store.lease(query, self.now))
 
@@ -168,34 +195,41 @@ class TwoStores(RuleBasedStateMachine):
         fresh = self.fresh_leases(count)
         self.both(lambda store: store.lease_push(fresh, seconds, self.now))
 
-    @rule(index=st.integers(0, 40), response=RESPONSES, lease=st.none() | st.integers(0, 40))
-    def complete(self, index: int, response: Any, lease: int | None) -> None:
+    @rule(
+        index=st.integers(0, 40),
+        response=RESPONSES,
+        lease=st.none() | st.integers(0, 40),
+        within=REACHES,
+    )
+    def complete(self, index: int, response: Any, lease: int | None, within: Reach) -> None:
         command_id = self.command_id(index)
         lease_id = None if lease is None else self.lease_id(lease)
-        self.both(lambda store: store.complete(command_id, lease_id, response, self.now))
+        self.both(lambda store: store.complete(command_id, lease_id, response, self.now, within))
 
-    @rule(index=st.integers(0, 40), response=RESPONSES)
-    def complete_under_the_latest_lease(self, index: int, response: Any) -> None:
+    @rule(index=st.integers(0, 40), response=RESPONSES, within=REACHES)
+    def complete_under_the_latest_lease(self, index: int, response: Any, within: Reach) -> None:
         found = self.both(lambda store: store.get(self.command_id(index)))
         if found is None:
             return
         command = found.command
         self.both(
-            lambda store: store.complete(command.command_id, command.lease_id, response, self.now)
+            lambda store: store.complete(
+                command.command_id, command.lease_id, response, self.now, within
+            )
         )
 
     @rule(
         given=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40), RESPONSES), max_size=4),
-        deployment_id=st.none() | DEPLOYMENTS,
+        within=REACHES,
     )
-    def complete_all(self, given: list[tuple[int, int, Any]], deployment_id: str | None) -> None:
+    def complete_all(self, given: list[tuple[int, int, Any]], within: Reach) -> None:
         submissions = [
             LeasedResponse(self.command_id(command), self.lease_id(lease), response)
             for command, lease, response in given
         ]
 
         async def complete(store: Store) -> list[Any]:
-            outcomes = await store.complete_all(submissions, self.now, deployment_id)
+            outcomes = await store.complete_all(submissions, self.now, within)
             return [type(each) if isinstance(each, ArcError) else each for each in outcomes]
 
         self.both(complete)
@@ -203,19 +237,17 @@ class TwoStores(RuleBasedStateMachine):
     @rule(
         index=st.integers(0, 40),
         costs=MAYBE,
-        deployment_id=st.none() | DEPLOYMENTS,
+        within=REACHES,
         push_after=st.none() | SECONDS,
     )
-    def release(
-        self, index: int, costs: bool, deployment_id: str | None, push_after: float | None
-    ) -> None:
+    def release(self, index: int, costs: bool, within: Reach, push_after: float | None) -> None:
         lease_id, due = self.lease_id(index), self.later(push_after)
         self.both(
             lambda store: store.release(
                 lease_id,
                 self.now,
                 costs_attempt=costs,
-                deployment_id=deployment_id,
+                within=within,
                 push_after=due,
             )
         )
@@ -223,19 +255,19 @@ class TwoStores(RuleBasedStateMachine):
     @rule(
         indexes=st.lists(st.integers(0, 40), max_size=5),
         seconds=SECONDS,
-        deployment_id=st.none() | DEPLOYMENTS,
+        within=REACHES,
     )
-    def renew(self, indexes: list[int], seconds: float, deployment_id: str | None) -> None:
+    def renew(self, indexes: list[int], seconds: float, within: Reach) -> None:
         lease_ids = [self.lease_id(index) for index in indexes]
-        self.both(lambda store: store.renew(lease_ids, seconds, self.now, deployment_id))
+        self.both(lambda store: store.renew(lease_ids, seconds, self.now, within))
 
     @rule(index=st.integers(0, 40))
     def get(self, index: int) -> None:
         self.both(lambda store: store.get(self.command_id(index)))
 
-    @rule(index=st.integers(0, 40))
-    def cancel(self, index: int) -> None:
-        self.both(lambda store: store.cancel(self.command_id(index), self.now))
+    @rule(index=st.integers(0, 40), by=CREDENTIALS)
+    def cancel(self, index: int, by: str | None) -> None:
+        self.both(lambda store: store.cancel(self.command_id(index), self.now, by))
 
     @rule(index=st.integers(0, 40), is_pushed=st.booleans())
     def mark_uploaded(self, index: int, is_pushed: bool) -> None:
@@ -287,6 +319,14 @@ class TwoStores(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3))
     def requeue_lapsed(self, limit: int) -> None:
         self.both(lambda store: store.requeue_lapsed(self.now, limit))
+
+    @rule(token_id=st.sampled_from(TOKEN_IDS))
+    def revoke(self, token_id: str) -> None:
+        self.both(lambda store: store.revoke_token(token_id, self.now))
+
+    @rule(limit=st.integers(1, 3))
+    def requeue_revoked(self, limit: int) -> None:
+        self.both(lambda store: store.requeue_revoked(self.now, limit))
 
     @rule(seconds=st.sampled_from((-3600, -0.5, 7)))
     def shift_leases(self, seconds: float) -> None:

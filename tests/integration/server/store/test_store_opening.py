@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from arc_protocol.messages.base import State
+from arc_server.ports.records import KnownSecret
 from arc_server.store.engine import opening, queries, schema
 from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRefused, StoreTooNew
 from arc_server.store.sqlite_store import SqliteStore
@@ -37,6 +38,7 @@ from tests.support.store_samples import (
     read,
     registration,
     response_of,
+    secret,
     token,
 )
 
@@ -69,7 +71,8 @@ async def test_everything_acknowledged_is_there_after_a_restart(path: Path) -> N
     ready = await create(store, command_id="cmd_ready")
     await store.put_agent("agent-1", registration(), NOW)
     known = token()
-    await store.put_token(known)
+    its = secret(known)
+    await store.put_token(known, its)
     await store.sign_of_life(after(2))
     await store.close()
 
@@ -86,7 +89,7 @@ async def test_everything_acknowledged_is_there_after_a_restart(path: Path) -> N
     assert await store.get_deployment(DEPLOYMENT) == deployment(daemon("vault"))
     [agent] = await store.list_agents(None, NOW, 10)
     assert list(agent.holding) == [held]
-    assert await store.find_token(known.token_hash) == known
+    assert await store.find_token(its.token_hash) == KnownSecret(secret=its, token=known)
     assert await store.last_sign_of_life() == after(2)
     assert granted_ids(await lease(store, 9)) == ["cmd_ready"]
     await store.close()

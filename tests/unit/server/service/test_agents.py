@@ -25,6 +25,7 @@ from arc_server.service.unnamed_pollers import (
     UnnamedPollers,
 )
 from tests.support.clocks import START
+from tests.support.reaches import only
 from tests.support.service_fakes import Gate
 from tests.support.service_world import World, daemon
 
@@ -100,13 +101,13 @@ async def test_polls_and_renewals_are_signs_of_life(world: World) -> None:
 
 async def test_nobody_makes_an_agent_look_alive_but_itself(world: World) -> None:
     await world.agents.register("a1", registration("d1"))
-    await world.agents.register("a1", registration("d2", "elsewhere"), within="d2")
+    await world.agents.register("a1", registration("d2", "elsewhere"), within=only("d2"))
     await world.create(deployment_id="d2")
     world.clock.advance(10)
 
-    (lease,) = (await world.poll("d2", agent="a1", within="d2")).leases
+    (lease,) = (await world.poll("d2", agent="a1", within=only("d2"))).leases
     await world.leases.renew(RenewRequest(lease_ids=[lease.lease_id], agent_id="a1"))
-    await world.leases.renew(RenewRequest(lease_ids=["lease_x"], agent_id="a1"), within="d2")
+    await world.leases.renew(RenewRequest(lease_ids=["lease_x"], agent_id="a1"), within=only("d2"))
 
     (here,) = (await world.agents.list("d1")).agents
     (there,) = (await world.agents.list("d2")).agents
@@ -232,7 +233,7 @@ async def test_a_clone_takes_no_place_of_an_agent_that_goes_on(world: World) -> 
 async def test_an_agent_takes_no_place_in_another_deployment(world: World) -> None:
     await world.agents.register("a1", registration("d2"))
     world.clock.advance(1)
-    await world.agents.register("a2", start_of(replaces="a1"), within="d1")
+    await world.agents.register("a2", start_of(replaces="a1"), within=only("d1"))
 
     assert await listed(world) == {"a1": False, "a2": False}
 
@@ -247,14 +248,14 @@ async def test_agents_that_left_long_ago_are_listed_on_request(world: World) -> 
 
 
 async def test_bound_callers_register_and_see_their_own_deployment(world: World) -> None:
-    await world.agents.register("a1", registration("d1"), within="d1")
+    await world.agents.register("a1", registration("d1"), within=only("d1"))
     await world.agents.register("a2", registration("d2"))
 
     with pytest.raises(Forbidden):
-        await world.agents.register("a3", registration("d2"), within="d1")
+        await world.agents.register("a3", registration("d2"), within=only("d1"))
     with pytest.raises(Forbidden):
-        await world.agents.list("d2", within="d1")
-    listed = await world.agents.list(None, within="d1")
+        await world.agents.list("d2", within=only("d1"))
+    listed = await world.agents.list(None, within=only("d1"))
 
     assert [agent.agent_id for agent in listed.agents] == ["a1"]
 
@@ -293,7 +294,7 @@ async def test_receivers_that_do_not_register_are_listed_by_target(world: World)
     of_d2 = ReceiverInfo(deployment_id="d2", last_seen_at=START)
     assert (await world.agents.list(None)).receivers == [*of_d1, of_d2]
     assert (await world.agents.list("d1")).receivers == of_d1
-    assert (await world.agents.list(None, within="d2")).receivers == [of_d2]
+    assert (await world.agents.list(None, within=only("d2"))).receivers == [of_d2]
     world.clock.advance(world.limits.gone_agents_listed_seconds - 30)
     assert (await world.agents.list(None)).receivers == of_d1[1:]
     assert (await world.agents.list(None, with_old=True)).receivers == [*of_d1, of_d2]

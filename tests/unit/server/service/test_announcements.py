@@ -7,12 +7,18 @@ from collections.abc import Callable
 
 import pytest
 
+from arc_server.ports.records import Holder
 from arc_server.service.announcements import Announcements
 from arc_server.service.work_waiters import MAX_REMEMBERED_CANCELS, WorkWaiter
 from tests.support.waiting import settle
 
 POINTS = ("before", "entered", "armed", "looking", "looked", "judged", "asleep")
 """Every point of a wait at which something else may happen."""
+
+
+def holder(agent_id: str, *, deployment: str = "d", credential: str | None = "cred_1") -> Holder:
+    """An agent of deployment `d`."""
+    return deployment, agent_id, credential
 
 
 class Shelf:
@@ -232,44 +238,47 @@ async def test_a_close_between_look_and_sleep_ends_the_sleep() -> None:
 
 async def test_a_cancel_wakes_its_holder_alone_and_is_told_once() -> None:
     announcements = Announcements()
+    namesake_elsewhere = holder("a1", deployment="elsewhere")
     with (
-        announcements.work.waiter("d", "t", "a1") as mine,
-        announcements.work.waiter("d", "t", "a2") as other,
-        announcements.work.waiter("elsewhere", "t", "a1") as namesake,
+        announcements.work.waiter("d", "t", holder("a1")) as mine,
+        announcements.work.waiter("d", "t", holder("a2")) as other,
+        announcements.work.waiter("d", "t", holder("a1", credential="cred_2")) as namesake,
+        announcements.work.waiter("elsewhere", "t", namesake_elsewhere) as elsewhere,
     ):
-        for waiter in (mine, other, namesake):
+        for waiter in (mine, other, namesake, elsewhere):
             waiter.arm()
             waiter.looked(())
 
-        announcements.work.request_cancel("d", "a1", "lease_2")
-        announcements.work.request_cancel("d", "a1", "lease_1")
-        announcements.work.request_cancel("d", "a1", "lease_1")
+        announcements.work.request_cancel(holder("a1"), "lease_2")
+        announcements.work.request_cancel(holder("a1"), "lease_1")
+        announcements.work.request_cancel(holder("a1"), "lease_1")
 
         assert await mine.sleep(1) is True
         assert await other.sleep(0) is False
         assert await namesake.sleep(0) is False
-        assert announcements.work.take_cancels("elsewhere", "a1") == []
-        assert announcements.work.take_cancels("d", "a1") == ["lease_1", "lease_2"]
-        assert announcements.work.take_cancels("d", "a1") == []
+        assert await elsewhere.sleep(0) is False
+        assert announcements.work.take_cancels(namesake_elsewhere) == []
+        assert announcements.work.take_cancels(holder("a1")) == ["lease_1", "lease_2"]
+        assert announcements.work.take_cancels(holder("a1")) == []
 
 
 async def test_a_cancel_before_the_holder_waits_is_kept_for_it() -> None:
     announcements = Announcements()
 
-    announcements.work.request_cancel("d", "a1", "lease_1")
+    announcements.work.request_cancel(holder("a1"), "lease_1")
 
-    assert announcements.work.take_cancels("d", "a1") == ["lease_1"]
+    assert announcements.work.take_cancels(holder("a1")) == ["lease_1"]
 
 
 async def test_a_wakeup_for_a_cancel_is_not_passed_on_as_one_for_work() -> None:
     announcements = Announcements()
     with announcements.work.waiter("d", "t") as other:
-        with announcements.work.waiter("d", "t", "a1") as mine:
+        with announcements.work.waiter("d", "t", holder("a1")) as mine:
             mine.arm()
             other.arm()
             mine.looked(())
             other.looked(())
-            announcements.work.request_cancel("d", "a1", "lease_1")
+            announcements.work.request_cancel(holder("a1"), "lease_1")
 
         assert await other.sleep(0) is False
 
@@ -277,14 +286,14 @@ async def test_a_wakeup_for_a_cancel_is_not_passed_on_as_one_for_work() -> None:
 async def test_cancels_of_holders_that_never_come_back_do_not_pile_up() -> None:
     announcements = Announcements()
     for number in range(MAX_REMEMBERED_CANCELS + 10):
-        announcements.work.request_cancel("d", f"a{number}", "lease")
+        announcements.work.request_cancel(holder(f"a{number}"), "lease")
 
     newest = f"a{MAX_REMEMBERED_CANCELS + 9}"
-    announcements.work.request_cancel("d", newest, "another")
+    announcements.work.request_cancel(holder(newest), "another")
 
-    assert announcements.work.take_cancels("d", "a9") == []
-    assert announcements.work.take_cancels("d", "a10") == ["lease"]
-    assert announcements.work.take_cancels("d", newest) == ["another", "lease"]
+    assert announcements.work.take_cancels(holder("a9")) == []
+    assert announcements.work.take_cancels(holder("a10")) == ["lease"]
+    assert announcements.work.take_cancels(holder(newest)) == ["another", "lease"]
 
 
 async def test_a_push_that_becomes_due_before_the_wait_ends_it() -> None:

@@ -22,15 +22,17 @@ from arc_protocol.errors import (
 )
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import HttpBackend, InlineBody, PresignedRequest, StorageBody
+from arc_server.ports.reach import EVERYTHING
 from arc_server.ports.records import CommandFilter, Deployment
 from arc_server.service.limits import CommandLimits
 from tests.support.clocks import START
+from tests.support.reaches import only
 from tests.support.service_world import SMALL_LIMITS, World, daemon, inline_of, path_of
 
 
 async def stored(world: World) -> int:
     """How many commands there are."""
-    found = await world.commands.list(CommandFilter(), cursor=None, limit=1_000, within=None)
+    found = await world.commands.list(CommandFilter(), cursor=None, limit=1_000, within=EVERYTHING)
     return len(found.commands)
 
 
@@ -365,11 +367,12 @@ async def test_without_auto_registration_unknown_names_are_refused(
 
 async def test_a_bound_caller_creates_for_its_deployment_only(world: World) -> None:
     with pytest.raises(Forbidden):
-        await world.create("d2", within="d1", params=bytes(5_000))
-    await world.create("d1", within="d1")
+        await world.create("d2", within=only("d1"), params=bytes(5_000))
+    await world.create("d1")
+    await world.create("d1", within=only("d1"))
 
     assert not world.blobs.blobs
-    assert await stored(world) == 1
+    assert await stored(world) == 2
 
 
 # failures

@@ -43,13 +43,13 @@ async def test_a_holder_that_asks_again_gets_the_command_that_it_let_lapse(world
 async def test_a_dismissed_waiter_passes_on_a_wakeup_that_it_had() -> None:
     announcements = Announcements()
     with ExitStack() as answering:
-        first = answering.enter_context(announcements.work.waiter("d", "t", "first"))
-        with announcements.work.waiter("d", "t", "second") as second:
+        first = answering.enter_context(announcements.work.waiter("d", "t", ("d", "first", None)))
+        with announcements.work.waiter("d", "t", ("d", "second", None)) as second:
             first.arm()
             second.arm()
             announcements.work.wake("d", "t")
 
-            announcements.work.dismiss("d", "first")
+            announcements.work.dismiss(("d", "first", None))
             answering.close()
 
             assert (first.is_dismissed, second.is_dismissed) == (True, False)

@@ -30,8 +30,10 @@ from arc_protocol.messages.base import (
 )
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
 from arc_protocol.messages.leases import LeaseInfo, RenewRequest
+from arc_server.ports.reach import EVERYTHING
 from arc_server.service.limits import CommandLimits
 from arc_server.service.waits import Wait
+from tests.support.reaches import only
 from tests.support.service_fakes import Gate
 from tests.support.service_world import (
     BASE,
@@ -215,8 +217,8 @@ async def test_deployments_get_their_own(world: World) -> None:
 
     assert (await world.poll("d2")).leases == []
     with pytest.raises(Forbidden):
-        await world.poll("d1", within="d2")
-    assert len((await world.poll("d1", within="d1")).leases) == 1
+        await world.poll("d1", within=only("d2"))
+    assert len((await world.poll("d1", within=only("d1"))).leases) == 1
 
 
 async def test_overdue_commands_on_the_way_are_not_handed_out(world: World) -> None:
@@ -552,12 +554,12 @@ async def test_a_lapsed_lease_that_nobody_swept_yet_is_renewed(world: World) -> 
 async def test_leases_of_other_deployments_are_lost_to_a_bound_caller(world: World) -> None:
     await created(world, 1)
     lease = await world.lease()
-    answer = await world.leases.renew(RenewRequest(lease_ids=[lease.lease_id]), within="d2")
+    answer = await world.leases.renew(RenewRequest(lease_ids=[lease.lease_id]), within=only("d2"))
 
     assert answer.lost == [lease.lease_id]
     with pytest.raises(LeaseNotFound):
-        await world.leases.release(lease.lease_id, within="d2")
-    await world.leases.release(lease.lease_id, within="d1")
+        await world.leases.release(lease.lease_id, within=only("d2"))
+    await world.leases.release(lease.lease_id, within=only("d1"))
 
 
 # release
@@ -613,7 +615,9 @@ async def test_a_stale_holder_is_told_that_it_lost_and_the_newer_ones_result_sta
             await world.respond(stale, response)
     assert not world.blobs.blobs
     await world.respond(newer, success(b"newer"))
-    await world.respond(stale, success(b"stale"))
+    for response in (success(b"stale"), success(bytes(5_000)), error()):
+        with pytest.raises(LeaseLost):  # also after the end
+            await world.respond(stale, response)
 
     status = await world.status(one)
     assert status.attempt == 2
@@ -715,7 +719,7 @@ async def test_responses_without_a_lease_are_judged_by_the_state_alone(world: Wo
         await world.leases.submit_response(one, success(bytes(5_000)))
     await world.lease()
 
-    await world.leases.submit_response(one, success(b"bare"), within="d1")
+    await world.leases.submit_response(one, success(b"bare"), within=only("d1"))
 
     assert (await world.status(one)).state is State.SUCCEEDED
     assert not world.blobs.blobs
@@ -725,7 +729,7 @@ async def test_responses_to_unknown_and_foreign_commands_are_not_found(world: Wo
     await created(world, 1)
     lease = await world.lease()
 
-    for command_id, within in (("cmd_none", None), (lease.command_id, "d2")):
+    for command_id, within in (("cmd_none", EVERYTHING), (lease.command_id, only("d2"))):
         for response in (success(), success(bytes(5_000)), error()):
             with pytest.raises(CommandNotFound):
                 await world.leases.submit_response(

@@ -123,10 +123,10 @@ class Expected:
             self.hand_back()
 
     def respond(self, holder: str, slot: int) -> str:
-        if self.is_terminal or self.expire_if_due(slot):
-            return OK
         if holder != self.holder:
             return LOST
+        if self.is_terminal or self.expire_if_due(slot):
+            return OK
         self.end(State.SUCCEEDED, holder)
         return OK
 

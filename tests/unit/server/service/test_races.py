@@ -9,6 +9,7 @@ import pytest
 from arc_protocol.errors import IdempotencyKeyReused, LeaseLost
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
+from arc_server.ports.reach import EVERYTHING
 from arc_server.ports.records import CommandFilter
 from tests.support.service_world import World, error, inline_of, path_of, success
 
@@ -46,7 +47,7 @@ async def test_concurrent_first_uses_of_a_deployment_register_it_once(world: Wor
     )
 
     listed = await world.commands.list(
-        CommandFilter(deployment_id="new"), cursor=None, limit=100, within=None
+        CommandFilter(deployment_id="new"), cursor=None, limit=100, within=EVERYTHING
     )
     assert len(listed.commands) == 10
 

@@ -9,7 +9,7 @@ import pytest
 
 from arc_protocol.errors import Conflict
 from arc_protocol.messages.base import State
-from arc_protocol.messages.bodies import BodySpec, StorageBody, SuccessResponse
+from arc_protocol.messages.bodies import BodySpec, InlineBody, StorageBody, SuccessResponse
 from arc_protocol.messages.commands import Payload
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.server_keys import Signer
@@ -66,7 +66,7 @@ async def test_large_bodies_of_every_kind_go_through_real_files(
         assert isinstance(status.response, SuccessResponse)
         assert await read(blobs, status.response.response) == LARGE[::-1]
 
-    await world.commands.write_payload(inline.command_id, Payload(response=success(LARGE)))
-    repaired = (await world.status(inline.command_id)).response
-    assert isinstance(repaired, SuccessResponse)
-    assert await read(blobs, repaired.response) == LARGE
+    repaired = await world.create(params=b"damaged")
+    await world.commands.write_payload(repaired.command_id, Payload(params=InlineBody.of(LARGE)))
+    (fourth,) = (await world.poll()).leases
+    assert await read(blobs, fourth.envelope.params) == LARGE

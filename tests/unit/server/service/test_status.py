@@ -13,14 +13,17 @@ from arc_protocol.errors import (
     CommandNotFound,
     Forbidden,
     InvalidCommand,
+    InvalidStateTransition,
     StoreUnavailable,
 )
 from arc_protocol.messages.base import MAX_WAIT_SECONDS, State
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
 from arc_protocol.messages.commands import Payload
+from arc_server.ports.reach import EVERYTHING
 from arc_server.ports.records import CommandFilter
 from arc_server.service.waits import Wait
 from tests.support.clocks import START
+from tests.support.reaches import only
 from tests.support.service_fakes import Gate
 from tests.support.service_world import BASE, World, daemon, error, inline_of, path_of, success
 
@@ -79,7 +82,7 @@ async def test_unknown_and_foreign_commands_are_not_found(world: World, wait: fl
     with pytest.raises(CommandNotFound):
         await world.status("cmd_none", wait)
     with pytest.raises(CommandNotFound):
-        await world.status(created.command_id, wait, within="d2")
+        await world.status(created.command_id, wait, within=only("d2"))
     assert world.announcements.results.count == 0
 
 
@@ -336,7 +339,7 @@ async def test_unknown_and_foreign_commands_cannot_be_cancelled(world: World) ->
     with pytest.raises(CommandNotFound):
         await world.commands.cancel("cmd_none")
     with pytest.raises(CommandNotFound):
-        await world.commands.cancel(created.command_id, within="d2")
+        await world.commands.cancel(created.command_id, within=only("d2"))
     assert (await world.status(created.command_id)).state is State.PENDING
 
 
@@ -348,7 +351,7 @@ async def test_lists_are_newest_first_and_go_on_where_they_stopped(world: World)
     seen: list[str] = []
     cursor = None
     while True:
-        page = await world.commands.list(CommandFilter(), cursor=cursor, limit=3, within=None)
+        page = await world.commands.list(CommandFilter(), cursor=cursor, limit=3, within=EVERYTHING)
         seen += [command.command_id for command in page.commands]
         cursor = page.cursor
         if cursor is None:
@@ -356,7 +359,7 @@ async def test_lists_are_newest_first_and_go_on_where_they_stopped(world: World)
 
     assert seen == ids[::-1]
     odd = await world.commands.list(
-        CommandFilter(command="c1", state=State.PENDING), cursor=None, limit=None, within="d1"
+        CommandFilter(command="c1", state=State.PENDING), cursor=None, limit=None, within=only("d1")
     )
     assert [command.command_id for command in odd.commands] == ids[5::-2]
 
@@ -365,25 +368,25 @@ async def test_a_bound_caller_lists_its_own_deployment(world: World) -> None:
     mine = await world.create("d1")
     await world.create("d2")
 
-    listed = await world.commands.list(CommandFilter(), cursor=None, limit=None, within="d1")
+    listed = await world.commands.list(CommandFilter(), cursor=None, limit=None, within=only("d1"))
 
     assert [command.command_id for command in listed.commands] == [mine.command_id]
     with pytest.raises(Forbidden):
         await world.commands.list(
-            CommandFilter(deployment_id="d2"), cursor=None, limit=None, within="d1"
+            CommandFilter(deployment_id="d2"), cursor=None, limit=None, within=only("d1")
         )
 
 
 @pytest.mark.parametrize("cursor", ["", "-1", "x", "1.5", "٣", "9" * 19, " 1"])
 async def test_a_cursor_of_somebody_elses_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidCommand):
-        await world.commands.list(CommandFilter(), cursor=cursor, limit=None, within=None)
+        await world.commands.list(CommandFilter(), cursor=cursor, limit=None, within=EVERYTHING)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1_001])
 async def test_a_limit_out_of_bounds_is_refused(world: World, limit: int) -> None:
     with pytest.raises(InvalidCommand):
-        await world.commands.list(CommandFilter(), cursor=None, limit=limit, within=None)
+        await world.commands.list(CommandFilter(), cursor=None, limit=limit, within=EVERYTHING)
 
 
 # payloads
@@ -391,10 +394,10 @@ async def test_a_limit_out_of_bounds_is_refused(world: World, limit: int) -> Non
 
 async def test_a_payload_shows_what_is_stored_in_any_state(world: World) -> None:
     created = await world.create(params=b"p")
-    before = await world.commands.payload(created.command_id, base_url=BASE, within=None)
+    before = await world.commands.payload(created.command_id, base_url=BASE, within=EVERYTHING)
     await world.respond(await world.lease(), success(b"r"))
 
-    after = await world.commands.payload(created.command_id, base_url=BASE, within="d1")
+    after = await world.commands.payload(created.command_id, base_url=BASE, within=only("d1"))
 
     assert before.params is not None
     assert before.response is None
@@ -402,14 +405,14 @@ async def test_a_payload_shows_what_is_stored_in_any_state(world: World) -> None
     assert isinstance(after.response, SuccessResponse)
     assert inline_of(after.response.response) == b"r"
     with pytest.raises(CommandNotFound):
-        await world.commands.payload("cmd_none", base_url=BASE, within=None)
+        await world.commands.payload("cmd_none", base_url=BASE, within=EVERYTHING)
 
 
 async def test_there_is_no_payload_before_the_upload(world: World) -> None:
     created = await world.upload(5)
 
     with pytest.raises(CommandNotFound):
-        await world.commands.payload(created.command_id, base_url=BASE, within=None)
+        await world.commands.payload(created.command_id, base_url=BASE, within=EVERYTHING)
 
 
 async def test_a_planted_payload_changes_bodies_and_no_state(world: World) -> None:
@@ -429,14 +432,20 @@ async def test_a_planted_payload_changes_bodies_and_no_state(world: World) -> No
     assert inline_of(response.response) == b"true one"
 
 
-async def test_a_planted_response_may_repair_an_ended_command(world: World) -> None:
+@pytest.mark.parametrize(
+    "planted",
+    [Payload(response=success(b"s")), Payload(params=InlineBody.of(b"s")), Payload()],
+    ids=["a response", "params", "nothing"],
+)
+async def test_what_a_command_ended_with_does_not_change(world: World, planted: Payload) -> None:
     created = await world.create()
     await world.respond(await world.lease(), success(b"r"))
 
-    await world.commands.write_payload(created.command_id, Payload(response=success(b"s")))
+    with pytest.raises(InvalidStateTransition):
+        await world.commands.write_payload(created.command_id, planted)
 
     response = (await world.status(created.command_id)).response
     assert isinstance(response, SuccessResponse)
-    assert inline_of(response.response) == b"s"
+    assert inline_of(response.response) == b"r"
     with pytest.raises(CommandNotFound):
         await world.commands.write_payload("cmd_none", Payload())

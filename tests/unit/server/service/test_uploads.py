@@ -20,6 +20,8 @@ from arc_protocol.errors import (
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import PresignedRequest
 from arc_protocol.messages.commands import CreateCommandResponse
+from arc_server.ports.reach import EVERYTHING
+from tests.support.reaches import only
 from tests.support.service_world import World, inline_of, path_of
 
 SIZES = (0, 5, 1_000, 1_001, 5_000)
@@ -164,8 +166,8 @@ async def test_unknown_and_foreign_commands_are_not_found(world: World) -> None:
     with pytest.raises(CommandNotFound):
         await world.commands.upload_complete("cmd_none", 5)
     with pytest.raises(CommandNotFound):
-        await world.commands.upload_complete(command_id, 5, within="d2")
-    await world.commands.upload_complete(command_id, 5, within="d1")
+        await world.commands.upload_complete(command_id, 5, within=only("d2"))
+    await world.commands.upload_complete(command_id, 5, within=only("d1"))
 
 
 async def test_a_command_without_upload_awaits_none(world: World) -> None:
@@ -276,6 +278,8 @@ async def test_a_sealed_upload_cannot_be_replaced(world: World) -> None:
     with pytest.raises(ArcError):
         await world.put(put_of(created), b"x" * 5_000)
 
-    assert (await world.commands.payload(created.command_id, base_url="b", within=None)).params
+    assert (
+        await world.commands.payload(created.command_id, base_url="b", within=EVERYTHING)
+    ).params
     with pytest.raises(NotFound):
-        await world.commands.payload(created.command_id, base_url="b", within="d2")
+        await world.commands.payload(created.command_id, base_url="b", within=only("d2"))

@@ -1,0 +1,71 @@
+"""Rates: how many requests a second one caller may make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+from aiohttp import web
+
+from arc_protocol.errors import RateLimited
+
+BURST_SECONDS: Final = 2.0
+"""A burst may use up the allowance of this many seconds."""
+MAX_KEYS: Final = 10_000
+"""Callers that are told apart; past it, those that were silent longest are forgotten."""
+
+
+class Rate:
+    """A limit on requests a second, on average, with short bursts."""
+
+    def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._monotonic = monotonic
+        self._most = max(1.0, per_second * BURST_SECONDS)
+        self._left = self._most
+        self._at: float | None = None
+
+    def take(self) -> None:
+        """Count one request. Raises RateLimited past the limit."""
+        now = self._monotonic()
+        passed = 0.0 if self._at is None else max(0.0, now - self._at)
+        self._at = now
+        self._left = min(self._most, self._left + passed * self._per_second)
+        if self._left < 1:
+            raise RateLimited("too many enrolments and access tokens at a time; try again")
+        self._left -= 1
+
+
+class RateByKey:
+    """A rate for each caller, by a key such as its address."""
+
+    def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._monotonic = monotonic
+        self._rates: dict[str, Rate] = {}
+
+    def take(self, key: str) -> None:
+        """Count one request of a caller. Raises RateLimited past the limit."""
+        rate = self._rates.pop(key, None) or Rate(self._per_second, self._monotonic)
+        self._rates[key] = rate  # the dict stays in the order of the last requests
+        if len(self._rates) > MAX_KEYS:
+            del self._rates[next(iter(self._rates))]
+        rate.take()
+
+
+def address_of(http: web.BaseRequest, *, trust_forwarded: bool) -> str:
+    """Return the address of a client; of IPv6 the first 64 bits, which one client may hold whole.
+
+    With `trust_forwarded` it is the last one in `X-Forwarded-For`: the nearest proxy wrote it.
+    """
+    text = http.remote or ""
+    if trust_forwarded:
+        text = http.headers.get("X-Forwarded-For", text).rpartition(",")[2].strip()
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return ""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return str(IPv6Address(int(address) >> 64 << 64))
+    return str(address)
