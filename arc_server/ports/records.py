@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -384,6 +385,10 @@ class Epoch(Record, frozen=True, kw_only=True):
     def is_frozen(self, now: datetime) -> bool:
         """Return True while holders of before the restore may come back with their work."""
         return self.frozen_until is not None and now < self.frozen_until
+
+
+FIRST_EPOCH: Final = Epoch(id="0")
+"""The epoch of services that no database stands behind."""
 
 
 # Credentials of agents

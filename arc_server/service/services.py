@@ -7,7 +7,7 @@ import msgspec
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.links import ResponseLinks
-from arc_server.ports.records import Epoch
+from arc_server.ports.records import FIRST_EPOCH, Epoch
 from arc_server.ports.store import Store
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
@@ -42,7 +42,7 @@ def build_services(
     links: ResponseLinks,
     clock: Clock,
     limits: CommandLimits,
-    epoch: Epoch = Epoch(id="0"),
+    epoch: Epoch = FIRST_EPOCH,
 ) -> ServerServices:
     """Return the services of a process."""
     announcements = Announcements()

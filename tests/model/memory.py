@@ -42,6 +42,7 @@ from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
+    FIRST_EPOCH,
     AgentPresence,
     AwaitedBlob,
     CommandFilter,
@@ -659,7 +660,7 @@ class MemoryStore(MemoryCredentials):
         self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
     ) -> Epoch:
         """See Store. Nothing restores the model."""
-        return Epoch(id="0")
+        return FIRST_EPOCH
 
     async def sign_of_life(self, now: datetime) -> None:
         """See Store."""
