@@ -100,7 +100,7 @@ class SqliteStore:
         )
         try:
             store = cls(database)
-            await store._write_journal(await database.writes.submit(credentials.ended))
+            await store._write_journal(await database.reads.submit(credentials.ended))
         except BaseException:
             await database.close()
             raise
@@ -245,6 +245,9 @@ class SqliteStore:
     async def begin_epoch(
         self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
     ) -> Epoch:
+        epoch = await self._read(epochs.epoch)
+        if not epochs.is_to_begin(epoch):
+            return epoch
         return await self._write(epochs.begin, now, freeze_seconds, unknown_key_seconds)
 
     async def sign_of_life(self, now: datetime) -> None:

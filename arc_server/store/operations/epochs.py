@@ -29,12 +29,17 @@ def epoch(db: StoreSession) -> Epoch:
     return db.epoch
 
 
+def is_to_begin(today: Epoch) -> bool:
+    """Return True before the first start after a restore."""
+    return bool(today.former) and today.began_at is None
+
+
 def begin(
     db: StoreSession, now: datetime, freeze_seconds: float, unknown_key_seconds: float
 ) -> Epoch:
     """Fulfil SweepStore.begin_epoch."""
     today = epoch(db)
-    if not today.former or today.began_at is not None:
+    if not is_to_begin(today):
         return today
     frozen_until = now + timedelta(seconds=freeze_seconds)
     db.change(
