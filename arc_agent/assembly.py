@@ -28,7 +28,6 @@ from arc_agent.guard.signatures import Signatures
 from arc_agent.guard.turns import KeyedTurns, Turns
 from arc_agent.handlers.lifespans import open_all
 from arc_agent.host.clock import MonotonicClock
-from arc_agent.host.control_socket import Control
 from arc_agent.host.data_dir import DataDir
 from arc_agent.host.disk_thread import DiskThread
 from arc_agent.host.process_state import ProcessState
@@ -52,6 +51,7 @@ from arc_agent.work.poller import Poller
 from arc_agent.work.registration import Registration
 from arc_agent.work.run_steps import RunSteps
 from arc_agent.work.runner import Runner
+from arc_runtime.control_socket import Control
 
 if TYPE_CHECKING:
     from arc_agent.control.metrics import PrometheusMeter

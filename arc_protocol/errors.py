@@ -18,7 +18,8 @@
     ├── Conflict                      409 CONFLICT
     │   ├── CommandTargetAmbiguous        COMMAND_TARGET_AMBIGUOUS
     │   ├── LeaseLost                     LEASE_LOST
-    │   └── IdempotencyKeyReused          IDEMPOTENCY_KEY_REUSED
+    │   ├── IdempotencyKeyReused          IDEMPOTENCY_KEY_REUSED
+    │   └── IdempotencyKeyUnknown         IDEMPOTENCY_KEY_UNKNOWN
     ├── CommandExpired                410 COMMAND_EXPIRED
     ├── PayloadTooLarge               413 PAYLOAD_TOO_LARGE
     ├── RangeNotSatisfiable           416 RANGE_NOT_SATISFIABLE
@@ -173,6 +174,12 @@ class IdempotencyKeyReused(Conflict):
     """The key was used before with other params."""
 
     code = "IDEMPOTENCY_KEY_REUSED"
+
+
+class IdempotencyKeyUnknown(Conflict):
+    """The key may have been used in a time that a restore has undone: nothing was created."""
+
+    code = "IDEMPOTENCY_KEY_UNKNOWN"
 
 
 class CommandExpired(ArcError):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from arc_runtime.control_socket import OWNER_MODE, Control, ControlError
 from arc_runtime.directories import make_directory
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.bootstrap import BootstrapTokens
@@ -31,6 +33,7 @@ from arc_server.config.parts import (
 )
 from arc_server.config.reading import listen_address
 from arc_server.config.sections import ServerConfig
+from arc_server.control.store_calls import SOCKET, answer_store_calls
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routes import (
@@ -47,13 +50,14 @@ from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
+from arc_server.ports.records import Epoch
 from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
 from arc_server.server_keys import KeysUnusable, Signer
 from arc_server.service.services import ServerServices, build_services
 from arc_server.service.sweeper import Sweeper
-from arc_server.store.engine.refusals import StoreRefused
+from arc_server.store.engine.refusals import StoreLocked, StoreRefused
 from arc_server.store.sqlite_store import SqliteStore
 
 log = structlog.get_logger(__name__)
@@ -65,10 +69,17 @@ BLOBS: Final = "blobs"
 PUSH_STOP_SECONDS: Final = 1.0
 """How long sends in progress may take when the server stops. Unfinished ones are sent again after
 the restart."""
+LOCK_PATIENCE_SECONDS: Final = 2.0
+"""How long a server waits for a command of the operator that is using the database."""
+LOCK_RETRY_SECONDS: Final = 0.05
 
 
 class CannotStart(Exception):
     """The server cannot start; nothing was changed. The message is a line for the terminal."""
+
+
+class DataDirInUse(CannotStart):
+    """Another process has the database open."""
 
 
 class StoreFailed(Exception):
@@ -159,10 +170,13 @@ async def serving(
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(bind(config)))
         url = _url(listener)
-        store = await open_store(config.data_dir, exclusive=True)
+        store = await open_store(config.data_dir, patience_seconds=LOCK_PATIENCE_SECONDS)
         stack.push_async_callback(store.close)
+        control = await _open_control(config.data_dir, store)
+        stack.push_async_callback(control.close)
         signer, blob_store = _open_files(config.data_dir)
         stack.push_async_callback(blob_store.close)
+        epoch = await _begin_epoch(store, config, clock)
         for deployment in known:
             await store.put_deployment(deployment, clock.now())
         services = build_services(
@@ -171,6 +185,7 @@ async def serving(
             links=signer,
             clock=clock,
             limits=command_limits(config),
+            epoch=epoch,
         )
         parts = ServerParts(
             store=store, blobs=blob_store, signer=signer, clock=clock, services=services
@@ -203,6 +218,7 @@ async def serving(
             clock=clock,
             limits=push_limits(config),
             base_url=with_prefix(config.public_url or url),
+            epoch=epoch.id,
         )
         sweeper = Sweeper(
             store=store,
@@ -249,15 +265,54 @@ def bind(config: ServerConfig) -> socket.socket:
     return listener
 
 
-async def open_store(data_dir: Path, *, exclusive: bool) -> SqliteStore:
-    """Open the database of a data directory; make it if there is none. Raises CannotStart."""
+async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteStore:
+    """Open the database of a data directory as the only process; make it if there is none.
+
+    Raises CannotStart, and DataDirInUse if another process still has it after `patience_seconds`.
+    """
     _make_data_dir(data_dir)
+    until = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return await SqliteStore.open(data_dir / DATABASE)
+        except StoreLocked as error:
+            if time.monotonic() >= until:
+                raise DataDirInUse(f"data_dir: {error}") from None
+        except StoreRefused as error:
+            raise CannotStart(f"data_dir: {error}") from None
+        except OSError as error:
+            raise CannotStart(f"data_dir: {data_dir}: {error.strerror}") from None
+        await asyncio.sleep(LOCK_RETRY_SECONDS)
+
+
+async def _begin_epoch(store: Store, config: ServerConfig, clock: Clock) -> Epoch:
+    """Return the epoch; log what the first start after a restore means for clients."""
+    now = clock.now()
+    epoch = await store.begin_epoch(
+        now,
+        freeze_seconds=config.restore.freeze_seconds,
+        unknown_key_seconds=config.restore.unknown_key_seconds,
+    )
+    if epoch.is_frozen(now):
+        log.warning(
+            "server.restored",
+            epoch=epoch.id,
+            backed_up_at=epoch.backed_up_at,
+            frozen_until=epoch.frozen_until,
+            keys_unknown_until=epoch.keys_unknown_until,
+        )
+    return epoch
+
+
+async def _open_control(data_dir: Path, store: Store) -> Control:
+    """Return the open socket where the operator's commands reach the server. Raises CannotStart."""
+    control = Control(data_dir / SOCKET, mode=OWNER_MODE, program="server")
+    answer_store_calls(control, store)
     try:
-        return await SqliteStore.open(data_dir / DATABASE, exclusive=exclusive)
-    except StoreRefused as error:
+        await control.open()
+    except ControlError as error:
         raise CannotStart(f"data_dir: {error}") from None
-    except OSError as error:
-        raise CannotStart(f"data_dir: {data_dir}: {error.strerror}") from None
+    return control
 
 
 def _make_data_dir(data_dir: Path) -> None:

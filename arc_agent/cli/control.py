@@ -14,8 +14,8 @@ from typing import Any, Final
 from arc_agent.cli import approvals, status
 from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, NOT_THERE, UNUSABLE, fail, show
 from arc_agent.cli.place import socket_of
-from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.host.logins import own_login
+from arc_runtime.control_socket import ControlDenied, ControlRefused, NotListening, ask
 from arc_runtime.durations import format_duration
 from arc_runtime.terminal.prefixes import PrefixError, id_of
 from arc_runtime.terminal.text import counted
@@ -27,7 +27,7 @@ def run(given: argparse.Namespace) -> int:
         return _COMMANDS[given.command](given)
     except (ControlRefused, PrefixError) as error:
         return fail(NO, str(error))
-    except AgentNotThere as error:
+    except NotListening as error:
         return fail(NOT_THERE, f"no agent answers at {error}")
     except ControlDenied as error:
         return fail(NOT_ALLOWED, str(error))

@@ -10,12 +10,12 @@ from arc_agent.guard.used_signatures import UsedSignaturesError
 from arc_agent.handlers.lifespans import LifespanFailed
 from arc_agent.handlers.loading import ImportFailed
 from arc_agent.handlers.registry import HandlerError
-from arc_agent.host.control_socket import ControlError
 from arc_agent.host.data_dir import DataDirError
 from arc_agent.jobs.spool_database import SpoolError
 from arc_agent.net.token import TokenError
 from arc_agent.work.meter import MetricsError
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.control_socket import ControlError
 
 _KNOWN: Final = (
     SettingsError,

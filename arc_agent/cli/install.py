@@ -10,9 +10,9 @@ from typing import Final
 
 from arc_agent.config.places import control_socket
 from arc_agent.config.reading import read
-from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.net.token import ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.control_socket import ControlDenied, ControlRefused, NotListening, ask
 from arc_runtime.install.cli import InstallCli
 from arc_runtime.install.host import below
 from arc_runtime.install.product import Names, Product
@@ -112,7 +112,7 @@ def _has_contact(names: Names, root: Path) -> bool:
     for socket in sockets:
         try:
             status = ask(below(root, str(socket)), {"do": "status"}, timeout_seconds=_ASK_SECONDS)
-        except (AgentNotThere, ControlDenied, ControlRefused):
+        except (NotListening, ControlDenied, ControlRefused):
             continue
         contact = status["contact"]
         return not contact["is_lost"] and contact["answered_seconds_ago"] is not None

@@ -11,8 +11,8 @@ from arc_agent.guard.approvals import Operator
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import MAX_NOTE_CHARS, Order, Pause
-from arc_agent.host.control_socket import Control, ControlRefused, ControlRequest, Peer, text_of
 from arc_agent.host.logins import login_of
+from arc_runtime.control_socket import Control, ControlRefused, ControlRequest, Peer, text_of
 
 
 def register(

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from arc_agent.host.control_socket import ControlRefused
 from arc_agent.host.logins import Login
+from arc_runtime.control_socket import ControlRefused
 
 _SHOWN_BYTES: Final = 4096
 """The length of the params that an operator is shown."""

@@ -77,6 +77,8 @@ class LeaseResponse(Message, frozen=True, kw_only=True):
 
     leases: list[LeaseInfo]
     cancelled: list[str] | None = None
+    epoch: str | None = None
+    """Extension: the time that the server's data lives in. A restore changes it."""
 
 
 class ReleaseRequest(Message, frozen=True, kw_only=True):
@@ -104,12 +106,14 @@ class RenewedLease(Message, frozen=True, kw_only=True):
     lease_seconds: float
 
 
-class RenewResponse(Message, frozen=True, kw_only=True, omit_defaults=False):
+class RenewResponse(Message, frozen=True, kw_only=True):
     """Each requested lease is in `renewed` or `lost`; `cancelled` are among the renewed."""
 
     renewed: list[RenewedLease]
     lost: list[str]
     cancelled: list[str]
+    epoch: str | None = None
+    """Extension: as in the answer to a lease request."""
 
 
 class SubmittedResponse(Message, frozen=True, kw_only=True):

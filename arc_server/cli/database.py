@@ -1,10 +1,12 @@
-"""The database for commands that use it, also while a server runs, and their options."""
+"""The database for commands that use it, through the server while one runs, and their options."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -12,16 +14,20 @@ import msgspec
 import typer
 
 from arc_protocol.messages.base import Name
+from arc_runtime.control_socket import ControlDenied, NotListening, ask
 from arc_runtime.terminal.prefixes import id_of
 from arc_runtime.terminal.table import print_note
-from arc_server.app import DATABASE, CannotStart, open_store
+from arc_server.app import DATABASE, LOCK_RETRY_SECONDS, CannotStart, DataDirInUse, open_store
 from arc_server.config.reading import PREFIX, load_config
 from arc_server.config.sections import ServerConfig
+from arc_server.control.store_calls import SOCKET, remote_store
 from arc_server.ports.store import Store
 
 FAILED: Final = 1
 UNUSABLE: Final = 2
 INSTALLED_CONFIG: Final = Path("/etc/arc-server/server.yaml")
+REACH_SECONDS: Final = 5.0
+"""How long a command waits for a server that starts or stops, or for another command."""
 _DATA_DIR_VARIABLE: Final = f"{PREFIX}_DATA_DIR"
 
 R = TypeVar("R")
@@ -44,20 +50,60 @@ def with_store(
     *,
     makes: bool = False,
 ) -> R:
-    """Use the database, also while a server does. Raises CannotStart, SettingsError.
+    """Use the database, through the server while one runs. Raises CannotStart, SettingsError.
 
     With `makes`, a missing database is made where the caller names a place for it.
     """
     loaded = config_here(config, data_dir, makes=makes)
 
     async def run() -> R:
-        store = await open_store(loaded.data_dir, exclusive=False)
-        try:
+        async with reached_store(loaded.data_dir) as store:
             return await use(store)
-        finally:
-            await store.close()
 
     return run_loop(run())
+
+
+@asynccontextmanager
+async def reached_store(data_dir: Path) -> AsyncGenerator[Store]:
+    """Give the store of a data directory: that of the server that runs, or its own if none does.
+
+    Two connections to one database can damage it in many versions of SQLite, so the database is
+    opened under the lock of the directory only. Raises CannotStart.
+    """
+    own = await _opened(data_dir)
+    if own is None:
+        yield remote_store(data_dir / SOCKET)
+        return
+    try:
+        yield own
+    finally:
+        await own.close()
+
+
+async def _opened(data_dir: Path) -> Store | None:
+    """Open a database; None if a server that runs has it. Raises CannotStart."""
+    socket = data_dir / SOCKET
+    until = time.monotonic() + REACH_SECONDS
+    while True:
+        try:
+            return await open_store(data_dir)
+        except DataDirInUse as error:
+            if _listens(socket):
+                return None
+            if time.monotonic() >= until:
+                raise CannotStart(f"{error}; it does not answer at {socket}") from None
+        await asyncio.sleep(LOCK_RETRY_SECONDS)
+
+
+def _listens(socket: Path) -> bool:
+    """Return True if a server listens at a socket. Raises CannotStart if this user may not."""
+    try:
+        ask(socket, {"do": "ping"})
+    except ControlDenied as error:
+        raise CannotStart(f"{error}; only root and the server's own user may") from None
+    except NotListening:
+        return False
+    return True
 
 
 def config_here(config: Path | None, data_dir: Path | None, *, makes: bool = False) -> ServerConfig:

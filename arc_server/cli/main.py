@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from ssl import OPENSSL_VERSION
 from typing import Annotated
 
 import typer
 
 from arc_protocol.errors import ArcError
+from arc_runtime import sqlite_version
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.control_socket import ControlRefused, NotListening
 from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.prefixes import PrefixError
+from arc_runtime.terminal.table import print_note
 from arc_runtime.terminal.typer_programs import Program
 from arc_server.app import CannotStart
+from arc_server.backup.manifest import BackupError
+from arc_server.cli.backups import backup, begin, fsck, restore
 from arc_server.cli.credentials import credentials
 from arc_server.cli.database import FAILED, UNUSABLE
 from arc_server.cli.enrolment_tokens import enrolment_tokens
@@ -34,6 +40,38 @@ cli = Program(
         "arc-server token create --scope sender --deployment acme-eu-1 --out s.token",
     ),
 )
+
+
+def print_versions(is_asked: bool) -> None:
+    """Print the versions that matter to the owner of a server, and exit."""
+    if not is_asked:
+        return
+    from importlib.metadata import version
+
+    sqlite = ".".join(map(str, sqlite_version.version()))
+    python = ".".join(map(str, sys.version_info[:3]))
+    sys.stdout.write(f"arc-server {version('arc-commands')}\n")
+    sys.stdout.write(
+        f"Python {python}, aiohttp {version('aiohttp')}, SQLite {sqlite},"
+        f" {OPENSSL_VERSION.rpartition('  ')[0] or OPENSSL_VERSION}\n"
+    )
+    if sqlite_version.can_damage(sqlite_version.version()):
+        print_note(f"SQLite {sqlite} can damage a database: {sqlite_version.HINT}")
+    raise typer.Exit
+
+
+@cli.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=print_versions, help="Print the versions"
+        ),
+    ] = False,
+) -> None:
+    """Run before every command"""
+
+
 cli.command(
     "serve",
     epilog=examples(
@@ -41,6 +79,24 @@ cli.command(
         "arc-server serve --data-dir ./data --listen 127.0.0.1:8484 --no-auth",
     ),
 )(serve)
+cli.command(
+    "backup",
+    epilog=examples("arc-server backup /backups/arc-2026-11-29"),
+)(backup)
+cli.command(
+    "restore",
+    epilog=examples(
+        "arc-server restore /backups/arc-2026-11-29 --data-dir ./data --former ./data.old"
+    ),
+)(restore)
+cli.command(
+    "begin-epoch",
+    epilog=examples("arc-server begin-epoch --data-dir ./data --former ./data.old"),
+)(begin)
+cli.command(
+    "fsck",
+    epilog=examples("arc-server fsck --deep", "arc-server fsck --backup /backups/arc-2026-11-29"),
+)(fsck)
 cli.add_typer(tokens, name="token")
 cli.add_typer(keys, name="keys")
 cli.add_typer(enrolment_tokens, name="enrol-token")
@@ -55,7 +111,7 @@ def main() -> None:
     except (SettingsError, CannotStart, KeysUnusable) as error:
         print_error(str(error))
         raise SystemExit(UNUSABLE) from None
-    except PrefixError as error:
+    except (BackupError, PrefixError, ControlRefused, NotListening) as error:
         print_error(str(error))
         raise SystemExit(FAILED) from None
     except ArcError as error:

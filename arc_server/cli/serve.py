@@ -17,7 +17,7 @@ import structlog
 import typer
 
 from arc_protocol.errors import ArcError
-from arc_runtime import systemd
+from arc_runtime import sqlite_version, systemd
 from arc_runtime.children import keep_exit_statuses, keep_signals_apart
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs import setup
@@ -76,6 +76,7 @@ async def _serve(load: Callable[[], ServerConfig]) -> int:
     _raise_descriptor_limit(config.http.max_connections)
     async with serving(config) as server:
         stopping = _on_signals(server, load)
+        _log_sqlite_version()
         _spare_collections()
         sys.stdout.write(f"READY {server.url}\n")
         sys.stdout.flush()
@@ -105,6 +106,16 @@ def _raise_descriptor_limit(max_connections: int) -> None:
     if hard != resource.RLIM_INFINITY and hard < needed:
         hint = "raise LimitNOFILE= of the unit, or lower http.max_connections"
         log.warning("server.few_descriptors", descriptors=hard, needed=needed, hint=hint)
+
+
+def _log_sqlite_version() -> None:
+    """Log the version of SQLite, with a warning if it can damage a database."""
+    found = sqlite_version.version()
+    text = ".".join(map(str, found))
+    if sqlite_version.can_damage(found):
+        log.warning("server.sqlite_can_damage", sqlite=text, hint=sqlite_version.HINT)
+    else:
+        log.info("server.sqlite", sqlite=text)
 
 
 def _spare_collections() -> None:

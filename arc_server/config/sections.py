@@ -287,6 +287,31 @@ class SweeperSection(Section, frozen=True, kw_only=True):
     ] = 5.0
 
 
+class RestoreSection(Section, frozen=True, kw_only=True):
+    """The first start after `arc-server restore`."""
+
+    freeze_seconds: Annotated[
+        float,
+        about(
+            "How long agents may come back with work that they began before the restore. Until then"
+            " leases of before stay good, and commands of the backup are not leased. Make it longer"
+            " than the leases and the longest back-off of the agents.",
+            ge=0,
+            le=DAY_SECONDS,
+        ),
+    ] = 120.0
+    unknown_key_seconds: Annotated[
+        float,
+        about(
+            "How long an unknown idempotency key that is no UUIDv7 gets 409"
+            " IDEMPOTENCY_KEY_UNKNOWN: it may have been used in the lost time. A UUIDv7 says when"
+            " it was made, and is refused if that was before the start.",
+            ge=0,
+            le=MAX_URL_SECONDS,
+        ),
+    ] = float(DAY_SECONDS)
+
+
 class TargetEntry(Section, frozen=True, kw_only=True):
     """One target of a deployment."""
 
@@ -339,6 +364,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     agents: AgentSection = AgentSection()
     push: PushSection = PushSection()
     sweeper: SweeperSection = SweeperSection()
+    restore: RestoreSection = RestoreSection()
     deployments: Annotated[
         list[DeploymentEntry], about("Deployments that are registered at the start.")
     ] = []

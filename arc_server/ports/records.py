@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -268,6 +269,9 @@ class Renewal(Record, frozen=True, kw_only=True):
 
     renewed: Sequence[CommandRecord]
     lost: Sequence[str]
+    kept: Sequence[str] = ()
+    """Leases that a restore has undone; their holders go on until `kept_until`."""
+    kept_until: datetime | None = None
 
 
 # Deployments, agents, tokens
@@ -347,6 +351,46 @@ class KnownSecret(Record, frozen=True, kw_only=True):
     def ends_at(self) -> datetime | None:
         """Return when the secret ends by itself, None if never."""
         return min(filter(None, (self.secret.ends_at, self.token.expires_at)), default=None)
+
+
+# Epochs
+
+
+class Epoch(Record, frozen=True, kw_only=True):
+    """The time that a database lives in. A restore begins another one."""
+
+    id: str
+    former: frozenset[str] = frozenset()
+    """The epochs before it."""
+    numbers_from: int = 0
+    """Commands with lower numbers are older than the epoch."""
+    backed_up_at: datetime | None = None
+    began_at: datetime | None = None
+    """When the first server started in it; None for the epoch that begins with the database."""
+    frozen_until: datetime | None = None
+    keys_unknown_until: datetime | None = None
+
+    def is_former(self, lease_id: str | None) -> bool:
+        """Return True if a lease is of an epoch before a restore."""
+        if not self.former or lease_id is None:
+            return False
+        return lease_id.partition("_")[2].partition("_")[0] in self.former
+
+    def has_undone(self, lease_id: str | None, command: CommandRecord) -> bool:
+        """Return True if a restore has undone a lease, and the command was not leased since."""
+        return (
+            lease_id != command.lease_id
+            and self.is_former(lease_id)
+            and (command.lease_id is None or self.is_former(command.lease_id))
+        )
+
+    def is_frozen(self, now: datetime) -> bool:
+        """Return True while holders of before the restore may come back with their work."""
+        return self.frozen_until is not None and now < self.frozen_until
+
+
+FIRST_EPOCH: Final = Epoch(id="0")
+"""The epoch of services that no database stands behind."""
 
 
 # Credentials of agents

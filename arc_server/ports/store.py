@@ -19,6 +19,13 @@ class StoreHealth(Protocol):
         """Raise StoreUnavailable unless the database answers and its schema is current."""
         ...
 
+    async def snapshot(self) -> str:
+        """Write all records, as they stand at one moment, to a file; return its path.
+
+        The caller removes it. Raises Unavailable if there is no room, StoreUnavailable.
+        """
+        ...
+
 
 class Store(
     CommandStore,

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from arc_server.ports.commands import CommandLookup
-from arc_server.ports.records import CommandRecord
+from arc_server.ports.records import CommandRecord, Epoch
 
 
 class SweepStore(CommandLookup, Protocol):
@@ -35,6 +35,16 @@ class SweepStore(CommandLookup, Protocol):
         """Let leases that lapsed between `lapsed_since` and `now` end at `until` instead.
 
         Return how many.
+        """
+        ...
+
+    async def begin_epoch(
+        self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
+    ) -> Epoch:
+        """Return the epoch. In the first start after a restore, let it begin now.
+
+        For `freeze_seconds` leases of before stay good and older commands are not leased; for
+        `unknown_key_seconds` idempotency keys are refused that may have been used before.
         """
         ...
 

@@ -57,7 +57,9 @@ class Outbox:
         clock: Clock,
         limits: PushLimits,
         base_url: str,
+        epoch: str = "0",
     ) -> None:
+        self._epoch = epoch
         self._store = store
         self._envelopes = envelopes
         self._announcements = announcements
@@ -83,7 +85,7 @@ class Outbox:
         """Return a lease to dispatch a new command under; None if it has to wait for its turn."""
         if self._free <= 0 or self._announcements.is_closed:
             return None
-        return PushLease(new_lease_id(), now + timedelta(seconds=self._send_seconds))
+        return PushLease(new_lease_id(self._epoch), now + timedelta(seconds=self._send_seconds))
 
     async def send(self, grant: Grant) -> None:
         """Start to send a command that was dispatched under an offered lease.
@@ -126,7 +128,7 @@ class Outbox:
         """Start every send that is due. Return the seconds until the next one; None without one."""
         while self._free > 0:
             granted = await self._store.lease_push(
-                [new_lease_id() for _ in range(self._free)],
+                [new_lease_id(self._epoch) for _ in range(self._free)],
                 self._send_seconds,
                 self._clock.now(),
             )

@@ -19,16 +19,17 @@ def new_command_id(now: datetime) -> str:
     return f"cmd_{milliseconds:011x}" + secrets.token_bytes(17).translate(_LETTERS).decode("ascii")
 
 
-def new_lease_id() -> str:
-    """Return `lease_` and 128 random bits. The id is the fencing token."""
-    return "lease_" + secrets.token_hex(16)
+def new_lease_id(epoch: str) -> str:
+    """Return `lease_`, the epoch, and 128 random bits. The id is the fencing token."""
+    return f"lease_{epoch}_{secrets.token_hex(16)}"
 
 
 class FreshLeaseIds(Sequence[str]):
     """Lease ids that are made when they are read: a poll asks for many and is granted few."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, epoch: str) -> None:
         self._count = count
+        self._epoch = epoch
         self._made: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -45,5 +46,5 @@ class FreshLeaseIds(Sequence[str]):
             return [self[place] for place in range(self._count)[index]]
         place = range(self._count)[index]
         if place not in self._made:
-            self._made[place] = new_lease_id()
+            self._made[place] = new_lease_id(self._epoch)
         return self._made[place]

@@ -40,6 +40,7 @@ from arc_server.ports.leases import LeaseStore
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     CommandRecord,
+    Epoch,
     Grant,
     Granted,
     LeasedResponse,
@@ -77,6 +78,7 @@ class LeaseService:
         announcements: Announcements,
         limits: CommandLimits,
         agents: AgentService,
+        epoch: Epoch,
         reasons: WaitingReasons,
     ) -> None:
         self._store = store
@@ -87,6 +89,7 @@ class LeaseService:
         self._announcements = announcements
         self._limits = limits
         self._agents = agents
+        self._epoch = epoch
         self._reasons = reasons
 
     async def lease(
@@ -136,10 +139,12 @@ class LeaseService:
                 cancelled = work.take_cancels(holder) if holder else []
                 left = wait_seconds - (self._clock.monotonic() - began)
                 if leases or cancelled or left <= 0 or self._announcements.is_closed:
-                    return LeaseResponse(leases=leases, cancelled=cancelled or None)
+                    return LeaseResponse(
+                        leases=leases, cancelled=cancelled or None, epoch=self._epoch.id
+                    )
                 is_woken = await waiter.sleep(left)
                 if not is_woken or waiter.is_dismissed or self._announcements.is_closed:
-                    return LeaseResponse(leases=[])
+                    return LeaseResponse(leases=[], epoch=self._epoch.id)
                 waited = self._clock.monotonic() - began
 
     async def renew(self, request: RenewRequest, *, within: Reach = EVERYTHING) -> RenewResponse:
@@ -151,8 +156,18 @@ class LeaseService:
                 self._agents.mark_seen(
                     (command.deployment_id, command.lease_holder, command.lease_credential)
                 )
+        kept: list[RenewedLease] = []
+        if outcome.kept_until is not None:
+            left = max(0.0, (outcome.kept_until - self._clock.now()).total_seconds())
+            kept = [
+                RenewedLease(
+                    lease_id=lease_id, lease_expires_at=outcome.kept_until, lease_seconds=left
+                )
+                for lease_id in outcome.kept
+            ]
         self._reasons.report(outcome.renewed, request.waiting)
         return RenewResponse(
+            epoch=self._epoch.id,
             renewed=[
                 RenewedLease(
                     lease_id=command.lease_id or "",
@@ -160,7 +175,8 @@ class LeaseService:
                     lease_seconds=seconds,
                 )
                 for command in outcome.renewed
-            ],
+            ]
+            + kept,
             lost=list(outcome.lost),
             cancelled=[
                 command.lease_id or "" for command in outcome.renewed if command.cancel_requested
@@ -199,7 +215,10 @@ class LeaseService:
         if not self._incoming.is_small(response):
             found = await self._lookup.find(command_id, within)
             command = found.command
-            within.check_lease(command, lease_id)  # before the body: a stale holder's is not there
+            if not self._epoch.has_undone(lease_id, command):
+                within.check_lease(
+                    command, lease_id
+                )  # before the body: a stale holder's is not there
             if command.state in lifecycle.TERMINAL:
                 # A process that died may have completed the command and not sealed its body.
                 if isinstance(found.response, StoredSuccess):
@@ -266,7 +285,7 @@ class LeaseService:
             LeaseQuery(
                 deployment_id=request.deployment_id,
                 target=request.target,
-                lease_ids=FreshLeaseIds(count),
+                lease_ids=FreshLeaseIds(count, self._epoch.id),
                 lease_seconds=seconds,
                 holder=request.agent_id,
                 credential=within.credential,

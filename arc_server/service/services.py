@@ -7,6 +7,7 @@ import msgspec
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.links import ResponseLinks
+from arc_server.ports.records import FIRST_EPOCH, Epoch
 from arc_server.ports.store import Store
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
@@ -35,7 +36,13 @@ class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_services(
-    *, store: Store, blobs: BlobStore, links: ResponseLinks, clock: Clock, limits: CommandLimits
+    *,
+    store: Store,
+    blobs: BlobStore,
+    links: ResponseLinks,
+    clock: Clock,
+    limits: CommandLimits,
+    epoch: Epoch = FIRST_EPOCH,
 ) -> ServerServices:
     """Return the services of a process."""
     announcements = Announcements()
@@ -70,9 +77,10 @@ def build_services(
             announcements=announcements,
             limits=limits,
             agents=agents,
+            epoch=epoch,
             reasons=reasons,
         ),
         events=EventService(store=store, announcements=announcements, limits=limits),
         agents=agents,
-        uploads=Uploads(store),
+        uploads=Uploads(store, epoch),
     )

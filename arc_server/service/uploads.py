@@ -12,7 +12,7 @@ from arc_protocol import lifecycle
 from arc_protocol.errors import Conflict, LeaseLost, NotFound
 from arc_protocol.messages.base import State
 from arc_server.ports.commands import CommandStore
-from arc_server.ports.records import CommandWithBodies, StoredBlob, StoredSuccess
+from arc_server.ports.records import CommandWithBodies, Epoch, StoredBlob, StoredSuccess
 from arc_server.service.blob_paths import ROOT
 
 _PARAMS: Final = "params"
@@ -22,8 +22,9 @@ _RESPONSE: Final = ("attempts", "response")
 class Uploads:
     """The judge of uploads by signed URLs."""
 
-    def __init__(self, store: CommandStore) -> None:
+    def __init__(self, store: CommandStore, epoch: Epoch) -> None:
         self._store = store
+        self._epoch = epoch
 
     async def check(self, path: str) -> None:
         """Raise unless a body may come to a path.
@@ -62,7 +63,7 @@ class Uploads:
             if command.state is not State.PENDING_UPLOAD:
                 raise Conflict(f"the command is {command.state}: it waits for no params")
         elif len(rest) == 3 and (kind, rest[2]) == _RESPONSE:
-            if rest[1] != command.lease_id:
+            if rest[1] != command.lease_id and not self._epoch.has_undone(rest[1], command):
                 raise LeaseLost(
                     "the command has been leased again since", command_id=command.command_id
                 )

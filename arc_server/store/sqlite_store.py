@@ -7,13 +7,14 @@ SQL is in sql/*.sql.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
-from arc_protocol.errors import ArcError, StoreUnavailable
+from arc_protocol.errors import ArcError, StoreUnavailable, Unavailable
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget
 from arc_protocol.messages.events import EventsRequest
@@ -32,6 +33,7 @@ from arc_server.ports.records import (
     Credential,
     Deployment,
     EnrolToken,
+    Epoch,
     EventPage,
     Granted,
     Holder,
@@ -49,13 +51,17 @@ from arc_server.ports.records import (
 )
 from arc_server.store.engine import schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
+from arc_server.store.engine.ended_journal import JOURNAL, EndedJournal, EndedRecord
 from arc_server.store.engine.rows import micros
+from arc_server.store.engine.session import StoreSession
+from arc_server.store.engine.snapshots import write_snapshot
 from arc_server.store.operations import (
     agents,
     complete,
     create,
     credentials,
     deployments,
+    epochs,
     events,
     lease,
     read,
@@ -70,6 +76,7 @@ class SqliteStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._journal = EndedJournal(database.path.with_name(JOURNAL))
         self._write = database.writes.submit
         self._read = database.reads.submit
         self._list = database.lists.submit
@@ -79,23 +86,25 @@ class SqliteStore:
         cls,
         path: Path,
         *,
-        exclusive: bool = True,
         busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
         max_batch: int = MAX_BATCH,
     ) -> SqliteStore:
-        """Open a database; make it, or bring its schema up to date.
+        """Open a database as the only process that does; make it, or bring its schema up to date.
 
-        `exclusive`: as the only server of the data directory. The command line's tools, which work
-        beside one, leave it off. Raises StoreRefused (StoreLocked, StoreCorrupt, StoreTooNew);
-        nothing was touched then.
+        Raises StoreRefused (StoreLocked, StoreCorrupt, StoreTooNew); nothing was touched then.
         """
         database = await Database.open(
             path,
-            is_exclusive=exclusive,
             busy_timeout_seconds=busy_timeout_seconds,
             max_batch=max_batch,
         )
-        return cls(database)
+        try:
+            store = cls(database)
+            await store._write_journal(await database.reads.submit(credentials.ended))
+        except BaseException:
+            await database.close()
+            raise
+        return store
 
     async def wait_failed(self) -> str:
         """Wait until the database has failed for good, and return why."""
@@ -105,6 +114,14 @@ class SqliteStore:
         self.database.check()
         if await self._read(read.schema_version) != schema.newest():
             raise StoreUnavailable("the schema of the database is not this release's")
+
+    async def snapshot(self) -> str:
+        try:
+            return str(await asyncio.to_thread(write_snapshot, self.database.path))
+        except OSError as error:
+            raise Unavailable(f"no snapshot of the database: {error.strerror}") from None
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"no snapshot of the database: {error}") from None
 
     async def close(self) -> None:
         await self.database.close()
@@ -225,6 +242,14 @@ class SqliteStore:
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
         return await self._write(transitions.grant_grace, lapsed_since, now, until)
 
+    async def begin_epoch(
+        self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
+    ) -> Epoch:
+        epoch = await self._read(epochs.epoch)
+        if not epochs.is_to_begin(epoch):
+            return epoch
+        return await self._write(epochs.begin, now, freeze_seconds, unknown_key_seconds)
+
     async def sign_of_life(self, now: datetime) -> None:
         await self._write(sweeps.sign_of_life, now)
 
@@ -291,7 +316,7 @@ class SqliteStore:
         return await self._list(credentials.list_tokens)
 
     async def revoke_token(self, token_id: str, now: datetime) -> bool:
-        return await self._write(credentials.revoke_token, token_id, now)
+        return await self._end("token", token_id, now, credentials.revoke_token)
 
     # credentials of agents
 
@@ -305,10 +330,16 @@ class SqliteStore:
         return await self._list(credentials.list_enrol_tokens)
 
     async def revoke_enrol_token(self, token_id: str, now: datetime) -> bool:
-        return await self._write(credentials.revoke_enrol_token, token_id, now)
+        return await self._end("enrol-token", token_id, now, credentials.revoke_enrol_token)
 
     async def enrol(self, token_hash: bytes, new: NewCredential, now: datetime) -> KnownKey:
-        return await self._write(credentials.enrol, token_hash, new, now)
+        known = await self._write(credentials.enrol, token_hash, new, now)
+        made = known.credential
+        at = micros(made.enrolled_at)
+        await self._write_journal(
+            [EndedRecord("enrolled", made.credential_id, at, made.enrol_token_id)]
+        )
+        return known
 
     async def find_key(self, key_id: str) -> KnownKey | None:
         return await self._read(credentials.find_key, key_id)
@@ -326,7 +357,7 @@ class SqliteStore:
         return await self._list(credentials.list_credentials)
 
     async def revoke_credential(self, credential_id: str, now: datetime) -> bool:
-        return await self._write(credentials.revoke_credential, credential_id, now)
+        return await self._end("credential", credential_id, now, credentials.revoke_credential)
 
     async def revocations(self) -> int:
         return await self._read(credentials.revocations)
@@ -336,3 +367,23 @@ class SqliteStore:
 
     async def requeue_revoked(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         return await self._write(sweeps.requeue_revoked, now, limit)
+
+    async def _end(
+        self,
+        kind: str,
+        id_: str,
+        now: datetime,
+        revoke: Callable[[StoreSession, str, datetime], bool],
+    ) -> bool:
+        """Revoke, and see to it that a restore does not undo it."""
+        is_there = await self._write(revoke, id_, now)
+        if is_there:
+            await self._write_journal([EndedRecord(kind, id_, micros(now))])
+        return is_there
+
+    async def _write_journal(self, lines: Sequence[EndedRecord]) -> None:
+        """Add to the journal, durably. Raises StoreUnavailable."""
+        try:
+            await asyncio.to_thread(self._journal.add, lines)
+        except OSError as error:
+            raise StoreUnavailable(f"{JOURNAL}: {error.strerror}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from arc_agent.host.control_socket import ask
+from arc_runtime.control_socket import ask
 from tests.support.waiting import until
 from tests.support.world import World
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-
 from arc_agent.host.control_socket import AgentNotThere, ask
+
 from arc_client import Client, Command, ProgressCallbacks
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.waiting import Waiting

@@ -96,11 +96,10 @@ def _scenarios(
 def set_up(*, synchronous: str = "FULL") -> None:
     """Change the settings of databases that this process opens."""
     wanted = {"synchronous": synchronous, "wal_autocheckpoint": str(CHECKPOINT_PAGES)}
-    names = (setting.partition(" = ")[0] for setting in opening._SETTINGS)
-    values = (setting.partition(" = ")[2] for setting in opening._SETTINGS)
-    opening._SETTINGS = tuple(
-        f"{name} = {wanted.get(name, value)}" for name, value in zip(names, values, strict=True)
-    )
+    for group in ("_SETTINGS", "_WRITER_SETTINGS"):
+        settings = (setting.partition(" = ") for setting in getattr(opening, group))
+        changed = tuple(f"{name} = {wanted.get(name, value)}" for name, _, value in settings)
+        setattr(opening, group, changed)
 
 
 class CommandScenario:

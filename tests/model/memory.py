@@ -42,6 +42,7 @@ from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
+    FIRST_EPOCH,
     AgentPresence,
     AwaitedBlob,
     CommandFilter,
@@ -53,6 +54,7 @@ from arc_server.ports.records import (
     Created,
     DamagedBody,
     Deployment,
+    Epoch,
     EventPage,
     Grant,
     Granted,
@@ -656,6 +658,12 @@ class MemoryStore(MemoryCredentials):
             self._set(stored, lease_expires_at=until)
         return len(lapsed)
 
+    async def begin_epoch(
+        self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
+    ) -> Epoch:
+        """See Store. Nothing restores the model."""
+        return FIRST_EPOCH
+
     async def sign_of_life(self, now: datetime) -> None:
         """See Store."""
         self._check_open()
@@ -838,6 +846,10 @@ class MemoryStore(MemoryCredentials):
             self._register(deployment_id, target)
 
     # the database itself
+
+    async def snapshot(self) -> str:
+        """See Store."""
+        raise StoreUnavailable("the model has no file")
 
     async def check(self) -> None:
         """See Store."""

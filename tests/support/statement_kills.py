@@ -24,10 +24,10 @@ def install() -> None:
         return
     prepare = opening._prepare
 
-    def prepare_killing(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> None:
+    def prepare_killing(connection: sqlite3.Connection) -> None:
         assert isinstance(connection, KillingConnection)
         connection.is_counting = os.environ[VARIABLE].startswith("open:")
-        prepare(connection, path, is_exclusive)
+        prepare(connection)
         connection.is_counting = True
 
     opening.worker = _killing_worker

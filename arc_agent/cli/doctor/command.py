@@ -20,8 +20,8 @@ from arc_agent.cli.doctor import host, server
 from arc_agent.cli.doctor.finding import CHECK_SECONDS, Finding, bad, ok, untested
 from arc_agent.cli.output import DONE, NO, UNUSABLE, begin_log, fail, show
 from arc_agent.cli.place import config_file, environ_of, overrides_of, socket_of
-from arc_agent.host.control_socket import AgentNotThere, ControlDenied, ControlRefused, ask
 from arc_agent.work.live_config import Source
+from arc_runtime.control_socket import ControlDenied, ControlRefused, NotListening, ask
 from arc_runtime.logs.redaction import mask_known
 
 
@@ -69,7 +69,7 @@ def _status(control: Path) -> dict[str, Any] | str:
     """Return the status of the running agent, or the reason why there is none."""
     try:
         return ask(control, {"do": "status"}, timeout_seconds=CHECK_SECONDS)
-    except AgentNotThere:
+    except NotListening:
         return "it does not run"
     except (ControlDenied, ControlRefused) as error:
         return str(error)

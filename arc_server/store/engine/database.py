@@ -13,13 +13,14 @@ from arc_server.store.engine import opening, queries
 from arc_server.store.engine.batches import Batches, Operation
 from arc_server.store.engine.lock import DirectoryLock
 from arc_server.store.engine.session import StoreSession
+from arc_server.store.engine.snapshots import remove_snapshots
 from arc_server.store.engine.thread import Worker
 from arc_server.store.engine.transactions import Reading, Writing
 
 MAX_BATCH: Final = 512
 """Operations in one commit. More only make the first wait for the last."""
 BUSY_TIMEOUT_SECONDS: Final = 5.0
-"""The longest wait for another process: a tool of the command line commits within that."""
+"""The longest wait for another process, such as an operator's `sqlite3`."""
 
 
 class Database:
@@ -34,30 +35,28 @@ class Database:
     lists: Batches
     """For what may take long: a list holds up no request."""
 
-    def __init__(self, resources: AsyncExitStack, max_batch: int) -> None:
+    def __init__(self, path: Path, resources: AsyncExitStack, max_batch: int) -> None:
+        self.path = path
         self._resources = resources
         self._max_batch = max_batch
         self._failed = asyncio.Event()
         self._failure = ""
 
     @classmethod
-    async def open(
-        cls, path: Path, *, is_exclusive: bool, busy_timeout_seconds: float, max_batch: int
-    ) -> Database:
+    async def open(cls, path: Path, *, busy_timeout_seconds: float, max_batch: int) -> Database:
         """Open a database; make it, or bring its schema up to date.
 
-        With `is_exclusive`, lock its directory. Raises StoreRefused (StoreLocked, StoreCorrupt,
-        StoreTooNew); nothing was touched then.
+        Lock its directory. Raises StoreRefused (StoreLocked, StoreCorrupt, StoreTooNew); nothing
+        was touched then.
         """
         async with AsyncExitStack() as resources:
-            database = cls(resources, max_batch)
+            database = cls(path, resources, max_batch)
             with opening.refusing(path):
-                if is_exclusive:
-                    resources.callback(DirectoryLock.take(opening.lock_path(path)).release)
+                resources.callback(DirectoryLock.take(opening.lock_path(path)).release)
+                await asyncio.to_thread(remove_snapshots, path.parent)
                 await asyncio.to_thread(opening.inspect, path)
-                writer = await opening.open_writer(
-                    path, is_exclusive=is_exclusive, busy_timeout_seconds=busy_timeout_seconds
-                )
+                # The last connection to close checkpoints: closed in reverse, that is the writer.
+                writer = await opening.open_writer(path, busy_timeout_seconds=busy_timeout_seconds)
                 writing = Writing(_session(writer), database._fail_soon())
                 database.writes = database._serve(writer, writing)
                 reader = await opening.open_reader(path, busy_timeout_seconds=busy_timeout_seconds)

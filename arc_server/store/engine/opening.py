@@ -9,9 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from arc_runtime.directories import sync_directory
 from arc_server.store.engine import faults, queries, schema
-from arc_server.store.engine.lock import DirectoryLock
 from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRefused
+from arc_server.store.engine.snapshots import write_snapshot
 from arc_server.store.engine.thread import Worker, worker
 
 _MAGIC: Final = b"SQLite format 3\0"
@@ -22,14 +23,18 @@ _SETTINGS: Final = (
     "synchronous = FULL",
     "foreign_keys = ON",
     "temp_store = MEMORY",
-    "wal_autocheckpoint = 2000",  # pages: the WAL stays near 8 MB
-    "journal_size_limit = 67108864",  # and shrinks again when it could not
+    "journal_size_limit = 67108864",  # the WAL shrinks again where it could not be kept small
 )
 _WRITER_SETTINGS: Final = (
     "cache_size = -32768",  # KiB: never dropped, no other process writes
     "cache_spill = OFF",  # write to the disk at the commit, and nowhere else
+    "wal_autocheckpoint = 2000",  # pages: the WAL stays near 8 MB
 )
-_READER_SETTINGS: Final = ("query_only = ON", "cache_size = -8192")
+_READER_SETTINGS: Final = (
+    "query_only = ON",
+    "cache_size = -8192",
+    "wal_autocheckpoint = 0",  # the writer alone checkpoints
+)
 
 
 @contextmanager
@@ -81,7 +86,7 @@ def inspect(path: Path) -> None:
                 raise StoreCorrupt(f"the database is damaged: {verdict}")
 
 
-async def open_writer(path: Path, *, is_exclusive: bool, busy_timeout_seconds: float) -> Worker:
+async def open_writer(path: Path, *, busy_timeout_seconds: float) -> Worker:
     """Return the write connection of a database that is sound and up to date.
 
     Raises StoreRefused, OSError, sqlite3.Error.
@@ -89,7 +94,7 @@ async def open_writer(path: Path, *, is_exclusive: bool, busy_timeout_seconds: f
     connection = worker(path, busy_timeout_seconds=busy_timeout_seconds)
     await connection
     try:
-        await connection.run(_prepare, connection.raw, path, is_exclusive)
+        await connection.run(_prepare, connection.raw)
     except BaseException:
         await connection.close()
         raise
@@ -108,17 +113,26 @@ async def open_reader(path: Path, *, busy_timeout_seconds: float) -> Worker:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, is_exclusive: bool) -> None:
+def _prepare(connection: sqlite3.Connection) -> None:
     _apply(connection, (*_SETTINGS, *_WRITER_SETTINGS))
-    if 0 < schema.version_of(connection) < schema.newest() and not is_exclusive:
-        lock = DirectoryLock.take(lock_path(path))
-        try:
-            schema.migrate(connection)
-        finally:
-            lock.release()
-    else:
-        schema.migrate(connection)
+    version = schema.version_of(connection)
+    if 0 < version < schema.newest():
+        [(_, _, name)] = connection.execute("PRAGMA database_list").fetchall()
+        _copy_before_migration(Path(name), version)
+    schema.migrate(connection)
     schema.check(connection, queries.load())
+
+
+def _copy_before_migration(path: Path, version: int) -> None:
+    """Keep a copy of a database for the way back to an older release. Raises StoreRefused."""
+    copy = path.with_name(f"{path.name}.schema-{version}")
+    try:
+        write_snapshot(path).replace(copy)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StoreRefused(
+            f"no copy of it before its schema changes ({copy.name}): {error.strerror}"
+        ) from None
 
 
 def lock_path(path: Path) -> Path:

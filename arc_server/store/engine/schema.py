@@ -76,7 +76,7 @@ def version_of(connection: sqlite3.Connection) -> int:
     if version > newest():
         raise StoreTooNew(
             f"its schema is {version} and this release knows {newest()}: it was written by a newer"
-            " release"
+            f" release. Install that one, or put back its copy of before, arc.db.schema-{newest()}"
         )
     return version
 

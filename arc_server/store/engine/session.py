@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
+from arc_server.ports.records import Epoch
 from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.live_commands import LiveCommands
 from arc_server.store.engine.queries import by_place
@@ -44,6 +45,8 @@ class StoreSession:
         self._next_number = 0
         self._numbers_end = 0
         self._data_version = 0
+        self.epoch: Epoch | None = None
+        """The epoch as last read; only a restore begins another one."""
 
     def rows(self, query: str, /, **params: Any) -> list[Row]:
         """Return all rows of a named query."""
@@ -96,6 +99,7 @@ class StoreSession:
         """Forget what was read, and the numbers that were reserved: a transaction was undone."""
         self._deployments.clear()
         self.live.clear()
+        self.epoch = None
         self._next_number = self._numbers_end = 0
 
     def notice_others(self) -> None:

@@ -17,7 +17,7 @@ from arc_server.ports.records import (
     StoredSuccess,
 )
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import lookup, transitions
+from arc_server.store.operations import epochs, lookup, transitions
 
 
 def complete(
@@ -31,7 +31,9 @@ def complete(
     """Fulfil LeaseStore.complete."""
     stored = lookup.find(db, command_id, within)
     command = stored.command
-    within.check_lease(command, lease_id)
+    is_undone = epochs.epoch(db).has_undone(lease_id, command)
+    if not is_undone:
+        within.check_lease(command, lease_id)
     if command.state in lifecycle.TERMINAL:
         return Completion(command=command, changed=False)
     if lifecycle.is_overdue(command.deadline, now):
@@ -43,6 +45,9 @@ def complete(
             **{"from": command.state, "to": end},
         )
     by = command.lease_credential if within.credential is None else within.credential
+    if is_undone and lease_id is not None:
+        ended = transitions.hand_in(db, stored, lease_id, response, now, by)
+        return Completion(command=ended, changed=True)
     ended = transitions.finish(db, stored, response, now, by)
     return Completion(command=ended, changed=True)
 

@@ -24,7 +24,7 @@ from arc_server.ports.records import (
 from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.rows import StoredCommand, micros
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import bodies, lookup, targets, transitions
+from arc_server.store.operations import bodies, epochs, lookup, targets, transitions
 
 
 class _Key(NamedTuple):
@@ -43,6 +43,8 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         key = _find_key(db, new, deployment, resolved)
         if key is not None and key.command_seq is not None:
             return _replay(db, new, key.params_digest, key.command_seq)
+        if key is None:
+            epochs.check_unknown_key(db, new.idempotency_key, new.created_at)
     if isinstance(resolved, ArcError):
         raise resolved
     if lifecycle.is_overdue(new.deadline, new.created_at):

@@ -19,6 +19,7 @@ from arc_server.ports.records import (
     NewCredential,
     TokenSecret,
 )
+from arc_server.store.engine.ended_journal import EndedRecord, ended_in
 from arc_server.store.engine.rows import (
     Row,
     micros,
@@ -245,6 +246,11 @@ def revoke_credential(db: StoreSession, credential_id: str, now: datetime) -> bo
         return db.row("find_credential", credential_id=credential_id) is not None
     db.change("count_revocation")
     return True
+
+
+def ended(db: StoreSession) -> Sequence[EndedRecord]:
+    """Return what has ended for good, for the journal."""
+    return ended_in(db.connection)
 
 
 def revocations(db: StoreSession) -> int:

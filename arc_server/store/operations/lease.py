@@ -26,7 +26,7 @@ from arc_server.ports.records import (
 )
 from arc_server.store.engine.rows import micros
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import lookup, targets, transitions
+from arc_server.store.operations import epochs, lookup, targets, transitions
 
 ENDED_AT_ONCE: Final = 200
 """The most overdue or damaged commands that one pass over a queue ends."""
@@ -64,7 +64,11 @@ def lease(db: StoreSession, query: LeaseQuery, now: datetime) -> Pass:
     result = _hand_out(
         db,
         "ready_commands",
-        {"deployment_id": query.deployment_id, "target_id": found.target.resource_id},
+        {
+            "deployment_id": query.deployment_id,
+            "target_id": found.target.resource_id,
+            "frozen_below": epochs.frozen_below(db, now),
+        },
         query.lease_ids,
         query.lease_seconds,
         query.holder,
@@ -168,14 +172,19 @@ def renew(
     until = now + timedelta(seconds=lease_seconds)
     renewed: list[CommandRecord] = []
     lost: list[str] = []
+    kept: list[str] = []
+    today = epochs.epoch(db)
+    is_frozen = today.is_frozen(now)
     for lease_id in dict.fromkeys(lease_ids):
         try:
             stored = lookup.find_lease(db, lease_id, within)
         except LeaseNotFound:
-            lost.append(lease_id)
+            # Its command may have been leased after the backup: the holder goes on, and hands its
+            # work in by the command's id.
+            (kept if is_frozen and today.is_former(lease_id) else lost).append(lease_id)
         else:
             renewed.append(transitions.renew(db, stored, until))
-    return Renewal(renewed=renewed, lost=lost)
+    return Renewal(renewed=renewed, lost=lost, kept=kept, kept_until=today.frozen_until)
 
 
 def release(

@@ -205,6 +205,21 @@ def finish(
     return _ended(db, stored, State.SUCCEEDED, now, by)
 
 
+def hand_in(
+    db: StoreSession,
+    stored: StoredCommand,
+    lease_id: str,
+    response: StoredResponse,
+    now: datetime,
+    by: str | None,
+) -> CommandRecord:
+    """End a command with the response of a lease that a restore has undone."""
+    if stored.command.state is State.PENDING:
+        command = dispatch(db, stored, lease_id, None, now, now)
+        stored = msgspec.structs.replace(stored, command=command)
+    return finish(db, stored, response, now, by)
+
+
 def fail(
     db: StoreSession,
     stored: StoredCommand,
@@ -274,6 +289,13 @@ def shift_leases(db: StoreSession, seconds: float) -> int:
     shift = round(seconds * 1_000_000)
     db.change("shift_pushes", shift=shift)
     return db.change("shift_leases", shift=shift)
+
+
+def freeze(db: StoreSession, until: datetime) -> None:
+    """Let every lease be good, and every push wait, until then at least."""
+    db.live.clear()
+    db.change("freeze_leases", until=micros(until))
+    db.change("freeze_pushes", until=micros(until))
 
 
 def grant_grace(db: StoreSession, lapsed_since: datetime, now: datetime, until: datetime) -> int:

@@ -3,7 +3,7 @@
 -- name: ready_commands
 SELECT c.seq FROM commands AS c INDEXED BY commands_ready
 WHERE c.deployment_id = :deployment_id AND c.target_id = :target_id
-  AND c.state = 'PENDING' AND c.is_push = 0
+  AND c.state = 'PENDING' AND c.is_push = 0 AND c.ready_order > :frozen_below
 ORDER BY c.ready_order LIMIT :limit;
 
 -- name: due_pushes

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from arc_agent import handler
-from arc_agent.host.control_socket import ask
+from arc_runtime.control_socket import ask
 from tests.support.running_agent import Start
 from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import until

@@ -18,8 +18,8 @@ import yaml
 
 from arc_agent import handler
 from arc_agent.guard.audit_reader import entries, verify
-from arc_agent.host.control_socket import AgentNotThere, ControlRefused, ask
 from arc_agent.host.logins import own_login
+from arc_runtime.control_socket import ControlRefused, NotListening, ask
 from tests.support.running_agent import RunningAgent, Start, running
 from tests.support.scripted_server import ScriptedServer, inline
 from tests.support.waiting import Changes, until
@@ -89,7 +89,7 @@ async def until_waiting(agent: RunningAgent, count: int = 1) -> list[dict[str, A
     """Wait until so many commands wait for approval; return them."""
 
     async def enough() -> list[dict[str, Any]]:
-        with suppress(AgentNotThere):  # it is only starting
+        with suppress(NotListening):  # it is only starting
             waiting = (await told(agent, "approvals"))["approvals"]
             return waiting if len(waiting) >= count else []
         return []

@@ -15,7 +15,7 @@ import pytest
 from arc_agent.cli.arguments import parser
 from arc_agent.config.sections import AuditSection
 from arc_agent.guard.audit_chain import AuditChain, Line
-from arc_agent.host.control_socket import Control, ControlRequest, Peer
+from arc_runtime.control_socket import Control, ControlRequest, Peer
 from tests.support.screens import check_screens
 
 AGENT = Path(sys.executable).with_name("arc-agent")

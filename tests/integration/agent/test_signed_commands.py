@@ -20,7 +20,7 @@ import pytest
 from arc_agent import Context, handler
 from arc_agent.guard.audit_reader import entries
 from arc_agent.guard.signatures import Signatures
-from arc_agent.host.control_socket import AgentNotThere, ask
+from arc_runtime.control_socket import NotListening, ask
 from tests.support.agent_process import agent as process
 from tests.support.forgeries import (
     COMMAND,
@@ -106,7 +106,7 @@ async def until_waiting(agent: RunningAgent) -> None:
     """Wait until a command waits for approval."""
 
     async def is_waiting() -> bool:
-        with suppress(AgentNotThere):  # it is only starting
+        with suppress(NotListening):  # it is only starting
             return bool((await told(agent, "approvals"))["approvals"])
         return False
 

@@ -14,7 +14,7 @@ import pytest
 from arc_agent import Context, handler
 from arc_agent.cli.main import main
 from arc_agent.cli.status import print_text, size
-from arc_agent.host.control_socket import AgentNotThere, ask
+from arc_runtime.control_socket import NotListening, ask
 from tests.support.running_agent import RunningAgent, Start
 from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import until
@@ -33,7 +33,7 @@ async def status_with(agent: RunningAgent, holds: Any) -> dict[str, Any]:
     """Wait until the status is as a test wants it; return it."""
 
     async def as_wanted() -> dict[str, Any] | None:
-        with suppress(AgentNotThere):  # it is only starting
+        with suppress(NotListening):  # it is only starting
             said = await status(agent)
             return said if holds(said) else None
         return None

@@ -18,11 +18,11 @@ import pytest
 from arc_agent import agent as agent_module
 from arc_agent.agent import Agent
 from arc_agent.host import pulse
-from arc_agent.host.control_socket import ask
 from arc_agent.work import poller
 from arc_agent.work.lease_intake import LeaseIntake
 from arc_agent.work.live_config import LiveConfig, Source
 from arc_agent.work.poller import Poller
+from arc_runtime.control_socket import ask
 from arc_server.cli.serve import _watch
 from tests.support.installed_server import BIN, UNITS, InstalledServer, server
 from tests.support.scripted_server import DEPLOYMENT, Fault, ScriptedServer

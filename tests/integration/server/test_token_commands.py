@@ -39,7 +39,7 @@ def known(data: Path, text: str) -> KnownSecret | None:
     """What the server finds by a token."""
 
     async def find() -> KnownSecret | None:
-        store = await SqliteStore.open(data / "arc.db", exclusive=False)
+        store = await SqliteStore.open(data / "arc.db")
         try:
             return await store.find_token(hash_token(text.strip()))
         finally:

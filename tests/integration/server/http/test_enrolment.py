@@ -15,8 +15,8 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope
 from arc_server.config.sections import EnrolmentSection
+from arc_server.control.store_calls import SOCKET, remote_store
 from arc_server.ports.records import NewCredential
-from arc_server.store.sqlite_store import SqliteStore
 from tests.support.enrolling_host import Host, enrol_token
 from tests.support.running_server import OTHER, OWN, Client, Serve, make_token
 from tests.support.waiting import until
@@ -405,9 +405,8 @@ async def test_a_plain_token_that_another_process_revokes_ends_its_wait_too(
     await until(lambda: announcements.work.count + announcements.results.count == 1)
     store = client.server.parts.store
     [token_id] = [each.token_id for each in await store.list_tokens() if each.scope == scope.value]
-    tool = await SqliteStore.open(store_path(client), exclusive=False)  # as the command line does
-    await tool.revoke_token(token_id, datetime.now(UTC))
-    await tool.close()
+    through = remote_store(store_path(client).with_name(SOCKET))  # as the command line does
+    await asyncio.to_thread(asyncio.run, through.revoke_token(token_id, datetime.now(UTC)))
 
     ended = await asyncio.wait_for(waiting, 5)
 

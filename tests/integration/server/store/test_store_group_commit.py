@@ -297,19 +297,6 @@ async def test_another_process_that_never_ends_its_write_makes_it_unavailable(
     await store.close()
 
 
-async def test_what_another_process_has_registered_is_noticed(
-    sqlite: SqliteStore, tmp_path: Path
-) -> None:
-    await create(sqlite)
-    tool = await SqliteStore.open(tmp_path / "arc.db", exclusive=False)
-    await lease(tool, target=None)
-
-    await create(tool, target_resource_id="vault")
-    await tool.close()
-
-    assert (await create(sqlite)).target.resource_id == "vault"
-
-
 async def test_a_batch_that_breaks_off_leaves_no_transaction_open(
     sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

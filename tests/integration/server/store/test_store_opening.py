@@ -171,33 +171,6 @@ async def test_the_lock_ends_with_its_process(path: Path) -> None:
     await store.close()
 
 
-async def test_the_command_lines_tools_work_beside_a_server(path: Path) -> None:
-    server = await SqliteStore.open(path)
-    issued = token()
-    its = secret(issued)
-
-    tool = await SqliteStore.open(path, exclusive=False)
-    await tool.put_token(issued, its)
-    await tool.close()
-
-    assert await server.find_token(its.token_hash) == KnownSecret(secret=its, token=issued)
-    await create(server)
-    await server.close()
-
-
-async def test_a_tool_may_come_before_the_first_server(path: Path) -> None:
-    issued = token()
-    its = secret(issued)
-    tool = await SqliteStore.open(path, exclusive=False)
-    await tool.put_token(issued, its)
-
-    server = await SqliteStore.open(path)
-
-    assert await server.find_token(its.token_hash) == KnownSecret(secret=its, token=issued)
-    await tool.close()
-    await server.close()
-
-
 async def test_a_newer_schema_is_refused_untouched(
     path: Path, connection: sqlite3.Connection
 ) -> None:
@@ -431,25 +404,6 @@ async def test_a_migration_killed_at_any_statement_is_whole_or_not_at_all(path: 
     store = await SqliteStore.open(path)
     await create(store)
     await store.close()
-
-
-async def test_a_tool_of_a_newer_release_does_not_migrate_under_a_running_server(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = await SqliteStore.open(path)
-    [*known] = schema.migrations()
-    monkeypatch.setattr(
-        schema,
-        "migrations",
-        lambda: (*known, schema.Migration(len(known) + 1, "next", ("CREATE TABLE next (a)",))),
-    )
-
-    with pytest.raises(StoreLocked):
-        await SqliteStore.open(path, exclusive=False)
-
-    await server.close()
-    tool = await SqliteStore.open(path, exclusive=False)
-    await tool.close()
 
 
 def test_the_lock_is_a_file_beside_the_database(path: Path) -> None:

@@ -14,8 +14,8 @@ from arc_agent.control.verbs import register
 from arc_agent.guard.audit import Audit
 from arc_agent.guard.gate import Gate
 from arc_agent.guard.pause import Pause
-from arc_agent.host.control_socket import Control, ControlRefused, ask
 from arc_agent.host.logins import own_login
+from arc_runtime.control_socket import Control, ControlRefused, ask
 
 RUNNING = 3
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from arc_agent.guard.approvals import ApprovalRequest, Approvals, Decision, Operator
-from arc_agent.host.control_socket import ControlRefused
 from arc_agent.host.logins import Login
+from arc_runtime.control_socket import ControlRefused
 from tests.support.waiting import settle
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)

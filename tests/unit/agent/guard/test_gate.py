@@ -20,11 +20,11 @@ from arc_agent.guard.gate import Gate
 from arc_agent.guard.policy import Policy
 from arc_agent.guard.policy_file import read_policy
 from arc_agent.guard.turns import Turns
-from arc_agent.host.control_socket import ControlRefused
 from arc_agent.host.disk_thread import DiskThread
 from arc_agent.host.logins import Login
 from arc_agent.jobs.outcome import NO_COST, Dropped, Ended, Failed, GivenBack, Outcome, Succeeded
 from arc_agent.jobs.result_files import StoredBody
+from arc_runtime.control_socket import ControlRefused
 from tests.support.clocks import AgentClock
 from tests.support.leases import InForce, job, source, source_file
 from tests.support.waiting import settle, until

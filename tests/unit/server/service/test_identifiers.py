@@ -16,7 +16,7 @@ def test_ids_of_commands_sort_by_the_time_of_their_creation() -> None:
 
 
 def test_lease_ids_are_made_once_and_differ() -> None:
-    ids = FreshLeaseIds(3)
+    ids = FreshLeaseIds(3, "e1")
 
     assert len(ids) == 3
     assert ids[1] == ids[1]

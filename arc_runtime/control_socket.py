@@ -1,12 +1,12 @@
-"""The control socket: a Unix socket where an operator on the host gives the agent orders.
+"""The control socket: a Unix socket where an operator on the host gives a running program orders.
 
 A request is a JSON object on a line, and so is its answer. A connection may send many requests:
 
     {"do": "approve", "id": "cmd_…"}  →  {"ok": true, …}  or  {"ok": false, "error": "…"}
 
-A user who may open the socket may do everything: its mode is 0660, and its directory is the
-agent's. A part of the agent registers a function for each of its verbs:
-`control.verb("status", show)`.
+A user who may open the socket may do everything. The agent's has the mode 0660 and its directory
+decides; the server's is for its own user and root alone. A part of the program registers a function
+for each of its verbs: `control.verb("status", show)`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ import structlog
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 NAME: Final = "control.sock"
-_MODE: Final = 0o660
+GROUP_MODE: Final = 0o660
+OWNER_MODE: Final = 0o600
+"""With this mode the kernel's word on the user at the other end is checked too."""
 _MAX_LINE_BYTES: Final = 64 * 1024
 _MAX_PEERS: Final = 16
 """Connections at the same time; others are closed at once."""
@@ -41,11 +43,11 @@ class ControlError(Exception):
 
 
 class ControlRefused(Exception):
-    """The agent refuses a request; the message says why."""
+    """The program refuses a request; the message says why."""
 
 
-class AgentNotThere(Exception):
-    """No agent answers at the socket."""
+class NotListening(Exception):
+    """No program answers at the socket."""
 
 
 class ControlDenied(Exception):
@@ -67,8 +69,11 @@ Verb = Callable[[ControlRequest, Peer], Awaitable[Mapping[str, Any]]]
 class Control:
     """The socket and its verbs. Lives in the main loop."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mode: int = GROUP_MODE, program: str = "agent") -> None:
+        """Serve at a path; `program` is what messages call the process."""
         self.path = path
+        self._mode = mode
+        self._program = program
         self._verbs: dict[str, Verb] = {}
         self._server: asyncio.Server | None = None
         self._peers: set[asyncio.Task[None]] = set()
@@ -78,9 +83,9 @@ class Control:
         self._verbs[name] = call
 
     async def open(self) -> None:
-        """Listen, and replace the socket of a dead agent. Raises ControlError."""
+        """Listen, and replace the socket of a dead process. Raises ControlError."""
         try:
-            listening = _bound(self.path)
+            listening = _bound(self.path, self._mode, self._program)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ControlError(f"the control socket {self.path}: {reason}") from None
@@ -105,10 +110,13 @@ class Control:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._peers.add(task)
         try:
-            if len(self._peers) <= _MAX_PEERS:
-                await self._answer_lines(reader, writer, _peer(writer))
+            peer = _peer(writer)
+            if self._mode == OWNER_MODE and peer.uid not in (0, os.geteuid()):
+                await _send(writer, _error(f"the {self._program} takes no orders of this user"))
+            elif len(self._peers) <= _MAX_PEERS:
+                await self._answer_lines(reader, writer, peer)
         except (OSError, TimeoutError, asyncio.CancelledError):
-            pass  # the peer is gone or idle, or the agent ends
+            pass  # the peer is gone or idle, or the program ends
         finally:
             self._peers.discard(task)
             writer.close()
@@ -142,15 +150,17 @@ class Control:
             return {"ok": True, **await call(cast("ControlRequest", request), peer)}
         except ControlRefused as error:
             return _error(str(error))
-        except Exception:  # a broken verb must not end the agent
+        except Exception:  # a broken verb must not end the program
             log.exception("control.broken", verb=name)
-            return _error("the agent failed; its log says more")
+            return _error(f"the {self._program} failed; its log says more")
 
 
-def ask(path: Path, request: ControlRequest, *, timeout_seconds: float = 30.0) -> dict[str, Any]:
-    """Send a running agent a request; return its answer without `ok`. Blocks.
+def ask(
+    path: Path, request: ControlRequest, *, timeout_seconds: float | None = 30.0
+) -> dict[str, Any]:
+    """Send a running program a request; return its answer without `ok`. Blocks.
 
-    Raises AgentNotThere, ControlDenied, and ControlRefused with the agent's message.
+    Raises NotListening, ControlDenied, and ControlRefused with the program's message.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as opened:
         opened.settimeout(timeout_seconds)
@@ -163,9 +173,9 @@ def ask(path: Path, request: ControlRequest, *, timeout_seconds: float = 30.0) -
         except PermissionError:
             raise ControlDenied(f"{path}: permission denied") from None
         except OSError as error:
-            raise AgentNotThere(f"{path}: {error.strerror or error}") from None
+            raise NotListening(f"{path}: {error.strerror or error}") from None
     if not line:
-        raise AgentNotThere(f"{path}: the agent closed the connection")
+        raise NotListening(f"{path}: the connection was closed")
     answer = cast("dict[str, Any]", json.loads(line))
     if not answer.pop("ok", False):
         raise ControlRefused(str(answer.get("error", "refused")))
@@ -180,7 +190,7 @@ def text_of(request: ControlRequest, name: str, *, max_chars: int = 500) -> str:
     return value
 
 
-def _bound(path: Path) -> socket.socket:
+def _bound(path: Path, mode: int, program: str) -> socket.socket:
     """Return a listening socket at a path. Raises OSError.
 
     The socket is made under another name and renamed: it has its mode from the first moment, and
@@ -188,7 +198,7 @@ def _bound(path: Path) -> socket.socket:
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if _is_alive(path):
-        raise OSError(0, "another agent listens there")
+        raise OSError(0, f"another {program} listens there")
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         fresh.unlink()
@@ -196,7 +206,7 @@ def _bound(path: Path) -> socket.socket:
     try:
         with _address(fresh) as address:
             listening.bind(address)
-        fresh.chmod(_MODE)
+        fresh.chmod(mode)
         listening.listen(_MAX_PEERS)
         listening.setblocking(False)
         fresh.rename(path)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from arc_agent.host.control_socket import (
-    AgentNotThere,
+from arc_runtime.control_socket import (
     Control,
     ControlError,
     ControlRefused,
     ControlRequest,
+    NotListening,
     Peer,
     ask,
 )
@@ -121,7 +121,7 @@ async def test_more_connections_than_enough_are_turned_away(control: Control) ->
         writer.write(b'{"do": "echo"}\n')
         assert await reader.readline()
 
-    with pytest.raises((AgentNotThere, ConnectionError)):
+    with pytest.raises((NotListening, ConnectionError)):
         await asked(control, do="echo")
     for _, writer in held:
         writer.close()
@@ -140,7 +140,7 @@ async def test_the_socket_goes_with_the_agent(tmp_path: Path) -> None:
     await control.close()
 
     assert not control.path.exists()
-    with pytest.raises(AgentNotThere):
+    with pytest.raises(NotListening):
         ask(control.path, {"do": "echo"})
 
 

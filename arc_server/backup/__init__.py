@@ -1,0 +1,1 @@
+"""Backups of a server's data: taken while it runs, restored, and checked."""

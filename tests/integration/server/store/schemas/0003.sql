@@ -1,0 +1,145 @@
+BEGIN TRANSACTION;
+CREATE TABLE agents (
+    agent_id      TEXT    PRIMARY KEY,
+    deployment_id TEXT    NOT NULL,
+    registration  BLOB    NOT NULL,   -- as it came over the wire
+    first_seen_at INTEGER NOT NULL,
+    last_seen_at  INTEGER NOT NULL
+, schemas BLOB) STRICT, WITHOUT ROWID;
+INSERT INTO "agents" VALUES('agent-1','dep-1',X'7B226465706C6F796D656E744964223A226465702D31222C2276657273696F6E223A2231222C22686F73746E616D65223A2268222C2268616E646C657273223A5B5D7D',1,2,NULL);
+CREATE TABLE commands (
+    seq              INTEGER PRIMARY KEY,
+    command_id       TEXT    NOT NULL UNIQUE,
+    deployment_id    TEXT    NOT NULL,
+    target_id        TEXT    NOT NULL,
+    target_type      TEXT    NOT NULL,
+    command          TEXT    NOT NULL,
+    state            TEXT    NOT NULL,
+    attempt          INTEGER NOT NULL,
+    max_attempts     INTEGER NOT NULL,
+    created_at       INTEGER NOT NULL,
+    is_push          INTEGER NOT NULL,
+    dispatched_at    INTEGER,
+    completed_at     INTEGER,
+    deadline         INTEGER,
+    cancel_requested INTEGER NOT NULL DEFAULT 0,
+    lease_id         TEXT,
+    lease_attempt    INTEGER,
+    lease_expires_at INTEGER,
+    lease_holder     TEXT,
+    ready_order      INTEGER,
+    push_at          INTEGER
+) STRICT;
+INSERT INTO "commands" VALUES(1,'cmd_ready','dep-1','default','daemon','report','PENDING',1,5,1,0,NULL,NULL,NULL,0,NULL,NULL,NULL,NULL,1,NULL);
+INSERT INTO "commands" VALUES(2,'cmd_done','dep-1','default','daemon','report','SUCCEEDED',1,5,1,0,2,3,NULL,0,'lease_2',1,NULL,NULL,2,NULL);
+CREATE TABLE deployments (
+    deployment_id     TEXT    PRIMARY KEY,
+    default_target_id TEXT,
+    heir_target_id    TEXT,   -- the first target; took over from the implicit one
+    push_url          TEXT,
+    push_token        TEXT,
+    created_at        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO "deployments" VALUES('dep-1',NULL,NULL,NULL,NULL,1);
+CREATE TABLE event_lines (
+    command INTEGER NOT NULL REFERENCES event_streams (command) ON DELETE CASCADE,
+    place   INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    at      INTEGER NOT NULL,
+    level   TEXT    NOT NULL,
+    message TEXT    NOT NULL,
+    PRIMARY KEY (command, place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE event_streams (
+    command     INTEGER PRIMARY KEY REFERENCES commands (seq) ON DELETE CASCADE,
+    lease_id    TEXT    NOT NULL,
+    last_number INTEGER NOT NULL,
+    last_place  INTEGER NOT NULL,
+    dropped     INTEGER NOT NULL,   -- lines that holders of earlier leases had no room for
+    unsent      INTEGER NOT NULL,   -- the same, of this lease
+    progress    BLOB                -- JSON
+) STRICT;
+CREATE TABLE idempotency_keys (
+    id              INTEGER PRIMARY KEY,
+    deployment_id   TEXT    NOT NULL,
+    command         TEXT    NOT NULL,
+    key             TEXT    NOT NULL,
+    scope           TEXT    NOT NULL,
+    names_target    INTEGER NOT NULL,
+    params_digest   BLOB    NOT NULL,
+    command_seq     INTEGER REFERENCES commands (seq) ON DELETE SET NULL,
+    created_at      INTEGER NOT NULL,
+    UNIQUE (deployment_id, command, key, scope)
+) STRICT;
+INSERT INTO "idempotency_keys" VALUES(1,'dep-1','report','k','',0,X'6F6E65',1,1);
+CREATE TABLE numbering (
+    id   INTEGER PRIMARY KEY CHECK (id = 1),
+    high INTEGER NOT NULL
+) STRICT;
+INSERT INTO "numbering" VALUES(1,1000);
+CREATE TABLE params (
+    command  INTEGER PRIMARY KEY REFERENCES commands (seq) ON DELETE CASCADE,
+    form     INTEGER NOT NULL,
+    data     BLOB    NOT NULL,
+    size     INTEGER,
+    checksum INTEGER NOT NULL
+) STRICT;
+INSERT INTO "params" VALUES(1,1,X'7B7D',2,950408795);
+INSERT INTO "params" VALUES(2,1,X'7B7D',2,950408795);
+CREATE TABLE responses (
+    command  INTEGER PRIMARY KEY REFERENCES commands (seq) ON DELETE CASCADE,
+    form     INTEGER NOT NULL,
+    data     BLOB    NOT NULL,
+    size     INTEGER,
+    checksum INTEGER NOT NULL
+) STRICT;
+INSERT INTO "responses" VALUES(2,1,X'7B7D',2,950408795);
+CREATE TABLE signs_of_life (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    seen_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE targets (
+    deployment_id TEXT    NOT NULL REFERENCES deployments (deployment_id) ON DELETE CASCADE,
+    position      INTEGER NOT NULL,
+    resource_id   TEXT    NOT NULL,
+    resource_type TEXT    NOT NULL,
+    created_at    INTEGER NOT NULL,
+    PRIMARY KEY (deployment_id, position),
+    UNIQUE (deployment_id, resource_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE tokens (
+    token_hash    BLOB    PRIMARY KEY,   -- SHA-256 of its text
+    token_id      TEXT    NOT NULL UNIQUE,
+    scope         TEXT    NOT NULL,
+    created_at    INTEGER NOT NULL,
+    deployment_id TEXT,
+    revoked_at    INTEGER
+) STRICT, WITHOUT ROWID;
+INSERT INTO "tokens" VALUES(X'68617368','tok_1','admin',1,NULL,2);
+CREATE INDEX commands_ready ON commands (deployment_id, target_id, ready_order)
+    WHERE state = 'PENDING' AND is_push = 0;
+CREATE INDEX commands_push_due ON commands (push_at, ready_order)
+    WHERE state = 'PENDING' AND is_push = 1;
+CREATE UNIQUE INDEX commands_lease ON commands (lease_id)
+    WHERE state = 'DISPATCHED';
+CREATE INDEX commands_lapse ON commands (lease_expires_at)
+    WHERE state = 'DISPATCHED';
+CREATE INDEX commands_holder ON commands (lease_holder)
+    WHERE state = 'DISPATCHED' AND lease_holder IS NOT NULL;
+CREATE INDEX commands_deadline ON commands (deadline)
+    WHERE deadline IS NOT NULL AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED');
+CREATE INDEX commands_of_deployment ON commands (deployment_id);
+CREATE INDEX commands_by_name ON commands (command);
+CREATE INDEX commands_of_deployment_by_name ON commands (deployment_id, command);
+CREATE INDEX commands_in_state ON commands (state)
+    WHERE state <> 'SUCCEEDED';
+CREATE INDEX commands_of_deployment_ended_badly ON commands (deployment_id, state)
+    WHERE state IN ('FAILED', 'EXPIRED');
+CREATE INDEX idempotency_keys_of_command ON idempotency_keys (command_seq)
+    WHERE command_seq IS NOT NULL;
+CREATE INDEX idempotency_keys_orphaned ON idempotency_keys (created_at)
+    WHERE command_seq IS NULL;
+CREATE INDEX agents_seen ON agents (last_seen_at);
+CREATE INDEX agents_of_deployment_seen ON agents (deployment_id, last_seen_at);
+CREATE INDEX tokens_created ON tokens (created_at, token_id);
+COMMIT;
