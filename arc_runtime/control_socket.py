@@ -112,6 +112,8 @@ class Control:
         try:
             peer = _peer(writer)
             if self._mode == OWNER_MODE and peer.uid not in (0, os.geteuid()):
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    await reader.read(_MAX_LINE_BYTES)  # unread, it would cost the peer the answer
                 await _send(writer, _error(f"the {self._program} takes no orders of this user"))
             elif len(self._peers) <= _MAX_PEERS:
                 await self._answer_lines(reader, writer, peer)

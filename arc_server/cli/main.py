@@ -86,7 +86,7 @@ cli.command(
 cli.command(
     "restore",
     epilog=examples(
-        "arc-server restore /backups/arc-2026-11-29 --data-dir ./data --former ./data.old"
+        "arc-server restore /backups/today --data-dir ./data --former ./data.old"
     ),
 )(restore)
 cli.command(

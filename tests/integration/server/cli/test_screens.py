@@ -36,6 +36,7 @@ COMMANDS = (
     "credential list", "credential revoke",
     "target add", "target list", "target remove",
     "keys list", "keys rotate",
+    "backup", "restore", "fsck", "begin-epoch",
 )  # fmt: skip
 
 
