@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
-from arc_agent.host.control_socket import AgentNotThere, ask
 
 from arc_client import Client, Command, ProgressCallbacks
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.waiting import Waiting
+from arc_runtime.control_socket import NotListening, ask
 from tests.support.raw_sender import DEPLOYMENT
 from tests.support.shell import arc
 from tests.support.waiting import Changes, until
@@ -64,7 +64,7 @@ async def operator(world: World, agent: str, do: str, **request: Any) -> dict[st
     path = world.directory / agent / "control.sock"
 
     async def answer() -> dict[str, Any] | None:
-        with suppress(AgentNotThere):
+        with suppress(NotListening):
             return await asyncio.to_thread(ask, path, {"do": do, **request})
         return None
 
