@@ -85,9 +85,7 @@ cli.command(
 )(backup)
 cli.command(
     "restore",
-    epilog=examples(
-        "arc-server restore /backups/today --data-dir ./data --former ./data.old"
-    ),
+    epilog=examples("arc-server restore /backups/today --data-dir ./data --former ./data.old"),
 )(restore)
 cli.command(
     "begin-epoch",
