@@ -42,7 +42,7 @@ _LAST_WORK_SECONDS: Final = 1.0
 _STOP_SLACK_SECONDS: Final = 30.0
 """The longest that releasing, killing and closing take when the agent stops."""
 _CONTACT_SECONDS: Final = 10.0
-"""How long a start waits for the server's first answer before it counts as done without one."""
+"""The time that a start waits for the server's first answer before it counts as done."""
 _OK: Final = 0
 _BROKEN: Final = 1
 

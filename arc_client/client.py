@@ -81,7 +81,7 @@ class Command:
         """False: an earlier create with this key made the command."""
         self._status = created.status
         self.held_seconds: Final = held_seconds
-        """How long the server held the create for the command's end."""
+        """The seconds for which the server held the create until the command's end."""
 
     async def result(
         self, *, timeout: float | None = WAIT_SECONDS, returns: type[T] = ANYTHING

@@ -114,7 +114,7 @@ def verify(directory: Path, expect: str | None = None) -> Report:
 
 
 def entries(directory: Path, wait: Callable[[], None] | None = None) -> Iterator[dict[str, Any]]:
-    """Iterate over every line that can be read, oldest first. Raises OSError.
+    """Yield every line that can be read, oldest first. Raises OSError.
 
     With `wait`, go on for ever with the lines that are added: it is called between two looks.
     """
@@ -141,7 +141,7 @@ def _has_next(directory: Path, path: Path) -> bool:
 
 
 def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Iterate over the whole lines from here on that can be read. Raises OSError."""
+    """Yield the whole lines from here on that can be read. Raises OSError."""
     while True:
         position = file.tell()
         text = file.readline()

@@ -68,7 +68,7 @@ class DiskThread:
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_woken = False
         self._has_lingered = False
-        """Items that lingered for company are to be written now."""
+        """True once items that lingered for company are to be written."""
         self._is_stopping = False
         self._death: Exception | None = None
         self._calls = _Calls()

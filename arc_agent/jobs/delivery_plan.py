@@ -57,7 +57,7 @@ class Pending:
         self.is_unstorable = False
         """The store does not accept its body."""
         self.blocked: Blocked | None = None
-        """Its body does not get through, while the server answers other requests."""
+        """The failures of a body that does not get through while other requests are answered."""
         self.is_replaced = False
         """A small error goes out in its place."""
         self.was_uploaded_again = False

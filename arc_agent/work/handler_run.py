@@ -34,7 +34,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _SMALL_BYTES: Final = 64 * 1024
 """Params of this size are decoded in the event loop; larger ones in a thread."""
 _DESCRIPTOR_SECONDS: Final = 0.5
-"""How often a result that found no file descriptor is stored again, within the handler's time."""
+"""The interval at which a result that found no file descriptor is stored again."""
 
 
 class Finished(msgspec.Struct, frozen=True):

@@ -65,7 +65,7 @@ class Creation:
         self._location: tuple[StorageUpload, str] | None = None
         """The upload that the server asks for, and the URL whose answer asked for it."""
         self.held_seconds = 0.0
-        """How long the server held the last create for the command's end, if it holds creates."""
+        """The seconds for which the server held the last create, if it holds creates."""
 
     async def create(self) -> CreateCommandResponse:
         """Create the command, or read its state if an earlier try has created it.
