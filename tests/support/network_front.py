@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.support.waiting import settle
+from tests.support.waiting import until
 
 _CHUNK_BYTES = 64 * 1024
 
@@ -45,7 +45,8 @@ class _Listener:
         assert self._server is not None
         self._server.close()
         await self.cut()
-        await settle()  # a handshake that its client broke off is no link yet: it ends by itself
+        # A handshake that its client broke off is no link yet: it ends by itself.
+        await until(lambda: not _open_connections(self._server))
 
     async def cut(self) -> None:
         """Close every connection."""
@@ -92,6 +93,12 @@ class _Listener:
         while data := await reader.read(_CHUNK_BYTES):
             writer.write(data)
             await writer.drain()
+
+
+def _open_connections(server: asyncio.Server | None) -> int:
+    """The connections of a server, also in their handshake; asyncio has no public count of them."""
+    clients = getattr(server, "_clients", None)  # from Python 3.13 on
+    return len(clients) if clients is not None else getattr(server, "_active_count")  # noqa: B009
 
 
 class ForwardProxy(_Listener):
