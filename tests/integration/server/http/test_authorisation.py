@@ -142,7 +142,7 @@ async def test_a_caller_gets_what_the_table_says(
 ) -> None:
     rule, case = RULES[key], CASES[key][special]
     wanted = expected(kind, rule, names_lease=case.names_lease)
-    if rule.access is RouteAccess.PROOF:  # whatever token comes along
+    if rule.access is RouteAccess.PROOF:  # any token may come along
         wanted = 401 if key[1] == "/agents/enrol" else 200
     elif kind.is_bootstrapped and key[1] == "/commands/bootstrap":
         wanted = 403
