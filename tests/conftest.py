@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,29 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_open_connections() -> Iterator[None]:
+    """Fail the test whose event loop closes before a connection does.
+
+    Its transport would be a warning in the test that happens to run when it is collected.
+    """
+    close: Any = BaseSelectorEventLoop.close
+
+    def closed(loop: Any) -> None:
+        left = [each for each in loop._transports.values() if each._sock is not None]
+        shown = str(left)
+        for transport in left:
+            transport.abort()
+            transport._sock.close()
+            transport._sock = None  # its end is said: no warning when it is collected
+        close(loop)
+        assert not left, f"open when the event loop closed: {shown}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseSelectorEventLoop, "close", closed)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from arc_agent.net.routes import Routes
 from arc_agent.net.token import ConfiguredToken
 from tests.support.certificates import Authority
 from tests.support.large_bodies import RESULT_SEED, ask_for
+from tests.support.listening import stop_accepting
 from tests.support.network_front import ForwardProxy, TlsFront
 from tests.support.octets import digest_of
 from tests.support.processes import Process
@@ -354,7 +355,7 @@ class _Listening:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await stop_accepting(self._server)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):

@@ -24,6 +24,7 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from tests.support.base_protocol_commands import BaseProtocolCommands, Command, Era, Json, Refusal
+from tests.support.listening import stop_serving
 from tests.support.waiting import Changes
 
 Fault = int | Literal["drop", "lose"]
@@ -102,7 +103,7 @@ class BaseProtocolServer:
         traceback: TracebackType | None,
     ) -> None:
         if self._runner is not None:
-            await self._runner.cleanup()
+            await stop_serving(self._runner)
 
     # for tests
 

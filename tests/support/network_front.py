@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.support.listening import stop_accepting
 from tests.support.waiting import until
 
 _CHUNK_BYTES = 64 * 1024
@@ -43,7 +44,7 @@ class _Listener:
         trace: TracebackType | None,
     ) -> None:
         assert self._server is not None
-        self._server.close()
+        await stop_accepting(self._server)
         await self.cut()
         # A handshake that its client broke off is no link yet: it ends by itself.
         await until(lambda: not _open_connections(self._server))

@@ -23,6 +23,7 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
+from tests.support.listening import stop_serving
 from tests.support.waiting import Changes
 
 Fault = int | Literal["drop", "page", "hold", "bare 403", "bare 404", "html 404"]
@@ -95,7 +96,7 @@ class ScriptedServer:
         """Be gone; what waits is cut off."""
         self.let_go()
         if self._runner is not None:
-            await self._runner.cleanup()
+            await stop_serving(self._runner)
 
     async def __aenter__(self) -> Self:
         return await self.start()

@@ -26,6 +26,7 @@ from arc_agent.net.transfer import Transfer
 from arc_protocol.codec import decode
 from arc_protocol.messages.bodies import LocalBackend, PresignedRequest
 from arc_protocol.messages.leases import LeaseRequest
+from tests.support.listening import stop_serving
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -62,7 +63,7 @@ async def store() -> AsyncIterator[Store]:
     made = Store()
     runner = await made.start()
     yield made
-    await runner.cleanup()
+    await stop_serving(runner)
 
 
 @pytest.fixture
