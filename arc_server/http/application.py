@@ -95,6 +95,8 @@ class Application:
         )
         route = match.route
         await self._authorise(route, call)
+        if call.caller is not None or call.is_signed:
+            call.connection.trust()
         token_id = None if call.caller is None else call.caller.reach.credential
         wait_seconds = 0.0
         if token_id is not None:

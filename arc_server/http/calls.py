@@ -31,10 +31,15 @@ _HUNG_UP: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class WaitEnding(Protocol):
-    """A connection that ends the wait of its request when the client goes."""
+class CallConnection(Protocol):
+    """The connection of a call."""
 
     wait: Wait | None
+    """The wait of its request; ended when the client goes."""
+
+    def trust(self) -> None:
+        """Keep the connection before those of strangers: a request has shown a good credential."""
+        ...
 
 
 class RequestWait:
@@ -50,7 +55,7 @@ class RequestWait:
     def __init__(self, call: Call, waits: Waits) -> None:
         self._call = call
         self._waits = waits
-        self._connection = cast("WaitEnding", call.http.protocol)
+        self._connection = call.connection
         self._wait = Wait()
 
     def __enter__(self) -> Wait:
@@ -126,6 +131,11 @@ class Call:
         """The number of revocations seen before the caller was looked up."""
         self.wait: Wait | None = None
         """The wait of the handler, while it waits."""
+
+    @property
+    def connection(self) -> CallConnection:
+        """Return the connection that the request came on."""
+        return cast("CallConnection", self.http.protocol)
 
     def sign_in(self, reach: Reach) -> None:
         """Let the request through by the signature in its query."""

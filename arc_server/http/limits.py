@@ -64,8 +64,9 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Meta(
             ge=1,
             le=1_000_000,
-            description="The most connections at a time. For a further one the oldest idle"
-            " connection is closed; if there is none, it gets a 503.",
+            description="The most connections at a time. For a further one the server closes the"
+            " oldest that has shown no good credential, or else the oldest idle one; if there is"
+            " none, the further one gets a 503.",
         ),
     ] = 10_000
     max_connections_per_address: Annotated[
