@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
@@ -181,6 +182,11 @@ class Call:
     def waiting(self) -> RequestWait:
         """Return a context with a wait, which ends when the client goes or its token is revoked."""
         return RequestWait(self, self._waits)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for some time. Raises as `waiting` does."""
+        with self.waiting() as wait:
+            await wait.until(asyncio.get_running_loop().create_future(), seconds)
 
     def finished(self, answer: A) -> A:
         """Return an answer ready to be sent: the last of its connection if the server stops."""
