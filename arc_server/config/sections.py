@@ -76,15 +76,6 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
             le=100_000,
         ),
     ] = 200.0
-    max_strangers_per_second: Annotated[
-        float,
-        about(
-            "The most tries a second, from one address, to enrol with a token that this server did"
-            " not make. More get a 429 in place of a 401.",
-            gt=0,
-            le=100_000,
-        ),
-    ] = 10.0
 
 
 class LeasesSection(Section, frozen=True, kw_only=True):

@@ -58,7 +58,7 @@ async def _serve(directory: Path, **auth: Any) -> AsyncIterator[Client]:
         listen="127.0.0.1:0",
         data_dir=directory,
         auth=AuthSection(**auth),
-        enrolment=EnrolmentSection(max_per_second=10_000, max_strangers_per_second=10_000),
+        enrolment=EnrolmentSection(max_per_second=10_000),
     )
     async with serving(config) as server, admin_client(server) as client:
         await server.parts.store.put_deployment(
