@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +12,11 @@ from typing import Any
 import pytest
 
 from arc_runtime.logs import redaction
+
+# Where the environment forbids bytecode, every program that a test starts compiles ARC first, which
+# is a quarter of its CPU, and every worker all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 LEFT_OUT = "not big and not chaos and not host and not docs"
 
