@@ -44,6 +44,7 @@ from arc_server.ports.records import (
     NewCommand,
     NewCredential,
     PushLease,
+    Quotas,
     Renewal,
     StoredBody,
     StoredResponse,
@@ -284,8 +285,9 @@ class SqliteStore:
         registration: AgentRegistration,
         now: datetime,
         credential: str | None = None,
+        quotas: Quotas | None = None,
     ) -> AgentPresence:
-        return await self._write(agents.put_agent, agent_id, registration, now, credential)
+        return await self._write(agents.put_agent, agent_id, registration, now, credential, quotas)
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
         await self._write(agents.touch_agents, seen)

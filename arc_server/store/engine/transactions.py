@@ -55,6 +55,7 @@ class Writing:
         try:
             self._begin()
             self._run(batch)
+            self._db.write_usage()
         except _Undone as undone:
             self._roll_back()
             if len(batch) > 1 or isinstance(undone.args[0], Again):

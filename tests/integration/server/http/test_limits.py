@@ -12,7 +12,8 @@ import pytest
 
 from arc_protocol.errors import StoreUnavailable
 from arc_server.auth.tokens import Scope, new_token
-from tests.support.running_server import OWN, Client, Serve, inline
+from arc_server.config.sections import QuotaSection
+from tests.support.running_server import OTHER, OWN, Client, Serve, inline
 from tests.support.waiting import until
 from tests.support.wire import HOST, Wire, authorized
 
@@ -230,6 +231,37 @@ async def test_a_token_may_have_so_many_requests_at_a_time(serve: Serve) -> None
 
         assert (refused.status, refused.code) == (429, "RATE_LIMITED")
         assert (await client.call("GET", "/v1/commands")).status == 200
+
+
+async def test_a_deployment_has_quotas_of_its_own(serve: Serve) -> None:
+    async with serve(quotas=QuotaSection(max_live_commands=2, max_agents=1)) as client:
+        for _ in range(2):
+            await client.create()
+        body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
+        full = await client.call("POST", "/v1/commands", body)
+        other = await client.call("POST", "/v1/commands", body | {"deploymentId": OTHER})
+        agents = [await client.call("PUT", f"/v1/agents/{name}", REGISTRATION) for name in "aab"]
+
+    assert (full.status, full.code, full.json["retryable"]) == (429, "QUOTA_EXCEEDED", True)
+    assert full.headers["Retry-After"] == "10"
+    assert full.json["context"]["quota"] == "max_live_commands"
+    assert full.json["context"]["most"] == 2
+    assert other.status == 200
+    assert [answer.status for answer in agents] == [200, 200, 429]
+    assert agents[2].json["context"]["quota"] == "max_agents"
+
+
+async def test_large_params_that_a_quota_refuses_leave_no_blob(serve: Serve) -> None:
+    async with serve(quotas=QuotaSection(max_live_commands=1)) as client:
+        await client.create()
+        params = inline(b"x" * 300_000)
+        body = {"deploymentId": OWN, "command": "report", "params": params}
+
+        refused = await client.call("POST", "/v1/commands", body)
+
+        assert refused.code == "QUOTA_EXCEEDED"
+        root = client.server.parts.blobs.root
+        assert not [file for file in root.rglob("*") if file.is_file()]
 
 
 async def test_an_answer_of_leases_stops_at_its_size(serve: Serve) -> None:
