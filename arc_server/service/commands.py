@@ -104,12 +104,6 @@ class CommandService:
         """
         check_deployment(request.deployment_id, within)
         check_command(request.command, within)
-        if request.operation_result_contract is not None:
-            # Taken and not kept, it would let readers see what the sender wanted redacted.
-            raise InvalidCommand(
-                "operationResultContract: this server does not redact results",
-                field="operationResultContract",
-            )
         max_attempts = bounded(
             "maxAttempts",
             request.max_attempts,

@@ -13,6 +13,7 @@ import pytest
 from arc_protocol.errors import StoreUnavailable
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.config.sections import QuotaSection
+from arc_server.http.routes import agents
 from tests.support.running_server import OTHER, OWN, Client, Serve, inline
 from tests.support.waiting import until
 from tests.support.wire import HOST, Wire, authorized
@@ -41,6 +42,38 @@ async def test_a_registration_is_at_most_two_megabytes(client: Client) -> None:
     answer = await client.call("PUT", "/v1/agents/a", data=b" " * (2 << 20) + b"{}")
 
     assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+
+
+NESTED = b"[" + b",".join([b"[]"] * 600_000) + b"]"
+
+
+async def test_a_registration_of_too_many_values_is_refused_undecoded(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "decode", lambda *_: pytest.fail("it is decoded"))
+    handler = b'{"name":"report","paramsSchema":{"enum":%s}}' % NESTED
+    head = json.dumps(REGISTRATION).encode()
+
+    answer = await client.call(
+        "PUT", "/v1/agents/a", data=head.replace(b'"handlers": []', b'"handlers": [%s]' % handler)
+    )
+
+    assert (answer.status, answer.code) == (400, "INVALID_COMMAND")
+    assert answer.json["context"] == {"field": "handlers"}
+
+
+async def test_what_a_create_does_not_take_is_refused_undecoded(client: Client) -> None:
+    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
+    data = json.dumps(body | {"operationResultContract": 0}).encode()
+    begun = gc.get_stats()[0]["collections"]
+
+    answer = await client.call(
+        "POST", "/v1/commands", data=data.replace(b": 0}", b": %s}" % NESTED)
+    )
+
+    assert (answer.status, answer.code) == (400, "INVALID_COMMAND")
+    assert answer.json["context"] == {"field": "operationResultContract"}
+    assert gc.get_stats()[0]["collections"] - begun < 200, "600,000 lists were made"
 
 
 async def test_the_description_of_a_handler_has_a_longest(client: Client) -> None:
