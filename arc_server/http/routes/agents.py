@@ -16,7 +16,6 @@ from arc_server.http.calls import Call
 from arc_server.http.routing import Route
 from arc_server.service.agents import AgentService
 
-
 MAX_VALUES: Final = 100_000
 """The most values in a registration, counted before it is decoded: a schema of 2 MiB that holds
 nothing but empty lists would stop the event loop for half a second, one of so many for 60 ms."""
