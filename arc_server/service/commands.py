@@ -25,6 +25,7 @@ from arc_protocol.errors import (
     InvalidCommand,
     InvalidStateTransition,
     NotFound,
+    QuotaExceeded,
 )
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import CommandResponse
@@ -103,12 +104,6 @@ class CommandService:
         """
         check_deployment(request.deployment_id, within)
         check_command(request.command, within)
-        if request.operation_result_contract is not None:
-            # Taken and not kept, it would let readers see what the sender wanted redacted.
-            raise InvalidCommand(
-                "operationResultContract: this server does not redact results",
-                field="operationResultContract",
-            )
         max_attempts = bounded(
             "maxAttempts",
             request.max_attempts,
@@ -144,11 +139,12 @@ class CommandService:
                     signature=request.signature,
                     push_lease=None if outlet is None else outlet.offer(now),
                     created_by=within.credential,
+                    quotas=self._limits.quotas,
                 )
             )
         except ArcError as error:
             results.wake(command_id)
-            if isinstance(error, BadRequest | NotFound | Conflict):
+            if isinstance(error, BadRequest | NotFound | Conflict | QuotaExceeded):
                 await self._incoming.discard(params)
             raise
         command = created.command
