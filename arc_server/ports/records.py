@@ -107,6 +107,8 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The id of the token or credential that it was granted to; None without one."""
     created_by: str | None = None
     """The id of the token that created the command; None without one."""
+    retry_of: str | None = None
+    """The id of the command that it runs again."""
     completed_by: str | None = None
     """The id of the token or credential whose response or cancel ended it."""
 
@@ -143,6 +145,8 @@ class NewCommand(Record, frozen=True, kw_only=True):
     and the params are there."""
     created_by: str | None = None
     """The id of the token that creates it."""
+    retry_of: str | None = None
+    """The id of the command that it runs again."""
 
 
 class Created(Record, frozen=True, kw_only=True):

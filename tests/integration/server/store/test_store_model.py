@@ -123,6 +123,7 @@ class TwoStores(RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         auto_register=MAYBE,
         created_by=CREDENTIALS,
+        retry_of=st.none() | st.just("cmd_0"),
     )
     def create(
         self,
@@ -136,6 +137,7 @@ class TwoStores(RuleBasedStateMachine):
         max_attempts: int,
         auto_register: bool,
         created_by: str | None,
+        retry_of: str | None,
     ) -> None:
         new = NewCommand(
             command_id=f"cmd_{len(self.command_ids)}",
@@ -150,6 +152,7 @@ class TwoStores(RuleBasedStateMachine):
             idempotency_key=key,
             auto_register=auto_register,
             created_by=created_by,
+            retry_of=retry_of,
         )
         self.both(lambda store: store.create(new))
         self.command_ids.append(new.command_id)
