@@ -193,6 +193,7 @@ class MemoryStore(MemoryCredentials):
                 is_push=place.push_url is not None,
                 deadline=new.deadline,
                 created_by=new.created_by,
+                retry_of=new.retry_of,
             ),
             params=new.params,
             signature=new.signature,

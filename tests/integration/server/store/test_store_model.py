@@ -134,6 +134,7 @@ class TwoStores(RuleBasedStateMachine):
         auto_register=MAYBE,
         created_by=CREDENTIALS,
         quotas=QUOTAS,
+        retry_of=st.none() | st.just("cmd_0"),
     )
     def create(
         self,
@@ -148,6 +149,7 @@ class TwoStores(RuleBasedStateMachine):
         auto_register: bool,
         created_by: str | None,
         quotas: Quotas | None,
+        retry_of: str | None,
     ) -> None:
         new = NewCommand(
             command_id=f"cmd_{len(self.command_ids)}",
@@ -163,6 +165,7 @@ class TwoStores(RuleBasedStateMachine):
             auto_register=auto_register,
             created_by=created_by,
             quotas=quotas,
+            retry_of=retry_of,
         )
         self.both(lambda store: store.create(new))
         self.command_ids.append(new.command_id)
