@@ -7,7 +7,7 @@ and metadata addresses never.
 
 The server itself is its scheme, host and port. Its name may stand for a private address only where
 the server proves to be there: by the certificate that the connection verifies, or, by plain HTTP,
-because it has answered a request with the token from there. Else whoever answers for the name could
+because it has answered a request with the token from there. Else an answer of a name server could
 open every service of this host and of its neighbours.
 """
 
