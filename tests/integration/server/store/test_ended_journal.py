@@ -1,4 +1,4 @@
-"""What a restore must not bring back to life: secrets and keys that newer ones replaced."""
+"""Secrets and keys that newer ones replaced: a restore must not bring them back to life."""
 
 from __future__ import annotations
 
