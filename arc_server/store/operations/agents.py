@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -109,7 +110,11 @@ def list_agents(
             with_schemas=has_schemas,
         )
     )
-    return [_presence(db, _AgentRow(*row), has_schemas=has_schemas) for row in rows]
+    found: list[AgentPresence] = []
+    for each in rows:
+        with suppress(msgspec.ValidationError):  # names that an earlier release took
+            found.append(_presence(db, _AgentRow(*each), has_schemas=has_schemas))
+    return found
 
 
 def _presence(db: StoreSession, row: _AgentRow, *, has_schemas: bool) -> AgentPresence:
