@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from arc_protocol.messages.base import Name, ResourceType
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.config.sections import LogSection, Section, about
+from arc_server.config.oidc_section import OidcSection
 from arc_server.http.limits import HttpLimits
 
 DAY_SECONDS: Final = 86_400
@@ -76,15 +77,6 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
             le=100_000,
         ),
     ] = 200.0
-    max_strangers_per_second: Annotated[
-        float,
-        about(
-            "The most tries a second, from one address, to enrol with a token that this server did"
-            " not make. More get a 429 in place of a 401.",
-            gt=0,
-            le=100_000,
-        ),
-    ] = 10.0
 
 
 class LeasesSection(Section, frozen=True, kw_only=True):
@@ -356,6 +348,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     log: LogSection = LogSection()
     http: HttpLimits = HttpLimits()
     auth: AuthSection = AuthSection()
+    oidc: OidcSection = OidcSection()
     enrolment: EnrolmentSection = EnrolmentSection()
     leases: LeasesSection = LeasesSection()
     commands: CommandSection = CommandSection()

@@ -26,7 +26,7 @@ from tests.support.waiting import until
 from tests.support.world import World
 
 HOST = "arc.test"
-"""A name that nobody but the proxies of these tests knows."""
+"""A name that only the proxies of these tests know."""
 PASSWORD = "pa:ss wörd%40"
 LARGE = 1_000_000
 QUICK = {"max_back_off_seconds": 0.3, "connect_timeout_seconds": 5}
@@ -341,7 +341,7 @@ async def test_an_agent_reaches_its_server_by_ipv6(world: World):
 
 
 class _Front6(TlsFront):
-    """The same without TLS, at ::1."""
+    """Serve without TLS, at ::1."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port, None, host="::1")  # pyright: ignore[reportArgumentType]

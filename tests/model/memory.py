@@ -933,14 +933,14 @@ def _is_good_id(resource_id: str) -> bool:
 
 
 def _is_implicit(place: _Place, target: CommandTarget) -> bool:
-    """Whether a target is the implicit one or its heir, or would be once it is registered."""
+    """Return True if a target is the implicit one or its heir, registered or not."""
     if target.resource_id in RESERVED_TARGETS:
         return False
     return not _ordinary(place) or target.resource_id == place.heir
 
 
 def _is_same(key: _Key, place: _Place, target: CommandTarget) -> bool:
-    """Whether a key was made for that target, or for the implicit one that it took over from."""
+    """Return True if a key was made for that target, or for the implicit one before it."""
     if key.is_implicit:
         return _is_implicit(place, target)
     return key.target_id == target.resource_id

@@ -276,7 +276,7 @@ class BaseProtocolServer:
             raise Refusal(401, "UNAUTHORIZED", "a bearer token is needed")
 
     def _is_signed(self, request: web.Request, purpose: str, subject: str, name: str) -> bool:
-        """Whether the query carries our signature, still good."""
+        """Return True if the query carries our signature, still good."""
         expires = request.query.get("expires", "")
         if not expires.isdigit() or int(expires) < self.state.now().timestamp():
             return False

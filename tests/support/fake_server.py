@@ -143,7 +143,7 @@ class FakeServer:
         self._run(self.commands[command_id])
 
     def count(self, method: str, path: str) -> int:
-        """How many requests of that method there were to paths that contain `path`."""
+        """Return how many requests of that method there were to paths that contain `path`."""
         return sum(m == method and path in p for m, p, _ in self.requests)
 
     @web.middleware

@@ -67,7 +67,7 @@ class Proxy:
                 await self._news.wait()
 
     def blackhole(self) -> None:
-        """From now on nothing gets through either way, and nobody is told."""
+        """Let nothing through either way from now on, without closing a connection."""
         self._open.clear()
 
     def heal(self) -> None:

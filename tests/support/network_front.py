@@ -111,7 +111,7 @@ class ForwardProxy(_Listener):
     def __init__(self, hosts: Mapping[str, int], *, user: str = "", password: str = "") -> None:
         super().__init__()
         self._hosts = hosts
-        """The port of this machine at which each name is reached, whatever the URL says."""
+        """The port of this machine at which each name is reached, instead of the URL's."""
         self.credentials = f"{user}:{password}" if user else ""
         self.idle_seconds: float | None = None
         """A tunnel or request on which nothing moves for so long is cut."""

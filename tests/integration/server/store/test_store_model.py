@@ -383,7 +383,7 @@ async def _listed(store: Store) -> list[CommandRecord]:
 
 
 async def _outcome(answer: Any) -> Any:
-    """What a call answers, or the kind of error that it raises; sequences as lists."""
+    """Return what a call answers, or the kind of error that it raises; sequences as lists."""
     try:
         return _plain(await answer)
     except ArcError as error:
