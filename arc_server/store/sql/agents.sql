@@ -40,6 +40,8 @@ SELECT a.agent_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at
     CASE WHEN :with_schemas THEN a.schemas END
 FROM agents AS a INDEXED BY agents_seen
 WHERE a.last_seen_at >= :seen_since
+  AND (a.last_seen_at, a.deployment_id, a.agent_id, a.credential)
+    < (:before, :before_deployment, :before_agent, :before_credential)
 ORDER BY a.last_seen_at DESC, a.deployment_id DESC, a.agent_id DESC, a.credential DESC
 LIMIT :limit;
 
@@ -48,4 +50,6 @@ SELECT a.agent_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at
     CASE WHEN :with_schemas THEN a.schemas END
 FROM agents AS a INDEXED BY agents_of_deployment_seen
 WHERE a.deployment_id = :deployment_id AND a.last_seen_at >= :seen_since
+  AND (a.last_seen_at, a.agent_id, a.credential)
+    < (:before, :before_agent, :before_credential)
 ORDER BY a.last_seen_at DESC, a.agent_id DESC, a.credential DESC LIMIT :limit;
