@@ -100,7 +100,7 @@ def in_pipe(command: Sequence[str | Path], environ: Mapping[str, str]) -> str:
     """Run a program in pipes; what it writes to stdout, then what to stderr."""
     process = subprocess.run(
         [*map(str, command)],
-        env=_environment(environ) | {"COLUMNS": "40"},  # a shell may export it: it makes no difference
+        env=_environment(environ) | {"COLUMNS": "40"},  # which makes no difference
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=LIMIT_SECONDS,
