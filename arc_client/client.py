@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ from arc_protocol.messages.commands import (
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
+    RetryRequest,
 )
 from arc_protocol.messages.events import EventList
 from arc_runtime.key_files import PrivateKey
@@ -396,6 +398,34 @@ class Client:
         return await self._with_retries(
             lambda: self._connection.call("POST", url, CommandStatus), self._retry_seconds
         )
+
+    async def retry(
+        self,
+        command_id: str,
+        *,
+        idempotency_key: str | None = None,
+        deadline: float | timedelta | datetime | None = None,
+    ) -> Command:
+        """Run a command that has ended again, with the same params, as a new command.
+
+        Without a `deadline` the new command has as much time as the old one had. An error carries
+        the `idempotency_key` in its `context`: to repeat the call with it is safe. Raises
+        CommandNotFound; InvalidStateTransition for a command that has not ended; Conflict when its
+        params are no longer stored, or when it was signed: its sender has to send it anew; NotFound
+        or MethodNotAllowed on a server that has the base protocol only.
+        """
+        key = new_idempotency_key() if idempotency_key is None else idempotency_key
+        url = self._connection.url("commands", command_id, "retry")
+        request = RetryRequest(idempotency_key=key, deadline=instant_of(deadline))
+        try:
+            created = await self._with_retries(
+                lambda: self._connection.call("POST", url, CreateCommandResponse, message=request),
+                self._retry_seconds,
+            )
+        except ArcError as error:
+            error.context = {**error.context, "idempotency_key": key}
+            raise
+        return Command(self, created, key)
 
     async def agents(
         self, *, deployment: str | None = None, schemas: bool = False, old: bool = False

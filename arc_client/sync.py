@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
@@ -236,6 +237,17 @@ class SyncClient:
     def cancel(self, command_id: str) -> CommandStatus:
         """Cancel a command and return its status."""
         return self._run(self._client.cancel(command_id))
+
+    def retry(
+        self,
+        command_id: str,
+        *,
+        idempotency_key: str | None = None,
+        deadline: float | timedelta | datetime | None = None,
+    ) -> SyncCommand:
+        """Run a command that has ended again, as a new command."""
+        again = self._client.retry(command_id, idempotency_key=idempotency_key, deadline=deadline)
+        return SyncCommand(self, self._run(again))
 
     def events(self, command_id: str, *, after: int = 0) -> EventList:
         """Return what a command's handler has logged since `after`, and its progress."""

@@ -178,6 +178,7 @@ def show_status(status: CommandStatus) -> None:
         "completed": status.completed_at,
         "took": _took(status),
         "deadline": status.deadline,
+        "retry of": status.retry_of,
         "waiting": reason_of(status),
         "error": f"{failure.code}: {failure.message}" if failure else None,
         "details": laid_out(failure.details) if failure else None,

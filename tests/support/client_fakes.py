@@ -28,7 +28,7 @@ def created(state: str = "PENDING", **more: Any) -> dict[str, Any]:
 
 
 def upload_to(url: str) -> dict[str, Any]:
-    """What a create answer says about where to upload."""
+    """Return what a create answer says about where to upload."""
     backend = {
         "type": "http",
         "url": url,

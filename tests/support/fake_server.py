@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from arc_client.wire.retry import SystemWaitClock
+from tests.support.listening import stop_serving
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
 NOW = "2026-11-24T20:00:00Z"
@@ -132,7 +133,7 @@ class FakeServer:
             if command.task is not None:
                 command.task.cancel()
         if self._runner is not None:
-            await self._runner.cleanup()
+            await stop_serving(self._runner)
 
     async def until(self, is_so: Callable[[], bool], seconds: float = 10) -> None:
         """Wait until something is so; looked at after each request and each end of a command."""
@@ -144,7 +145,7 @@ class FakeServer:
         self._run(self.commands[command_id])
 
     def count(self, method: str, path: str) -> int:
-        """How many requests of that method there were to paths that contain `path`."""
+        """Return how many requests of that method there were to paths that contain `path`."""
         return sum(m == method and path in p for m, p, _ in self.requests)
 
     @web.middleware

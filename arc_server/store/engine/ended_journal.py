@@ -18,6 +18,8 @@ from typing import Final
 
 import msgspec
 
+from arc_runtime.directories import sync_directory
+
 JOURNAL: Final = "ended.jsonl"
 """Its name in the data directory."""
 
@@ -109,6 +111,8 @@ class EndedJournal:
             os.fsync(handle)
         finally:
             os.close(handle)
+        if not size:  # the file may be new: its name must outlive a power cut too
+            sync_directory(self._path.parent)
         self._known.update((line.kind, line.id) for line in new)
 
 

@@ -57,7 +57,7 @@ async def test_the_lease_request_says_who_asks_and_for_how_much(
 
 
 def registrations(server: ScriptedServer) -> list[tuple[str, str | None, str | None]]:
-    """What agents registered: their id, the state of their status, and what they replace."""
+    """Return what agents registered: their id, the state of their status, and what they replace."""
     told = [(each.path.rpartition("/")[2], each.json()) for each in server.seen("agents")]
     return [(id_, (it.get("status") or {}).get("state"), it.get("replaces")) for id_, it in told]
 

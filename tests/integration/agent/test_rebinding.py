@@ -27,7 +27,7 @@ from tests.support.name_server import NameServer, look_up
 GOOD = "127.0.0.2"
 """Where the store is: the configuration allows it."""
 BAD = "127.0.0.1"
-"""Where somebody else is, on the same port."""
+"""The address of another service, on the same port."""
 MANY_BAD = [f"10.0.0.{n}" for n in range(1, 20)]
 
 

@@ -27,6 +27,7 @@ from arc_protocol.codec import decode
 from arc_protocol.messages.bodies import LocalBackend, PresignedRequest
 from arc_protocol.messages.leases import LeaseRequest
 from arc_runtime.network.allowed_hosts import HostRefused
+from tests.support.listening import stop_serving
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 GZIP_BOMB = gzip.compress(bytes(2 * 1024 * 1024))
@@ -64,7 +65,7 @@ async def store() -> AsyncIterator[Store]:
     made = Store()
     runner = await made.start()
     yield made
-    await runner.cleanup()
+    await stop_serving(runner)
 
 
 @pytest.fixture
