@@ -395,6 +395,12 @@ async def _listed(subject: Subject) -> tuple[str, Any]:
     return f"/commands?deploymentId={OWN}&limit=1000", None
 
 
+async def _retry(subject: Subject) -> tuple[str, Any]:
+    path = f"/commands/{await subject.create()}"
+    assert (await subject.admin.call("POST", f"{path}/cancel")).status == 200
+    return f"{path}/retry", {}
+
+
 async def _upload_complete(subject: Subject) -> tuple[str, Any]:
     return f"/commands/{await subject.upload()}/upload-complete", {"size": 3}
 
@@ -483,6 +489,7 @@ CASES: Final[dict[tuple[str, str], dict[str, Case]]] = {
     ("GET", "/commands/*"): {"": _about("/commands/{}")},
     ("POST", "/commands/*/upload-complete"): {"": Case(_upload_complete)},
     ("POST", "/commands/*/cancel"): {"": _about("/commands/{}/cancel")},
+    ("POST", "/commands/*/retry"): {"": Case(_retry)},
     ("GET", "/commands/*/payload"): {"": _about("/commands/{}/payload")},
     ("PUT", "/commands/*/payload"): {"": _about("/commands/{}/payload", {"params": inline(b"x")})},
     ("GET", "/commands/*/events"): {"": _about("/commands/{}/events")},

@@ -251,7 +251,7 @@ class BaseProtocolCommands:
                 "type": "http",
                 "url": f"{prefix}/{path}?{query}",
                 "method": operation.upper(),
-                "headers": {"x-blob-kind": "block"} if operation == "put" else {},
+                "headers": {"x-ms-blob-type": "BlockBlob"} if operation == "put" else {},
             },
             "expiration": timestamp(expires),
             "operation": operation,

@@ -175,7 +175,7 @@ class ScriptedServer:
                 "type": "http",
                 "url": f"{self.url}/blobs/{name}?signature=s3cret",
                 "method": method,
-                "headers": {"x-blob": "yes"},
+                "headers": {"x-ms-blob-type": "BlockBlob"},
             },
             "expiration": stamp(datetime.now(UTC) + timedelta(hours=1)),
             "operation": method.lower(),

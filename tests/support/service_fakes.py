@@ -53,6 +53,12 @@ class MemoryBlobs:
             raise NotFound("no such blob")
         self.sealed.add(path)
 
+    async def link(self, path: str, to: str) -> None:
+        self._check("link")
+        if path not in self.blobs:
+            raise NotFound("no such blob")
+        self.blobs[to] = self.blobs[path]
+
     async def delete(self, path: str) -> None:
         self._check("delete")
         self.blobs.pop(path, None)

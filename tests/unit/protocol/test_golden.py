@@ -33,6 +33,7 @@ from arc_protocol.messages.commands import (
     CreateCommandRequest,
     CreateCommandResponse,
     Payload,
+    RetryRequest,
     UploadCompleteRequest,
     UploadCompleteResponse,
 )
@@ -60,6 +61,7 @@ VECTORS: Final[dict[str, Any]] = {
     "v3-create-ts": CreateCommandRequest,
     "arc-create": CreateCommandRequest,
     "arc-create-waiting": CreateCommandRequest,
+    "arc-retry-request": RetryRequest,
     "v3-bootstrap-receiver": BootstrapRequest,
     "v3-bootstrap-sender": BootstrapRequest,
     "v3-bootstrapped-receiver": BootstrapResponse,

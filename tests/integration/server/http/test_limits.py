@@ -12,7 +12,9 @@ import pytest
 
 from arc_protocol.errors import StoreUnavailable
 from arc_server.auth.tokens import Scope, new_token
-from tests.support.running_server import OWN, Client, Serve, inline
+from arc_server.config.sections import QuotaSection
+from arc_server.http.routes import agents
+from tests.support.running_server import OTHER, OWN, Client, Serve, inline
 from tests.support.waiting import until
 from tests.support.wire import HOST, Wire, authorized
 
@@ -40,6 +42,38 @@ async def test_a_registration_is_at_most_two_megabytes(client: Client) -> None:
     answer = await client.call("PUT", "/v1/agents/a", data=b" " * (2 << 20) + b"{}")
 
     assert (answer.status, answer.code) == (413, "PAYLOAD_TOO_LARGE")
+
+
+NESTED = b"[" + b",".join([b"[]"] * 600_000) + b"]"
+
+
+async def test_a_registration_of_too_many_values_is_refused_undecoded(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "decode", lambda *_: pytest.fail("it is decoded"))
+    handler = b'{"name":"report","paramsSchema":{"enum":%s}}' % NESTED
+    head = json.dumps(REGISTRATION).encode()
+
+    answer = await client.call(
+        "PUT", "/v1/agents/a", data=head.replace(b'"handlers": []', b'"handlers": [%s]' % handler)
+    )
+
+    assert (answer.status, answer.code) == (400, "INVALID_COMMAND")
+    assert answer.json["context"] == {"field": "handlers"}
+
+
+async def test_what_a_create_does_not_take_is_refused_undecoded(client: Client) -> None:
+    body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
+    data = json.dumps(body | {"operationResultContract": 0}).encode()
+    begun = gc.get_stats()[0]["collections"]
+
+    answer = await client.call(
+        "POST", "/v1/commands", data=data.replace(b": 0}", b": %s}" % NESTED)
+    )
+
+    assert (answer.status, answer.code) == (400, "INVALID_COMMAND")
+    assert answer.json["context"] == {"field": "operationResultContract"}
+    assert gc.get_stats()[0]["collections"] - begun < 200, "600,000 lists were made"
 
 
 async def test_the_description_of_a_handler_has_a_longest(client: Client) -> None:
@@ -230,6 +264,37 @@ async def test_a_token_may_have_so_many_requests_at_a_time(serve: Serve) -> None
 
         assert (refused.status, refused.code) == (429, "RATE_LIMITED")
         assert (await client.call("GET", "/v1/commands")).status == 200
+
+
+async def test_a_deployment_has_quotas_of_its_own(serve: Serve) -> None:
+    async with serve(quotas=QuotaSection(max_live_commands=2, max_agents=1)) as client:
+        for _ in range(2):
+            await client.create()
+        body = {"deploymentId": OWN, "command": "report", "params": inline(b"{}")}
+        full = await client.call("POST", "/v1/commands", body)
+        other = await client.call("POST", "/v1/commands", body | {"deploymentId": OTHER})
+        agents = [await client.call("PUT", f"/v1/agents/{name}", REGISTRATION) for name in "aab"]
+
+    assert (full.status, full.code, full.json["retryable"]) == (429, "QUOTA_EXCEEDED", True)
+    assert full.headers["Retry-After"] == "10"
+    assert full.json["context"]["quota"] == "max_live_commands"
+    assert full.json["context"]["most"] == 2
+    assert other.status == 200
+    assert [answer.status for answer in agents] == [200, 200, 429]
+    assert agents[2].json["context"]["quota"] == "max_agents"
+
+
+async def test_large_params_that_a_quota_refuses_leave_no_blob(serve: Serve) -> None:
+    async with serve(quotas=QuotaSection(max_live_commands=1)) as client:
+        await client.create()
+        params = inline(b"x" * 300_000)
+        body = {"deploymentId": OWN, "command": "report", "params": params}
+
+        refused = await client.call("POST", "/v1/commands", body)
+
+        assert refused.code == "QUOTA_EXCEEDED"
+        root = client.server.parts.blobs.root
+        assert not [file for file in root.rglob("*") if file.is_file()]
 
 
 async def test_an_answer_of_leases_stops_at_its_size(serve: Serve) -> None:

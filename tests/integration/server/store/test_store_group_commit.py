@@ -100,7 +100,7 @@ async def test_a_batch_is_bounded(tmp_path: Path, passed: list[str]) -> None:
 async def test_operations_past_the_queue_are_refused_and_those_in_it_are_done(
     sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MAX_WAITING", 20)
+    monkeypatch.setattr(batches, "MAX_WAITING", 20 * batches.SHARE)
 
     answers = await asyncio.gather(*(create(sqlite) for _ in range(50)), return_exceptions=True)
 
