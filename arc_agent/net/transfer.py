@@ -1,7 +1,7 @@
 """The transfer moves bodies by presigned URLs: streamed both ways, resumed or started again.
 
 It sends no bearer token, follows no redirect, and goes to no host that the configuration does not
-allow (allowed_hosts.py). Size and SHA-256 of each body are logged.
+allow (arc_runtime/network/allowed_hosts.py). Size and SHA-256 of each body are logged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import structlog
 from yarl import URL
 
 from arc_agent.config.sections import ServerSection, TransferSection
-from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 from arc_agent.net.bodies import CHUNK_BYTES, ArrivingBody, Fetched, FileBody, TransferRefused
 from arc_agent.net.connection import (
     USER_AGENT,
@@ -34,6 +33,7 @@ from arc_agent.net.connection import (
 from arc_agent.net.local_files import LocalFiles
 from arc_agent.net.routes import Routes
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
+from arc_runtime.network.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

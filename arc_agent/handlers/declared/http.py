@@ -32,7 +32,7 @@ from arc_agent.handlers.declared.placeholders import (
 )
 from arc_agent.handlers.no_descriptors import put_off
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
-from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
+from arc_runtime.network.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 
 UPSTREAM_STATUS: Final = "UPSTREAM_STATUS"
 UPSTREAM_UNREACHABLE: Final = "UPSTREAM_UNREACHABLE"

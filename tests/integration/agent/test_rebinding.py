@@ -16,9 +16,9 @@ import pytest
 
 from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.net import routes
-from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.connection import NoContact
 from arc_agent.net.transfer import Transfer
+from arc_runtime.network.allowed_hosts import HostRefused
 from tests.integration.agent.test_transfer import fetch, presigned
 from tests.support.hostile_server import Bystander
 from tests.support.name_server import NameServer, look_up

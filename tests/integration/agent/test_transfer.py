@@ -17,7 +17,6 @@ from aiohttp import web
 from aiohttp.resolver import ThreadedResolver
 
 from arc_agent.config.sections import ServerSection, TransferSection
-from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.bodies import NoRoom, TransferRefused
 from arc_agent.net.connection import NoContact, Refused, ServerConnection
 from arc_agent.net.lease_calls import ask
@@ -26,6 +25,7 @@ from arc_agent.net.transfer import Transfer
 from arc_protocol.codec import decode
 from arc_protocol.messages.bodies import LocalBackend, PresignedRequest
 from arc_protocol.messages.leases import LeaseRequest
+from arc_runtime.network.allowed_hosts import HostRefused
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -1,9 +1,9 @@
-"""The hosts that a URL from the server may lead to, judged by the address that is connected to.
+"""The hosts that a URL from elsewhere may lead to, judged by the address that is connected to.
 
 The agent trusts the server for commands only (docs/architecture.md, The agent): a URL must not make
-this host send requests to its neighbours. Allowed are public hosts and the server's own host;
-private and loopback addresses only where the configuration names them; link-local and metadata
-addresses never.
+its host send requests to its neighbours. The server treats push URLs likewise. Allowed are public
+hosts and the agent's own server; private and loopback addresses only where the configuration names
+them; link-local and metadata addresses never.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from urllib.parse import urlsplit
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
-
-from arc_protocol.urls import site_of
 
 Address = IPv4Address | IPv6Address
 
@@ -72,6 +70,8 @@ for 64:ff9b:1::/48, which a local network may translate to any IPv4 address (RFC
 _COMPATIBLE: Final = ip_network("::/96")
 
 
+_SITE: Final = re.compile(r"https?://[^/?#]*", re.ASCII | re.IGNORECASE)
+"""The start of a URL that says where it leads."""
 _REMEMBERED: Final = 256
 
 
@@ -83,9 +83,18 @@ class HostPolicy:
     """The rule about hosts. It never changes; a reload makes another."""
 
     def __init__(
-        self, server_url: str, allow_hosts: Iterable[str], *, allows_public: bool = True
+        self,
+        server_url: str,
+        allow_hosts: Iterable[str],
+        *,
+        allows_public: bool = True,
+        setting: str = "transfer.allow_hosts",
     ) -> None:
-        """Raise ValueError for an entry of `allow_hosts` that is neither a name nor a network."""
+        """Name the key of `allow_hosts` as `setting` in messages.
+
+        Raise ValueError for an entry of `allow_hosts` that is neither a name nor a network.
+        """
+        self._setting = setting
         parts = urlsplit(server_url)
         self._own_host = _plain(parts.hostname or "")
         self._own_port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -100,11 +109,11 @@ class HostPolicy:
 
     def check(self, url: str) -> None:
         """Judge a URL by its host. A name is judged again by its addresses. Raises HostRefused."""
-        site = site_of(url)
-        if site is None or site not in self._allowed:
+        found = _SITE.match(url)
+        if found is None or found[0] not in self._allowed:
             self._check(url)
-        if site is not None and len(self._allowed) < _REMEMBERED:
-            self._allowed.add(site)
+        if found is not None and len(self._allowed) < _REMEMBERED:
+            self._allowed.add(found[0])
 
     def _check(self, url: str) -> None:
         """Judge a URL by its host. Raises HostRefused."""
@@ -139,7 +148,7 @@ class HostPolicy:
         if _literal(host) is not None or self._is_named(host):
             return
         if "." not in host or host.endswith(_NEIGHBOURS):
-            raise HostRefused(f"{host} is a private name; see transfer.allow_hosts")
+            raise HostRefused(f"{host} is a private name; see {self._setting}")
 
     def check_address(self, host: str, address: str, port: int | None = None) -> None:
         """Judge an address of `host`. Raises HostRefused."""
@@ -155,7 +164,7 @@ class HostPolicy:
             self._check_address(host, address)
         elif port != self._own_port and not self._is_listed(host, _embedded(address)):
             # A server on this machine does not open the other services of this machine.
-            raise HostRefused(f"{host} is this machine; see transfer.allow_hosts")
+            raise HostRefused(f"{host} is this machine; see {self._setting}")
 
     def _check_address(self, host: str, address: Address) -> None:
         """Apply the rules in order. Raises HostRefused."""
@@ -165,7 +174,7 @@ class HostPolicy:
         if host == self._own_host or self._is_listed(host, real):
             return
         if not real.is_global or (real.version == 6 and real not in _GLOBAL_UNICAST):
-            raise HostRefused(f"{host} has a private address; see transfer.allow_hosts")
+            raise HostRefused(f"{host} has a private address; see {self._setting}")
         if not self._allows_public:
             raise HostRefused(f"{host} is not among the allowed hosts")
 

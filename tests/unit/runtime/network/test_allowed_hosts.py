@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arc_agent.net.allowed_hosts import HostPolicy, HostRefused
+from arc_runtime.network.allowed_hosts import HostPolicy, HostRefused
 
 PUBLIC_SERVER = "https://arc.example.com/v1"
 
