@@ -11,8 +11,13 @@ from aiohttp.test_utils import TestServer
 
 from arc_protocol.codec import decode
 from arc_protocol.messages.leases import Envelope
+from arc_runtime.network.allowed_hosts import HostPolicy
+from arc_server.push.http import HttpDispatcher
 
 PATH = "/_alien/commands"
+
+LOOPBACK = "127.0.0.0/8"
+"""Where the targets of tests are."""
 
 Answer = int | Callable[[Envelope], Awaitable[int]]
 
@@ -78,3 +83,9 @@ async def silent_listener() -> AsyncIterator[str]:
         writer.close()
     server.close()
     await server.wait_closed()
+
+
+def local_dispatcher(timeout_seconds: float, *allowed: str) -> HttpDispatcher:
+    """A dispatcher that may push to this machine, or to `allowed`; tokens are not sealed."""
+    hosts = HostPolicy("", allowed or (LOOPBACK,), setting="push.allow_hosts")
+    return HttpDispatcher(timeout_seconds, hosts, lambda _, token: token)
