@@ -28,7 +28,7 @@ from arc_client.wire.create import INLINE_BYTES, Creation
 from arc_client.wire.events import follow_events, read_events
 from arc_client.wire.idempotency import new_idempotency_key
 from arc_client.wire.progress_callbacks import ProgressCallbacks
-from arc_client.wire.result_reader import ResultReader
+from arc_client.wire.result_reader import ResultLimits, ResultReader
 from arc_client.wire.retry import SystemWaitClock, WaitClock, retried
 from arc_client.wire.wait import POLL_SECONDS, read_status, wait_for_end
 from arc_protocol.errors import ArcError
@@ -54,6 +54,10 @@ WAIT_SECONDS: Final = 60.0
 """How long `invoke` and `wait` wait by default, as every public sender does."""
 RETRY_SECONDS: Final = 30.0
 """How long a request that fails in passing is tried again."""
+MAX_MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""The largest result that `invoke` reads into memory: a server may lie about its size."""
+MAX_RESULT_BYTES: Final = 5 * 1024 * 1024 * 1024
+"""The largest result that is written to a file: as large as a server stores by default."""
 
 FIRST_WAIT_SECONDS: Final = 1.0
 """How long `invoke` asks the server to hold the create for the result: most commands are quick, and
@@ -138,13 +142,16 @@ class Client:
         clock: WaitClock | None = None,
         signing_key: str | Path | None = None,
         encrypt_to: str | Path | None = None,
+        allow_hosts: Sequence[str] | None = None,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
+        max_result_bytes: int = MAX_RESULT_BYTES,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Check the arguments; send nothing yet. Raises ConfigurationError.
 
-        Server, token, `ca_file` and `signing_key` come from `environ` unless they are given, from
-        the variables that `arc` reads (arc_client.environment). `server_url` may end in `/v1`. A
-        token file is read again when its token is refused.
+        Server, token, `ca_file`, `signing_key` and `allow_hosts` come from `environ` unless they
+        are given, from the variables that `arc` reads (arc_client.environment). `server_url` may
+        end in `/v1`. A token file is read again when its token is refused.
         `ca_file` holds the certificates (PEM) to trust in place of the system's.
         `retry_seconds`: how long a request that fails in passing is tried again.
         `inline_bytes`: larger params are uploaded. The limit is not learnt from the server, because
@@ -154,9 +161,18 @@ class Client:
         `signing_key`: the file of a private key (`arc keys new`) that signs every command.
         `encrypt_to`: the file of a host's public key (`arc-agent keys new`); params are sealed for
         that host, and results must be sealed for the signing key.
+        `allow_hosts`: private hosts (`blobs.corp`, `*.corp`, `10.2.0.0/16`) that the server may
+        send this client to for large params and results, besides itself and public hosts.
+        `max_memory_bytes` and `max_result_bytes`: the largest results that are read into memory,
+        and into a file; a larger one raises ResultUnreadable.
         """
         access = access_of(
-            environ, server_url=server_url, token=token, token_file=token_file, ca_file=ca_file
+            environ,
+            server_url=server_url,
+            token=token,
+            token_file=token_file,
+            ca_file=ca_file,
+            allow_hosts=allow_hosts,
         )
         self._connection = SenderConnection(**access._asdict())
         self._retry_seconds = retry_seconds
@@ -173,6 +189,7 @@ class Client:
             seals=self._seals,
             clock=self._clock,
             retry_seconds=retry_seconds,
+            limits=ResultLimits(max_memory_bytes, max_result_bytes),
             callbacks=self._callbacks,
         )
 

@@ -48,7 +48,6 @@ from arc_server.http.routes import (
     health,
     leases,
 )
-from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
@@ -114,11 +113,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
                 enrolment_limits(config),
             ),
             parts.clock,
-            EnrolmentRates(
-                max_per_second=config.enrolment.max_per_second,
-                max_strangers_per_second=config.enrolment.max_strangers_per_second,
-                trust_forwarded=config.http.trust_forwarded,
-            ),
+            max_per_second=config.enrolment.max_per_second,
         ),
         *bootstrap.routes(
             parts.store,

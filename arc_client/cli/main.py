@@ -40,6 +40,7 @@ from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.suggestions import suggestion
 from arc_runtime.terminal.table import print_note
+from arc_runtime.terminal.text import printable
 from arc_runtime.terminal.typer_programs import Program
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def invoke(
                 if session.as_json:
                     show_json({"commandId": sent.id, "state": sent.state})
                 else:
-                    print_line(sent.id)
+                    print_line(printable(sent.id))
                 return
             await invoke.invoke(
                 client,

@@ -209,7 +209,7 @@ def show_cancel(status: CommandStatus) -> None:
         outcome = f"had ended before: {status.state}"
     else:
         outcome = "is being cancelled; its agent has yet to stop it"
-    print_line(f"{status.command_id} {outcome}")
+    print_line(printable(f"{status.command_id} {outcome}"))
 
 
 def _hosts(offer: Offer) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
@@ -32,10 +33,15 @@ _HUNG_UP: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class WaitEnding(Protocol):
-    """A connection that ends the wait of its request when the client goes."""
+class CallConnection(Protocol):
+    """The connection of a call."""
 
     wait: Wait | None
+    """The wait of its request; ended when the client goes."""
+
+    def trust(self) -> None:
+        """Keep the connection before those of strangers: a request has shown a good credential."""
+        ...
 
 
 class RequestWait:
@@ -51,7 +57,7 @@ class RequestWait:
     def __init__(self, call: Call, waits: Waits) -> None:
         self._call = call
         self._waits = waits
-        self._connection = cast("WaitEnding", call.http.protocol)
+        self._connection = call.connection
         self._wait = Wait()
 
     def __enter__(self) -> Wait:
@@ -128,6 +134,11 @@ class Call:
         self.wait: Wait | None = None
         """The wait of the handler, while it waits."""
 
+    @property
+    def connection(self) -> CallConnection:
+        """Return the connection that the request came on."""
+        return cast("CallConnection", self.http.protocol)
+
     def sign_in(self, reach: Reach) -> None:
         """Let the request through by the signature in its query."""
         self.reach = reach
@@ -177,6 +188,11 @@ class Call:
     def waiting(self) -> RequestWait:
         """Return a context with a wait, which ends when the client goes or its token ends."""
         return RequestWait(self, self._waits)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for some time. Raises as `waiting` does."""
+        with self.waiting() as wait:
+            await wait.until(asyncio.get_running_loop().create_future(), seconds)
 
     def finished(self, answer: A) -> A:
         """Return an answer ready to be sent: the last of its connection if the server stops."""

@@ -26,6 +26,7 @@ from arc_protocol.errors import (
     InvalidCommand,
     InvalidStateTransition,
     NotFound,
+    QuotaExceeded,
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, State
 from arc_protocol.messages.bodies import CommandResponse
@@ -105,12 +106,6 @@ class CommandService:
         """
         check_deployment(request.deployment_id, within)
         check_command(request.command, within)
-        if request.operation_result_contract is not None:
-            # Taken and not kept, it would let readers see what the sender wanted redacted.
-            raise InvalidCommand(
-                "operationResultContract: this server does not redact results",
-                field="operationResultContract",
-            )
         max_attempts = bounded(
             "maxAttempts",
             request.max_attempts,
@@ -206,10 +201,12 @@ class CommandService:
             foretold = self._announcements.work.foretell(new.deployment_id, new.target_resource_id)
         lease = None if outlet is None else outlet.offer(new.deployment_id, new.created_at)
         try:
-            created = await self._store.create(msgspec.structs.replace(new, push_lease=lease))
+            created = await self._store.create(
+                msgspec.structs.replace(new, push_lease=lease, quotas=self._limits.quotas)
+            )
         except ArcError as error:
             results.wake(command_id)
-            if isinstance(error, BadRequest | NotFound | Conflict):
+            if isinstance(error, BadRequest | NotFound | Conflict | QuotaExceeded):
                 await self._incoming.discard(params)
             raise
         command = created.command

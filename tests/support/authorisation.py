@@ -70,7 +70,7 @@ def expected(kind: CallerKind, rule: RouteRule, *, names_lease: bool = True) -> 
 
 
 def is_left_out(kind: CallerKind, rule: RouteRule) -> bool:
-    """Whether an answer of 200 must not show, or do, what the request is about."""
+    """Return True if an answer of 200 must not show, or do, what the request is about."""
     is_other_holder = kind.scope is Scope.AGENT and not kind.is_holder
     return (
         (kind.is_elsewhere and rule.deployment is Elsewhere.OMITTED)

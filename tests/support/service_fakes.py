@@ -108,7 +108,7 @@ class Links:
 
 
 class Gate:
-    """Two doors around a call of a store method; `arrived` says that somebody is at the first."""
+    """Two doors around a call of a store method; `arrived` is set when a caller is at the first."""
 
     def __init__(self) -> None:
         self.arrived = asyncio.Event()

@@ -109,7 +109,7 @@ def routes(service: CommandService) -> Sequence[Route]:
     return (
         Route(method="POST", path="/commands", handler=create),
         Route(method="GET", path="/commands", handler=list_commands),
-        Route(method="GET", path=one, handler=status),
+        Route(method="GET", path=one, handler=status, waits_its_turn=True),
         Route(method="POST", path=f"{one}/upload-complete", handler=upload_complete),
         Route(method="POST", path=f"{one}/cancel", handler=cancel),
         Route(method="POST", path=f"{one}/retry", handler=retry),

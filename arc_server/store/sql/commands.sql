@@ -78,6 +78,9 @@ WHERE c.command_id = :command_id;
 -- name: params_of
 SELECT p.form, p.data, p.size, p.checksum, p.signature FROM params AS p WHERE p.command = :seq;
 
+-- name: awaited_size
+SELECT coalesce(p.size, 0) FROM params AS p WHERE p.command = :seq AND p.form = 3;
+
 -- name: response_of
 SELECT r.form, r.data, r.size, r.checksum FROM responses AS r WHERE r.command = :seq;
 

@@ -98,7 +98,7 @@ def dep() -> str:
 
 @asynccontextmanager
 async def holder(url: str, deployment: str) -> AsyncIterator[list[str]]:
-    """Somebody who takes commands of a deployment: `echo` returns its params, anything else fails.
+    """A receiver of a deployment's commands: `echo` returns its params, any other fails.
 
     Yields the ids of the commands that were taken, in order.
     """

@@ -127,7 +127,7 @@ ONLY_READ: Final = {
     "v3-lease-request": "the target after the numbers",
     "v1-lease-response": "nanoseconds",
     "v3-envelope-nulls": "null where we leave out, +00:00",
-    "v1-error": "fields of the manager that nobody needs",
+    "v1-error": "fields of the manager that no client needs",
 }
 
 

@@ -1,4 +1,4 @@
-"""What `arc agents` says of a deployment that is pushed to."""
+"""The note of `arc agents` about a deployment that is pushed to."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
--- Commands that run others again, and push that one receiver cannot hold up for the others.
-
--- Which command a command runs again. NULL: none.
-ALTER TABLE commands ADD COLUMN retry_of TEXT;
+-- Push that operators set up, and that one receiver cannot hold up for the others.
 
 -- Who set the push URL by `arc-server deployment set`. NULL: the configuration.
 ALTER TABLE deployments ADD COLUMN push_by TEXT;
