@@ -33,7 +33,7 @@ from arc_server.config.parts import (
     push_limits,
     sweep_limits,
 )
-from arc_server.config.reading import listen_address
+from arc_server.config.reading import listen_address, push_hosts
 from arc_server.config.sections import ServerConfig
 from arc_server.control.store_calls import SOCKET, answer_store_calls
 from arc_server.http.application import Application
@@ -51,10 +51,11 @@ from arc_server.http.routes import (
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
-from arc_server.ports.records import Epoch
+from arc_server.ports.records import Deployment, Epoch
 from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
+from arc_server.push.push_tokens import PushTokens, is_sealed
 from arc_server.server_keys import KeysUnusable, Signer
 from arc_server.service.services import ServerServices, build_services
 from arc_server.service.sweeper import Sweeper
@@ -173,13 +174,21 @@ async def serving(
         url = _url(listener)
         store = await open_store(config.data_dir, patience_seconds=LOCK_PATIENCE_SECONDS)
         stack.push_async_callback(store.close)
-        control = await _open_control(config.data_dir, store)
+        changes: list[Callable[[str], None]] = []
+        control = await _open_control(
+            config.data_dir, store, lambda method: [each(method) for each in changes]
+        )
         stack.push_async_callback(control.close)
-        signer, blob_store = _open_files(config.data_dir)
+        signer, push_tokens, blob_store = _open_files(config.data_dir)
         stack.push_async_callback(blob_store.close)
         epoch = await _begin_epoch(store, config, clock)
         for deployment in known:
-            await store.put_deployment(deployment, clock.now())
+            await store.put_deployment(_with_sealed_token(deployment, push_tokens), clock.now())
+        for deployment in await store.list_deployments():  # of earlier releases
+            sealed = _with_sealed_token(deployment, push_tokens)
+            if sealed.push_token is not None and sealed is not deployment:
+                former = deployment.push_token or ""
+                await store.seal_push_token(deployment.deployment_id, former, sealed.push_token)
         services = build_services(
             store=store,
             blobs=blob_store,
@@ -212,7 +221,9 @@ async def serving(
         )
         http = HttpServer(application, config.http)
         server = RunningServer(url, parts, http)
-        dispatcher = HttpDispatcher(config.push.timeout_seconds)
+        dispatcher = HttpDispatcher(
+            config.push.timeout_seconds, push_hosts(config), push_tokens.open
+        )
         stack.push_async_callback(dispatcher.close)
         outbox = Outbox(
             store=store,
@@ -231,6 +242,7 @@ async def serving(
             clock=clock,
             limits=sweep_limits(config),
         )
+        changes.append(lambda method: outbox.refresh() if method == "set_push" else None)
         server.steps = lambda: sweeper.steps
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
         await sweeper.begin()
@@ -308,10 +320,10 @@ async def _begin_epoch(store: Store, config: ServerConfig, clock: Clock) -> Epoc
     return epoch
 
 
-async def _open_control(data_dir: Path, store: Store) -> Control:
+async def _open_control(data_dir: Path, store: Store, called: Callable[[str], object]) -> Control:
     """Return the open socket where the operator's commands reach the server. Raises CannotStart."""
     control = Control(data_dir / SOCKET, mode=OWNER_MODE, program="server")
-    answer_store_calls(control, store)
+    answer_store_calls(control, store, called)
     try:
         await control.open()
     except ControlError as error:
@@ -329,11 +341,21 @@ def _make_data_dir(data_dir: Path) -> None:
         raise CannotStart(f"data_dir: {data_dir}: not writable")
 
 
-def _open_files(data_dir: Path) -> tuple[Signer, LocalBlobStore]:
-    """Open signing keys and blobs. Raises CannotStart."""
+def _with_sealed_token(deployment: Deployment, tokens: PushTokens) -> Deployment:
+    """Return a deployment whose push token is sealed, if it has one."""
+    token = deployment.push_token
+    if token is None or is_sealed(token):
+        return deployment
+    sealed = tokens.seal(deployment.deployment_id, token)
+    return msgspec.structs.replace(deployment, push_token=sealed)
+
+
+def _open_files(data_dir: Path) -> tuple[Signer, PushTokens, LocalBlobStore]:
+    """Open the keys and blobs. Raises CannotStart."""
     try:
         signer = Signer(data_dir / KEYS)
-        return signer, LocalBlobStore(data_dir / BLOBS, signer)
+        tokens = PushTokens(data_dir / KEYS)
+        return signer, tokens, LocalBlobStore(data_dir / BLOBS, signer)
     except KeysUnusable as error:
         raise CannotStart(f"data_dir: {error}") from None
     except OSError as error:

@@ -1,7 +1,7 @@
 """The transfer moves bodies by presigned URLs: streamed both ways, resumed or started again.
 
 It sends no bearer token, follows no redirect, and goes to no host that the configuration does not
-allow (allowed_hosts.py). Size and SHA-256 of each body are logged.
+allow (arc_runtime/network/allowed_hosts.py). Size and SHA-256 of each body are logged.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from arc_client.cli.session import (
 )
 from arc_client.cli.states import ShownState
 from arc_client.cli.views import (
+    push_note,
     show_agents,
     show_cancel,
     show_commands,
@@ -432,7 +433,9 @@ def agents(
         receivers = [
             each for each in found.receivers or () if deployment in (None, each.deployment_id)
         ]
-        if deployment is not None and not agents and not receivers:
+        if deployment is not None and found.presence is not None and found.presence.is_pushed:
+            print_note(push_note(deployment, found.presence))
+        elif deployment is not None and not agents and not receivers:
             likely = await deployment_suggestion(client, deployment)
             if likely:
                 print_note(f"there is no deployment {deployment}{likely}")

@@ -10,13 +10,13 @@ from arc_client.cli.output import laid_out, print_line, show_facts
 from arc_client.cli.states import error_code_of, is_cancelled, shown_state
 from arc_client.wire.waiting_reasons import reason_of
 from arc_protocol.lifecycle import TERMINAL
-from arc_protocol.messages.agents import AgentInfo, HandlerInfo, ReceiverInfo
+from arc_protocol.messages.agents import AgentInfo, DeploymentPresence, HandlerInfo, ReceiverInfo
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
 from arc_runtime.terminal.table import Cell, Column, print_table
 from arc_runtime.terminal.text import printable
-from arc_runtime.terminal.times import age
+from arc_runtime.terminal.times import age, short_span
 
 
 def show_commands(
@@ -77,6 +77,20 @@ def show_agents(found: Sequence[AgentInfo | ReceiverInfo], *, is_wide: bool = Fa
         ],
         [_row_of(each) for each in found],
         is_wide=is_wide,
+    )
+
+
+def push_note(deployment: str, presence: DeploymentPresence) -> str:
+    """Return how the commands of a deployment with a push URL are delivered."""
+    circuit = presence.push_circuit
+    if circuit is None:
+        return f"commands of {deployment} are pushed to a URL"
+    left = (circuit.retry_at - presence.now).total_seconds()
+    following = f"the next try is in {short_span(left)}" if left > 0 else "it is being tried"
+    since = short_span((presence.now - circuit.since).total_seconds())
+    return (
+        f"the push URL of {deployment} has not answered for {since}"
+        f" ({printable(circuit.reason)}); {following}"
     )
 
 

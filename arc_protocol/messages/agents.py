@@ -97,6 +97,16 @@ class AgentInfo(Message, frozen=True, kw_only=True):
     """The id of the token or credential that registered it."""
 
 
+class PushCircuitInfo(Message, frozen=True, kw_only=True):
+    """A push URL that does not answer."""
+
+    since: Timestamp
+    retry_at: Timestamp
+    """When one command is sent to try it; before that nothing is sent."""
+    reason: str
+    """Of the last failure, such as `HTTP 503`."""
+
+
 class DeploymentPresence(Message, frozen=True, kw_only=True):
     """The presence of receivers that do not register, as far as the server knows it.
 
@@ -110,6 +120,8 @@ class DeploymentPresence(Message, frozen=True, kw_only=True):
     """True: commands are pushed to a URL, and no agent is expected."""
     polled_at: Timestamp | None = None
     """When a receiver that does not register last polled."""
+    push_circuit: PushCircuitInfo | None = None
+    """Extension: set while nothing is pushed, since the push URL does not answer."""
 
 
 class ReceiverInfo(Message, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from arc_server.backup.manifest import BackupError
 from arc_server.cli.backups import backup, begin, fsck, restore
 from arc_server.cli.credentials import credentials
 from arc_server.cli.database import FAILED, UNUSABLE
+from arc_server.cli.deployments import deployments as deployments_commands
 from arc_server.cli.enrolment_tokens import enrolment_tokens
 from arc_server.cli.keys import keys
 from arc_server.cli.serve import serve
@@ -99,6 +100,7 @@ cli.add_typer(tokens, name="token")
 cli.add_typer(keys, name="keys")
 cli.add_typer(enrolment_tokens, name="enrol-token")
 cli.add_typer(credentials, name="credential")
+cli.add_typer(deployments_commands, name="deployment")
 cli.add_typer(targets, name="target")
 
 

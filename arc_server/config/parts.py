@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from arc_protocol.messages.base import CommandTarget
+from arc_runtime.network.allowed_hosts import HostRefused
 from arc_server.auth.enrolment import EnrolmentLimits
-from arc_server.config.reading import bad_value
+from arc_server.config.reading import bad_value, push_hosts
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 from arc_server.ports.records import Deployment, Quotas
 from arc_server.push.outbox import PushLimits
@@ -66,6 +67,10 @@ def push_limits(config: ServerConfig) -> PushLimits:
         backoff_base_seconds=config.push.backoff_base_seconds,
         backoff_cap_seconds=config.push.backoff_cap_seconds,
         concurrency=config.push.concurrency,
+        per_deployment=config.push.per_deployment,
+        circuit_failures=config.push.circuit_failures,
+        circuit_base_seconds=config.push.circuit_base_seconds,
+        circuit_cap_seconds=config.push.circuit_cap_seconds,
     )
 
 
@@ -79,7 +84,18 @@ def enrolment_limits(config: ServerConfig) -> EnrolmentLimits:
 
 
 def deployments(config: ServerConfig) -> Sequence[Deployment]:
-    """Return the deployments. Raises SettingsError for a token file that cannot be read."""
+    """Return the deployments.
+
+    Raises SettingsError for a token file that cannot be read, and for a push URL with an address
+    that may not be pushed to.
+    """
+    hosts = push_hosts(config)
+    for index, entry in enumerate(config.deployments):
+        try:
+            if entry.push_url is not None:
+                hosts.check(entry.push_url)
+        except HostRefused as error:
+            raise bad_value(f"deployments[{index}].push_url", str(error)) from None
     return [
         Deployment(
             deployment_id=entry.id,

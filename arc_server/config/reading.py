@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
 from arc_runtime.key_files import exposed
+from arc_runtime.network.allowed_hosts import HostPolicy
 from arc_server.config.oidc_section import check_oidc
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 
@@ -47,6 +48,7 @@ def load_config(
     if config.commands.list_page > config.commands.max_list_page:
         raise bad_value("commands.list_page", "is above commands.max_list_page")
     check_oidc(config.oidc)
+    push_hosts(config)
     _check_deployments(config.deployments)
     return config
 
@@ -57,6 +59,14 @@ def listen_address(config: ServerConfig) -> tuple[str, int]:
     if found is None or int(found["port"]) > 65_535:
         raise bad_value("listen", "must be HOST:PORT, like 127.0.0.1:8484 or [::1]:8484")
     return found["host"].strip("[]"), int(found["port"])
+
+
+def push_hosts(config: ServerConfig) -> HostPolicy:
+    """Return the rule about hosts that may be pushed to. Raises SettingsError."""
+    try:
+        return HostPolicy("", config.push.allow_hosts, setting="push.allow_hosts")
+    except ValueError as error:
+        raise bad_value("push.allow_hosts", str(error)) from None
 
 
 def is_loopback(host: str) -> bool:
@@ -103,13 +113,18 @@ def exposed_secrets(config: ServerConfig, file: Path | None) -> list[str]:
     return exposed(files, file, *(entry.push_token for entry in entries))
 
 
-def _check_url(key: str, url: str) -> None:
+def is_http_url(url: str) -> bool:
+    """Return True for an absolute http or https URL."""
     try:
         parts = urlsplit(url)
         is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_good = False
-    if not is_good or any(character.isspace() for character in url):
+        return False
+    return is_good and not any(character.isspace() for character in url)
+
+
+def _check_url(key: str, url: str) -> None:
+    if not is_http_url(url):
         raise bad_value(key, "must be an absolute http or https URL")
 
 

@@ -299,6 +299,38 @@ class PushSection(Section, frozen=True, kw_only=True):
         float, about("The longest pause between two sends of a command.", gt=0, le=DAY_SECONDS)
     ] = 60.0
     concurrency: Annotated[int, about("The most sends at a time.", ge=1, le=1000)] = 32
+    per_deployment: Annotated[
+        int, about("The most sends to one deployment at a time.", ge=1, le=1000)
+    ] = 8
+    circuit_failures: Annotated[
+        int,
+        about(
+            "After this many failures in a row nothing is sent to a deployment for a while, so that"
+            " its commands keep their attempts. An answer of the receiver ends the count.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 5
+    circuit_base_seconds: Annotated[
+        float,
+        about(
+            "The longest first pause. One command is sent after it; if that fails too, the next"
+            " pause is twice as long.",
+            gt=0,
+            le=3600,
+        ),
+    ] = 5.0
+    circuit_cap_seconds: Annotated[
+        float, about("The longest pause of a deployment.", gt=0, le=DAY_SECONDS)
+    ] = 300.0
+    allow_hosts: Annotated[
+        list[str],
+        about(
+            "Hosts with private addresses that may be pushed to: names, `*.names` and networks such"
+            " as 10.2.0.0/16. Public hosts may always be pushed to, link-local and metadata"
+            " addresses never."
+        ),
+    ] = []
 
 
 class SweeperSection(Section, frozen=True, kw_only=True):

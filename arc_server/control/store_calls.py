@@ -7,7 +7,7 @@ user who may open the socket may open the database too, so no method is held bac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Final, cast, get_type_hints
@@ -31,8 +31,10 @@ class _Call(msgspec.Struct, frozen=True):
     named: dict[str, Any] = {}
 
 
-def answer_store_calls(control: Control, store: Store) -> None:
-    """Let operators call the methods of a store over a socket."""
+def answer_store_calls(
+    control: Control, store: Store, called: Callable[[str], object] = lambda _: None
+) -> None:
+    """Let operators call the methods of a store over a socket; `called` gets the name of each."""
 
     async def call(request: ControlRequest, _: Peer) -> Mapping[str, Any]:
         try:
@@ -45,6 +47,7 @@ def answer_store_calls(control: Control, store: Store) -> None:
             answer = await getattr(store, wanted.method)(*given, **named)
         except ArcError as error:
             raise ControlRefused(error.message) from None
+        called(wanted.method)
         return {"answer": msgspec.to_builtins(answer)}
 
     async def ping(_request: ControlRequest, _: Peer) -> Mapping[str, Any]:

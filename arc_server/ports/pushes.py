@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from arc_protocol.messages.leases import Envelope
 from arc_server.ports.deployments import DeploymentStore
 from arc_server.ports.leases import LeaseStore
-from arc_server.ports.records import Deployment, Grant, Granted, PushLease, PushOutcome
+from arc_server.ports.records import (
+    Deployment,
+    Grant,
+    Granted,
+    PushCircuit,
+    PushLease,
+    PushOutcome,
+)
 
 
 class PushStore(LeaseStore, DeploymentStore, Protocol):
     """Commands of deployments that are pushed to. The outbox holds their leases."""
 
     async def lease_push(
-        self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+        self,
+        lease_ids: Sequence[str],
+        lease_seconds: float,
+        now: datetime,
+        *,
+        rooms: Mapping[str, int] | None = None,
+        per_deployment: int | None = None,
     ) -> Granted:
         """Lease push commands of all deployments whose next delivery is due, by the rules of
-        `lease`.
+        `lease`: at most `per_deployment` of each, or as many as `rooms` says of it.
+
+        The deployment whose first delivery is due longest comes first.
 
         A command that was pushed before keeps its lease id and `lease_attempt`: its holder has not
         changed, and what it submits for the first envelope counts.
         """
         ...
 
-    async def next_push_at(self) -> datetime | None:
-        """Return when the earliest waiting push is due, None when none waits."""
+    async def next_push_at(self, skipped: Collection[str] = ()) -> datetime | None:
+        """Return when the earliest waiting push is due, None when none waits.
+
+        Those of `skipped` deployments do not count.
+        """
+        ...
+
+    async def put_circuit(self, circuit: PushCircuit) -> None:
+        """Store the circuit of a deployment. Does nothing for one that is not pushed to."""
+        ...
+
+    async def close_circuit(self, deployment_id: str) -> None:
+        """Forget the circuit of a deployment: it is closed."""
+        ...
+
+    async def list_circuits(self) -> Sequence[PushCircuit]:
+        """Return all circuits that are not closed."""
         ...
 
 
 class PushOutlet(Protocol):
     """Sends commands that were dispatched as they were created."""
 
-    def offer(self, now: datetime) -> PushLease | None:
+    def offer(self, deployment_id: str, now: datetime) -> PushLease | None:
         """Return a lease to dispatch a new command under; None if it has to wait for its turn."""
         ...
 

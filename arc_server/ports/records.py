@@ -302,6 +302,24 @@ class Deployment(Record, frozen=True, kw_only=True):
     push_url: str | None = None
     """Set: commands are pushed there, not leased (docs/protocol.md, Push)."""
     push_token: str | None = None
+    """Sealed (push/push_tokens.py), or as an earlier release stored it."""
+    push_by: str | None = None
+    """The user who set the push URL by `arc-server deployment set`; None: the configuration."""
+    circuit: PushCircuit | None = None
+    """Set while the push URL does not answer."""
+
+
+class PushCircuit(Record, frozen=True, kw_only=True):
+    """The circuit of a push URL that does not answer: open until `retry_at`, then half-open."""
+
+    deployment_id: str
+    opened_at: datetime
+    retry_at: datetime
+    """When one command is sent as a probe."""
+    times: int
+    """How often it has opened since the last answer."""
+    reason: str
+    """Of the last failure."""
 
 
 class AgentPresence(Record, frozen=True, kw_only=True):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import aiohttp
 
 from arc_protocol.codec import encode
 from arc_protocol.messages.leases import Envelope
-from arc_protocol.urls import redact
+from arc_protocol.urls import origin, redact
+from arc_runtime.network.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 from arc_server.ports.records import Deployment, PushOutcome
+from arc_server.push.push_tokens import PushTokenUnreadable
 
 ACCEPTED: Final = 202
 DEFINITE_REJECTIONS: Final = frozenset({400, 401, 403, 404, 409, 413, 415, 422})
@@ -19,8 +22,13 @@ DEFINITE_REJECTIONS: Final = frozenset({400, 401, 403, 404, 409, 413, 415, 422})
 class HttpDispatcher:
     """POSTs envelopes to the push URLs of deployments, with their bearer tokens."""
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(
+        self, timeout_seconds: float, hosts: HostPolicy, open_token: Callable[[str, str], str]
+    ) -> None:
+        """Push to the hosts that a policy allows; `open_token` opens the tokens of deployments."""
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._hosts = hosts
+        self._open_token = open_token
         self._session: aiohttp.ClientSession | None = None
 
     async def push(self, deployment: Deployment, envelope: Envelope) -> PushOutcome:
@@ -29,12 +37,17 @@ class HttpDispatcher:
             return PushOutcome(accepted=False, is_definite=True, reason="no push URL configured")
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                connector=aiohttp.TCPConnector(resolver=GuardedResolver(self._hosts)),
             )
         headers = {"Content-Type": "application/json"}
-        if deployment.push_token is not None:
-            headers["Authorization"] = f"Bearer {deployment.push_token}"
         try:
+            origin(deployment.push_url)
+            self._hosts.check(deployment.push_url)
+            if deployment.push_token is not None:
+                token = self._open_token(deployment.deployment_id, deployment.push_token)
+                headers["Authorization"] = f"Bearer {token}"
             async with self._session.post(
                 deployment.push_url, data=encode(envelope), headers=headers, allow_redirects=False
             ) as answer:
@@ -45,6 +58,8 @@ class HttpDispatcher:
             where = redact(deployment.push_url)
             reason = f"bad push URL or token for {where}"
             return PushOutcome(accepted=False, is_definite=True, reason=reason)
+        except (HostRefused, PushTokenUnreadable) as error:
+            return PushOutcome(accepted=False, reason=str(error))
         except (aiohttp.ClientError, OSError) as error:
             return PushOutcome(accepted=False, reason=type(error).__name__)
         if status == ACCEPTED:

@@ -6,6 +6,9 @@ once, else when its turn has come. Once accepted, the lease is renewed for the t
 may take. A definite rejection ends the command as FAILED. After any other outcome the lease is
 released, and the command is sent again after a back-off, until it has no attempts or time left.
 Every send of a command carries one lease, since its holder does not change.
+
+One receiver cannot hold the others up: each deployment has a limit of its own, and a circuit
+(circuits.py), which is stored when it opens and closes, so that it outlasts a restart.
 """
 
 from __future__ import annotations
@@ -14,14 +17,14 @@ import asyncio
 import random
 from datetime import datetime, timedelta
 
-import msgspec
 import structlog
 
 from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, Unavailable
 from arc_server.ports.clock import Clock
 from arc_server.ports.pushes import Dispatcher, PushStore
-from arc_server.ports.records import Grant, PushLease, StoredError
+from arc_server.ports.records import Grant, PushLease, PushOutcome, StoredError
+from arc_server.push.circuits import CircuitLimits, Circuits
 from arc_server.service.announcements import Announcements
 from arc_server.service.envelopes import Envelopes
 from arc_server.service.identifiers import new_lease_id
@@ -29,7 +32,7 @@ from arc_server.service.identifiers import new_lease_id
 log = structlog.get_logger(__name__)
 
 
-class PushLimits(msgspec.Struct, frozen=True, kw_only=True):
+class PushLimits(CircuitLimits, frozen=True, kw_only=True):
     """Limits of the outbox; the configuration keys of section `push` have these names."""
 
     timeout_seconds: float = 10
@@ -70,20 +73,29 @@ class Outbox:
         self._free = limits.concurrency
         self._sending: asyncio.TaskGroup | None = None
         self._jitter = random.Random()  # noqa: S311 (spreads a herd, keeps no secret)
+        self._circuits = Circuits(limits, self._jitter)
+        self._is_leasing = False
+        self._is_stale = True
 
     async def run(self) -> None:
         """Send what is due and wait until more is, until cancelled."""
         async with asyncio.TaskGroup() as sending:
             self._sending = sending
-            self._announcements.push_outlet = self
             try:
                 await self._push_until_closed(sending)
             finally:
                 self._announcements.push_outlet = self._sending = None
 
-    def offer(self, now: datetime) -> PushLease | None:
+    def refresh(self) -> None:
+        """Look at all deployments again: an operator has changed where one is pushed to."""
+        self._is_stale = True
+        self._announcements.push_ready()
+
+    def offer(self, deployment_id: str, now: datetime) -> PushLease | None:
         """Return a lease to dispatch a new command under; None if it has to wait for its turn."""
-        if self._free <= 0 or self._announcements.is_closed:
+        if self._free <= 0 or self._is_leasing or self._announcements.is_closed:
+            return None
+        if self._circuits.room(deployment_id, now) <= 0:
             return None
         return PushLease(new_lease_id(self._epoch), now + timedelta(seconds=self._send_seconds))
 
@@ -111,11 +123,16 @@ class Outbox:
 
     def _start(self, sending: asyncio.TaskGroup, grant: Grant) -> None:
         self._free -= 1
+        self._circuits.begin(grant.command.deployment_id)
         sending.create_task(self._send(grant))
 
     async def _push_until_closed(self, sending: asyncio.TaskGroup) -> None:
         while not self._announcements.is_closed:
             try:
+                if self._is_stale:
+                    self._circuits.load(await self._store.list_circuits())
+                    self._is_stale = False
+                self._announcements.push_outlet = self
                 await self._announcements.wait_for_push(await self._push_due(sending))
             except Unavailable as error:
                 log.warning("push.store_away", reason=error.message)
@@ -127,11 +144,18 @@ class Outbox:
     async def _push_due(self, sending: asyncio.TaskGroup) -> float | None:
         """Start every send that is due. Return the seconds until the next one; None without one."""
         while self._free > 0:
-            granted = await self._store.lease_push(
-                [new_lease_id(self._epoch) for _ in range(self._free)],
-                self._send_seconds,
-                self._clock.now(),
-            )
+            now = self._clock.now()
+            self._is_leasing = True  # what is free may be taken by the answer
+            try:
+                granted = await self._store.lease_push(
+                    [new_lease_id(self._epoch) for _ in range(self._free)],
+                    self._send_seconds,
+                    now,
+                    rooms=self._circuits.rooms(now),
+                    per_deployment=self._limits.per_deployment,
+                )
+            finally:
+                self._is_leasing = False
             self._announcements.announce_swept(granted.ended)
             for grant in granted.grants:
                 self._start(sending, grant)
@@ -139,10 +163,14 @@ class Outbox:
                 break
         else:
             return None  # the end of a send wakes the loop
-        next_at = await self._store.next_push_at()
-        if next_at is None:
+        now = self._clock.now()
+        full = [name for name, room in self._circuits.rooms(now).items() if room <= 0]
+        next_at = await self._store.next_push_at(full)
+        probe_at = self._circuits.next_probe_at(now)
+        times = [at for at in (next_at, probe_at) if at is not None]
+        if not times:
             return None
-        return max(0.0, (next_at - self._clock.now()).total_seconds())
+        return max(0.0, (min(times) - self._clock.now()).total_seconds())
 
     async def _send(self, grant: Grant) -> None:
         command_id = grant.command.command_id
@@ -155,6 +183,7 @@ class Outbox:
             log.exception("push.failed", command_id=command_id)
         finally:
             self._free += 1
+            self._circuits.end(grant.command.deployment_id)
             self._announcements.push_ready()
 
     async def _send_once(self, grant: Grant) -> None:
@@ -166,6 +195,7 @@ class Outbox:
             return
         outcome = await self._dispatcher.push(deployment, self._envelopes.of(grant, self._base_url))
         now = self._clock.now()
+        await self._turn_circuit(command.deployment_id, outcome, now)
         facts = {"command_id": command.command_id, "attempt": command.attempt}
         if outcome.accepted:
             log.info("push.accepted", **facts)
@@ -192,3 +222,27 @@ class Outbox:
             lease_id, now, costs_attempt=True, push_after=now + timedelta(seconds=pause)
         )
         self._announcements.announce(released)
+
+    async def _turn_circuit(self, deployment_id: str, outcome: PushOutcome, now: datetime) -> None:
+        """Open or close the circuit of a deployment, as the outcome of a send tells.
+
+        A circuit that cannot be stored turns for this process alone.
+        """
+        try:
+            if outcome.accepted or outcome.is_definite:
+                if self._circuits.answered(deployment_id):
+                    log.info("push.circuit_closed", deployment_id=deployment_id)
+                    await self._store.close_circuit(deployment_id)
+                return
+            circuit = self._circuits.failed(deployment_id, outcome.reason, now)
+            if circuit is not None:
+                log.warning(
+                    "push.circuit_open",
+                    deployment_id=deployment_id,
+                    reason=circuit.reason,
+                    times=circuit.times,
+                    retry_at=circuit.retry_at,
+                )
+                await self._store.put_circuit(circuit)
+        except ArcError as error:
+            log.warning("push.circuit_not_stored", reason=error.message)

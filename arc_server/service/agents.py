@@ -158,7 +158,12 @@ class AgentService:
         if deployment_id is not None:
             known = await self._store.get_deployment(deployment_id)
             is_pushed = known is not None and known.push_url is not None
-            presence = self._unnamed.of(deployment_id, now, is_pushed=is_pushed)
+            presence = self._unnamed.of(
+                deployment_id,
+                now,
+                is_pushed=is_pushed,
+                circuit=None if known is None else known.circuit,
+            )
         receivers = [] if behind else self._unnamed.receivers(deployment_id, since)
         replaced_at = replacements(found)
         watch = self.watch

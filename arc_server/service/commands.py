@@ -199,7 +199,7 @@ class CommandService:
         foretold = None
         if not isinstance(params, AwaitedBlob):
             foretold = self._announcements.work.foretell(new.deployment_id, new.target_resource_id)
-        lease = None if outlet is None else outlet.offer(new.created_at)
+        lease = None if outlet is None else outlet.offer(new.deployment_id, new.created_at)
         try:
             created = await self._store.create(
                 msgspec.structs.replace(new, push_lease=lease, quotas=self._limits.quotas)
@@ -252,7 +252,9 @@ class CommandService:
         path = stored.params.path
         params = await self._incoming.accept_upload(path, size)
         outlet, now = self._announcements.push_outlet, self._clock.now()
-        lease = outlet.offer(now) if outlet is not None and stored.command.is_push else None
+        lease = None
+        if outlet is not None and stored.command.is_push:
+            lease = outlet.offer(stored.command.deployment_id, now)
         try:
             command = await self._store.mark_uploaded(command_id, params, now, lease)
         except InvalidStateTransition:

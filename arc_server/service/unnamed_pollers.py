@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from arc_protocol.messages.agents import DeploymentPresence, ReceiverInfo
+from arc_protocol.messages.agents import DeploymentPresence, PushCircuitInfo, ReceiverInfo
 from arc_protocol.messages.base import CommandTarget
+from arc_server.ports.records import PushCircuit
 
 MAX_REMEMBERED: Final = 10_000
 """Deployments that are remembered; past it, those that were silent longest are forgotten."""
@@ -45,12 +46,27 @@ class UnnamedPollers:
             self._watched_since = now  # nothing may be said of a deployment that was forgotten
         return before is None or now - before >= UNREGISTERED_SILENCE
 
-    def of(self, deployment_id: str, now: datetime, *, is_pushed: bool) -> DeploymentPresence:
-        """Return what is known of a deployment. `is_pushed`: it is not expected to poll."""
+    def of(
+        self,
+        deployment_id: str,
+        now: datetime,
+        *,
+        is_pushed: bool,
+        circuit: PushCircuit | None = None,
+    ) -> DeploymentPresence:
+        """Return what is known of a deployment. `is_pushed`: it is not expected to poll; `circuit`
+        is set while its push URL does not answer.
+        """
+        push_circuit = None
+        if circuit is not None:
+            push_circuit = PushCircuitInfo(
+                since=circuit.opened_at, retry_at=circuit.retry_at, reason=circuit.reason
+            )
         return DeploymentPresence(
             now=now,
             watched_since=self._watched_since,
             is_pushed=is_pushed,
+            push_circuit=push_circuit,
             polled_at=max(self._polled.get(deployment_id, {}).values(), default=None),
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from arc_server.ports.records import (
     LeaseQuery,
     NewCommand,
     NewCredential,
+    PushCircuit,
     PushLease,
     Quotas,
     Renewal,
@@ -67,6 +68,7 @@ from arc_server.store.operations import (
     epochs,
     events,
     lease,
+    pushes,
     read,
     sweeps,
     targets,
@@ -164,10 +166,18 @@ class SqliteStore:
         )
 
     async def lease_push(
-        self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+        self,
+        lease_ids: Sequence[str],
+        lease_seconds: float,
+        now: datetime,
+        *,
+        rooms: Mapping[str, int] | None = None,
+        per_deployment: int | None = None,
     ) -> Granted:
         return await self._in_passes(
-            lambda: self._write(lease.lease_push, lease_ids, lease_seconds, now)
+            lambda: self._write(
+                lease.lease_push, lease_ids, lease_seconds, now, rooms, per_deployment
+            )
         )
 
     async def _in_passes(self, go: Callable[[], asyncio.Future[lease.Pass]]) -> Granted:
@@ -179,8 +189,17 @@ class SqliteStore:
             if granted.grants or not is_cut:
                 return msgspec.structs.replace(granted, ended=ended)
 
-    async def next_push_at(self) -> datetime | None:
-        return await self._read(read.next_push_at)
+    async def next_push_at(self, skipped: Collection[str] = ()) -> datetime | None:
+        return await self._read(pushes.next_push_at, skipped)
+
+    async def put_circuit(self, circuit: PushCircuit) -> None:
+        await self._write(pushes.put_circuit, circuit)
+
+    async def close_circuit(self, deployment_id: str) -> None:
+        await self._write(pushes.close_circuit, deployment_id)
+
+    async def list_circuits(self) -> Sequence[PushCircuit]:
+        return await self._list(pushes.list_circuits)
 
     async def renew(
         self,
@@ -294,6 +313,19 @@ class SqliteStore:
 
     async def get_deployment(self, deployment_id: str) -> Deployment | None:
         return await self._read(deployments.get_deployment, deployment_id)
+
+    async def set_push(
+        self,
+        deployment_id: str,
+        push_url: str | None,
+        push_token: str | None,
+        now: datetime,
+        by: str | None = None,
+    ) -> bool:
+        return await self._write(deployments.set_push, deployment_id, push_url, push_token, now, by)
+
+    async def seal_push_token(self, deployment_id: str, former: str, sealed: str) -> None:
+        await self._write(deployments.seal_push_token, deployment_id, former, sealed)
 
     async def list_deployments(self) -> Sequence[Deployment]:
         return await self._list(deployments.list_deployments)

@@ -54,7 +54,7 @@ async def test_pulled_commands_carry_their_bytes_unchanged(world: World):
 async def test_pushed_commands_carry_their_bytes_unchanged(world: World):
     worker = await world.push_worker()
     pushed = {"id": DEPLOYMENT, "push_url": worker.url, "push_token": "worker-secret"}
-    await world.server({"deployments": [pushed]})
+    await world.server({"deployments": [pushed], "push": {"allow_hosts": ["127.0.0.1"]}})
 
     async def carry(params_bytes: int, result_bytes: int) -> None:
         params = ask_for(result_bytes, params_bytes)

@@ -6,7 +6,7 @@ nothing durably, and is not fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -67,6 +67,7 @@ from arc_server.ports.records import (
     LeasedResponse,
     LeaseQuery,
     NewCommand,
+    PushCircuit,
     PushLease,
     Quotas,
     ReadResponse,
@@ -133,6 +134,8 @@ class _Place:
     heir: str | None = None
     push_url: str | None = None
     push_token: str | None = None
+    push_by: str | None = None
+    circuit: PushCircuit | None = None
 
 
 class MemoryStore(MemoryCredentials):
@@ -429,17 +432,90 @@ class MemoryStore(MemoryCredentials):
         return msgspec.structs.replace(granted, inherited=inherited)
 
     async def lease_push(
-        self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+        self,
+        lease_ids: Sequence[str],
+        lease_seconds: float,
+        now: datetime,
+        *,
+        rooms: Mapping[str, int] | None = None,
+        per_deployment: int | None = None,
     ) -> Granted:
         """See Store."""
         self._check_open()
-        due = [stored for stored in self._waiting_pushes() if _push_at(stored) <= now]
-        return self._grant(due, lease_ids, lease_seconds, None, now)
+        queues: dict[str, list[_Stored]] = {}
+        for stored in self._waiting_pushes():
+            if _push_at(stored) <= now:
+                queues.setdefault(stored.command.deployment_id, []).append(stored)
+        grants: list[Grant] = []
+        ended: list[CommandRecord] = []
+        for deployment_id, queue in queues.items():
+            left = lease_ids[len(grants) :]
+            room = len(left) if per_deployment is None else per_deployment
+            room = (rooms or {}).get(deployment_id, room)
+            if left[:room]:
+                granted = self._grant(queue, left[:room], lease_seconds, None, now)
+                grants += granted.grants
+                ended += granted.ended
+        return Granted(grants=grants, ended=ended)
 
-    async def next_push_at(self) -> datetime | None:
+    async def next_push_at(self, skipped: Collection[str] = ()) -> datetime | None:
         """See Store."""
         self._check_open()
-        return next((_push_at(stored) for stored in self._waiting_pushes()), None)
+        waiting = self._waiting_pushes()
+        return next(
+            (_push_at(each) for each in waiting if each.command.deployment_id not in skipped), None
+        )
+
+    async def put_circuit(self, circuit: PushCircuit) -> None:
+        """See Store."""
+        place = self._places.get(circuit.deployment_id)
+        if place is not None and place.push_url is not None:
+            place.circuit = circuit
+
+    async def close_circuit(self, deployment_id: str) -> None:
+        """See Store."""
+        if place := self._places.get(deployment_id):
+            place.circuit = None
+
+    async def list_circuits(self) -> Sequence[PushCircuit]:
+        """See Store."""
+        return [place.circuit for _, place in sorted(self._places.items()) if place.circuit]
+
+    async def set_push(
+        self,
+        deployment_id: str,
+        push_url: str | None,
+        push_token: str | None,
+        now: datetime,
+        by: str | None = None,
+    ) -> bool:
+        """See Store."""
+        self._check_open()
+        if push_url is None and deployment_id not in self._places:
+            return False
+        place = self._places.setdefault(deployment_id, _Place())
+        self._set_push(deployment_id, push_url, push_token, now, by if push_url else None)
+        place.circuit = None
+        return True
+
+    async def seal_push_token(self, deployment_id: str, former: str, sealed: str) -> None:
+        """See Store."""
+        place = self._places.get(deployment_id)
+        if place is not None and place.push_token == former:
+            place.push_token = sealed
+
+    def _set_push(
+        self, deployment_id: str, url: str | None, token: str | None, now: datetime, by: str | None
+    ) -> None:
+        place = self._places[deployment_id]
+        if place.push_url != url:
+            place.circuit = None
+        is_changed = (place.push_url is None) is not (url is None)
+        place.push_url, place.push_token, place.push_by = url, token, by
+        for stored in self._live(lambda command: command.deployment_id == deployment_id):
+            if is_changed:
+                self._set(stored, is_push=url is not None)
+                stored.push_at = now
 
     def _waiting_pushes(self) -> Sequence[_Stored]:
         return sorted(
@@ -745,13 +821,8 @@ class MemoryStore(MemoryCredentials):
         if is_first and (ordinary := _ordinary(place)):
             self._inherit(deployment_id, place.targets[default or ordinary[0].resource_id])
         place.default = default
-        had_push = place.push_url is not None
-        place.push_url, place.push_token = deployment.push_url, deployment.push_token
-        is_push = deployment.push_url is not None
-        for stored in self._live(lambda command: command.deployment_id == deployment_id):
-            if is_push != had_push:
-                self._set(stored, is_push=is_push)
-                stored.push_at = now
+        if deployment.push_url is not None or place.push_by is None:
+            self._set_push(deployment_id, deployment.push_url, deployment.push_token, now, None)
 
     async def get_deployment(self, deployment_id: str) -> Deployment | None:
         """See Store."""
@@ -765,6 +836,8 @@ class MemoryStore(MemoryCredentials):
             default_target_id=place.default,
             push_url=place.push_url,
             push_token=place.push_token,
+            push_by=place.push_by,
+            circuit=place.circuit,
         )
 
     async def put_agent(

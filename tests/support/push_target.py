@@ -11,9 +11,14 @@ from aiohttp.test_utils import TestServer
 
 from arc_protocol.codec import decode
 from arc_protocol.messages.leases import Envelope
+from arc_runtime.network.allowed_hosts import HostPolicy
+from arc_server.push.http import HttpDispatcher
 from tests.support.listening import stop_accepting, stop_serving
 
 PATH = "/_alien/commands"
+
+LOOPBACK = "127.0.0.0/8"
+"""Where the targets of tests are."""
 
 Answer = int | Callable[[Envelope], Awaitable[int]]
 
@@ -80,3 +85,9 @@ async def silent_listener() -> AsyncIterator[str]:
     for writer in writers:
         writer.close()
     await server.wait_closed()
+
+
+def local_dispatcher(timeout_seconds: float, *allowed: str) -> HttpDispatcher:
+    """A dispatcher that may push to this machine, or to `allowed`; tokens are not sealed."""
+    hosts = HostPolicy("", allowed or (LOOPBACK,), setting="push.allow_hosts")
+    return HttpDispatcher(timeout_seconds, hosts, lambda _, token: token)

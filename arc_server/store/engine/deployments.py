@@ -23,6 +23,7 @@ class KnownDeployment(msgspec.Struct, frozen=True):
     """The first target that was registered: it took over from the implicit one."""
     push_url: str | None = None
     push_token: str | None = None
+    push_by: str | None = None
 
     @property
     def default_target(self) -> CommandTarget | None:

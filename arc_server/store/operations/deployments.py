@@ -8,10 +8,10 @@ from datetime import datetime
 from arc_protocol.errors import CommandTargetIdInvalid, CommandTargetNotFound
 from arc_protocol.messages.base import RESERVED_TARGETS, CommandTarget
 from arc_server.ports.records import Deployment
-from arc_server.store.engine.deployments import is_ordinary
+from arc_server.store.engine.deployments import KnownDeployment, is_ordinary
 from arc_server.store.engine.rows import micros
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import targets, transitions
+from arc_server.store.operations import pushes, targets, transitions
 
 
 def put_deployment(db: StoreSession, deployment: Deployment, now: datetime) -> None:
@@ -28,14 +28,60 @@ def put_deployment(db: StoreSession, deployment: Deployment, now: datetime) -> N
         "configure_deployment",
         deployment_id=deployment_id,
         default_target_id=deployment.default_target_id,
-        push_url=deployment.push_url,
-        push_token=deployment.push_token,
     )
-    if known.push_url is None and deployment.push_url is not None:
-        transitions.start_pushing(db, deployment_id, now)
-    elif known.push_url is not None and deployment.push_url is None:
-        transitions.stop_pushing(db, deployment_id)
+    if deployment.push_url is not None or known.push_by is None:
+        _set_push(db, known, deployment.push_url, deployment.push_token, now, None)
     db.forget_deployment(deployment_id)
+
+
+def set_push(
+    db: StoreSession,
+    deployment_id: str,
+    push_url: str | None,
+    push_token: str | None,
+    now: datetime,
+    by: str | None,
+) -> bool:
+    """Fulfil DeploymentStore.set_push."""
+    known = db.deployment(deployment_id)
+    if known is None:
+        if push_url is None:
+            return False
+        known = targets.register_deployment(db, deployment_id, micros(now))
+    _set_push(db, known, push_url, push_token, now, None if push_url is None else by)
+    db.change("close_circuit", deployment_id=deployment_id)
+    db.forget_deployment(deployment_id)
+    return True
+
+
+def seal_push_token(db: StoreSession, deployment_id: str, former: str, sealed: str) -> None:
+    """Fulfil DeploymentStore.seal_push_token."""
+    db.change("seal_push_token", deployment_id=deployment_id, former=former, sealed=sealed)
+    db.forget_deployment(deployment_id)
+
+
+def _set_push(
+    db: StoreSession,
+    known: KnownDeployment,
+    push_url: str | None,
+    push_token: str | None,
+    now: datetime,
+    by: str | None,
+) -> None:
+    """Set where a deployment is pushed to; its live commands follow."""
+    db.change(
+        "set_push",
+        deployment_id=known.deployment_id,
+        push_url=push_url,
+        push_token=push_token,
+        push_by=by,
+    )
+    if known.push_url != push_url:
+        db.change("close_circuit", deployment_id=known.deployment_id)
+    if known.push_url is None and push_url is not None:
+        transitions.start_pushing(db, known.deployment_id, now)
+    elif known.push_url is not None and push_url is None:
+        transitions.stop_pushing(db, known.deployment_id)
 
 
 def get_deployment(db: StoreSession, deployment_id: str) -> Deployment | None:
@@ -50,6 +96,8 @@ def get_deployment(db: StoreSession, deployment_id: str) -> Deployment | None:
         default_target_id=known.default_target_id,
         push_url=known.push_url,
         push_token=known.push_token,
+        push_by=known.push_by,
+        circuit=None if known.push_url is None else pushes.find_circuit(db, deployment_id),
     )
 
 

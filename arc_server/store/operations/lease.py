@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +26,7 @@ from arc_server.ports.records import (
 )
 from arc_server.store.engine.rows import micros
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import epochs, lookup, targets, transitions
+from arc_server.store.operations import epochs, lookup, pushes, targets, transitions
 
 ENDED_AT_ONCE: Final = 200
 """The most overdue or damaged commands that one pass over a queue ends."""
@@ -82,10 +82,31 @@ def lease(db: StoreSession, query: LeaseQuery, now: datetime) -> Pass:
 
 
 def lease_push(
-    db: StoreSession, lease_ids: Sequence[str], lease_seconds: float, now: datetime
+    db: StoreSession,
+    lease_ids: Sequence[str],
+    lease_seconds: float,
+    now: datetime,
+    rooms: Mapping[str, int] | None,
+    per_deployment: int | None,
 ) -> Pass:
     """Fulfil PushStore.lease_push, as `lease` does."""
-    return _hand_out(db, "due_pushes", {"now": micros(now)}, lease_ids, lease_seconds, None, now)
+    grants: list[Grant] = []
+    ended: list[CommandRecord] = []
+    at = micros(now)
+    due = [first for first in pushes.first_pushes(db) if first.push_at <= at]
+    for first in due:
+        left = lease_ids[len(grants) :]
+        room = len(left) if per_deployment is None else per_deployment
+        left = left[: (rooms or {}).get(first.deployment_id, room)]
+        if not left:
+            continue
+        where = {"now": at, "deployment_id": first.deployment_id}
+        granted, is_cut = _hand_out(db, "due_pushes", where, left, lease_seconds, None, now)
+        grants += granted.grants
+        ended += granted.ended
+        if is_cut:
+            return Pass(Granted(grants=grants, ended=ended), is_cut=True)
+    return Pass(Granted(grants=grants, ended=ended))
 
 
 def _leased_target(db: StoreSession, query: LeaseQuery, now: datetime) -> _Target:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import datetime
 from typing import Final
 
 from arc_protocol import lifecycle
@@ -18,7 +17,7 @@ from arc_server.ports.records import (
     StoredParams,
 )
 from arc_server.store.engine import schema
-from arc_server.store.engine.rows import Row, StoredCommand, moment, stored_command
+from arc_server.store.engine.rows import Row, StoredCommand, stored_command
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
@@ -79,12 +78,6 @@ def _response(db: StoreSession, seq: int) -> ReadResponse | None:
     except sqlite3.DatabaseError:
         return bodies.UNREADABLE
     return bodies.to_response(*(row or bodies.NO_BODY))
-
-
-def next_push_at(db: StoreSession) -> datetime | None:
-    """Fulfil PushStore.next_push_at."""
-    row = db.row("next_push_at")
-    return None if row is None else moment(row[0])
 
 
 def schema_version(db: StoreSession) -> int:

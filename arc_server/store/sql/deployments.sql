@@ -1,7 +1,7 @@
 -- Deployments and their targets.
 
 -- name: find_deployment
-SELECT d.default_target_id, d.heir_target_id, d.push_url, d.push_token
+SELECT d.default_target_id, d.heir_target_id, d.push_url, d.push_token, d.push_by
 FROM deployments AS d WHERE d.deployment_id = :deployment_id;
 
 -- name: targets_of
@@ -13,8 +13,16 @@ INSERT INTO deployments (deployment_id, created_at) VALUES (:deployment_id, :now
 
 -- name: configure_deployment
 UPDATE deployments
-SET default_target_id = :default_target_id, push_url = :push_url, push_token = :push_token
+SET default_target_id = :default_target_id
 WHERE deployment_id = :deployment_id;
+
+-- name: set_push
+UPDATE deployments SET push_url = :push_url, push_token = :push_token, push_by = :push_by
+WHERE deployment_id = :deployment_id;
+
+-- name: seal_push_token
+UPDATE deployments SET push_token = :sealed
+WHERE deployment_id = :deployment_id AND push_token = :former;
 
 -- name: name_heir
 UPDATE deployments SET heir_target_id = :target_id
@@ -54,8 +62,8 @@ WHERE deployment_id = :deployment_id AND target_id = :from_id AND state = 'PENDI
 
 -- name: move_pushes
 UPDATE commands INDEXED BY commands_push_due SET target_id = :to_id, target_type = :to_type
-WHERE state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL
-  AND deployment_id = :deployment_id AND target_id = :from_id
+WHERE deployment_id = :deployment_id AND state = 'PENDING' AND is_push = 1
+  AND push_at IS NOT NULL AND target_id = :from_id
   AND (target_id <> :to_id OR target_type <> :to_type);
 
 -- name: move_awaited

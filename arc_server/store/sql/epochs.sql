@@ -17,4 +17,4 @@ WHERE state = 'DISPATCHED' AND lease_expires_at IS NOT NULL;
 -- name: freeze_pushes
 UPDATE commands INDEXED BY commands_push_due
 SET push_at = max(push_at, :until)
-WHERE state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL;
+WHERE deployment_id > '' AND state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL;

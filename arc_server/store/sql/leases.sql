@@ -8,13 +8,40 @@ ORDER BY c.ready_order LIMIT :limit;
 
 -- name: due_pushes
 SELECT c.seq FROM commands AS c INDEXED BY commands_push_due
-WHERE c.state = 'PENDING' AND c.is_push = 1 AND c.push_at <= :now
+WHERE c.deployment_id = :deployment_id AND c.state = 'PENDING' AND c.is_push = 1
+  AND c.push_at <= :now
 ORDER BY c.push_at, c.ready_order LIMIT :limit;
 
--- name: next_push_at
-SELECT c.push_at FROM commands AS c INDEXED BY commands_push_due
-WHERE c.state = 'PENDING' AND c.is_push = 1 AND c.push_at IS NOT NULL
-ORDER BY c.push_at LIMIT 1;
+-- name: first_pushes
+-- The first waiting push of every deployment that is pushed to: a seek for each.
+SELECT d.deployment_id, c.push_at, c.ready_order
+FROM deployments AS d INDEXED BY deployments_pushed
+CROSS JOIN commands AS c ON c.seq = (
+    SELECT w.seq FROM commands AS w INDEXED BY commands_push_due
+    WHERE w.deployment_id = d.deployment_id AND w.state = 'PENDING' AND w.is_push = 1
+      AND w.push_at IS NOT NULL
+    ORDER BY w.push_at, w.ready_order LIMIT 1
+)
+WHERE d.push_url IS NOT NULL AND d.deployment_id > '';
+
+-- name: put_circuit
+INSERT INTO push_circuits (deployment_id, opened_at, retry_at, times, reason)
+SELECT d.deployment_id, :opened_at, :retry_at, :times, :reason
+FROM deployments AS d WHERE d.deployment_id = :deployment_id AND d.push_url IS NOT NULL
+ON CONFLICT (deployment_id) DO UPDATE
+SET opened_at = excluded.opened_at, retry_at = excluded.retry_at, times = excluded.times,
+    reason = excluded.reason;
+
+-- name: close_circuit
+DELETE FROM push_circuits WHERE deployment_id = :deployment_id;
+
+-- name: find_circuit
+SELECT p.opened_at, p.retry_at, p.times, p.reason
+FROM push_circuits AS p WHERE p.deployment_id = :deployment_id;
+
+-- name: list_circuits
+SELECT p.deployment_id, p.opened_at, p.retry_at, p.times, p.reason
+FROM push_circuits AS p WHERE p.deployment_id > '' ORDER BY p.deployment_id;
 
 -- name: dispatch
 UPDATE commands

@@ -17,7 +17,7 @@ WHERE state = 'DISPATCHED' AND lease_expires_at IS NOT NULL;
 
 -- name: shift_pushes
 UPDATE commands INDEXED BY commands_push_due SET push_at = push_at + :shift
-WHERE state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL;
+WHERE deployment_id > '' AND state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL;
 
 -- name: shift_sign_of_life
 UPDATE signs_of_life SET seen_at = seen_at + :shift WHERE id = 1;

@@ -197,7 +197,8 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
         leases.ResponseHandling, leases.LeaseInfo, leases.RenewedLease, agents.HandlerInfo,
         agents.HeldCommand, agents.AgentInfo, agents.AgentStatus, leases.SubmittedResponse,
         leases.RefusedResponse, events.Progress, events.LogLine, events.RecordedLine,
-        agents.DeploymentPresence, agents.ReceiverInfo, waiting.Waiting, waiting.WaitingLease,
+        agents.DeploymentPresence, agents.PushCircuitInfo, agents.ReceiverInfo, waiting.Waiting,
+        waiting.WaitingLease,
     }  # fmt: skip
 
     assert files == VECTORS.keys() | rewritten

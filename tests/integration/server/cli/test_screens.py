@@ -28,12 +28,13 @@ CREDENTIALS = [f"cred_{number}a5b4c3d2e1f09" for number in range(2)]
 KEY_IDS = ["1f2e3d4c", "9a8b7c6d"]
 IDS = [*TOKENS, *ENROL_TOKENS, *CREDENTIALS, *KEY_IDS]
 
-GROUPS = ("", "token", "enrol-token", "credential", "target", "keys")
+GROUPS = ("", "token", "enrol-token", "credential", "deployment", "target", "keys")
 COMMANDS = (
     "serve", "check-config", "install", "uninstall", "upgrade",
     "token create", "token list", "token revoke", "token rotate",
     "enrol-token create", "enrol-token list", "enrol-token revoke",
     "credential list", "credential revoke",
+    "deployment show", "deployment set", "deployment unset",
     "target add", "target list", "target remove",
     "keys list", "keys rotate",
     "backup", "restore", "fsck", "begin-epoch",

@@ -8,7 +8,7 @@ import pytest
 
 from arc_protocol.errors import LeaseNotFound
 from arc_protocol.messages.base import State
-from arc_server.ports.records import StoredError, StoredInline
+from arc_server.ports.records import PushCircuit, StoredError, StoredInline
 from arc_server.ports.store import Store
 from arc_server.store.operations.lease import READ_AT_ONCE
 from tests.support.reaches import only
@@ -20,6 +20,8 @@ from tests.support.store_samples import (
     UPLOAD,
     after,
     create,
+    daemon,
+    deployment,
     granted_ids,
     ids,
     lease,
@@ -341,3 +343,71 @@ async def test_an_overdue_push_expires_on_the_way(store: Store) -> None:
 
     assert not granted.grants
     assert ids(granted.ended) == ["cmd_1"]
+
+
+async def test_a_deployment_is_leased_no_more_pushes_than_it_has_room_for(store: Store) -> None:
+    for name in ("dep-1", "dep-2", "dep-3"):
+        await store.put_deployment(pushed(deployment_id=name), NOW)
+        for number in range(3):
+            await create(store, command_id=f"cmd_{name[4:]}{number}", deployment_id=name)
+    fresh = [f"lease_{number}" for number in range(9)]
+
+    granted = await store.lease_push(
+        fresh, 30, after(1), rooms={"dep-1": 1, "dep-2": 0}, per_deployment=2
+    )
+
+    assert granted_ids(granted) == ["cmd_10", "cmd_30", "cmd_31"]
+    assert await store.next_push_at(["dep-1", "dep-2", "dep-3"]) is None
+    assert await store.next_push_at(["dep-1"]) == NOW
+
+
+async def test_the_push_url_of_an_operator_stays_unless_one_is_configured(store: Store) -> None:
+    await create(store, command_id="cmd_1")
+    assert await store.set_push(DEPLOYMENT, "https://w.test/", "sealed", NOW, "root")
+    assert (await read(store, "cmd_1")).is_push
+
+    await store.put_deployment(deployment(daemon("one")), NOW)
+    kept = await store.get_deployment(DEPLOYMENT)
+    await store.put_deployment(pushed(), NOW)
+    configured = await store.get_deployment(DEPLOYMENT)
+
+    assert kept is not None
+    assert (kept.push_url, kept.push_token, kept.push_by) == ("https://w.test/", "sealed", "root")
+    assert configured is not None
+    assert configured.push_by is None
+    assert await store.set_push(DEPLOYMENT, None, None, NOW)
+    assert not (await read(store, "cmd_1")).is_push
+    assert not await store.set_push("unknown", None, None, NOW)
+
+
+async def test_a_circuit_is_kept_until_it_closes_or_the_push_url_changes(store: Store) -> None:
+    circuit = PushCircuit(
+        deployment_id=DEPLOYMENT, opened_at=NOW, retry_at=after(9), times=2, reason="HTTP 503"
+    )
+    await store.put_circuit(circuit)
+    assert await store.list_circuits() == [], "it is not pushed to"
+
+    await store.put_deployment(pushed(), NOW)
+    await store.put_circuit(circuit)
+    await store.put_deployment(pushed(), NOW)
+    found = await store.get_deployment(DEPLOYMENT)
+    assert found is not None
+    assert found.circuit == circuit
+    assert await store.list_circuits() == [circuit]
+
+    await store.set_push(DEPLOYMENT, "https://other.test/", None, NOW)
+    assert await store.list_circuits() == []
+    await store.put_circuit(circuit)
+    await store.close_circuit(DEPLOYMENT)
+    assert await store.list_circuits() == []
+
+
+async def test_a_token_is_sealed_unless_it_was_replaced_meanwhile(store: Store) -> None:
+    await store.set_push(DEPLOYMENT, "https://w.test/", "new", NOW)
+
+    await store.seal_push_token(DEPLOYMENT, "old", "sealed old")
+    await store.seal_push_token(DEPLOYMENT, "new", "sealed")
+
+    found = await store.get_deployment(DEPLOYMENT)
+    assert found is not None
+    assert found.push_token == "sealed"

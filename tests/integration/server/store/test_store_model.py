@@ -26,6 +26,7 @@ from arc_server.ports.records import (
     LeasedResponse,
     LeaseQuery,
     NewCommand,
+    PushCircuit,
     PushLease,
     Quotas,
     StoredBlob,
@@ -206,10 +207,43 @@ class TwoStores(RuleBasedStateMachine):
         self.lease_ids += fresh
         return fresh
 
-    @rule(count=st.integers(1, 3), seconds=SECONDS)
-    def lease_push(self, count: int, seconds: float) -> None:
+    @rule(
+        count=st.integers(1, 3),
+        seconds=SECONDS,
+        rooms=st.none() | st.dictionaries(DEPLOYMENTS, st.integers(0, 2)),
+        each=st.none() | st.integers(1, 2),
+    )
+    def lease_push(
+        self, count: int, seconds: float, rooms: dict[str, int] | None, each: int | None
+    ) -> None:
         fresh = self.fresh_leases(count)
-        self.both(lambda store: store.lease_push(fresh, seconds, self.now))
+        self.both(
+            lambda store: store.lease_push(
+                fresh, seconds, self.now, rooms=rooms, per_deployment=each
+            )
+        )
+
+    @rule(deployment_id=DEPLOYMENTS, is_open=MAYBE)
+    def turn_circuit(self, deployment_id: str, is_open: bool) -> None:
+        if not is_open:
+            self.both(lambda store: store.close_circuit(deployment_id))
+            return
+        circuit = PushCircuit(
+            deployment_id=deployment_id,
+            opened_at=self.now,
+            retry_at=self.now,
+            times=len(self.command_ids),
+            reason="HTTP 503",
+        )
+        self.both(lambda store: store.put_circuit(circuit))
+
+    @rule(
+        deployment_id=DEPLOYMENTS,
+        url=st.none() | st.just("https://operator.example/push"),
+        by=st.none() | st.just("root"),
+    )
+    def set_push(self, deployment_id: str, url: str | None, by: str | None) -> None:
+        self.both(lambda store: store.set_push(deployment_id, url, "t", self.now, by))
 
     @rule(
         index=st.integers(0, 40),
@@ -375,6 +409,8 @@ class TwoStores(RuleBasedStateMachine):
             used = self.loop.run_until_complete(usage(self.sqlite, deployment_id))
             assert used == self.model.usage(deployment_id)
         self.both(lambda store: store.next_push_at())
+        self.both(lambda store: store.next_push_at([DEPLOYMENT]))
+        self.both(lambda store: store.list_circuits())
         self.both(lambda store: store.has_live_leases())
         page = self.both(_listed)
         assert page == sorted(page, key=lambda command: int(command.command_id[4:]), reverse=True)

@@ -104,6 +104,7 @@ def test_the_commented_file_names_every_key() -> None:
         ("deployments: [{id: a, default_target: b}]", "deployments[0].default_target"),
         ("deployments: [{id: a, push_url: nowhere}]", "deployments[0].push_url"),
         ("deployments: [{id: a, push_token: x}]", "deployments[0].push_url"),
+        ("push: {allow_hosts: ['*']}", "push.allow_hosts"),
         (
             "deployments: [{id: a, push_url: 'http://b', push_token: x, push_token_file: y}]",
             "deployments[0].push_token_file",
@@ -280,3 +281,12 @@ def test_providers_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SettingsError, match=r"oidc\.providers: needs the extra oidc"):
         load(PROVIDER, tmp_path)
     assert load("", tmp_path) == ServerConfig()
+
+
+def test_a_push_url_with_a_private_address_needs_to_be_allowed(tmp_path: Path) -> None:
+    text = "deployments: [{id: a, push_url: 'http://10.1.2.3/x'}]"
+
+    with pytest.raises(SettingsError, match=r"deployments\[0\].push_url: .*push.allow_hosts"):
+        deployments(load(text, tmp_path))
+
+    assert deployments(load(f"{text}\npush: {{allow_hosts: [10.0.0.0/8]}}", tmp_path))

@@ -1,0 +1,191 @@
+"""`arc-server deployment`: where the commands of a deployment are pushed to."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+import typer
+
+from arc_protocol.urls import redact
+from arc_runtime.network.allowed_hosts import HostRefused
+from arc_runtime.terminal.help_page import examples
+from arc_runtime.terminal.prefixes import PrefixError
+from arc_runtime.terminal.table import Column, print_note, print_table
+from arc_runtime.terminal.typer_programs import Program
+from arc_server.app import KEYS, CannotStart
+from arc_server.cli.bounds import named
+from arc_server.cli.database import ConfigOption, DataDirOption, config_here, with_store
+from arc_server.cli.listing import JsonOption
+from arc_server.cli.tokens import user_name
+from arc_server.config.reading import is_http_url, is_loopback, push_hosts
+from arc_server.config.sections import ServerConfig
+from arc_server.ports.deployments import DeploymentStore
+from arc_server.ports.records import Deployment
+from arc_server.push.push_tokens import PushTokens
+
+deployments = Program(
+    "deployment",
+    about="Show deployments, and set the URLs that their commands are pushed to",
+    epilog=examples("arc-server deployment show acme-eu-1"),
+)
+
+DeploymentArgument = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Deployment")]
+
+
+class DeploymentRow(msgspec.Struct, frozen=True):
+    """A deployment as it is shown, without its push token."""
+
+    deployment: str
+    targets: list[str]
+    default_target: str | None
+    push_url: str | None
+    has_push_token: bool
+    set_by: str | None
+    """Who set the push URL; None without one."""
+    push_state: str | None
+    """closed, open or half-open; None without a push URL."""
+    failing_since: datetime | None
+    next_try: datetime | None
+    reason: str | None
+
+    @classmethod
+    def of(cls, deployment: Deployment, now: datetime) -> DeploymentRow:
+        """Return the row of a deployment."""
+        circuit, url = deployment.circuit, deployment.push_url
+        state = "closed" if circuit is None else "open" if now < circuit.retry_at else "half-open"
+        return cls(
+            deployment.deployment_id,
+            [target.resource_id for target in deployment.targets],
+            deployment.default_target_id,
+            None if url is None else redact(url),
+            deployment.push_token is not None,
+            None if url is None else deployment.push_by or "the configuration",
+            None if url is None else state,
+            None if circuit is None else circuit.opened_at,
+            None if circuit is None else circuit.retry_at,
+            None if circuit is None else circuit.reason,
+        )
+
+
+@deployments.command("show", epilog=examples("arc-server deployment show acme-eu-1 --json"))
+def show_deployment(
+    deployment: DeploymentArgument,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show a deployment, and whether its push URL answers"""
+
+    async def read(store: DeploymentStore) -> Deployment | None:
+        return await store.get_deployment(deployment)
+
+    found = with_store(config, data_dir, read)
+    if found is None:
+        raise PrefixError(f"there is no deployment {deployment}")
+    row = DeploymentRow.of(found, datetime.now(UTC))
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(row).decode() + "\n")
+        return
+    facts = {
+        "deployment": row.deployment,
+        "targets": ", ".join(row.targets),
+        "default target": row.default_target,
+        "push url": row.push_url,
+        "push token": "set" if row.has_push_token else None,
+        "set by": row.set_by,
+        "push": row.push_state,
+        "failing since": row.failing_since,
+        "next try": row.next_try,
+        "reason": row.reason,
+    }
+    shown = [(name, value) for name, value in facts.items() if value]
+    print_table([Column("FACT"), Column("VALUE")], shown)
+
+
+@deployments.command(
+    "set",
+    epilog=examples("arc-server deployment set acme-1 --push-url https://w.example/arc"),
+)
+def set_push(
+    deployment: DeploymentArgument,
+    push_url: Annotated[
+        str, typer.Option(metavar="URL", help="URL that commands are POSTed to, not leased")
+    ],
+    push_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File with the bearer token for the URL; none without"),
+    ] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Push the commands of a deployment to a URL"""
+    deployment = named("DEPLOYMENT", deployment)
+    loaded = config_here(config, data_dir)
+    _check_url(push_url, loaded)
+    sealed = None
+    if push_token_file is not None:
+        token = _read_token(push_token_file)
+        try:
+            sealed = PushTokens(loaded.data_dir / KEYS).seal(deployment, token)
+        except OSError as error:
+            raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
+        parts = urlsplit(push_url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            print_note("the URL is not https: the token travels as plain text")
+
+    async def put(store: DeploymentStore) -> bool:
+        return await store.set_push(deployment, push_url, sealed, datetime.now(UTC), user_name())
+
+    with_store(config, data_dir, put)
+    print_note(f"commands of {deployment} are pushed to {redact(push_url)}")
+    _warn_of_configuration(loaded, deployment)
+
+
+@deployments.command("unset", epilog=examples("arc-server deployment unset acme-eu-1"))
+def unset_push(
+    deployment: DeploymentArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Let agents lease the commands of a deployment again"""
+
+    async def put(store: DeploymentStore) -> bool:
+        return await store.set_push(deployment, None, None, datetime.now(UTC))
+
+    if not with_store(config, data_dir, put):
+        raise PrefixError(f"there is no deployment {deployment}")
+    print_note(f"commands of {deployment} are leased to agents")
+    _warn_of_configuration(config_here(config, data_dir), deployment)
+
+
+def _check_url(url: str, config: ServerConfig) -> None:
+    """Raise BadParameter for a URL that nothing can be pushed to."""
+    if not is_http_url(url):
+        raise typer.BadParameter("--push-url: must be an absolute http or https URL")
+    try:
+        push_hosts(config).check(url)
+    except HostRefused as error:
+        raise typer.BadParameter(f"--push-url: {error}") from None
+
+
+def _read_token(file: Path) -> str:
+    """Return the token of a file. Raises BadParameter."""
+    try:
+        token = file.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII text"
+        raise typer.BadParameter(f"--push-token-file: {file}: {reason}") from None
+    if not token or not token.isprintable() or " " in token:
+        raise typer.BadParameter(f"--push-token-file: {file}: not a token alone on a line")
+    return token
+
+
+def _warn_of_configuration(config: ServerConfig, deployment: str) -> None:
+    """Say so if the next start of the server sets another push URL."""
+    if any(each.id == deployment and each.push_url is not None for each in config.deployments):
+        print_note("the configuration has a push_url for it, which the next start sets again")
