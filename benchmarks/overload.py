@@ -335,9 +335,12 @@ async def idle_agents(options: argparse.Namespace) -> list[str]:
             wake_ms = wakes[int(len(wakes) * 0.99)] * 1000
             await polls.until_all_wait()
             sending = asyncio.ensure_future(polls.send_until_cancelled())
-            server.stop()
+            await asyncio.to_thread(server.stop)
+            polls.forget()
             listen = server.url.removeprefix("http://")
-            server = ServerProcess(data_dir, listen, options.server_core, count + 500)
+            server = await asyncio.to_thread(
+                ServerProcess, data_dir, listen, options.server_core, count + 500
+            )
             reconnect = await polls.until_all_wait()
             sending.cancel()
             await asyncio.wait((sending,))
@@ -377,6 +380,10 @@ class Polls:
             self._changed.clear()
             await self._changed.wait()
         return time.perf_counter() - begun
+
+    def forget(self) -> None:
+        """Forget who waits: the server has ended."""
+        self._waiting.clear()
 
     async def wake(self, number: int) -> float:
         """Create a command for an agent; return when it gets it, in seconds from before."""
@@ -420,17 +427,11 @@ class Polls:
                     raise ConnectionResetError(status)
                 if b"leaseId" in message and number in self._woken:
                     self._woken.pop(number).set_result(time.perf_counter())
-                if not self._is_kept(message):
-                    await asyncio.sleep(0.01)
             except OSError:
                 self._waiting.discard(number)
                 connection = None
                 failures += 1
                 await asyncio.sleep(random.uniform(0, min(30, 0.5 * 2**failures)))
-
-    @staticmethod
-    def _is_kept(message: bytes) -> bool:
-        return b"leaseId" in message
 
     async def close(self) -> None:
         """End all."""
