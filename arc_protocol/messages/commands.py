@@ -41,6 +41,14 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     unread: 31 MiB of it took six seconds to decode."""
 
 
+class RetryRequest(Message, frozen=True, kw_only=True):
+    """POST /commands/{id}/retry: run a command that has ended again, as a new one."""
+
+    idempotency_key: IdempotencyKey | None = None
+    deadline: Timestamp | None = None
+    """By default the new command has as much time as the old one had."""
+
+
 class StorageUpload(Message, frozen=True, kw_only=True):
     """The request that uploads the params, and until when."""
 
@@ -69,6 +77,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     """The id of the token that created it."""
     completed_by: str | None = None
     """The id of the token or credential whose response or cancel ended it."""
+    retry_of: str | None = None
+    """The id of the command that it runs again."""
     error_code: str | None = None
     """The code of a FAILED command in a list, where there is no response."""
     waiting: Waiting | None = None

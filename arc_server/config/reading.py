@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
+from arc_server.config.oidc_section import check_oidc
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 
 PREFIX: Final = "ARC_SERVER"
@@ -44,6 +45,7 @@ def load_config(
         raise bad_value("commands.default_max_attempts", "is above commands.max_attempts")
     if config.commands.list_page > config.commands.max_list_page:
         raise bad_value("commands.list_page", "is above commands.max_list_page")
+    check_oidc(config.oidc)
     _check_deployments(config.deployments)
     return config
 

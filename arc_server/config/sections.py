@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from arc_protocol.messages.base import Name, ResourceType
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.config.sections import LogSection, Section, about
+from arc_server.config.oidc_section import OidcSection
 from arc_server.http.limits import HttpLimits
 
 DAY_SECONDS: Final = 86_400
@@ -384,6 +385,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     log: LogSection = LogSection()
     http: HttpLimits = HttpLimits()
     auth: AuthSection = AuthSection()
+    oidc: OidcSection = OidcSection()
     enrolment: EnrolmentSection = EnrolmentSection()
     leases: LeasesSection = LeasesSection()
     commands: CommandSection = CommandSection()

@@ -63,6 +63,8 @@ class Connections:
         self._unlogged = 0
         self._logged_at: float | None = None
         self._all_closed = asyncio.Event()
+        self.is_closing = False
+        """True once the server stops: a connection that was accepted a moment before is closed."""
 
     def opened(self, connection: ClientConnection) -> None:
         """Register a connection."""
@@ -204,6 +206,9 @@ class ClientConnection(RequestHandler):
             and not self._connections.make_room(self.address)
         )
         self._connections.opened(self)
+        if self._connections.is_closing:
+            self.force_close()
+            return
         if is_crowded and self.transport is not None:
             self._connections.note_refusal("http.max_connections_per_address")
             self.transport.write(_FULL)

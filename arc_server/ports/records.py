@@ -107,6 +107,8 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The id of the token or credential that it was granted to; None without one."""
     created_by: str | None = None
     """The id of the token that created the command; None without one."""
+    retry_of: str | None = None
+    """The id of the command that it runs again."""
     completed_by: str | None = None
     """The id of the token or credential whose response or cancel ended it."""
 
@@ -155,6 +157,8 @@ class NewCommand(Record, frozen=True, kw_only=True):
     """The id of the token that creates it."""
     quotas: Quotas | None = None
     """None: nothing is counted against the deployment."""
+    retry_of: str | None = None
+    """The id of the command that it runs again."""
 
 
 class Created(Record, frozen=True, kw_only=True):

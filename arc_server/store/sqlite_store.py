@@ -346,7 +346,12 @@ class SqliteStore:
         return await self._read(credentials.find_token, token_hash)
 
     async def rotate_token(self, secret: TokenSecret, older_end_at: datetime) -> BearerToken | None:
-        return await self._write(credentials.rotate_token, secret, older_end_at)
+        token = await self._write(credentials.rotate_token, secret, older_end_at)
+        if token is not None and token.revoked_at is None:
+            at, end = micros(secret.created_at), micros(older_end_at)
+            line = EndedRecord("secret", secret.token_hash.hex(), at, secret.token_id, end)
+            await self._write_journal([line])
+        return token
 
     async def use_tokens(self, used: Mapping[str, datetime]) -> None:
         await self._write(credentials.use_tokens, used)
@@ -387,7 +392,9 @@ class SqliteStore:
         return await self._write(credentials.add_key, new, signed_by, now)
 
     async def use_key(self, key_id: str, now: datetime, older_end_at: datetime) -> None:
-        await self._write(credentials.use_key, key_id, now, older_end_at)
+        line = await self._write(credentials.use_key, key_id, now, older_end_at)
+        if line is not None:
+            await self._write_journal([line])
 
     async def find_credential(self, credential_id: str) -> Credential | None:
         return await self._read(credentials.find_credential, credential_id)

@@ -195,6 +195,7 @@ class MemoryStore(MemoryCredentials):
                 is_push=place.push_url is not None,
                 deadline=new.deadline,
                 created_by=new.created_by,
+                retry_of=new.retry_of,
             ),
             params=new.params,
             signature=new.signature,
@@ -1024,14 +1025,14 @@ def _is_good_id(resource_id: str) -> bool:
 
 
 def _is_implicit(place: _Place, target: CommandTarget) -> bool:
-    """Whether a target is the implicit one or its heir, or would be once it is registered."""
+    """Return True if a target is the implicit one or its heir, registered or not."""
     if target.resource_id in RESERVED_TARGETS:
         return False
     return not _ordinary(place) or target.resource_id == place.heir
 
 
 def _is_same(key: _Key, place: _Place, target: CommandTarget) -> bool:
-    """Whether a key was made for that target, or for the implicit one that it took over from."""
+    """Return True if a key was made for that target, or for the implicit one before it."""
     if key.is_implicit:
         return _is_implicit(place, target)
     return key.target_id == target.resource_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -105,7 +106,7 @@ def list_agents(
         "before": _NEVER if behind is None else micros(behind.last_seen_at),
         "before_agent": "" if behind is None else behind.agent_id,
         "before_credential": "" if behind is None else behind.credential,
-        "limit": limit + 1,
+        "limit": -1,  # the loop ends it: rows that cannot be read do not count
         "with_schemas": has_schemas,
     }
     if deployment_id is None:
@@ -116,11 +117,12 @@ def list_agents(
     found: list[AgentPresence] = []
     page_bytes = 0
     for each in rows:
-        if len(found) == limit or page_bytes > PAGE_BYTES:
-            return AgentPage(agents=found, next=_cursor(found[-1]) if found else behind)
+        if len(found) == limit or (found and page_bytes > PAGE_BYTES):
+            return AgentPage(agents=found, next=_cursor(found[-1]))
         row = _AgentRow(*each)
         page_bytes += len(row.registration) + len(row.schemas or b"")
-        found.append(_presence(db, row, has_schemas=has_schemas))
+        with suppress(msgspec.ValidationError):  # names that an earlier release took
+            found.append(_presence(db, row, has_schemas=has_schemas))
     return AgentPage(agents=found)
 
 

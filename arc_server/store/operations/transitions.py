@@ -61,6 +61,7 @@ def insert(
         ready_order=seq if command.state is State.PENDING else NONE,
         push_at=created_at if command.is_push else NONE,
         created_by=command.created_by,
+        retry_of=command.retry_of,
     )
     form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)

@@ -141,7 +141,7 @@ async def test_forged_requests_for_an_access_token_get_a_401(client: Client, hos
         "a key that is not known": other.token_request(challenge),
         "another's name": good | {"keyId": other.key_id},
         "another challenge": good | {"challenge": await host.challenge(client)},
-        "a challenge of nobody": host.token_request("nonce.99999999999.0000." + "0" * 64),
+        "a challenge without an owner": host.token_request("nonce.99999999999.0000." + "0" * 64),
         "a challenge that has expired": host.token_request(expired),
         "a signature for something else": good
         | {"signature": host.sign("key", host.key_id, challenge)},

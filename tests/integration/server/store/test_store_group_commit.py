@@ -1,4 +1,4 @@
-"""Many operations, one commit: nobody pays for his neighbour."""
+"""Many operations, one commit: no operation pays for its neighbour."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_all_that_waits_shares_one_commit(sqlite: SqliteStore, passed: lis
 
 
 def sleeping(world: World) -> int:
-    """How many polls wait for work and do not look."""
+    """Return how many polls wait for work and do not look."""
     queues: Any = world.announcements.work._queues
     return sum(not waiter.is_looking for queue in queues.values() for waiter in queue)
 

@@ -134,6 +134,7 @@ class TwoStores(RuleBasedStateMachine):
         auto_register=MAYBE,
         created_by=CREDENTIALS,
         quotas=QUOTAS,
+        retry_of=st.none() | st.just("cmd_0"),
     )
     def create(
         self,
@@ -148,6 +149,7 @@ class TwoStores(RuleBasedStateMachine):
         auto_register: bool,
         created_by: str | None,
         quotas: Quotas | None,
+        retry_of: str | None,
     ) -> None:
         new = NewCommand(
             command_id=f"cmd_{len(self.command_ids)}",
@@ -163,6 +165,7 @@ class TwoStores(RuleBasedStateMachine):
             auto_register=auto_register,
             created_by=created_by,
             quotas=quotas,
+            retry_of=retry_of,
         )
         self.both(lambda store: store.create(new))
         self.command_ids.append(new.command_id)
@@ -398,7 +401,7 @@ async def _listed(store: Store) -> list[CommandRecord]:
 
 
 async def _outcome(answer: Any) -> Any:
-    """What a call answers, or the kind of error that it raises; sequences as lists."""
+    """Return what a call answers, or the kind of error that it raises; sequences as lists."""
     try:
         return _plain(await answer)
     except ArcError as error:

@@ -83,7 +83,7 @@ CREATE TABLE epochs (
     frozen_until       INTEGER,           -- leases of former epochs stay good
     keys_unknown_until INTEGER            -- idempotency keys of unknown age are refused
 ) STRICT;
-INSERT INTO "epochs" VALUES(1,'06b619dd',0,NULL,NULL,NULL,NULL);
+INSERT INTO "epochs" VALUES(1,'132763b1',0,NULL,NULL,NULL,NULL);
 CREATE TABLE event_lines (
     command INTEGER NOT NULL REFERENCES event_streams (command) ON DELETE CASCADE,
     place   INTEGER NOT NULL,
@@ -177,6 +177,15 @@ CREATE TABLE "tokens" (
     last_used_at INTEGER
 ) STRICT, WITHOUT ROWID;
 INSERT INTO "tokens" VALUES('tok_1','admin','',1,'',NULL,NULL,NULL,NULL,NULL,NULL,2,NULL);
+CREATE TABLE usage (
+    deployment_id    TEXT    PRIMARY KEY,
+    live_commands    INTEGER NOT NULL DEFAULT 0,
+    open_uploads     INTEGER NOT NULL DEFAULT 0,   -- commands in PENDING_UPLOAD
+    stored_bytes     INTEGER NOT NULL DEFAULT 0,   -- bodies, announced ones too, and registrations
+    idempotency_keys INTEGER NOT NULL DEFAULT 0,
+    agents           INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+INSERT INTO "usage" VALUES('dep-1',1,0,73,1,1);
 CREATE INDEX commands_ready ON commands (deployment_id, target_id, ready_order)
     WHERE state = 'PENDING' AND is_push = 0;
 CREATE INDEX commands_push_due ON commands (push_at, ready_order)
@@ -210,4 +219,43 @@ CREATE INDEX credentials_revoked ON credentials (revoked_at, credential_id)
     WHERE revoked_at IS NOT NULL;
 CREATE INDEX agents_seen ON agents (last_seen_at);
 CREATE INDEX agents_of_deployment_seen ON agents (deployment_id, last_seen_at);
+CREATE TRIGGER usage_of_deleted_command BEFORE DELETE ON commands BEGIN
+    UPDATE usage SET
+        live_commands = live_commands - (old.completed_at IS NULL),
+        open_uploads = open_uploads - (old.state = 'PENDING_UPLOAD'),
+        stored_bytes = stored_bytes
+            - coalesce((SELECT iif(form = 3 AND old.state <> 'PENDING_UPLOAD', 0, size)
+                FROM params WHERE command = old.seq), 0)
+            - coalesce((SELECT size FROM responses WHERE command = old.seq), 0)
+    WHERE deployment_id = old.deployment_id;
+END;
+CREATE TRIGGER usage_of_replaced_params AFTER UPDATE OF size ON params BEGIN
+    UPDATE usage SET stored_bytes = stored_bytes - coalesce(old.size, 0)
+    WHERE deployment_id = (SELECT deployment_id FROM commands WHERE seq = old.command);
+END;
+CREATE TRIGGER usage_of_replaced_response AFTER UPDATE OF size ON responses BEGIN
+    UPDATE usage SET stored_bytes = stored_bytes - coalesce(old.size, 0)
+    WHERE deployment_id = (SELECT deployment_id FROM commands WHERE seq = old.command);
+END;
+CREATE TRIGGER usage_of_deleted_key AFTER DELETE ON idempotency_keys BEGIN
+    UPDATE usage SET idempotency_keys = idempotency_keys - 1
+    WHERE deployment_id = old.deployment_id;
+END;
+CREATE TRIGGER usage_of_agent AFTER INSERT ON agents BEGIN
+    INSERT INTO usage (deployment_id, agents, stored_bytes)
+    VALUES (new.deployment_id, 1, length(new.registration) + coalesce(length(new.schemas), 0))
+    ON CONFLICT (deployment_id) DO UPDATE
+    SET agents = agents + 1, stored_bytes = stored_bytes + excluded.stored_bytes;
+END;
+CREATE TRIGGER usage_of_changed_agent AFTER UPDATE OF registration, schemas ON agents BEGIN
+    UPDATE usage SET stored_bytes = stored_bytes
+        + length(new.registration) + coalesce(length(new.schemas), 0)
+        - length(old.registration) - coalesce(length(old.schemas), 0)
+    WHERE deployment_id = old.deployment_id;
+END;
+CREATE TRIGGER usage_of_deleted_agent AFTER DELETE ON agents BEGIN
+    UPDATE usage SET agents = agents - 1, stored_bytes = stored_bytes
+        - length(old.registration) - coalesce(length(old.schemas), 0)
+    WHERE deployment_id = old.deployment_id;
+END;
 COMMIT;
