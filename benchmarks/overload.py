@@ -344,7 +344,7 @@ async def idle_agents(options: argparse.Namespace) -> list[str]:
             reconnect = await polls.until_all_wait()
             sending.cancel()
             await asyncio.wait((sending,))
-            errors = 0 if sending.cancelled() else 1
+            errors = "none" if sending.cancelled() else repr(sending.exception())
             await polls.close()
         finally:
             server.stop()
@@ -356,7 +356,7 @@ async def idle_agents(options: argparse.Namespace) -> list[str]:
         "memory": kib <= MAX_IDLE_KIB,
         "wake-up": wake_ms <= MAX_WAKE_MS,
         "reconnect": reconnect <= MAX_RECONNECT_SECONDS,
-        "errors": not errors,
+        "errors": errors == "none",
     }
     return [name for name, is_good in bounds.items() if not is_good]
 
@@ -422,7 +422,6 @@ class Polls:
                     self._waiting.add(number)
                     self._changed.set()
                 status, message = await answer
-                self._waiting.discard(number)
                 if status != 200:
                     raise ConnectionResetError(status)
                 if b"leaseId" in message and number in self._woken:

@@ -173,9 +173,9 @@ async def test_an_agent_of_a_name_that_is_refused_today_spoils_no_list(tmp_path:
         )
     store = await SqliteStore.open(path)
 
-    found = await store.list_agents(None, NOW, 10)
+    found = (await store.list_agents(None, NOW, 10)).agents
     await store.put_agent("agent-2", registration(hostname="db-8"), NOW)
-    again = await store.list_agents(None, NOW, 10)
+    again = (await store.list_agents(None, NOW, 10)).agents
     await store.close()
 
     assert [each.agent_id for each in found] == ["agent-1"]
