@@ -52,7 +52,7 @@ from arc_server.ports.records import (
     StoredResponse,
     TokenSecret,
 )
-from arc_server.store.engine import schema
+from arc_server.store.engine import faults, schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
 from arc_server.store.engine.ended_journal import JOURNAL, EndedJournal, EndedRecord
 from arc_server.store.engine.rows import micros
@@ -124,7 +124,8 @@ class SqliteStore:
         except OSError as error:
             raise Unavailable(f"no snapshot of the database: {error.strerror}") from None
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"no snapshot of the database: {error}") from None
+            reason = f"no snapshot of the database: {faults.reason(error)}"
+            raise StoreUnavailable(reason) from error
 
     async def close(self) -> None:
         await self.database.close()

@@ -15,6 +15,7 @@ import structlog
 
 from arc_protocol.errors import StoreUnavailable
 from arc_runtime.failpoints import hit
+from arc_server.store.engine import faults
 from arc_server.store.engine.thread import Worker
 
 MAX_WAITING: Final = 20_000
@@ -104,7 +105,7 @@ class Batches:
             except Exception as error:
                 log.exception("store.batch_failed", operations=len(batch))
                 for operation in batch:
-                    operation.error = StoreUnavailable(f"the database failed: {error}")
+                    operation.error = StoreUnavailable(faults.reason(error))
             hit("store.before_answer")
             for operation in batch[:done]:
                 _answer(operation)

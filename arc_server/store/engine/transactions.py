@@ -58,7 +58,7 @@ class Writing:
 
     def _commit(self, batch: Sequence[Operation]) -> int:
         if self._failure:
-            _refuse(batch, self._failure)
+            _refuse(batch, faults.FAILED)
             return len(batch)
         try:
             self._begin()
@@ -165,6 +165,7 @@ class Reading:
                 except Exception as error:
                     operation.error = _for_caller(error)
         except sqlite3.Error as error:
+            log.error("store.read_failed", reason=faults.name_of(error), operations=len(batch))
             _refuse(batch, faults.reason(error))
         finally:
             if connection.in_transaction:
