@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import stored
+
 DEPLOYMENT: Final = "attacker"
 """The deployment that the attacker's tokens are good for."""
 CONNECTIONS: Final = 10_500
@@ -137,6 +141,18 @@ async def backlog(by: Attacker) -> None:
     )
 
 
+async def pending(by: Attacker) -> None:
+    """Lease a thousand commands at a time of the 100,000 that wait, and let the leases lapse."""
+    target = {"resourceId": stored.IDLE_TARGET, "resourceType": "daemon"}
+    lease = _lease(maxLeases=1000, leaseSeconds=5, target=target)
+    await asyncio.gather(
+        *(
+            by.keep_asking(lambda: ("POST /v1/commands/leases", lease, by.agent_token), pause=0.1)
+            for _ in range(2)
+        )
+    )
+
+
 async def stalled_bodies(by: Attacker) -> None:
     """Announce 31 MiB to every kind of route, send most of it at once, and then nothing."""
     lines = {
@@ -246,7 +262,7 @@ async def long_headers(by: Attacker) -> None:
 ATTACKS: Final[dict[str, Callable[[Attacker], Awaitable[None]]]] = {
     attack.__name__.replace("_", "-"): attack
     for attack in (
-        *(creates, backlog, stalled_bodies, registrations, nested, idle_connections),
+        *(creates, backlog, pending, stalled_bodies, registrations, nested, idle_connections),
         *(stalled_strangers, uploads, new_targets, large_leases, junk_tokens, long_headers),
     )
 }

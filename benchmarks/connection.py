@@ -60,13 +60,18 @@ class Connection(asyncio.Protocol):
     async def request(
         self, method: str, path: str, body: bytes = b"", token: str = ""
     ) -> tuple[int, bytes]:
-        """Send a request; return the status and the body of its answer."""
+        """Send a request; return the status and the body of its answer.
+
+        Raises ConnectionResetError when the server has closed the connection.
+        """
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{authorization}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         assert self._transport is not None
+        if self._transport.is_closing():
+            raise ConnectionResetError("the server has closed the connection")
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(head.encode() + body)
         return await self._answer

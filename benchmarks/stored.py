@@ -59,6 +59,13 @@ INSERT INTO idempotency_keys (
   SELECT deployment_id, command, lower(hex(randomblob(16))), target_id, 1, randomblob(32), seq,
     created_at
   FROM commands WHERE seq > :first ORDER BY seq;
+INSERT INTO usage (deployment_id, live_commands, stored_bytes, idempotency_keys)
+  SELECT deployment_id, sum(state = 'PENDING'), sum(:size * (1 + (state = 'SUCCEEDED'))), count(*)
+  FROM commands WHERE seq > :first GROUP BY deployment_id
+  ON CONFLICT (deployment_id) DO UPDATE
+  SET live_commands = live_commands + excluded.live_commands,
+    stored_bytes = stored_bytes + excluded.stored_bytes,
+    idempotency_keys = idempotency_keys + excluded.idempotency_keys;
 """
 
 

@@ -114,8 +114,8 @@ class Application:
             forwarded = self._limits.trust_forwarded
             self._strangers.take(address_of(http, trust_forwarded=forwarded))
             raise
-        call.connection.trust()
         token_id = call.caller.reach.credential
+        call.connection.trust(token_id)
         if token_id is None:
             return await self._handled(route, call)
         wait_seconds = self._shares.begin(token_id, may_wait=route.waits_its_turn)
@@ -129,7 +129,7 @@ class Application:
     async def _signed_or_open(self, route: Route, call: Call) -> web.StreamResponse:
         """Answer a request that was let through without a token."""
         if call.is_signed:
-            call.connection.trust()
+            call.connection.trust(call.reach.credential)
         return await self._handled(route, call)
 
     async def _handled(self, route: Route, call: Call) -> web.StreamResponse:

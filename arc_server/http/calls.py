@@ -39,7 +39,7 @@ class CallConnection(Protocol):
     wait: Wait | None
     """The wait of its request; ended when the client goes."""
 
-    def trust(self) -> None:
+    def trust(self, credential: str | None) -> None:
         """Keep the connection before those of strangers: a request has shown a good credential."""
         ...
 

@@ -54,6 +54,8 @@ class Connections:
         """In the order in which `make_room` looks at them."""
         self._strangers: dict[ClientConnection, None] = {}
         """Open connections that have shown no good credential, looked at before all others."""
+        self._by_credential: dict[str, int] = {}
+        """The number of open connections that have shown a credential first."""
         self.by_address: dict[str, int] = {}
         """The number of open connections of each address."""
         self.left_behind: set[asyncio.Task[None]] = set()
@@ -77,20 +79,27 @@ class Connections:
         if connection in self.open:
             del self.open[connection]
             self._strangers.pop(connection, None)
-            left = self.by_address[connection.address] - 1
-            if left:
-                self.by_address[connection.address] = left
-            else:
-                del self.by_address[connection.address]
+            if connection.credential is not None:
+                _count_down(self._by_credential, connection.credential)
+            _count_down(self.by_address, connection.address)
         if handling is not None and not handling.done():
             self.left_behind.add(handling)
             handling.add_done_callback(self._ended)
         elif not self.open:
             self._all_closed.set()
 
-    def trust(self, connection: ClientConnection) -> None:
-        """Keep a connection before those of strangers: it has shown a good credential."""
+    def trust(self, connection: ClientConnection, credential: str | None, most: int) -> bool:
+        """Keep a connection before those of strangers: it has shown a good credential.
+
+        Return False, and leave it among them, if the credential has `most` connections already.
+        """
+        if credential is not None:
+            count = self._by_credential.get(credential, 0)
+            if count >= most:
+                return False
+            self._by_credential[credential] = count + 1
         self._strangers.pop(connection, None)
+        return True
 
     def make_room(self, address: str | None = None) -> bool:
         """Close a connection of a stranger, or else an idle one; return False if there is none.
@@ -142,6 +151,7 @@ class ClientConnection(RequestHandler):
         "_stalled_bytes",
         "_stalled_since",
         "address",
+        "credential",
         "is_trusted",
         "wait",
     )
@@ -162,6 +172,8 @@ class ClientConnection(RequestHandler):
         """The client's address; empty for a Unix socket."""
         self.is_trusted = False
         """True once a request on it has shown a good credential."""
+        self.credential: str | None = None
+        """The credential by which it is trusted, if it has an id."""
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.wait: Wait | None = None
@@ -181,11 +193,14 @@ class ClientConnection(RequestHandler):
         transport = self.transport
         return self.is_idle and (transport is None or not transport.get_write_buffer_size())
 
-    def trust(self) -> None:
+    def trust(self, credential: str | None) -> None:
         """Keep the connection before those of strangers: a request has shown a good credential."""
-        if not self.is_trusted:
+        if self.is_trusted:
+            return
+        most = self._limits.max_requests_per_token
+        if self._connections.trust(self, credential, most):
             self.is_trusted = True
-            self._connections.trust(self)
+            self.credential = credential
 
     def cut_off(self) -> None:
         """Close the connection at once, also when its client does not read what it was sent."""
@@ -307,6 +322,15 @@ class Refusal(asyncio.Protocol):
         self._connections.refused -= 1
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _count_down(counts: dict[str, int], key: str) -> None:
+    """Count one less of a key, and forget it at 0."""
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:

@@ -93,7 +93,8 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             ge=1,
             le=1_000_000,
             description="The most requests of one token at a time, waiting ones included. Further"
-            " ones get a 429.",
+            " ones get a 429. Of more connections than that, the others are closed as those"
+            " without a good token are.",
         ),
     ] = 5_000
     requests_per_second: Annotated[

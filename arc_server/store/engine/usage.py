@@ -1,7 +1,7 @@
 """The usage of deployments in a batch: read once, added up in memory, written at its end.
 
 Counting in each operation would cost a lifecycle three statements; so a batch writes one for each
-of its deployments, in its own transaction. Triggers subtract what is removed (migration 11).
+of its deployments, in its own transaction. Triggers subtract what is removed (migration 10).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- What each deployment uses, for its quotas (migration 11). Triggers keep what is removed, and agents.
+-- What each deployment uses, for its quotas (migration 10). Triggers keep what is removed, and agents.
 
 -- name: usage_of
 SELECT u.live_commands, u.open_uploads, u.stored_bytes, u.idempotency_keys, u.agents

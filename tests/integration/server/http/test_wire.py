@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import pytest
 
 from arc_protocol.errors import StoreUnavailable
+from arc_server.auth.tokens import Scope, new_token
 from tests.support.running_server import OWN, Client, Serve, inline
 from tests.support.waiting import until
 from tests.support.wire import HOST, Wire, authorized
@@ -332,6 +334,30 @@ async def test_strangers_who_keep_the_server_waiting_lock_out_no_agent(
         assert lease["envelope"]["commandId"] == command_id
         assert client.server.http.open_connections <= 3
         assert client.server.http.unanswered == 0
+        for wire in (*wires, agent):
+            await wire.close()
+
+
+async def test_one_token_keeps_no_more_connections_than_it_may_have_requests(
+    serve: Serve,
+) -> None:
+    async with serve(http={"max_connections": 4, "max_requests_per_token": 2}) as client:
+        made = new_token(Scope.SENDER, None, datetime.now(UTC))
+        await client.server.parts.store.put_token(made.stored, made.secret)
+        hoarder = Client(client.server, client.session, made.text)
+        wires: list[Wire] = []
+        for _ in range(4):
+            wire = await (await Wire.open(client)).send(
+                authorized(hoarder, "GET /v1/commands HTTP/1.1") + STALLED.encode()
+            )
+            assert (await wire.answer())[0] == 200
+            wires.append(wire)
+
+        agent = await poll(client)
+        command_id = await client.create()
+
+        (lease,) = json.loads((await agent.answer())[2])["leases"]
+        assert lease["envelope"]["commandId"] == command_id
         for wire in (*wires, agent):
             await wire.close()
 
