@@ -57,7 +57,7 @@ class Agent:
         self._live = live
         self._once = once
         self._clock = clock
-        self.agent_id = f"{live.config.agent_name}-{uuid.uuid4().hex[:16]}"
+        self.agent_id = f"{live.agent_name}-{uuid.uuid4().hex[:16]}"
         self._stop = asyncio.Event()
         self._is_broken = False
         self._has_started = False

@@ -11,7 +11,6 @@ import asyncio
 import getpass
 import os
 import re
-import socket
 import sys
 from pathlib import Path
 from typing import Final
@@ -118,6 +117,7 @@ async def _enrol(
         deployment_id=info.deployment_id,
         server=config.server.url or "",
         key=key,
+        agent_name=config.agent_name,
     )
     await asyncio.to_thread(files.enrolled, identity)
     return info
@@ -128,7 +128,7 @@ async def _ask(connection: ServerConnection, config: Config, key: KeyPair, token
     request = EnrolRequest(
         public_key=key.public_key,
         signature=key.sign("enrol", fingerprint(token), key.public_key),
-        hostname=(config.name or socket.gethostname())[:256],
+        hostname=config.agent_name,
         deployment_id=config.deployment,
         target=config.command_target,
     )

@@ -415,7 +415,11 @@ class Config(Section, frozen=True, kw_only=True):
     name: (
         Annotated[
             str,
-            about("The agent's name in lists. Default: the host's name.", max_length=200),
+            about(
+                "The agent's name in lists. Default: the host's name. An enrolled agent keeps the"
+                " name that it enrolled with.",
+                max_length=200,
+            ),
         ]
         | None
     ) = None

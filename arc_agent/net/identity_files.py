@@ -84,6 +84,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     """The server where the agent enrolled, for operators."""
     key: KeyPair
+    agent_name: str | None = None
+    """The name that the credential is bound to; None if an earlier release enrolled."""
 
 
 class IdentityFiles:

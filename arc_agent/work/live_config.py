@@ -94,6 +94,12 @@ class LiveConfig:
         for line in exposed_secrets(self.config, self._source.file):
             log.warning("secret.exposed", reason=line)
 
+    @property
+    def agent_name(self) -> str:
+        """Return the name with which the agent's ids begin: an enrolled agent keeps its own."""
+        identity = getattr(self.token, "identity", None)
+        return (identity and identity.agent_name) or self.config.agent_name
+
     def check_host(self) -> None:
         """Check that this host can run the configured handlers. Raises HandlerError."""
         check_host(self.config.handlers)

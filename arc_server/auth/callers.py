@@ -143,7 +143,8 @@ class Authenticator:
                 deployments=(grant.deployment_id,),
                 commands=authority.reach.commands,
                 target=grant.target,
-                agent_id=authority.reach.agent_id,
+                # A public receiver with an enrolled agent's bootstrap token has no agent id.
+                agent_id=authority.reach.agent_id if kind == _TOKEN else None,
                 credential=authority.reach.credential,
             ),
             is_bootstrapped=True,
@@ -236,6 +237,7 @@ class Authenticator:
                 deployments=(found.deployment_id,),
                 target=found.target,
                 is_default_only=found.is_target_bound and found.target is None,
+                agent_id=found.hostname or None,
                 credential=found.credential_id,
             ),
             authority=f"{_CREDENTIAL}:{credential_id}",

@@ -3,6 +3,7 @@ act on, and the name under which its deeds are recorded."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,8 @@ from arc_protocol.errors import Forbidden, LeaseLost
 from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.records import CommandRecord
 
+_START: Final = re.compile(r"-[0-9a-f]{16}\Z", re.ASCII)
+"""The end of the id of one start of an agent: `db-7-0123456789abcdef`."""
 ANY: Final = ("*",)
 """The patterns that every name fits."""
 
@@ -28,7 +31,8 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     is_default_only: bool = False
     """True for an agent that enrolled without a target: it may name none."""
     agent_id: str | None = None
-    """The only agent id that the caller may give."""
+    """The only agent that the caller may be: its id, or the name with which the ids of all its
+    starts begin."""
     credential: str | None = None
     """The id of the caller's token or credential; None if none was needed."""
     every_lease: bool = False
@@ -57,6 +61,12 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
             and fits(command.command, self.commands)
             and (self.target is None or self.target == command.target)
         )
+
+    def allows_agent(self, agent_id: str | None) -> bool:
+        """Return True if the caller may give an agent id."""
+        if self.agent_id is None or agent_id == self.agent_id:
+            return True
+        return agent_id is not None and _START.sub("", agent_id) == self.agent_id
 
     def holds(self, command: CommandRecord) -> bool:
         """Return True if the latest lease of the command is the caller's to act on.

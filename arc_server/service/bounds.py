@@ -54,5 +54,5 @@ def check_agent(target: CommandTarget | None, agent_id: str | None, within: Reac
         raise Forbidden("this token is bound to another target")
     if within.is_default_only and target is not None:
         raise Forbidden("this agent enrolled without a target: enrol it again for this one")
-    if within.agent_id is not None and agent_id != within.agent_id:
-        raise Forbidden("this token is bound to another agent id")
+    if not within.allows_agent(agent_id):
+        raise Forbidden(f"this token or credential is bound to the agent {within.agent_id}")

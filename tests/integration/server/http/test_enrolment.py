@@ -21,6 +21,9 @@ from tests.support.enrolling_host import Host, enrol_token
 from tests.support.running_server import OTHER, OWN, Client, Serve, make_token
 from tests.support.waiting import until
 
+AGENT = "db-7-0123456789abcdef"
+"""The id of one start of the agent that enrols."""
+
 
 @pytest.fixture
 async def host(client: Client) -> Host:
@@ -38,10 +41,10 @@ async def test_an_agent_that_enrolled_works_for_its_deployment_alone(client: Cli
 
     token = await host.access(client)
 
-    lease = {"deploymentId": OWN}
+    lease = {"deploymentId": OWN, "agentId": AGENT}
     answer = await client.call("POST", "/v1/commands/leases", lease, token=token)
     assert [each["commandId"] for each in answer.json["leases"]] == [command_id]
-    lease = {"deploymentId": OTHER}
+    lease = {"deploymentId": OTHER, "agentId": AGENT}
     assert (await client.call("POST", "/v1/commands/leases", lease, token=token)).status == 403
     assert (await client.call("GET", "/v1/commands", token=token)).status == 403
 
@@ -231,7 +234,7 @@ async def test_junk_keeps_no_genuine_agent_from_enrolling(serve: Serve, junk: st
 
 async def test_an_access_token_ends_by_the_servers_clock(client: Client, host: Host) -> None:
     access = AccessTokens(client.server.parts.signer, client.server.parts.clock)
-    body = {"deploymentId": OWN}
+    body = {"deploymentId": OWN, "agentId": AGENT}
     good = access.mint(host.credential_id, 60)
     over = access.mint(host.credential_id, -2)
     changed = good.replace(host.credential_id, "cred_" + "0" * 16)
@@ -368,7 +371,7 @@ async def test_a_revoked_credential_ends_its_long_poll_with_a_401(
 ) -> None:
     token, other = await host.access(client), await make_token(client.server, Scope.AGENT, OWN)
     announcements = client.server.parts.services.announcements
-    body = {"deploymentId": OWN, "waitSeconds": 50}
+    body = {"deploymentId": OWN, "agentId": AGENT, "waitSeconds": 50}
     polls = [
         asyncio.create_task(client.call("POST", "/v1/commands/leases", body, token=each))
         for each in (token, other)
@@ -398,7 +401,7 @@ async def test_a_plain_token_that_another_process_revokes_ends_its_wait_too(
         call = client.call("GET", f"/v1/commands/{command_id}?waitSeconds=50", token=token)
     else:
         await client.lease()
-        body = {"deploymentId": OWN, "waitSeconds": 50}
+        body = {"deploymentId": OWN, "agentId": AGENT, "waitSeconds": 50}
         call = client.call("POST", "/v1/commands/leases", body, token=token)
     waiting = asyncio.create_task(call)
     announcements = client.server.parts.services.announcements
@@ -418,7 +421,7 @@ async def test_a_revoked_wait_that_got_work_in_the_same_moment_gives_it_back(
     client: Client, host: Host
 ) -> None:
     token = await host.access(client)
-    body = {"deploymentId": OWN, "waitSeconds": 50}
+    body = {"deploymentId": OWN, "agentId": AGENT, "waitSeconds": 50}
     poll = asyncio.create_task(client.call("POST", "/v1/commands/leases", body, token=token))
     await until(lambda: client.server.parts.services.announcements.work.count == 1)
 
@@ -460,7 +463,7 @@ async def enrolled_for(client: Client, target: dict[str, str] | None) -> str:
 
 
 async def lease_status(client: Client, token: str, target: dict[str, str] | None) -> int:
-    body = {"deploymentId": OWN} | ({} if target is None else {"target": target})
+    body = {"deploymentId": OWN, "agentId": AGENT} | ({} if target is None else {"target": target})
     return (await client.call("POST", "/v1/commands/leases", body, token=token)).status
 
 
@@ -504,3 +507,47 @@ async def test_an_enrol_token_for_a_target_enrols_for_no_other(client: Client) -
     [token] = await store.list_enrol_tokens()
     assert token.used == 1
     assert await lease_status(client, await host.access(client), OTHER_TARGET) == 403
+
+
+@pytest.mark.parametrize(
+    ("agent_id", "status"),
+    [
+        (AGENT, 200),
+        ("db-7-fedcba9876543210", 200),  # its next start
+        ("db-7", 200),
+        ("db-8-0123456789abcdef", 403),
+        ("db-70-0123456789abcdef", 403),
+        ("db-7-0123456789abcdef-0123456789abcdef", 403),
+        ("db-7-replica", 403),
+        (None, 403),
+    ],
+)
+async def test_a_credential_is_bound_to_the_agent_that_enrolled(
+    client: Client, agent_id: str | None, status: int
+) -> None:
+    token = await enrolled_for(client, None)
+    lease = {"deploymentId": OWN, "agentId": agent_id}
+    registration = {"deploymentId": OWN, "version": "1", "hostname": "any", "handlers": []}
+
+    leased = await client.call("POST", "/v1/commands/leases", lease, token=token)
+    answers = [leased]
+    if agent_id is not None:
+        path = f"/v1/agents/{agent_id}"
+        answers.append(await client.call("PUT", path, registration, token=token))
+
+    assert [each.status for each in answers] == [status] * len(answers)
+    if status == 403:
+        assert "is bound to the agent db-7" in leased.json["message"]
+
+
+async def test_a_receiver_that_an_enrolled_agent_bootstraps_needs_no_agent_id(
+    client: Client,
+) -> None:
+    token = await enrolled_for(client, VAULT)
+    request = {"deploymentId": OWN, "role": "receiver", "target": "vault"}
+    lease = {"deploymentId": OWN, "target": VAULT}
+
+    grant = await client.call("POST", "/v1/commands/bootstrap", request, token=token)
+    answer = await client.call("POST", "/v1/commands/leases", lease, token=grant.json["token"])
+
+    assert answer.status == 200

@@ -1,4 +1,4 @@
-"""Secrets of a configuration that every user of the host may read."""
+"""The live configuration: the agent's name, and secrets that every user of the host may read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from arc_agent.config.reading import read
-from arc_agent.work.live_config import exposed_secrets
+from arc_agent.net.identity_files import Identity, IdentityFiles, KeyPair
+from arc_agent.work.live_config import LiveConfig, Source, exposed_secrets
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,30 @@ def test_a_secret_that_every_user_may_read_is_named(
         assert len(found) == len(lines)
         for part, line in zip(lines, found, strict=True):
             assert part in line
+
+
+@pytest.mark.parametrize(
+    ("enrolled_as", "name"), [("db-7", "db-7"), (None, "pod-2"), ("", "pod-2")]
+)
+def test_an_enrolled_agent_keeps_its_name_when_its_host_gets_another(
+    tmp_path: Path, enrolled_as: str | None, name: str
+) -> None:
+    environ = {
+        "ARC_AGENT_SERVER_URL": "https://h",
+        "ARC_AGENT_DATA_DIR": str(tmp_path),
+        "ARC_AGENT_DEPLOYMENT": "d",
+        "ARC_AGENT_NAME": "pod-2",
+    }
+    source = Source(file=None, environ=environ, overrides={})
+    before = LiveConfig(source).agent_name
+    identity = Identity(
+        credential_id="cred_1",
+        deployment_id="d",
+        server="https://h",
+        key=KeyPair.generate(),
+        agent_name=enrolled_as,
+    )
+    IdentityFiles(tmp_path).enrolled(identity)
+
+    assert before == "pod-2"
+    assert LiveConfig(source).agent_name == name
