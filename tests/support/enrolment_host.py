@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -92,13 +93,12 @@ class EnrolmentHost:
         assert await store.revoke_credential(identity.credential_id, datetime.now(UTC))
 
     async def lease(self, token: str | None) -> int:
-        """Ask for work; the status."""
+        """Ask for work as the agent of this host; return the status."""
         headers = {"Authorization": f"Bearer {token}"}
+        body = {"deploymentId": DEPLOYMENT, "agentId": socket.gethostname()}
         async with (
             aiohttp.ClientSession(headers=headers) as session,
-            session.post(
-                f"{self.server.url}/v1/commands/leases", json={"deploymentId": DEPLOYMENT}
-            ) as answer,
+            session.post(f"{self.server.url}/v1/commands/leases", json=body) as answer,
         ):
             return answer.status
 
