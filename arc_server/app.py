@@ -29,6 +29,7 @@ from arc_server.config.parts import (
     deployments,
     enrolment_limits,
     push_limits,
+    retention_limits,
     sweep_limits,
 )
 from arc_server.config.reading import listen_address
@@ -55,6 +56,7 @@ from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
 from arc_server.server_keys import KeysUnusable, Signer
+from arc_server.service.retention import Retention
 from arc_server.service.services import ServerServices, build_services
 from arc_server.service.sweeper import Sweeper
 from arc_server.store.engine.refusals import StoreLocked, StoreRefused
@@ -227,10 +229,19 @@ async def serving(
             clock=clock,
             limits=sweep_limits(config),
         )
+        retention = Retention(
+            store=store,
+            blobs=blob_store,
+            uploads=services.uploads,
+            announcements=services.announcements,
+            clock=clock,
+            limits=retention_limits(config),
+        )
         server.steps = lambda: sweeper.steps
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
         await sweeper.begin()
         _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
+        _in_background(stack, server, "retention", retention.run(), patience_seconds=0)
         _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
         revocations = Revocations(
             store=store,

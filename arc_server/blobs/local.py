@@ -11,7 +11,8 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -30,7 +31,9 @@ from arc_protocol.errors import (
 )
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from arc_runtime.directories import make_directory
+from arc_server.blobs import collection
 from arc_server.blobs.files import BlobFiles, Directories, Held, Upload
+from arc_server.ports.records import Collected
 from arc_server.server_keys import BLOB, Signer, limit_parts
 
 log = structlog.get_logger(__name__)
@@ -66,6 +69,8 @@ class LocalBlobStore:
         self._signer = signer
         self._writes: dict[str, asyncio.Timeout] = {}
         """By path, the write that goes on: each is ended by the next."""
+        self._unfinished: set[Path] = set()
+        """The files of the writes that go on."""
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="blob")
         make_directory(root)
         self._temporary.mkdir(mode=0o700, exist_ok=True)
@@ -96,7 +101,9 @@ class LocalBlobStore:
                 del self._writes[path]
 
     async def _write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
-        upload = Upload(self._temporary / secrets.token_hex(16), self._place(path))
+        temporary = self._temporary / secrets.token_hex(16)
+        upload = Upload(temporary, self._place(path))
+        self._unfinished.add(temporary)
         held: list[bytes] = []
         held_bytes = size = 0
         try:
@@ -111,6 +118,7 @@ class LocalBlobStore:
                     held, held_bytes = [], 0
             await self._run("write", path, upload.finish, held)
         finally:
+            self._unfinished.discard(temporary)
             if not upload.is_done:
                 await asyncio.shield(self._run("discard", path, upload.discard))
         return size
@@ -153,6 +161,41 @@ class LocalBlobStore:
     async def delete(self, path: str) -> None:
         """Remove a blob if it is there, and the directories that it leaves empty."""
         await self._run("delete", path, self._place(path).delete)
+
+    async def delete_all(self, paths: Sequence[str]) -> bool:
+        """Remove blobs, and all blobs below paths that are directories.
+
+        Return False if a backup is being taken: they are left to the collection then.
+        """
+        places = [self._place(path) for path in paths]
+        return await self._run("delete", "", collection.remove, self._directories, places)
+
+    async def collect(
+        self, is_wanted: Callable[[str], Awaitable[bool]], older_than_seconds: float
+    ) -> Collected:
+        """Remove blobs that were written longer ago and are not wanted, and unfinished uploads
+        that a failure has left."""
+        before_ns = time.time_ns() - round(older_than_seconds * 1e9)
+        found = collection.old_files(self._directories, self._temporary, before_ns)
+        files = freed = 0
+        while (chunk := await self._run("collect", "", next, found, None)) is not None:
+            unwanted = [
+                each
+                for each in chunk
+                if not self._is_in_use(each)
+                and not (each.path is not None and await is_wanted(each.path))
+            ]
+            if not unwanted:
+                continue
+            removed = await self._run("collect", "", collection.unlink, self._directories, unwanted)
+            if removed is None:
+                return Collected(files=files, bytes=freed, is_held=True)
+            files += len(removed)
+            freed += sum(each.size for each in removed)
+        return Collected(files=files, bytes=freed)
+
+    def _is_in_use(self, found: collection.OldFile) -> bool:
+        return found.path in self._writes or found.file in self._unfinished
 
     def presign(
         self,

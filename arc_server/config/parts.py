@@ -11,6 +11,7 @@ from arc_server.config.sections import DeploymentEntry, ServerConfig
 from arc_server.ports.records import Deployment
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
+from arc_server.service.retention import RetentionLimits
 from arc_server.service.sweeper import SweepLimits
 
 
@@ -47,6 +48,25 @@ def sweep_limits(config: ServerConfig) -> SweepLimits:
         batch=config.sweeper.batch,
         outage_seconds=config.sweeper.outage_seconds,
         outage_grace_seconds=config.leases.outage_grace_seconds,
+        idempotency_key_seconds=config.commands.idempotency_key_seconds,
+    )
+
+
+def retention_limits(config: ServerConfig) -> RetentionLimits:
+    """Return how long what is kept."""
+    return RetentionLimits(
+        succeeded_seconds=config.retention.succeeded_seconds,
+        failed_seconds=config.retention.failed_seconds,
+        expired_seconds=config.retention.expired_seconds,
+        bodies_seconds=config.retention.bodies_seconds,
+        events_seconds=config.retention.events_seconds,
+        upload_seconds=config.retention.upload_seconds,
+        agents_seconds=config.retention.agents_seconds,
+        tokens_seconds=config.retention.tokens_seconds,
+        orphan_seconds=config.retention.orphan_seconds,
+        interval_seconds=config.retention.interval_seconds,
+        collection_seconds=config.retention.collection_seconds,
+        batch=config.retention.batch,
         idempotency_key_seconds=config.commands.idempotency_key_seconds,
     )
 

@@ -44,6 +44,10 @@ def load_config(
         raise bad_value("commands.default_max_attempts", "is above commands.max_attempts")
     if config.commands.list_page > config.commands.max_list_page:
         raise bad_value("commands.list_page", "is above commands.max_list_page")
+    urls = config.urls
+    longest_url = max(urls.response_seconds, urls.upload_seconds, urls.download_seconds)
+    if config.retention.tokens_seconds < longest_url:
+        raise bad_value("retention.tokens_seconds", "is below the life of signed URLs (urls)")
     _check_deployments(config.deployments)
     return config
 

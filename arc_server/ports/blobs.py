@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from arc_protocol.messages.bodies import PresignedRequest
+from arc_server.ports.records import Collected
 
 
 class BlobStore(Protocol):
@@ -34,6 +35,23 @@ class BlobStore(Protocol):
 
     async def delete(self, path: str) -> None:
         """Remove a blob if it is there."""
+        ...
+
+    async def delete_all(self, paths: Sequence[str]) -> bool:
+        """Remove blobs, and all blobs below paths that are directories.
+
+        Return False if a backup is being taken: they are left to the collection then.
+        """
+        ...
+
+    async def collect(
+        self, is_wanted: Callable[[str], Awaitable[bool]], older_than_seconds: float
+    ) -> Collected:
+        """Remove blobs that were written longer ago and are not wanted, and unfinished uploads
+        that a failure has left.
+
+        A blob that is not wanted may never be wanted again.
+        """
         ...
 
     def presign(

@@ -9,6 +9,7 @@ from arc_server.ports.commands import CommandStore
 from arc_server.ports.credentials import CredentialStore
 from arc_server.ports.events import EventStore
 from arc_server.ports.pushes import PushStore
+from arc_server.ports.retention import RetentionStore
 from arc_server.ports.sweeps import SweepStore
 
 
@@ -34,6 +35,7 @@ class Store(
     SweepStore,
     AgentStore,
     CredentialStore,
+    RetentionStore,
     StoreHealth,
     Protocol,
 ):

@@ -1,8 +1,11 @@
 """The journal of what has ended for good: tokens and credentials, and uses of enrolment tokens.
 
-A restore turns the database back in time, and must not bring these back to life. Lines are only
-ever added to the file, each durable before the request is answered. At its opening a database adds
-what it knows and the journal does not: a process may have died between commit and line.
+A restore turns the database back in time, and must not bring these back to life. Lines are added
+to the file, each durable before the request is answered. At its opening a database adds what it
+knows and the journal does not: a process may have died between commit and line.
+
+A line leaves only if the token has expired besides, so that no restore could bring it back, and
+only once the database has forgotten the token. Lines without an end stay for good.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from arc_runtime import failpoints
+from arc_runtime.directories import sync_directory
 
 JOURNAL: Final = "ended.jsonl"
 """Its name in the data directory."""
@@ -30,14 +36,16 @@ class EndedRecord(msgspec.Struct, frozen=True, omit_defaults=True, array_like=Fa
     """Microseconds since 1970."""
     by: str = ""
     """Of a credential that was made: the enrolment token that it used up one use of."""
+    until: int = 0
+    """When the token would have expired anyway, in microseconds since 1970; 0: never."""
 
 
-_TABLES: Final[Mapping[str, tuple[str, str]]] = {
-    "token": ("tokens", "token_id"),
-    "enrol-token": ("enrol_tokens", "token_id"),
-    "credential": ("credentials", "credential_id"),
+_TABLES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "token": ("tokens", "token_id", "coalesce(expires_at, 0)"),
+    "enrol-token": ("enrol_tokens", "token_id", "expires_at"),
+    "credential": ("credentials", "credential_id", "0"),
 }
-"""By kind, the table of what can be revoked and its column with the id."""
+"""By kind, the table of what can be revoked, its column with the id, and when it expires."""
 
 
 class EndedJournal:
@@ -54,6 +62,28 @@ class EndedJournal:
         with self._turn:
             self._add([line for line in lines if (line.kind, line.id) not in self._known])
 
+    def forget(self, before: int) -> None:
+        """Drop the lines of what expired before then, in microseconds since 1970. Blocks.
+
+        Call once the database has forgotten them, or they come back. Raises OSError; the journal
+        is as it was then.
+        """
+        with self._turn:
+            lines = read_journal(self._path)
+            kept = [line for line in lines if not 0 < line.until < before]
+            if len(kept) == len(lines):
+                return
+            successor = self._path.with_name(f"{self._path.name}.new")
+            handle = os.open(successor, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(handle, "wb") as file:
+                file.write(_written(kept))
+                file.flush()
+                os.fsync(file.fileno())
+            failpoints.hit("journal.before_rename")
+            successor.replace(self._path)
+            sync_directory(self._path.parent)
+            self._known = {(line.kind, line.id) for line in kept}
+
     def _add(self, new: Sequence[EndedRecord]) -> None:
         if not new:
             return
@@ -62,13 +92,17 @@ class EndedJournal:
             size = os.fstat(handle).st_size
             if size and os.pread(handle, 1, size - 1) != b"\n":
                 os.write(handle, b"\n")  # a process died within its line
-            data = b"".join(msgspec.json.encode(line) + b"\n" for line in new)
+            data = _written(new)
             while data:
                 data = data[os.write(handle, data) :]
             os.fsync(handle)
         finally:
             os.close(handle)
         self._known.update((line.kind, line.id) for line in new)
+
+
+def _written(lines: Iterable[EndedRecord]) -> bytes:
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
 def read_journal(path: Path) -> list[EndedRecord]:
@@ -89,14 +123,29 @@ def read_journal(path: Path) -> list[EndedRecord]:
 def ended_in(connection: sqlite3.Connection) -> list[EndedRecord]:
     """Return all that has ended for good according to a database."""
     ended = [
-        EndedRecord(kind, id_, at)
-        for kind, (table, column) in _TABLES.items()
-        for id_, at in connection.execute(
-            f"SELECT {column}, revoked_at FROM {table} WHERE revoked_at IS NOT NULL"  # noqa: S608
+        EndedRecord(kind, id_, at, until=until)
+        for kind, (table, column, expiry) in _TABLES.items()
+        for id_, at, until in connection.execute(
+            f"SELECT {column}, revoked_at, {expiry} FROM {table}"  # noqa: S608
+            " WHERE revoked_at IS NOT NULL"
         )
     ]
-    made = connection.execute("SELECT credential_id, enrolled_at, enrol_token_id FROM credentials")
-    return ended + [EndedRecord("enrolled", id_, at, by) for id_, at, by in made]
+    # A credential outlives its enrolment token; what that was used for is of no interest then.
+    made = connection.execute(
+        "SELECT c.credential_id, c.enrolled_at, c.enrol_token_id, e.expires_at"
+        " FROM credentials AS c JOIN enrol_tokens AS e ON e.token_id = c.enrol_token_id"
+    )
+    return ended + [EndedRecord("enrolled", *row) for row in made]
+
+
+def expiry_of(connection: sqlite3.Connection, kind: str, id_: str) -> int:
+    """Return when a token of the database expires, 0 if it does not."""
+    table, column, expiry = _TABLES[kind]
+    row = connection.execute(
+        f"SELECT {expiry} FROM {table} WHERE {column} = ?",  # noqa: S608
+        (id_,),
+    ).fetchone()
+    return 0 if row is None else row[0]
 
 
 def end_again(connection: sqlite3.Connection, lines: Iterable[EndedRecord]) -> None:
@@ -106,7 +155,7 @@ def end_again(connection: sqlite3.Connection, lines: Iterable[EndedRecord]) -> N
         if line.kind == "enrolled":
             used.setdefault(line.by, set()).add(line.id)
         elif line.kind in _TABLES:
-            table, column = _TABLES[line.kind]
+            table, column, _ = _TABLES[line.kind]
             connection.execute(
                 f"UPDATE {table} SET revoked_at = ?"  # noqa: S608
                 f" WHERE {column} = ? AND revoked_at IS NULL",
