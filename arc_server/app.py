@@ -27,6 +27,7 @@ from arc_server.clock import SystemClock
 from arc_server.config.parts import (
     command_limits,
     deployments,
+    disk_marks,
     enrolment_limits,
     push_limits,
     retention_limits,
@@ -34,7 +35,8 @@ from arc_server.config.parts import (
 )
 from arc_server.config.reading import listen_address
 from arc_server.config.sections import ServerConfig
-from arc_server.control.store_calls import SOCKET, answer_store_calls
+from arc_server.control.store_calls import SOCKET, answer_keeping_calls, answer_store_calls
+from arc_server.disk_room import DiskLevel, DiskRoom, Measured, make_room_to_open, measure
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routes import (
@@ -51,6 +53,7 @@ from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
+from arc_server.ports.keeping import Keeping
 from arc_server.ports.records import Epoch
 from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
@@ -96,6 +99,7 @@ class ServerParts(msgspec.Struct, frozen=True, kw_only=True):
     signer: Signer
     clock: Clock
     services: ServerServices
+    room: DiskRoom
 
 
 def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
@@ -132,7 +136,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
             parts.clock,
             config.commands.max_blob_bytes,
         ),
-        *health.routes(parts.store, lambda: parts.services.announcements.is_closed),
+        *health.routes(parts.store, lambda: parts.services.announcements.is_closed, parts.room),
     )
 
 
@@ -161,7 +165,9 @@ class RunningServer:
 
 @asynccontextmanager
 async def serving(
-    config: ServerConfig, clock: Clock | None = None
+    config: ServerConfig,
+    clock: Clock | None = None,
+    gauge: Callable[[Path], Measured] = measure,
 ) -> AsyncGenerator[RunningServer]:
     """Run a server for as long as the context lasts; drain and close it at the end.
 
@@ -176,7 +182,11 @@ async def serving(
         stack.push_async_callback(store.close)
         control = await _open_control(config.data_dir, store)
         stack.push_async_callback(control.close)
-        signer, blob_store = _open_files(config.data_dir)
+        room = DiskRoom(
+            config.data_dir, disk_marks(config), reusable_bytes=store.reusable_bytes, gauge=gauge
+        )
+        await room.look()
+        signer, blob_store = _open_files(config.data_dir, room)
         stack.push_async_callback(blob_store.close)
         epoch = await _begin_epoch(store, config, clock)
         for deployment in known:
@@ -188,9 +198,15 @@ async def serving(
             clock=clock,
             limits=command_limits(config),
             epoch=epoch,
+            check_room=lambda size: room.check_blob(size, is_result=False),
         )
         parts = ServerParts(
-            store=store, blobs=blob_store, signer=signer, clock=clock, services=services
+            store=store,
+            blobs=blob_store,
+            signer=signer,
+            clock=clock,
+            services=services,
+            room=room,
         )
         authenticator = Authenticator(
             store,
@@ -207,6 +223,7 @@ async def serving(
             revoked=revoked,
             limits=config.http,
             base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
+            room=room,
         )
         http = HttpServer(application, config.http)
         server = RunningServer(url, parts, http)
@@ -236,11 +253,16 @@ async def serving(
             announcements=services.announcements,
             clock=clock,
             limits=retention_limits(config),
+            is_tight=lambda: room.level >= DiskLevel.SOFT,
         )
+        answer_keeping_calls(control, retention)
         server.steps = lambda: sweeper.steps
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
         await sweeper.begin()
         _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
+        _in_background(
+            stack, server, "disk", room.run(config.disk.check_seconds), patience_seconds=0
+        )
         _in_background(stack, server, "retention", retention.run(), patience_seconds=0)
         _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
         revocations = Revocations(
@@ -282,6 +304,7 @@ async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteSt
     Raises CannotStart, and DataDirInUse if another process still has it after `patience_seconds`.
     """
     _make_data_dir(data_dir)
+    await asyncio.to_thread(make_room_to_open, data_dir)
     until = time.monotonic() + patience_seconds
     while True:
         try:
@@ -326,6 +349,35 @@ async def _open_control(data_dir: Path, store: Store) -> Control:
     return control
 
 
+@asynccontextmanager
+async def keeping_without_server(config: ServerConfig, store: Store) -> AsyncGenerator[Keeping]:
+    """Give the retention of a data directory whose database this process has open.
+
+    Raises CannotStart.
+    """
+    signer, blobs = _open_files(config.data_dir, None)
+    clock = SystemClock()
+    services = build_services(
+        store=store,
+        blobs=blobs,
+        links=signer,
+        clock=clock,
+        limits=command_limits(config),
+        epoch=await store.epoch(),
+    )
+    try:
+        yield Retention(
+            store=store,
+            blobs=blobs,
+            uploads=services.uploads,
+            announcements=services.announcements,
+            clock=clock,
+            limits=retention_limits(config),
+        )
+    finally:
+        await blobs.close()
+
+
 def _make_data_dir(data_dir: Path) -> None:
     """Make the directory for this user alone. Raises CannotStart if it cannot be written."""
     try:
@@ -336,11 +388,11 @@ def _make_data_dir(data_dir: Path) -> None:
         raise CannotStart(f"data_dir: {data_dir}: not writable")
 
 
-def _open_files(data_dir: Path) -> tuple[Signer, LocalBlobStore]:
+def _open_files(data_dir: Path, room: DiskRoom | None) -> tuple[Signer, LocalBlobStore]:
     """Open signing keys and blobs. Raises CannotStart."""
     try:
         signer = Signer(data_dir / KEYS)
-        return signer, LocalBlobStore(data_dir / BLOBS, signer)
+        return signer, LocalBlobStore(data_dir / BLOBS, signer, room=room)
     except KeysUnusable as error:
         raise CannotStart(f"data_dir: {error}") from None
     except OSError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
 from arc_runtime.logs import redaction
+from tests.support.processes import NO_BALLAST
+
+os.environ.update(NO_BALLAST)  # for the servers that inherit the environment
 
 LEFT_OUT = "not big and not chaos and not host and not docs"
 

@@ -8,6 +8,7 @@ from arc_protocol.messages.base import CommandTarget
 from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config.reading import bad_value
 from arc_server.config.sections import DeploymentEntry, ServerConfig
+from arc_server.disk_room import DiskMarks
 from arc_server.ports.records import Deployment
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
@@ -68,6 +69,16 @@ def retention_limits(config: ServerConfig) -> RetentionLimits:
         collection_seconds=config.retention.collection_seconds,
         batch=config.retention.batch,
         idempotency_key_seconds=config.commands.idempotency_key_seconds,
+    )
+
+
+def disk_marks(config: ServerConfig) -> DiskMarks:
+    """Return the marks of the disk."""
+    return DiskMarks(
+        soft_bytes=config.disk.soft_free_bytes,
+        hard_bytes=config.disk.hard_free_bytes,
+        critical_bytes=config.disk.critical_free_bytes,
+        ballast_bytes=config.disk.ballast_bytes,
     )
 
 

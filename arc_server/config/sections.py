@@ -366,6 +366,42 @@ class RetentionSection(Section, frozen=True, kw_only=True):
     ] = 200
 
 
+class DiskSection(Section, frozen=True, kw_only=True):
+    """Room on the disk of the data directory: docs/operations.md. On a small disk the marks are a
+    tenth, a twentieth, a fiftieth and a fiftieth of it, if that is less."""
+
+    soft_free_bytes: Annotated[
+        int, about("With less room than this, no new blobs of params are taken.", ge=0, le=1 << 50)
+    ] = 1 << 30
+    hard_free_bytes: Annotated[
+        int,
+        about(
+            "With less room than this, no new commands are taken: they get 507. What is there goes"
+            " on.",
+            ge=0,
+            le=1 << 50,
+        ),
+    ] = 256 << 20
+    critical_free_bytes: Annotated[
+        int,
+        about(
+            "With less room than this, the server only reads, deletes, renews and releases.",
+            ge=0,
+            le=1 << 50,
+        ),
+    ] = 64 << 20
+    ballast_bytes: Annotated[
+        int,
+        about(
+            "The size of a file that takes room until it is needed to delete and to start; 0 for no"
+            " such file.",
+            ge=0,
+            le=1 << 40,
+        ),
+    ] = 64 << 20
+    check_seconds: Annotated[float, about("How often the room is measured.", gt=0, le=60)] = 1.0
+
+
 class RestoreSection(Section, frozen=True, kw_only=True):
     """The first start after `arc-server restore`."""
 
@@ -444,6 +480,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     push: PushSection = PushSection()
     sweeper: SweeperSection = SweeperSection()
     retention: RetentionSection = RetentionSection()
+    disk: DiskSection = DiskSection()
     restore: RestoreSection = RestoreSection()
     deployments: Annotated[
         list[DeploymentEntry], about("Deployments that are registered at the start.")

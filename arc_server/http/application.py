@@ -14,10 +14,12 @@ from arc_protocol.errors import ArcError, BadRequest, CommandsError, Forbidden, 
 from arc_server.auth.authorisation import RULES, RouteAccess, RouteRule
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.revocations import Revoked, Waits
+from arc_server.disk_room import DiskRoom
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.body_reading import BodyMemory
 from arc_server.http.calls import Call
+from arc_server.http.disk_rules import REFUSED_AT
 from arc_server.http.limits import HttpLimits
 from arc_server.http.routing import Route, Router
 from arc_server.http.shares import Shares
@@ -40,10 +42,12 @@ class Application:
         limits: HttpLimits,
         base_urls: BaseUrls,
         rules: Mapping[tuple[str, str], RouteRule] = RULES,
+        room: DiskRoom | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.router = Router(routes)
         self._rules = rules
+        self._room = room
         self._revoked = revoked
         self._authenticator = authenticator
         self._limits = limits
@@ -95,6 +99,10 @@ class Application:
         )
         route = match.route
         await self._authorise(route, call)
+        if self._room is not None and self._room.level:
+            refused_at = REFUSED_AT.get((route.method, route.path))
+            if refused_at is not None:
+                self._room.check(refused_at)
         token_id = None if call.caller is None else call.caller.reach.credential
         wait_seconds = 0.0
         if token_id is not None:

@@ -13,11 +13,22 @@ from arc_server.ports.records import Collected
 class BlobStore(Protocol):
     """Blobs by relative path, such as `arc/commands/cmd_1/params`."""
 
-    async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
+    async def write(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+        *,
+        expected_bytes: int = 0,
+        is_result: bool = False,
+    ) -> int:
         """Store a blob whole or not at all, durable before it returns. Return its size in bytes.
 
-        Raises PayloadTooLarge past `max_bytes`, Conflict when the blob is sealed, and
-        StorageOperationFailed.
+        Room for `expected_bytes` is set aside before anything is written; a result is taken in
+        with less room than params.
+
+        Raises PayloadTooLarge past `max_bytes`, Conflict when the blob is sealed,
+        InsufficientStorage, and StorageOperationFailed.
         """
         ...
 

@@ -20,6 +20,10 @@ class StoreHealth(Protocol):
         """Raise StoreUnavailable unless the database answers and its schema is current."""
         ...
 
+    async def reusable_bytes(self) -> int:
+        """Return the bytes of the database's file that hold nothing, and are used again."""
+        ...
+
     async def snapshot(self) -> str:
         """Write all records, as they stand at one moment, to a file; return its path.
 

@@ -25,6 +25,11 @@ def response_path(command: CommandRecord, lease_id: str | None = None) -> str:
     return f"{command_directory(command.command_id)}/attempts/{attempt}/{lease}/response"
 
 
+def is_result(path: str) -> bool:
+    """Return True for the path of a response."""
+    return "/attempts/" in path
+
+
 def planted_path(command_id: str) -> str:
     """Return a fresh place for params that an operator puts in."""
     return f"{command_directory(command_id)}/planted/{secrets.token_hex(8)}"

@@ -128,6 +128,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"no snapshot of the database: {error}") from None
 
+    async def reusable_bytes(self) -> int:
+        return await self._read(read.reusable_bytes)
+
     async def close(self) -> None:
         await self.database.close()
 
@@ -246,6 +249,9 @@ class SqliteStore:
 
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
         return await self._write(transitions.grant_grace, lapsed_since, now, until)
+
+    async def epoch(self) -> Epoch:
+        return await self._read(epochs.epoch)
 
     async def begin_epoch(
         self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float

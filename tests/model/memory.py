@@ -667,6 +667,10 @@ class MemoryStore(MemoryCredentials):
             self._set(stored, lease_expires_at=until)
         return len(lapsed)
 
+    async def epoch(self) -> Epoch:
+        """See Store."""
+        return FIRST_EPOCH
+
     async def begin_epoch(
         self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
     ) -> Epoch:
@@ -970,6 +974,10 @@ class MemoryStore(MemoryCredentials):
             self._register(deployment_id, target)
 
     # the database itself
+
+    async def reusable_bytes(self) -> int:
+        """See Store."""
+        return 0
 
     async def snapshot(self) -> str:
         """See Store."""

@@ -26,7 +26,15 @@ class MemoryBlobs:
         if operation in self.refuse:
             raise self.refuse[operation]
 
-    async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
+    async def write(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+        *,
+        expected_bytes: int = 0,
+        is_result: bool = False,
+    ) -> int:
         self._check("write")
         data = b"".join([chunk async for chunk in chunks])
         if len(data) > max_bytes:

@@ -84,10 +84,10 @@ class Batches:
             batch = self._take()
             try:
                 await self._worker.run(self._perform, batch)
-            except Exception as error:
+            except Exception:
                 log.exception("store.batch_failed", operations=len(batch))
                 for operation in batch:
-                    operation.error = StoreUnavailable(f"the database failed: {error}")
+                    operation.error = StoreUnavailable("the database failed")
             hit("store.before_answer")
             for operation in batch:
                 _answer(operation)

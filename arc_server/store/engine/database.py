@@ -77,7 +77,7 @@ class Database:
     def check(self) -> None:
         """Raise StoreUnavailable if the database has failed for good."""
         if self._failed.is_set():
-            raise StoreUnavailable(self._failure)
+            raise StoreUnavailable("the database must be opened anew; the log says why")
 
     async def close(self) -> None:
         """Commit what is queued, then close."""

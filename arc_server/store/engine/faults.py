@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from typing import Final
+
+from arc_protocol.errors import StoreFull, StoreUnavailable
 
 _PRIMARY: Final = 0xFF
 """The low byte of an extended result code."""
@@ -61,6 +64,23 @@ def is_damage(error: BaseException) -> bool:
     return code_of(error) & _PRIMARY in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def reason(error: BaseException) -> str:
-    """Return the message for callers."""
-    return f"the database failed: {name_of(error)}"
+def is_full(error: BaseException) -> bool:
+    """Return True if there is no room on the disk.
+
+    Without room for its shared memory, SQLite cannot even read.
+    """
+    code = code_of(error)
+    is_sqlite = code & _PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+    return is_sqlite or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def for_callers(error: BaseException) -> StoreUnavailable:
+    """Return the error that callers get. The cause is for the log, not for them."""
+    if is_full(error):
+        return StoreFull("the disk of the server is full; nothing was changed")
+    primary = code_of(error) & _PRIMARY
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreUnavailable("another program uses the database; nothing was changed")
+    if is_damage(error):
+        return StoreUnavailable("the database is damaged here; the log of the server says more")
+    return StoreUnavailable("the database failed; the log of the server says why")

@@ -50,7 +50,7 @@ class Writing:
 
     def _commit(self, batch: Sequence[Operation]) -> None:
         if self._failure:
-            _refuse(batch, self._failure)
+            _refuse(batch, StoreUnavailable("the database must be opened anew"))
             return
         try:
             self._begin()
@@ -123,7 +123,7 @@ class Writing:
 
     def _refuse(self, batch: Sequence[Operation], error: Exception) -> None:
         log.error("store.commit_failed", reason=faults.name_of(error), operations=len(batch))
-        _refuse(batch, faults.reason(error))
+        _refuse(batch, faults.for_callers(error))
 
 
 class Reading:
@@ -143,15 +143,15 @@ class Reading:
                 except Exception as error:
                     operation.error = _for_caller(error)
         except sqlite3.Error as error:
-            _refuse(batch, faults.reason(error))
+            _refuse(batch, faults.for_callers(error))
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
 
-def _refuse(batch: Sequence[Operation], reason: str) -> None:
+def _refuse(batch: Sequence[Operation], error: StoreUnavailable) -> None:
     for operation in batch:
-        operation.error = StoreUnavailable(reason)
+        operation.error = type(error)(error.message)  # each caller raises its own
 
 
 def _for_caller(error: Exception) -> Exception:
@@ -159,4 +159,4 @@ def _for_caller(error: Exception) -> Exception:
     if isinstance(error, ArcError) or not isinstance(error, sqlite3.Error):
         return error
     log.error("store.operation_failed", reason=faults.name_of(error))
-    return StoreUnavailable(faults.reason(error))
+    return faults.for_callers(error)

@@ -92,6 +92,13 @@ def schema_version(db: StoreSession) -> int:
     return schema.version_of(db.connection)
 
 
+def reusable_bytes(db: StoreSession) -> int:
+    """Fulfil StoreHealth.reusable_bytes."""
+    [(pages,)] = db.connection.execute("PRAGMA freelist_count").fetchall()
+    [(page_bytes,)] = db.connection.execute("PRAGMA page_size").fetchall()
+    return int(pages) * int(page_bytes)
+
+
 def list_commands(
     db: StoreSession, which: CommandFilter, before: int | None, limit: int
 ) -> CommandPage:

@@ -288,7 +288,7 @@ async def test_another_process_that_never_ends_its_write_makes_it_unavailable(
     other = sqlite3.connect(tmp_path / "arc.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
-    with pytest.raises(StoreUnavailable, match="BUSY"):
+    with pytest.raises(StoreUnavailable, match="another program uses the database"):
         await create(store)
     other.execute("ROLLBACK")
     other.close()
@@ -308,7 +308,7 @@ async def test_a_batch_that_breaks_off_leaves_no_transaction_open(
 
     monkeypatch.setattr(transactions, "hit", hit)
 
-    with pytest.raises(StoreUnavailable, match="a bug"):
+    with pytest.raises(StoreUnavailable, match="the database failed"):
         await create(sqlite, command_id="cmd_a")
 
     assert await sqlite.get("cmd_a") is None
