@@ -183,7 +183,11 @@ async def serving(
         control = await _open_control(config.data_dir, store)
         stack.push_async_callback(control.close)
         room = DiskRoom(
-            config.data_dir, disk_marks(config), reusable_bytes=store.reusable_bytes, gauge=gauge
+            config.data_dir,
+            disk_marks(config),
+            reusable_bytes=store.reusable_bytes,
+            checkpoint=store.checkpoint,
+            gauge=gauge,
         )
         await room.look()
         signer, blob_store = _open_files(config.data_dir, room)

@@ -14,6 +14,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -58,7 +59,7 @@ class DiskMarks(msgspec.Struct, frozen=True, kw_only=True):
             soft_bytes=min(self.soft_bytes, total_bytes // 10),
             hard_bytes=min(self.hard_bytes, total_bytes // 20),
             critical_bytes=min(self.critical_bytes, total_bytes // 50),
-            ballast_bytes=min(self.ballast_bytes, total_bytes // 50),
+            ballast_bytes=min(self.ballast_bytes, total_bytes // 8),
         )
 
 
@@ -85,15 +86,20 @@ class DiskRoom:
         marks: DiskMarks,
         *,
         reusable_bytes: Callable[[], Awaitable[int]],
+        checkpoint: Callable[[], Awaitable[None]],
         gauge: Callable[[Path], Measured] = measure,
     ) -> None:
-        """Measure with `gauge`; add what the database can fill without growing."""
+        """Measure with `gauge`; add what the database can fill without growing.
+
+        `checkpoint` gives the room of the database's log back, which is mostly 8 MB.
+        """
         self.level = DiskLevel.OK
         self._directory = directory
         self._ballast = directory / BALLAST
         self._wanted = marks
         self._marks = marks
         self._reusable_bytes = reusable_bytes
+        self._checkpoint = checkpoint
         self._gauge = gauge
         self._for_blobs: float = float("inf")
         self._reserved = 0
@@ -119,6 +125,7 @@ class DiskRoom:
         lacking = max(0, self._marks.ballast_bytes - held)
         self._for_blobs = found.free - lacking
         level = self._level_at(self._for_blobs, self._for_blobs + reusable)
+        is_worse = level > self.level
         if level is not self.level:
             tell = log.info if level < self.level else log.warning
             tell(
@@ -131,8 +138,11 @@ class DiskRoom:
             self.level = level
         if level is DiskLevel.CRITICAL and held:
             await asyncio.to_thread(release_ballast, self._directory)
-        elif level < DiskLevel.HARD and lacking and self._for_blobs >= self._marks.hard_bytes:
+        elif lacking and level < DiskLevel.HARD and self._for_blobs >= self._marks.critical_bytes:
             await asyncio.to_thread(_take_ballast, self._ballast, self._marks.ballast_bytes)
+        if level is DiskLevel.CRITICAL or (is_worse and level is DiskLevel.HARD):
+            with suppress(ArcError):
+                await self._checkpoint()
 
     def check(self, refused_at: DiskLevel) -> None:
         """Raise InsufficientStorage at a level, and above it."""

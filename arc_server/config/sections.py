@@ -368,7 +368,7 @@ class RetentionSection(Section, frozen=True, kw_only=True):
 
 class DiskSection(Section, frozen=True, kw_only=True):
     """Room on the disk of the data directory: docs/operations.md. On a small disk the marks are a
-    tenth, a twentieth, a fiftieth and a fiftieth of it, if that is less."""
+    tenth, a twentieth and a fiftieth of it, and the ballast an eighth, if that is less."""
 
     soft_free_bytes: Annotated[
         int, about("With less room than this, no new blobs of params are taken.", ge=0, le=1 << 50)

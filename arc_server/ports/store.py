@@ -20,6 +20,13 @@ class StoreHealth(Protocol):
         """Raise StoreUnavailable unless the database answers and its schema is current."""
         ...
 
+    async def checkpoint(self) -> None:
+        """Write the log of changes back to the database, and give its room back to the disk.
+
+        It is tried: while another process reads, the room stays taken.
+        """
+        ...
+
     async def reusable_bytes(self) -> int:
         """Return the bytes of the database's file that hold nothing, and are used again."""
         ...

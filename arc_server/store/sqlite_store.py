@@ -128,6 +128,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"no snapshot of the database: {error}") from None
 
+    async def checkpoint(self) -> None:
+        await self._write(read.want_checkpoint)
+
     async def reusable_bytes(self) -> int:
         return await self._read(read.reusable_bytes)
 

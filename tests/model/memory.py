@@ -975,6 +975,9 @@ class MemoryStore(MemoryCredentials):
 
     # the database itself
 
+    async def checkpoint(self) -> None:
+        """See Store."""
+
     async def reusable_bytes(self) -> int:
         """See Store."""
         return 0

@@ -19,6 +19,8 @@ from arc_server.store.engine import faults
 from arc_server.store.engine.batches import Operation
 from arc_server.store.engine.session import Again, StoreSession
 
+CHECKPOINT_PATIENCE_MS: Final = 20
+
 log = structlog.get_logger(__name__)
 
 
@@ -73,11 +75,31 @@ class Writing:
             hit("store.before_commit")
             self._connection.execute("COMMIT")
             hit("store.after_commit")
+            if self._db.wants_checkpoint:
+                self._checkpoint()
         except (sqlite3.Error, OSError) as error:
             if faults.leaves_doubt(error):
                 self._give_up(error)
             self._roll_back()
             self._refuse(batch, error)
+
+    def _checkpoint(self) -> None:
+        """Write the log back and empty its file: that gives its room back to the disk.
+
+        A reader that is in the middle of something is waited for in no more than a moment; then
+        the file stays for now.
+        """
+        self._db.wants_checkpoint = False
+        [(patience,)] = self._connection.execute("PRAGMA busy_timeout").fetchall()
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_PATIENCE_MS}")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            if faults.is_failed_fsync(error):
+                self._give_up(error)
+            log.warning("store.checkpoint_failed", reason=faults.name_of(error))
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {patience}")
 
     def _begin(self) -> None:
         hit("store.before_begin")

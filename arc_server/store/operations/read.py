@@ -99,6 +99,11 @@ def reusable_bytes(db: StoreSession) -> int:
     return int(pages) * int(page_bytes)
 
 
+def want_checkpoint(db: StoreSession) -> None:
+    """Fulfil StoreHealth.checkpoint, after the commit of the batch."""
+    db.wants_checkpoint = True
+
+
 def list_commands(
     db: StoreSession, which: CommandFilter, before: int | None, limit: int
 ) -> CommandPage:

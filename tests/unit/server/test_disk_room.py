@@ -28,8 +28,13 @@ class Disk:
         self.total = LARGE_DISK
         self.reusable = 0
         self.is_away = False
+        self.checkpoints = 0
         self.room = DiskRoom(
-            directory, MARKS, reusable_bytes=self._reusable_bytes, gauge=self._measure
+            directory,
+            MARKS,
+            reusable_bytes=self._reusable_bytes,
+            checkpoint=self._checkpoint,
+            gauge=self._measure,
         )
 
     async def at(self, free: int) -> DiskLevel:
@@ -42,6 +47,9 @@ class Disk:
     def ballast_bytes(self) -> int:
         file = self.directory / BALLAST
         return file.stat().st_size if file.exists() else 0
+
+    async def _checkpoint(self) -> None:
+        self.checkpoints += 1
 
     async def _reusable_bytes(self) -> int:
         if self.is_away:
@@ -108,12 +116,21 @@ async def test_the_ballast_is_given_up_when_critical_and_taken_back_when_there_i
     assert disk.ballast_bytes == 50
 
 
-async def test_marks_are_a_part_of_a_small_disk(disk: Disk) -> None:
-    disk.total = 1_000
+async def test_the_log_of_the_database_gives_its_room_back_when_room_is_short(disk: Disk) -> None:
+    found: list[int] = []
+    for free in (2_000, 1_000, 449, 449, 149, 149, 2_000):
+        await disk.at(free)
+        found.append(disk.checkpoints)
 
-    assert await disk.at(150) is DiskLevel.OK
-    assert await disk.at(100) is DiskLevel.SOFT
-    assert disk.ballast_bytes == 20
+    assert found == [0, 0, 1, 1, 2, 3, 3]
+
+
+async def test_marks_are_a_part_of_a_small_disk(disk: Disk) -> None:
+    disk.total = 320
+
+    assert await disk.at(72) is DiskLevel.OK
+    assert disk.ballast_bytes == 40
+    assert await disk.at(71) is DiskLevel.SOFT
 
 
 async def test_a_disk_without_room_for_the_ballast_goes_without(
