@@ -5,6 +5,7 @@
     ARC_TOKEN               the token itself
     ARC_CA_FILE             certificates to trust in place of the system's
     ARC_SIGNING_KEY_FILE    the private key that signs commands
+    ARC_ALLOW_HOSTS         private hosts that keep large params and results, with commas between
 
 `arc` and the library read the same variables. An argument goes before its variable, and an empty
 variable counts as unset.
@@ -12,7 +13,7 @@ variable counts as unset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class Access(NamedTuple):
     token: str | None
     token_file: str | Path | None
     ca_file: str | Path | None
+    allow_hosts: Sequence[str]
 
 
 def access_of(
@@ -35,6 +37,7 @@ def access_of(
     token: str | None = None,
     token_file: str | Path | None = None,
     ca_file: str | Path | None = None,
+    allow_hosts: Sequence[str] | None = None,
     how: str = "name one, or set ARC_SERVER_URL",
 ) -> Access:
     """Complete arguments from the environment.
@@ -48,7 +51,11 @@ def access_of(
     if token is None and token_file is None:
         token_file = file_of(environ, "ARC_TOKEN_FILE")
         token = None if token_file else environ.get("ARC_TOKEN") or None
-    return Access(server_url, token, token_file, ca_file or file_of(environ, "ARC_CA_FILE"))
+    if allow_hosts is None:
+        named = environ.get("ARC_ALLOW_HOSTS", "").split(",")
+        allow_hosts = [host.strip() for host in named if host.strip()]
+    ca_file = ca_file or file_of(environ, "ARC_CA_FILE")
+    return Access(server_url, token, token_file, ca_file, allow_hosts)
 
 
 def file_of(environ: Mapping[str, str], name: str) -> Path | None:

@@ -21,9 +21,11 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.bootstrap import BootstrapTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
+from arc_server.auth.oidc import OidcTokens
 from arc_server.auth.revocations import Revocations, Revoked
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
+from arc_server.config.oidc_section import oidc_limits, oidc_providers
 from arc_server.config.parts import (
     command_limits,
     deployments,
@@ -49,7 +51,6 @@ from arc_server.http.routes import (
     health,
     leases,
 )
-from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
@@ -117,11 +118,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
                 enrolment_limits(config),
             ),
             parts.clock,
-            EnrolmentRates(
-                max_per_second=config.enrolment.max_per_second,
-                max_strangers_per_second=config.enrolment.max_strangers_per_second,
-                trust_forwarded=config.http.trust_forwarded,
-            ),
+            max_per_second=config.enrolment.max_per_second,
         ),
         *bootstrap.routes(
             parts.store,
@@ -212,6 +209,8 @@ async def serving(
             services=services,
             room=room,
         )
+        oidc = OidcTokens(oidc_providers(config.oidc), clock, oidc_limits(config.oidc))
+        stack.push_async_callback(oidc.close)
         authenticator = Authenticator(
             store,
             clock,
@@ -219,6 +218,7 @@ async def serving(
             no_auth=config.auth.disabled,
             access=AccessTokens(signer, clock),
             bootstrap=BootstrapTokens(signer, clock),
+            oidc=oidc,
         )
         revoked = Revoked()
         application = Application(

@@ -23,13 +23,13 @@ from arc_agent.handlers.loading import (
 )
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.host.clock import boot_seconds
-from arc_agent.net.allowed_hosts import HostPolicy
 from arc_agent.net.routes import Routes
 from arc_agent.net.tls import TlsError
 from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs import setup
 from arc_runtime.logs.output import LogSink
+from arc_runtime.network.allowed_hosts import HostPolicy
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -109,13 +109,13 @@ def _raise_descriptor_limit(max_connections: int) -> None:
 
 
 def _log_sqlite_version() -> None:
-    """Log the version of SQLite, with a warning if it can damage a database."""
+    """Log the version of SQLite, and what to heed where it has the fault of `sqlite_version`.
+
+    That is no warning: the server itself opens the database by one connection that writes.
+    """
     found = sqlite_version.version()
-    text = ".".join(map(str, found))
-    if sqlite_version.can_damage(found):
-        log.warning("server.sqlite_can_damage", sqlite=text, hint=sqlite_version.HINT)
-    else:
-        log.info("server.sqlite", sqlite=text)
+    hint = {"hint": sqlite_version.HINT} if sqlite_version.can_damage(found) else {}
+    log.info("server.sqlite", sqlite=".".join(map(str, found)), **hint)
 
 
 def _spare_collections() -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
+from arc_server.config.oidc_section import check_oidc
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 
 PREFIX: Final = "ARC_SERVER"
@@ -52,6 +53,7 @@ def load_config(
     longest_url = max(urls.response_seconds, urls.upload_seconds, urls.download_seconds)
     if config.retention.tokens_seconds < longest_url:
         raise bad_value("retention.tokens_seconds", "is below the life of signed URLs (urls)")
+    check_oidc(config.oidc)
     _check_deployments(config.deployments)
     return config
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
@@ -31,17 +33,22 @@ _HUNG_UP: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class WaitEnding(Protocol):
-    """A connection that ends the wait of its request when the client goes."""
+class CallConnection(Protocol):
+    """The connection of a call."""
 
     wait: Wait | None
+    """The wait of its request; ended when the client goes."""
+
+    def trust(self) -> None:
+        """Keep the connection before those of strangers: a request has shown a good credential."""
+        ...
 
 
 class RequestWait:
     """The context in which a request waits.
 
     Entering and leaving raise ConnectionResetError when the client has gone, and Unauthorized when
-    its token was revoked meanwhile.
+    its token was revoked or has expired meanwhile.
     """
 
     # A class, since @contextmanager costs each request that waits two generators and a microsecond.
@@ -50,7 +57,7 @@ class RequestWait:
     def __init__(self, call: Call, waits: Waits) -> None:
         self._call = call
         self._waits = waits
-        self._connection = cast("WaitEnding", call.http.protocol)
+        self._connection = call.connection
         self._wait = Wait()
 
     def __enter__(self) -> Wait:
@@ -127,6 +134,11 @@ class Call:
         self.wait: Wait | None = None
         """The wait of the handler, while it waits."""
 
+    @property
+    def connection(self) -> CallConnection:
+        """Return the connection that the request came on."""
+        return cast("CallConnection", self.http.protocol)
+
     def sign_in(self, reach: Reach) -> None:
         """Let the request through by the signature in its query."""
         self.reach = reach
@@ -163,14 +175,24 @@ class Call:
         """Return the header that identified the caller; None if none was needed."""
         return None if self.caller is None else self.http.headers.get(hdrs.AUTHORIZATION)
 
-    def revoke(self) -> None:
-        """End the wait with a 401: the token of the caller was revoked."""
+    @property
+    def ends_at(self) -> datetime | None:
+        """Return when the token of the caller expires; None: never."""
+        return None if self.caller is None else self.caller.ends_at
+
+    def revoke(self, reason: str) -> None:
+        """End the wait with a 401: the token of the caller is good no more."""
         if self.wait is not None:
-            self.wait.end(Unauthorized("this token was revoked while the request waited"))
+            self.wait.end(Unauthorized(f"this token {reason} while the request waited"))
 
     def waiting(self) -> RequestWait:
-        """Return a context with a wait, which ends when the client goes or its token is revoked."""
+        """Return a context with a wait, which ends when the client goes or its token ends."""
         return RequestWait(self, self._waits)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for some time. Raises as `waiting` does."""
+        with self.waiting() as wait:
+            await wait.until(asyncio.get_running_loop().create_future(), seconds)
 
     def finished(self, answer: A) -> A:
         """Return an answer ready to be sent: the last of its connection if the server stops."""

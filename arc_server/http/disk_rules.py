@@ -16,6 +16,7 @@ from arc_server.disk_room import DiskLevel
 REFUSED_AT: Final[Mapping[tuple[str, str], DiskLevel | None]] = MappingProxyType(
     {
         ("POST", "/commands"): DiskLevel.HARD,
+        ("POST", "/commands/*/retry"): DiskLevel.HARD,
         ("POST", "/commands/*/events"): DiskLevel.HARD,
         ("POST", "/commands/*/upload-complete"): DiskLevel.CRITICAL,
         ("PUT", "/commands/*/payload"): DiskLevel.CRITICAL,

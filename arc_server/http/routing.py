@@ -33,6 +33,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """Without the prefix, for example `/commands/*/response`."""
     handler: Handler
+    waits_its_turn: bool = False
+    """True: public clients give up on an answer of 429 or 503, so a request waits instead."""
     signature: Callable[[Call], bool | None] | None = None
     """Returns True if the query is signed for its request; None if it carries no signature."""
 

@@ -83,7 +83,7 @@ class HttpServer(web.Server):
         """Accept no more, close idle connections now and the others after their next answer."""
         if self._listener is not None:
             self._listener.close()
-        self._application.is_draining = True
+        self._application.is_draining = self._clients.is_closing = True
         for connection in list(self._clients.open):
             if connection.is_idle:
                 connection.force_close()

@@ -51,7 +51,7 @@ class CommandStore(CommandLookup, Protocol):
         the key was deleted before the key's time was over), InvalidCommand (the
         deadline is not after `created_at`), CommandTargetNotFound, CommandTargetAmbiguous,
         CommandTargetIdInvalid (contains `:`), DeploymentNotFound (unknown, and `auto_register` is
-        off); nothing is stored then.
+        off), QuotaExceeded; nothing is stored then.
         """
         ...
 

@@ -47,7 +47,7 @@ class RetentionLimits(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key_seconds: float = _DAY_SECONDS
     interval_seconds: float = 60
     collection_seconds: float = 3600
-    """The interval of the collection of blobs."""
+    """The interval at which blobs, agents and tokens are looked through."""
     batch: int = 200
     pause_seconds: float = 0.03
     """Between two batches: three quarters of the writer's time are for others."""
@@ -139,22 +139,25 @@ class Retention:
                 commands += await self._purge_commands(state, _ago(now, age), now)
                 bodies += await self._strip_bodies(state, _ago(now, limits.bodies_seconds))
                 await self._walk("events", state, self._events_of(state, now))
+            removed = Removed(commands=commands, bodies=bodies, uploads=uploads)
+            if not collects:
+                return removed
             agents_before = _ago(now, limits.agents_seconds)
-            tokens_before = _ago(now, limits.tokens_seconds)
             agents = await self._counted(
                 lambda: self._store.purge_agents(agents_before, limits.batch)
             )
+            tokens_before = _ago(now, limits.tokens_seconds)
             tokens = await self._counted(
                 lambda: self._store.purge_tokens(tokens_before, limits.batch)
             )
-            removed = Removed(
-                commands=commands, bodies=bodies, uploads=uploads, agents=agents, tokens=tokens
-            )
-            if not collects:
-                return removed
             found = await self._blobs.collect(self._uploads.is_wanted, limits.orphan_seconds)
             return msgspec.structs.replace(
-                removed, blobs=found.files, blob_bytes=found.bytes, is_held=found.is_held
+                removed,
+                agents=agents,
+                tokens=tokens,
+                blobs=found.files,
+                blob_bytes=found.bytes,
+                is_held=found.is_held,
             )
 
     async def _fail_uploads(self, now: datetime) -> int:

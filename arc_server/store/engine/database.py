@@ -83,7 +83,7 @@ class Database:
         """Commit what is queued, then close."""
         await self._resources.aclose()
 
-    def _serve(self, worker: Worker, perform: Callable[[Sequence[Operation]], None]) -> Batches:
+    def _serve(self, worker: Worker, perform: Callable[[Sequence[Operation]], int]) -> Batches:
         """Start the queue of a connection; `close` ends it before the connection."""
         self._resources.push_async_callback(worker.close)
         batches = Batches(worker, perform, max_batch=self._max_batch)

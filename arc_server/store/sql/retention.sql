@@ -25,8 +25,9 @@ SELECT CAST(p.data AS TEXT) FROM params AS p WHERE p.command = :seq AND p.form =
 SELECT CAST(r.data AS TEXT) FROM responses AS r WHERE r.command = :seq AND r.form = :form;
 
 -- name: remove_params
+-- Params that never came stay as they are: what they announced counts no more (migration 10).
 UPDATE params SET form = :form, data = :data, size = 0, checksum = :checksum, signature = NULL
-WHERE command = :seq AND form IN (1, 2, 3);
+WHERE command = :seq AND form IN (1, 2);
 
 -- name: remove_response
 UPDATE responses SET form = :form, data = :data, size = 0, checksum = :checksum

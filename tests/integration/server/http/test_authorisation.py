@@ -28,12 +28,14 @@ from tests.support.authorisation import (
     CALLERS,
     CASES,
     ELSEWHERE,
+    OIDC_RULES,
     VAULT,
     CallerKind,
     Subject,
     expected,
     is_left_out,
 )
+from tests.support.oidc_provider import ISSUER, oidc_issuer, section
 from tests.support.running_server import OWN, Client, admin_client, make_token
 
 GENERATED = [
@@ -59,18 +61,20 @@ def _routes() -> dict[tuple[str, str], Route]:
 
 
 async def _serve(directory: Path, **auth: Any) -> AsyncIterator[Client]:
-    config = ServerConfig(
-        listen="127.0.0.1:0",
-        data_dir=directory,
-        auth=AuthSection(**auth),
-        disk=DiskSection(ballast_bytes=0),
-        enrolment=EnrolmentSection(max_per_second=10_000, max_strangers_per_second=10_000),
-    )
-    async with serving(config) as server, admin_client(server) as client:
-        await server.parts.store.put_deployment(
-            Deployment(deployment_id=OWN, targets=[VAULT, ELSEWHERE]), datetime.now(UTC)
+    async with oidc_issuer(ISSUER) as provider:
+        config = ServerConfig(
+            listen="127.0.0.1:0",
+            data_dir=directory,
+            auth=AuthSection(**auth),
+            disk=DiskSection(ballast_bytes=0),
+            oidc=section(provider, *OIDC_RULES),
+            enrolment=EnrolmentSection(max_per_second=10_000),
         )
-        yield client
+        async with serving(config) as server, admin_client(server) as client:
+            await server.parts.store.put_deployment(
+                Deployment(deployment_id=OWN, targets=[VAULT, ELSEWHERE]), datetime.now(UTC)
+            )
+            yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -148,9 +152,9 @@ async def test_a_caller_gets_what_the_table_says(
 ) -> None:
     rule, case = RULES[key], CASES[key][special]
     wanted = expected(kind, rule, names_lease=case.names_lease)
-    if rule.access is RouteAccess.PROOF:  # whatever token comes along
+    if rule.access is RouteAccess.PROOF:  # any token may come along
         wanted = 401 if key[1] == "/agents/enrol" else 200
-    elif kind.is_bootstrapped and key[1] == "/commands/bootstrap":
+    elif (kind.is_bootstrapped or kind.is_of_oidc) and key[1] == "/commands/bootstrap":
         wanted = 403
 
     subject, answer = await _ask(shared, key, special, kind)

@@ -52,7 +52,7 @@ async def _limited(limit: str, *command: str) -> Any:
 
 
 async def test_a_full_disk_is_unavailable_and_the_store_goes_on(tmp_path: Path) -> None:
-    mount = f"mount -t tmpfs -o size=1400k none {tmp_path}"
+    mount = f"mount -t tmpfs -o size=1500k none {tmp_path}"
     trial = await asyncio.create_subprocess_exec(
         *("unshare", "-Urm", "sh", "-c", mount),
         stdout=subprocess.DEVNULL,

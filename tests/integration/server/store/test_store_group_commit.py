@@ -1,4 +1,4 @@
-"""Many operations, one commit: nobody pays for his neighbour."""
+"""Many operations, one commit: no operation pays for its neighbour."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_all_that_waits_shares_one_commit(sqlite: SqliteStore, passed: lis
 
 
 def sleeping(world: World) -> int:
-    """How many polls wait for work and do not look."""
+    """Return how many polls wait for work and do not look."""
     queues: Any = world.announcements.work._queues
     return sum(not waiter.is_looking for queue in queues.values() for waiter in queue)
 
@@ -102,7 +102,7 @@ async def test_a_batch_is_bounded(tmp_path: Path, passed: list[str]) -> None:
 async def test_operations_past_the_queue_are_refused_and_those_in_it_are_done(
     sqlite: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "MAX_WAITING", 20)
+    monkeypatch.setattr(batches, "MAX_WAITING", 20 * batches.SHARE)
 
     answers = await asyncio.gather(*(create(sqlite) for _ in range(50)), return_exceptions=True)
 

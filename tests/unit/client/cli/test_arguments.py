@@ -132,6 +132,7 @@ def test_what_is_given_counts_before_the_environment(tmp_path: Path) -> None:
         "token_file": Path("/env/token"),
         "token": None,
         "ca_file": None,
+        "allow_hosts": [],
     }
     given = ConnectionOptions("http://given", tmp_path / "token").client_options(environ)
     assert given["server_url"] == "http://given"

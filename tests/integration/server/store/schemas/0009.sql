@@ -83,7 +83,7 @@ CREATE TABLE epochs (
     frozen_until       INTEGER,           -- leases of former epochs stay good
     keys_unknown_until INTEGER            -- idempotency keys of unknown age are refused
 ) STRICT;
-INSERT INTO "epochs" VALUES(1,'7134194d',0,NULL,NULL,NULL,NULL);
+INSERT INTO "epochs" VALUES(1,'92d25c41',0,NULL,NULL,NULL,NULL);
 CREATE TABLE event_lines (
     command INTEGER NOT NULL REFERENCES event_streams (command) ON DELETE CASCADE,
     place   INTEGER NOT NULL,
