@@ -34,7 +34,7 @@ demo: $(VENV)/.runtime  ## server, agent and sender at work, in under a minute
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev  ## the whole suite
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-pythons:  ## the whole suite on each Python that this machine has
 	@for version in 3.11 3.12 3.13; do \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import socket
 import ssl
@@ -30,6 +31,7 @@ from arc_client.errors import (
 from arc_protocol.codec import decode, encode
 from arc_protocol.errors import ArcError, InvalidCommand
 from arc_protocol.urls import redact
+from arc_runtime.key_files import exposed
 from arc_runtime.network.allowed_hosts import (
     GuardedResolver,
     HostPolicy,
@@ -43,6 +45,8 @@ from arc_runtime.network.shown_certificate import shown_certificate
 from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
 
 T = TypeVar("T")
+log: Final = logging.getLogger("arc_client")
+"""The standard log, which the programs of senders have."""
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
@@ -92,6 +96,8 @@ class SenderConnection:
         self._token = read_token(self._token_file) if self._token_file else token
         if self._token is not None:
             check_token(self._token, "the token")
+        for line in exposed({"token_file": self._token_file}, None):
+            log.warning(line)
         self._tls: Final = _trusting(Path(ca_file)) if ca_file is not None else True
         self._server_addresses: Final = ServerAddresses()
         self._hosts: Final = _policy(self.base_url, allow_hosts, self._server_addresses)

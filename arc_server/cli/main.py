@@ -32,7 +32,7 @@ from arc_server.cli.serve import serve
 from arc_server.cli.targets import targets
 from arc_server.cli.tokens import tokens
 from arc_server.config.parts import deployments
-from arc_server.config.reading import load_config
+from arc_server.config.reading import exposed_secrets, load_config
 from arc_server.server_keys import KeysUnusable
 
 cli = Program(
@@ -135,8 +135,11 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration (YAML)")],
 ) -> None:
     """Check a configuration file"""
-    deployments(load_config(file))
+    config = load_config(file)
+    deployments(config)
     sys.stdout.write(f"{file}: good\n")
+    for line in exposed_secrets(config, file):
+        print_note(line)
 
 
 def _administration(verb: str, text: str) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
+from arc_runtime.key_files import exposed
 from arc_server.config.oidc_section import check_oidc
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 
@@ -98,6 +99,16 @@ def _check_deployments(entries: Sequence[DeploymentEntry]) -> None:
             raise bad_value(f"{key}.push_url", "is needed when there is a push token")
         if entry.push_token is not None and entry.push_token_file is not None:
             raise bad_value(f"{key}.push_token_file", "give this or push_token, not both")
+
+
+def exposed_secrets(config: ServerConfig, file: Path | None) -> list[str]:
+    """Return a line about each push token that every user of this host may read.
+
+    `file` is the configuration's.
+    """
+    entries = config.deployments
+    files = {f"deployments[{n}].push_token_file": e.push_token_file for n, e in enumerate(entries)}
+    return exposed(files, file, *(entry.push_token for entry in entries))
 
 
 def _check_url(key: str, url: str) -> None:

@@ -54,7 +54,7 @@ from arc_server.ports.records import (
     Stripped,
     TokenSecret,
 )
-from arc_server.store.engine import schema
+from arc_server.store.engine import faults, schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
 from arc_server.store.engine.ended_journal import JOURNAL, EndedJournal, EndedRecord
 from arc_server.store.engine.rows import micros
@@ -127,7 +127,8 @@ class SqliteStore:
         except OSError as error:
             raise Unavailable(f"no snapshot of the database: {error.strerror}") from None
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"no snapshot of the database: {error}") from None
+            reason = f"no snapshot of the database: {faults.for_callers(error).message}"
+            raise StoreUnavailable(reason) from error
 
     async def checkpoint(self) -> None:
         await self._write(read.want_checkpoint)

@@ -15,6 +15,7 @@ import structlog
 
 from arc_protocol.errors import StoreUnavailable
 from arc_runtime.failpoints import hit
+from arc_server.store.engine import faults
 from arc_server.store.engine.thread import Worker
 
 MAX_WAITING: Final = 20_000
@@ -101,10 +102,10 @@ class Batches:
             done = len(batch)
             try:
                 done = await self._worker.run(self._perform, batch)
-            except Exception:
+            except Exception as error:
                 log.exception("store.batch_failed", operations=len(batch))
                 for operation in batch:
-                    operation.error = StoreUnavailable("the database failed")
+                    operation.error = faults.for_callers(error)
             hit("store.before_answer")
             for operation in batch[:done]:
                 _answer(operation)

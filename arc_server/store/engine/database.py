@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from arc_protocol.errors import StoreUnavailable
-from arc_server.store.engine import opening, queries
+from arc_server.store.engine import faults, opening, queries
 from arc_server.store.engine.batches import Batches, Operation
 from arc_server.store.engine.lock import DirectoryLock
 from arc_server.store.engine.session import StoreSession
@@ -77,7 +77,7 @@ class Database:
     def check(self) -> None:
         """Raise StoreUnavailable if the database has failed for good."""
         if self._failed.is_set():
-            raise StoreUnavailable("the database must be opened anew; the log says why")
+            raise StoreUnavailable(faults.FAILED)
 
     async def close(self) -> None:
         """Commit what is queued, then close."""

@@ -25,6 +25,8 @@ _OF_THE_BATCH: Final = frozenset(
 )
 """The fault is below the operation: the others of its batch would fare no better."""
 _FAILED_FSYNC: Final = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+FAILED: Final = "the database has failed, and the server stops"
+"""The message for callers after an error that leaves doubt."""
 _UNDONE_BY_COMMIT: Final = _OF_THE_BATCH - {sqlite3.SQLITE_IOERR} | {sqlite3.SQLITE_CONSTRAINT}
 """A COMMIT that fails with one of these has written nothing that counts: roll it back."""
 
@@ -75,12 +77,12 @@ def is_full(error: BaseException) -> bool:
 
 
 def for_callers(error: BaseException) -> StoreUnavailable:
-    """Return the error that callers get. The cause is for the log, not for them."""
-    if is_full(error):
-        return StoreFull("the disk of the server is full; nothing was changed")
+    """Return the error that callers get, with a sentence; the log has the cause."""
     primary = code_of(error) & _PRIMARY
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return StoreUnavailable("another program uses the database; nothing was changed")
+    if is_full(error):
+        return StoreFull("the disk of the database is full; nothing was changed")
     if is_damage(error):
-        return StoreUnavailable("the database is damaged here; the log of the server says more")
-    return StoreUnavailable("the database failed; the log of the server says why")
+        return StoreUnavailable("the database is damaged; the server's log says where")
+    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return StoreUnavailable("the disk of the database fails")
+    return StoreUnavailable("the database cannot do this now")

@@ -60,7 +60,7 @@ class Writing:
 
     def _commit(self, batch: Sequence[Operation]) -> int:
         if self._failure:
-            _refuse(batch, StoreUnavailable("the database must be opened anew"))
+            _refuse(batch, StoreUnavailable(faults.FAILED))
             return len(batch)
         try:
             self._begin()
@@ -187,6 +187,7 @@ class Reading:
                 except Exception as error:
                     operation.error = _for_caller(error)
         except sqlite3.Error as error:
+            log.error("store.read_failed", reason=faults.name_of(error), operations=len(batch))
             _refuse(batch, faults.for_callers(error))
         finally:
             if connection.in_transaction:

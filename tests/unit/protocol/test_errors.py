@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from arc_protocol import errors
-from arc_protocol.errors import ArcError
+from arc_protocol.errors import ArcError, InvalidCommand
 from arc_protocol.messages.errors import error_body
 
 # docs/protocol.md, Errors: the protocol's codes, and the framework's own answers
@@ -110,3 +110,12 @@ def test_an_error_becomes_a_body_with_all_that_the_protocol_asks_for(kind: type[
 
 def test_an_error_without_context_has_none_in_its_body() -> None:
     assert error_body(errors.LeaseLost("gone", field=None)).context is None
+
+
+def test_what_an_error_echoes_of_a_request_has_its_controls_escaped() -> None:
+    body = error_body(
+        InvalidCommand("no such target: a\0b\x1b[2J\u202e\x9bü\nit ended", target="a\0b", tries=2)
+    )
+
+    assert body.message == "no such target: a\\x00b\\x1b[2J\\u202e\\x9bü\nit ended"
+    assert body.context == {"target": "a\\x00b", "tries": 2}
