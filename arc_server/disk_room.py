@@ -136,7 +136,7 @@ class DiskRoom:
                 reusable_bytes=reusable,
             )
             self.level = level
-        if level is DiskLevel.CRITICAL and held:
+        if (level is DiskLevel.CRITICAL and held) or held > self._marks.ballast_bytes:
             await asyncio.to_thread(release_ballast, self._directory)
         elif lacking and level < DiskLevel.HARD and self._for_blobs >= self._marks.critical_bytes:
             await asyncio.to_thread(_take_ballast, self._ballast, self._marks.ballast_bytes)

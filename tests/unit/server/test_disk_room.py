@@ -116,6 +116,15 @@ async def test_the_ballast_is_given_up_when_critical_and_taken_back_when_there_i
     assert disk.ballast_bytes == 50
 
 
+async def test_a_ballast_that_is_larger_than_configured_is_replaced(disk: Disk) -> None:
+    (disk.directory / BALLAST).write_bytes(bytes(90))
+
+    await disk.at(2_000)
+    await disk.at(2_000)
+
+    assert disk.ballast_bytes == 50
+
+
 async def test_the_log_of_the_database_gives_its_room_back_when_room_is_short(disk: Disk) -> None:
     found: list[int] = []
     for free in (2_000, 1_000, 449, 449, 149, 149, 2_000):
