@@ -227,7 +227,7 @@ async def test_agents_that_were_not_seen_are_removed(store: Store) -> None:
 
     assert await store.purge_agents(after(10), 10) == 1
 
-    left = await store.list_agents(None, NOW, 10)
+    left = (await store.list_agents(None, NOW, 10)).agents
     assert [agent.agent_id for agent in left] == ["here"]
 
 
@@ -241,7 +241,7 @@ async def test_an_agent_is_removed_by_name_unless_it_holds_a_command(store: Stor
 
     assert not await store.remove_agent("dep-2", "agent-1")
     assert await store.remove_agent(DEPLOYMENT, "agent-1")
-    assert not await store.list_agents(None, after(-1), 10)
+    assert not (await store.list_agents(None, after(-1), 10)).agents
 
 
 async def test_ended_tokens_are_forgotten_after_their_time(store: Store) -> None:
