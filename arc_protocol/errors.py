@@ -36,7 +36,9 @@
     ├── TransportDispatchFailed       502 TRANSPORT_DISPATCH_FAILED           retryable
     │   └── TransportDispatchRejected     TRANSPORT_DISPATCH_REJECTED
     └── Unavailable                   503 UNAVAILABLE                         retryable
-        └── StoreUnavailable              UNAVAILABLE                         retryable
+        ├── StoreUnavailable              UNAVAILABLE                         retryable
+        │   └── StoreFull             507 INSUFFICIENT_STORAGE                retryable
+        └── InsufficientStorage       507 INSUFFICIENT_STORAGE                retryable
 
 docs/protocol.md, Errors. NOT_FOUND, METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, RANGE_NOT_SATISFIABLE and
 HEADERS_TOO_LARGE are extensions, for the HTTP framework's own answers; so is QUOTA_EXCEEDED.
@@ -297,3 +299,17 @@ class Unavailable(ArcError):
 
 class StoreUnavailable(Unavailable):
     """The database could not commit; nothing was changed."""
+
+
+class StoreFull(StoreUnavailable):
+    """The database could not commit, as the disk is full; nothing was changed."""
+
+    code = "INSUFFICIENT_STORAGE"
+    http_status = 507
+
+
+class InsufficientStorage(Unavailable):
+    """The disk of the server has no room for this now; nothing was changed."""
+
+    code = "INSUFFICIENT_STORAGE"
+    http_status = 507

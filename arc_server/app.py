@@ -29,13 +29,16 @@ from arc_server.config.oidc_section import oidc_limits, oidc_providers
 from arc_server.config.parts import (
     command_limits,
     deployments,
+    disk_marks,
     enrolment_limits,
     push_limits,
+    retention_limits,
     sweep_limits,
 )
 from arc_server.config.reading import listen_address, push_hosts
 from arc_server.config.sections import ServerConfig
-from arc_server.control.store_calls import SOCKET, answer_store_calls
+from arc_server.control.store_calls import SOCKET, answer_keeping_calls, answer_store_calls
+from arc_server.disk_room import DiskLevel, DiskRoom, Measured, make_room_to_open, measure
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.routes import (
@@ -51,12 +54,14 @@ from arc_server.http.routes import (
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.ports.clock import Clock
+from arc_server.ports.keeping import Keeping
 from arc_server.ports.records import Deployment, Epoch
 from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
 from arc_server.push.push_tokens import PushTokens, is_sealed
 from arc_server.server_keys import KeysUnusable, Signer
+from arc_server.service.retention import Retention
 from arc_server.service.services import ServerServices, build_services
 from arc_server.service.sweeper import Sweeper
 from arc_server.store.engine.refusals import StoreLocked, StoreRefused
@@ -96,6 +101,7 @@ class ServerParts(msgspec.Struct, frozen=True, kw_only=True):
     signer: Signer
     clock: Clock
     services: ServerServices
+    room: DiskRoom
 
 
 def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
@@ -132,7 +138,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
             parts.clock,
             config.commands.max_blob_bytes,
         ),
-        *health.routes(parts.store, lambda: parts.services.announcements.is_closed),
+        *health.routes(parts.store, lambda: parts.services.announcements.is_closed, parts.room),
     )
 
 
@@ -161,7 +167,9 @@ class RunningServer:
 
 @asynccontextmanager
 async def serving(
-    config: ServerConfig, clock: Clock | None = None
+    config: ServerConfig,
+    clock: Clock | None = None,
+    gauge: Callable[[Path], Measured] = measure,
 ) -> AsyncGenerator[RunningServer]:
     """Run a server for as long as the context lasts; drain and close it at the end.
 
@@ -179,7 +187,15 @@ async def serving(
             config.data_dir, store, lambda method: [each(method) for each in changes]
         )
         stack.push_async_callback(control.close)
-        signer, push_tokens, blob_store = _open_files(config.data_dir)
+        room = DiskRoom(
+            config.data_dir,
+            disk_marks(config),
+            reusable_bytes=store.reusable_bytes,
+            checkpoint=store.checkpoint,
+            gauge=gauge,
+        )
+        await room.look()
+        signer, push_tokens, blob_store = _open_files(config.data_dir, room)
         stack.push_async_callback(blob_store.close)
         epoch = await _begin_epoch(store, config, clock)
         for deployment in known:
@@ -196,9 +212,15 @@ async def serving(
             clock=clock,
             limits=command_limits(config),
             epoch=epoch,
+            check_room=lambda size: room.check_blob(size, is_result=False),
         )
         parts = ServerParts(
-            store=store, blobs=blob_store, signer=signer, clock=clock, services=services
+            store=store,
+            blobs=blob_store,
+            signer=signer,
+            clock=clock,
+            services=services,
+            room=room,
         )
         oidc = OidcTokens(oidc_providers(config.oidc), clock, oidc_limits(config.oidc))
         stack.push_async_callback(oidc.close)
@@ -218,6 +240,7 @@ async def serving(
             revoked=revoked,
             limits=config.http,
             base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
+            room=room,
         )
         http = HttpServer(application, config.http)
         server = RunningServer(url, parts, http)
@@ -243,10 +266,24 @@ async def serving(
             limits=sweep_limits(config),
         )
         changes.append(lambda method: outbox.refresh() if method == "set_push" else None)
+        retention = Retention(
+            store=store,
+            blobs=blob_store,
+            uploads=services.uploads,
+            announcements=services.announcements,
+            clock=clock,
+            limits=retention_limits(config),
+            is_tight=lambda: room.level >= DiskLevel.SOFT,
+        )
+        answer_keeping_calls(control, retention)
         server.steps = lambda: sweeper.steps
         _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
         await sweeper.begin()
         _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
+        _in_background(
+            stack, server, "disk", room.run(config.disk.check_seconds), patience_seconds=0
+        )
+        _in_background(stack, server, "retention", retention.run(), patience_seconds=0)
         _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
         revocations = Revocations(
             store=store,
@@ -287,6 +324,7 @@ async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteSt
     Raises CannotStart, and DataDirInUse if another process still has it after `patience_seconds`.
     """
     _make_data_dir(data_dir)
+    await asyncio.to_thread(make_room_to_open, data_dir)
     until = time.monotonic() + patience_seconds
     while True:
         try:
@@ -331,6 +369,35 @@ async def _open_control(data_dir: Path, store: Store, called: Callable[[str], ob
     return control
 
 
+@asynccontextmanager
+async def keeping_without_server(config: ServerConfig, store: Store) -> AsyncGenerator[Keeping]:
+    """Give the retention of a data directory whose database this process has open.
+
+    Raises CannotStart.
+    """
+    signer, _, blobs = _open_files(config.data_dir, None)
+    clock = SystemClock()
+    services = build_services(
+        store=store,
+        blobs=blobs,
+        links=signer,
+        clock=clock,
+        limits=command_limits(config),
+        epoch=await store.epoch(),
+    )
+    try:
+        yield Retention(
+            store=store,
+            blobs=blobs,
+            uploads=services.uploads,
+            announcements=services.announcements,
+            clock=clock,
+            limits=retention_limits(config),
+        )
+    finally:
+        await blobs.close()
+
+
 def _make_data_dir(data_dir: Path) -> None:
     """Make the directory for this user alone. Raises CannotStart if it cannot be written."""
     try:
@@ -350,12 +417,12 @@ def _with_sealed_token(deployment: Deployment, tokens: PushTokens) -> Deployment
     return msgspec.structs.replace(deployment, push_token=sealed)
 
 
-def _open_files(data_dir: Path) -> tuple[Signer, PushTokens, LocalBlobStore]:
+def _open_files(data_dir: Path, room: DiskRoom | None) -> tuple[Signer, PushTokens, LocalBlobStore]:
     """Open the keys and blobs. Raises CannotStart."""
     try:
         signer = Signer(data_dir / KEYS)
         tokens = PushTokens(data_dir / KEYS)
-        return signer, tokens, LocalBlobStore(data_dir / BLOBS, signer)
+        return signer, tokens, LocalBlobStore(data_dir / BLOBS, signer, room=room)
     except KeysUnusable as error:
         raise CannotStart(f"data_dir: {error}") from None
     except OSError as error:

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from arc_runtime.logs import redaction
+from tests.support.processes import NO_BALLAST
+
+os.environ.update(NO_BALLAST)  # for the servers that inherit the environment
 
 # Where the environment forbids bytecode, every program that a test starts compiles ARC first, which
 # is a quarter of its CPU, and every worker all tests.

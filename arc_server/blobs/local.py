@@ -11,7 +11,8 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ import structlog
 from arc_protocol.errors import (
     ArcError,
     Conflict,
+    InsufficientStorage,
     NotFound,
     PayloadTooLarge,
     StorageOperationFailed,
@@ -30,7 +32,10 @@ from arc_protocol.errors import (
 )
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from arc_runtime.directories import make_directory
+from arc_server.blobs import collection
 from arc_server.blobs.files import BlobFiles, Directories, Held, Upload
+from arc_server.disk_room import DiskRoom, Reservation
+from arc_server.ports.records import Collected
 from arc_server.server_keys import BLOB, Signer, limit_parts
 
 log = structlog.get_logger(__name__)
@@ -44,7 +49,8 @@ TEMPORARY: Final = ".incoming"
 DEFAULT_THREADS: Final = 4
 
 _PATH: Final = re.compile(r"[A-Za-z0-9_-]{1,128}(?:/[A-Za-z0-9_-]{1,128}){0,7}")
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """Passing shortages: worth another try later, and nothing is broken."""
 _METHODS: Final = {"get": "GET", "put": "PUT"}
 
@@ -55,32 +61,69 @@ T = TypeVar("T")
 class LocalBlobStore:
     """A local blob store fulfils BlobStore on a directory that belongs to this process alone."""
 
-    def __init__(self, root: Path, signer: Signer, threads: int = DEFAULT_THREADS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        signer: Signer,
+        threads: int = DEFAULT_THREADS,
+        room: DiskRoom | None = None,
+    ) -> None:
         """Take the directory over: uploads that a dead process left unfinished are removed.
+
+        `room` is asked before blobs are written; None: the disk alone decides.
 
         Raises OSError when the directory cannot be made or written.
         """
         self.root = root
         self._directories = Directories(root)
+        self._room = room
         self._temporary = root / TEMPORARY
         self._signer = signer
         self._writes: dict[str, asyncio.Timeout] = {}
         """By path, the write that goes on: each is ended by the next."""
+        self._unfinished: set[Path] = set()
+        """The files of the writes that go on."""
         self._threads = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="blob")
         make_directory(root)
         self._temporary.mkdir(mode=0o700, exist_ok=True)
         for leftover in self._temporary.iterdir():
             leftover.unlink()
 
-    async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
+    async def write(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+        *,
+        expected_bytes: int = 0,
+        is_result: bool = False,
+    ) -> int:
         """Store a blob whole or not at all, durable before it returns. Return its size in bytes.
 
         A later write of the path ends this one with a Conflict: its client may have gone unnoticed,
         and the other may be its second try.
 
         Raises PayloadTooLarge past `max_bytes`, Conflict when the blob is sealed, NotFound when
-        the path is outside the grammar, Unavailable when the disk is full, StorageOperationFailed.
+        the path is outside the grammar, InsufficientStorage when the disk has no room,
+        Unavailable when files are short, StorageOperationFailed.
         """
+        self._place(path)
+        reservation = None
+        if self._room is not None:
+            reservation = self._room.reserve(min(expected_bytes, max_bytes), is_result=is_result)
+        try:
+            return await self._write_in_turn(path, chunks, max_bytes, reservation)
+        finally:
+            if reservation is not None:
+                reservation.release()
+
+    async def _write_in_turn(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+        reservation: Reservation | None,
+    ) -> int:
         loop = asyncio.get_running_loop()
         former = self._writes.get(path)
         if former is not None and former.when() is None:
@@ -88,15 +131,23 @@ class LocalBlobStore:
         turn = self._writes[path] = asyncio.timeout(None)
         try:
             async with turn:
-                return await self._write(path, chunks, max_bytes)
+                return await self._write(path, chunks, max_bytes, reservation)
         except TimeoutError:
             raise Conflict("another upload of this body has begun since", path=path) from None
         finally:
             if self._writes.get(path) is turn:
                 del self._writes[path]
 
-    async def _write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
-        upload = Upload(self._temporary / secrets.token_hex(16), self._place(path))
+    async def _write(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+        reservation: Reservation | None,
+    ) -> int:
+        temporary = self._temporary / secrets.token_hex(16)
+        upload = Upload(temporary, self._place(path))
+        self._unfinished.add(temporary)
         held: list[bytes] = []
         held_bytes = size = 0
         try:
@@ -104,6 +155,8 @@ class LocalBlobStore:
                 size += len(chunk)
                 if size > max_bytes:
                     raise PayloadTooLarge(f"body: more than {max_bytes} bytes", limit=max_bytes)
+                if reservation is not None:
+                    reservation.write(len(chunk))
                 held.append(chunk)
                 held_bytes += len(chunk)
                 if held_bytes >= WRITE_BYTES:
@@ -111,6 +164,7 @@ class LocalBlobStore:
                     held, held_bytes = [], 0
             await self._run("write", path, upload.finish, held)
         finally:
+            self._unfinished.discard(temporary)
             if not upload.is_done:
                 await asyncio.shield(self._run("discard", path, upload.discard))
         return size
@@ -162,6 +216,41 @@ class LocalBlobStore:
     async def delete(self, path: str) -> None:
         """Remove a blob if it is there, and the directories that it leaves empty."""
         await self._run("delete", path, self._place(path).delete)
+
+    async def delete_all(self, paths: Sequence[str]) -> bool:
+        """Remove blobs, and all blobs below paths that are directories.
+
+        Return False if a backup is being taken: they are left to the collection then.
+        """
+        places = [self._place(path) for path in paths]
+        return await self._run("delete", "", collection.remove, self._directories, places)
+
+    async def collect(
+        self, is_wanted: Callable[[str], Awaitable[bool]], older_than_seconds: float
+    ) -> Collected:
+        """Remove blobs that were written longer ago and are not wanted, and unfinished uploads
+        that a failure has left."""
+        before_ns = time.time_ns() - round(older_than_seconds * 1e9)
+        found = collection.old_files(self._directories, self._temporary, before_ns)
+        files = freed = 0
+        while (chunk := await self._run("collect", "", next, found, None)) is not None:
+            unwanted = [
+                each
+                for each in chunk
+                if not self._is_in_use(each)
+                and not (each.path is not None and await is_wanted(each.path))
+            ]
+            if not unwanted:
+                continue
+            removed = await self._run("collect", "", collection.unlink, self._directories, unwanted)
+            if removed is None:
+                return Collected(files=files, bytes=freed, is_held=True)
+            files += len(removed)
+            freed += sum(each.size for each in removed)
+        return Collected(files=files, bytes=freed)
+
+    def _is_in_use(self, found: collection.OldFile) -> bool:
+        return found.path in self._writes or found.file in self._unfinished
 
     def presign(
         self,
@@ -254,5 +343,7 @@ def _failure(doing: str, path: str, error: OSError) -> ArcError:
     """Return the error for a failed operation; the exact failure is in the log only."""
     log.error("blob.failed", operation=doing, path=path, reason=str(error))
     if error.errno in _NO_ROOM:
-        return Unavailable("no room to store the body; try again later")
+        return InsufficientStorage("the disk of the server is full; try again later")
+    if error.errno in _NO_FILES:
+        return Unavailable("the server has too many files open; try again later")
     return StorageOperationFailed(f"blob {doing} failed")

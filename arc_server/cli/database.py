@@ -18,10 +18,18 @@ from arc_protocol.messages.base import Name
 from arc_runtime.control_socket import ControlDenied, NotListening, ask
 from arc_runtime.terminal.prefixes import id_of
 from arc_runtime.terminal.table import print_note
-from arc_server.app import DATABASE, LOCK_RETRY_SECONDS, CannotStart, DataDirInUse, open_store
+from arc_server.app import (
+    DATABASE,
+    LOCK_RETRY_SECONDS,
+    CannotStart,
+    DataDirInUse,
+    keeping_without_server,
+    open_store,
+)
 from arc_server.config.reading import PREFIX, load_config
 from arc_server.config.sections import ServerConfig
-from arc_server.control.store_calls import SOCKET, remote_store
+from arc_server.control.store_calls import SOCKET, remote_keeping, remote_store
+from arc_server.ports.keeping import Keeping
 from arc_server.ports.store import Store
 
 FAILED: Final = 1
@@ -60,6 +68,30 @@ def with_store(
     async def run() -> R:
         async with reached_store(loaded.data_dir) as store:
             return await use(store)
+
+    return run_loop(run())
+
+
+def with_keeping(
+    config: Path | None,
+    data_dir: Path | None,
+    use: Callable[[Keeping], Coroutine[Any, Any, R]],
+) -> R:
+    """Have commands and blobs removed, through the server while one runs.
+
+    Raises CannotStart, SettingsError.
+    """
+    loaded = config_here(config, data_dir)
+
+    async def run() -> R:
+        own = await _opened(loaded.data_dir)
+        if own is None:
+            return await use(remote_keeping(loaded.data_dir / SOCKET))
+        try:
+            async with keeping_without_server(loaded, own) as keeping:
+                return await use(keeping)
+        finally:
+            await own.close()
 
     return run_loop(run())
 

@@ -1,11 +1,11 @@
-"""`arc-server deployment`: where the commands of a deployment are pushed to."""
+"""`arc-server deployment`: the deployments, and where their commands are pushed to."""
 
 from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,23 +15,32 @@ from arc_protocol.urls import redact
 from arc_runtime.network.allowed_hosts import HostRefused
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.prefixes import PrefixError
-from arc_runtime.terminal.table import Column, print_note, print_table
+from arc_runtime.terminal.table import Cell, Column, print_note, print_table
 from arc_runtime.terminal.typer_programs import Program
 from arc_server.app import KEYS, CannotStart
 from arc_server.cli.bounds import named
 from arc_server.cli.database import ConfigOption, DataDirOption, config_here, with_store
-from arc_server.cli.listing import JsonOption
+from arc_server.cli.listing import JsonOption, Output, OutputOption, print_list
 from arc_server.cli.tokens import user_name
 from arc_server.config.reading import is_http_url, is_loopback, push_hosts
 from arc_server.config.sections import ServerConfig
 from arc_server.ports.deployments import DeploymentStore
 from arc_server.ports.records import Deployment
+from arc_server.ports.store import Store
 from arc_server.push.push_tokens import PushTokens
 
 deployments = Program(
     "deployment",
-    about="Show deployments, and set the URLs that their commands are pushed to",
-    epilog=examples("arc-server deployment show acme-eu-1"),
+    about="List, show and remove deployments, and set the URLs for their commands",
+    epilog=examples("arc-server deployment list", "arc-server deployment show acme-eu-1"),
+)
+
+_COLUMNS: Final = (
+    Column("DEPLOYMENT"),
+    Column("TARGETS"),
+    Column("DEFAULT", rank=1),
+    Column("PUSH", rank=3),
+    Column("PUSHED TO", rank=2, is_text=True),
 )
 
 DeploymentArgument = Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="Deployment")]
@@ -70,6 +79,30 @@ class DeploymentRow(msgspec.Struct, frozen=True):
             None if circuit is None else circuit.retry_at,
             None if circuit is None else circuit.reason,
         )
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return the row of the table."""
+        targets = str(len(self.targets))
+        return self.deployment, targets, self.default_target, self.push_state, self.push_url
+
+
+@deployments.command(
+    "list", epilog=examples("arc-server deployment list", "arc-server deployment list --json")
+)
+def list_deployments(
+    output: OutputOption = Output.TABLE,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List the deployments that the server knows"""
+
+    async def read(store: Store) -> list[DeploymentRow]:
+        now = datetime.now(UTC)
+        return [DeploymentRow.of(each, now) for each in await store.list_deployments()]
+
+    rows = with_store(config, data_dir, read)
+    print_list(rows, _COLUMNS, DeploymentRow.cells, output=output, as_json=as_json)
 
 
 @deployments.command("show", epilog=examples("arc-server deployment show acme-eu-1 --json"))
@@ -161,6 +194,25 @@ def unset_push(
         raise PrefixError(f"there is no deployment {deployment}")
     print_note(f"commands of {deployment} are leased to agents")
     _warn_of_configuration(config_here(config, data_dir), deployment)
+
+
+@deployments.command("remove", epilog=examples("arc-server deployment remove acme-eu-1"))
+def remove_deployment(
+    deployment: DeploymentArgument,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Remove a deployment with its targets and agents; its ended commands stay for their time"""
+    configured = [each.id for each in config_here(config, data_dir).deployments]
+    if deployment in configured:
+        raise PrefixError(f"{deployment} is in the configuration: remove it there first")
+
+    async def remove(store: Store) -> bool:
+        return await store.remove_deployment(deployment, datetime.now(UTC))
+
+    if not with_store(config, data_dir, remove):
+        raise PrefixError(f"there is no deployment {deployment}")
+    print_note(f"{deployment} is removed")
 
 
 def _check_url(url: str, config: ServerConfig) -> None:

@@ -20,12 +20,14 @@ from arc_runtime.terminal.table import print_note
 from arc_runtime.terminal.typer_programs import Program
 from arc_server.app import CannotStart
 from arc_server.backup.manifest import BackupError
+from arc_server.cli.agents import agents
 from arc_server.cli.backups import backup, begin, fsck, restore
 from arc_server.cli.credentials import credentials
 from arc_server.cli.database import FAILED, UNUSABLE
 from arc_server.cli.deployments import deployments as deployments_commands
 from arc_server.cli.enrolment_tokens import enrolment_tokens
 from arc_server.cli.keys import keys
+from arc_server.cli.purging import delete_command, purge
 from arc_server.cli.serve import serve
 from arc_server.cli.targets import targets
 from arc_server.cli.tokens import tokens
@@ -96,12 +98,21 @@ cli.command(
     "fsck",
     epilog=examples("arc-server fsck --deep", "arc-server fsck --backup /backups/arc-2026-11-29"),
 )(fsck)
+cli.command(
+    "purge",
+    epilog=examples("arc-server purge", "arc-server purge --older-than 7d"),
+)(purge)
+cli.command(
+    "delete-command",
+    epilog=examples("arc-server delete-command cmd_0198c5f2a7b1"),
+)(delete_command)
 cli.add_typer(tokens, name="token")
 cli.add_typer(keys, name="keys")
 cli.add_typer(enrolment_tokens, name="enrol-token")
 cli.add_typer(credentials, name="credential")
 cli.add_typer(deployments_commands, name="deployment")
 cli.add_typer(targets, name="target")
+cli.add_typer(agents, name="agent")
 
 
 def main() -> None:

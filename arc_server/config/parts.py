@@ -9,9 +9,11 @@ from arc_runtime.network.allowed_hosts import HostRefused
 from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config.reading import bad_value, push_hosts
 from arc_server.config.sections import DeploymentEntry, ServerConfig
+from arc_server.disk_room import DiskMarks
 from arc_server.ports.records import Deployment, Quotas
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
+from arc_server.service.retention import RetentionLimits
 from arc_server.service.sweeper import SweepLimits
 
 
@@ -56,6 +58,35 @@ def sweep_limits(config: ServerConfig) -> SweepLimits:
         outage_seconds=config.sweeper.outage_seconds,
         outage_grace_seconds=config.leases.outage_grace_seconds,
         idempotency_key_seconds=config.commands.idempotency_key_seconds,
+    )
+
+
+def retention_limits(config: ServerConfig) -> RetentionLimits:
+    """Return how long what is kept."""
+    return RetentionLimits(
+        succeeded_seconds=config.retention.succeeded_seconds,
+        failed_seconds=config.retention.failed_seconds,
+        expired_seconds=config.retention.expired_seconds,
+        bodies_seconds=config.retention.bodies_seconds,
+        events_seconds=config.retention.events_seconds,
+        upload_seconds=config.retention.upload_seconds,
+        agents_seconds=config.retention.agents_seconds,
+        tokens_seconds=config.retention.tokens_seconds,
+        orphan_seconds=config.retention.orphan_seconds,
+        interval_seconds=config.retention.interval_seconds,
+        collection_seconds=config.retention.collection_seconds,
+        batch=config.retention.batch,
+        idempotency_key_seconds=config.commands.idempotency_key_seconds,
+    )
+
+
+def disk_marks(config: ServerConfig) -> DiskMarks:
+    """Return the marks of the disk."""
+    return DiskMarks(
+        soft_bytes=config.disk.soft_free_bytes,
+        hard_bytes=config.disk.hard_free_bytes,
+        critical_bytes=config.disk.critical_free_bytes,
+        ballast_bytes=config.disk.ballast_bytes,
     )
 
 

@@ -47,6 +47,14 @@ def load_config(
         raise bad_value("commands.default_max_attempts", "is above commands.max_attempts")
     if config.commands.list_page > config.commands.max_list_page:
         raise bad_value("commands.list_page", "is above commands.max_list_page")
+    if config.disk.hard_free_bytes > config.disk.soft_free_bytes:
+        raise bad_value("disk.hard_free_bytes", "is above disk.soft_free_bytes")
+    if config.disk.critical_free_bytes > config.disk.hard_free_bytes:
+        raise bad_value("disk.critical_free_bytes", "is above disk.hard_free_bytes")
+    urls = config.urls
+    longest_url = max(urls.response_seconds, urls.upload_seconds, urls.download_seconds)
+    if config.retention.tokens_seconds < longest_url:
+        raise bad_value("retention.tokens_seconds", "is below the life of signed URLs (urls)")
     check_oidc(config.oidc)
     push_hosts(config)
     _check_deployments(config.deployments)

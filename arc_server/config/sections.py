@@ -13,6 +13,7 @@ from arc_server.http.limits import HttpLimits
 
 DAY_SECONDS: Final = 86_400
 MAX_URL_SECONDS: Final = 366 * DAY_SECONDS
+MAX_KEPT_SECONDS: Final = 36_600 * DAY_SECONDS
 
 
 class AuthSection(Section, frozen=True, kw_only=True):
@@ -348,6 +349,120 @@ class SweeperSection(Section, frozen=True, kw_only=True):
     ] = 5.0
 
 
+class RetentionSection(Section, frozen=True, kw_only=True):
+    """Retention: for how long the server keeps what has ended (docs/operations.md)."""
+
+    succeeded_seconds: Annotated[
+        float,
+        about("Commands that SUCCEEDED, with their results.", ge=0, le=MAX_KEPT_SECONDS),
+    ] = 30.0 * DAY_SECONDS
+    failed_seconds: Annotated[
+        float, about("Commands that FAILED, with their errors.", ge=0, le=MAX_KEPT_SECONDS)
+    ] = 90.0 * DAY_SECONDS
+    expired_seconds: Annotated[
+        float, about("Commands that EXPIRED.", ge=0, le=MAX_KEPT_SECONDS)
+    ] = 90.0 * DAY_SECONDS
+    bodies_seconds: Annotated[
+        float,
+        about(
+            "Params and results of commands that have ended, if the command itself is kept longer."
+            " A result that is gone reads as the error RESPONSE_REMOVED.",
+            ge=0,
+            le=MAX_KEPT_SECONDS,
+        ),
+    ] = 30.0 * DAY_SECONDS
+    events_seconds: Annotated[
+        float,
+        about("Log lines and progress of commands that have ended.", ge=0, le=MAX_KEPT_SECONDS),
+    ] = 14.0 * DAY_SECONDS
+    upload_seconds: Annotated[
+        float,
+        about(
+            "How long a command may wait for its params. Then it ends as FAILED with"
+            " UPLOAD_ABANDONED.",
+            ge=3600,
+            le=MAX_KEPT_SECONDS,
+        ),
+    ] = 1.0 * DAY_SECONDS
+    agents_seconds: Annotated[
+        float,
+        about("Agents, after they were last seen.", ge=3600, le=MAX_KEPT_SECONDS),
+    ] = 30.0 * DAY_SECONDS
+    tokens_seconds: Annotated[
+        float,
+        about(
+            "Tokens and enrolment tokens, after they expired or were revoked, and credentials,"
+            " after they were revoked. Not shorter than the life of a signed URL (`urls`).",
+            ge=3600,
+            le=MAX_KEPT_SECONDS,
+        ),
+    ] = 90.0 * DAY_SECONDS
+    orphan_seconds: Annotated[
+        float,
+        about(
+            "The age from which on a blob is removed that no command names.",
+            ge=3600,
+            le=MAX_KEPT_SECONDS,
+        ),
+    ] = 1.0 * DAY_SECONDS
+    interval_seconds: Annotated[
+        float, about("How often the server looks for what is to be removed.", gt=0, le=DAY_SECONDS)
+    ] = 60.0
+    collection_seconds: Annotated[
+        float,
+        about(
+            "How often the server looks for blobs that no command names, and for agents and tokens."
+            " When room is short, it looks each time.",
+            gt=0,
+            le=30 * DAY_SECONDS,
+        ),
+    ] = 3600.0
+    batch: Annotated[
+        int,
+        about(
+            "The most commands that one step of a purge removes. A step ends after 10 ms anyway.",
+            ge=1,
+            le=10_000,
+        ),
+    ] = 200
+
+
+class DiskSection(Section, frozen=True, kw_only=True):
+    """Room on the disk of the data directory: docs/operations.md. On a small disk the marks are a
+    tenth, a twentieth and a fiftieth of it, and the ballast an eighth, if that is less."""
+
+    soft_free_bytes: Annotated[
+        int, about("With less room than this, no new blobs of params are taken.", ge=0, le=1 << 50)
+    ] = 1 << 30
+    hard_free_bytes: Annotated[
+        int,
+        about(
+            "With less room than this, no new commands are taken: they get 507. What is there goes"
+            " on.",
+            ge=0,
+            le=1 << 50,
+        ),
+    ] = 256 << 20
+    critical_free_bytes: Annotated[
+        int,
+        about(
+            "With less room than this, the server only reads, deletes, renews and releases.",
+            ge=0,
+            le=1 << 50,
+        ),
+    ] = 64 << 20
+    ballast_bytes: Annotated[
+        int,
+        about(
+            "The size of a file that takes room until it is needed to delete and to start; 0 for no"
+            " such file.",
+            ge=0,
+            le=1 << 40,
+        ),
+    ] = 64 << 20
+    check_seconds: Annotated[float, about("How often the room is measured.", gt=0, le=60)] = 1.0
+
+
 class RestoreSection(Section, frozen=True, kw_only=True):
     """The first start after `arc-server restore`."""
 
@@ -427,6 +542,8 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     agents: AgentSection = AgentSection()
     push: PushSection = PushSection()
     sweeper: SweeperSection = SweeperSection()
+    retention: RetentionSection = RetentionSection()
+    disk: DiskSection = DiskSection()
     restore: RestoreSection = RestoreSection()
     deployments: Annotated[
         list[DeploymentEntry], about("Deployments that are registered at the start.")

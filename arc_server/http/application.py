@@ -20,10 +20,12 @@ from arc_protocol.errors import (
 from arc_server.auth.authorisation import RULES, RouteAccess, RouteRule
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.revocations import Revoked, Waits
+from arc_server.disk_room import DiskRoom
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.body_reading import BodyMemory
 from arc_server.http.calls import Call
+from arc_server.http.disk_rules import REFUSED_AT
 from arc_server.http.limits import HttpLimits
 from arc_server.http.rates import Rates, address_of
 from arc_server.http.routing import Route, Router
@@ -51,10 +53,12 @@ class Application:
         limits: HttpLimits,
         base_urls: BaseUrls,
         rules: Mapping[tuple[str, str], RouteRule] = RULES,
+        room: DiskRoom | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.router = Router(routes)
         self._rules = rules
+        self._room = room
         self._revoked = revoked
         self._authenticator = authenticator
         self._limits = limits
@@ -133,7 +137,14 @@ class Application:
         return await self._handled(route, call)
 
     async def _handled(self, route: Route, call: Call) -> web.StreamResponse:
-        """Run the handler; again and again if the route waits its turn while the store is busy."""
+        """Run the handler; again and again if the route waits its turn while the store is busy.
+
+        Raises InsufficientStorage for what the disk has no room for.
+        """
+        if self._room is not None and self._room.level:
+            refused_at = REFUSED_AT.get((route.method, route.path))
+            if refused_at is not None:
+                self._room.check(refused_at)
         try:
             if not route.waits_its_turn:
                 return await route.handler(call)

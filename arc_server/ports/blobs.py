@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from arc_protocol.messages.bodies import PresignedRequest
+from arc_server.ports.records import Collected
 
 
 class BlobStore(Protocol):
     """Blobs by relative path, such as `arc/commands/cmd_1/params`."""
 
-    async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
+    async def write(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+        *,
+        expected_bytes: int = 0,
+        is_result: bool = False,
+    ) -> int:
         """Store a blob whole or not at all, durable before it returns. Return its size in bytes.
 
-        Raises PayloadTooLarge past `max_bytes`, Conflict when the blob is sealed, and
-        StorageOperationFailed.
+        Room for `expected_bytes` is set aside before anything is written; a result is taken in
+        with less room than params.
+
+        Raises PayloadTooLarge past `max_bytes`, Conflict when the blob is sealed,
+        InsufficientStorage, and StorageOperationFailed.
         """
         ...
 
@@ -41,6 +53,23 @@ class BlobStore(Protocol):
 
     async def delete(self, path: str) -> None:
         """Remove a blob if it is there."""
+        ...
+
+    async def delete_all(self, paths: Sequence[str]) -> bool:
+        """Remove blobs, and all blobs below paths that are directories.
+
+        Return False if a backup is being taken: they are left to the collection then.
+        """
+        ...
+
+    async def collect(
+        self, is_wanted: Callable[[str], Awaitable[bool]], older_than_seconds: float
+    ) -> Collected:
+        """Remove blobs that were written longer ago and are not wanted, and unfinished uploads
+        that a failure has left.
+
+        A blob that is not wanted may never be wanted again.
+        """
         ...
 
     def presign(

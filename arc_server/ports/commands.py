@@ -47,7 +47,8 @@ class CommandStore(CommandLookup, Protocol):
         The target is resolved as docs/protocol.md, Targets says. A command that is pushed is
         DISPATCHED under its push lease, if there is one and its params are there.
 
-        Raises IdempotencyKeyReused (the key was used with other params), InvalidCommand (the
+        Raises IdempotencyKeyReused (the key was used with other params), Conflict (the command of
+        the key was deleted before the key's time was over), InvalidCommand (the
         deadline is not after `created_at`), CommandTargetNotFound, CommandTargetAmbiguous,
         CommandTargetIdInvalid (contains `:`), DeploymentNotFound (unknown, and `auto_register` is
         off), QuotaExceeded; nothing is stored then.

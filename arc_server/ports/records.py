@@ -47,9 +47,11 @@ class AwaitedBlob(Record, frozen=True, kw_only=True, tag="awaited"):
 
 
 class DamagedBody(Record, frozen=True, kw_only=True, tag="damaged"):
-    """A body that cannot be read back: its checksum or its form is wrong."""
+    """A body that cannot be read back: its checksum or its form is wrong, or it was removed."""
 
     reason: str
+    is_removed: bool = False
+    """True if it was whole, and retention has removed it."""
 
 
 StoredBody = StoredInline | StoredBlob
@@ -217,6 +219,57 @@ class CommandFilter(Record, frozen=True, kw_only=True):
     deployment_id: str | None = None
     state: State | None = None
     command: str | None = None
+
+
+class Removed(Record, frozen=True, kw_only=True):
+    """All that one pass of retention has removed."""
+
+    commands: int = 0
+    bodies: int = 0
+    """Blobs of commands that stay."""
+    uploads: int = 0
+    """Commands that ended because their params were never uploaded."""
+    agents: int = 0
+    tokens: int = 0
+    blobs: int = 0
+    """Files that no command named any more."""
+    blob_bytes: int = 0
+    """Their bytes."""
+    is_held: bool = False
+    """True if blobs were left alone, as a backup is being taken."""
+
+
+class Collected(Record, frozen=True, kw_only=True):
+    """One pass of the collection of blobs."""
+
+    files: int = 0
+    bytes: int = 0
+    is_held: bool = False
+    """True if a backup was being taken: no blob was removed from then on."""
+
+
+class Purged(Record, frozen=True, kw_only=True):
+    """One batch of a purge."""
+
+    command_ids: Sequence[str] = ()
+    """The commands that are gone."""
+    is_done: bool
+    """True if nothing was left for another batch."""
+
+
+StripMark = tuple[int, int]
+"""How far a walk over ended commands has come: opaque to callers, and (0, 0) at its beginning."""
+
+
+class Stripped(Record, frozen=True, kw_only=True):
+    """One batch of a walk over ended commands that removes their bodies or events."""
+
+    paths: Sequence[str] = ()
+    """Blobs that no command names any more."""
+    mark: StripMark
+    """Where the next batch goes on."""
+    is_done: bool
+    """True if nothing was left for another batch."""
 
 
 class CommandPage(Record, frozen=True, kw_only=True):

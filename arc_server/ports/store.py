@@ -9,6 +9,7 @@ from arc_server.ports.commands import CommandStore
 from arc_server.ports.credentials import CredentialStore
 from arc_server.ports.events import EventStore
 from arc_server.ports.pushes import PushStore
+from arc_server.ports.retention import RetentionStore
 from arc_server.ports.sweeps import SweepStore
 
 
@@ -17,6 +18,17 @@ class StoreHealth(Protocol):
 
     async def check(self) -> None:
         """Raise StoreUnavailable unless the database answers and its schema is current."""
+        ...
+
+    async def checkpoint(self) -> None:
+        """Write the log of changes back to the database, and give its room back to the disk.
+
+        It is tried: while another process reads, the room stays taken.
+        """
+        ...
+
+    async def reusable_bytes(self) -> int:
+        """Return the bytes of the database's file that hold nothing, and are used again."""
         ...
 
     async def snapshot(self) -> str:
@@ -34,6 +46,7 @@ class Store(
     SweepStore,
     AgentStore,
     CredentialStore,
+    RetentionStore,
     StoreHealth,
     Protocol,
 ):

@@ -38,6 +38,10 @@ class SweepStore(CommandLookup, Protocol):
         """
         ...
 
+    async def epoch(self) -> Epoch:
+        """Return the epoch of today, begun or not."""
+        ...
+
     async def begin_epoch(
         self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
     ) -> Epoch:

@@ -12,7 +12,7 @@ ROOT: Final = "arc/commands"
 
 def params_path(command_id: str) -> str:
     """Return where the params of a command are uploaded."""
-    return f"{_directory(command_id)}/params"
+    return f"{command_directory(command_id)}/params"
 
 
 def response_path(command: CommandRecord, lease_id: str | None = None) -> str:
@@ -22,13 +22,19 @@ def response_path(command: CommandRecord, lease_id: str | None = None) -> str:
     """
     attempt = command.lease_attempt or command.attempt
     lease = lease_id or command.lease_id or "none"
-    return f"{_directory(command.command_id)}/attempts/{attempt}/{lease}/response"
+    return f"{command_directory(command.command_id)}/attempts/{attempt}/{lease}/response"
+
+
+def is_result(path: str) -> bool:
+    """Return True for the path of a response."""
+    return "/attempts/" in path
 
 
 def planted_path(command_id: str) -> str:
     """Return a fresh place for params that an operator puts in."""
-    return f"{_directory(command_id)}/planted/{secrets.token_hex(8)}"
+    return f"{command_directory(command_id)}/planted/{secrets.token_hex(8)}"
 
 
-def _directory(command_id: str) -> str:
+def command_directory(command_id: str) -> str:
+    """Return the directory of all blobs of a command."""
     return f"{ROOT}/{command_id}"

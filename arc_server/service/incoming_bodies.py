@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import structlog
@@ -34,7 +34,7 @@ from arc_server.ports.records import (
     StoredResponse,
     StoredSuccess,
 )
-from arc_server.service.blob_paths import params_path, response_path
+from arc_server.service.blob_paths import is_result, params_path, response_path
 from arc_server.service.limits import CommandLimits
 
 log = structlog.get_logger(__name__)
@@ -46,16 +46,25 @@ OFF_LOOP_BYTES: Final = 1 << 20
 class IncomingBodies:
     """Takes in the bodies of requests."""
 
-    def __init__(self, blobs: BlobStore, limits: CommandLimits) -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        limits: CommandLimits,
+        check_room: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Call `check_room` with the size of params that are to be uploaded: it raises
+        InsufficientStorage if they would not be taken."""
         self._blobs = blobs
         self._limits = limits
+        self._check_room = check_room
 
     async def accept_params(
         self, command_id: str, params: BodySpec
     ) -> tuple[StoredInline | StoredBlob | AwaitedBlob, bytes]:
         """Return the params of a create as they are to be stored, and their digest.
 
-        Raises InvalidCommand (bad base64, a sender's own URL), PayloadTooLarge.
+        Raises InvalidCommand (bad base64, a sender's own URL), PayloadTooLarge,
+        InsufficientStorage (the disk has no room for an upload of this size).
         """
         path = params_path(command_id)
         if isinstance(params, InlineBody):
@@ -74,6 +83,7 @@ class IncomingBodies:
             )
         if params.size is not None:
             self._check_size("params.size", params.size)
+        self._check_room(params.size or 0)
         digest = await _sha256(b"storage:", str(params.size).encode())
         return AwaitedBlob(path=path, size=params.size), digest
 
@@ -191,8 +201,11 @@ class IncomingBodies:
         """Store bytes that came inline; above the limit they become a blob."""
         if len(data) <= self._limits.inline_bytes:
             return StoredInline(data=data)
-        await self._blobs.write(path, _one_chunk(data), len(data))
-        return StoredBlob(path=path, size=len(data))
+        size = len(data)
+        await self._blobs.write(
+            path, _one_chunk(data), size, expected_bytes=size, is_result=is_result(path)
+        )
+        return StoredBlob(path=path, size=size)
 
     async def _check_upload(self, path: str, size: int | None, field: str) -> int:
         """Return the size of a blob. Raises InvalidCommand unless it is there and as announced."""

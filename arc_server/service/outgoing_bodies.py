@@ -94,6 +94,10 @@ class OutgoingBodies:
 
 
 def _damaged(body: DamagedBody) -> ErrorResponse:
+    if body.is_removed:
+        return ErrorResponse(
+            code="RESPONSE_REMOVED", message="the response was removed after its time"
+        )
     return ErrorResponse(
         code="SERIALIZATION_FAILED",
         message="the stored response is damaged and cannot be read",

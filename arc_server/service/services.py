@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from arc_server.ports.blobs import BlobStore
@@ -43,11 +45,12 @@ def build_services(
     clock: Clock,
     limits: CommandLimits,
     epoch: Epoch = FIRST_EPOCH,
+    check_room: Callable[[int], None] = lambda _: None,
 ) -> ServerServices:
     """Return the services of a process."""
     announcements = Announcements()
     lookup = Lookup(store, clock, announcements)
-    incoming = IncomingBodies(blobs, limits)
+    incoming = IncomingBodies(blobs, limits, check_room)
     outgoing = OutgoingBodies(blobs, clock, limits)
     envelopes = Envelopes(outgoing, links, clock, limits)
     results = announcements.results

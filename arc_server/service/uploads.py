@@ -12,7 +12,15 @@ from arc_protocol import lifecycle
 from arc_protocol.errors import Conflict, LeaseLost, NotFound
 from arc_protocol.messages.base import State
 from arc_server.ports.commands import CommandStore
-from arc_server.ports.records import CommandWithBodies, Epoch, StoredBlob, StoredSuccess
+from arc_server.ports.records import (
+    CommandWithBodies,
+    DamagedBody,
+    Epoch,
+    ReadResponse,
+    StoredBlob,
+    StoredParams,
+    StoredSuccess,
+)
 from arc_server.service.blob_paths import ROOT
 
 _PARAMS: Final = "params"
@@ -34,18 +42,17 @@ class Uploads:
         await self._check(path, await self._command_of(path))
 
     async def is_wanted(self, path: str) -> bool:
-        """Return True if a body that has just come is awaited, or referred to."""
+        """Return True if a body at a path is awaited, or referred to.
+
+        A damaged row may refer to it, so that it stays. Once False, it stays False: leases and
+        commands do not come back.
+        """
         try:
             found = await self._command_of(path)
-        except NotFound:
-            return False
-        response = found.response
-        bodies = (found.params, response.body if isinstance(response, StoredSuccess) else None)
-        if any(isinstance(body, StoredBlob) and body.path == path for body in bodies):
-            return True
-        try:
+            if _may_name(found.params, path) or _may_name(found.response, path):
+                return True
             await self._check(path, found)
-        except (Conflict, LeaseLost):
+        except (Conflict, LeaseLost, NotFound):
             return False
         return True
 
@@ -71,3 +78,10 @@ class Uploads:
                 raise Conflict(f"the command is {command.state}: it takes no result")
         else:
             raise NotFound("no body is uploaded there", path=path)
+
+
+def _may_name(stored: StoredParams | ReadResponse | None, path: str) -> bool:
+    body = stored.body if isinstance(stored, StoredSuccess) else stored
+    if isinstance(body, DamagedBody):
+        return not body.is_removed
+    return isinstance(body, StoredBlob) and body.path == path

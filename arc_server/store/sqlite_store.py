@@ -11,12 +11,13 @@ import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable, Unavailable
 from arc_protocol.messages.agents import AgentRegistration
-from arc_protocol.messages.base import CommandTarget
+from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
@@ -45,12 +46,15 @@ from arc_server.ports.records import (
     LeaseQuery,
     NewCommand,
     NewCredential,
+    Purged,
     PushCircuit,
     PushLease,
     Quotas,
     Renewal,
     StoredBody,
     StoredResponse,
+    StripMark,
+    Stripped,
     TokenSecret,
 )
 from arc_server.store.engine import faults, schema
@@ -70,6 +74,7 @@ from arc_server.store.operations import (
     lease,
     pushes,
     read,
+    retention,
     sweeps,
     targets,
     transitions,
@@ -126,8 +131,14 @@ class SqliteStore:
         except OSError as error:
             raise Unavailable(f"no snapshot of the database: {error.strerror}") from None
         except sqlite3.Error as error:
-            reason = f"no snapshot of the database: {faults.reason(error)}"
+            reason = f"no snapshot of the database: {faults.for_callers(error).message}"
             raise StoreUnavailable(reason) from error
+
+    async def checkpoint(self) -> None:
+        await self._write(read.want_checkpoint)
+
+    async def reusable_bytes(self) -> int:
+        return await self._read(read.reusable_bytes)
 
     async def close(self) -> None:
         await self.database.close()
@@ -289,6 +300,9 @@ class SqliteStore:
     async def grant_grace(self, lapsed_since: datetime, now: datetime, until: datetime) -> int:
         return await self._write(transitions.grant_grace, lapsed_since, now, until)
 
+    async def epoch(self) -> Epoch:
+        return await self._read(epochs.epoch)
+
     async def begin_epoch(
         self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
     ) -> Epoch:
@@ -305,6 +319,46 @@ class SqliteStore:
 
     async def has_live_leases(self) -> bool:
         return await self._read(sweeps.has_live_leases)
+
+    # retention
+
+    async def fail_abandoned_uploads(
+        self, before: datetime, now: datetime, limit: int
+    ) -> Sequence[CommandRecord]:
+        return await self._write(retention.fail_abandoned_uploads, before, now, limit)
+
+    async def purge_commands(
+        self, state: State, ended_before: datetime, keys_before: datetime, limit: int
+    ) -> Purged:
+        return await self._write(retention.purge_commands, state, ended_before, keys_before, limit)
+
+    async def strip_bodies(
+        self, state: State, since: StripMark, ended_before: datetime, limit: int
+    ) -> Stripped:
+        return await self._write(retention.strip_bodies, state, since, ended_before, limit)
+
+    async def strip_events(
+        self, state: State, since: StripMark, ended_before: datetime, limit: int
+    ) -> Stripped:
+        return await self._write(retention.strip_events, state, since, ended_before, limit)
+
+    async def purge_agents(self, before: datetime, limit: int) -> int:
+        return await self._write(retention.purge_agents, before, limit)
+
+    async def purge_tokens(self, before: datetime, limit: int) -> int:
+        purged = await self._write(retention.purge_tokens, before, limit)
+        if not purged:  # all that the journal may forget is forgotten by the database
+            await self._use_journal(self._journal.forget, micros(before))
+        return purged
+
+    async def delete_command(self, command_id: str) -> bool:
+        return await self._write(retention.delete_command, command_id)
+
+    async def remove_agent(self, deployment_id: str, agent_id: str) -> bool:
+        return await self._write(retention.remove_agent, deployment_id, agent_id)
+
+    async def remove_deployment(self, deployment_id: str, now: datetime) -> bool:
+        return await self._write(retention.remove_deployment, deployment_id, now)
 
     # deployments, agents, tokens
 
@@ -413,8 +467,9 @@ class SqliteStore:
         known = await self._write(credentials.enrol, token_hash, new, now)
         made = known.credential
         at = micros(made.enrolled_at)
+        until = await self._read(credentials.expiry, "enrol-token", made.enrol_token_id)
         await self._write_journal(
-            [EndedRecord("enrolled", made.credential_id, at, made.enrol_token_id)]
+            [EndedRecord("enrolled", made.credential_id, at, made.enrol_token_id, until=until)]
         )
         return known
 
@@ -457,13 +512,17 @@ class SqliteStore:
         """Revoke, and see to it that a restore does not undo it."""
         is_there = await self._write(revoke, id_, now)
         if is_there:
-            await self._write_journal([EndedRecord(kind, id_, micros(now))])
+            until = await self._read(credentials.expiry, kind, id_)
+            await self._write_journal([EndedRecord(kind, id_, micros(now), until=until)])
         return is_there
 
     async def _write_journal(self, lines: Sequence[EndedRecord]) -> None:
         """Add to the journal, durably. Raises StoreUnavailable."""
+        await self._use_journal(self._journal.add, lines)
+
+    async def _use_journal(self, use: Callable[[Any], None], given: object) -> None:
         try:
-            await asyncio.to_thread(self._journal.add, lines)
+            await asyncio.to_thread(use, given)
         except OSError as error:
             raise StoreUnavailable(f"{JOURNAL}: {error.strerror}") from None
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.processes import NO_BALLAST
 from tests.support.public_clients import (
     DAEMON,
     FETCH,
@@ -28,7 +29,9 @@ from tests.support.public_clients import (
 from tests.support.waiting import wait_until
 
 ARC_SERVER = str(Path(sys.executable).with_name("arc-server"))
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("ARC_")}
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if not name.startswith("ARC_")
+} | NO_BALLAST
 SUCCESS: Any = {"status": "success", "response": {"mode": "inline", "inlineBase64": "e30="}}
 FAILURE: Any = {"status": "error", "code": "HANDLER_ERROR", "message": "vault sealed"}
 

@@ -21,7 +21,7 @@ from tests.chaos.forked_children import ForkedChildren, Outcome
 from tests.chaos.operations import BY_NAME, TICK_BY_TICK, Operation
 
 SIGKILL = 9
-FAILPOINTS = (
+PASSED_UNDER_LOAD = (
     "store.before_begin",
     "store.after_begin",
     "store.after_operation",
@@ -31,9 +31,15 @@ FAILPOINTS = (
     "blob.before_rename",
     "blob.after_rename",
 )
-"""Those of the server."""
+FAILPOINTS = (
+    *PASSED_UNDER_LOAD,
+    "blob.before_unlink",
+    "blob.after_unlink",
+    "journal.before_rename",
+)
+"""Those of the server. A purge passes the last ones, and no request does."""
 
-_ID = re.compile(r"(?:cmd|lease)_[a-z0-9]+")
+_ID = re.compile(r"(?:cmd|lease)_[a-z0-9_]+")
 _RANDOM = re.compile(r"-inline-[0-9a-f]+")
 _STATEMENT = re.compile(r"statement \d+: (\S+(?: \S+){0,2})")
 _BODIES = ("params", "responses")

@@ -34,6 +34,8 @@ CHECKPOINT_PAGES = 30
 async def perform(job: dict[str, Any]) -> dict[str, Any]:
     """Run several commands at a time, several times over; the store is closed and opened between.
 
+    With `purges` in the job, what has succeeded is purged after each time, and orphans with it.
+
     With a `fault` in the job, return the errors that commands and store ended with, and whether the
     fault has come.
     """
@@ -43,8 +45,13 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
     set_up(synchronous=job.get("synchronous", "FULL"))
     if "fault" not in job:
         for generation in range(job["generations"]):
-            async with open_server_parts(data_dir, ServerClock()) as parts:
-                await asyncio.gather(*_scenarios(parts, disk, generation, job["commands"]))
+            clock = ServerClock()
+            async with open_server_parts(data_dir, clock) as parts:
+                scenarios = _scenarios(parts, disk, generation, job["commands"])
+                succeeded = await asyncio.gather(*scenarios)
+                if job.get("purges"):
+                    clock.advance(1)
+                    await _purge(parts, disk, [each for each in succeeded if each is not None])
         return {}
     fault = Fault(**job["fault"])
     ends: list[str] = []
@@ -56,12 +63,24 @@ async def perform(job: dict[str, Any]) -> dict[str, Any]:
                 fault.arm(disk)
             scenarios = _scenarios(parts, disk, 0, job["commands"])
             for error in await asyncio.gather(*scenarios, return_exceptions=True):
-                ends += [] if error is None else [name_of(error)]
+                ends += [name_of(error)] if isinstance(error, BaseException) else []
             has_failed = parts.has_failed
     except (StoreRefused, OSError) as error:
         ends.append(name_of(error))
         has_failed = True
     return {"ends": ends, "stops": has_failed, "came": disk.has_failed()}
+
+
+async def _purge(parts: ServerParts, disk: Disk, succeeded: Sequence[str]) -> None:
+    """Purge commands with their blobs, and blobs that no command names."""
+    for n in range(3):
+        data = f"orphan {n}".encode()
+        await parts.blobs.write(f"arc/commands/orphan-{n}/params", chunks(data), len(data))
+    disk.note({"purging": succeeded})
+    removed = await parts.retention.purge(None)
+    assert removed.commands == len(succeeded), removed
+    assert removed.blobs == 3, removed
+    disk.note({"purged": succeeded})
 
 
 class Fault(NamedTuple):
@@ -89,7 +108,7 @@ def name_of(error: BaseException) -> str:
 
 def _scenarios(
     parts: ServerParts, disk: Disk, generation: int, count: int
-) -> list[Coroutine[Any, Any, None]]:
+) -> list[Coroutine[Any, Any, str | None]]:
     return [CommandScenario(parts, disk, f"{generation}-{n}").run(n) for n in range(count)]
 
 
@@ -116,8 +135,11 @@ class CommandScenario:
         self._facts.update(facts, stage=self._facts["stage"] + 1)
         self._disk.note(self._facts)
 
-    async def run(self, n: int) -> None:
-        """Take the command the `n`-th way to its end."""
+    async def run(self, n: int) -> str | None:
+        """Take the command the `n`-th way to its end; return its id if it has succeeded.
+
+        One in seven stays live.
+        """
         commands = self._parts.commands
         data = self._text("params", is_large=n % 2 == 0)
         is_upload = n % 3 == 0
@@ -129,6 +151,8 @@ class CommandScenario:
         self._acknowledged(state=created.state, attempt=1)
         if created.storage_upload is not None:
             await self._upload(created.storage_upload.put_request.path, data)
+            if n % 7 == 6:
+                return None
             await commands.upload_complete(created.command_id, len(data))
             self._acknowledged(state="PENDING")
         lease = await self._lease()
@@ -137,6 +161,7 @@ class CommandScenario:
             self._acknowledged(state="PENDING", attempt=2)
             lease = await self._lease()
         await self._end(lease, n)
+        return None if n % 5 == 4 else created.command_id
 
     async def _ask(self) -> Sequence[LeaseInfo]:
         request = LeaseRequest(deployment_id=DEPLOYMENT, target=self._target)

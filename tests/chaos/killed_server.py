@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import BIN, Process
+from tests.support.processes import Process
 from tests.support.world import free_port
 
 SETTINGS: Mapping[str, Any] = {
@@ -33,24 +33,12 @@ class KilledServer:
         self._config.write_text(json.dumps(SETTINGS))  # JSON is YAML
         self._process: Process | None = None
 
-    async def start(
-        self, env: Mapping[str, str] | None = None, *, memory_bytes: int | None = None
-    ) -> Process:
-        """Start it, or start it again; it serves when this returns.
-
-        `memory_bytes`: its data directory is a file system of that size, that it alone sees (and
-        this process through `inside`), and that ends with it.
-        """
+    async def start(self, env: Mapping[str, str] | None = None) -> Process:
+        """Start it, or start it again; it serves when this returns."""
         self.starts += 1
-        program = ["arc-server"]
-        if memory_bytes is not None:
-            self.data_dir.mkdir()
-            mount = f"mount -t tmpfs -o size={memory_bytes} none {self.data_dir}"
-            program = ["/usr/bin/unshare", "-Urm", "sh", "-c", f'{mount} && exec "$@"', "sh"]
-            program.append(str(BIN / "arc-server"))
         self._process = process = await Process.start(
             f"server-{self.starts}",
-            *program,
+            "arc-server",
             *("serve", "--no-auth", "--config", str(self._config)),
             *("--data-dir", str(self.data_dir), "--listen", f"127.0.0.1:{self.port}"),
             env=env,
@@ -58,12 +46,6 @@ class KilledServer:
         await process.url()
         self.is_up.set()
         return process
-
-    @property
-    def inside(self) -> Path:
-        """The data directory as the process itself sees it."""
-        assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/root{self.data_dir}")
 
     async def kill(self) -> None:
         """SIGKILL."""

@@ -11,7 +11,7 @@ from typing import Any
 from arc_protocol.errors import ArcError
 from arc_protocol.messages.agents import AgentRegistration, HandlerInfo
 from arc_protocol.messages.base import CommandTarget, ResourceType
-from arc_protocol.messages.bodies import InlineBody, StorageBody
+from arc_protocol.messages.bodies import InlineBody, StorageBody, SuccessResponse
 from arc_protocol.messages.commands import CreateCommandRequest
 from arc_protocol.messages.leases import (
     LeaseRequest,
@@ -30,7 +30,7 @@ from arc_server.ports.records import (
 )
 from arc_server.service.sweeper import Sweeper, SweepLimits
 from tests.chaos.server_parts import BASE_URL, INLINE_BYTES, ServerParts
-from tests.support.clocks import START
+from tests.support.clocks import START, ServerClock
 
 Notes = dict[str, Any]
 """What `prepare` leaves for `act`; under `commands`, what must be there for ever: id → digest."""
@@ -278,6 +278,29 @@ async def put_token(parts: ServerParts) -> Notes:
 
 async def revoke(parts: ServerParts) -> Answer:
     return {"revoked": await parts.store.revoke_token("t1", parts.clock.now())}
+
+
+async def purgeable(parts: ServerParts) -> Notes:
+    """A command that has succeeded, its blobs, a blob that no command names, and a revoked token
+    that expires."""
+    notes = await leased(parts, data=LARGE)
+    await respond(parts, notes, SuccessResponse(response=inline(LARGE)))
+    await parts.blobs.write("arc/commands/orphan/params", chunks(LARGE), len(LARGE))
+    await parts.store.put_token(
+        BearerToken(token_id="t2", scope="admin", created_at=START, expires_at=START),
+        TokenSecret(token_hash=b"hash2", token_id="t2", created_at=START),
+    )
+    await parts.store.revoke_token("t2", parts.clock.now())
+    return {}
+
+
+async def purge(parts: ServerParts) -> Answer:
+    """Purge, long after that. How much is left to it is not for the answer."""
+    clock = parts.clock
+    assert isinstance(clock, ServerClock)
+    clock.advance(100 * 86_400)
+    await parts.retention.purge(None)
+    return {}
 
 
 async def write_blob(parts: ServerParts, notes: Notes, data: bytes) -> Answer:

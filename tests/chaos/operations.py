@@ -187,11 +187,12 @@ OPERATIONS = (
         {"pushed": []},
     ),
     Operation("push.configure", calls.created, lambda h, _: calls.configured(h)),
+    Operation("retention.purge", calls.purgeable, lambda h, _: calls.purge(h)),
     Operation("agent.register", calls.nothing, lambda h, _: calls.register(h)),
     Operation("token.revoke", calls.put_token, lambda h, _: calls.revoke(h)),
 )
 BY_NAME = {operation.name: operation for operation in OPERATIONS}
-TICK_BY_TICK = frozenset({"sweep.tick"})
+TICK_BY_TICK = frozenset({"sweep.tick", "retention.purge"})
 """Several transactions: what lies between them is neither before nor after."""
 
 

@@ -27,6 +27,10 @@ class Promises:
                 self._stages.setdefault(facts["id"], []).append(facts)
         self._reached: dict[str, int] = {}
         self._blobs: dict[str, str] = {}
+        self._purging: set[str] = set()
+        """Commands that may be gone."""
+        self._purged: set[str] = set()
+        """Commands that are gone."""
         self.acknowledgements = 0
 
     def follow(self, record: Record) -> None:
@@ -39,6 +43,13 @@ class Promises:
             self._reached[facts["id"]] = facts["stage"]
         elif "blob" in facts:
             self._blobs[facts["blob"]] = facts["digest"]
+        elif "purging" in facts:
+            self._purging |= set(facts["purging"])
+            for path in list(self._blobs):
+                if path.split("/")[2] in self._purging:
+                    del self._blobs[path]
+        elif "purged" in facts:
+            self._purged |= set(facts["purged"])
 
     def broken(self, data_dir: Path) -> Iterator[str]:
         """Yield what was promised and is not so. The database is opened, and recovers by that."""
@@ -79,8 +90,10 @@ class Promises:
             )
         }
         for command_id, stage in self._reached.items():
-            if command_id not in rows:
+            if command_id not in rows and command_id not in self._purging:
                 yield f"{command_id} is gone; it had reached stage {stage}"
+            if command_id in rows and command_id in self._purged:
+                yield f"{command_id} is back, after its purge was acknowledged"
         for command_id, (state, attempt, lease, key, *bodies) in rows.items():
             if command_id not in self._stages:  # made, and never acknowledged
                 continue

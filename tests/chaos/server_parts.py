@@ -11,12 +11,17 @@ from arc_server.blobs.local import LocalBlobStore
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import Signer
 from arc_server.service.limits import CommandLimits
+from arc_server.service.retention import Retention, RetentionLimits
 from arc_server.service.services import build_services
 from arc_server.store.sqlite_store import SqliteStore
 
 BASE_URL = "http://server.test/v1"
 INLINE_BYTES = 500
 """Small, so that bodies move to blob storage without being large."""
+PURGED_AT_ONCE = RetentionLimits(
+    succeeded_seconds=0, idempotency_key_seconds=0, orphan_seconds=0, pause_seconds=0, batch=3
+)
+"""What has succeeded goes with the next purge, and with it every blob that no command names."""
 
 
 class ServerParts:
@@ -38,6 +43,14 @@ class ServerParts:
         self.commands = services.commands
         self.leases = services.leases
         self.agents = services.agents
+        self.retention = Retention(
+            store=store,
+            blobs=blobs,
+            uploads=services.uploads,
+            announcements=services.announcements,
+            clock=clock,
+            limits=PURGED_AT_ONCE,
+        )
 
     async def watch(self) -> None:
         """Notice when the store has failed for good."""

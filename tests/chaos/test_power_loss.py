@@ -77,7 +77,15 @@ def cut_power_of_a_server(
     data_dir, log = directory / "data", directory / "log"
     data_dir.mkdir()
     job = {"module": "tests.chaos.disk_scenarios", "data_dir": str(data_dir), "log": str(log)}
-    children.succeed({**job, "synchronous": synchronous, "generations": 2, "commands": COMMANDS})
+    children.succeed(
+        {
+            **job,
+            "synchronous": synchronous,
+            "generations": 2,
+            "commands": COMMANDS,
+            "purges": True,
+        }
+    )
 
     def reopen(image: Path) -> list[str]:
         children.succeed({"do": "settle", "operation": "create", "data_dir": str(image)})

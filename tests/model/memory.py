@@ -67,18 +67,25 @@ from arc_server.ports.records import (
     LeasedResponse,
     LeaseQuery,
     NewCommand,
+    Purged,
     PushCircuit,
     PushLease,
     Quotas,
     ReadResponse,
     Renewal,
+    StoredBlob,
     StoredBody,
     StoredError,
     StoredInline,
     StoredParams,
     StoredResponse,
     StoredSuccess,
+    StripMark,
+    Stripped,
 )
+from arc_server.store.engine.rows import micros
+from arc_server.store.operations.bodies import GONE
+from arc_server.store.operations.retention import ABANDONED
 from tests.model.memory_credentials import MemoryCredentials
 
 CANCELLED = StoredError(code="CANCELLED", message="the command was cancelled")
@@ -166,6 +173,8 @@ class MemoryStore(MemoryCredentials):
             error = refusal
         key = None if new.idempotency_key is None else self._find_key(new, place, target)
         if key is not None:
+            if key.command_id not in self._commands:
+                raise Conflict("idempotencyKey: its command is no longer kept")
             if key.digest != new.params_digest:
                 raise IdempotencyKeyReused("idempotencyKey: was used before with other params")
             stored = self._commands[key.command_id]
@@ -776,6 +785,10 @@ class MemoryStore(MemoryCredentials):
             self._set(stored, lease_expires_at=until)
         return len(lapsed)
 
+    async def epoch(self) -> Epoch:
+        """See Store."""
+        return FIRST_EPOCH
+
     async def begin_epoch(
         self, now: datetime, *, freeze_seconds: float, unknown_key_seconds: float
     ) -> Epoch:
@@ -795,6 +808,122 @@ class MemoryStore(MemoryCredentials):
     async def has_live_leases(self) -> bool:
         """See Store."""
         return bool(self._leases(lambda _: True))
+
+    # retention
+
+    async def fail_abandoned_uploads(
+        self, before: datetime, now: datetime, limit: int
+    ) -> Sequence[CommandRecord]:
+        """See Store."""
+        abandoned = self._live(
+            lambda command: command.state is State.PENDING_UPLOAD and command.created_at < before
+        )
+        abandoned.sort(key=lambda stored: (stored.command.created_at, stored.seq))
+        return [self._end(stored, State.FAILED, ABANDONED, now) for stored in abandoned[:limit]]
+
+    async def purge_commands(
+        self, state: State, ended_before: datetime, keys_before: datetime, limit: int
+    ) -> Purged:
+        """See Store."""
+        ended = self._ended(state, (0, 0), ended_before)[:limit]
+        for stored in ended:
+            del self._commands[stored.command.command_id]
+            for keys in self._keys.values():
+                keys[:] = [
+                    key
+                    for key in keys
+                    if key.command_id != stored.command.command_id or key.created_at >= keys_before
+                ]
+        purged = [stored.command.command_id for stored in ended]
+        return Purged(command_ids=purged, is_done=len(ended) < limit)
+
+    def _ended(self, state: State, since: StripMark, before: datetime) -> list[_Stored]:
+        self._check_open()
+        ended = [
+            stored
+            for stored in self._commands.values()
+            if stored.command.state is state
+            and stored.command.completed_at is not None
+            and stored.command.completed_at < before
+            and _mark_of(stored) > since
+        ]
+        return sorted(ended, key=_mark_of)
+
+    async def strip_bodies(
+        self, state: State, since: StripMark, ended_before: datetime, limit: int
+    ) -> Stripped:
+        """See Store."""
+        ended = self._ended(state, since, ended_before)[:limit]
+        paths: list[str] = []
+        for stored in ended:
+            response = stored.response
+            body = response.body if isinstance(response, StoredSuccess) else None
+            for each in (stored.params, body):
+                if isinstance(each, StoredBlob | AwaitedBlob):
+                    paths.append(each.path)
+            if not isinstance(stored.params, AwaitedBlob):
+                stored.params, stored.signature = GONE, None
+            if body is not None:
+                stored.response = GONE
+        mark = _mark_of(ended[-1]) if ended else since
+        return Stripped(paths=paths, mark=mark, is_done=len(ended) < limit)
+
+    async def strip_events(
+        self, state: State, since: StripMark, ended_before: datetime, limit: int
+    ) -> Stripped:
+        """See Store."""
+        ended = self._ended(state, since, ended_before)[:limit]
+        for stored in ended:
+            stored.said = _Said()
+        mark = _mark_of(ended[-1]) if ended else since
+        return Stripped(mark=mark, is_done=len(ended) < limit)
+
+    async def purge_agents(self, before: datetime, limit: int) -> int:
+        """See Store."""
+        self._check_open()
+        unseen = [holder for holder, agent in self._agents.items() if agent.last_seen_at < before]
+        for holder in unseen[:limit]:
+            del self._agents[holder]
+        return len(unseen[:limit])
+
+    async def delete_command(self, command_id: str) -> bool:
+        """See Store."""
+        self._check_open()
+        stored = self._commands.get(command_id)
+        if stored is None:
+            return False
+        if stored.command.state in lifecycle.LIVE:
+            raise Conflict(f"the command is {stored.command.state}: cancel it first")
+        del self._commands[command_id]
+        return True
+
+    async def remove_agent(self, deployment_id: str, agent_id: str) -> bool:
+        """See Store."""
+        if self._live(
+            lambda command: (
+                command.state is State.DISPATCHED
+                and command.deployment_id == deployment_id
+                and command.lease_holder == agent_id
+            )
+        ):
+            raise Conflict("the agent holds a command")
+        known = [holder for holder in self._agents if holder[:2] == (deployment_id, agent_id)]
+        for holder in known:
+            del self._agents[holder]
+        return bool(known)
+
+    async def remove_deployment(self, deployment_id: str, now: datetime) -> bool:
+        """See Store."""
+        if deployment_id not in self._places:
+            return False
+        if self._live(lambda command: command.deployment_id == deployment_id):
+            raise Conflict("a command waits or runs: cancel it first")
+        self._check_no_credentials(deployment_id, now)
+        self._agents = {
+            holder: agent for holder, agent in self._agents.items() if holder[0] != deployment_id
+        }
+        del self._places[deployment_id]
+        return True
 
     # deployments, agents, tokens
 
@@ -980,6 +1109,13 @@ class MemoryStore(MemoryCredentials):
 
     # the database itself
 
+    async def checkpoint(self) -> None:
+        """See Store."""
+
+    async def reusable_bytes(self) -> int:
+        """See Store."""
+        return 0
+
     async def snapshot(self) -> str:
         """See Store."""
         raise StoreUnavailable("the model has no file")
@@ -1047,6 +1183,11 @@ class MemoryStore(MemoryCredentials):
     ) -> CommandRecord:
         stored.response = response
         return self._set(stored, state=state, completed_at=now, completed_by=by)
+
+
+def _mark_of(stored: _Stored) -> StripMark:
+    assert stored.command.completed_at is not None
+    return micros(stored.command.completed_at), stored.seq
 
 
 def _place_in_list(agent: AgentPresence) -> tuple[datetime, str, str, str]:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import msgspec
 
-from arc_protocol.errors import StoreUnavailable
+from arc_protocol.errors import Conflict, StoreUnavailable
 from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.records import (
     AgentKey,
@@ -234,6 +234,52 @@ class MemoryCredentials:
         self._revocations += credential.revoked_at is None
         return True
 
+    async def purge_tokens(self, before: datetime, limit: int) -> int:
+        """See RetentionStore. The model keeps no journal."""
+        self._check_open()
+        tokens = [
+            token_id
+            for token_id, token in self._tokens.items()
+            if _is_before(token.revoked_at, before) or _is_before(token.expires_at, before)
+        ]
+        for token_id in tokens:
+            del self._tokens[token_id]
+            self._secrets = {
+                digest: each for digest, each in self._secrets.items() if each.token_id != token_id
+            }
+        enrol_tokens = [
+            digest
+            for digest, token in self._enrol_tokens.items()
+            if _is_before(token.revoked_at, before) or token.expires_at < before
+        ]
+        for digest in enrol_tokens:
+            del self._enrol_tokens[digest]
+        revoked = [
+            name for name, each in self._credentials.items() if _is_before(each.revoked_at, before)
+        ]
+        for name in revoked:
+            del self._credentials[name]
+            self._agent_keys = {
+                key_id: key for key_id, key in self._agent_keys.items() if key.credential_id != name
+            }
+        return len(tokens) + len(enrol_tokens) + len(revoked)
+
+    def _check_no_credentials(self, deployment_id: str, now: datetime) -> None:
+        """Raise Conflict if an agent of a deployment is enrolled, or may enrol."""
+        if any(
+            each.deployment_id == deployment_id and each.revoked_at is None
+            for each in self._credentials.values()
+        ):
+            raise Conflict("a credential is good: revoke it first")
+        if any(
+            each.deployment_id == deployment_id
+            and each.revoked_at is None
+            and each.expires_at > now
+            and each.used < each.uses
+            for each in self._enrol_tokens.values()
+        ):
+            raise Conflict("an enrolment token is good: revoke it first")
+
     async def revocations(self) -> int:
         """See CredentialStore."""
         self._check_open()
@@ -249,3 +295,7 @@ class MemoryCredentials:
         known = self._known(key_id)
         assert known is not None
         return known
+
+
+def _is_before(moment: datetime | None, before: datetime) -> bool:
+    return moment is not None and moment < before

@@ -22,6 +22,7 @@ from pathlib import Path
 from tests.support.docs_outputs import Words, is_shown, is_shown_within, refreshed
 from tests.support.docs_pages import ROOT, Example, Step, read_examples
 from tests.support.docs_terminal import Background, Shell
+from tests.support.processes import NO_BALLAST
 
 BIN = Path(sys.executable).parent
 STAGES = Path(__file__).parent / "docs_stages"
@@ -253,4 +254,5 @@ def _environment(place: Path) -> dict[str, str]:
         "TERM": "dumb",
         "LANG": "C.UTF-8",
         "TZ": "UTC",
+        **NO_BALLAST,
     }

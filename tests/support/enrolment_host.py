@@ -26,7 +26,7 @@ from arc_server.app import RunningServer, serving
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
 from arc_server.clock import SystemClock
-from arc_server.config.sections import EnrolmentSection, ServerConfig
+from arc_server.config.sections import DiskSection, EnrolmentSection, ServerConfig
 
 DEPLOYMENT = "dep-1"
 
@@ -128,7 +128,10 @@ async def enrolment_host(
     """A server with its data below `folder`, as often as wanted."""
     clock = HoursOff()
     config = ServerConfig(
-        listen=listen, data_dir=folder / "server", enrolment=EnrolmentSection(**enrolment)
+        listen=listen,
+        data_dir=folder / "server",
+        enrolment=EnrolmentSection(**enrolment),
+        disk=DiskSection(ballast_bytes=0),
     )
     async with serving(config, clock) as server:
         yield EnrolmentHost(server, clock, folder / "host")

@@ -15,6 +15,8 @@ from typing import Any
 from tests.support.waiting import until
 
 BIN = Path(sys.executable).parent
+NO_BALLAST = {"ARC_SERVER_DISK_BALLAST_BYTES": "0"}
+"""For servers in tests: each would take 64 MiB, and pytest keeps their directories for a while."""
 START_SECONDS = 30.0
 """A start takes half a second; a machine that others use as well may take its time."""
 
@@ -47,7 +49,7 @@ class Process:
         running = await asyncio.create_subprocess_exec(
             str(BIN / program),
             *arguments,
-            env={**inherited, **(env or {})},
+            env={**inherited, **NO_BALLAST, **(env or {})},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from arc_protocol.errors import Conflict, NotFound, PayloadTooLarge, StoreUnavailable
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
+from arc_server.ports.records import Collected
 
 CHUNK = 1 << 16
 
@@ -25,7 +26,15 @@ class MemoryBlobs:
         if operation in self.refuse:
             raise self.refuse[operation]
 
-    async def write(self, path: str, chunks: AsyncIterator[bytes], max_bytes: int) -> int:
+    async def write(
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+        *,
+        expected_bytes: int = 0,
+        is_result: bool = False,
+    ) -> int:
         self._check("write")
         data = b"".join([chunk async for chunk in chunks])
         if len(data) > max_bytes:
@@ -63,6 +72,23 @@ class MemoryBlobs:
         self._check("delete")
         self.blobs.pop(path, None)
         self.sealed.discard(path)
+
+    async def delete_all(self, paths: Sequence[str]) -> bool:
+        self._check("delete_all")
+        for blob in list(self.blobs):
+            if any(blob == path or blob.startswith(f"{path}/") for path in paths):
+                await self.delete(blob)
+        return True
+
+    async def collect(
+        self, is_wanted: Callable[[str], Awaitable[bool]], older_than_seconds: float
+    ) -> Collected:
+        """All blobs count as old."""
+        self._check("collect")
+        unwanted = [blob for blob in list(self.blobs) if not await is_wanted(blob)]
+        for blob in unwanted:
+            await self.delete(blob)
+        return Collected(files=len(unwanted))
 
     def presign(
         self,

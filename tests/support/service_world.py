@@ -31,6 +31,7 @@ from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import Deployment
 from arc_server.push.outbox import Outbox, PushLimits
 from arc_server.service.limits import CommandLimits
+from arc_server.service.retention import Retention, RetentionLimits
 from arc_server.service.services import build_services
 from arc_server.service.sweeper import Sweeper, SweepLimits
 from arc_server.service.waits import Wait
@@ -76,6 +77,7 @@ class World:
         blobs: MemoryBlobs | None = None,
         limits: CommandLimits = SMALL_LIMITS,
         sweep: SweepLimits | None = None,
+        retention: RetentionLimits | None = None,
         is_flaky: bool = True,
     ) -> None:
         self.raw_store = store
@@ -101,6 +103,16 @@ class World:
             limits=self.sweep_limits,
         )
 
+        self.retention_limits = retention or RetentionLimits(pause_seconds=0)
+        self.retention = Retention(
+            store=self.store,
+            blobs=self.blobs,
+            uploads=services.uploads,
+            announcements=self.announcements,
+            clock=self.clock,
+            limits=self.retention_limits,
+        )
+
     def restarted(self, **changed: Any) -> World:
         """The next process on the same database, blobs and clock."""
         kept = {
@@ -108,6 +120,7 @@ class World:
             "blobs": self.blobs,
             "limits": self.limits,
             "sweep": self.sweep_limits,
+            "retention": self.retention_limits,
         }
         return World(self.raw_store, **{**kept, **changed})
 

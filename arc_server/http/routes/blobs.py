@@ -15,6 +15,7 @@ from arc_server.http.routing import Route
 from arc_server.http.signed_queries import is_signed
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import BLOB, Signer
+from arc_server.service.blob_paths import is_result
 from arc_server.service.uploads import Uploads
 
 
@@ -58,7 +59,13 @@ def routes(
         limit = max_blob_bytes if size is None else min(int(size), max_blob_bytes)
         if call.is_signed:
             await uploads.check(path)
-        await blobs.write(path, call.chunks(limit), limit)
+        await blobs.write(
+            path,
+            call.chunks(limit),
+            limit,
+            expected_bytes=call.http.content_length or int(size or 0),
+            is_result=is_result(path),
+        )
         if call.is_signed and not await uploads.is_wanted(path):  # it ended meanwhile
             await blobs.delete(path)
             raise Conflict("the command has ended, or was leased again, while the body came")

@@ -105,7 +105,7 @@ class Batches:
             except Exception as error:
                 log.exception("store.batch_failed", operations=len(batch))
                 for operation in batch:
-                    operation.error = StoreUnavailable(faults.reason(error))
+                    operation.error = faults.for_callers(error)
             hit("store.before_answer")
             for operation in batch[:done]:
                 _answer(operation)

@@ -2,9 +2,12 @@
 ones replaced, and uses of enrolment tokens.
 
 A restore turns the database back in time, and must not bring these back to life. A line about a
-secret or a key names its successor too, which goes on after the restore. Lines are only ever added
-to the file, each durable before the request is answered. At its opening a database adds what it
-knows and the journal does not: a process may have died between commit and line.
+secret or a key names its successor too, which goes on after the restore. Lines are added to the
+file, each durable before the request is answered. At its opening a database adds what it knows and
+the journal does not: a process may have died between commit and line.
+
+A line leaves only if no restore could bring back what it names: a token that has expired besides,
+and that the database has forgotten, or a secret or key whose successor has a line.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Final
 
 import msgspec
 
+from arc_runtime import failpoints
 from arc_runtime.directories import sync_directory
 
 JOURNAL: Final = "ended.jsonl"
@@ -41,14 +45,16 @@ class EndedRecord(msgspec.Struct, frozen=True, omit_defaults=True, array_like=Fa
     """When the secrets or keys before this one end, in microseconds since 1970."""
     public_key: bytes = b""
     """Of a key."""
+    until: int = 0
+    """When the token would have expired anyway, in microseconds since 1970; 0: never."""
 
 
-_TABLES: Final[Mapping[str, tuple[str, str]]] = {
-    "token": ("tokens", "token_id"),
-    "enrol-token": ("enrol_tokens", "token_id"),
-    "credential": ("credentials", "credential_id"),
+_TABLES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "token": ("tokens", "token_id", "coalesce(expires_at, 0)"),
+    "enrol-token": ("enrol_tokens", "token_id", "expires_at"),
+    "credential": ("credentials", "credential_id", "0"),
 }
-"""By kind, the table of what can be revoked and its column with the id."""
+"""By kind, the table of what can be revoked, its column with the id, and when it expires."""
 _SUCCESSIONS: Final[Mapping[str, Sequence[str]]] = {
     "secret": (
         "UPDATE token_secrets SET ends_at = coalesce(min(ends_at, :older_end_at), :older_end_at)"
@@ -97,6 +103,39 @@ class EndedJournal:
         with self._turn:
             self._add([line for line in lines if (line.kind, line.id) not in self._known])
 
+    def forget(self, before: int) -> None:
+        """Drop lines of before then, in microseconds since 1970: of what has expired besides, and
+        of secrets and keys that a newer one has replaced. Blocks.
+
+        Call once the database has forgotten them, or they come back. Raises OSError; the journal
+        is as it was then.
+        """
+        with self._turn:
+            lines = read_journal(self._path)
+            newest = {
+                (line.kind, line.by): line
+                for line in sorted(lines, key=lambda line: line.at)
+                if line.kind in _SUCCESSIONS
+            }
+            kept = [
+                line
+                for line in lines
+                if not 0 < line.until < before
+                and not _is_replaced(line, newest.get((line.kind, line.by)), before)
+            ]
+            if len(kept) == len(lines):
+                return
+            successor = self._path.with_name(f"{self._path.name}.new")
+            handle = os.open(successor, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(handle, "wb") as file:
+                file.write(_written(kept))
+                file.flush()
+                os.fsync(file.fileno())
+            failpoints.hit("journal.before_rename")
+            successor.replace(self._path)
+            sync_directory(self._path.parent)
+            self._known = {(line.kind, line.id) for line in kept}
+
     def _add(self, new: Sequence[EndedRecord]) -> None:
         if not new:
             return
@@ -105,7 +144,7 @@ class EndedJournal:
             size = os.fstat(handle).st_size
             if size and os.pread(handle, 1, size - 1) != b"\n":
                 os.write(handle, b"\n")  # a process died within its line
-            data = b"".join(msgspec.json.encode(line) + b"\n" for line in new)
+            data = _written(new)
             while data:
                 data = data[os.write(handle, data) :]
             os.fsync(handle)
@@ -114,6 +153,14 @@ class EndedJournal:
         if not size:  # the file may be new: its name must outlive a power cut too
             sync_directory(self._path.parent)
         self._known.update((line.kind, line.id) for line in new)
+
+
+def _is_replaced(line: EndedRecord, newest: EndedRecord | None, before: int) -> bool:
+    return newest is not None and line.at < newest.at and newest.older_end_at < before
+
+
+def _written(lines: Iterable[EndedRecord]) -> bytes:
+    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
 
 
 def read_journal(path: Path) -> list[EndedRecord]:
@@ -134,18 +181,33 @@ def read_journal(path: Path) -> list[EndedRecord]:
 def ended_in(connection: sqlite3.Connection) -> list[EndedRecord]:
     """Return all that has ended for good according to a database."""
     ended = [
-        EndedRecord(kind, id_, at)
-        for kind, (table, column) in _TABLES.items()
-        for id_, at in connection.execute(
-            f"SELECT {column}, revoked_at FROM {table} WHERE revoked_at IS NOT NULL"  # noqa: S608
+        EndedRecord(kind, id_, at, until=until)
+        for kind, (table, column, expiry) in _TABLES.items()
+        for id_, at, until in connection.execute(
+            f"SELECT {column}, revoked_at, {expiry} FROM {table}"  # noqa: S608
+            " WHERE revoked_at IS NOT NULL"
         )
     ]
-    made = connection.execute("SELECT credential_id, enrolled_at, enrol_token_id FROM credentials")
-    ended += [EndedRecord("enrolled", id_, at, by) for id_, at, by in made]
+    # A credential outlives its enrolment token; what that was used for is of no interest then.
+    made = connection.execute(
+        "SELECT c.credential_id, c.enrolled_at, c.enrol_token_id, e.expires_at"
+        " FROM credentials AS c JOIN enrol_tokens AS e ON e.token_id = c.enrol_token_id"
+    )
+    ended += [EndedRecord("enrolled", id_, at, by, until=until) for id_, at, by, until in made]
     secrets = connection.execute(_NEWER_SECRETS)
     ended += [EndedRecord("secret", id_.hex(), at, by, end) for id_, at, by, end in secrets]
     keys = connection.execute(_NEWER_KEYS)
     return ended + [EndedRecord("key", id_, at, by, end, data) for id_, at, by, end, data in keys]
+
+
+def expiry_of(connection: sqlite3.Connection, kind: str, id_: str) -> int:
+    """Return when a token of the database expires, 0 if it does not."""
+    table, column, expiry = _TABLES[kind]
+    row = connection.execute(
+        f"SELECT {expiry} FROM {table} WHERE {column} = ?",  # noqa: S608
+        (id_,),
+    ).fetchone()
+    return 0 if row is None else row[0]
 
 
 def end_again(connection: sqlite3.Connection, lines: Iterable[EndedRecord]) -> None:
@@ -161,7 +223,7 @@ def end_again(connection: sqlite3.Connection, lines: Iterable[EndedRecord]) -> N
             for statement in _SUCCESSIONS[line.kind]:
                 connection.execute(statement, named)
         elif line.kind in _TABLES:
-            table, column = _TABLES[line.kind]
+            table, column, _ = _TABLES[line.kind]
             connection.execute(
                 f"UPDATE {table} SET revoked_at = ?"  # noqa: S608
                 f" WHERE {column} = ? AND revoked_at IS NULL",

@@ -6,6 +6,8 @@ import errno
 import sqlite3
 from typing import Final
 
+from arc_protocol.errors import StoreFull, StoreUnavailable
+
 _PRIMARY: Final = 0xFF
 """The low byte of an extended result code."""
 _OF_THE_BATCH: Final = frozenset(
@@ -64,13 +66,23 @@ def is_damage(error: BaseException) -> bool:
     return code_of(error) & _PRIMARY in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-def reason(error: BaseException) -> str:
-    """Return the sentence for callers; the log has the cause."""
+def is_full(error: BaseException) -> bool:
+    """Return True if there is no room on the disk.
+
+    Without room for its shared memory, SQLite cannot even read.
+    """
+    code = code_of(error)
+    is_sqlite = code & _PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
+    return is_sqlite or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+
+
+def for_callers(error: BaseException) -> StoreUnavailable:
+    """Return the error that callers get, with a sentence; the log has the cause."""
     primary = code_of(error) & _PRIMARY
-    if primary == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
-        return "the disk of the database is full; nothing was changed"
+    if is_full(error):
+        return StoreFull("the disk of the database is full; nothing was changed")
     if is_damage(error):
-        return "the database is damaged; the server's log says where"
+        return StoreUnavailable("the database is damaged; the server's log says where")
     if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-        return "the disk of the database fails"
-    return "the database cannot do this now"
+        return StoreUnavailable("the disk of the database fails")
+    return StoreUnavailable("the database cannot do this now")

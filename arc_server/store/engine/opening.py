@@ -15,6 +15,7 @@ from arc_server.store.engine.refusals import StoreCorrupt, StoreLocked, StoreRef
 from arc_server.store.engine.snapshots import write_snapshot
 from arc_server.store.engine.thread import Worker, worker
 
+_FULL: Final = "the disk is full; make room on it, and start again"
 _MAGIC: Final = b"SQLite format 3\0"
 _HEADER_BYTES: Final = 100
 _CHECKED_WHOLE_BYTES: Final = 64 << 20
@@ -49,9 +50,12 @@ def refusing(path: Path) -> Generator[None]:
     except sqlite3.Error as error:
         if faults.is_damage(error):
             raise StoreCorrupt(f"{path}: the database is damaged: {_one_line(error)}") from error
+        if faults.is_full(error):
+            raise StoreRefused(f"{path}: cannot be opened: {_FULL}") from error
         raise StoreRefused(f"{path}: cannot be opened: {faults.name_of(error)}") from error
     except OSError as error:
-        raise StoreRefused(f"{path}: cannot be opened: {error.strerror or error}") from error
+        reason = _FULL if faults.is_full(error) else error.strerror or error
+        raise StoreRefused(f"{path}: cannot be opened: {reason}") from error
 
 
 def _one_line(error: Exception) -> str:

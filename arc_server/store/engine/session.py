@@ -47,6 +47,8 @@ class StoreSession:
         self._next_number = 0
         self._numbers_end = 0
         self._data_version = 0
+        self.wants_checkpoint = False
+        """True if the log is to be written back and emptied after the next commit."""
         self.epoch: Epoch | None = None
         """The epoch as last read; only a restore begins another one."""
 

@@ -20,6 +20,8 @@ from arc_server.store.engine import faults
 from arc_server.store.engine.batches import Operation
 from arc_server.store.engine.session import Again, StoreSession
 
+CHECKPOINT_PATIENCE_MS: Final = 20
+
 log = structlog.get_logger(__name__)
 
 MAX_SECONDS: Final = 0.02
@@ -58,7 +60,7 @@ class Writing:
 
     def _commit(self, batch: Sequence[Operation]) -> int:
         if self._failure:
-            _refuse(batch, faults.FAILED)
+            _refuse(batch, StoreUnavailable(faults.FAILED))
             return len(batch)
         try:
             self._begin()
@@ -80,6 +82,8 @@ class Writing:
             hit("store.before_commit")
             self._connection.execute("COMMIT")
             hit("store.after_commit")
+            if self._db.wants_checkpoint:
+                self._checkpoint()
         except (sqlite3.Error, OSError) as error:
             if faults.leaves_doubt(error):
                 self._give_up(error)
@@ -95,6 +99,24 @@ class Writing:
             if time.monotonic() >= ends_at:
                 return done
         return len(batch)
+
+    def _checkpoint(self) -> None:
+        """Write the log back and empty its file: that gives its room back to the disk.
+
+        A reader that is in the middle of something is waited for in no more than a moment; then
+        the file stays for now.
+        """
+        self._db.wants_checkpoint = False
+        [(patience,)] = self._connection.execute("PRAGMA busy_timeout").fetchall()
+        try:
+            self._connection.execute(f"PRAGMA busy_timeout = {CHECKPOINT_PATIENCE_MS}")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as error:
+            if faults.is_failed_fsync(error):
+                self._give_up(error)
+            log.warning("store.checkpoint_failed", reason=faults.name_of(error))
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {patience}")
 
     def _begin(self) -> None:
         hit("store.before_begin")
@@ -145,7 +167,7 @@ class Writing:
 
     def _refuse(self, batch: Sequence[Operation], error: Exception) -> None:
         log.error("store.commit_failed", reason=faults.name_of(error), operations=len(batch))
-        _refuse(batch, faults.reason(error))
+        _refuse(batch, faults.for_callers(error))
 
 
 class Reading:
@@ -166,16 +188,16 @@ class Reading:
                     operation.error = _for_caller(error)
         except sqlite3.Error as error:
             log.error("store.read_failed", reason=faults.name_of(error), operations=len(batch))
-            _refuse(batch, faults.reason(error))
+            _refuse(batch, faults.for_callers(error))
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         return len(batch)
 
 
-def _refuse(batch: Sequence[Operation], reason: str) -> None:
+def _refuse(batch: Sequence[Operation], error: StoreUnavailable) -> None:
     for operation in batch:
-        operation.error = StoreUnavailable(reason)
+        operation.error = type(error)(error.message)  # each caller raises its own
 
 
 def _for_caller(error: Exception) -> Exception:
@@ -183,4 +205,4 @@ def _for_caller(error: Exception) -> Exception:
     if isinstance(error, ArcError) or not isinstance(error, sqlite3.Error):
         return error
     log.error("store.operation_failed", reason=faults.name_of(error))
-    return StoreUnavailable(faults.reason(error))
+    return faults.for_callers(error)

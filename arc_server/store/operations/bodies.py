@@ -35,7 +35,11 @@ AWAITED: Final = 3
 """`data` is the path that the sender is to upload to; `size` is what it announced, or NULL."""
 ERROR: Final = 4
 """`data` is (code, message, details) in MessagePack, `size` its length."""
+REMOVED: Final = 5
+"""The body was kept for its time; `data` is empty."""
 
+GONE: Final = DamagedBody(reason="it was removed after its time", is_removed=True)
+"""Read instead of a body that was removed."""
 UNREADABLE: Final = DamagedBody(reason="the page that holds it is damaged")
 """Read instead of a body that SQLite cannot read."""
 NO_BODY: Final = (None, None, None, None)
@@ -71,6 +75,11 @@ def of_response(response: StoredResponse) -> BodyRow:
     return _row(ERROR, parts, len(parts))
 
 
+def removed() -> BodyRow:
+    """Return the row of a body that was removed."""
+    return _row(REMOVED, b"", 0)
+
+
 def command_with_params(row: Row) -> StoredCommand:
     """Read a row of the query `command_with_params`."""
     *columns, form, data, size, stored, signature = row
@@ -100,6 +109,8 @@ def to_params(form: Any, data: Any, size: Any, stored: Any) -> StoredParams:
     """Read params; DamagedBody when the row is not there, its checksum or its form is wrong."""
     if reason := _damage(form, data, size, stored):
         return DamagedBody(reason=reason)
+    if form == REMOVED:
+        return GONE
     try:
         if form == AWAITED:
             return AwaitedBlob(path=data.decode(), size=size)
@@ -114,6 +125,8 @@ def to_response(form: Any, data: Any, size: Any, stored: Any) -> ReadResponse | 
         return None
     if reason := _damage(form, data, size, stored):
         return DamagedBody(reason=reason)
+    if form == REMOVED:
+        return GONE
     try:
         if form == ERROR:
             code, message, details = _ERROR_PARTS.decode(data)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from arc_protocol import lifecycle
 from arc_protocol.errors import (
     ArcError,
+    Conflict,
     IdempotencyKeyReused,
     InvalidCommand,
     InvalidStateTransition,
@@ -38,13 +39,16 @@ def create(db: StoreSession, new: NewCommand) -> Created:
     """Fulfil CommandStore.create."""
     deployment = targets.known_or_new(db, new.deployment_id, auto_register=new.auto_register)
     resolved = targets.resolve(deployment, new.target_resource_id, auto_register=new.auto_register)
-    key = None
     if new.idempotency_key is not None:
         key = _find_key(db, new, deployment, resolved)
+        if key is not None and key.command_seq is None:
+            raise Conflict(
+                "idempotencyKey: was used before, and its command is no longer kept",
+                idempotency_key=new.idempotency_key,
+            )
         if key is not None and key.command_seq is not None:
             return _replay(db, new, key.params_digest, key.command_seq)
-        if key is None:
-            epochs.check_unknown_key(db, new.idempotency_key, new.created_at)
+        epochs.check_unknown_key(db, new.idempotency_key, new.created_at)
     if isinstance(resolved, ArcError):
         raise resolved
     if lifecycle.is_overdue(new.deadline, new.created_at):
@@ -80,14 +84,6 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         stored = StoredCommand(seq, command, new.params, new.signature)
         command = _push(db, stored, new.push_lease, new.created_at)
     if new.idempotency_key is not None:
-        if key is not None:
-            db.change(
-                "delete_key",
-                deployment_id=new.deployment_id,
-                command=new.command,
-                key=new.idempotency_key,
-                scope=key.scope,
-            )
         db.change(
             "insert_key",
             deployment_id=new.deployment_id,

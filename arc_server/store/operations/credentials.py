@@ -19,7 +19,7 @@ from arc_server.ports.records import (
     NewCredential,
     TokenSecret,
 )
-from arc_server.store.engine.ended_journal import EndedRecord, ended_in
+from arc_server.store.engine.ended_journal import EndedRecord, ended_in, expiry_of
 from arc_server.store.engine.rows import (
     Row,
     micros,
@@ -254,6 +254,11 @@ def revoke_credential(db: StoreSession, credential_id: str, now: datetime) -> bo
 def ended(db: StoreSession) -> Sequence[EndedRecord]:
     """Return what has ended for good, for the journal."""
     return ended_in(db.connection)
+
+
+def expiry(db: StoreSession, kind: str, id_: str) -> int:
+    """Return when a token expires, in microseconds since 1970, 0 if it does not."""
+    return expiry_of(db.connection, kind, id_)
 
 
 def revocations(db: StoreSession) -> int:

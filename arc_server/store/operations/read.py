@@ -85,6 +85,18 @@ def schema_version(db: StoreSession) -> int:
     return schema.version_of(db.connection)
 
 
+def reusable_bytes(db: StoreSession) -> int:
+    """Fulfil StoreHealth.reusable_bytes."""
+    [(pages,)] = db.connection.execute("PRAGMA freelist_count").fetchall()
+    [(page_bytes,)] = db.connection.execute("PRAGMA page_size").fetchall()
+    return int(pages) * int(page_bytes)
+
+
+def want_checkpoint(db: StoreSession) -> None:
+    """Fulfil StoreHealth.checkpoint, after the commit of the batch."""
+    db.wants_checkpoint = True
+
+
 def list_commands(
     db: StoreSession, which: CommandFilter, before: int | None, limit: int
 ) -> CommandPage:

@@ -55,10 +55,6 @@ INSERT INTO idempotency_keys (
     :deployment_id, :command, :key, :scope, :names_target, :params_digest, :command_seq, :created_at
 );
 
--- name: delete_key
-DELETE FROM idempotency_keys
-WHERE deployment_id = :deployment_id AND command = :command AND key = :key AND scope = :scope;
-
 -- name: find_command
 SELECT {command_columns} FROM commands AS c WHERE c.command_id = :command_id;
 

@@ -38,6 +38,7 @@ STATUSES = {
     501: {"OPERATION_NOT_SUPPORTED"},
     502: {"TRANSPORT_DISPATCH_FAILED", "TRANSPORT_DISPATCH_REJECTED"},
     503: {"UNAVAILABLE"},
+    507: {"INSUFFICIENT_STORAGE"},
 }
 
 
@@ -92,6 +93,7 @@ def test_what_may_go_well_the_next_time_is_retryable_and_nothing_else() -> None:
     assert retryable == {
         *("REQUEST_TIMEOUT", "RATE_LIMITED", "COMMANDS_ERROR", "STORAGE_OPERATION_FAILED"),
         *("KV_OPERATION_FAILED", "TRANSPORT_DISPATCH_FAILED", "UNAVAILABLE", "QUOTA_EXCEEDED"),
+        "INSUFFICIENT_STORAGE",
     }
 
 

@@ -28,16 +28,17 @@ CREDENTIALS = [f"cred_{number}a5b4c3d2e1f09" for number in range(2)]
 KEY_IDS = ["1f2e3d4c", "9a8b7c6d"]
 IDS = [*TOKENS, *ENROL_TOKENS, *CREDENTIALS, *KEY_IDS]
 
-GROUPS = ("", "token", "enrol-token", "credential", "deployment", "target", "keys")
+GROUPS = ("", "token", "enrol-token", "credential", "deployment", "target", "agent", "keys")
 COMMANDS = (
     "serve", "check-config", "install", "uninstall", "upgrade",
     "token create", "token list", "token revoke", "token rotate",
     "enrol-token create", "enrol-token list", "enrol-token revoke",
     "credential list", "credential revoke",
-    "deployment show", "deployment set", "deployment unset",
+    "deployment list", "deployment show", "deployment set", "deployment unset",
+    "deployment remove", "agent remove",
     "target add", "target list", "target remove",
     "keys list", "keys rotate",
-    "backup", "restore", "fsck", "begin-epoch",
+    "backup", "restore", "fsck", "begin-epoch", "purge", "delete-command",
 )  # fmt: skip
 
 
@@ -136,6 +137,7 @@ def test_every_help_is_as_it_was_and_has_an_example() -> None:
         "token list",
         "enrol-token list",
         "credential list",
+        "deployment list",
         "keys list",
         "token revoke tok_7",
         "token revoke tok_none",

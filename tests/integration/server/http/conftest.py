@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from arc_server.app import serving
-from arc_server.config.sections import AuthSection, ServerConfig
+from arc_server.config.sections import AuthSection, DiskSection, ServerConfig
+from arc_server.disk_room import Measured, measure
 from arc_server.http.limits import HttpLimits
 from tests.support.running_server import Client, Serve, admin_client
 
@@ -24,6 +25,7 @@ def serve(tmp_path: Path) -> Serve:
         http: dict[str, Any] | None = None,
         auth: dict[str, Any] | None = None,
         data_dir: Path = tmp_path / "data",
+        gauge: Callable[[Path], Measured] = measure,
         **keys: Any,
     ) -> AsyncIterator[Client]:
         limits: dict[str, Any] = {"drain_seconds": 5}
@@ -32,10 +34,10 @@ def serve(tmp_path: Path) -> Serve:
             data_dir=data_dir,
             http=HttpLimits(**(limits | (http or {}))),
             auth=AuthSection(**(auth or {})),
-            **keys,
+            **{"disk": DiskSection(ballast_bytes=0), **keys},
         )
         async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(serving(config))
+            server = await stack.enter_async_context(serving(config, gauge=gauge))
             yield await stack.enter_async_context(admin_client(server))
 
     return start

@@ -19,7 +19,7 @@ from arc_server import app
 from arc_server.app import ServerParts, all_routes, serving
 from arc_server.auth.authorisation import RULES, RouteAccess
 from arc_server.auth.tokens import Scope
-from arc_server.config.sections import AuthSection, EnrolmentSection, ServerConfig
+from arc_server.config.sections import AuthSection, DiskSection, EnrolmentSection, ServerConfig
 from arc_server.http.answers import empty_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Route
@@ -49,7 +49,12 @@ NO_AUTH_CALLERS = ("no token", "a revoked token", "no token of ours", "sender of
 def _routes() -> dict[tuple[str, str], Route]:
     nothing: Any = MagicMock()  # enough to name the routes; none of it is called
     parts = ServerParts(
-        store=nothing, blobs=nothing, signer=nothing, clock=nothing, services=nothing
+        store=nothing,
+        blobs=nothing,
+        signer=nothing,
+        clock=nothing,
+        services=nothing,
+        room=nothing,
     )
     return {(route.method, route.path): route for route in all_routes(parts, ServerConfig())}
 
@@ -60,6 +65,7 @@ async def _serve(directory: Path, **auth: Any) -> AsyncIterator[Client]:
             listen="127.0.0.1:0",
             data_dir=directory,
             auth=AuthSection(**auth),
+            disk=DiskSection(ballast_bytes=0),
             oidc=section(provider, *OIDC_RULES),
             enrolment=EnrolmentSection(max_per_second=10_000),
         )

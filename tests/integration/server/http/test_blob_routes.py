@@ -221,7 +221,7 @@ async def test_an_upload_of_another_size_than_announced_is_not_accepted(client: 
     assert (await client.call("POST", path, {"size": 5})).status == 200
 
 
-async def test_a_disk_that_is_full_is_a_503(
+async def test_a_disk_that_is_full_is_a_507(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, url = await upload_url(client)
@@ -233,7 +233,7 @@ async def test_a_disk_that_is_full_is_a_503(
         patch.setattr("arc_server.blobs.local.os.write", full)
         answer = await client.call("PUT", url, data=b"x" * 10, token="")
 
-    assert (answer.status, answer.code) == (503, "UNAVAILABLE")
+    assert (answer.status, answer.code) == (507, "INSUFFICIENT_STORAGE")
     assert unfinished(client) == []
     assert (await client.call("PUT", url, data=b"x" * 10, token="")).status == 200
 

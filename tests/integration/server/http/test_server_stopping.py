@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from arc_server.app import RunningServer, serving
-from arc_server.config.sections import ServerConfig
+from arc_server.config.sections import DiskSection, ServerConfig
 from arc_server.http.limits import HttpLimits
 from tests.support.running_server import OWN, Client, admin_client, inline
 from tests.support.waiting import until
@@ -40,7 +40,12 @@ class Stoppable:
 
 
 def config(tmp_path: Path, **http: Any) -> ServerConfig:
-    return ServerConfig(listen="127.0.0.1:0", data_dir=tmp_path / "data", http=HttpLimits(**http))
+    return ServerConfig(
+        listen="127.0.0.1:0",
+        data_dir=tmp_path / "data",
+        http=HttpLimits(**http),
+        disk=DiskSection(ballast_bytes=0),
+    )
 
 
 @pytest.fixture

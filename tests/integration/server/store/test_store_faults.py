@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from arc_protocol.errors import StoreUnavailable
+from arc_protocol.errors import StoreFull, StoreUnavailable
 from arc_protocol.messages.base import State
 from arc_server.store.engine import transactions
 from arc_server.store.sqlite_store import SqliteStore
@@ -87,7 +87,7 @@ async def test_a_database_that_may_not_grow_is_unavailable_and_the_store_goes_on
         )
 
     await limit(1)
-    with pytest.raises(StoreUnavailable, match="is full"):
+    with pytest.raises(StoreFull, match="is full"):
         await asyncio.gather(*(create(sqlite) for _ in range(200)))
     await limit(2**30)
 

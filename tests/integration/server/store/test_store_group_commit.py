@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from arc_protocol.errors import CommandNotFound, StoreUnavailable
 from arc_protocol.messages.base import State
+from arc_server.ports.records import CommandFilter
 from arc_server.store.engine import batches, transactions
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import sweeps
@@ -313,3 +315,32 @@ async def test_a_batch_that_breaks_off_leaves_no_transaction_open(
 
     assert await sqlite.get("cmd_a") is None
     await create(sqlite, command_id="cmd_a")
+
+
+async def test_a_checkpoint_gives_the_room_of_the_log_back(sqlite: SqliteStore) -> None:
+    for _ in range(20):
+        await create(sqlite)
+    log = sqlite.database.path.with_name("arc.db-wal")
+    assert log.stat().st_size > 0
+
+    await sqlite.checkpoint()
+
+    assert log.stat().st_size == 0
+    assert len((await sqlite.list(CommandFilter(), None, 100)).commands) == 20
+    await create(sqlite)
+
+
+async def test_a_checkpoint_beside_a_reader_of_another_process_is_left_for_later(
+    sqlite: SqliteStore,
+) -> None:
+    await create(sqlite)
+    log = sqlite.database.path.with_name("arc.db-wal")
+    with closing(sqlite3.connect(sqlite.database.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM commands").fetchall()
+        await create(sqlite)
+
+        await sqlite.checkpoint()
+
+        assert log.stat().st_size > 0
+        await create(sqlite)

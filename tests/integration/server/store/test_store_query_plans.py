@@ -12,7 +12,10 @@ import pytest
 import arc_server.store
 from arc_server.store.engine import queries, schema
 
-WHOLE_TABLES = {"list_tokens", "list_enrol_tokens", "list_credentials", "epochs"}
+WHOLE_TABLES = {
+    *("list_tokens", "list_enrol_tokens", "list_credentials", "epochs"),
+    *("credential_of_deployment", "enrol_token_of_deployment"),
+}
 """Asked by an administrator or once, of tables that are short."""
 
 
@@ -69,6 +72,9 @@ def test_a_scan_and_a_sort_would_be_found(connection: sqlite3.Connection) -> Non
         ("list_ended_badly", "commands_of_deployment_ended_badly"),
         ("move_ready", "commands_ready"),
         ("forget_keys", "idempotency_keys_orphaned"),
+        ("ended_before", "commands_ended"),
+        ("ended_between", "commands_ended"),
+        ("awaited_since", "commands_awaited"),
     ],
 )
 def test_hot_queries_use_the_index_that_holds_only_what_they_may_find(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arc_protocol.errors import StoreFull
 from arc_server.ports.records import (
     AwaitedBlob,
     DamagedBody,
@@ -143,11 +144,13 @@ def test_what_an_error_means(code: int, spoils_batch: bool, leaves_doubt: bool) 
     assert faults.is_of_the_batch(an_error(code)) == spoils_batch
     assert faults.leaves_doubt(an_error(code)) == leaves_doubt
     assert faults.is_failed_fsync(an_error(code)) == (code == sqlite3.SQLITE_IOERR_FSYNC)
-    told = faults.reason(an_error(code))
+    error = faults.for_callers(an_error(code))
+    told = error.message
     assert told.startswith("the d")
     assert "SQLITE" not in told
     assert "pretended" not in told
     assert ("is full" in told) == (code == sqlite3.SQLITE_FULL)
+    assert isinstance(error, StoreFull) == (code == sqlite3.SQLITE_FULL)
 
 
 def test_an_error_of_the_operating_system_at_a_commit_leaves_doubt() -> None:
