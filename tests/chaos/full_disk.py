@@ -18,7 +18,6 @@ import aiohttp
 
 from tests.chaos.data_directory_audit import audit
 from tests.support.processes import BIN, Process
-from tests.support.waiting import until
 from tests.support.world import free_port
 
 BALLAST_BYTES = 24 << 20
@@ -43,6 +42,7 @@ class FullDisk:
         self.ended: set[str] = set()
         self._number = 0
         self._session: Any = None
+        self._process: Process | None = None
 
     async def start(self) -> Process:
         process = await Process.start(
@@ -52,8 +52,14 @@ class FullDisk:
             *("--listen", f"127.0.0.1:{self._port}"),
             env=SETTINGS,
         )
+        self._process = process
         await process.url()
         return process
+
+    async def put_away(self) -> None:
+        """End the server that is left when something fails."""
+        if self._process is not None:
+            await self._process.put_away()
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         url = self._url + path
@@ -192,7 +198,6 @@ class FullDisk:
             await self.check_all_there(but=ended)
             self._foreign.unlink()
             await self.at("soft", "ok")  # the database is as large as before
-            await until(lambda: (self.data_dir / "ballast").exists())
             while await self.work(most=50):
                 pass
             await self.check_all_there(but=ended)
@@ -213,5 +218,14 @@ class FullDisk:
         }
 
 
+async def main(directory: Path) -> None:
+    """Live through a full disk, and leave no server behind."""
+    disk = FullDisk(directory)
+    try:
+        print(json.dumps(await disk.live()))
+    finally:
+        await disk.put_away()
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(FullDisk(Path(sys.argv[1])).live())))
+    asyncio.run(main(Path(sys.argv[1])))
