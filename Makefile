@@ -8,7 +8,7 @@ WORKERS ?= 3
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage check bench bench-peers chaos test-docs test-big wheel deb test-deb test-host test-systemd lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-overload bench-peers chaos test-docs test-big wheel deb test-deb test-host test-systemd lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ check: $(VENV)/.dev  ## lint, types, import rules
 bench: $(VENV)/.dev  ## measure; see docs/performance.md
 	@$(BIN)/python benchmarks/lifecycle.py
 	@$(BIN)/python benchmarks/end_to_end.py
+
+bench-overload: $(VENV)/.dev  ## an honest load beside each attack, and 10,000 agents that wait
+	@$(BIN)/python benchmarks/overload.py
 
 $(PEERS)/.built: benchmarks/peers.txt
 	@echo "installing the peers into $(PEERS) …"

@@ -63,6 +63,8 @@ FIRST_WAIT_SECONDS: Final = 1.0
 """How long `invoke` asks the server to hold the create for the result: most commands are quick, and
 those need no second request."""
 
+MAX_AGENT_PAGES: Final = 1_000
+"""The pages of agents that are read: a server that never ends is not followed for ever."""
 _PAGE: Final = 100
 """How many commands a page of a list has at most."""
 
@@ -451,7 +453,15 @@ class Client:
             "schemas": "true" if schemas else None,
             "all": "true" if old else None,
         }
-        return await self._get(self._connection.url("agents", query=query), AgentList)
+        first = page = await self._get(self._connection.url("agents", query=query), AgentList)
+        agents = list(first.agents)
+        for _ in range(MAX_AGENT_PAGES):
+            if page.cursor is None:
+                break
+            following = query | {"cursor": page.cursor}
+            page = await self._get(self._connection.url("agents", query=following), AgentList)
+            agents += page.agents
+        return msgspec.structs.replace(first, agents=agents, cursor=page.cursor)
 
     async def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:
         """Return the result of a command that has ended, decoded as `invoke` does.

@@ -104,7 +104,11 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
         *commands.routes(parts.services.commands),
         *leases.routes(parts.services.leases, parts.signer, parts.clock),
         *events.routes(parts.services.events),
-        *agents.routes(parts.services.agents),
+        *agents.routes(
+            parts.services.agents,
+            parts.clock,
+            registration_bytes_per_second=config.http.registration_bytes_per_second,
+        ),
         *enrolment.routes(
             Enrolment(
                 parts.store,

@@ -140,6 +140,8 @@ class AgentList(Message, frozen=True, kw_only=True):
     presence: DeploymentPresence | None = None
     receivers: list[ReceiverInfo] | None = None
     """Receivers that do not register, one for each deployment and target that is polled."""
+    cursor: str | None = None
+    """For the next page; absent on the last."""
 
 
 def _inner(value: Any) -> Iterable[Any]:

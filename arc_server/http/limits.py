@@ -28,6 +28,15 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         int,
         Meta(ge=4096, le=1 << 30, description="The largest registration of an agent."),
     ] = 2 << 20
+    registration_bytes_per_second: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1 << 40,
+            description="The most bytes of registrations a second of one token, after a burst of"
+            " twice as many. Further ones get a 429.",
+        ),
+    ] = 4 << 20
     body_memory_bytes: Annotated[
         int,
         Meta(

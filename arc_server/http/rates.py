@@ -34,29 +34,37 @@ class Rate:
         self._left = self._most
         self._at = now
 
-    def wait_seconds(self, now: float) -> float:
+    def wait_seconds(self, now: float, cost: float = 1) -> float:
         """Return how long the next request has to wait; 0 if it need not."""
         passed = max(0.0, now - self._at)
         self._at = now
         self._left = min(self._most, self._left + passed * self.per_second)
-        return max(0.0, (1 - self._left) / self.per_second)
+        return max(0.0, (min(cost, self._most) - self._left) / self.per_second)
 
-    def take(self) -> None:
+    def take(self, cost: float = 1) -> None:
         """Count one request."""
-        self._left -= 1
+        self._left -= cost
 
 
 class Rates:
     """A rate for each caller. The memory that they take is bounded, however many callers come."""
 
-    def __init__(self, per_second: float, monotonic: Callable[[], float], *, of: str) -> None:
+    def __init__(
+        self,
+        per_second: float,
+        monotonic: Callable[[], float],
+        *,
+        of: str,
+        unit: str = "requests",
+    ) -> None:
         """Limit each caller; `of` says of which kind they are, for example `token`."""
         self._per_second = per_second
         self._monotonic = monotonic
         self._of = of
+        self._unit = unit
         self._rates: dict[str, Rate] = {}
 
-    def take(self, key: str = "", *, may_wait: bool = False) -> float:
+    def take(self, key: str = "", *, cost: float = 1, may_wait: bool = False) -> float:
         """Count one request of a caller. Return how long it has to wait first, in seconds.
 
         Raises RateLimited past the limit, and counts nothing, unless the request may wait.
@@ -66,16 +74,16 @@ class Rates:
         self._rates[key] = rate  # the dict stays in the order of the last requests
         if len(self._rates) > MAX_KEYS:
             del self._rates[next(iter(self._rates))]
-        wait = rate.wait_seconds(now)
+        wait = rate.wait_seconds(now, cost)
         if wait and not may_wait:
             raise RateLimited(
-                f"too many requests of this {self._of}: at most {self._per_second:g} a second",
+                f"too many {self._unit} of this {self._of}: at most {self._per_second:g} a second",
                 retry_after_seconds=math.ceil(wait),
                 limit_of=self._of,
                 per_second=self._per_second,
             )
         if wait < MAX_WAIT_SECONDS:  # or clients that hang up could let all others wait for ever
-            rate.take()
+            rate.take(cost)
         return min(wait, MAX_WAIT_SECONDS)
 
 

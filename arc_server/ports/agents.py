@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
 from arc_protocol.messages.agents import AgentRegistration
 from arc_server.ports.deployments import DeploymentStore
-from arc_server.ports.records import AgentPresence, Holder, Quotas
+from arc_server.ports.records import AgentCursor, AgentPage, AgentPresence, Holder, Quotas
 
+PAGE_BYTES: Final = 4 << 20
+"""The bytes of registrations after which a page of agents ends: each may take 2 MiB."""
 SILENT_AGENT_SECONDS: Final = 3_600
 """An agent that was not seen for so long gives its place to another one."""
 
@@ -44,9 +46,11 @@ class AgentStore(DeploymentStore, Protocol):
         limit: int,
         *,
         with_schemas: bool = False,
-    ) -> Sequence[AgentPresence]:
+        behind: AgentCursor | None = None,
+    ) -> AgentPage:
         """Return the agents seen since then, latest first, with the commands that they hold.
 
-        The schemas of their handlers are left out unless asked for.
+        The page is the one behind a cursor; it ends at `limit` agents, or once their registrations
+        take more than `PAGE_BYTES`. The schemas of their handlers are left out unless asked for.
         """
         ...

@@ -339,6 +339,22 @@ class AgentPresence(Record, frozen=True, kw_only=True):
         return self.registration.deployment_id, self.agent_id, self.credential
 
 
+class AgentCursor(Record, frozen=True, array_like=True):
+    """The place of an agent in the list, which begins with those that were seen last."""
+
+    last_seen_at: datetime
+    deployment_id: str
+    agent_id: str
+    credential: str
+
+
+class AgentPage(Record, frozen=True, kw_only=True):
+    """Agents, those that were seen last first. `next` is None on the last page."""
+
+    agents: Sequence[AgentPresence]
+    next: AgentCursor | None = None
+
+
 class TokenSecret(Record, frozen=True, kw_only=True):
     """One secret of a token. Only the SHA-256 of the token's text is stored."""
 

@@ -6,21 +6,23 @@ neither take its record over nor make it look alive.
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 import structlog
 
-from arc_protocol.codec import encode
+from arc_protocol.codec import encode, utc
+from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldCommand
 from arc_protocol.messages.base import CommandTarget
 from arc_server.ports.agents import AgentStore
 from arc_server.ports.clock import Clock
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.reach import EVERYTHING, Reach
-from arc_server.ports.records import AgentPresence, CommandRecord, Holder
-from arc_server.service.bounds import check_agent, check_deployment
+from arc_server.ports.records import AgentCursor, AgentPresence, CommandRecord, Holder
+from arc_server.service.bounds import bounded, check_agent, check_deployment
 from arc_server.service.known_agents import (
     EVER,
     MAX_AGENTS,
@@ -125,12 +127,19 @@ class AgentService:
         within: Reach = EVERYTHING,
         with_schemas: bool = False,
         with_old: bool = False,
+        cursor: str | None = None,
+        limit: int | None = None,
     ) -> AgentList:
-        """Return the agents of a deployment, or of all, with what they hold. Raises Forbidden.
+        """Return a page of the agents of a deployment, or of all, with what they hold.
 
-        Receivers that poll without registering are listed beside them. Agents that were started
-        anew, or were not seen for long, are left out unless `with_old`.
+        Receivers that poll without registering are listed beside them, on the first page. Agents
+        that were started anew, or were not seen for long, are left out unless `with_old`.
+
+        Raises Forbidden, InvalidCommand for a bad cursor or limit.
         """
+        behind = None if cursor is None else _read_cursor(cursor)
+        most = self._limits.max_agents_listed
+        limit = bounded("limit", limit, most, most)
         if deployment_id is None:
             deployment_id = within.deployment()
         else:
@@ -141,9 +150,10 @@ class AgentService:
         if not with_old:
             seconds = min(seconds, self._limits.gone_agents_listed_seconds)
         since = now - timedelta(seconds=seconds)
-        found = await self._store.list_agents(
-            deployment_id, since, self._limits.max_agents_listed, with_schemas=with_schemas
+        page = await self._store.list_agents(
+            deployment_id, since, limit, with_schemas=with_schemas, behind=behind
         )
+        found = page.agents
         presence = None
         if deployment_id is not None:
             known = await self._store.get_deployment(deployment_id)
@@ -154,7 +164,7 @@ class AgentService:
                 is_pushed=is_pushed,
                 circuit=None if known is None else known.circuit,
             )
-        receivers = self._unnamed.receivers(deployment_id, since)
+        receivers = [] if behind else self._unnamed.receivers(deployment_id, since)
         replaced_at = replacements(found)
         watch = self.watch
         agents: list[AgentInfo] = []
@@ -173,6 +183,7 @@ class AgentService:
             ]
             or None,
             agents=agents,
+            cursor=None if page.next is None else _written_cursor(page.next),
         )
 
     async def flush(self) -> None:
@@ -189,11 +200,24 @@ class AgentService:
     async def _read_known(self, deployment_id: str) -> Sequence[AgentPresence]:
         """Read the agents of a deployment that were seen last."""
         await self.flush()
-        return await self._store.list_agents(deployment_id, EVER, MAX_AGENTS)
+        return (await self._store.list_agents(deployment_id, EVER, MAX_AGENTS)).agents
 
     @property
     def _silence(self) -> timedelta:
         return timedelta(seconds=self._limits.silent_seconds)
+
+
+def _written_cursor(cursor: AgentCursor) -> str:
+    return urlsafe_b64encode(msgspec.json.encode(cursor)).decode("ascii")
+
+
+def _read_cursor(text: str) -> AgentCursor:
+    """Return the cursor of a page. Raises InvalidCommand."""
+    try:
+        cursor = msgspec.json.decode(urlsafe_b64decode(text.encode()), type=AgentCursor)
+        return msgspec.structs.replace(cursor, last_seen_at=utc(cursor.last_seen_at))
+    except (ValueError, msgspec.DecodeError):
+        raise InvalidCommand("cursor: not one of this server", field="cursor") from None
 
 
 def _info(agent: AgentPresence, within: Reach, *, is_gone: bool) -> AgentInfo:

@@ -20,7 +20,9 @@ from arc_protocol.messages.base import CommandTarget
 from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
+    AgentCursor,
     AgentKey,
+    AgentPage,
     AgentPresence,
     BearerToken,
     CommandFilter,
@@ -364,8 +366,11 @@ class SqliteStore:
         limit: int,
         *,
         with_schemas: bool = False,
-    ) -> Sequence[AgentPresence]:
-        return await self._list(agents.list_agents, deployment_id, seen_since, limit, with_schemas)
+        behind: AgentCursor | None = None,
+    ) -> AgentPage:
+        return await self._list(
+            agents.list_agents, deployment_id, seen_since, limit, with_schemas, behind
+        )
 
     async def put_token(self, token: BearerToken, secret: TokenSecret) -> None:
         await self._write(credentials.put_token, token, secret)

@@ -41,11 +41,13 @@ from arc_protocol.messages.base import (
     State,
 )
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
-from arc_server.ports.agents import SILENT_AGENT_SECONDS
+from arc_server.ports.agents import PAGE_BYTES, SILENT_AGENT_SECONDS
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     FIRST_EPOCH,
+    AgentCursor,
+    AgentPage,
     AgentPresence,
     AwaitedBlob,
     CommandFilter,
@@ -892,7 +894,8 @@ class MemoryStore(MemoryCredentials):
         limit: int,
         *,
         with_schemas: bool = False,
-    ) -> Sequence[AgentPresence]:
+        behind: AgentCursor | None = None,
+    ) -> AgentPage:
         """See Store."""
         self._check_open()
         found = [
@@ -901,22 +904,22 @@ class MemoryStore(MemoryCredentials):
             if agent.last_seen_at >= seen_since
             and deployment_id in (None, agent.registration.deployment_id)
         ]
-        found.sort(
-            key=lambda agent: (
-                agent.last_seen_at,
-                agent.registration.deployment_id,
-                agent.agent_id,
-                agent.credential or "",
-            ),
-            reverse=True,
-        )
-        found = [self._presence(agent) for agent in found[:limit]]
-        if with_schemas:
-            return found
-        return [
-            msgspec.structs.replace(agent, registration=split_schemas(agent.registration)[0])
-            for agent in found
-        ]
+        found.sort(key=_place_in_list, reverse=True)
+        if behind is not None:
+            place = msgspec.structs.astuple(behind)
+            found = [agent for agent in found if _place_in_list(agent) < place]
+        page: list[AgentPresence] = []
+        page_bytes = 0
+        for agent in found:
+            if len(page) == limit or page_bytes > PAGE_BYTES:
+                last = AgentCursor(*_place_in_list(page[-1])) if page else behind
+                return AgentPage(agents=page, next=last)
+            if not with_schemas:
+                bare, _ = split_schemas(agent.registration)
+                agent = msgspec.structs.replace(agent, registration=bare)
+            page_bytes += _registered_bytes(agent)
+            page.append(self._presence(agent))
+        return AgentPage(agents=page)
 
     def _presence(self, agent: AgentPresence) -> AgentPresence:
         held = self._live(
@@ -1044,6 +1047,15 @@ class MemoryStore(MemoryCredentials):
     ) -> CommandRecord:
         stored.response = response
         return self._set(stored, state=state, completed_at=now, completed_by=by)
+
+
+def _place_in_list(agent: AgentPresence) -> tuple[datetime, str, str, str]:
+    return (
+        agent.last_seen_at,
+        agent.registration.deployment_id,
+        agent.agent_id,
+        agent.credential or "",
+    )
 
 
 def _stored_bytes(stored: _Stored) -> int:

@@ -13,7 +13,9 @@ from arc_protocol.messages.agents import AgentRegistration
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
+from arc_server.http.rates import Rates
 from arc_server.http.routing import Route
+from arc_server.ports.clock import Clock
 from arc_server.service.agents import AgentService
 
 MAX_VALUES: Final = 100_000
@@ -21,12 +23,24 @@ MAX_VALUES: Final = 100_000
 nothing but empty lists would stop the event loop for half a second, one of so many for 60 ms."""
 
 
-def routes(service: AgentService) -> Sequence[Route]:
-    """Return the routes of a service."""
+def routes(
+    service: AgentService, clock: Clock, *, registration_bytes_per_second: float
+) -> Sequence[Route]:
+    """Return the routes of a service. Each token may register so many bytes a second."""
+    registered = Rates(
+        registration_bytes_per_second,
+        clock.monotonic,
+        of="token",
+        unit="bytes of registrations",
+    )
 
     async def register(call: Call) -> web.StreamResponse:
         agent_id = fields.name("agentId", call.arguments[0])
-        body = await call.body(call.limits.max_registration_bytes)
+        limit = call.limits.max_registration_bytes
+        if call.reach.credential is not None:
+            cost = call.http.content_length
+            registered.take(call.reach.credential, cost=limit if cost is None else cost)
+        body = await call.body(limit)
         if sum(map(body.count, (b"[", b"{", b","))) > MAX_VALUES:
             raise InvalidCommand(f"handlers: more than {MAX_VALUES} values", field="handlers")
         registration = decode(body, AgentRegistration)
@@ -41,6 +55,8 @@ def routes(service: AgentService) -> Sequence[Route]:
             within=call.reach,
             with_schemas=with_schemas,
             with_old=fields.boolean("all", call.query("all")),
+            cursor=call.query("cursor"),
+            limit=fields.integer("limit", call.query("limit")),
         )
         return json_answer(answer)
 

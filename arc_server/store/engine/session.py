@@ -8,7 +8,7 @@ depends on nothing else.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
@@ -54,6 +54,11 @@ class StoreSession:
         """Return all rows of a named query."""
         sql, bind = self._queries[query]
         return self._execute(sql, bind(params)).fetchall()
+
+    def each(self, query: str, /, **params: Any) -> Iterator[Row]:
+        """Yield the rows of a named query, of which the caller may leave some unread."""
+        sql, bind = self._queries[query]
+        yield from self._execute(sql, bind(params))
 
     def row(self, query: str, /, **params: Any) -> Row | None:
         """Return the only row of a named query, None if there is none."""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from arc_protocol.codec import encode
 from arc_protocol.errors import QuotaExceeded
 from arc_protocol.messages.agents import AgentRegistration
-from arc_server.ports.agents import SILENT_AGENT_SECONDS
+from arc_server.ports.agents import PAGE_BYTES, SILENT_AGENT_SECONDS
 from arc_server.ports.handler_schemas import HandlerSchemas, split_schemas, with_schemas
-from arc_server.ports.records import AgentPresence, Holder, Quotas
+from arc_server.ports.records import AgentCursor, AgentPage, AgentPresence, Holder, Quotas
 from arc_server.store.engine.rows import command_of, micros, moment
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import quotas
 
 NO_CREDENTIAL: Final = ""
 """Stands in the row of an agent that registered without a token: NULL is no part of a key."""
+_NEVER: Final = (1 << 63) - 1
+"""An instant behind all others."""
 _REGISTRATION: Final = msgspec.json.Decoder(AgentRegistration)
 _SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])
 
@@ -29,6 +31,7 @@ class _AgentRow(NamedTuple):
     """A row of the queries about agents."""
 
     agent_id: str
+    deployment_id: str
     credential: str
     registration: bytes
     first_seen_at: int
@@ -96,25 +99,42 @@ def list_agents(
     seen_since: datetime,
     limit: int,
     has_schemas: bool,
-) -> Sequence[AgentPresence]:
+    behind: AgentCursor | None,
+) -> AgentPage:
     """Fulfil AgentStore.list_agents."""
-    since = micros(seen_since)
-    rows = (
-        db.rows("list_agents", seen_since=since, limit=limit, with_schemas=has_schemas)
-        if deployment_id is None
-        else db.rows(
-            "list_agents_of_deployment",
-            deployment_id=deployment_id,
-            seen_since=since,
-            limit=limit,
-            with_schemas=has_schemas,
-        )
-    )
+    where: dict[str, Any] = {
+        "seen_since": micros(seen_since),
+        "before": _NEVER if behind is None else micros(behind.last_seen_at),
+        "before_agent": "" if behind is None else behind.agent_id,
+        "before_credential": "" if behind is None else behind.credential,
+        "limit": limit + 1,
+        "with_schemas": has_schemas,
+    }
+    if deployment_id is None:
+        before = "" if behind is None else behind.deployment_id
+        rows = db.each("list_agents", before_deployment=before, **where)
+    else:
+        rows = db.each("list_agents_of_deployment", deployment_id=deployment_id, **where)
     found: list[AgentPresence] = []
-    for each in rows:
+    page_bytes = 0
+    last: _AgentRow | None = None
+    for count, row in enumerate(map(_AgentRow._make, rows)):
+        if last is not None and (count == limit or page_bytes > PAGE_BYTES):
+            return AgentPage(agents=found, next=_cursor(last))
+        last = row
+        page_bytes += len(row.registration) + len(row.schemas or b"")
         with suppress(msgspec.ValidationError):  # names that an earlier release took
-            found.append(_presence(db, _AgentRow(*each), has_schemas=has_schemas))
-    return found
+            found.append(_presence(db, row, has_schemas=has_schemas))
+    return AgentPage(agents=found)
+
+
+def _cursor(row: _AgentRow) -> AgentCursor:
+    return AgentCursor(
+        last_seen_at=moment(row.last_seen_at),
+        deployment_id=row.deployment_id,
+        agent_id=row.agent_id,
+        credential=row.credential,
+    )
 
 
 def _presence(db: StoreSession, row: _AgentRow, *, has_schemas: bool) -> AgentPresence:

@@ -266,6 +266,40 @@ async def test_a_token_may_have_so_many_requests_at_a_time(serve: Serve) -> None
         assert (await client.call("GET", "/v1/commands")).status == 200
 
 
+async def test_a_token_registers_so_many_bytes_a_second(serve: Serve) -> None:
+    async with serve(http={"registration_bytes_per_second": 100_000}) as client:
+        large = REGISTRATION | {"handlers": [{"name": "report", "description": "x" * 4_000}] * 20}
+
+        answers = [await client.call("PUT", "/v1/agents/a", large) for _ in range(6)]
+        small = await client.call("PUT", "/v1/agents/a", REGISTRATION)
+
+    assert [answer.status for answer in answers][:2] == [200, 200]
+    assert answers[-1].code == "RATE_LIMITED"
+    assert small.status == 200
+
+
+async def test_a_list_of_agents_ends_at_its_size_and_goes_on_behind_it(client: Client) -> None:
+    handlers = [{"name": f"h{number}", "description": "x" * 4_000} for number in range(450)]
+    for number in range(4):
+        answer = await client.call(
+            "PUT", f"/v1/agents/a{number}", REGISTRATION | {"handlers": handlers}
+        )
+        assert answer.status == 200
+
+    pages, cursor = [], ""
+    while cursor is not None:
+        page = await client.call("GET", f"/v1/agents?cursor={cursor}" if cursor else "/v1/agents")
+        assert len(page.body) < (4 + 2) << 20
+        pages.append([agent["agentId"] for agent in page.json["agents"]])
+        cursor = page.json.get("cursor")
+
+    assert pages == [["a3", "a2", "a1"], ["a0"]]
+    bad = [
+        await client.call("GET", f"/v1/agents?cursor={text}") for text in ("x", "e30=", "%C3%A9")
+    ]
+    assert [answer.code for answer in bad] == ["INVALID_COMMAND"] * 3
+
+
 async def test_a_deployment_has_quotas_of_its_own(serve: Serve) -> None:
     async with serve(quotas=QuotaSection(max_live_commands=2, max_agents=1)) as client:
         for _ in range(2):

@@ -9,7 +9,7 @@ import pytest
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.messages.agents import HandlerInfo
 from arc_protocol.messages.base import State
-from arc_server.ports.records import CommandFilter, CommandRecord, KnownSecret
+from arc_server.ports.records import AgentPresence, CommandFilter, CommandRecord, KnownSecret
 from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
@@ -133,8 +133,8 @@ async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: Store) -> 
     )
     await store.put_agent("agent-1", said, NOW)
 
-    [brief] = await store.list_agents(None, NOW, 10)
-    [whole] = await store.list_agents(None, NOW, 10, with_schemas=True)
+    [brief] = (await store.list_agents(None, NOW, 10)).agents
+    [whole] = (await store.list_agents(None, NOW, 10, with_schemas=True)).agents
 
     assert whole.registration == said
     assert brief.registration.handlers == [
@@ -142,7 +142,7 @@ async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: Store) -> 
         HandlerInfo(name="arc.ping"),
     ]
     await store.put_agent("agent-1", registration(handlers=[HandlerInfo(name="report")]), NOW)
-    [again] = await store.list_agents(None, NOW, 10, with_schemas=True)
+    [again] = (await store.list_agents(None, NOW, 10, with_schemas=True)).agents
     assert again.registration.handlers == [HandlerInfo(name="report")]
 
 
@@ -153,15 +153,17 @@ async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: Sto
     held, done = await leased(store), await leased(store)
     await store.complete(done.command_id, done.lease_id, RESULT, NOW)
 
-    everyone = await store.list_agents(None, NOW, 10)
+    everyone = (await store.list_agents(None, NOW, 10)).agents
 
     assert [agent.agent_id for agent in everyone] == ["agent-2", "agent-3", "agent-1"]
     assert [list(agent.holding) for agent in everyone] == [[], [], [held]]
-    here = await store.list_agents(DEPLOYMENT, NOW, 10)
+    here = (await store.list_agents(DEPLOYMENT, NOW, 10)).agents
     assert [agent.agent_id for agent in here] == ["agent-2", "agent-1"]
-    late = await store.list_agents(None, after(1), 10)
+    late = (await store.list_agents(None, after(1), 10)).agents
     assert [agent.agent_id for agent in late] == ["agent-2", "agent-3"]
-    assert [agent.agent_id for agent in await store.list_agents(None, NOW, 1)] == ["agent-2"]
+    assert [agent.agent_id for agent in (await store.list_agents(None, NOW, 1)).agents] == [
+        "agent-2"
+    ]
 
 
 async def test_when_agents_were_heard_of_never_moves_back(store: Store) -> None:
@@ -178,7 +180,7 @@ async def test_when_agents_were_heard_of_never_moves_back(store: Store) -> None:
     )
     await store.put_agent("agent-1", registration(), after(7))
 
-    agents = await store.list_agents(None, NOW, 10)
+    agents = (await store.list_agents(None, NOW, 10)).agents
     assert [(agent.agent_id, agent.last_seen_at) for agent in agents] == [
         ("agent-1", after(9)),
         ("agent-2", after(5)),
@@ -299,13 +301,13 @@ async def test_the_same_id_in_another_deployment_is_another_agent(store: Store) 
     await store.put_agent("agent-1", registration(), NOW)
     await store.put_agent("agent-1", registration(deployment_id="dep-2", hostname="x"), after(1))
 
-    [here] = await store.list_agents(DEPLOYMENT, NOW, 10)
-    [there] = await store.list_agents("dep-2", NOW, 10)
+    [here] = (await store.list_agents(DEPLOYMENT, NOW, 10)).agents
+    [there] = (await store.list_agents("dep-2", NOW, 10)).agents
 
     assert here.registration.hostname == registration().hostname
     assert (here.last_seen_at, there.last_seen_at) == (NOW, after(1))
     assert there.registration.hostname == "x"
-    assert len(await store.list_agents(None, NOW, 10)) == 2
+    assert len((await store.list_agents(None, NOW, 10)).agents) == 2
 
 
 async def test_the_same_id_by_another_credential_is_another_agent(store: Store) -> None:
@@ -316,7 +318,9 @@ async def test_the_same_id_by_another_credential_is_another_agent(store: Store) 
     await create(store)
     [held] = (await lease(store, holder="agent-1", credential="cred_1")).grants
 
-    found = {each.credential: each for each in await store.list_agents(DEPLOYMENT, NOW, 10)}
+    found = {
+        each.credential: each for each in (await store.list_agents(DEPLOYMENT, NOW, 10)).agents
+    }
 
     assert {name: each.registration.hostname for name, each in found.items()} == {
         "cred_1": "mine",
@@ -325,3 +329,23 @@ async def test_the_same_id_by_another_credential_is_another_agent(store: Store) 
     assert found["cred_1"].last_seen_at == after(1)
     assert list(found["cred_1"].holding) == [held.command]
     assert found["cred_2"].holding == []
+
+
+@pytest.mark.parametrize("deployment_id", [DEPLOYMENT, None])
+async def test_pages_of_agents_join_up(store: Store, deployment_id: str | None) -> None:
+    for number in range(7):
+        await store.put_agent(f"agent-{number}", registration(), after(number // 3))
+    await store.put_agent("agent-1", registration(), after(0), "tok_1")
+    if deployment_id is None:
+        await store.put_agent("agent-1", registration(deployment_id="dep-2"), after(1))
+
+    whole = (await store.list_agents(deployment_id, NOW, 100)).agents
+    joined: list[AgentPresence] = []
+    behind, pages = None, 0
+    while pages == 0 or behind is not None:
+        page = await store.list_agents(deployment_id, NOW, 2, behind=behind)
+        joined += page.agents
+        behind, pages = page.next, pages + 1
+
+    assert joined == list(whole)
+    assert (len(whole), pages) == ((8, 4) if deployment_id is None else (7, 4))

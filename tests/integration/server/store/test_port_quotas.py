@@ -142,7 +142,7 @@ async def test_agents_have_a_quota_and_a_silent_one_gives_its_place(store: Store
     late = after(SILENT_AGENT_SECONDS + 1)
     await store.put_agent("a2", registration(), late, None, limits)
 
-    found = await store.list_agents(DEPLOYMENT, NOW, 10)
+    found = (await store.list_agents(DEPLOYMENT, NOW, 10)).agents
     assert [agent.agent_id for agent in found] == ["a2", "a1"]
     assert (await usage(store, DEPLOYMENT))["agents"] == 2
 

@@ -47,7 +47,7 @@ async def test_tokens_credentials_and_agents_of_an_earlier_release_stay(tmp_path
     known = {name: await store.find_token(name) for name in (b"one", b"two", b"three")}
     tokens = {name: each.token for name, each in known.items() if each is not None}
     credential = await store.find_credential("cred_1")
-    [agent] = await store.list_agents("acme", datetime(1970, 1, 1, tzinfo=UTC), 10)
+    [agent] = (await store.list_agents("acme", datetime(1970, 1, 1, tzinfo=UTC), 10)).agents
     revoked = await store.revoked_ids()
     await store.close()
 

@@ -87,7 +87,7 @@ async def test_everything_acknowledged_is_there_after_a_restart(path: Path) -> N
     assert repeat.is_replay
     assert (repeat.command, repeat.params) == (held, PARAMS)
     assert await store.get_deployment(DEPLOYMENT) == deployment(daemon("vault"))
-    [agent] = await store.list_agents(None, NOW, 10)
+    [agent] = (await store.list_agents(None, NOW, 10)).agents
     assert list(agent.holding) == [held]
     assert await store.find_token(its.token_hash) == KnownSecret(secret=its, token=known)
     assert await store.last_sign_of_life() == after(2)

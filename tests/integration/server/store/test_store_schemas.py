@@ -104,7 +104,7 @@ async def test_a_database_of_an_earlier_schema_opens_with_its_data(path: Path) -
     assert granted_ids(await lease(store, 9)) == ["cmd_ready"]
     [token] = await store.list_tokens()
     assert token.revoked_at is not None
-    [agent] = await store.list_agents(None, datetime.fromtimestamp(0, UTC), 10)
+    [agent] = (await store.list_agents(None, datetime.fromtimestamp(0, UTC), 10)).agents
     assert agent.agent_id == "agent-1"
     await create(store)
     await store.close()
