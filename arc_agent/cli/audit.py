@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import time
 from collections import deque
@@ -15,10 +16,11 @@ from typing import Any, Final
 from arc_agent.cli.output import DONE, NO, UNUSABLE, fail, show, show_json
 from arc_agent.cli.place import audit_of
 from arc_agent.guard.audit_reader import Broken, entries, verify
-from arc_runtime.terminal.text import counted
+from arc_runtime.terminal.text import counted, on_one_line
 
 _Entry = dict[str, Any]
 
+_NEEDS_QUOTES: Final = re.compile(r'[\s"=]|^$')
 _HIDDEN: Final = ("seq", "at", "event", "prev")
 _LOOK_SECONDS: Final = 0.25
 """The time between two looks for new lines."""
@@ -95,6 +97,12 @@ def _write_json(entry: _Entry) -> None:
     show_json(json.dumps(entry, separators=(",", ":"), ensure_ascii=False))
 
 
+def _shown(value: Any) -> str:
+    """Return a value of a line; a text that could be read as several facts is quoted."""
+    text = on_one_line(str(value))
+    return json.dumps(text, ensure_ascii=False) if _NEEDS_QUOTES.search(text) else text
+
+
 class _TextWriter:
     """Writes lines as text. The end of a command gets its name from the line of its start."""
 
@@ -109,7 +117,7 @@ class _TextWriter:
         elif "command" in entry:
             self._names[command_id] = entry["command"]
         facts = " ".join(
-            f"{name}={value}"
+            f"{name}={_shown(value)}"
             for name, value in entry.items()
             if name not in _HIDDEN and value is not None
         )

@@ -18,7 +18,14 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from arc_runtime.terminal.styles import BOLD, has_colours, styled, width_of_terminal
+from arc_runtime.terminal.styles import (
+    BOLD,
+    DEFAULT_WIDTH,
+    has_colours,
+    is_terminal,
+    styled,
+    width_of_terminal,
+)
 
 MAX_WIDTH: Final = 100
 """Longer lines are hard to read."""
@@ -40,7 +47,8 @@ def help_page(
     lines without an indent are titles.
     """
     is_coloured = has_colours(sys.stdout)
-    width = min(width_of_terminal(), MAX_WIDTH)
+    # In a pipe a page is the same everywhere: shells export COLUMNS to what they start.
+    width = min(width_of_terminal(), MAX_WIDTH) if is_terminal(sys.stdout) else DEFAULT_WIDTH
     lines = [*_usage(usage, width, is_coloured)]
     if about:
         lines += ["", *_wrapped(about, width, _INDENT)]

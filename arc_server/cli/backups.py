@@ -73,7 +73,7 @@ def restore(
 def begin(
     taken: Annotated[
         datetime | None,
-        typer.Option("--taken", help="When the data was copied, in UTC; by default now"),
+        typer.Option("--taken", help="When the data was copied, in UTC; this moment unless given"),
     ] = None,
     former: FormerOption = None,
     config: ConfigOption = None,

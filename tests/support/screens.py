@@ -105,7 +105,7 @@ def on_terminal(command: Sequence[str | Path], environ: Mapping[str, str], width
 def in_pipe(command: Sequence[str | Path], environ: Mapping[str, str]) -> str:
     """Run a program in pipes; what it writes to stdout, then what to stderr."""
     ours_to_run = program_of(command)
-    given = _environment(environ) | {"COLUMNS": "40"}  # which makes a difference to help only
+    given = _environment(environ) | {"COLUMNS": "40"}  # which makes no difference
     if ours_to_run is not None:
         ended = run(*ours_to_run, given, LIMIT_SECONDS)
     else:

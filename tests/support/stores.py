@@ -16,6 +16,21 @@ KINDS: Final = ("memory", "sqlite")
 _SHARED_MEMORY: Final = Path("/dev/shm")
 
 
+_MIGRATED: list[bytes] = []
+"""A database without rows, once there is one."""
+
+
+async def new_sqlite(file: Path) -> SqliteStore:
+    """Open a new database: a copy, because its migrations cost as much as a test."""
+    if not _MIGRATED:
+        await (await SqliteStore.open(file)).close()
+        _MIGRATED.append(file.read_bytes())
+    else:
+        file.touch(0o600)
+        file.write_bytes(_MIGRATED[0])
+    return await SqliteStore.open(file)
+
+
 @asynccontextmanager
 async def opened(kind: str, directory: Path) -> AsyncIterator[Any]:
     """A fresh store; `directory` is where its file goes when there is no shared memory."""
@@ -26,6 +41,6 @@ async def opened(kind: str, directory: Path) -> AsyncIterator[Any]:
         return
     parent = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else directory
     with tempfile.TemporaryDirectory(dir=parent, prefix="arc-test-") as home:
-        store = await SqliteStore.open(Path(home) / "arc.db")
+        store = await new_sqlite(Path(home) / "arc.db")
         yield store
         await store.close()

@@ -60,7 +60,8 @@ async def _examine(source: Source, control: Path, unit: str) -> AsyncIterator[Fi
     async for each in server.examine(source, config):
         yield each
     yield _long_poll(status)
-    async for each in host.examine(source, config, unit):
+    running = None if isinstance(status, str) else status
+    async for each in host.examine(source, config, unit, running):
         yield each
 
 

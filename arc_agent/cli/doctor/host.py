@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import arc_agent
 from arc_agent.cli.doctor.finding import CHECK_SECONDS, Finding, bad, ok, untested
@@ -23,12 +23,14 @@ from arc_runtime.config.settings import SettingsError
 _SLOW_FSYNC_SECONDS: Final = 1.0
 
 
-async def examine(source: Source, config: Config, unit: str) -> AsyncIterator[Finding]:
-    """Run the checks of this module."""
+async def examine(
+    source: Source, config: Config, unit: str, running: Mapping[str, Any] | None
+) -> AsyncIterator[Finding]:
+    """Run the checks of this module. `running` is the status of the running agent."""
     for check in (_disk, _audit):
         yield await asyncio.to_thread(check, config, source.environ)
     yield await asyncio.to_thread(_handlers, config)
-    yield _policy(config)
+    yield _policy(config, running)
     yield await _unit(unit)
 
 
@@ -90,12 +92,22 @@ def _handlers(config: Config) -> Finding:
     return ok("handlers", f"{len(registry)} load")
 
 
-def _policy(config: Config) -> Finding:
-    """Check that the policy can be read."""
+def _policy(config: Config, running: Mapping[str, Any] | None) -> Finding:
+    """Check that the policy can be read, and that the running agent has it."""
     try:
         policy = policy_of(config)
     except (SettingsError, OSError) as error:
         return bad("policy", str(error))
+    in_force = None if running is None else running["policy"]
+    if in_force is not None and (policy is None or policy.sha256 != in_force["sha256"]):
+        return untested(
+            "policy",
+            f"the running agent has {in_force['file']}, {in_force['rules']} rules; what this"
+            f" command reads is {'none' if policy is None else 'another'}: its environment or its"
+            " options differ, or a reload is due",
+        )
+    if running is not None and in_force is None and policy is not None:
+        return bad("policy", f"{policy.source} is not in force: the running agent has none")
     if policy is None:
         return ok("policy", "none: every command that has a handler may run (policy.file)")
     return ok("policy", f"{policy.source}, {len(policy.rules)} rules")

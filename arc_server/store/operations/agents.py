@@ -31,6 +31,7 @@ class _AgentRow(NamedTuple):
     """A row of the queries about agents."""
 
     agent_id: str
+    deployment_id: str
     credential: str
     registration: bytes
     first_seen_at: int
@@ -106,7 +107,7 @@ def list_agents(
         "before": _NEVER if behind is None else micros(behind.last_seen_at),
         "before_agent": "" if behind is None else behind.agent_id,
         "before_credential": "" if behind is None else behind.credential,
-        "limit": -1,  # the loop ends it: rows that cannot be read do not count
+        "limit": limit + 1,
         "with_schemas": has_schemas,
     }
     if deployment_id is None:
@@ -116,22 +117,23 @@ def list_agents(
         rows = db.each("list_agents_of_deployment", deployment_id=deployment_id, **where)
     found: list[AgentPresence] = []
     page_bytes = 0
-    for each in rows:
-        if len(found) == limit or (found and page_bytes > PAGE_BYTES):
-            return AgentPage(agents=found, next=_cursor(found[-1]))
-        row = _AgentRow(*each)
+    last: _AgentRow | None = None
+    for count, row in enumerate(map(_AgentRow._make, rows)):
+        if last is not None and (count == limit or page_bytes > PAGE_BYTES):
+            return AgentPage(agents=found, next=_cursor(last))
+        last = row
         page_bytes += len(row.registration) + len(row.schemas or b"")
         with suppress(msgspec.ValidationError):  # names that an earlier release took
             found.append(_presence(db, row, has_schemas=has_schemas))
     return AgentPage(agents=found)
 
 
-def _cursor(agent: AgentPresence) -> AgentCursor:
+def _cursor(row: _AgentRow) -> AgentCursor:
     return AgentCursor(
-        last_seen_at=agent.last_seen_at,
-        deployment_id=agent.registration.deployment_id,
-        agent_id=agent.agent_id,
-        credential=agent.credential or NO_CREDENTIAL,
+        last_seen_at=moment(row.last_seen_at),
+        deployment_id=row.deployment_id,
+        agent_id=row.agent_id,
+        credential=row.credential,
     )
 
 

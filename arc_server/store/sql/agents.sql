@@ -14,7 +14,8 @@ DELETE FROM agents
 WHERE deployment_id = :deployment_id AND agent_id = :agent_id AND credential = '';
 
 -- name: find_agent
-SELECT a.agent_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at, a.schemas
+SELECT a.agent_id, a.deployment_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
+    a.schemas
 FROM agents AS a
 WHERE a.deployment_id = :deployment_id AND a.agent_id = :agent_id AND a.credential = :credential;
 
@@ -36,7 +37,7 @@ WHERE deployment_id = :deployment_id AND agent_id = :agent_id AND credential = :
   AND last_seen_at < :now;
 
 -- name: list_agents
-SELECT a.agent_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
+SELECT a.agent_id, a.deployment_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
     CASE WHEN :with_schemas THEN a.schemas END
 FROM agents AS a INDEXED BY agents_seen
 WHERE a.last_seen_at >= :seen_since
@@ -46,7 +47,7 @@ ORDER BY a.last_seen_at DESC, a.deployment_id DESC, a.agent_id DESC, a.credentia
 LIMIT :limit;
 
 -- name: list_agents_of_deployment
-SELECT a.agent_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
+SELECT a.agent_id, a.deployment_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
     CASE WHEN :with_schemas THEN a.schemas END
 FROM agents AS a INDEXED BY agents_of_deployment_seen
 WHERE a.deployment_id = :deployment_id AND a.last_seen_at >= :seen_since

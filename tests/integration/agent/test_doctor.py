@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import arc_agent
 from arc_agent.cli.doctor.host import judge_unit
@@ -65,6 +66,27 @@ async def test_a_host_as_it_should_be_is_ok_and_nothing_is_leased(
     assert "run-once" in found["long poll"]
     assert all(request.json().get("maxLeases") == 0 for request in server.seen("leases"))
     assert list((place / "agent").glob(".doctor*")) == []
+
+
+async def test_a_policy_that_only_the_running_agent_has_is_told(
+    server: ScriptedServer,
+    start: Start,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    logged: Any,
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules: [{name: x, action: allow, commands: ['*']}]")
+    agent = await start(server, policy={"file": str(policy)})
+    await server.until(lambda: bool(server.seen("leases")))
+    file = agent.directory.parent / "agent.yaml"
+    settings = yaml.safe_load(file.read_text())
+    del settings["policy"]
+    file.write_text(json.dumps(settings))
+
+    _, found = await look(file, capsys)
+
+    assert found["policy"].startswith(f"untested: the running agent has {policy}, 1 rules; ")
 
 
 async def test_beside_a_running_agent_its_long_poll_is_told(

@@ -11,6 +11,7 @@ import pytest
 from arc_server.ports.store import Store
 from arc_server.store.sqlite_store import SqliteStore
 from tests.model.memory import MemoryStore
+from tests.support.stores import new_sqlite
 
 MEMORY_DISK = Path("/dev/shm")
 
@@ -28,9 +29,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(params=["sqlite", "memory"])
 async def store(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Store]:
     """An empty store of each kind."""
-    opened = (
-        await SqliteStore.open(folder / "arc.db") if request.param == "sqlite" else MemoryStore()
-    )
+    opened = await new_sqlite(folder / "arc.db") if request.param == "sqlite" else MemoryStore()
     yield opened
     await opened.close()
 

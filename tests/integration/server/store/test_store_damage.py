@@ -162,8 +162,9 @@ async def test_a_response_whose_pages_are_damaged_reads_as_damaged(tmp_path: Pat
 async def test_an_agent_of_a_name_that_is_refused_today_spoils_no_list(tmp_path: Path) -> None:
     path = tmp_path / "arc.db"
     store = await SqliteStore.open(path)
-    await store.put_agent("agent-1", registration(), NOW)
-    await store.put_agent("agent-2", registration(hostname="db-8"), NOW)
+    for number in range(1, 4):
+        name = "db-8" if number == 2 else "db-7"
+        await store.put_agent(f"agent-{number}", registration(hostname=name), NOW)
     await store.close()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
@@ -173,10 +174,13 @@ async def test_an_agent_of_a_name_that_is_refused_today_spoils_no_list(tmp_path:
         )
     store = await SqliteStore.open(path)
 
-    found = (await store.list_agents(None, NOW, 10)).agents
+    found = await store.list_agents(None, NOW, 10)
+    first = await store.list_agents(None, NOW, 2)
+    second = await store.list_agents(None, NOW, 2, behind=first.next)
     await store.put_agent("agent-2", registration(hostname="db-8"), NOW)
-    again = (await store.list_agents(None, NOW, 10)).agents
+    again = await store.list_agents(None, NOW, 10)
     await store.close()
 
-    assert [each.agent_id for each in found] == ["agent-1"]
-    assert {each.agent_id for each in again} == {"agent-1", "agent-2"}
+    assert [each.agent_id for each in found.agents] == ["agent-3", "agent-1"]
+    assert [each.agent_id for each in (*first.agents, *second.agents)] == ["agent-3", "agent-1"]
+    assert len(again.agents) == 3

@@ -103,7 +103,7 @@ def test_the_help_of_a_command_has_arguments_options_and_examples(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("COLUMNS", "20")  # of the terminal that the pipe's reader may have
 
     assert outcome(program, "wall --help", capfd) == (
         0,
@@ -118,8 +118,7 @@ Arguments:
 Options:
   --colour red|green  Its colour
   --coats N           Coats of paint
-  -q, --quiet         Paint without a
-                      noise
+  -q, --quiet         Paint without a noise
   -h, --help          Show this help
 
 Examples:
