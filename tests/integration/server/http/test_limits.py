@@ -106,7 +106,9 @@ async def test_the_memory_of_a_body_is_given_back_when_its_client_goes(serve: Se
             head = authorized(client, "POST /v1/commands HTTP/1.1", b"")
             head = head.replace(b"Content-Length: 0", b"Content-Length: 30000000")
             await wire.send(head + b" " * (1 << 20))
+            await until(lambda: client.server.http.open_connections == 1)
             await wire.close()
+            await until(lambda: client.server.http.open_connections == 0)
             await until(lambda: client.server.http.unanswered == 0)
 
         assert await client.create(params=inline(b"x" * 1_000_000))
