@@ -36,6 +36,7 @@ from arc_server.config.sections import ServerConfig
 from arc_server.control.store_calls import SOCKET, answer_store_calls
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
+from arc_server.http.browser_guard import BrowserGuard
 from arc_server.http.routes import (
     agents,
     blobs,
@@ -114,7 +115,6 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
             EnrolmentRates(
                 max_per_second=config.enrolment.max_per_second,
                 max_strangers_per_second=config.enrolment.max_strangers_per_second,
-                trust_forwarded=config.http.trust_forwarded,
             ),
         ),
         *bootstrap.routes(
@@ -204,7 +204,8 @@ async def serving(
             authenticator=authenticator,
             revoked=revoked,
             limits=config.http,
-            base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
+            base_urls=BaseUrls(config.public_url),
+            guard=BrowserGuard(config.public_url) if config.auth.disabled else None,
         )
         http = HttpServer(application, config.http)
         server = RunningServer(url, parts, http)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
 from arc_server.config.sections import DeploymentEntry, ServerConfig
+from arc_server.http.proxies import TrustedProxies
 
 PREFIX: Final = "ARC_SERVER"
 NOT_OURS: Final = ("ARC_SERVER_URL",)
@@ -38,6 +39,10 @@ def load_config(
     host, _ = listen_address(config)
     if config.auth.disabled and not is_loopback(host):
         raise bad_value("auth.disabled", f"--no-auth is for loopback addresses only, not {host}")
+    try:
+        TrustedProxies(config.http.trusted_proxies)
+    except ValueError as error:
+        raise bad_value("http.trusted_proxies", str(error)) from None
     if config.public_url is not None:
         _check_url("public_url", config.public_url)
     if config.commands.default_max_attempts > config.commands.max_attempts:

@@ -17,6 +17,7 @@ from arc_server.auth.revocations import Revoked, Waits
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.body_reading import BodyMemory
+from arc_server.http.browser_guard import BrowserGuard
 from arc_server.http.calls import Call
 from arc_server.http.limits import HttpLimits
 from arc_server.http.routing import Route, Router
@@ -39,10 +40,13 @@ class Application:
         revoked: Revoked,
         limits: HttpLimits,
         base_urls: BaseUrls,
+        guard: BrowserGuard | None = None,
         rules: Mapping[tuple[str, str], RouteRule] = RULES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.router = Router(routes)
+        """Take all parts. With a `guard`, requests that a web page may have sent are refused."""
+        self.router = Router(routes, is_strict=limits.strict_paths)
+        self._guard = guard
         self._rules = rules
         self._revoked = revoked
         self._authenticator = authenticator
@@ -80,7 +84,7 @@ class Application:
         if http.version.major != 1:
             raise BadRequest("only HTTP/1.0 and HTTP/1.1 are supported")
         target = http.raw_path
-        if not target.startswith("/"):
+        if not target.startswith("/") and not self._limits.strict_paths:
             target = http.rel_url.raw_path_qs  # the absolute form (RFC 9112, 3.2.2)
         match = self.router.match(http.method, target)
         call = Call(
@@ -94,6 +98,8 @@ class Application:
             body_memory=self._body_memory,
         )
         route = match.route
+        if self._guard is not None:
+            self._guard.check(http, takes_json=route.takes_json)
         await self._authorise(route, call)
         token_id = None if call.caller is None else call.caller.reach.credential
         wait_seconds = 0.0
@@ -113,12 +119,12 @@ class Application:
         rule = self._rules.get((route.method, route.path))
         if rule is None:
             raise Forbidden("no rule lets anyone do this")
-        access = rule.access
-        if access is RouteAccess.OPEN or access is RouteAccess.PROOF:
-            return
         given = call.http.headers.getall(hdrs.AUTHORIZATION, ())
         if len(given) > 1:  # a proxy may have judged another one than the server
             raise BadRequest("Authorization: more than one header", field="Authorization")
+        access = rule.access
+        if access is RouteAccess.OPEN or access is RouteAccess.PROOF:
+            return
         authorization = given[0] if given else None
         if route.signature is not None and (
             access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None

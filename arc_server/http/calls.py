@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
 from aiohttp import HttpVersion11, hdrs, web
+from multidict import CIMultiDictProxy
 
 from arc_protocol.codec import decode
 from arc_protocol.errors import (
@@ -31,10 +32,19 @@ _HUNG_UP: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class WaitEnding(Protocol):
-    """A connection that ends the wait of its request when the client goes."""
+class CallConnection(Protocol):
+    """The connection of a call."""
 
     wait: Wait | None
+    """The wait of its request; ended when the client goes."""
+    scheme: str
+    """`http` or `https`."""
+    is_proxy: bool
+    """True if its peer is a trusted proxy."""
+
+    def client_address(self, headers: CIMultiDictProxy[str]) -> str:
+        """Return the address of a request's client, with IPv6 its /64; empty if unknown."""
+        ...
 
 
 class RequestWait:
@@ -50,7 +60,7 @@ class RequestWait:
     def __init__(self, call: Call, waits: Waits) -> None:
         self._call = call
         self._waits = waits
-        self._connection = cast("WaitEnding", call.http.protocol)
+        self._connection = call.connection
         self._wait = Wait()
 
     def __enter__(self) -> Wait:
@@ -133,9 +143,22 @@ class Call:
         self.is_signed = True
 
     @property
+    def connection(self) -> CallConnection:
+        """Return the connection that the request came on."""
+        return cast("CallConnection", self.http.protocol)
+
+    @property
+    def client_address(self) -> str:
+        """Return the client's address, with IPv6 its /64; empty if unknown."""
+        return self.connection.client_address(self.http.headers)
+
+    @property
     def base_url(self) -> str:
         """Return how URLs in the answer begin, up to /v1. Raises BadRequest for a bad Host."""
-        return self._base_urls.of(self.http.headers)
+        connection = self.connection
+        return self._base_urls.of(
+            self.http.headers, connection.scheme, is_forwarded=connection.is_proxy
+        )
 
     @property
     def is_cut_off(self) -> bool:

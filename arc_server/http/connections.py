@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from ipaddress import IPv6Address, ip_address, ip_network
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -13,6 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDictProxy
 
 from arc_protocol.errors import (
     ArcError,
@@ -24,6 +24,7 @@ from arc_protocol.errors import (
 )
 from arc_server.http.answers import error_answer, raw_error
 from arc_server.http.limits import HttpLimits
+from arc_server.http.proxies import IPAddress, TrustedProxies, client_key, parse_address
 from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
@@ -36,9 +37,8 @@ LOG_SECONDS: Final = 60.0
 """How often the log says that connections are refused."""
 LOOKED_AT: Final = 64
 """The connections that are looked at to find an idle one: the search goes on where it ended."""
-_NETWORK_BITS: Final = 64
-"""One customer of a provider has a /64 of IPv6 addresses or more."""
 
+_FORWARDED_FOR: Final = "X-Forwarded-For"
 _TOO_MANY: Final = "Too many"
 """Begins the message of aiohttp's parser for a request with too many headers."""
 _TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
@@ -128,26 +128,41 @@ class ClientConnection(RequestHandler):
         "_head_bytes",
         "_head_since",
         "_limits",
+        "_proxies",
         "_stalled_bytes",
         "_stalled_since",
         "address",
+        "is_proxy",
+        "peer",
+        "scheme",
         "wait",
     )
 
     def __init__(
-        self, server: web.Server, connections: Connections, limits: HttpLimits, **options: Any
+        self,
+        server: web.Server,
+        connections: Connections,
+        limits: HttpLimits,
+        proxies: TrustedProxies,
+        **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._connections = connections
         self._limits = limits
+        self._proxies = proxies
         self._head_since: float | None = None
         """Since when the server awaits the headers of a request; None during a request."""
         self._has_begun = False
         """True once some of those headers have arrived."""
         self._head_bytes = 0
         """How many bytes of them have arrived."""
+        self.peer: IPAddress | None = None
+        """The peer's address; None for a Unix socket."""
         self.address = ""
-        """The client's address; empty for a Unix socket."""
+        """The peer's address, with IPv6 its /64; empty for a Unix socket."""
+        self.is_proxy = False
+        """True if the peer is a trusted proxy."""
+        self.scheme = "http"
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.wait: Wait | None = None
@@ -162,9 +177,13 @@ class ClientConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._head_since = self._loop.time()
-        self.address = address_of(transport)
+        self.peer = peer_of(transport)
+        self.address = client_key(self.peer)
+        self.is_proxy = self._proxies.trust(self.peer)
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = "https"
         is_crowded = (
-            not self._limits.trust_forwarded
+            not self.is_proxy
             and self.address != ""
             and self._connections.by_address.get(self.address, 0)
             >= self._limits.max_connections_per_address
@@ -175,6 +194,13 @@ class ClientConnection(RequestHandler):
             self._connections.note_refusal("http.max_connections_per_address")
             self.transport.write(_FULL)
             self.force_close()
+
+    def client_address(self, headers: CIMultiDictProxy[str]) -> str:
+        """Return the address of a request's client, with IPv6 its /64; empty if unknown."""
+        if not self.is_proxy:
+            return self.address
+        forwarded_for = headers.getall(_FORWARDED_FOR, ())
+        return client_key(self._proxies.client(self.peer, forwarded_for))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         handling = self._task_handler
@@ -271,19 +297,10 @@ class Refusal(asyncio.Protocol):
             self._timer.cancel()
 
 
-def address_of(transport: asyncio.BaseTransport) -> str:
-    """Return the address of a client, with IPv6 its /64; empty for a Unix socket."""
+def peer_of(transport: asyncio.BaseTransport) -> IPAddress | None:
+    """Return the address of the other end of a connection; None for a Unix socket."""
     peer: tuple[str, int] | str | None = transport.get_extra_info("peername")
-    if not isinstance(peer, tuple):
-        return ""
-    host = peer[0]
-    if ":" not in host:
-        return host
-    address = ip_address(host.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    if mapped is not None:
-        return str(mapped)
-    return str(ip_network((address, _NETWORK_BITS), strict=False))
+    return parse_address(peer[0]) if isinstance(peer, tuple) else None
 
 
 def _error_for(error: BaseException | None) -> ArcError:

@@ -13,6 +13,7 @@ from aiohttp.web_protocol import RequestHandler
 from arc_server.http.application import Application
 from arc_server.http.connections import ClientConnection, Connections, Refusal
 from arc_server.http.limits import HttpLimits
+from arc_server.http.proxies import TrustedProxies
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,7 @@ class HttpServer(web.Server):
         )
         web_protocol.MAX_MSG_QUEUE_SIZE = PARSED_AHEAD  # read as each connection is made
         self.limits = limits
+        self._proxies = TrustedProxies(limits.trusted_proxies)
         self._application = application
         self._clients = Connections()
         self._listener: asyncio.Server | None = None
@@ -58,7 +60,9 @@ class HttpServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         """Return the protocol for a connection that was just accepted."""
-        return ClientConnection(self, self._clients, self.limits, loop=self._loop, **self._kwargs)
+        return ClientConnection(
+            self, self._clients, self.limits, self._proxies, loop=self._loop, **self._kwargs
+        )
 
     def accept(self) -> asyncio.BaseProtocol:
         """Return the protocol for a new connection.

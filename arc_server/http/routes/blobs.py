@@ -73,6 +73,7 @@ def routes(
         Route(
             method=method,
             path="/blobs/**",
+            takes_json=False,
             handler=handler,
             signature=is_blob_signed,
         )

@@ -14,7 +14,7 @@ from arc_protocol.errors import PayloadTooLarge, Unauthorized
 from arc_server.auth.enrolment import Enrolment
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
-from arc_server.http.rates import Rate, RateByKey, address_of
+from arc_server.http.rates import Rate, RateByKey
 from arc_server.http.routing import Route
 from arc_server.ports.clock import Clock
 
@@ -31,8 +31,6 @@ class EnrolmentRates(msgspec.Struct, frozen=True, kw_only=True):
     """Enrolments by one token, and access tokens and new keys of all agents together."""
     max_strangers_per_second: float
     """Tries from one address with no enrolment token of this server."""
-    trust_forwarded: bool
-    """A proxy says which address a request comes from."""
 
 
 def routes(enrolment: Enrolment, clock: Clock, rates: EnrolmentRates) -> Sequence[Route]:
@@ -57,7 +55,7 @@ def routes(enrolment: Enrolment, clock: Clock, rates: EnrolmentRates) -> Sequenc
         authorization = call.http.headers.get(hdrs.AUTHORIZATION)
         token = await enrolment.find(authorization)
         if token is None:
-            strangers.take(address_of(call.http, trust_forwarded=rates.trust_forwarded))
+            strangers.take(call.client_address)
             raise Unauthorized("an enrolment token of this server is needed as the bearer token")
         enrolments.take(token.token_id)
         request = await message(call, EnrolRequest)

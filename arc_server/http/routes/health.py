@@ -35,6 +35,6 @@ def routes(store: StoreHealth, is_stopping: Callable[[], bool]) -> Sequence[Rout
         return json_answer({"status": "ready"})
 
     return (
-        Route(method="GET", path="/healthz", handler=alive),
-        Route(method="GET", path="/readyz", handler=ready),
+        Route(method="GET", path="/healthz", handler=alive, is_versioned=False),
+        Route(method="GET", path="/readyz", handler=ready, is_versioned=False),
     )
