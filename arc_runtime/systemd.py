@@ -15,6 +15,8 @@ from arc_runtime.environment import OWN_ENVIRON
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+FIRST_HANDLE: Final = 3
+"""The number of the first file that systemd hands over."""
 STATUS_SECONDS: Final = 5.0
 """How often the status line may change: a reader of `systemctl status` needs no more."""
 _FEEDS_PER_WATCHDOG: Final = 4
@@ -65,6 +67,28 @@ def credential(name: str, environ: Mapping[str, str] = OWN_ENVIRON) -> str | Non
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     path = os.path.join(directory, name)
     return path if directory and os.path.isfile(path) else None
+
+
+def inherited_sockets(environ: Mapping[str, str] = OWN_ENVIRON) -> list[socket.socket]:
+    """Return the listening sockets that systemd hands to this process (sd_listen_fds(3)).
+
+    Raises ValueError for a file that is no listening stream socket.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID", "") != str(os.getpid()) or not count.isdecimal():
+        return []
+    found: list[socket.socket] = []
+    for handle in range(FIRST_HANDLE, FIRST_HANDLE + int(count)):
+        try:
+            os.set_inheritable(handle, False)
+            inherited = socket.socket(fileno=handle)
+            is_listening = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            raise ValueError(f"file {handle} of systemd: {error.strerror}") from None
+        if not is_listening or inherited.type != socket.SOCK_STREAM:
+            raise ValueError(f"file {handle} of systemd is no listening stream socket")
+        found.append(inherited)
+    return found
 
 
 async def keep_notified(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import time
@@ -15,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from arc_runtime import systemd
 from arc_runtime.control_socket import OWNER_MODE, Control, ControlError
 from arc_runtime.directories import make_directory
 from arc_server.auth.access import AccessTokens
@@ -29,14 +29,16 @@ from arc_server.config.parts import (
     deployments,
     enrolment_limits,
     push_limits,
+    server_tls,
     sweep_limits,
 )
-from arc_server.config.reading import listen_address
+from arc_server.config.reading import check_exposure, listen_address
 from arc_server.config.sections import ServerConfig
 from arc_server.control.store_calls import SOCKET, answer_store_calls
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.browser_guard import BrowserGuard
+from arc_server.http.listening import bind, host_of, is_unix, url_of
 from arc_server.http.routes import (
     agents,
     blobs,
@@ -50,6 +52,7 @@ from arc_server.http.routes import (
 from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
+from arc_server.http.tls import ServerTls
 from arc_server.ports.clock import Clock
 from arc_server.ports.records import Epoch
 from arc_server.ports.store import Store
@@ -137,18 +140,23 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
 class RunningServer:
     """A server that serves, until it is stopped or `failure` is done."""
 
-    def __init__(self, url: str, parts: ServerParts, http: HttpServer) -> None:
+    def __init__(
+        self, url: str, parts: ServerParts, http: HttpServer, tls: ServerTls | None
+    ) -> None:
         self.url = url
-        """Scheme, host and port that the server listens on."""
+        """Scheme, host and port that the server listens on, or `unix:` and a path."""
         self.parts = parts
         self.http = http
+        self.tls = tls
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done, with an exception, when the server cannot go on."""
         self.steps: Callable[[], int] = lambda: 0
         """Returns the steps of the sweeper; they stand still while the database takes no writes."""
 
     def reload(self) -> None:
-        """Read the signing keys again."""
+        """Read the signing keys and the certificate again."""
+        if self.tls is not None:
+            self.tls.reload()
         self.parts.signer.reload()
 
     def fail(self, error: BaseException) -> None:
@@ -168,8 +176,11 @@ async def serving(
     clock = clock or SystemClock()
     known = deployments(config)
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(bind(config)))
-        url = _url(listener)
+        tls = server_tls(config)
+        listeners = open_listeners(config)
+        for listener in listeners:
+            stack.callback(listener.close)
+        url = url_of(listeners[0], is_tls=tls is not None)
         store = await open_store(config.data_dir, patience_seconds=LOCK_PATIENCE_SECONDS)
         stack.push_async_callback(store.close)
         control = await _open_control(config.data_dir, store)
@@ -208,7 +219,7 @@ async def serving(
             guard=BrowserGuard(config.public_url) if config.auth.disabled else None,
         )
         http = HttpServer(application, config.http)
-        server = RunningServer(url, parts, http)
+        server = RunningServer(url, parts, http, tls)
         dispatcher = HttpDispatcher(config.push.timeout_seconds)
         stack.push_async_callback(dispatcher.close)
         outbox = Outbox(
@@ -244,7 +255,12 @@ async def serving(
         )
         await revocations.check()
         _in_background(stack, server, "revocations", revocations.run(), patience_seconds=0)
-        await http.listen(listener)
+        for listener in listeners:
+            await http.listen(listener, None if is_unix(listener) else tls)
+        if tls is not None:
+            tls.warn_of_expiry()
+            follow = tls.follow(config.tls.check_seconds)
+            _in_background(stack, server, "tls", follow, patience_seconds=0)
         stack.push_async_callback(_close, http, server)
         stack.callback(services.announcements.close)
         stack.callback(http.stop_listening)
@@ -252,18 +268,23 @@ async def serving(
     log.info("server.stopped")
 
 
-def bind(config: ServerConfig) -> socket.socket:
-    """Return a bound socket. Raises CannotStart."""
-    host, port = listen_address(config)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def open_listeners(config: ServerConfig) -> list[socket.socket]:
+    """Return the sockets that systemd handed over, or else one that is bound to `listen`.
+
+    Raises CannotStart, and SettingsError for a socket that the configuration does not allow.
+    """
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        inherited = systemd.inherited_sockets()
+        if not inherited:
+            return [bind(listen_address(config))]
+    except ValueError as error:
+        raise CannotStart(f"listen: {error}") from None
     except OSError as error:
-        listener.close()
         raise CannotStart(f"listen: {config.listen}: {error.strerror}") from None
-    return listener
+    for listener in inherited:
+        check_exposure(config, host_of(listener))
+    log.info("server.sockets_inherited", sockets=len(inherited))
+    return inherited
 
 
 async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteStore:
@@ -345,11 +366,6 @@ async def _until_failed(store: SqliteStore) -> None:
 async def _close(http: HttpServer, server: RunningServer) -> None:
     """End the requests in progress: at once if the server has failed."""
     await http.close(0 if server.failure.done() else http.limits.drain_seconds)
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _in_background(

@@ -28,7 +28,7 @@ from arc_server.cli.keys import keys
 from arc_server.cli.serve import serve
 from arc_server.cli.targets import targets
 from arc_server.cli.tokens import tokens
-from arc_server.config.parts import deployments
+from arc_server.config.parts import deployments, server_tls
 from arc_server.config.reading import load_config
 from arc_server.server_keys import KeysUnusable
 
@@ -122,7 +122,9 @@ def check_config(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration (YAML)")],
 ) -> None:
     """Check a configuration file"""
-    deployments(load_config(file))
+    config = load_config(file)
+    deployments(config)
+    server_tls(config)
     sys.stdout.write(f"{file}: good\n")
 
 

@@ -24,7 +24,8 @@ from arc_protocol.errors import (
 )
 from arc_server.http.answers import error_answer, raw_error
 from arc_server.http.limits import HttpLimits
-from arc_server.http.proxies import IPAddress, TrustedProxies, client_key, parse_address
+from arc_server.http.proxies import IPAddress, TrustedProxies, address_in, client_key
+from arc_server.http.tls import TlsHandshake
 from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,8 @@ class Connections:
         """The number of open connections of each address."""
         self.left_behind: set[asyncio.Task[None]] = set()
         """Handlers whose clients have gone. They run to their end."""
+        self.handshakes: dict[TlsHandshake, str] = {}
+        """TLS handshakes in progress, with their addresses, the oldest first."""
         self.refused = 0
         """The number of open connections past the limit."""
         self._unlogged = 0
@@ -65,23 +68,30 @@ class Connections:
     def opened(self, connection: ClientConnection) -> None:
         """Register a connection."""
         self.open[connection] = None
-        address = connection.address
-        self.by_address[address] = self.by_address.get(address, 0) + 1
+        self._count(connection.address)
 
     def closed(self, connection: ClientConnection, handling: asyncio.Task[None] | None) -> None:
         """Forget a connection; its handler goes on."""
         if connection in self.open:
             del self.open[connection]
-            left = self.by_address[connection.address] - 1
-            if left:
-                self.by_address[connection.address] = left
-            else:
-                del self.by_address[connection.address]
+            self._discount(connection.address)
         if handling is not None and not handling.done():
             self.left_behind.add(handling)
             handling.add_done_callback(self._ended)
         elif not self.open:
             self._all_closed.set()
+
+    def handshake_begun(self, handshake: TlsHandshake, address: str) -> None:
+        """Register a TLS handshake."""
+        self.handshakes[handshake] = address
+        self._count(address)
+
+    def handshake_ended(self, handshake: TlsHandshake) -> None:
+        """Forget a TLS handshake."""
+        address = self.handshakes.pop(handshake, None)
+        if address is not None:
+            self._discount(address)
+            self._note_end()
 
     def make_room(self, address: str | None = None) -> bool:
         """Close an idle connection, of that address or of any; return False if there is none.
@@ -108,15 +118,32 @@ class Connections:
         """Wait until every connection and every handler has ended; False when time is up before."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.open or self.left_behind:
+                while self._is_busy:
                     self._all_closed.clear()
                     await self._all_closed.wait()
-        return not (self.open or self.left_behind)
+        return not self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self.open or self.left_behind or self.handshakes)
+
+    def _note_end(self) -> None:
+        if not self._is_busy:
+            self._all_closed.set()
+
+    def _count(self, address: str) -> None:
+        self.by_address[address] = self.by_address.get(address, 0) + 1
+
+    def _discount(self, address: str) -> None:
+        left = self.by_address[address] - 1
+        if left:
+            self.by_address[address] = left
+        else:
+            del self.by_address[address]
 
     def _ended(self, handling: asyncio.Task[None]) -> None:
         self.left_behind.discard(handling)
-        if not self.open and not self.left_behind:
-            self._all_closed.set()
+        self._note_end()
 
 
 class ClientConnection(RequestHandler):
@@ -132,6 +159,7 @@ class ClientConnection(RequestHandler):
         "_stalled_bytes",
         "_stalled_since",
         "address",
+        "handshake",
         "is_proxy",
         "peer",
         "scheme",
@@ -163,6 +191,8 @@ class ClientConnection(RequestHandler):
         self.is_proxy = False
         """True if the peer is a trusted proxy."""
         self.scheme = "http"
+        self.handshake: TlsHandshake | None = None
+        """The TLS handshake that it still counts as."""
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.wait: Wait | None = None
@@ -174,10 +204,18 @@ class ClientConnection(RequestHandler):
         is_waiting = self._waiter is not None or not self._request_count
         return is_waiting and not self._messages
 
+    @property
+    def was_served(self) -> bool:
+        """Return True once a request has come on it."""
+        return self._request_count > 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if self.handshake is not None:
+            self._connections.handshake_ended(self.handshake)
+            self.handshake = None
         self._head_since = self._loop.time()
-        self.peer = peer_of(transport)
+        self.peer = address_in(transport.get_extra_info("peername"))
         self.address = client_key(self.peer)
         self.is_proxy = self._proxies.trust(self.peer)
         if transport.get_extra_info("sslcontext") is not None:
@@ -295,12 +333,6 @@ class Refusal(asyncio.Protocol):
         self._connections.refused -= 1
         if self._timer is not None:
             self._timer.cancel()
-
-
-def peer_of(transport: asyncio.BaseTransport) -> IPAddress | None:
-    """Return the address of the other end of a connection; None for a Unix socket."""
-    peer: tuple[str, int] | str | None = transport.get_extra_info("peername")
-    return parse_address(peer[0]) if isinstance(peer, tuple) else None
 
 
 def _error_for(error: BaseException | None) -> ArcError:

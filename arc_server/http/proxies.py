@@ -15,7 +15,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 
@@ -83,6 +83,13 @@ def parse_address(text: str) -> IPAddress | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def address_in(peername: object) -> IPAddress | None:
+    """Return the address in the name of a socket's peer; None for a Unix socket."""
+    if not isinstance(peername, tuple):
+        return None
+    return parse_address(str(cast("tuple[object, ...]", peername)[0]))
 
 
 def client_key(address: IPAddress | None) -> str:
