@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Final
 
 import structlog
@@ -77,17 +78,26 @@ def inherited_sockets(environ: Mapping[str, str] = OWN_ENVIRON) -> list[socket.s
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID", "") != str(os.getpid()) or not count.isdecimal():
         return []
-    found: list[socket.socket] = []
-    for handle in range(FIRST_HANDLE, FIRST_HANDLE + int(count)):
-        try:
-            os.set_inheritable(handle, False)
-            inherited = socket.socket(fileno=handle)
-            is_listening = inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError as error:
-            raise ValueError(f"file {handle} of systemd: {error.strerror}") from None
-        if not is_listening or inherited.type != socket.SOCK_STREAM:
-            raise ValueError(f"file {handle} of systemd is no listening stream socket")
-        found.append(inherited)
+    with ExitStack() as opened:
+        found = [
+            opened.enter_context(_inherited(handle))
+            for handle in range(FIRST_HANDLE, FIRST_HANDLE + int(count))
+        ]
+        opened.pop_all()
+    return found
+
+
+def _inherited(handle: int) -> socket.socket:
+    """Return a socket of systemd's. Raises ValueError if it is no listening stream socket."""
+    try:
+        os.set_inheritable(handle, False)
+        found = socket.socket(fileno=handle)
+        is_listening = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ValueError(f"file {handle} of systemd: {error.strerror}") from None
+    if not is_listening or found.type != socket.SOCK_STREAM:
+        found.close()
+        raise ValueError(f"file {handle} of systemd is no listening stream socket")
     return found
 
 

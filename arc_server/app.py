@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +37,7 @@ from arc_server.control.store_calls import SOCKET, answer_store_calls
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.browser_guard import BrowserGuard
-from arc_server.http.listening import bind, host_of, is_unix, url_of
+from arc_server.http.listening import Listener, bind
 from arc_server.http.routes import (
     agents,
     blobs,
@@ -177,10 +176,8 @@ async def serving(
     known = deployments(config)
     async with AsyncExitStack() as stack:
         tls = server_tls(config)
-        listeners = open_listeners(config)
-        for listener in listeners:
-            stack.callback(listener.close)
-        url = url_of(listeners[0], is_tls=tls is not None)
+        listeners = open_listeners(config, stack)
+        url = listeners[0].url(is_tls=tls is not None)
         store = await open_store(config.data_dir, patience_seconds=LOCK_PATIENCE_SECONDS)
         stack.push_async_callback(store.close)
         control = await _open_control(config.data_dir, store)
@@ -256,7 +253,7 @@ async def serving(
         await revocations.check()
         _in_background(stack, server, "revocations", revocations.run(), patience_seconds=0)
         for listener in listeners:
-            await http.listen(listener, None if is_unix(listener) else tls)
+            await http.listen(listener.socket, None if listener.host is None else tls)
         if tls is not None:
             tls.warn_of_expiry()
             follow = tls.follow(config.tls.check_seconds)
@@ -268,23 +265,26 @@ async def serving(
     log.info("server.stopped")
 
 
-def open_listeners(config: ServerConfig) -> list[socket.socket]:
+def open_listeners(config: ServerConfig, stack: AsyncExitStack) -> Sequence[Listener]:
     """Return the sockets that systemd handed over, or else one that is bound to `listen`.
 
-    Raises CannotStart, and SettingsError for a socket that the configuration does not allow.
+    The stack closes them. Raises CannotStart, and SettingsError for a socket that the configuration
+    does not allow.
     """
     try:
         inherited = systemd.inherited_sockets()
-        if not inherited:
-            return [bind(listen_address(config))]
+        listeners = [*map(Listener, inherited)] or [bind(listen_address(config))]
     except ValueError as error:
         raise CannotStart(f"listen: {error}") from None
     except OSError as error:
         raise CannotStart(f"listen: {config.listen}: {error.strerror}") from None
-    for listener in inherited:
-        check_exposure(config, host_of(listener))
-    log.info("server.sockets_inherited", sockets=len(inherited))
-    return inherited
+    for listener in listeners:
+        stack.callback(listener.socket.close)
+    for listener in listeners:
+        check_exposure(config, listener.host)
+    if inherited:
+        log.info("server.sockets_inherited", sockets=len(inherited))
+    return listeners
 
 
 async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteStore:

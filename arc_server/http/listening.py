@@ -18,37 +18,39 @@ Address = tuple[str, int] | Path
 """Host and port, or the path of a Unix socket."""
 
 
-def bind(address: Address) -> socket.socket:
+class Listener:
+    """A bound socket, and where it is reached."""
+
+    def __init__(self, bound: socket.socket, path: Path | None = None) -> None:
+        """Take the socket. A Unix socket that was renamed since has another `path`."""
+        self.socket: Final = bound
+        name = bound.getsockname()
+        is_unix = bound.family == socket.AF_UNIX
+        self.host: Final[str | None] = None if is_unix else name[0]
+        """Its address; None for a Unix socket."""
+        self._place: Final = path or name if is_unix else name[1]
+
+    def url(self, *, is_tls: bool) -> str:
+        """Return scheme, host and port, or `unix:` and a path."""
+        host = self.host
+        if host is None:
+            return f"unix:{self._place}"
+        scheme = "https" if is_tls else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._place}"
+
+
+def bind(address: Address) -> Listener:
     """Return a socket that is bound to an address. Raises OSError."""
     if isinstance(address, Path):
-        return bind_path(address, UNIX_MODE, "server")
+        return Listener(bind_path(address, UNIX_MODE, "server"), address)
     host, _ = address
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if listener.family == socket.AF_INET6:  # [::] takes IPv4 as well, however the host is set
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        listener.bind(address)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if bound.family == socket.AF_INET6:  # [::] takes IPv4 as well, however the host is set
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        bound.bind(address)
     except OSError:
-        listener.close()
+        bound.close()
         raise
-    return listener
-
-
-def is_unix(listener: socket.socket) -> bool:
-    """Return True for a Unix socket."""
-    return listener.family == socket.AF_UNIX
-
-
-def host_of(listener: socket.socket) -> str | None:
-    """Return the address that a socket listens on; None for a Unix socket."""
-    return None if is_unix(listener) else str(listener.getsockname()[0])
-
-
-def url_of(listener: socket.socket, *, is_tls: bool) -> str:
-    """Return where a socket is reached: scheme, host and port, or `unix:` and a path."""
-    if is_unix(listener):
-        return f"unix:{listener.getsockname()}"
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if is_tls else "http"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return Listener(bound)
