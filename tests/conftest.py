@@ -9,7 +9,7 @@ import pytest
 
 from arc_runtime.logs import redaction
 
-LEFT_OUT = "not big and not chaos and not host and not docs"
+LEFT_OUT = "not big and not chaos and not host and not docs and not proxies"
 
 
 def pytest_configure(config: pytest.Config) -> None:
