@@ -34,7 +34,7 @@ demo: $(VENV)/.runtime  ## server, agent and sender at work, in under a minute
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev  ## the whole suite
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-pythons:  ## the whole suite on each Python that this machine has
 	@for version in 3.11 3.12 3.13; do \
@@ -101,7 +101,7 @@ test-systemd: $(VENV)/.dev  ## server and agent under a real systemd, in a Debia
 
 lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group runtime-build pyproject.toml -o requirements.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --extra oidc --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(PEERS) .venv-3.* .systemd-root .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist

@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ from arc_client.wire.create import INLINE_BYTES, Creation
 from arc_client.wire.events import follow_events, read_events
 from arc_client.wire.idempotency import new_idempotency_key
 from arc_client.wire.progress_callbacks import ProgressCallbacks
-from arc_client.wire.result_reader import ResultReader
+from arc_client.wire.result_reader import ResultLimits, ResultReader
 from arc_client.wire.retry import SystemWaitClock, WaitClock, retried
 from arc_client.wire.wait import POLL_SECONDS, read_status, wait_for_end
 from arc_protocol.errors import ArcError
@@ -40,6 +41,7 @@ from arc_protocol.messages.commands import (
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
+    RetryRequest,
 )
 from arc_protocol.messages.events import EventList
 from arc_runtime.key_files import PrivateKey
@@ -52,6 +54,10 @@ WAIT_SECONDS: Final = 60.0
 """How long `invoke` and `wait` wait by default, as every public sender does."""
 RETRY_SECONDS: Final = 30.0
 """How long a request that fails in passing is tried again."""
+MAX_MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""The largest result that `invoke` reads into memory: a server may lie about its size."""
+MAX_RESULT_BYTES: Final = 5 * 1024 * 1024 * 1024
+"""The largest result that is written to a file: as large as a server stores by default."""
 
 FIRST_WAIT_SECONDS: Final = 1.0
 """How long `invoke` asks the server to hold the create for the result: most commands are quick, and
@@ -137,13 +143,16 @@ class Client:
         clock: WaitClock | None = None,
         signing_key: str | Path | None = None,
         encrypt_to: str | Path | None = None,
+        allow_hosts: Sequence[str] | None = None,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
+        max_result_bytes: int = MAX_RESULT_BYTES,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Check the arguments; send nothing yet. Raises ConfigurationError.
 
-        Server, token, `ca_file`, `allow_http` and `signing_key` come from `environ` unless they are
-        given, from the variables that `arc` reads (arc_client.environment). `server_url` may end in
-        `/v1`. A token file is read again when its token is refused.
+        Server, token, `ca_file`, `allow_http`, `signing_key` and `allow_hosts` come from `environ`
+        unless they are given, from the variables that `arc` reads (arc_client.environment).
+        `server_url` may end in `/v1`. A token file is read again when its token is refused.
         `ca_file` holds the certificates (PEM) to trust in place of the system's.
         `allow_http`: the server may be at an `http://` URL off loopback.
         `retry_seconds`: how long a request that fails in passing is tried again.
@@ -154,6 +163,10 @@ class Client:
         `signing_key`: the file of a private key (`arc keys new`) that signs every command.
         `encrypt_to`: the file of a host's public key (`arc-agent keys new`); params are sealed for
         that host, and results must be sealed for the signing key.
+        `allow_hosts`: private hosts (`blobs.corp`, `*.corp`, `10.2.0.0/16`) that the server may
+        send this client to for large params and results, besides itself and public hosts.
+        `max_memory_bytes` and `max_result_bytes`: the largest results that are read into memory,
+        and into a file; a larger one raises ResultUnreadable.
         """
         access = access_of(
             environ,
@@ -162,6 +175,7 @@ class Client:
             token_file=token_file,
             ca_file=ca_file,
             allow_http=allow_http,
+            allow_hosts=allow_hosts,
         )
         self._connection = SenderConnection(**access._asdict())
         self._retry_seconds = retry_seconds
@@ -178,6 +192,7 @@ class Client:
             seals=self._seals,
             clock=self._clock,
             retry_seconds=retry_seconds,
+            limits=ResultLimits(max_memory_bytes, max_result_bytes),
             callbacks=self._callbacks,
         )
 
@@ -386,6 +401,34 @@ class Client:
         return await self._with_retries(
             lambda: self._connection.call("POST", url, CommandStatus), self._retry_seconds
         )
+
+    async def retry(
+        self,
+        command_id: str,
+        *,
+        idempotency_key: str | None = None,
+        deadline: float | timedelta | datetime | None = None,
+    ) -> Command:
+        """Run a command that has ended again, with the same params, as a new command.
+
+        Without a `deadline` the new command has as much time as the old one had. An error carries
+        the `idempotency_key` in its `context`: to repeat the call with it is safe. Raises
+        CommandNotFound; InvalidStateTransition for a command that has not ended; Conflict when its
+        params are no longer stored, or when it was signed: its sender has to send it anew; NotFound
+        or MethodNotAllowed on a server that has the base protocol only.
+        """
+        key = new_idempotency_key() if idempotency_key is None else idempotency_key
+        url = self._connection.url("commands", command_id, "retry")
+        request = RetryRequest(idempotency_key=key, deadline=instant_of(deadline))
+        try:
+            created = await self._with_retries(
+                lambda: self._connection.call("POST", url, CreateCommandResponse, message=request),
+                self._retry_seconds,
+            )
+        except ArcError as error:
+            error.context = {**error.context, "idempotency_key": key}
+            raise
+        return Command(self, created, key)
 
     async def agents(
         self, *, deployment: str | None = None, schemas: bool = False, old: bool = False

@@ -6,6 +6,7 @@
     ARC_CA_FILE             certificates to trust in place of the system's
     ARC_ALLOW_HTTP          1: plain HTTP may leave this machine
     ARC_SIGNING_KEY_FILE    the private key that signs commands
+    ARC_ALLOW_HOSTS         private hosts that keep large params and results, with commas between
 
 `arc` and the library read the same variables. An argument goes before its variable, and an empty
 variable counts as unset.
@@ -13,7 +14,7 @@ variable counts as unset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class Access(NamedTuple):
     token_file: str | Path | None
     ca_file: str | Path | None
     allow_http: bool
+    allow_hosts: Sequence[str]
 
 
 def access_of(
@@ -38,6 +40,7 @@ def access_of(
     token_file: str | Path | None = None,
     ca_file: str | Path | None = None,
     allow_http: bool | None = None,
+    allow_hosts: Sequence[str] | None = None,
     how: str = "name one, or set ARC_SERVER_URL",
 ) -> Access:
     """Complete arguments from the environment.
@@ -53,8 +56,11 @@ def access_of(
         token = None if token_file else environ.get("ARC_TOKEN") or None
     if allow_http is None:
         allow_http = _flag_of(environ, "ARC_ALLOW_HTTP")
+    if allow_hosts is None:
+        named = environ.get("ARC_ALLOW_HOSTS", "").split(",")
+        allow_hosts = [host.strip() for host in named if host.strip()]
     ca_file = ca_file or file_of(environ, "ARC_CA_FILE")
-    return Access(server_url, token, token_file, ca_file, allow_http)
+    return Access(server_url, token, token_file, ca_file, allow_http, allow_hosts)
 
 
 def file_of(environ: Mapping[str, str], name: str) -> Path | None:

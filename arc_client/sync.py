@@ -6,12 +6,21 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from arc_client.bodies.params import NO_PARAMS
-from arc_client.client import ANYTHING, RETRY_SECONDS, WAIT_SECONDS, Client, Command
+from arc_client.client import (
+    ANYTHING,
+    MAX_MEMORY_BYTES,
+    MAX_RESULT_BYTES,
+    RETRY_SECONDS,
+    WAIT_SECONDS,
+    Client,
+    Command,
+)
 from arc_client.send_options import SendOptions
 from arc_client.wire.create import INLINE_BYTES
 from arc_client.wire.progress_callbacks import ProgressCallbacks
@@ -75,6 +84,9 @@ class SyncClient:
         callbacks: ProgressCallbacks | None = None,
         signing_key: str | Path | None = None,
         encrypt_to: str | Path | None = None,
+        allow_hosts: Sequence[str] | None = None,
+        max_memory_bytes: int = MAX_MEMORY_BYTES,
+        max_result_bytes: int = MAX_RESULT_BYTES,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         """Check the arguments, which are those of Client; start no thread yet.
@@ -93,6 +105,9 @@ class SyncClient:
             callbacks=callbacks,
             signing_key=signing_key,
             encrypt_to=encrypt_to,
+            allow_hosts=allow_hosts,
+            max_memory_bytes=max_memory_bytes,
+            max_result_bytes=max_result_bytes,
             environ=environ,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -224,6 +239,17 @@ class SyncClient:
     def cancel(self, command_id: str) -> CommandStatus:
         """Cancel a command and return its status."""
         return self._run(self._client.cancel(command_id))
+
+    def retry(
+        self,
+        command_id: str,
+        *,
+        idempotency_key: str | None = None,
+        deadline: float | timedelta | datetime | None = None,
+    ) -> SyncCommand:
+        """Run a command that has ended again, as a new command."""
+        again = self._client.retry(command_id, idempotency_key=idempotency_key, deadline=deadline)
+        return SyncCommand(self, self._run(again))
 
     def events(self, command_id: str, *, after: int = 0) -> EventList:
         """Return what a command's handler has logged since `after`, and its progress."""

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.messages.base import NO_CONTROLS
+from arc_protocol.messages.base import NO_CONTROLS, VISIBLE
 
 T = TypeVar("T")
 _MAX_ECHO: Final = 200
@@ -54,7 +54,9 @@ def split_path(text: str) -> tuple[str, str | None]:
     if message.startswith(_MISSING_FIELD):
         missing = message.removeprefix(_MISSING_FIELD).removesuffix("`")
         return message, f"{field}.{missing}" if field else missing
-    if message.endswith(f"matching regex {NO_CONTROLS!r}"):
+    if message.endswith(f"matching regex {VISIBLE!r}"):
+        message = "must not contain control or invisible characters"
+    elif message.endswith(f"matching regex {NO_CONTROLS!r}"):
         message = "must not contain control characters"
     if len(message) > _MAX_ECHO:
         message = f"{message[:_MAX_ECHO]}…"

@@ -25,6 +25,7 @@
     ├── RangeNotSatisfiable           416 RANGE_NOT_SATISFIABLE
     ├── NoCommandTargets              422 NO_COMMAND_TARGETS
     ├── RateLimited                   429 RATE_LIMITED                        retryable
+    │   └── QuotaExceeded                 QUOTA_EXCEEDED                      retryable
     ├── HeadersTooLarge               431 HEADERS_TOO_LARGE
     ├── InternalError                 500
     │   ├── CommandsError                 COMMANDS_ERROR                      retryable
@@ -38,7 +39,7 @@
         └── StoreUnavailable              UNAVAILABLE                         retryable
 
 docs/protocol.md, Errors. NOT_FOUND, METHOD_NOT_ALLOWED, REQUEST_TIMEOUT, RANGE_NOT_SATISFIABLE and
-HEADERS_TOO_LARGE are extensions, for the HTTP framework's own answers.
+HEADERS_TOO_LARGE are extensions, for the HTTP framework's own answers; so is QUOTA_EXCEEDED.
 """
 
 from __future__ import annotations
@@ -216,6 +217,12 @@ class RateLimited(ArcError):
     code = "RATE_LIMITED"
     http_status = 429
     retryable = True
+
+
+class QuotaExceeded(RateLimited):
+    """The deployment has as much as it may have; `quota` in the context says of what."""
+
+    code = "QUOTA_EXCEEDED"
 
 
 class HeadersTooLarge(ArcError):

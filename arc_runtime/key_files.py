@@ -12,6 +12,7 @@ import re
 import stat
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
@@ -161,6 +162,31 @@ def read_public(place: Path, kind: Kind) -> dict[str, PublicKey]:
             if known.data != key.data:
                 raise KeyFileError(f"{where}: there is another key of the name {key.name}")
     return found
+
+
+def exposed(files: Mapping[str, Path | None], config: Path | None, *texts: str | None) -> list[str]:
+    """Return a line about each file of a secret that every user of this machine may read or write.
+
+    `files` has token files and the like by their keys. `config` is the configuration: it is one of
+    them if it holds one of the secret `texts`. A file that cannot be read is none.
+    """
+    lines: list[str] = []
+    for key, file in files.items():
+        if file is not None and _is_exposed(file):
+            lines.append(f"{key}: {file} is open to every user of this machine (chmod 600)")
+    if config is not None and _is_exposed(config):
+        with suppress(KeyFileError):
+            data, _ = _read(config)
+            if any(text and text.encode() in data for text in texts):
+                lines.append(f"{config} holds a token and is open to every user (chmod 600)")
+    return lines
+
+
+def _is_exposed(file: Path) -> bool:
+    with suppress(OSError):
+        status = file.stat()
+        return stat.S_ISREG(status.st_mode) and bool(status.st_mode & (stat.S_IROTH | stat.S_IWOTH))
+    return False
 
 
 def _files(place: Path) -> list[Path]:

@@ -20,9 +20,11 @@ from arc_server.auth.access import AccessTokens
 from arc_server.auth.bootstrap import BootstrapTokens
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
+from arc_server.auth.oidc import OidcTokens
 from arc_server.auth.revocations import Revocations, Revoked
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
+from arc_server.config.oidc_section import oidc_limits, oidc_providers
 from arc_server.config.parts import (
     command_limits,
     deployments,
@@ -48,7 +50,6 @@ from arc_server.http.routes import (
     health,
     leases,
 )
-from arc_server.http.routes.enrolment import EnrolmentRates
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.http.tls import ServerTls
@@ -114,10 +115,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
                 enrolment_limits(config),
             ),
             parts.clock,
-            EnrolmentRates(
-                max_per_second=config.enrolment.max_per_second,
-                max_strangers_per_second=config.enrolment.max_strangers_per_second,
-            ),
+            max_per_second=config.enrolment.max_per_second,
         ),
         *bootstrap.routes(
             parts.store,
@@ -198,6 +196,8 @@ async def serving(
         parts = ServerParts(
             store=store, blobs=blob_store, signer=signer, clock=clock, services=services
         )
+        oidc = OidcTokens(oidc_providers(config.oidc), clock, oidc_limits(config.oidc))
+        stack.push_async_callback(oidc.close)
         authenticator = Authenticator(
             store,
             clock,
@@ -205,6 +205,7 @@ async def serving(
             no_auth=config.auth.disabled,
             access=AccessTokens(signer, clock),
             bootstrap=BootstrapTokens(signer, clock),
+            oidc=oidc,
         )
         revoked = Revoked()
         application = Application(

@@ -167,7 +167,7 @@ class Manner:
     wait_seconds: float | None
     """How long the create is held for the result; without, the sender polls for it."""
     is_together: bool
-    """Whether the agents submit together what is ready together."""
+    """True if the agents submit together what is ready together."""
 
 
 OURS = Manner("lifecycle", 30, True)

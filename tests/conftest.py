@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from arc_runtime.logs import redaction
+
+# Where the environment forbids bytecode, every program that a test starts compiles ARC first, which
+# is a quarter of its CPU, and every worker all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 LEFT_OUT = "not big and not chaos and not host and not docs and not proxies"
 
@@ -34,6 +43,29 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_open_connections() -> Iterator[None]:
+    """Fail the test whose event loop closes before a connection does.
+
+    Its transport would be a warning in the test that happens to run when it is collected.
+    """
+    close: Any = BaseSelectorEventLoop.close
+
+    def closed(loop: Any) -> None:
+        left = [each for each in loop._transports.values() if each._sock is not None]
+        shown = str(left)
+        for transport in left:
+            transport.abort()
+            transport._sock.close()
+            transport._sock = None  # its end is said: no warning when it is collected
+        close(loop)
+        assert not left, f"open when the event loop closed: {shown}"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseSelectorEventLoop, "close", closed)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from arc_agent.cli.output import DONE, NO, UNUSABLE, fail, show
+from arc_agent.cli.output import DONE, NO, UNUSABLE, fail, show, show_json
 from arc_agent.cli.place import audit_of
 from arc_agent.guard.audit_reader import Broken, entries, verify
 from arc_runtime.terminal.text import counted
@@ -92,7 +92,7 @@ def _age_seconds(entry: _Entry) -> float:
 
 
 def _write_json(entry: _Entry) -> None:
-    show(json.dumps(entry, separators=(",", ":"), ensure_ascii=False))
+    show_json(json.dumps(entry, separators=(",", ":"), ensure_ascii=False))
 
 
 class _TextWriter:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from arc_agent.cli import approvals, status
-from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, NOT_THERE, UNUSABLE, fail, show
+from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, NOT_THERE, UNUSABLE, fail, show, show_json
 from arc_agent.cli.place import socket_of
 from arc_agent.host.logins import own_login
 from arc_runtime.control_socket import ControlDenied, ControlRefused, NotListening, ask
@@ -40,7 +40,7 @@ def _status(given: argparse.Namespace) -> int:
     facts = _ask(given)
     is_json = given.json or given.output == "json"
     if is_json:
-        show(status.as_json(facts))
+        show_json(status.as_json(facts))
     else:
         status.print_text(facts, is_wide=given.output == "wide")
     return DONE if facts["is_healthy"] else NO
@@ -61,7 +61,7 @@ def _approvals(given: argparse.Namespace) -> int:
     """List the commands that wait for approval."""
     waiting = _waiting(given)
     if given.json or given.output == "json":
-        show(json.dumps(waiting, indent=2, ensure_ascii=False))
+        show_json(json.dumps(waiting, indent=2, ensure_ascii=False))
     else:
         approvals.print_waiting(waiting, is_wide=given.output == "wide")
     return DONE

@@ -9,6 +9,7 @@ import sys
 from typing import Final
 
 from arc_runtime.terminal.errors import print_error
+from arc_runtime.terminal.text import json_for_terminal, printable
 
 DONE: Final = 0
 NO: Final = 1
@@ -33,13 +34,18 @@ def begin_log() -> None:
 
 
 def show(text: str) -> None:
-    """Write a line of the result."""
-    sys.stdout.write(f"{text}\n")
+    """Write a line of the result, with its control characters escaped."""
+    sys.stdout.write(f"{printable(text)}\n")
+
+
+def show_json(text: str) -> None:
+    """Write JSON as a line of the result, or as several."""
+    show(json_for_terminal(text))
 
 
 def log_line(text: str) -> None:
     """Write a line to standard error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(text)}\n")
 
 
 def fail(code: int, text: str) -> int:

@@ -38,11 +38,13 @@ def run(given: argparse.Namespace) -> int:
 
 def _check(file: Path) -> int:
     """Load a configuration with its handlers, and name them."""
-    from arc_agent.work.live_config import LiveConfig, Source
+    from arc_agent.work.live_config import LiveConfig, Source, exposed_secrets
 
     live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides={}))
     names = ", ".join(handler.name for handler in live.registry)
     log_line(f"{file}: ok; {len(live.registry)} handlers: {names}")
+    for line in exposed_secrets(live.config, file):
+        log_line(f"warning: {line}")
     return DONE
 
 
@@ -55,6 +57,7 @@ def _run(file: Path | None, overrides: dict[str, Any]) -> int:
 
     live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides=overrides))
     live.configure_logs()
+    live.warn_of_exposed_secrets()
     live.check_host()
     _spare_collections()
 
@@ -83,4 +86,5 @@ def _run_once(file: Path | None, overrides: dict[str, Any], wait_seconds: float)
 
     live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides=overrides))
     live.configure_logs()
+    live.warn_of_exposed_secrets()
     return run_once.run(live, wait_seconds)

@@ -189,5 +189,5 @@ def _check_name(value: str | None, key: str, otherwise: str) -> None:
         msgspec.convert(value, Name)
     except msgspec.ValidationError:
         raise SettingsError(
-            "1 to 256 characters without control characters", key=key, source=None
+            "1 to 256 characters, without control and invisible ones", key=key, source=None
         ) from None

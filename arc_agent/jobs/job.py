@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
-from arc_agent.net.allowed_hosts import HostRefused
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.messages.base import PROTOCOL, CommandTarget
 from arc_protocol.messages.bodies import HttpBackend, PresignedRequest
 from arc_protocol.messages.leases import LeaseInfo
 from arc_protocol.urls import resolve
+from arc_runtime.network.allowed_hosts import HostRefused
 
 _MAX_INLINE_BYTES: Final = 1024 * 1024
 """A larger result is a file even if the server takes it inline, so that memory stays bounded."""

@@ -13,7 +13,6 @@ from arc_agent.jobs.delivery_plan import Pending
 from arc_agent.jobs.job import ReplyTo
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import Entry
-from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.bodies import TransferRefused
 from arc_agent.net.connection import Answer, NoContact, Refused, ServerConnection
 from arc_agent.net.server_state import ServerState
@@ -31,6 +30,7 @@ from arc_protocol.messages.bodies import (
 from arc_protocol.messages.errors import ErrorBody
 from arc_protocol.messages.leases import RespondResponse
 from arc_protocol.urls import same_origin
+from arc_runtime.network.allowed_hosts import HostRefused
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

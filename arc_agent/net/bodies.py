@@ -17,6 +17,7 @@ import msgspec
 from aiohttp.abc import AbstractStreamWriter
 
 from arc_agent.net.connection import NoContact
+from arc_runtime.network.encodings import unasked_encoding
 
 CHUNK_BYTES: Final = 256 * 1024
 _ROOM_CHECK_BYTES: Final = 16 * 1024 * 1024
@@ -78,9 +79,8 @@ class ArrivingBody:
 
         Raises TransferRefused, NoContact.
         """
-        encoding = headers.get("Content-Encoding", "identity").lower()
-        if encoding not in ("", "identity"):
-            raise TransferRefused(f"a body in {encoding[:32]}, which was not asked for")
+        if encoding := unasked_encoding(headers):
+            raise TransferRefused(f"a body in {encoding}, which was not asked for")
         if status == 206:
             place = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
             if place is None or int(place[1]) != self.size or place[3] not in ("*", self._total):

@@ -25,6 +25,8 @@ from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
 from arc_agent.version import __version__
 from arc_protocol.lifecycle import full_jitter
+from arc_runtime.network.allowed_hosts import PeerResponse
+from arc_runtime.network.encodings import unasked_encoding
 from arc_runtime.startup.late_module import late_module
 
 if TYPE_CHECKING:
@@ -90,11 +92,19 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     body: bytes
     headers: Mapping[str, str]
+    peer: str | None = None
+    """The address that it came from; None behind a proxy."""
 
     @property
     def is_page(self) -> bool:
         """Return True for a web page, which comes from a proxy or portal rather than the server."""
         return self.headers.get("Content-Type", "").lower().startswith("text/html")
+
+    @property
+    def is_message(self) -> bool:
+        """Return True for a success in JSON, which a neighbour at the same name does not send."""
+        kind = self.headers.get("Content-Type", "").lower()
+        return self.status == 200 and kind.startswith("application/json")
 
     def server_now(self) -> float | None:
         """Return the server's time as POSIX time; None when the answer has no date."""
@@ -126,7 +136,13 @@ class ServerConnection:
             connector=self._routes.connector(),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_timeouts(self._settings),
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            headers={
+                "User-Agent": USER_AGENT,
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+            },
+            auto_decompress=False,
+            response_class=PeerResponse,
             raise_for_status=False,
         )
 
@@ -164,11 +180,14 @@ class ServerConnection:
         await self._token.ready()
         used = self._token.value
         try:
-            return await self._send(method, url, body, seconds, max_bytes)
+            answer = await self._send(method, url, body, seconds, max_bytes)
         except Refused:
             if not await self._token.refused(used):
                 raise
-        return await self._send(method, url, body, seconds, max_bytes)
+            answer = await self._send(method, url, body, seconds, max_bytes)
+        if answer.is_message:
+            self._routes.server_addresses.add(answer.peer)
+        return answer
 
     async def answers(self) -> bool:
         """Return True if an HTTP server answers at the server's address."""
@@ -200,16 +219,21 @@ class ServerConnection:
         if self._token.value is not None:
             headers["Authorization"] = f"Bearer {self._token.value}"
         try:
+            way = self._routes.way(url)
             async with self._session.request(
                 method,
                 URL(url, encoded=True),
                 data=body or None,
                 headers=headers,
                 allow_redirects=False,
-                **self._routes.way(url),
+                **way,
             ) as response:
+                if encoding := unasked_encoding(response.headers):
+                    raise NoContact(f"an answer in {encoding}, which was not asked for: a proxy?")
                 data = await read_bounded(response, max_bytes)
-                return Answer(response.status, data, response.headers)
+                peer = response.peer if isinstance(response, PeerResponse) else None
+                is_direct = way["proxy"] is None
+                return Answer(response.status, data, response.headers, peer if is_direct else None)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reason = await self._routes.reason(error, url)
             raise NoContact(reason, was_cut=isinstance(error, _CUT)) from error

@@ -12,7 +12,7 @@ import structlog
 from arc_agent.net.connection import Answer, NoContact, ServerConnection
 from arc_protocol.codec import decode
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.messages.base import MAX_NAME_LENGTH, Message
+from arc_protocol.messages.base import CONTROLS, INVISIBLE, MAX_NAME_LENGTH, Message
 from arc_protocol.messages.leases import (
     LeaseInfo,
     LeaseRequest,
@@ -35,7 +35,7 @@ inline limit, 150 kB by default."""
 _ID: Final = re.compile(r"(?!\.{1,2}\Z)[!-~]{1,256}", re.ASCII)
 """Ids become segments of paths and words of log lines: no spaces, no controls, not `.` or `..`."""
 _SHOWN_CHARS: Final = 500
-_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNFIT: Final = re.compile(f"[{CONTROLS}{INVISIBLE}]")
 
 
 class BrokenLease(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,8 +159,8 @@ def _checked(lease: LeaseInfo) -> LeaseInfo:
     if not 0 < lease.attempt <= _MOST_ATTEMPTS or envelope.attempt > _MOST_ATTEMPTS:
         raise ValueError("attempt: not a number of attempts")
     for name, text in (("command", envelope.command), ("deploymentId", envelope.deployment_id)):
-        if len(text) > MAX_NAME_LENGTH or _CONTROLS.search(text):
-            raise ValueError(f"{name}: too long, or with control characters")
+        if len(text) > MAX_NAME_LENGTH or _UNFIT.search(text):
+            raise ValueError(f"{name}: too long, or with control or invisible characters")
     if lease.lease_seconds is None or is_sane(lease.lease_seconds):
         return lease
     log.warning("lease.of_no_length", command_id=lease.command_id, seconds=lease.lease_seconds)
@@ -177,7 +177,7 @@ def _salvage(raw: msgspec.Raw, reason: str) -> BrokenLease:
         reason=reason[:_SHOWN_CHARS],
         lease_id=_id(tree, "leaseId"),
         command_id=_id(tree, "commandId") or _id(tree, "envelope", "commandId"),
-        command=_CONTROLS.sub("?", (_text(tree, "envelope", "command") or "")[:MAX_NAME_LENGTH]),
+        command=_UNFIT.sub("?", (_text(tree, "envelope", "command") or "")[:MAX_NAME_LENGTH]),
         submit_url=_text(tree, "envelope", "responseHandling", "submitResponseUrl"),
     )
 

@@ -25,6 +25,7 @@ from arc_agent.config.sections import Config, ProxySection, ServerSection, TlsSe
 from arc_agent.net.proxies import Proxies
 from arc_agent.net.tls import Tls
 from arc_protocol.urls import same_origin
+from arc_runtime.network.allowed_hosts import ServerAddresses
 from arc_runtime.network.setting_names import SettingNames
 from arc_runtime.network.shown_certificate import shown_certificate
 from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
@@ -73,6 +74,8 @@ class Routes:
         self._refused: dict[tuple[str, int], tuple[float, str]] = {}
         self.clock_offset: float | None = None
         """Seconds by which this host's clock was ahead of the server's when it last answered."""
+        self.server_addresses: Final = ServerAddresses()
+        """The addresses from which the server answered requests with the token."""
         self.proxies = Proxies(proxy or ProxySection(), environ)
         self._tls = Tls(_with_ca_of(server, tls or TlsSection()))
         self.proxies.of(self._server_url)

@@ -18,7 +18,6 @@ import structlog
 from yarl import URL
 
 from arc_agent.config.sections import ServerSection, TransferSection
-from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 from arc_agent.net.bodies import CHUNK_BYTES, ArrivingBody, Fetched, FileBody, TransferRefused
 from arc_agent.net.connection import (
     USER_AGENT,
@@ -34,6 +33,7 @@ from arc_agent.net.connection import (
 from arc_agent.net.local_files import LocalFiles
 from arc_agent.net.routes import Routes
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
+from arc_runtime.network.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -44,19 +44,6 @@ _WORD_BYTES: Final = 64 * 1024
 _PROBE_SECONDS: Final = 5.0
 _STORE_CODE: Final = re.compile(rb"<Code>([!-;=-~]{1,64})</Code>")
 """The code in an object store's own error, which is XML."""
-_OURS: Final = frozenset(
-    {
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-"""Headers that frame a message: no presigned request may set them."""
 
 
 class Transfer:
@@ -80,7 +67,10 @@ class Transfer:
         Raises ValueError for an entry of `allow_hosts` that cannot be read.
         """
         policy = HostPolicy(
-            self._server.url or "", settings.allow_hosts, allows_public=settings.public_hosts
+            self._server.url or "",
+            settings.allow_hosts,
+            allows_public=settings.public_hosts,
+            has_answered=self._network.server_addresses.__contains__,
         )
         self._settings = settings
         self._policy = policy
@@ -331,9 +321,8 @@ async def _word(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _check_request(backend: HttpBackend, method: str) -> None:
-    """Raise TransferRefused for a presigned request with another method or with framing headers."""
-    if backend.method.upper() != method:
-        raise TransferRefused("a presigned request of the wrong kind")
-    for name in backend.headers:
-        if name.lower() in _OURS:
-            raise TransferRefused(f"a presigned request with the header {name[:64]}")
+    """Raise TransferRefused for a presigned request of another method or with other headers."""
+    try:
+        backend.check(method)
+    except ValueError as error:
+        raise TransferRefused(str(error)) from None

@@ -21,13 +21,13 @@ from arc_agent.jobs.outcome import Failed
 from arc_agent.jobs.responses import message_of
 from arc_agent.jobs.spool import Spool
 from arc_agent.jobs.spool_rows import Entry
-from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.lease_calls import BrokenLease, LeaseAnswer, release
 from arc_agent.net.server import Server
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.runner import Runner
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.messages.leases import LeaseInfo
+from arc_runtime.network.allowed_hosts import HostRefused
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -23,13 +24,14 @@ from arc_agent.handlers.loading import (
 )
 from arc_agent.handlers.registry import HandlerError, Registry
 from arc_agent.host.clock import boot_seconds
-from arc_agent.net.allowed_hosts import HostPolicy
 from arc_agent.net.routes import Routes
 from arc_agent.net.tls import TlsError
 from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.key_files import exposed
 from arc_runtime.logs import setup
 from arc_runtime.logs.output import LogSink
+from arc_runtime.network.allowed_hosts import HostPolicy
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -87,6 +89,11 @@ class LiveConfig:
         """The host's own private keys, by name."""
         self._output: LogSink | None = None
 
+    def warn_of_exposed_secrets(self) -> None:
+        """Log each secret that every user of this host may read."""
+        for line in exposed_secrets(self.config, self._source.file):
+            log.warning("secret.exposed", reason=line)
+
     def check_host(self) -> None:
         """Check that this host can run the configured handlers. Raises HandlerError."""
         check_host(self.config.handlers)
@@ -138,6 +145,7 @@ class LiveConfig:
         self.policy = policy
         self.signing_keys = signing_keys
         self.host_keys = host_keys
+        self.warn_of_exposed_secrets()
         log.info("reload.done")
         return True
 
@@ -150,6 +158,25 @@ class LiveConfig:
         add_declared(registry, fresh.handlers)
         configure(registry, fresh.handlers, is_whole=not fresh.handlers.entry_points)
         return registry
+
+
+def exposed_secrets(config: Config, file: Path | None) -> list[str]:
+    """Return a line about each secret that every user of this host may read.
+
+    `file` is the configuration's.
+    """
+    files = {
+        "server.token_file": config.server.token_file,
+        "proxy.auth_file": config.proxy.auth_file,
+    }
+    for name, section in config.handlers.http.items():
+        for header, place in section.header_files.items():
+            files[f"handlers.http.{name}.header_files.{header}"] = place
+    try:
+        password = urlsplit(config.proxy.url or "").password
+    except ValueError:
+        password = None
+    return exposed(files, file, config.server.token, password)
 
 
 def bearer_of(config: Config, environ: Mapping[str, str], network: Routes) -> Bearer:

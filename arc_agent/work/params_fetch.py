@@ -13,13 +13,13 @@ from arc_agent.jobs.job import Job, resolved
 from arc_agent.jobs.outcome import Ended, Failed, GivenBack
 from arc_agent.jobs.responses import STORAGE_FAILED
 from arc_agent.jobs.spool import Spool
-from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.bodies import NoRoom, TransferRefused
 from arc_agent.net.transfer import Transfer
 from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.run_time import RunTime
 from arc_protocol.errors import InvalidEnvelope
 from arc_protocol.messages.bodies import InlineBody, StorageBody
+from arc_runtime.network.allowed_hosts import HostRefused
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -42,7 +42,7 @@ def _show(batch: EventList, known_dropped: int, *, as_json: bool) -> int:
         show_message(f"({count} lines were dropped: there was no room for them)")
     for line in batch.lines:
         at = line.at.astimezone().strftime("%H:%M:%S")
-        print_line(f"{at} {line.level:7} {printable(line.message)}")
+        print_line(printable(f"{at} {line.level:7} {line.message}"))
     if batch.progress is not None:
         show_message(_describe(batch.progress))
     return batch.dropped

@@ -39,6 +39,7 @@ from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.suggestions import suggestion
 from arc_runtime.terminal.table import print_note
+from arc_runtime.terminal.text import printable
 from arc_runtime.terminal.typer_programs import Program
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def invoke(
                 if session.as_json:
                     show_json({"commandId": sent.id, "state": sent.state})
                 else:
-                    print_line(sent.id)
+                    print_line(printable(sent.id))
                 return
             await invoke.invoke(
                 client,
@@ -367,6 +368,39 @@ def cancel(session: Session, command_id: CommandId) -> None:
         return found
 
     session.show(session.run_with_id(command_id, work), show_cancel)
+
+
+@app.command(epilog=examples('arc retry "$id"', 'arc wait "$(arc retry "$id")"'))
+@in_session
+def retry(
+    session: Session,
+    command_ids: Annotated[
+        list[str],
+        typer.Argument(metavar="ID…", help="Ids of commands, or the beginnings of them"),
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="TEXT", help="Idempotency key, for one command"),
+    ] = None,
+) -> None:
+    """Run commands that have ended again and print the new ids"""
+    if key is not None and len(command_ids) > 1:
+        raise typer.BadParameter("--key: for one command only")
+
+    async def work(client: Client) -> None:
+        from arc_client.cli.lookup import with_whole_id
+
+        async def again(whole: str) -> None:
+            sent = await client.retry(whole, idempotency_key=key)
+            if session.as_json:
+                show_json({"commandId": sent.id, "state": sent.state, "retryOf": whole})
+            else:
+                print_line(sent.id)
+
+        for command_id in command_ids:
+            await with_whole_id(client, command_id, again)
+
+    session.run(work)
 
 
 @app.command(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from arc_client.cli.explain import Explanation, as_record
 from arc_protocol.errors import ArcError
 from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.styles import has_colours, is_terminal, style_of_state, styled
-from arc_runtime.terminal.text import INVISIBLE, printable
+from arc_runtime.terminal.text import json_for_terminal, printable
 from arc_runtime.terminal.times import age, instant
 
 
@@ -33,13 +32,12 @@ SHOWN_BYTES: Final = 1024 * 1024
 
 _NAME_WIDTH: Final = 12
 """The column of the names of facts."""
-_ESCAPED_IN_JSON: Final = re.compile(rf"[\x7f-\x9f{INVISIBLE}]")
 _NOT_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def show_message(text: str) -> None:
-    """Write a line for the person to stderr."""
-    sys.stderr.write(f"{text}\n")
+    """Write a line for the person to stderr, with its control characters escaped."""
+    sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
 
@@ -57,7 +55,8 @@ def print_line(text: str) -> None:
 def show_error(error: ArcError, explanation: Explanation, *, as_json: bool) -> None:
     """Write an error to stderr: for a person, or as one JSON object on a line."""
     if as_json:
-        show_message(msgspec.json.encode(as_record(error, explanation)).decode())
+        record = msgspec.json.encode(as_record(error, explanation)).decode()
+        show_message(json_for_terminal(record))
         return
     print_error(
         explanation.what, details=laid_out(explanation.details), next_steps=explanation.next_steps
@@ -109,11 +108,6 @@ def write_bytes(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _escaped(found: re.Match[str]) -> str:
-    """Return a character as JSON escapes it."""
-    return json.dumps(found[0])[1:-1] if ord(found[0]) > 0x7F else "\\u007f"
-
-
 class UnfitForTerminal(Exception):
     """A result that a terminal cannot show."""
 
@@ -135,7 +129,7 @@ def _print_json(text: str) -> None:
     from rich.highlighter import JSONHighlighter
     from rich.text import Text
 
-    shown = Text(_ESCAPED_IN_JSON.sub(_escaped, text))
+    shown = Text(json_for_terminal(text))
     JSONHighlighter().highlight(shown)
     Console().print(shown, soft_wrap=True)
 

@@ -89,7 +89,7 @@ class CommandProgress(ProgressCallbacks):
 
     def show_message(self, text: str) -> None:
         """Write a line that stays."""
-        show_message(printable(text))
+        show_message(text)
 
     def close(self) -> None:
         """Stop showing progress."""

@@ -24,6 +24,7 @@ from arc_protocol.errors import ArcError
 from arc_protocol.messages.base import State
 from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.styles import is_terminal
+from arc_runtime.terminal.table import print_note
 
 if TYPE_CHECKING:
     from arc_client.client import Client
@@ -106,11 +107,25 @@ class Session:
             import_aiohttp()
             from arc_client.client import Client
 
+            self._show_warnings()
+
             # The options have been completed from the environment already.
             async with Client(**options, callbacks=self.progress, environ={}) as client:
                 return await work(client)
 
         return asyncio.run(connected())
+
+    def _show_warnings(self) -> None:
+        """Show a person what the library logs; a program reads results and errors only."""
+        import logging
+
+        class Notes(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                print_note(record.getMessage())
+
+        log = logging.getLogger("arc_client")
+        log.propagate = False
+        log.handlers = [Notes() if self.progress.is_shown else logging.NullHandler()]
 
     def run_with_id(
         self,

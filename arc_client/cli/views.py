@@ -15,6 +15,7 @@ from arc_protocol.messages.bodies import ErrorResponse, InlineBody
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
 from arc_runtime.terminal.table import Cell, Column, print_table
+from arc_runtime.terminal.text import printable
 from arc_runtime.terminal.times import age
 
 
@@ -177,6 +178,7 @@ def show_status(status: CommandStatus) -> None:
         "completed": status.completed_at,
         "took": _took(status),
         "deadline": status.deadline,
+        "retry of": status.retry_of,
         "waiting": reason_of(status),
         "error": f"{failure.code}: {failure.message}" if failure else None,
         "details": laid_out(failure.details) if failure else None,
@@ -193,7 +195,7 @@ def show_cancel(status: CommandStatus) -> None:
         outcome = f"had ended before: {status.state}"
     else:
         outcome = "is being cancelled; its agent has yet to stop it"
-    print_line(f"{status.command_id} {outcome}")
+    print_line(printable(f"{status.command_id} {outcome}"))
 
 
 def _hosts(offer: Offer) -> str:

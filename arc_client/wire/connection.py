@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import socket
 import ssl
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -28,16 +30,31 @@ from arc_client.errors import (
 from arc_protocol.codec import decode, encode
 from arc_protocol.errors import ArcError, InvalidCommand
 from arc_protocol.urls import redact
+from arc_runtime.key_files import exposed
+from arc_runtime.network.allowed_hosts import (
+    GuardedResolver,
+    HostPolicy,
+    HostRefused,
+    PeerResponse,
+    ServerAddresses,
+)
+from arc_runtime.network.encodings import unasked_encoding
 from arc_runtime.network.loopback import is_exposed, is_loopback
 from arc_runtime.network.setting_names import SettingNames
 from arc_runtime.network.shown_certificate import shown_certificate
 from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
 
 T = TypeVar("T")
+log: Final = logging.getLogger("arc_client")
+"""The standard log, which the programs of senders have."""
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
 """How long one request may take beyond the time that it asks the server to hold it."""
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+"""The largest answer of a server: a result of 32 MiB within a status is 43 MiB of base64."""
+MAX_ERROR_BYTES: Final = 64 * 1024
+"""How much is read of an answer whose status is what counts."""
 
 _SETTINGS: Final = SettingNames(
     ca_file="--ca-file (ca_file of Client)",
@@ -55,9 +72,10 @@ _VERSIONED: Final = "v1"
 class SenderConnection:
     """A sender's connection holds a pool of HTTP connections to one server. Open it, and close it.
 
-    The token goes to this server only: never to a presigned URL, never along a redirect. Proxies
-    are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`) when it is opened; credentials come
-    from the arguments alone.
+    The token goes to this server only: never to a presigned URL, never along a redirect. Presigned
+    URLs lead to the server itself, to public hosts and to `allow_hosts`. Proxies are taken from the
+    environment (`HTTPS_PROXY`, `NO_PROXY`) when it is opened; credentials come from the arguments
+    alone.
     """
 
     def __init__(
@@ -68,6 +86,7 @@ class SenderConnection:
         token_file: str | Path | None = None,
         ca_file: str | Path | None = None,
         allow_http: bool = False,
+        allow_hosts: Sequence[str] = (),
     ) -> None:
         """Check the arguments, and connect nowhere yet. Raises ConfigurationError.
 
@@ -85,24 +104,28 @@ class SenderConnection:
         self._token = read_token(self._token_file) if self._token_file else token
         if self._token is not None:
             check_token(self._token, "the token")
+        for line in exposed({"token_file": self._token_file}, None):
+            log.warning(line)
         self._tls: Final = _trusting(Path(ca_file)) if ca_file is not None else True
+        self._server_addresses: Final = ServerAddresses()
+        self._hosts: Final = _policy(self.base_url, allow_hosts, self._server_addresses)
         self._session: aiohttp.ClientSession | None = None
+        self._guarded: aiohttp.ClientSession | None = None
+        """For presigned URLs; made for the first of them, which most commands do not have."""
         self._proxy: str | None = None
 
     async def open(self) -> None:
         """Make the connection pool."""
         # Reading the environment for every request would cost more than building the request.
         self._proxy = proxy_of(self.base_url)
-        self._session = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(ssl=self._tls, limit=0),
-        )
+        self._session = _session(aiohttp.TCPConnector(ssl=self._tls, limit=0))
 
     async def close(self) -> None:
         """Close the connection pool."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._guarded):
+            if session is not None:
+                await session.close()
+        self._session = self._guarded = None
 
     def url(self, *path: str, query: Mapping[str, str | int | None] | None = None) -> str:
         """Return the URL of a route. Segments and values are quoted; None is left out."""
@@ -156,11 +179,14 @@ class SenderConnection:
         timeout = aiohttp.ClientTimeout(total=limit_seconds, sock_connect=CONNECT_SECONDS)
         async with (
             translated(url),
-            self.request(method, url, headers=headers, data=body, timeout=timeout) as response,
+            self._request(method, url, headers=headers, data=body, timeout=timeout) as response,
         ):
-            data = await response.read()
-        if response.status != 200:
+            is_success = response.status == 200
+            data = await read_bounded(response, MAX_ANSWER_BYTES if is_success else MAX_ERROR_BYTES)
+        if not is_success:
             raise answered(response, data)
+        if response.content_type == "application/json" and self._proxy is None:
+            self._server_addresses.add(getattr(response, "peer", None))
         return data
 
     async def _token_instead_of(self, refused: str | None) -> str | None:
@@ -172,41 +198,117 @@ class SenderConnection:
                 return None
         return self._token if self._token != refused else None
 
-    def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
-        data: Any = None,
+    def _request(
+        self, method: str, url: str, *, headers: Mapping[str, str], **more: Any
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Send a request with its URL byte for byte, no token added, no redirect followed.
+        """Send a request to the server, no redirect followed. Raises aiohttp's own errors."""
+        return _sent(self._open_session(), self._proxy, method, url, headers, more)
 
-        Raises aiohttp's own errors: use and read the answer within `translated`.
+    def transfer(
+        self, method: str, url: str, *, headers: Mapping[str, str], **more: Any
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send a presigned request with its URL byte for byte, no token, no redirect followed.
+
+        Raises HostRefused for a URL that leads where it must not, and aiohttp's own errors: use and
+        read the answer within `translated`.
         """
+        self._hosts.check(url)
+        session = self._open_session()
+        proxy = self._proxy if url.startswith(self._prefix) else proxy_of(url)
+        if proxy is not None:
+            self._hosts.check_unresolved(url)
+            return _sent(session, proxy, method, url, headers, more)
+        if self._guarded is None:
+            # No address is remembered: each connection is judged by what its name means then.
+            resolver = GuardedResolver(self._hosts)
+            self._guarded = _session(
+                aiohttp.TCPConnector(ssl=self._tls, limit=0, resolver=resolver, use_dns_cache=False)
+            )
+        return _sent(self._guarded, None, method, url, headers, more)
+
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise RuntimeError("the client is not open: use it in a `with` statement")
-        return self._session.request(
-            method,
-            URL(url, encoded=True),
-            headers={"User-Agent": "arc", **headers},
-            data=data,
-            skip_auto_headers=("Content-Type",),
-            allow_redirects=False,
-            proxy=self._proxy if url.startswith(self._prefix) else proxy_of(url),
-            timeout=timeout,
+        return self._session
+
+
+def _session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    """Return a session without memory: no cookies, no decompression."""
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        response_class=PeerResponse,
+    )
+
+
+def _sent(
+    session: aiohttp.ClientSession,
+    proxy: str | None,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    more: Mapping[str, Any],
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    """Return a request by a session, with its URL byte for byte."""
+    return session.request(
+        method,
+        URL(url, encoded=True),
+        headers={"User-Agent": "arc", "Accept-Encoding": "identity", **headers},
+        skip_auto_headers=("Content-Type",),
+        allow_redirects=False,
+        proxy=proxy,
+        **more,
+    )
+
+
+def _policy(base_url: str, allow_hosts: Sequence[str], addresses: ServerAddresses) -> HostPolicy:
+    """Return the rule about the hosts of presigned URLs. Raises ConfigurationError."""
+    try:
+        return HostPolicy(
+            base_url, allow_hosts, has_answered=addresses.__contains__, setting="ARC_ALLOW_HOSTS"
         )
+    except ValueError as error:
+        raise ConfigurationError(f"ARC_ALLOW_HOSTS (allow_hosts of Client): {error}") from error
+
+
+async def read_bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return the body of an answer; of one that is no success, as much as is worth reading.
+
+    Raises UnexpectedAnswer when a success is larger than `max_bytes`, or compressed unasked.
+    """
+    is_success = 200 <= response.status < 300
+    encoding = unasked_encoding(response.headers)
+    if encoding is not None:
+        response.close()
+        if is_success:
+            where = host_of(str(response.url))
+            raise UnexpectedAnswer(f"{where} answers in {encoding}, which was not asked for")
+        return b""
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > max_bytes:
+            response.close()
+            if is_success:
+                where = host_of(str(response.url))
+                raise UnexpectedAnswer(f"{where} answers with more than {max_bytes:,} bytes")
+            break
+    return bytes(data[:max_bytes])
 
 
 @asynccontextmanager
 async def translated(url: str) -> AsyncGenerator[None]:
     """Raise ServerUnreachable in place of an error on the way to or from a host.
 
-    Raises ConfigurationError for a certificate that is refused, with what it says.
+    Raises ConfigurationError for a certificate that is refused, with what it says, and
+    UnexpectedAnswer for a URL that leads where it must not.
     """
     try:
         yield
+    except HostRefused as error:
+        reason = f"the server hands out a URL that is not used: {error}"
+        raise UnexpectedAnswer(reason, is_final=True) from error
     except aiohttp.ClientConnectorCertificateError as error:
         raise ConfigurationError(await _refused_certificate(error, url)) from error
     except TimeoutError as error:
@@ -345,7 +447,8 @@ def _reason(error: Exception, url: str) -> str:
             why = _of_system(error.os_error)
             return f"cannot connect to the proxy {error.host}:{error.port}: {why}"
         case aiohttp.ClientConnectorDNSError():
-            return "there is no such host"
+            is_unproven = not isinstance(error.os_error, socket.gaierror)
+            return str(error.os_error.strerror) if is_unproven else "there is no such host"
         case aiohttp.ClientConnectorError():
             return _of_system(error.os_error)
         case aiohttp.ServerDisconnectedError():

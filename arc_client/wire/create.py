@@ -198,7 +198,7 @@ class Creation:
         return UploadFailed(
             f"the params ({self._body.size:,} bytes) cannot be uploaded: {error.message}",
             command_id=command_id,
-            is_final=isinstance(error, PayloadTooLarge),
+            is_final=error.context.get("is_final", isinstance(error, PayloadTooLarge)),
             status=error.context.get("status"),
             retry_after=error.context.get("retry_after"),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import NamedTuple
 
 from arc_client.bodies.results import body_of_result, inline_bytes
 from arc_client.bodies.sealed import SenderSeals
@@ -14,6 +15,13 @@ from arc_client.wire.retry import WaitClock
 from arc_client.wire.transfer import Download, Location
 from arc_protocol.messages.bodies import InlineBody, StorageBody
 from arc_protocol.messages.commands import CommandStatus
+
+
+class ResultLimits(NamedTuple):
+    """The largest results that a client takes, in bytes: into memory, and into files or pipes."""
+
+    memory_bytes: int
+    stream_bytes: int
 
 
 class ResultReader:
@@ -27,6 +35,7 @@ class ResultReader:
         seals: SenderSeals | None,
         clock: WaitClock,
         retry_seconds: float,
+        limits: ResultLimits,
         callbacks: ProgressCallbacks,
     ) -> None:
         """Take `read_status`, which returns a command's status with a fresh presigned URL."""
@@ -35,6 +44,7 @@ class ResultReader:
         self._seals = seals
         self._clock = clock
         self._retry_seconds = retry_seconds
+        self._limits = limits
         self._callbacks = callbacks
 
     async def read(self, status: CommandStatus) -> bytes | bytearray:
@@ -43,17 +53,21 @@ class ResultReader:
         if self._seals is None and isinstance(body := body_of_result(status), InlineBody):
             return inline_bytes(body, status.command_id)
         data = bytearray()
-        async with aclosing(self.chunks(status)) as chunks:
+        max_bytes = min(self._limits.memory_bytes, self._limits.stream_bytes)
+        async with aclosing(self.chunks(status, max_bytes)) as chunks:
             async for chunk in chunks:
                 data += chunk
         return data
 
-    async def chunks(self, status: CommandStatus) -> AsyncGenerator[bytes]:
-        """Yield the result of a command that has ended as it arrives.
+    async def chunks(
+        self, status: CommandStatus, max_bytes: int | None = None
+    ) -> AsyncGenerator[bytes]:
+        """Yield the result of a command that has ended as it arrives, `max_bytes` of it at most.
 
         Raises CommandFailed, CommandExpired, ResultUnreadable.
         """
-        async with aclosing(self._chunks_as_sent(status)) as sent:
+        max_bytes = self._limits.stream_bytes if max_bytes is None else max_bytes
+        async with aclosing(self._chunks_as_sent(status, max_bytes)) as sent:
             if self._seals is None:
                 async for chunk in sent:
                     yield chunk
@@ -62,7 +76,7 @@ class ResultReader:
                 async for chunk in opened:
                     yield chunk
 
-    async def _chunks_as_sent(self, status: CommandStatus) -> AsyncGenerator[bytes]:
+    async def _chunks_as_sent(self, status: CommandStatus, max_bytes: int) -> AsyncGenerator[bytes]:
         """Yield the result as the host sent it, still sealed if it was."""
         body = body_of_result(status)
         command_id = status.command_id
@@ -91,6 +105,7 @@ class ResultReader:
                 command_id=command_id,
                 clock=self._clock,
                 retry_seconds=self._retry_seconds,
+                max_bytes=max_bytes,
                 callbacks=self._callbacks,
             )
         ) as download:

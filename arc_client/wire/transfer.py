@@ -12,12 +12,20 @@ import msgspec
 
 from arc_client.bodies.params import CHUNK_BYTES, Body
 from arc_client.errors import InvalidParams, ResultUnreadable, ServerUnreachable, UnexpectedAnswer
-from arc_client.wire.connection import CONNECT_SECONDS, SenderConnection, answered, translated
+from arc_client.wire.connection import (
+    CONNECT_SECONDS,
+    MAX_ERROR_BYTES,
+    SenderConnection,
+    answered,
+    read_bounded,
+    translated,
+)
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.retry import WaitClock, is_transient, retried
 from arc_protocol.errors import ArcError, InvalidEnvelope
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
 from arc_protocol.urls import resolve
+from arc_runtime.network.encodings import unasked_encoding
 
 STALL_SECONDS: Final = 60.0
 """A transfer that moves nothing for this long is broken off and tried again."""
@@ -49,7 +57,7 @@ async def upload(
     Raises ServerUnreachable, the storage's error, InvalidParams when the body cannot be read, and
     UnexpectedAnswer when the request is not one that a sender can make.
     """
-    backend = backend_of(request, source_url)
+    backend = backend_of(request, source_url, "PUT")
     unreadable: InvalidParams | None = None
     loop = asyncio.get_running_loop()
 
@@ -71,15 +79,15 @@ async def upload(
         async with (
             translated(backend.url),
             asyncio.timeout(STALL_SECONDS) as stall,
-            connection.request(
-                backend.method,
+            connection.transfer(
+                "PUT",
                 backend.url,
                 headers={**backend.headers, "Content-Length": str(body.size)},
                 data=chunks(stall),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             ) as response,
         ):
-            data = await response.read()
+            data = await _word(response)
     except ServerUnreachable:
         if unreadable is not None:  # to aiohttp it is a connection that broke
             raise unreadable from None
@@ -104,6 +112,7 @@ class Download:
         command_id: str,
         clock: WaitClock,
         retry_seconds: float,
+        max_bytes: int,
         callbacks: ProgressCallbacks,
     ) -> None:
         """Take `locate`, which returns a fresh location at the start and after each break."""
@@ -112,6 +121,7 @@ class Download:
         self._command_id = command_id
         self._clock = clock
         self._retry_seconds = retry_seconds
+        self._max_bytes = max_bytes
         self._callbacks = callbacks
         self._response: aiohttp.ClientResponse | None = None
         self._received = 0
@@ -169,6 +179,7 @@ class Download:
         self._received += len(chunk)
         if self._size is not None and self._received > self._size:
             raise self._unreadable(f"has more than the {self._size} bytes it was said to have")
+        self._check_size(self._received)
         if chunk:
             self._callbacks.on_download(self._received, self._size)
         return chunk
@@ -177,13 +188,14 @@ class Download:
         """Request what is still missing, and skip to its beginning."""
         location = await self._locate()
         self._size = location.size
-        backend = backend_of(location.request, location.source_url)
-        headers = {"Accept-Encoding": "identity", **backend.headers}
+        self._check_size(location.size or 0)
+        backend = backend_of(location.request, location.source_url, "GET")
+        headers = dict(backend.headers)
         if self._received:
             headers["Range"] = f"bytes={self._received}-"
         async with translated(backend.url):
-            response = await self._connection.request(
-                backend.method,
+            response = await self._connection.transfer(
+                "GET",
                 backend.url,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(
@@ -199,13 +211,15 @@ class Download:
 
     async def _skip_to(self, response: aiohttp.ClientResponse, position: int) -> None:
         """Skip what an answer repeats. Raises the answer's error when it is no success."""
+        if response.status in (200, 206) and (encoding := unasked_encoding(response.headers)):
+            raise UnexpectedAnswer(f"the storage answers in {encoding}, which was not asked for")
         if response.status == 206:
             begin = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if begin is None or int(begin[1]) != position:
                 raise UnexpectedAnswer("the storage answered another range than it was asked for")
             return
         if response.status != 200:
-            raise answered(response, await response.read())
+            raise answered(response, await read_bounded(response, MAX_ERROR_BYTES))
         if self._size is None:
             self._size = response.content_length
         while position:
@@ -214,21 +228,43 @@ class Download:
                 raise UnexpectedAnswer("the storage answered with less than it did before")
             position -= skipped
 
+    def _check_size(self, size: int) -> None:
+        """Raise ResultUnreadable for a result that is larger than the caller takes."""
+        if size > self._max_bytes:
+            raise self._unreadable(f"has more than {self._max_bytes:,} bytes")
+
     def _unreadable(self, why: str) -> ResultUnreadable:
         """Return the error of a result that cannot be fetched whole."""
         return ResultUnreadable(f"the result {why}", command_id=self._command_id)
 
 
-def backend_of(request: PresignedRequest, source_url: str) -> HttpBackend:
+async def _word(response: aiohttp.ClientResponse) -> bytes:
+    """Return the start of a storage's answer to an upload. Its status counts."""
+    data = b""
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > MAX_ERROR_BYTES:
+            response.close()
+            break
+    return data[:MAX_ERROR_BYTES]
+
+
+def backend_of(request: PresignedRequest, source_url: str, method: str) -> HttpBackend:
     """Return the HTTP request of a presigned request, with an absolute URL.
 
     A relative URL is resolved against `source_url`, whose answer it came with. Raises
-    UnexpectedAnswer for a file path and for a scheme other than http(s).
+    UnexpectedAnswer for a file path, another scheme than http(s), another method, and headers that
+    no storage needs.
     """
     if isinstance(request.backend, LocalBackend):
-        raise UnexpectedAnswer("the server hands out a path on its own disk, which only it can use")
+        reason = "the server hands out a path on its own disk, which only it can use"
+        raise UnexpectedAnswer(reason, is_final=True)
     try:
+        request.backend.check(method)
         url = resolve(source_url, request.backend.url)
     except InvalidEnvelope as error:
-        raise UnexpectedAnswer(f"the server hands out a URL that is none: {error}") from error
+        reason = f"the server hands out a URL that is none: {error}"
+        raise UnexpectedAnswer(reason, is_final=True) from error
+    except ValueError as error:
+        raise UnexpectedAnswer(f"the server hands out {error}", is_final=True) from error
     return msgspec.structs.replace(request.backend, url=url)

@@ -18,12 +18,20 @@ MAX_WAIT_SECONDS: Final = 60
 MAX_NAME_LENGTH: Final = 256
 SIGNATURE_CHARS: Final = 4096
 """The longest `signature` of a command."""
-NO_CONTROLS: Final = r"\A[^\x00-\x1f\x7f-\x9f]*\Z"
-Label = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH, pattern=NO_CONTROLS)]
-"""Up to 256 characters, no control characters; may be empty."""
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NO_CONTROLS)]
-"""A deployment, command, target or agent name: 1 to 256 characters, no control characters."""
-IdempotencyKey = Label
+CONTROLS: Final = r"\x00-\x1f\x7f-\x9f"
+INVISIBLE: Final = (
+    r"\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"
+)
+"""Marks that change the direction or cut a line, and characters without a width: one name could be
+shown as another. Joiners (U+200C, U+200D) belong to words and stay."""
+NO_CONTROLS: Final = rf"\A[^{CONTROLS}]*\Z"
+VISIBLE: Final = rf"\A[^{CONTROLS}{INVISIBLE}]*\Z"
+Label = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH, pattern=VISIBLE)]
+"""Up to 256 characters, no control and no invisible characters; may be empty."""
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=VISIBLE)]
+"""A deployment, command, target or agent name: 1 to 256 characters, none of them invisible."""
+IdempotencyKey = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH, pattern=NO_CONTROLS)]
+"""Up to 256 characters, no control characters. Opaque: senders make them by their own rules."""
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 """RFC 3339, on input with any offset, on output always UTC with `Z`. Never without an offset."""
 Signature = Annotated[

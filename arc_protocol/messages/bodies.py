@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from base64 import b64encode
 from typing import Final, Literal
 
@@ -10,6 +11,17 @@ from arc_protocol.messages.base import Message, Size, Timestamp
 
 DEFAULT_INLINE_BYTES: Final = 150_000
 """The default of `inlineAllowedUpTo` and `maxInlineBytes`."""
+_STORE_HEADERS: Final = (
+    "cache-control",
+    "content-disposition",
+    "content-md5",
+    "content-type",
+    "if-none-match",
+)
+_STORE_PREFIXES: Final = ("x-amz-", "x-goog-", "x-ms-")
+"""What object stores sign. Public servers send no header but Azure's `x-ms-blob-type`; any other
+name could carry a credential, or be what a neighbour asks of its own callers."""
+_VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,4096}", re.ASCII)
 
 
 class HttpBackend(
@@ -20,6 +32,17 @@ class HttpBackend(
     url: str
     method: str
     headers: dict[str, str]
+
+    def check(self, method: str) -> None:
+        """Raise ValueError unless this is a request of `method` whose headers a store may need."""
+        if self.method.upper() != method:
+            raise ValueError("a presigned request of the wrong kind")
+        for name, value in self.headers.items():
+            known = name.lower()
+            if known not in _STORE_HEADERS and not known.startswith(_STORE_PREFIXES):
+                raise ValueError(f"a presigned request with the header {name[:64]!a}")
+            if not _VALUE.fullmatch(value):
+                raise ValueError(f"a presigned request with an odd value of {known[:64]!a}")
 
 
 class LocalBackend(

@@ -35,7 +35,7 @@ def print_error(what: str, *, details: str | None = None, next_steps: Sequence[s
     sentence = _wrapped(f"{_TITLE} {first}")
     if has_colours(sys.stderr):
         sentence = sentence.replace(_TITLE, styled(_TITLE, f"{BOLD};{RED}"), 1)
-    lines = [*more, *printable(details or "").splitlines(), *next_steps]
+    lines = [*more, *printable(details or "").splitlines(), *map(printable, next_steps)]
     sys.stderr.write("".join(f"{line}\n" for line in (sentence, *(f"  {line}" for line in lines))))
     sys.stderr.flush()
 

@@ -22,7 +22,7 @@ from arc_runtime.terminal.styles import (
     styled,
     width_of_terminal,
 )
-from arc_runtime.terminal.text import on_one_line, padded, shortened, width_of
+from arc_runtime.terminal.text import on_one_line, padded, printable, shortened, width_of
 from arc_runtime.terminal.times import age, instant
 
 Cell = str | int | datetime | None
@@ -79,7 +79,8 @@ def print_table(
 def print_note(text: str) -> None:
     """Write a remark about the output to stderr."""
     sys.stdout.flush()
-    sys.stderr.write(f"{styled(f'({text})', DIM if has_colours(sys.stderr) else None)}\n")
+    style = DIM if has_colours(sys.stderr) else None
+    sys.stderr.write(f"{styled(f'({printable(text)})', style)}\n")
     sys.stderr.flush()
 
 

@@ -18,12 +18,18 @@ INVISIBLE: Final = (
 )
 """Marks that change the direction or cut a line, characters without a width, lone surrogates."""
 _UNSAFE: Final = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{INVISIBLE}]")
+_UNSAFE_IN_JSON: Final = re.compile(rf"[\x7f-\x9f{INVISIBLE}]")
 _BREAKS: Final = re.compile(r"\s*[\n\t]\s*")
 
 
 def printable(text: str) -> str:
     """Return text with its control characters escaped; line feeds and tabs stay."""
     return _UNSAFE.sub(_escaped, text)
+
+
+def json_for_terminal(text: str) -> str:
+    """Return JSON that says the same, with what JSON lets through and a terminal obeys escaped."""
+    return _UNSAFE_IN_JSON.sub(_escaped_in_json, text)
 
 
 def on_one_line(text: str) -> str:
@@ -72,3 +78,9 @@ def _escaped(found: re.Match[str]) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def _escaped_in_json(found: re.Match[str]) -> str:
+    """Return a character as JSON escapes it, as a pair of surrogates where it needs two."""
+    data = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))

@@ -88,6 +88,9 @@ RULES: Final[Mapping[tuple[str, str], RouteRule]] = MappingProxyType(
         ("POST", "/commands/*/cancel"): RouteRule(
             scopes=_CANCELLERS, deployment=_HIDDEN, command=_HIDDEN
         ),
+        ("POST", "/commands/*/retry"): RouteRule(
+            scopes=_CANCELLERS, deployment=_HIDDEN, command=_HIDDEN
+        ),
         ("GET", "/commands/*/payload"): RouteRule(
             scopes=_CANCELLERS, deployment=_HIDDEN, command=_HIDDEN
         ),

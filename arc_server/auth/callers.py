@@ -14,6 +14,7 @@ from arc_protocol.errors import Unauthorized
 from arc_server.auth import access, bootstrap
 from arc_server.auth.access import AccessTokens
 from arc_server.auth.bootstrap import BootstrapGrant, BootstrapTokens
+from arc_server.auth.oidc import OidcTokens
 from arc_server.auth.tokens import Scope, hash_token, is_well_formed
 from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
@@ -40,7 +41,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     is_bootstrapped: bool = False
     """True for a bootstrap token."""
     ends_at: datetime | None = None
-    """When the token expires; None: never."""
+    """When the token expires, and with it a wait of its request; None: never."""
 
 
 UNCHECKED: Final = Caller(scope=Scope.ADMIN, reach=EVERYTHING)
@@ -63,8 +64,10 @@ class Authenticator:
         no_auth: bool = False,
         access: AccessTokens | None = None,
         bootstrap: BootstrapTokens | None = None,
+        oidc: OidcTokens | None = None,
     ) -> None:
-        """Take the access tokens of enrolled agents by `access`, bootstrap tokens by `bootstrap`.
+        """Take the access tokens of enrolled agents by `access`, bootstrap tokens by `bootstrap`,
+        and those of OpenID Connect providers by `oidc`.
 
         With `no_auth` every caller is an admin, and its header is not read.
         """
@@ -76,10 +79,15 @@ class Authenticator:
         self._looking: dict[bytes, asyncio.Task[Caller | None]] = {}
         self._access = access
         self._bootstrap = bootstrap
+        self._oidc = oidc
         self._used: dict[str, datetime] = {}
 
     async def caller(self, authorization: str | None) -> Caller:
-        """Return the caller of a header. Raises Unauthorized, StoreUnavailable."""
+        """Return the caller of a header.
+
+        Raises Unauthorized, StoreUnavailable; for a token of OpenID Connect also Forbidden, if no
+        rule fits it, and Unavailable while its provider is away.
+        """
         if self._no_auth:
             return UNCHECKED
         if authorization is None:
@@ -92,6 +100,8 @@ class Authenticator:
             return await self._of_credential(self._access.read(text))
         if self._bootstrap is not None and text.startswith(bootstrap.PREFIX):
             return await self._of_grant(self._bootstrap.read(text))
+        if self._oidc is not None and self._oidc.has_form(text):
+            return await self._known_or(hash_token(text), partial(self._bearer_of, text))
         if not is_well_formed(text):
             raise Unauthorized("not a bearer token of this server")
         return await self._of_digest(hash_token(text))
@@ -137,6 +147,7 @@ class Authenticator:
                 credential=authority.reach.credential,
             ),
             is_bootstrapped=True,
+            ends_at=authority.ends_at,
         )
 
     async def _known_or(
@@ -207,6 +218,12 @@ class Authenticator:
             authority=f"{_TOKEN}:{digest.hex()}",
             ends_at=known.ends_at,
         )
+
+    async def _bearer_of(self, text: str) -> Caller:
+        """Return the caller of an OpenID Connect token. Raises as `caller` does."""
+        assert self._oidc is not None
+        found = await self._oidc.read(text)
+        return Caller(scope=found.scope, reach=found.reach, ends_at=found.ends_at)
 
     async def _holder_of(self, credential_id: str) -> Caller | None:
         """Return the caller of a credential: an agent, bound to its deployment and its target."""

@@ -8,11 +8,12 @@ the requests of revoked callers that wait, and takes their leases back.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Final, Protocol
 
 import structlog
 
-from arc_protocol.errors import StoreUnavailable, Unauthorized
+from arc_protocol.errors import Forbidden, StoreUnavailable, Unauthorized, Unavailable
 from arc_server.auth.callers import Authenticator
 from arc_server.ports.clock import Clock
 from arc_server.ports.credentials import CredentialStore
@@ -37,8 +38,13 @@ class RevocableWait(Protocol):
         """Return `Waits.epoch` as it was before its caller was looked up."""
         ...
 
-    def revoke(self) -> None:
-        """End the wait: the caller was revoked."""
+    @property
+    def ends_at(self) -> datetime | None:
+        """Return when the token of its caller expires; None: never."""
+        ...
+
+    def revoke(self, reason: str) -> None:
+        """End the wait: the token of the caller is good no more."""
         ...
 
 
@@ -47,6 +53,7 @@ class Waits:
 
     def __init__(self) -> None:
         self._all: Final[set[RevocableWait]] = set()
+        self._expiring: Final[set[RevocableWait]] = set()
         self.suspects: Final[set[RevocableWait]] = set()
         """Requests that began to wait after a revocation, with a caller looked up before it."""
         self.epoch = 0
@@ -58,17 +65,27 @@ class Waits:
     def add(self, waiting: RevocableWait) -> None:
         """Add a request that begins to wait."""
         self._all.add(waiting)
+        if waiting.ends_at is not None:
+            self._expiring.add(waiting)
         if waiting.epoch != self.epoch:
             self.suspects.add(waiting)
 
     def discard(self, waiting: RevocableWait) -> None:
         """Remove a request that waits no longer."""
         self._all.discard(waiting)
+        self._expiring.discard(waiting)
         self.suspects.discard(waiting)
 
     def all(self) -> Sequence[RevocableWait]:
         """Return every request that waits."""
         return tuple(self._all)
+
+    def expire(self, now: datetime) -> None:
+        """End the waits of callers whose token has expired."""
+        for each in tuple(self._expiring):
+            if each.ends_at is not None and each.ends_at <= now:
+                self._expiring.discard(each)
+                each.revoke("expired")
 
 
 class Revoked:
@@ -118,8 +135,9 @@ class Revocations:
             await self._clock.sleep(self._interval_seconds)
 
     async def check(self) -> None:
-        """Act on revocations since the last check. Raises StoreUnavailable."""
+        """Act on what has expired or was revoked since the last check. Raises StoreUnavailable."""
         waits = self._waits
+        waits.expire(self._clock.now())
         number = await self._store.revocations()
         if number == self._number:
             await self._judge(tuple(waits.suspects))
@@ -158,7 +176,11 @@ class Revocations:
         for authorization, waiting in by_authorization.items():
             try:
                 await self._authenticator.caller(authorization)
-            except Unauthorized as error:
+            except (Unauthorized, Forbidden) as error:
                 for each in waiting:
-                    each.revoke()
+                    each.revoke("was revoked")
                 log.info("wait.revoked", requests=len(waiting), reason=error.message)
+            except StoreUnavailable:
+                raise
+            except Unavailable as error:  # a provider of tokens, which knows no revocations
+                log.debug("wait.not_judged", reason=error.message)

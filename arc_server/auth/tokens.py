@@ -43,7 +43,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
     """May do everything, including repairs."""
     OPERATOR = "operator"
-    """May see everything and cancel commands."""
+    """May see everything, cancel commands and run them again."""
     SENDER = "sender"
     """May create commands and read their results."""
     AGENT = "agent"

@@ -15,6 +15,24 @@ from arc_server.store.engine import schema
 from arc_server.store.operations import bodies
 
 _COUNTED: Final = ("commands", "deployments", "targets", "agents", "tokens", "credentials")
+_COUNTS: Final = """
+SELECT deployment_id, live_commands, open_uploads, stored_bytes, idempotency_keys, agents
+FROM usage
+"""
+_RECOUNT: Final = """
+SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents)
+FROM (
+    SELECT c.deployment_id, c.completed_at IS NULL AS live, c.state = 'PENDING_UPLOAD' AS uploads,
+        iif(p.form = ? AND c.state <> 'PENDING_UPLOAD', 0, coalesce(p.size, 0))
+            + coalesce(r.size, 0) AS bytes, 0 AS keys, 0 AS agents
+    FROM commands AS c
+    LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
+    UNION ALL SELECT deployment_id, 0, 0, 0, 1, 0 FROM idempotency_keys
+    UNION ALL SELECT deployment_id, 0, 0,
+        length(registration) + coalesce(length(schemas), 0), 0, 1 FROM agents
+)
+GROUP BY deployment_id
+"""
 BLOB_SUFFIXES: Final = (".sealed", ".blob")
 """In the order in which the blob store looks for them."""
 
@@ -79,12 +97,24 @@ def problems_of(database: sqlite3.Connection, *, is_deep: bool) -> Iterator[str]
         yield f"database: row {row} of {table} refers to a row that is not there"
     if not is_deep:
         return
+    yield from _usage_problems(database)
     for table in ("params", "responses"):
         for command, form, data, size, checksum in database.execute(
             f"SELECT command, form, data, size, checksum FROM {table}"  # noqa: S608
         ):
             if bodies.checksum(form, data, size) != checksum:
                 yield f"database: the {table} of command number {command} are damaged"
+
+
+def _usage_problems(database: sqlite3.Connection) -> Iterator[str]:
+    """Yield the deployments whose counts for quotas are not what a recount finds."""
+    recounted = {name: counts for name, *counts in database.execute(_RECOUNT, (bodies.AWAITED,))}
+    for name, *counts in database.execute(_COUNTS):
+        found = recounted.pop(name, [0] * len(counts))
+        if counts != found:
+            yield f"database: the usage of deployment {name!r} is {found}, and noted as {counts}"
+    for name, found in recounted.items():
+        yield f"database: the usage of deployment {name!r} is {found}, and not noted"
 
 
 def blob_file(blobs: Path, path: str) -> Path | None:

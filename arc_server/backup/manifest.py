@@ -52,7 +52,7 @@ class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
 def write_manifest(directory: Path, manifest: BackupManifest) -> None:
     """Write the manifest, durably. Raises OSError."""
     path = directory / NAME
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with open(path, "xb", opener=_open_private) as file:
         file.write(msgspec.json.format(msgspec.json.encode(manifest)))
         file.flush()
         os.fsync(file.fileno())
@@ -106,8 +106,7 @@ def copy_file(source: Path, directory: Path, path: str) -> BackedUpFile:
     target = directory / path
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with source.open("rb") as reading, open(handle, "wb") as writing:
+    with source.open("rb") as reading, open(target, "xb", opener=_open_private) as writing:
         while chunk := reading.read(_CHUNK_BYTES):
             writing.write(chunk)
             digest.update(chunk)
@@ -115,6 +114,10 @@ def copy_file(source: Path, directory: Path, path: str) -> BackedUpFile:
         writing.flush()
         os.fsync(writing.fileno())
     return BackedUpFile(path=path, size=size, sha256=digest.hexdigest())
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def sync_tree(directory: Path) -> None:

@@ -58,6 +58,20 @@ class BlobFiles:
         sync_directory(self.sealed.parent)
         return True
 
+    def link(self, to: BlobFiles, temporary: Path) -> bool:
+        """Let the blob be at a second path too, durably. Return False when there is none."""
+        for file in (self.sealed, self.blob, self.sealed):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.link(file, temporary, follow_symlinks=False)
+                break
+        else:
+            return False
+        try:
+            to.take(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
     def delete(self) -> None:
         """Remove the files, and every directory up to the root that is empty then."""
         self.sealed.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from arc_runtime.terminal.table import print_note
+from arc_runtime.terminal.text import printable
 from arc_server.app import DATABASE
 from arc_server.backup.checking import Findings, check_data
 from arc_server.backup.manifest import BackupManifest, check_files, read_manifest
@@ -109,7 +110,7 @@ def fsck(
     for orphan in findings.orphans:
         print_note(f"blob {orphan}: no command names it")
     for problem in findings.problems:
-        typer.echo(problem)
+        typer.echo(printable(problem))
     if findings.problems:
         raise typer.Exit(FAILED)
     print_note(f"{findings.commands} commands and {findings.blobs} blobs are sound")

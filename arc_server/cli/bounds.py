@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from arc_protocol.codec import split_path
 from arc_protocol.messages.base import CommandTarget, Name, ResourceType
 from arc_runtime.durations import parse_duration
 
@@ -25,7 +26,7 @@ def named(option: str, given: str) -> str:
     try:
         return msgspec.convert(given, Name)
     except msgspec.ValidationError as error:
-        raise typer.BadParameter(f"{option}: {error}") from None
+        raise typer.BadParameter(f"{option}: {split_path(str(error))[0]}") from None
 
 
 def patterns(option: str, given: Sequence[str]) -> tuple[str, ...] | None:

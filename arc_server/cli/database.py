@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 import typer
 
+from arc_protocol.codec import split_path
 from arc_protocol.messages.base import Name
 from arc_runtime.control_socket import ControlDenied, NotListening, ask
 from arc_runtime.terminal.prefixes import id_of
@@ -149,7 +150,7 @@ def checked_deployment(deployment: str) -> str:
     try:
         return msgspec.convert(deployment, Name)
     except msgspec.ValidationError as error:
-        raise typer.BadParameter(f"--deployment: {error}") from None
+        raise typer.BadParameter(f"--deployment: {split_path(str(error))[0]}") from None
 
 
 def revoke_by_prefix(

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from arc_runtime.terminal.table import Cell, Column, print_table
+from arc_runtime.terminal.text import json_for_terminal
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -39,6 +40,6 @@ def print_list(
 ) -> None:
     """Write rows as a table of `columns`, filled by `cells`, or as JSON."""
     if as_json or output is Output.JSON:
-        sys.stdout.write(msgspec.json.encode(rows).decode() + "\n")
+        sys.stdout.write(json_for_terminal(msgspec.json.encode(rows).decode()) + "\n")
         return
     print_table(columns, [cells(row) for row in rows], is_wide=output is Output.WIDE)

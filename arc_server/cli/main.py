@@ -29,7 +29,7 @@ from arc_server.cli.serve import serve
 from arc_server.cli.targets import targets
 from arc_server.cli.tokens import tokens
 from arc_server.config.parts import deployments, server_tls
-from arc_server.config.reading import load_config
+from arc_server.config.reading import exposed_secrets, load_config
 from arc_server.server_keys import KeysUnusable
 
 cli = Program(
@@ -126,6 +126,8 @@ def check_config(
     deployments(config)
     server_tls(config)
     sys.stdout.write(f"{file}: good\n")
+    for line in exposed_secrets(config, file):
+        print_note(line)
 
 
 def _administration(verb: str, text: str) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Final
 
 import structlog
@@ -23,7 +24,7 @@ from arc_runtime.config.settings import SettingsError
 from arc_runtime.logs import setup
 from arc_server.app import RunningServer, serving
 from arc_server.cli.database import FAILED, ConfigOption, DataDirOption, run_loop
-from arc_server.config.reading import load_config
+from arc_server.config.reading import exposed_secrets, load_config
 from arc_server.config.sections import ServerConfig
 
 log = structlog.get_logger(__name__)
@@ -66,13 +67,15 @@ def serve(
         }
         return load_config(config, overrides)
 
-    raise typer.Exit(run_loop(_serve(load)))
+    raise typer.Exit(run_loop(_serve(load, config)))
 
 
-async def _serve(load: Callable[[], ServerConfig]) -> int:
+async def _serve(load: Callable[[], ServerConfig], file: Path | None) -> int:
     """Run a server until it is stopped or fails; return the exit code."""
     config = load()
     setup.configure(config.log.format, config.log.level)
+    for line in exposed_secrets(config, file):
+        log.warning("secret.exposed", reason=line)
     _raise_descriptor_limit(config.http.max_connections)
     async with serving(config) as server:
         stopping = _on_signals(server, load)
@@ -109,13 +112,13 @@ def _raise_descriptor_limit(max_connections: int) -> None:
 
 
 def _log_sqlite_version() -> None:
-    """Log the version of SQLite, with a warning if it can damage a database."""
+    """Log the version of SQLite, and what to heed where it has the fault of `sqlite_version`.
+
+    That is no warning: the server itself opens the database by one connection that writes.
+    """
     found = sqlite_version.version()
-    text = ".".join(map(str, found))
-    if sqlite_version.can_damage(found):
-        log.warning("server.sqlite_can_damage", sqlite=text, hint=sqlite_version.HINT)
-    else:
-        log.info("server.sqlite", sqlite=text)
+    hint = {"hint": sqlite_version.HINT} if sqlite_version.can_damage(found) else {}
+    log.info("server.sqlite", sqlite=".".join(map(str, found)), **hint)
 
 
 def _spare_collections() -> None:

@@ -152,7 +152,7 @@ def create_token(
         commands=commands,
         target=bound_to,
         agent_id=agent_id,
-        name=name,
+        name=named("--name", name) if name else "",
         created_by=user_name(),
         expires_at=end_of("--expires", expires, now),
     )

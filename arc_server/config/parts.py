@@ -9,7 +9,7 @@ from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config.reading import bad_value
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 from arc_server.http.tls import ServerTls, TlsFiles, TlsUnusable
-from arc_server.ports.records import Deployment
+from arc_server.ports.records import Deployment, Quotas
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
 from arc_server.service.sweeper import SweepLimits
@@ -52,6 +52,13 @@ def command_limits(config: ServerConfig) -> CommandLimits:
         max_schemas_bytes=config.agents.max_schemas_bytes,
         auto_register=config.targets.auto_register,
         max_targets=config.targets.max_per_deployment,
+        quotas=Quotas(
+            max_live_commands=config.quotas.max_live_commands,
+            max_open_uploads=config.quotas.max_open_uploads,
+            max_stored_bytes=config.quotas.max_stored_bytes,
+            max_idempotency_keys=config.quotas.max_idempotency_keys,
+            max_agents=config.quotas.max_agents,
+        ),
     )
 
 

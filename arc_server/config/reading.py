@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
+from arc_runtime.key_files import exposed
 from arc_runtime.network.loopback import is_loopback
+from arc_server.config.oidc_section import check_oidc
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 from arc_server.http.listening import Address
 from arc_server.http.proxies import TrustedProxies
@@ -53,6 +55,7 @@ def load_config(
         raise bad_value("commands.default_max_attempts", "is above commands.max_attempts")
     if config.commands.list_page > config.commands.max_list_page:
         raise bad_value("commands.list_page", "is above commands.max_list_page")
+    check_oidc(config.oidc)
     _check_deployments(config.deployments)
     return config
 
@@ -115,6 +118,16 @@ def _check_deployments(entries: Sequence[DeploymentEntry]) -> None:
             raise bad_value(f"{key}.push_url", "is needed when there is a push token")
         if entry.push_token is not None and entry.push_token_file is not None:
             raise bad_value(f"{key}.push_token_file", "give this or push_token, not both")
+
+
+def exposed_secrets(config: ServerConfig, file: Path | None) -> list[str]:
+    """Return a line about each push token that every user of this host may read.
+
+    `file` is the configuration's.
+    """
+    entries = config.deployments
+    files = {f"deployments[{n}].push_token_file": e.push_token_file for n, e in enumerate(entries)}
+    return exposed(files, file, *(entry.push_token for entry in entries))
 
 
 def _check_url(key: str, url: str) -> None:

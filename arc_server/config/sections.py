@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from arc_protocol.messages.base import Name, ResourceType
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.config.sections import LogSection, Section, about
+from arc_server.config.oidc_section import OidcSection
 from arc_server.http.limits import HttpLimits
 
 DAY_SECONDS: Final = 86_400
@@ -109,15 +110,6 @@ class EnrolmentSection(Section, frozen=True, kw_only=True):
             le=100_000,
         ),
     ] = 200.0
-    max_strangers_per_second: Annotated[
-        float,
-        about(
-            "The most tries a second, from one address, to enrol with a token that this server did"
-            " not make. More get a 429 in place of a 401.",
-            gt=0,
-            le=100_000,
-        ),
-    ] = 10.0
 
 
 class LeasesSection(Section, frozen=True, kw_only=True):
@@ -239,6 +231,43 @@ class TargetsSection(Section, frozen=True, kw_only=True):
             le=10_000,
         ),
     ] = 100
+
+
+class QuotaSection(Section, frozen=True, kw_only=True):
+    """The most that one deployment may have. What would be more gets a 429 QUOTA_EXCEEDED that
+    names the quota. Responses of agents are taken in any case."""
+
+    max_live_commands: Annotated[
+        int, about("The most commands that have not ended.", ge=1, le=1 << 40)
+    ] = 200_000
+    max_open_uploads: Annotated[
+        int, about("The most commands that wait for the upload of their params.", ge=1, le=1 << 40)
+    ] = 1_000
+    max_stored_bytes: Annotated[
+        int,
+        about(
+            "The most bytes of bodies and registrations. Uploads count from their announcement on.",
+            ge=1,
+            le=1 << 60,
+        ),
+    ] = 50 << 30
+    max_idempotency_keys: Annotated[
+        int,
+        about(
+            "The most idempotency keys. One lives for `commands.idempotency_key_seconds` or more.",
+            ge=1,
+            le=1 << 40,
+        ),
+    ] = 10_000_000
+    max_agents: Annotated[
+        int,
+        about(
+            "The most registered agents; each start of one counts. Past it a new one takes the"
+            " place of one that was not seen for an hour.",
+            ge=1,
+            le=1 << 40,
+        ),
+    ] = 20_000
 
 
 class AgentSection(Section, frozen=True, kw_only=True):
@@ -394,11 +423,13 @@ class ServerConfig(Section, frozen=True, kw_only=True):
     tls: ServerTlsSection = ServerTlsSection()
     http: HttpLimits = HttpLimits()
     auth: AuthSection = AuthSection()
+    oidc: OidcSection = OidcSection()
     enrolment: EnrolmentSection = EnrolmentSection()
     leases: LeasesSection = LeasesSection()
     commands: CommandSection = CommandSection()
     urls: UrlSection = UrlSection()
     targets: TargetsSection = TargetsSection()
+    quotas: QuotaSection = QuotaSection()
     agents: AgentSection = AgentSection()
     push: PushSection = PushSection()
     sweeper: SweeperSection = SweeperSection()

@@ -49,8 +49,9 @@ def error_answer(error: ArcError) -> web.Response:
         seconds = error.context.get("retry_after_seconds", RETRY_AFTER_SECONDS)
         answer.headers[hdrs.RETRY_AFTER] = str(seconds)
         if "per_second" in error.context:  # draft-ietf-httpapi-ratelimit-headers
-            answer.headers["RateLimit-Policy"] = f'"token";q={error.context["per_second"]:g};w=1'
-            answer.headers["RateLimit"] = f'"token";r=0;t={seconds}'
+            of, per_second = error.context["limit_of"], error.context["per_second"]
+            answer.headers["RateLimit-Policy"] = f'"{of}";q={per_second:g};w=1'
+            answer.headers["RateLimit"] = f'"{of}";r=0;t={seconds}'
     return answer
 
 

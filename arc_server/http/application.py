@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -10,7 +9,14 @@ from typing import Final
 import structlog
 from aiohttp import hdrs, web
 
-from arc_protocol.errors import ArcError, BadRequest, CommandsError, Forbidden, Unauthorized
+from arc_protocol.errors import (
+    ArcError,
+    BadRequest,
+    CommandsError,
+    Forbidden,
+    Unauthorized,
+    Unavailable,
+)
 from arc_server.auth.authorisation import RULES, RouteAccess, RouteRule
 from arc_server.auth.callers import Authenticator
 from arc_server.auth.revocations import Revoked, Waits
@@ -20,13 +26,18 @@ from arc_server.http.body_reading import BodyMemory
 from arc_server.http.browser_guard import BrowserGuard
 from arc_server.http.calls import Call
 from arc_server.http.limits import HttpLimits
+from arc_server.http.rates import Rates
 from arc_server.http.routing import Route, Router
 from arc_server.http.shares import Shares
 from arc_server.ports.reach import Reach
 
 log = structlog.get_logger(__name__)
 
-_READS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
+PATIENCE_SECONDS: Final = 30.0
+"""How long a request that waits its turn waits for a database that is busy: as long as a poll."""
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 2.0
+"""The pauses between its tries. They double, so that those who wait do not keep it busy."""
 
 
 class Application:
@@ -53,6 +64,7 @@ class Application:
         self._limits = limits
         self._body_memory = BodyMemory(limits.body_memory_bytes)
         self._shares = Shares(limits, monotonic)
+        self._strangers = Rates(limits.strangers_per_second, monotonic, of="address")
         self._base_urls = base_urls
         self.waits = Waits()
         """Requests that wait; the wait ends when the token of the caller is revoked."""
@@ -100,19 +112,51 @@ class Application:
         route = match.route
         if self._guard is not None:
             self._guard.check(http, takes_json=route.takes_json)
-        await self._authorise(route, call)
-        token_id = None if call.caller is None else call.caller.reach.credential
-        wait_seconds = 0.0
-        if token_id is not None:
-            wait_seconds = self._shares.begin(token_id, may_wait=http.method in _READS)
+        try:
+            await self._authorise(route, call)
+            if call.caller is None:
+                return await self._signed_or_open(route, call)
+        except Unauthorized:
+            self._strangers.take(call.client_address)
+            raise
+        call.connection.trust()
+        token_id = call.caller.reach.credential
+        if token_id is None:
+            return await self._handled(route, call)
+        wait_seconds = self._shares.begin(token_id, may_wait=route.waits_its_turn)
         try:
             if wait_seconds:
-                await asyncio.sleep(wait_seconds)
-            return await route.handler(call)
+                await call.pause(wait_seconds)
+            return await self._handled(route, call)
+        finally:
+            self._shares.end(token_id)
+
+    async def _signed_or_open(self, route: Route, call: Call) -> web.StreamResponse:
+        """Answer a request that was let through without a token."""
+        if call.is_signed:
+            call.connection.trust()
+        return await self._handled(route, call)
+
+    async def _handled(self, route: Route, call: Call) -> web.StreamResponse:
+        """Run the handler; again and again if the route waits its turn while the store is busy."""
+        try:
+            if not route.waits_its_turn:
+                return await route.handler(call)
+            return await self._patiently(route, call)
         finally:
             call.release_body()
-            if token_id is not None:
-                self._shares.end(token_id)
+
+    async def _patiently(self, route: Route, call: Call) -> web.StreamResponse:
+        patience, pause = PATIENCE_SECONDS, FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await route.handler(call)
+            except Unavailable:
+                if self.is_draining or call.is_cut_off or patience <= 0:
+                    raise
+            await call.pause(pause)
+            patience -= pause
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _authorise(self, route: Route, call: Call) -> None:
         """Let a request through by the table, with its caller. Raises Unauthorized, Forbidden."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
@@ -46,12 +48,16 @@ class CallConnection(Protocol):
         """Return the address of a request's client, with IPv6 its /64; empty if unknown."""
         ...
 
+    def trust(self) -> None:
+        """Keep the connection before those of strangers: a request has shown a good credential."""
+        ...
+
 
 class RequestWait:
     """The context in which a request waits.
 
     Entering and leaving raise ConnectionResetError when the client has gone, and Unauthorized when
-    its token was revoked meanwhile.
+    its token was revoked or has expired meanwhile.
     """
 
     # A class, since @contextmanager costs each request that waits two generators and a microsecond.
@@ -186,14 +192,24 @@ class Call:
         """Return the header that identified the caller; None if none was needed."""
         return None if self.caller is None else self.http.headers.get(hdrs.AUTHORIZATION)
 
-    def revoke(self) -> None:
-        """End the wait with a 401: the token of the caller was revoked."""
+    @property
+    def ends_at(self) -> datetime | None:
+        """Return when the token of the caller expires; None: never."""
+        return None if self.caller is None else self.caller.ends_at
+
+    def revoke(self, reason: str) -> None:
+        """End the wait with a 401: the token of the caller is good no more."""
         if self.wait is not None:
-            self.wait.end(Unauthorized("this token was revoked while the request waited"))
+            self.wait.end(Unauthorized(f"this token {reason} while the request waited"))
 
     def waiting(self) -> RequestWait:
-        """Return a context with a wait, which ends when the client goes or its token is revoked."""
+        """Return a context with a wait, which ends when the client goes or its token ends."""
         return RequestWait(self, self._waits)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for some time. Raises as `waiting` does."""
+        with self.waiting() as wait:
+            await wait.until(asyncio.get_running_loop().create_future(), seconds)
 
     def finished(self, answer: A) -> A:
         """Return an answer ready to be sent: the last of its connection if the server stops."""

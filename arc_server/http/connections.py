@@ -53,6 +53,8 @@ class Connections:
     def __init__(self) -> None:
         self.open: dict[ClientConnection, None] = {}
         """In the order in which `make_room` looks at them."""
+        self._strangers: dict[ClientConnection, None] = {}
+        """Open connections that have shown no good credential, looked at before all others."""
         self.by_address: dict[str, int] = {}
         """The number of open connections of each address."""
         self.left_behind: set[asyncio.Task[None]] = set()
@@ -64,16 +66,19 @@ class Connections:
         self._unlogged = 0
         self._logged_at: float | None = None
         self._all_closed = asyncio.Event()
+        self.is_closing = False
+        """True once a server that stops takes no new request: connections made then are closed."""
 
     def opened(self, connection: ClientConnection) -> None:
         """Register a connection."""
-        self.open[connection] = None
+        self.open[connection] = self._strangers[connection] = None
         self._count(connection.address)
 
     def closed(self, connection: ClientConnection, handling: asyncio.Task[None] | None) -> None:
         """Forget a connection; its handler goes on."""
         if connection in self.open:
             del self.open[connection]
+            self._strangers.pop(connection, None)
             self._discount(connection.address)
         if handling is not None and not handling.done():
             self.left_behind.add(handling)
@@ -93,17 +98,23 @@ class Connections:
             self._discount(address)
             self._note_end()
 
-    def make_room(self, address: str | None = None) -> bool:
-        """Close an idle connection, of that address or of any; return False if there is none.
+    def trust(self, connection: ClientConnection) -> None:
+        """Keep a connection before those of strangers: it has shown a good credential."""
+        self._strangers.pop(connection, None)
 
-        Connections are looked at in turns, so that a search costs little however many there are.
+    def make_room(self, address: str | None = None) -> bool:
+        """Close a connection of a stranger, or else an idle one; return False if there is none.
+
+        With an address, close one of that address only. Connections are looked at in turns, so that
+        a search costs little however many there are.
         """
-        for connection in list(islice(self.open, LOOKED_AT)):
-            if connection.is_idle and address in (None, connection.address):
-                connection.force_close()
-                self.closed(connection, None)
-                return True
-            self.open[connection] = self.open.pop(connection)
+        for connections in (self._strangers, self.open):
+            for connection in list(islice(connections, LOOKED_AT)):
+                if connection.is_spare and address in (None, connection.address):
+                    connection.cut_off()
+                    self.closed(connection, None)
+                    return True
+                connections[connection] = connections.pop(connection)
         return False
 
     def note_refusal(self, limit: str) -> None:
@@ -161,6 +172,7 @@ class ClientConnection(RequestHandler):
         "address",
         "handshake",
         "is_proxy",
+        "is_trusted",
         "peer",
         "scheme",
         "wait",
@@ -193,6 +205,8 @@ class ClientConnection(RequestHandler):
         self.scheme = "http"
         self.handshake: TlsHandshake | None = None
         """The TLS handshake that it still counts as."""
+        self.is_trusted = False
+        """True once a request on it has shown a good credential."""
         self._stalled_since: float | None = None
         self._stalled_bytes = 0
         self.wait: Wait | None = None
@@ -208,6 +222,27 @@ class ClientConnection(RequestHandler):
     def was_served(self) -> bool:
         """Return True once a request has come on it."""
         return self._request_count > 0
+
+    @property
+    def is_spare(self) -> bool:
+        """Return True if the connection may be closed for another one."""
+        if not self.is_trusted:
+            return True
+        transport = self.transport
+        return self.is_idle and (transport is None or not transport.get_write_buffer_size())
+
+    def trust(self) -> None:
+        """Keep the connection before those of strangers: a request has shown a good credential."""
+        if not self.is_trusted:
+            self.is_trusted = True
+            self._connections.trust(self)
+
+    def cut_off(self) -> None:
+        """Close the connection at once, also when its client does not read what it was sent."""
+        transport = self.transport
+        self.force_close()
+        if transport is not None:
+            transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -228,6 +263,9 @@ class ClientConnection(RequestHandler):
             and not self._connections.make_room(self.address)
         )
         self._connections.opened(self)
+        if self._connections.is_closing:
+            self.force_close()
+            return
         if is_crowded and self.transport is not None:
             self._connections.note_refusal("http.max_connections_per_address")
             self.transport.write(_FULL)

@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from arc_protocol.codec import split_path
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.base import MAX_WAIT_SECONDS, Name
 
@@ -22,7 +23,7 @@ def name(field: str, text: str) -> str:
     try:
         return msgspec.convert(text, Name)
     except msgspec.ValidationError as error:
-        raise InvalidCommand(f"{field}: {error}", field=field) from None
+        raise InvalidCommand(f"{field}: {split_path(str(error))[0]}", field=field) from None
 
 
 def optional_name(field: str, text: str | None) -> str | None:

@@ -64,8 +64,9 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         Meta(
             ge=1,
             le=1_000_000,
-            description="The most connections at a time. For a further one the oldest idle"
-            " connection is closed; if there is none, it gets a 503.",
+            description="The most connections at a time. For a further one the server closes the"
+            " oldest that has shown no good credential, or else the oldest idle one; if there is"
+            " none, the further one gets a 503.",
         ),
     ] = 10_000
     max_connections_per_address: Annotated[
@@ -95,6 +96,16 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             " Further ones get a 429, but a read of a status waits for its turn.",
         ),
     ] = 2_000
+    strangers_per_second: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1_000_000,
+            description="The most requests a second, from one address (one /64 with IPv6), with a"
+            " token or a signature that is not good. Further ones get a 429 in place of a 401."
+            " Requests with a good one do not count.",
+        ),
+    ] = 50
     header_seconds: Annotated[
         float,
         Meta(gt=0, le=3600, description="How long the headers of a request may take before a 408."),

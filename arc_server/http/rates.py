@@ -1,7 +1,8 @@
-"""Rates: how many requests a second one caller may make."""
+"""Rates: how many requests a second one caller may make, by its token or its address."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -9,43 +10,67 @@ from arc_protocol.errors import RateLimited
 
 BURST_SECONDS: Final = 2.0
 """A burst may use up the allowance of this many seconds."""
+MAX_WAIT_SECONDS: Final = 30.0
+"""The longest that a request waits for its turn: as long as a poll."""
 MAX_KEYS: Final = 10_000
-"""Callers that are told apart; past it, those that were silent longest are forgotten."""
+"""Callers that are told apart; past it, the one that has been quiet longest is forgotten."""
 
 
 class Rate:
-    """A limit on requests a second, on average, with short bursts."""
+    """A rate is a bucket that fills by the second and is emptied by requests.
 
-    def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
-        self._per_second = per_second
-        self._monotonic = monotonic
+    It may be overdrawn: a request that waits for its turn takes it at once, and waits until the
+    bucket would have held it.
+    """
+
+    __slots__ = ("_at", "_left", "_most", "per_second")
+
+    def __init__(self, per_second: float, now: float) -> None:
+        self.per_second = per_second
         self._most = max(1.0, per_second * BURST_SECONDS)
         self._left = self._most
-        self._at: float | None = None
+        self._at = now
+
+    def wait_seconds(self, now: float) -> float:
+        """Return how long the next request has to wait; 0 if it need not."""
+        passed = max(0.0, now - self._at)
+        self._at = now
+        self._left = min(self._most, self._left + passed * self.per_second)
+        return max(0.0, (1 - self._left) / self.per_second)
 
     def take(self) -> None:
-        """Count one request. Raises RateLimited past the limit."""
-        now = self._monotonic()
-        passed = 0.0 if self._at is None else max(0.0, now - self._at)
-        self._at = now
-        self._left = min(self._most, self._left + passed * self._per_second)
-        if self._left < 1:
-            raise RateLimited("too many enrolments and access tokens at a time; try again")
+        """Count one request."""
         self._left -= 1
 
 
-class RateByKey:
-    """A rate for each caller, by a key such as its address."""
+class Rates:
+    """A rate for each caller. The memory that they take is bounded, however many callers come."""
 
-    def __init__(self, per_second: float, monotonic: Callable[[], float]) -> None:
+    def __init__(self, per_second: float, monotonic: Callable[[], float], *, of: str) -> None:
+        """Limit each caller; `of` says of which kind they are, for example `token`."""
         self._per_second = per_second
         self._monotonic = monotonic
+        self._of = of
         self._rates: dict[str, Rate] = {}
 
-    def take(self, key: str) -> None:
-        """Count one request of a caller. Raises RateLimited past the limit."""
-        rate = self._rates.pop(key, None) or Rate(self._per_second, self._monotonic)
+    def take(self, key: str = "", *, may_wait: bool = False) -> float:
+        """Count one request of a caller. Return how long it has to wait first, in seconds.
+
+        Raises RateLimited past the limit, and counts nothing, unless the request may wait.
+        """
+        now = self._monotonic()
+        rate = self._rates.pop(key, None) or Rate(self._per_second, now)
         self._rates[key] = rate  # the dict stays in the order of the last requests
         if len(self._rates) > MAX_KEYS:
             del self._rates[next(iter(self._rates))]
-        rate.take()
+        wait = rate.wait_seconds(now)
+        if wait and not may_wait:
+            raise RateLimited(
+                f"too many requests of this {self._of}: at most {self._per_second:g} a second",
+                retry_after_seconds=math.ceil(wait),
+                limit_of=self._of,
+                per_second=self._per_second,
+            )
+        if wait < MAX_WAIT_SECONDS:  # or clients that hang up could let all others wait for ever
+            rate.take()
+        return min(wait, MAX_WAIT_SECONDS)

@@ -38,6 +38,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """False if the body is not a message."""
     is_versioned: bool = True
     """False if its strict path has no /v1: monitors know it without."""
+    waits_its_turn: bool = False
+    """True: public clients give up on an answer of 429 or 503, so a request waits instead."""
     signature: Callable[[Call], bool | None] | None = None
     """Returns True if the query is signed for its request; None if it carries no signature."""
 

@@ -150,7 +150,8 @@ class HttpServer(web.Server):
         return len(self._clients.left_behind)
 
     def _close_idle(self, *, only_served: bool = False) -> None:
-        """Close idle connections, and with them those whose handshake goes on."""
+        """Close idle connections; unless `only_served`, new ones too, and those in a handshake."""
+        self._clients.is_closing = not only_served
         for connection in list(self._clients.open):
             if connection.is_idle and (connection.was_served or not only_served):
                 connection.force_close()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from arc_protocol.messages.agents import AgentRegistration
 from arc_server.ports.deployments import DeploymentStore
-from arc_server.ports.records import AgentPresence, Holder
+from arc_server.ports.records import AgentPresence, Holder, Quotas
+
+SILENT_AGENT_SECONDS: Final = 3_600
+"""An agent that was not seen for so long gives its place to another one."""
 
 
 class AgentStore(DeploymentStore, Protocol):
@@ -20,10 +23,13 @@ class AgentStore(DeploymentStore, Protocol):
         registration: AgentRegistration,
         now: datetime,
         credential: str | None = None,
+        quotas: Quotas | None = None,
     ) -> AgentPresence:
         """Store the registration that a credential sent; None: no token was needed.
 
-        One agent id in two deployments, or by two credentials, is two agents.
+        One agent id in two deployments, or by two credentials, is two agents. Where the deployment
+        has as many as it may, a new one takes the place of the one that was seen longest ago, if
+        that was more than `SILENT_AGENT_SECONDS` ago. Raises QuotaExceeded otherwise.
         """
         ...
 

@@ -32,6 +32,13 @@ class BlobStore(Protocol):
         """Let no later write replace the blob. Does nothing when it is sealed. Raises NotFound."""
         ...
 
+    async def link(self, path: str, to: str) -> None:
+        """Let a sealed blob be at a second path too, at the cost of no bytes.
+
+        Each of the two may be removed by itself. Raises NotFound, StorageOperationFailed.
+        """
+        ...
+
     async def delete(self, path: str) -> None:
         """Remove a blob if it is there."""
         ...

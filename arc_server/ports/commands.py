@@ -50,7 +50,7 @@ class CommandStore(CommandLookup, Protocol):
         Raises IdempotencyKeyReused (the key was used with other params), InvalidCommand (the
         deadline is not after `created_at`), CommandTargetNotFound, CommandTargetAmbiguous,
         CommandTargetIdInvalid (contains `:`), DeploymentNotFound (unknown, and `auto_register` is
-        off); nothing is stored then.
+        off), QuotaExceeded; nothing is stored then.
         """
         ...
 

@@ -107,8 +107,20 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The id of the token or credential that it was granted to; None without one."""
     created_by: str | None = None
     """The id of the token that created the command; None without one."""
+    retry_of: str | None = None
+    """The id of the command that it runs again."""
     completed_by: str | None = None
     """The id of the token or credential whose response or cancel ended it."""
+
+
+class Quotas(Record, frozen=True, kw_only=True):
+    """The most that one deployment may have. The keys of section `quotas` have these names."""
+
+    max_live_commands: int = 200_000
+    max_open_uploads: int = 1_000
+    max_stored_bytes: int = 50 << 30
+    max_idempotency_keys: int = 10_000_000
+    max_agents: int = 20_000
 
 
 class PushLease(Record, frozen=True):
@@ -143,6 +155,10 @@ class NewCommand(Record, frozen=True, kw_only=True):
     and the params are there."""
     created_by: str | None = None
     """The id of the token that creates it."""
+    quotas: Quotas | None = None
+    """None: nothing is counted against the deployment."""
+    retry_of: str | None = None
+    """The id of the command that it runs again."""
 
 
 class Created(Record, frozen=True, kw_only=True):

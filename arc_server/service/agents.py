@@ -96,7 +96,7 @@ class AgentService:
     async def register(
         self, agent_id: str, registration: AgentRegistration, *, within: Reach = EVERYTHING
     ) -> None:
-        """Store the registration of an agent. Raises Forbidden.
+        """Store the registration of an agent. Raises Forbidden, QuotaExceeded.
 
         Schemas of handlers are a courtesy: when they are too large together, none of them is kept.
         """
@@ -109,7 +109,11 @@ class AgentService:
             log.warning("agents.schemas_left_out", agent_id=agent_id)
             registration = bare
         stored = await self._store.put_agent(
-            agent_id, registration, self._clock.now(), within.credential
+            agent_id,
+            registration,
+            self._clock.now(),
+            within.credential,
+            self._limits.quotas,
         )
         if self._known.put(stored):
             self._on_change(registration.deployment_id)

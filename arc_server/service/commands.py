@@ -1,4 +1,4 @@
-"""Commands as senders see them: create, upload, read, list, cancel.
+"""Commands as senders see them: create, upload, read, list, cancel, retry.
 
 The services know ports only, no HTTP and no SQL. `within` is the reach of the caller: commands
 outside it do not exist for the caller. `base_url` begins the URLs in an answer; it ends in /v1.
@@ -10,6 +10,7 @@ each runs to its end, so that all that is committed is also announced.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Final
 
 import msgspec
@@ -25,8 +26,9 @@ from arc_protocol.errors import (
     InvalidCommand,
     InvalidStateTransition,
     NotFound,
+    QuotaExceeded,
 )
-from arc_protocol.messages.base import State
+from arc_protocol.messages.base import IMPLICIT_TARGET, State
 from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.commands import (
     CommandList,
@@ -34,6 +36,7 @@ from arc_protocol.messages.commands import (
     CreateCommandRequest,
     CreateCommandResponse,
     Payload,
+    RetryRequest,
     UploadCompleteResponse,
 )
 from arc_protocol.messages.waiting import Waiting
@@ -103,12 +106,6 @@ class CommandService:
         """
         check_deployment(request.deployment_id, within)
         check_command(request.command, within)
-        if request.operation_result_contract is not None:
-            # Taken and not kept, it would let readers see what the sender wanted redacted.
-            raise InvalidCommand(
-                "operationResultContract: this server does not redact results",
-                field="operationResultContract",
-            )
         max_attempts = bounded(
             "maxAttempts",
             request.max_attempts,
@@ -119,36 +116,97 @@ class CommandService:
         now = self._clock.now()
         command_id = new_command_id(now)
         params, digest = await self._incoming.accept_params(command_id, request.params)
+        return await self._create(
+            NewCommand(
+                command_id=command_id,
+                deployment_id=request.deployment_id,
+                target_resource_id=request.target_resource_id,
+                command=request.command,
+                params=params,
+                params_digest=digest,
+                max_attempts=max_attempts,
+                created_at=now,
+                deadline=deadline,
+                idempotency_key=request.idempotency_key,
+                auto_register=self._limits.registers(within),
+                signature=request.signature,
+                created_by=within.credential,
+            ),
+            base_url=base_url,
+        )
+
+    async def retry(
+        self,
+        command_id: str,
+        request: RetryRequest,
+        *,
+        base_url: str,
+        within: Reach = EVERYTHING,
+    ) -> CreateCommandResponse:
+        """Run a command that has ended again, as a new command. If the idempotency key was used for
+        this before, return the command that it created.
+
+        Raises CommandNotFound, InvalidStateTransition for a command that has not ended, Conflict
+        when its params cannot be used again, and the errors of `create`.
+        """
+        await self._lookup.find(command_id, within)
+        stored = await self._find_with_bodies(command_id, within)
+        old = stored.command
+        if old.state not in lifecycle.TERMINAL:
+            raise InvalidStateTransition(
+                f"the command is {old.state}: it can be run again once it has ended",
+                **{"from": old.state, "to": State.PENDING},
+            )
+        if stored.signature is not None:
+            raise Conflict(
+                "the command is signed, and hosts accept a signature once: its sender has to sign"
+                " and send it anew",
+                command_id=command_id,
+            )
+        now = self._clock.now()
+        deadline = None if request.deadline is None else utc(request.deadline)
+        if deadline is None and old.deadline is not None:
+            deadline = now + (old.deadline - old.created_at)
+        new_id = new_command_id(now)
+        named = None if old.target == IMPLICIT_TARGET else old.target.resource_id
+        return await self._create(
+            NewCommand(
+                command_id=new_id,
+                deployment_id=old.deployment_id,
+                target_resource_id=named,
+                command=old.command,
+                params=await self._incoming.accept_again(new_id, stored.params),
+                params_digest=hashlib.sha256(b"retry:" + command_id.encode()).digest(),
+                max_attempts=old.max_attempts,
+                created_at=now,
+                deadline=deadline,
+                idempotency_key=request.idempotency_key,
+                auto_register=False,
+                created_by=within.credential,
+                retry_of=command_id,
+            ),
+            base_url=base_url,
+        )
+
+    async def _create(self, new: NewCommand, *, base_url: str) -> CreateCommandResponse:
+        """Store a new command and announce it. Its params are discarded if it is not stored."""
+        command_id, params = new.command_id, new.params
         outlet = self._announcements.push_outlet
         results = self._announcements.results
-        results.remember_live(command_id, RememberedCommand(request.deployment_id, deadline, now))
+        results.remember_live(
+            command_id, RememberedCommand(new.deployment_id, new.deadline, new.created_at)
+        )
         foretold = None
         if not isinstance(params, AwaitedBlob):
-            foretold = self._announcements.work.foretell(
-                request.deployment_id, request.target_resource_id
-            )
+            foretold = self._announcements.work.foretell(new.deployment_id, new.target_resource_id)
+        lease = None if outlet is None else outlet.offer(new.created_at)
         try:
             created = await self._store.create(
-                NewCommand(
-                    command_id=command_id,
-                    deployment_id=request.deployment_id,
-                    target_resource_id=request.target_resource_id,
-                    command=request.command,
-                    params=params,
-                    params_digest=digest,
-                    max_attempts=max_attempts,
-                    created_at=now,
-                    deadline=deadline,
-                    idempotency_key=request.idempotency_key,
-                    auto_register=self._limits.registers(within),
-                    signature=request.signature,
-                    push_lease=None if outlet is None else outlet.offer(now),
-                    created_by=within.credential,
-                )
+                msgspec.structs.replace(new, push_lease=lease, quotas=self._limits.quotas)
             )
         except ArcError as error:
             results.wake(command_id)
-            if isinstance(error, BadRequest | NotFound | Conflict):
+            if isinstance(error, BadRequest | NotFound | Conflict | QuotaExceeded):
                 await self._incoming.discard(params)
             raise
         command = created.command
@@ -159,13 +217,11 @@ class CommandService:
             self._announcements.announce_created(command, foretold)
             if outlet is not None and command.state is State.DISPATCHED:
                 assert not isinstance(params, AwaitedBlob)
-                await outlet.send(
-                    Grant(command=command, params=params, signature=request.signature)
-                )
+                await outlet.send(Grant(command=command, params=params, signature=new.signature))
             await self._incoming.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
-            upload = self._outgoing.params_upload(created.params, base_url, within.credential)
+            upload = self._outgoing.params_upload(created.params, base_url, new.created_by)
         return CreateCommandResponse(
             command_id=command.command_id,
             state=command.state,
@@ -419,6 +475,7 @@ def _describe(
         cancel_requested=command.cancel_requested or None,
         created_by=command.created_by,
         completed_by=command.completed_by,
+        retry_of=command.retry_of,
         error_code=error_code,
         waiting=waiting,
     )

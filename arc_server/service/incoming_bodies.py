@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from arc_protocol.errors import ArcError, InvalidCommand, NotFound, PayloadTooLarge
+from arc_protocol.errors import ArcError, Conflict, InvalidCommand, NotFound, PayloadTooLarge
 from arc_protocol.messages.bodies import (
     BodySpec,
     CommandResponse,
@@ -76,6 +76,21 @@ class IncomingBodies:
             self._check_size("params.size", params.size)
         digest = await _sha256(b"storage:", str(params.size).encode())
         return AwaitedBlob(path=path, size=params.size), digest
+
+    async def accept_again(self, command_id: str, params: StoredParams) -> StoredBody:
+        """Return stored params as those of a new command. Raises Conflict if there are none."""
+        if isinstance(params, StoredInline):
+            return params
+        if isinstance(params, AwaitedBlob):
+            raise Conflict("its params were never uploaded: there is nothing to run again")
+        path = params_path(command_id)
+        try:
+            if isinstance(params, StoredBlob):
+                await self._blobs.link(params.path, path)
+                return StoredBlob(path=path, size=params.size)
+        except NotFound:
+            pass
+        raise Conflict("its params are no longer stored: it cannot be run again")
 
     async def accept_response(
         self, command: CommandRecord | None, response: CommandResponse, lease_id: str | None = None

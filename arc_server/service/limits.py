@@ -6,6 +6,7 @@ import msgspec
 
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_server.ports.reach import Reach
+from arc_server.ports.records import Quotas
 
 
 class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +42,8 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Deployments and targets are registered at their first use; None: by callers that may."""
     max_targets: int = 100
     """The targets of a deployment, past which none registers itself."""
+    quotas: Quotas = Quotas()
+    """The most that one deployment may have."""
     max_answer_bytes: int = 8 << 20
     """The most bytes of inline params that one lease request gets."""
 

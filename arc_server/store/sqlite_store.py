@@ -44,12 +44,13 @@ from arc_server.ports.records import (
     NewCommand,
     NewCredential,
     PushLease,
+    Quotas,
     Renewal,
     StoredBody,
     StoredResponse,
     TokenSecret,
 )
-from arc_server.store.engine import schema
+from arc_server.store.engine import faults, schema
 from arc_server.store.engine.database import BUSY_TIMEOUT_SECONDS, MAX_BATCH, Database
 from arc_server.store.engine.ended_journal import JOURNAL, EndedJournal, EndedRecord
 from arc_server.store.engine.rows import micros
@@ -121,7 +122,8 @@ class SqliteStore:
         except OSError as error:
             raise Unavailable(f"no snapshot of the database: {error.strerror}") from None
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"no snapshot of the database: {error}") from None
+            reason = f"no snapshot of the database: {faults.reason(error)}"
+            raise StoreUnavailable(reason) from error
 
     async def close(self) -> None:
         await self.database.close()
@@ -129,7 +131,7 @@ class SqliteStore:
     # commands
 
     async def create(self, new: NewCommand) -> Created:
-        return await self._write(create.create, new)
+        return await self._write(create.create, new, queue=new.deployment_id)
 
     async def mark_uploaded(
         self,
@@ -155,7 +157,9 @@ class SqliteStore:
         await self._write(complete.write_payload, command_id, params, response)
 
     async def lease(self, query: LeaseQuery, now: datetime) -> Granted:
-        return await self._in_passes(lambda: self._write(lease.lease, query, now))
+        return await self._in_passes(
+            lambda: self._write(lease.lease, query, now, queue=query.deployment_id)
+        )
 
     async def lease_push(
         self, lease_ids: Sequence[str], lease_seconds: float, now: datetime
@@ -183,7 +187,9 @@ class SqliteStore:
         now: datetime,
         within: Reach = EVERYTHING,
     ) -> Renewal:
-        return await self._write(lease.renew, lease_ids, lease_seconds, now, within)
+        return await self._write(
+            lease.renew, lease_ids, lease_seconds, now, within, queue=_queue_of(within)
+        )
 
     async def release(
         self,
@@ -194,7 +200,15 @@ class SqliteStore:
         within: Reach = EVERYTHING,
         push_after: datetime | None = None,
     ) -> CommandRecord:
-        return await self._write(lease.release, lease_id, now, costs_attempt, within, push_after)
+        return await self._write(
+            lease.release,
+            lease_id,
+            now,
+            costs_attempt,
+            within,
+            push_after,
+            queue=_queue_of(within),
+        )
 
     async def complete(
         self,
@@ -204,17 +218,29 @@ class SqliteStore:
         now: datetime,
         within: Reach = EVERYTHING,
     ) -> Completion:
-        return await self._write(complete.complete, command_id, lease_id, response, now, within)
+        return await self._write(
+            complete.complete,
+            command_id,
+            lease_id,
+            response,
+            now,
+            within,
+            queue=_queue_of(within),
+        )
 
     async def complete_all(
         self, submissions: Sequence[LeasedResponse], now: datetime, within: Reach = EVERYTHING
     ) -> Sequence[Completion | ArcError]:
-        return await self._write(complete.complete_all, submissions, now, within)
+        return await self._write(
+            complete.complete_all, submissions, now, within, queue=_queue_of(within)
+        )
 
     async def add_events(
         self, command_id: str, request: EventsRequest, keep: int, within: Reach = EVERYTHING
     ) -> CommandRecord:
-        return await self._write(events.add, command_id, request, keep, within)
+        return await self._write(
+            events.add, command_id, request, keep, within, queue=_queue_of(within)
+        )
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
         return await self._list(events.read, command_id, after, limit)
@@ -284,8 +310,17 @@ class SqliteStore:
         registration: AgentRegistration,
         now: datetime,
         credential: str | None = None,
+        quotas: Quotas | None = None,
     ) -> AgentPresence:
-        return await self._write(agents.put_agent, agent_id, registration, now, credential)
+        return await self._write(
+            agents.put_agent,
+            agent_id,
+            registration,
+            now,
+            credential,
+            quotas,
+            queue=registration.deployment_id,
+        )
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
         await self._write(agents.touch_agents, seen)
@@ -307,7 +342,12 @@ class SqliteStore:
         return await self._read(credentials.find_token, token_hash)
 
     async def rotate_token(self, secret: TokenSecret, older_end_at: datetime) -> BearerToken | None:
-        return await self._write(credentials.rotate_token, secret, older_end_at)
+        token = await self._write(credentials.rotate_token, secret, older_end_at)
+        if token is not None and token.revoked_at is None:
+            at, end = micros(secret.created_at), micros(older_end_at)
+            line = EndedRecord("secret", secret.token_hash.hex(), at, secret.token_id, end)
+            await self._write_journal([line])
+        return token
 
     async def use_tokens(self, used: Mapping[str, datetime]) -> None:
         await self._write(credentials.use_tokens, used)
@@ -348,7 +388,9 @@ class SqliteStore:
         return await self._write(credentials.add_key, new, signed_by, now)
 
     async def use_key(self, key_id: str, now: datetime, older_end_at: datetime) -> None:
-        await self._write(credentials.use_key, key_id, now, older_end_at)
+        line = await self._write(credentials.use_key, key_id, now, older_end_at)
+        if line is not None:
+            await self._write_journal([line])
 
     async def find_credential(self, credential_id: str) -> Credential | None:
         return await self._read(credentials.find_credential, credential_id)
@@ -387,3 +429,8 @@ class SqliteStore:
             await asyncio.to_thread(self._journal.add, lines)
         except OSError as error:
             raise StoreUnavailable(f"{JOURNAL}: {error.strerror}") from None
+
+
+def _queue_of(within: Reach) -> str:
+    """Return the queue for writes of a caller: its deployment's, or else its own."""
+    return within.deployment() or within.credential or ""

@@ -22,7 +22,7 @@ SIZES = [(params, result) for params in (SMALL, LARGE) for result in (SMALL, LAR
 
 
 async def ask_for_in_time(result_bytes: int, length: int) -> AsyncIterator[bytes]:
-    """The same in chunks."""
+    """Yield the body in chunks."""
     line = f"{result_bytes} {RESULT_SEED}\n".encode()
     yield line
     async for chunk in octets_in_time(length - len(line), seed=1):

@@ -156,15 +156,15 @@ async def test_a_result_is_kept_while_the_proxy_refuses_errors_as_well(world: Wo
     assert status["state"] in ("SUCCEEDED", "FAILED")
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("refusal", [413, 400, 403, 502, 504, "cut", "page 200"])
 @pytest.mark.parametrize("reads_all", [True, False])
 async def test_params_that_a_proxy_refuses_fail_after_some_uploads(
-    world: World, refusal: Refusal, reads_all: bool
+    served: World, refusal: Refusal, reads_all: bool
 ) -> None:
-    await world.server()
-    async with LimitingProxy(world.url, larger_than(LIMIT), refusal) as proxy:
+    async with LimitingProxy(served.url, larger_than(LIMIT), refusal) as proxy:
         proxy.reads_all = reads_all
-        async with Client(proxy.url, token_file=world.tokens["admin"]) as arc:
+        async with Client(proxy.url, token_file=served.tokens["admin"]) as arc:
             with pytest.raises(UploadFailed) as raised:
                 await arc.send(DEPLOYMENT, "blob", bytes(LARGE))
 
@@ -175,15 +175,15 @@ async def test_params_that_a_proxy_refuses_fail_after_some_uploads(
         assert raised.value.context["status"] == refusal
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("refusal", [413, 400, 403, 502, "cut"])
 async def test_a_create_that_a_proxy_refuses_fails_with_its_size(
-    world: World, refusal: Refusal
+    served: World, refusal: Refusal
 ) -> None:
-    await world.server()
     async with (
-        LimitingProxy(world.url, larger_than(20_000), refusal) as proxy,
+        LimitingProxy(served.url, larger_than(20_000), refusal) as proxy,
         Client(
-            proxy.url, token_file=world.tokens["admin"], retry_seconds=0.5, inline_bytes=100_000
+            proxy.url, token_file=served.tokens["admin"], retry_seconds=0.5, inline_bytes=100_000
         ) as arc,
     ):
         with pytest.raises(ArcError) as raised:

@@ -18,6 +18,7 @@ from arc_agent.net.routes import Routes
 from arc_agent.net.token import ConfiguredToken
 from tests.support.certificates import Authority
 from tests.support.large_bodies import RESULT_SEED, ask_for
+from tests.support.listening import stop_accepting
 from tests.support.network_front import ForwardProxy, TlsFront
 from tests.support.octets import digest_of
 from tests.support.processes import Process
@@ -25,7 +26,7 @@ from tests.support.waiting import until
 from tests.support.world import World
 
 HOST = "arc.test"
-"""A name that nobody but the proxies of these tests knows."""
+"""A name that only the proxies of these tests know."""
 PASSWORD = "pa:ss wörd%40"
 LARGE = 1_000_000
 QUICK = {"max_back_off_seconds": 0.3, "connect_timeout_seconds": 5}
@@ -340,7 +341,7 @@ async def test_an_agent_reaches_its_server_by_ipv6(world: World):
 
 
 class _Front6(TlsFront):
-    """The same without TLS, at ::1."""
+    """Serve without TLS, at ::1."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port, None, host="::1")  # pyright: ignore[reportArgumentType]
@@ -354,7 +355,7 @@ class _Listening:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await stop_accepting(self._server)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):

@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 
 from arc_server.app import RunningServer, serving
-from arc_server.config.sections import EnrolmentSection, ServerConfig
+from arc_server.config.sections import ServerConfig
 from arc_server.http.limits import HttpLimits
 from tests.support.certificates import Authority, Issued
 from tests.support.running_server import OWN, Client, admin_client
@@ -139,8 +139,7 @@ async def front(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     config = ServerConfig(
         listen="127.0.0.1:0",
         data_dir=tmp_path / "data",
-        http=HttpLimits(trusted_proxies=["127.0.0.1"], drain_seconds=1),
-        enrolment=EnrolmentSection(max_strangers_per_second=1),
+        http=HttpLimits(trusted_proxies=["127.0.0.1"], drain_seconds=1, strangers_per_second=1),
     )
     trust = ssl.create_default_context(cafile=authority.ca_file)
     connector = aiohttp.TCPConnector(ssl=trust, limit=0)

@@ -76,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Deployment:
-    """Clients of one deployment, which nobody else uses."""
+    """Clients of one deployment, which no other test uses."""
 
     numbers = itertools.count(1)
 

@@ -60,7 +60,7 @@ async def sender(world: World) -> AsyncIterator[tuple[Told, Command, asyncio.Tas
 
 
 async def operator(world: World, agent: str, do: str, **request: Any) -> dict[str, Any]:
-    """What a person on the host asks of an agent, once it listens."""
+    """Return what a person on the host asks of an agent, once it listens."""
     path = world.directory / agent / "control.sock"
 
     async def answer() -> dict[str, Any] | None:

@@ -136,7 +136,7 @@ class Walk:
             self._expect("settled", command_id, state in ("SUCCEEDED", "FAILED", "EXPIRED"), True)
             if digest is not None:
                 self._expect("settled", f"params of {command_id}", found, digest)
-        are_sealed = not self._operation.name.startswith("create.")  # nobody can reach those
+        are_sealed = not self._operation.name.startswith("create.")  # no client can reach those
         self._expect("settled", "audit", audit(self._current, are_sealed=are_sealed), [])
         leftovers = [each.name for each in (self._current / "blobs" / ".incoming").iterdir()]
         self._expect("settled", "unfinished uploads", leftovers, [])

@@ -73,7 +73,7 @@ def _keys(events: Sequence[Event]) -> Iterator[Violation]:
 
 
 def _one_command_each(events: Sequence[Event]) -> Iterator[Violation]:
-    """What was asked for once is stored once, heard of or not: params differ for each key."""
+    """Check that a create is stored once, answered or not: params differ for each key."""
     owners: dict[str, set[str]] = defaultdict(set)
     for event in events:
         if event.kind == "payload" and event.answer is not None:
@@ -83,7 +83,7 @@ def _one_command_each(events: Sequence[Event]) -> Iterator[Violation]:
         if len(commands) > 1:
             yield Violation("stored_once", params, f"stored as {sorted(commands)}")
         if params not in asked:
-            yield Violation("stored_once", params, "nobody has sent it")
+            yield Violation("stored_once", params, "no sender has sent it")
 
 
 def _listed(events: Sequence[Event], stories: dict[str, Story]) -> Iterator[Violation]:
@@ -102,7 +102,7 @@ def _listed(events: Sequence[Event], stories: dict[str, Story]) -> Iterator[Viol
 
 
 def _acknowledged_is_there(story: Story) -> Iterator[str]:
-    """Nobody may hear that a command is not there after a create was answered with it."""
+    """Check that no answer says 404 of a command whose create was answered."""
     first = min((each.returned for each in story.creates), default=math.inf)
     for event in story.missed:
         if event.invoked > first:
@@ -143,7 +143,7 @@ def _one_end(story: Story) -> Iterator[str]:
 
 
 def _the_end_stays(story: Story) -> Iterator[str]:
-    """What has ended, or was told that its response is in, lives no more."""
+    """Check that a command that ended, or whose response was accepted, stays ended."""
     ended = [read.returned for read in story.endings]
     ended += [each.returned for each in story.responds if each.outcome == "ok"]
     first = min(ended, default=math.inf)
@@ -156,7 +156,7 @@ def _the_end_stays(story: Story) -> Iterator[str]:
 
 
 def _an_end_has_a_cause(story: Story) -> Iterator[str]:
-    """Somebody handed in what it ended with, or there was a reason for the server's own words."""
+    """Check that a holder handed in the response, or that the server had a reason for its own."""
     for read in story.endings:
         answer = answer_of(read)
         response = answer.get("response")
@@ -168,7 +168,7 @@ def _an_end_has_a_cause(story: Story) -> Iterator[str]:
             continue
         elif response is not None and response[:2] == ["error", "CANCELLED"]:
             if not any(cancel.invoked < read.returned for cancel in story.cancels):
-                yield "CANCELLED and nobody asked for that"
+                yield "CANCELLED without a request for it"
         elif response is not None and response[:2] == ["error", "MAX_ATTEMPTS_EXCEEDED"]:
             if any(answer["attempt"] < each.asked["maxAttempts"] for each in story.creates):
                 yield f"given up in attempt {answer['attempt']}"
@@ -178,11 +178,11 @@ def _an_end_has_a_cause(story: Story) -> Iterator[str]:
             and list(each.asked["response"]) == response
             for each in story.responds
         ):
-            yield f"ended with {response}, which nobody has handed in, or it was refused"
+            yield f"ended with {response}, which no holder handed in, or it was refused"
 
 
 def _a_stale_lease_decides_nothing(story: Story) -> Iterator[str]:
-    """What a holder asked for after a newer lease was handed out has no effect."""
+    """Check that a request under a stale lease has no effect."""
     final = next(
         (answer_of(read)["response"] for read in story.endings if _has_response(read)), None
     )
@@ -213,7 +213,7 @@ def _a_stale_lease_decides_nothing(story: Story) -> Iterator[str]:
 
 
 def _one_holder_at_a_time(story: Story) -> Iterator[str]:
-    """Nobody gets a command while a lease on it is sure to be alive."""
+    """Check that no agent is given a command while a lease on it is sure to be alive."""
     for held in story.leases:
         for other in story.leases:
             at = other.event.returned
@@ -274,7 +274,7 @@ def _a_live_lease_is_honoured(story: Story) -> Iterator[str]:
 
 
 def _uploads_come_first(story: Story) -> Iterator[str]:
-    """What waits for an upload is not leased before; what was uploaded waits no more."""
+    """Check that a command is leased only after its upload, and is ready from then on."""
     if any(answer_of(each)["state"] == "PENDING_UPLOAD" for each in story.creates):
         said = min((each.invoked for each in story.uploads), default=math.inf)
         if any(granted.event.returned < said for granted in story.leases):

@@ -26,7 +26,7 @@ class Granted:
     renewals: list[Event] = field(default_factory=list)
 
     def is_kept_at(self, instant: float) -> bool:
-        """Whether it cannot have run out by then: a grant or a renewal asked for late enough."""
+        """Return True if it cannot have lapsed by then: a late enough grant or renewal."""
         kept = [self.event, *(each for each in self.renewals if self._renewed_by(each))]
         return any(
             each.invoked + each.asked["seconds"] - CLOCK_SLACK_SECONDS > instant
@@ -38,7 +38,7 @@ class Granted:
         return event.answer is not None and self.lease in event.answer["renewed"]
 
     def is_left_untouched_until(self, instant: float, *, but: Event | None = None) -> bool:
-        """Whether nobody had asked by then to end it, but in vain or by `but`."""
+        """Return True if no request but `but` could have ended it by then."""
         return all(
             end is but or end.outcome == "fail" or end.invoked >= instant for end in self.ends
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_COMPARED = ("numbering", "sqlite_sequence")
-"""Tables whose rows may differ without anybody being able to tell."""
+"""Tables whose rows may differ without a client being able to tell."""
 INLINE, BLOB, AWAITED, ERROR = 1, 2, 3, 4
 """The forms of bodies."""
 
@@ -50,7 +50,7 @@ _RULES = {
 
 
 def dump(data_dir: Path, scratch: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """All that the database says, whatever state its files are in; they are left as they are."""
+    """Return all rows of the database; its files are left as they are, in any state."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     for file in data_dir.glob("arc.db*"):
@@ -67,7 +67,7 @@ def dump(data_dir: Path, scratch: Path) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def audit(data_dir: Path, *, are_sealed: bool = False) -> list[str]:
-    """What is wrong in a data directory that nobody uses."""
+    """Return what is wrong in a data directory that no process uses."""
     with closing(sqlite3.connect(data_dir / "arc.db")) as database:
         return list(problems(database, data_dir / "blobs", are_sealed=are_sealed))
 
@@ -79,7 +79,7 @@ def problems(
     is_thorough: bool = True,
     are_sealed: bool = False,
 ) -> Iterator[str]:
-    """What is wrong in an open database, and with the blobs that it refers to.
+    """Yield what is wrong in an open database, and with the blobs that it refers to.
 
     `are_sealed`: these were all handed in by requests that were answered.
     """

@@ -57,5 +57,5 @@ class Disk:
         )
 
     def has_failed(self) -> bool:
-        """Whether the fault has come; there are none any more from now on."""
+        """Return True if the fault has come, and let no more come."""
         return self._library.disk_fault(0, 0, ctypes.c_long(0), 0, b"") <= 0

@@ -76,15 +76,15 @@ class Open:
         self._who = who
 
     def ok(self, **answer: Any) -> None:
-        """It was done."""
+        """The request took effect."""
         self._add(Event(*self._parts, time.monotonic(), "ok", answer, who=self._who))
 
     def fail(self, code: str) -> None:
-        """It was refused."""
+        """The request was refused."""
         self._add(Event(*self._parts, time.monotonic(), "fail", None, code, self._who))
 
     def unknown(self) -> None:
-        """Nobody knows."""
+        """The outcome is unknown."""
         self._add(Event(*self._parts, who=self._who))
 
     def _add(self, event: Event) -> None:

@@ -95,6 +95,6 @@ class KilledServer:
         return code
 
     async def put_away(self) -> None:
-        """Whatever has become of it, it runs no more."""
+        """Kill the process if it still runs."""
         if self._process is not None:
             await self._process.put_away()

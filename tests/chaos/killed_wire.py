@@ -30,7 +30,7 @@ class Wire:
     async def ask(
         self, method: str, path: str, body: Any, *, event: Open | None = None
     ) -> Reply | None:
-        """One request. None: nobody knows; noted for `event` unless it never went out."""
+        """Send one request. None: outcome unknown; noted for `event` unless it never went out."""
         url = path if path.startswith("http") else self._victim.url + path
         data = None if body is None else json.dumps(body)
         try:
@@ -43,7 +43,7 @@ class Wire:
                 text = await answer.read()
                 return answer.status, json.loads(text) if text else {}
         except (aiohttp.ClientError, ConnectionError) as error:
-            # aiohttp sends a PUT or GET again by itself: that the second try found nobody there
+            # aiohttp sends a PUT or GET again by itself: that the second try met no server
             # does not tell that the first one came to nothing.
             is_unsent = isinstance(error, aiohttp.ClientConnectorError) and method == "POST"
             if event is not None and not is_unsent:

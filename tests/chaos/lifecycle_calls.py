@@ -301,7 +301,7 @@ async def lease_as(parts: ServerParts, target_id: str) -> Answer:
 
 
 async def lapsed(parts: ServerParts) -> Notes:
-    """A command whose lease has run out, and nobody took it since."""
+    """Return a command whose lease has lapsed and that no agent has leased since."""
     notes = await leased(parts, seconds=5)
     await parts.store.requeue_lapsed(START + timedelta(seconds=6), 10)
     return notes

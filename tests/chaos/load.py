@@ -39,7 +39,7 @@ class Load:
         self._ids: list[str] = []
 
     async def run(self, senders: int, holders: int, readers: int) -> None:
-        """Everybody at once, until everything has ended after `is_ending`."""
+        """Run all clients at once, until everything has ended after `is_ending`."""
         async with asyncio.TaskGroup() as group:
             sending = [group.create_task(self._send(f"sender-{n}")) for n in range(senders)]
             others = [group.create_task(self._hold(f"holder-{n}")) for n in range(holders)]
@@ -327,7 +327,7 @@ class Load:
                 return None
 
     def _is_good(self, event: Open, reply: Reply) -> bool:
-        """Whether it is a 200; else it is noted."""
+        """Return True for a 200; note any other answer."""
         status, answer = reply
         if status == 200:
             return True

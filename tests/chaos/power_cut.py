@@ -104,7 +104,7 @@ class Inode:
     pending: list[Write] = field(default_factory=list)
 
     def sync(self) -> None:
-        """What was written is there."""
+        """Note that the written bytes are there."""
         for write in self.pending:
             write.apply(self.durable)
         self.pending.clear()
@@ -196,7 +196,7 @@ class Remains:
         return how
 
     def forget_image(self) -> None:
-        """Somebody has worked in the image: make it from nothing the next time."""
+        """Note that the image was changed: make it from nothing the next time."""
         shutil.rmtree(self.image)
         self.image.mkdir()
         self._shown = {}

@@ -41,7 +41,7 @@ class Promises:
             self._blobs[facts["blob"]] = facts["digest"]
 
     def broken(self, data_dir: Path) -> Iterator[str]:
-        """What was promised and is not so. The database is opened, and recovers by that."""
+        """Yield what was promised and is not so. The database is opened, and recovers by that."""
         blobs = data_dir / "blobs"
         keys = data_dir / "keys" / "signing.json"
         if self.acknowledgements and not keys.exists():
@@ -109,7 +109,7 @@ class Promises:
 
 
 def _follows(last: Facts, state: str, attempt: int, lease: str | None) -> bool:
-    """Whether the last request of a life that was broken off may have done this, unheard."""
+    """Return True if the last request of a life that was broken off may have done this, unheard."""
     was = (last["state"], last["attempt"], last["lease"])
     match state:
         case "PENDING":
@@ -142,7 +142,7 @@ def _digest(data: bytes) -> str:
 
 
 class SpoolPromises:
-    """The same for an agent's spool, as noted by spool_lives.py."""
+    """Check an agent's spool, as noted by spool_lives.py."""
 
     def __init__(self) -> None:
         self._facts: dict[str, Facts] = {}
@@ -156,11 +156,11 @@ class SpoolPromises:
             self._facts[facts["entry"]] = facts
 
     def broken(self, data_dir: Path) -> Iterator[str]:
-        """What was promised and is not so: read from outside."""
+        """Yield what was promised and is not so: read from outside."""
         yield from self.differ(dict(_spooled(data_dir)))
 
     def differ(self, found: Mapping[str, str]) -> Iterator[str]:
-        """What was promised and is not so, when that is in the spool."""
+        """Yield what was promised and is not so, when that is in the spool."""
         for name, facts in self._facts.items():
             if facts["is"] == "in" and name not in found:
                 yield f"a result is lost: {name}"

@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
         return not self.violations and not self.audit
 
     def complaint(self) -> str:
-        """What a failing test shows: what is wrong, the stories of these commands, the logs."""
+        """Return a report of what is wrong, the stories of these commands, and the logs."""
         about = {violation.about for violation in self.violations}
         stories = [line for each in sorted(about) for line in self.history.about(each)]
         problems = [*map(str, self.violations), *self.audit]
@@ -70,7 +70,7 @@ async def kill_at_random(kills: int, directory: Path) -> Verdict:
 
 
 async def kill_at_failpoint(name: str, directory: Path) -> Verdict:
-    """The same with one death, at the N-th passing of a failpoint."""
+    """Run with one death, at the N-th passing of a failpoint."""
 
     async def kill(server: KilledServer, load: Load, source: random.Random) -> None:
         await server.start({"ARC_FAILPOINT": f"{name}=kill@{source.randint(5, 20)}"})

@@ -101,7 +101,7 @@ async def _leave(spool: Spool, entry: Entry, n: int) -> None:
 
 
 async def _inside(data_dir: DataDir) -> dict[str, Any]:
-    """What an agent finds when it starts: for each result the digest of what it would send."""
+    """Return an agent's finds at its start: for each result the digest of what it would send."""
     async with DiskThread() as thread:
         spool = await Spool.open(data_dir, SETTINGS, thread)
         found: dict[str, Any] = {}

@@ -117,11 +117,11 @@ def live(series: Series, n: int, children: ForkedChildren, directory: Path) -> s
     assert audit(data_dir) == [], where
     if outcome.answer["stops"]:
         return "the process stops"
-    return "refused" if outcome.answer["ends"] else "nobody noticed"
+    return "refused" if outcome.answer["ends"] else "unnoticed"
 
 
 def broken_promises(data_dir: Path, log: Path, image: Path) -> Iterator[str]:
-    """What was acknowledged and is not there, now or if the power fails.
+    """Yield what was acknowledged and is not there, now or if the power fails.
 
     The kernel forgets what it could not write: what a failed fsync was for counts as lost.
     """

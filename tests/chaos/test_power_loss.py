@@ -89,7 +89,7 @@ def cut_power_of_a_server(
 def cut_power_of_an_agent(
     children: ForkedChildren, directory: Path, count: int, *, synchronous: str = "FULL"
 ) -> Cuts:
-    """The same with results in an agent's spool."""
+    """Cut the power with results in an agent's spool."""
     data_dir, log = directory / "data", directory / "log"
     data_dir.mkdir()
     job = {

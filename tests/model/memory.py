@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from arc_protocol import lifecycle
+from arc_protocol.codec import encode
 from arc_protocol.errors import (
     ArcError,
     CommandNotFound,
@@ -28,6 +29,7 @@ from arc_protocol.errors import (
     InvalidStateTransition,
     LeaseLost,
     LeaseNotFound,
+    QuotaExceeded,
     StoreUnavailable,
 )
 from arc_protocol.messages.agents import AgentRegistration
@@ -39,6 +41,7 @@ from arc_protocol.messages.base import (
     State,
 )
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
+from arc_server.ports.agents import SILENT_AGENT_SECONDS
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
@@ -63,6 +66,7 @@ from arc_server.ports.records import (
     LeaseQuery,
     NewCommand,
     PushLease,
+    Quotas,
     ReadResponse,
     Renewal,
     StoredBody,
@@ -165,6 +169,8 @@ class MemoryStore(MemoryCredentials):
             raise error or AssertionError
         if lifecycle.is_overdue(new.deadline, new.created_at):
             raise InvalidCommand("deadline: is not in the future")
+        if new.quotas is not None:
+            self._check_quotas(new, new.quotas)
         if new.command_id in self._commands:
             raise StoreUnavailable(f"there is a command {new.command_id}")
         self._places.setdefault(new.deployment_id, place)
@@ -187,6 +193,7 @@ class MemoryStore(MemoryCredentials):
                 is_push=place.push_url is not None,
                 deadline=new.deadline,
                 created_by=new.created_by,
+                retry_of=new.retry_of,
             ),
             params=new.params,
             signature=new.signature,
@@ -208,6 +215,39 @@ class MemoryStore(MemoryCredentials):
                 )
             )
         return Created(command=stored.command, is_replay=False, params=new.params)
+
+    def _check_quotas(self, new: NewCommand, quotas: Quotas) -> None:
+        used = self.usage(new.deployment_id)
+        if (
+            used["live_commands"] >= quotas.max_live_commands
+            or used["stored_bytes"] >= quotas.max_stored_bytes
+            or (
+                isinstance(new.params, AwaitedBlob)
+                and used["open_uploads"] >= quotas.max_open_uploads
+            )
+            or (new.idempotency_key and used["idempotency_keys"] >= quotas.max_idempotency_keys)
+        ):
+            raise QuotaExceeded("the deployment has used up a quota")
+
+    def usage(self, deployment_id: str) -> dict[str, int]:
+        """Return what a deployment uses."""
+        stored = [
+            each for each in self._commands.values() if each.command.deployment_id == deployment_id
+        ]
+        agents = [
+            agent
+            for agent in self._agents.values()
+            if agent.registration.deployment_id == deployment_id
+        ]
+        return {
+            "live_commands": sum(each.command.state not in lifecycle.TERMINAL for each in stored),
+            "open_uploads": sum(each.command.state is State.PENDING_UPLOAD for each in stored),
+            "stored_bytes": sum(map(_stored_bytes, stored)) + sum(map(_registered_bytes, agents)),
+            "idempotency_keys": sum(
+                len(keys) for (named, _, _), keys in self._keys.items() if named == deployment_id
+            ),
+            "agents": len(agents),
+        }
 
     def _push(self, stored: _Stored, lease: PushLease, now: datetime) -> CommandRecord:
         """Dispatch a command that has just become ready, if it is pushed."""
@@ -731,13 +771,16 @@ class MemoryStore(MemoryCredentials):
         registration: AgentRegistration,
         now: datetime,
         credential: str | None = None,
+        quotas: Quotas | None = None,
     ) -> AgentPresence:
         """See Store."""
         self._check_open()
         holder = (registration.deployment_id, agent_id, credential)
+        known = self._agents.get(holder)
+        if known is None and quotas is not None:
+            self._make_room(registration.deployment_id, quotas, now)
         if credential is not None:
             self._agents.pop((registration.deployment_id, agent_id, None), None)
-        known = self._agents.get(holder)
         self._agents[holder] = AgentPresence(
             agent_id=agent_id,
             registration=registration,
@@ -746,6 +789,20 @@ class MemoryStore(MemoryCredentials):
             credential=credential,
         )
         return self._presence(self._agents[holder])
+
+    def _make_room(self, deployment_id: str, quotas: Quotas, now: datetime) -> None:
+        used = self.usage(deployment_id)
+        if used["agents"] < quotas.max_agents and used["stored_bytes"] < quotas.max_stored_bytes:
+            return
+        oldest = min(
+            (holder for holder in self._agents if holder[0] == deployment_id),
+            key=lambda holder: self._agents[holder].last_seen_at,
+            default=None,
+        )
+        silent = timedelta(seconds=SILENT_AGENT_SECONDS)
+        if oldest is None or self._agents[oldest].last_seen_at >= now - silent:
+            raise QuotaExceeded("the deployment has used up a quota")
+        del self._agents[oldest]
 
     async def touch_agents(self, seen: Mapping[Holder, datetime]) -> None:
         """See Store."""
@@ -916,6 +973,29 @@ class MemoryStore(MemoryCredentials):
         return self._set(stored, state=state, completed_at=now, completed_by=by)
 
 
+def _stored_bytes(stored: _Stored) -> int:
+    params, response = stored.params, stored.response
+    size = _size(params)
+    if isinstance(params, AwaitedBlob) and stored.command.state is not State.PENDING_UPLOAD:
+        size = 0
+    if isinstance(response, StoredSuccess):
+        return size + _size(response.body)
+    if isinstance(response, StoredError):
+        size += len(msgspec.msgpack.encode((response.code, response.message, response.details)))
+    return size
+
+
+def _size(body: StoredParams) -> int:
+    if isinstance(body, StoredInline):
+        return len(body.data)
+    return 0 if isinstance(body, DamagedBody) else body.size or 0
+
+
+def _registered_bytes(agent: AgentPresence) -> int:
+    bare, schemas = split_schemas(agent.registration)
+    return len(encode(bare)) + (len(msgspec.json.encode(schemas)) if schemas else 0)
+
+
 def _check_holder(command: CommandRecord, lease_id: str | None, within: Reach) -> None:
     if lease_id is None:
         if not within.holds(command):
@@ -933,14 +1013,14 @@ def _is_good_id(resource_id: str) -> bool:
 
 
 def _is_implicit(place: _Place, target: CommandTarget) -> bool:
-    """Whether a target is the implicit one or its heir, or would be once it is registered."""
+    """Return True if a target is the implicit one or its heir, registered or not."""
     if target.resource_id in RESERVED_TARGETS:
         return False
     return not _ordinary(place) or target.resource_id == place.heir
 
 
 def _is_same(key: _Key, place: _Place, target: CommandTarget) -> bool:
-    """Whether a key was made for that target, or for the implicit one that it took over from."""
+    """Return True if a key was made for that target, or for the implicit one before it."""
     if key.is_implicit:
         return _is_implicit(place, target)
     return key.target_id == target.resource_id

@@ -14,8 +14,10 @@ from arc_server.auth.authorisation import Elsewhere, RouteAccess, RouteRule
 from arc_server.auth.bootstrap import BootstrapGrant, BootstrapTokens
 from arc_server.auth.enrolment import new_enrol_token
 from arc_server.auth.tokens import Scope, new_token
+from arc_server.config.oidc_section import OidcRuleEntry
 from arc_server.ports.records import NewCredential
 from tests.support.enrolling_host import Host, enrol_token
+from tests.support.oidc_provider import bearer
 from tests.support.running_server import OTHER, OWN, Answer, Client, inline, make_token, success
 
 VAULT: Final = CommandTarget(resource_id="vault", resource_type=ResourceType.DAEMON)
@@ -42,6 +44,8 @@ class CallerKind:
     is_holder: bool = False
     """The lease that a request is about is its own."""
     is_bootstrapped: bool = False
+    is_of_oidc: bool = False
+    """Its token is a provider's (tests/support/oidc_provider.py)."""
 
 
 def expected(kind: CallerKind, rule: RouteRule, *, names_lease: bool = True) -> int:
@@ -66,7 +70,7 @@ def expected(kind: CallerKind, rule: RouteRule, *, names_lease: bool = True) -> 
 
 
 def is_left_out(kind: CallerKind, rule: RouteRule) -> bool:
-    """Whether an answer of 200 must not show, or do, what the request is about."""
+    """Return True if an answer of 200 must not show, or do, what the request is about."""
     is_other_holder = kind.scope is Scope.AGENT and not kind.is_holder
     return (
         (kind.is_elsewhere and rule.deployment is Elsewhere.OMITTED)
@@ -247,7 +251,29 @@ def _callers() -> list[CallerKind]:
             is_for_other_target=True,
         ),
     ]
+    for scope in (Scope.ADMIN, Scope.OPERATOR, Scope.SENDER, Scope.VIEWER):
+        kinds.append(
+            CallerKind(f"oidc {scope}", scope, _fixed(bearer(f"own {scope}")), is_of_oidc=True)
+        )
+    kinds += [
+        CallerKind(
+            "oidc operator of another",
+            Scope.OPERATOR,
+            _fixed(bearer("other operator")),
+            is_of_oidc=True,
+            is_elsewhere=True,
+        ),
+        CallerKind(
+            "oidc sender of other commands",
+            Scope.SENDER,
+            _fixed(bearer("restarts")),
+            is_of_oidc=True,
+            is_for_other_commands=True,
+        ),
+    ]
     strangers: dict[str, Any] = {
+        "an expired token of oidc": _fixed(bearer("own admin", exp=1)),
+        "a token of oidc for others": _fixed(bearer("own admin", aud="https://other.test")),
         "no token": _fixed(""),
         "a basic header": _fixed("Basic YWRtaW46YWRtaW4="),
         "no token of ours": _fixed("Bearer not-a-token"),
@@ -267,6 +293,17 @@ def _callers() -> list[CallerKind]:
     return kinds + [CallerKind(name, None, make) for name, make in strangers.items()]
 
 
+OIDC_RULES: Final = (
+    OidcRuleEntry(claims={"sub": "own admin"}, scope="admin"),
+    OidcRuleEntry(claims={"sub": "own operator"}, scope="operator", deployments=[OWN]),
+    OidcRuleEntry(claims={"sub": "own sender"}, scope="sender", deployments=[OWN]),
+    OidcRuleEntry(claims={"sub": "own viewer"}, scope="viewer", deployments=["o*n"]),
+    OidcRuleEntry(claims={"sub": "other operator"}, scope="operator", deployments=[OTHER]),
+    OidcRuleEntry(
+        claims={"sub": "restarts"}, scope="sender", deployments=["*"], commands=["restart"]
+    ),
+)
+"""The rules of the server for the callers of OpenID Connect."""
 CALLERS: Final = {kind.name: kind for kind in _callers()}
 
 
@@ -358,6 +395,12 @@ async def _listed(subject: Subject) -> tuple[str, Any]:
     return f"/commands?deploymentId={OWN}&limit=1000", None
 
 
+async def _retry(subject: Subject) -> tuple[str, Any]:
+    path = f"/commands/{await subject.create()}"
+    assert (await subject.admin.call("POST", f"{path}/cancel")).status == 200
+    return f"{path}/retry", {}
+
+
 async def _upload_complete(subject: Subject) -> tuple[str, Any]:
     return f"/commands/{await subject.upload()}/upload-complete", {"size": 3}
 
@@ -446,6 +489,7 @@ CASES: Final[dict[tuple[str, str], dict[str, Case]]] = {
     ("GET", "/commands/*"): {"": _about("/commands/{}")},
     ("POST", "/commands/*/upload-complete"): {"": Case(_upload_complete)},
     ("POST", "/commands/*/cancel"): {"": _about("/commands/{}/cancel")},
+    ("POST", "/commands/*/retry"): {"": Case(_retry)},
     ("GET", "/commands/*/payload"): {"": _about("/commands/{}/payload")},
     ("PUT", "/commands/*/payload"): {"": _about("/commands/{}/payload", {"params": inline(b"x")})},
     ("GET", "/commands/*/events"): {"": _about("/commands/{}/events")},

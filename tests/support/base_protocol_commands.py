@@ -59,7 +59,7 @@ class Command:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing can change any more."""
+        """Return True if nothing can change any more."""
         return self.state in TERMINAL
 
 
@@ -162,7 +162,7 @@ class BaseProtocolCommands:
     # leases
 
     def lease(self, request: Json) -> Json:
-        """POST /commands/leases. Answers at once, whatever else the request asks for."""
+        """Answer POST /commands/leases at once, even if the request asks to wait."""
         seconds, wanted = request.get("leaseSeconds", 60), request.get("maxLeases", 1)
         leases: list[Json] = []
         for command in list(self.commands.values()):
@@ -189,7 +189,7 @@ class BaseProtocolCommands:
         raise Refusal(404, "LEASE_NOT_FOUND", f"no such lease: {lease_id}", lease_id=lease_id)
 
     def _is_leasable(self, command: Command) -> bool:
-        """Whether it is ready now, after looking at its deadline and its lease."""
+        """Return True if it is ready now, after looking at its deadline and its lease."""
         self._expire(command)
         if command.state == "DISPATCHED" and self._has_lapsed(command):
             command.attempt += 1 if self.era == 3 else 0  # 1.x does not count a lapse
@@ -251,7 +251,7 @@ class BaseProtocolCommands:
                 "type": "http",
                 "url": f"{prefix}/{path}?{query}",
                 "method": operation.upper(),
-                "headers": {"x-blob-kind": "block"} if operation == "put" else {},
+                "headers": {"x-ms-blob-type": "BlockBlob"} if operation == "put" else {},
             },
             "expiration": timestamp(expires),
             "operation": operation,
@@ -259,7 +259,7 @@ class BaseProtocolCommands:
         }
 
     def signature(self, purpose: str, subject: str, expires: int) -> str:
-        """Hex of an HMAC; what it is over is nobody else's business."""
+        """Return the hex of an HMAC; only this server knows what it is over."""
         message = f"{purpose}:{subject}:{expires}".encode()
         return hmac.new(b"the key of this fake", message, hashlib.sha256).hexdigest()
 
@@ -292,7 +292,7 @@ class BaseProtocolCommands:
         return self.target
 
     def _key(self, request: Json, target: Json) -> tuple[str, ...]:
-        """What makes two creates the same: in 1.x the bare key."""
+        """Return what makes two creates the same: in 1.x the bare key."""
         key = request.get("idempotencyKey")
         if self.era == 1:
             return (str(key),)
@@ -330,7 +330,7 @@ class BaseProtocolCommands:
             command.state = "EXPIRED"
 
     def _has_lapsed(self, command: Command) -> bool:
-        """Whether nobody holds it any more."""
+        """Return True if it has no holder any more."""
         return command.lease_until is None or self.now() >= command.lease_until
 
     def _no_transition(self, command: Command, to: str) -> Refusal:

@@ -24,6 +24,7 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from tests.support.base_protocol_commands import BaseProtocolCommands, Command, Era, Json, Refusal
+from tests.support.listening import stop_serving
 from tests.support.waiting import Changes
 
 Fault = int | Literal["drop", "lose"]
@@ -102,7 +103,7 @@ class BaseProtocolServer:
         traceback: TracebackType | None,
     ) -> None:
         if self._runner is not None:
-            await self._runner.cleanup()
+            await stop_serving(self._runner)
 
     # for tests
 
@@ -275,7 +276,7 @@ class BaseProtocolServer:
             raise Refusal(401, "UNAUTHORIZED", "a bearer token is needed")
 
     def _is_signed(self, request: web.Request, purpose: str, subject: str, name: str) -> bool:
-        """Whether the query carries our signature, still good."""
+        """Return True if the query carries our signature, still good."""
         expires = request.query.get("expires", "")
         if not expires.isdigit() or int(expires) < self.state.now().timestamp():
             return False

@@ -40,7 +40,7 @@ class Issued:
 
 
 class Authority:
-    """It signs what it is told to."""
+    """An authority that signs every certificate that a test asks for."""
 
     def __init__(self, directory: Path, name: str = "Test CA") -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class Authority:
         return file
 
     def serving(self, issued: Issued, *, wants_client: bool = False) -> ssl.SSLContext:
-        """What a server that shows a certificate works with."""
+        """Return what a server that shows a certificate works with."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(issued.cert_file, issued.key_file)
         if wants_client:

@@ -28,8 +28,13 @@ def created(state: str = "PENDING", **more: Any) -> dict[str, Any]:
 
 
 def upload_to(url: str) -> dict[str, Any]:
-    """What a create answer says about where to upload."""
-    backend = {"type": "http", "url": url, "method": "PUT", "headers": {"x-kind": "block"}}
+    """Return what a create answer says about where to upload."""
+    backend = {
+        "type": "http",
+        "url": url,
+        "method": "PUT",
+        "headers": {"x-ms-blob-type": "BlockBlob"},
+    }
     request = {
         "backend": backend,
         "expiration": "2100-01-01T00:00:00Z",

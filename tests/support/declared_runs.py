@@ -37,7 +37,7 @@ class Run:
         )
 
     async def __call__(self) -> Any:
-        """What it returns; a file or a stream as the bytes in it."""
+        """Return what it returns; a file or a stream as the bytes in it."""
         arguments: dict[str, Any] = {}
         if self.handler.params_name:
             arguments[self.handler.params_name] = convert_params(self.data, self.handler)

@@ -12,7 +12,7 @@ ANYTHING = "…"
 _DURATION = r"\d+(?:\.\d+)? ?(?:µs|ms|s|min|m|h|d)\b"
 _IDS = re.compile(r"\b(?:cmd|tok|cred|enr)_[a-z0-9]{4,}\b")
 VOLATILE: Sequence[tuple[str, str]] = (
-    (r"\b(cmd|lease|tok|cred|enr)_[a-z0-9]{4,}\b", r"\1_#"),
+    (r"\b(cmd|lease|tok|cred|enr)_(?:[0-9a-f]{8}_)?[a-z0-9]{4,}\b", r"\1_#"),
     (r"\barc_(enrol_|access_)?[A-Za-z0-9_-]{30,}", r"arc_\1#"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d| UTC)?", "<instant>"),
     (r"\b\d\d:\d\d(:\d\d(\.\d+)?)?\b", "<time>"),

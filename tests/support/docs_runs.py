@@ -223,7 +223,7 @@ def _names(place: Path, *, is_secure: bool) -> dict[str, str]:
     """
     server, cache, figures, front = (f"127.0.0.1:{_free_port()}" for _ in range(4))
     remote = front.replace("127.0.0.1", "https://localhost") if is_secure else f"http://{server}"
-    folders = ("/etc/arc", "/run/secrets", "/var/lib/arc", "/var/lib/shop")
+    folders = ("/etc/arc", "/run/secrets", "/var/lib/arc", "/var/lib/shop", "/backups")
     return {
         "http://127.0.0.1:8484": f"http://{server}",
         "127.0.0.1:8484": server,

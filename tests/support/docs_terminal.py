@@ -78,7 +78,7 @@ class Background:
 
     @property
     def text(self) -> str:
-        """What it has written so far, and its exit code if it has ended."""
+        """Return what it has written so far, and its exit code if it has ended."""
         return _ENDED.sub(r"[exit code \1]\n", self.screen.text)
 
 

@@ -61,7 +61,7 @@ class Host:
         }
 
     async def try_to_enrol(self, client: Client, token: str) -> Answer:
-        """Enrol; whatever the answer is."""
+        """Enrol; return any answer."""
         request = self.enrol_request(token)
         answer = await client.call("POST", "/v1/agents/enrol", request, token=token)
         if answer.status == 200:

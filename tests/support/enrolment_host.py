@@ -74,7 +74,7 @@ class EnrolmentHost:
         return await asyncio.to_thread(enrol.run, given)
 
     def token(self) -> AccessToken:
-        """What an agent that starts now goes by."""
+        """Return what an agent that starts now goes by."""
         identity = self.files.read()
         assert identity is not None
         return AccessToken(self.files, identity, self.settings, boot_seconds)

@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 
 from arc_client.wire.retry import SystemWaitClock
+from tests.support.listening import stop_serving
 
 TERMINAL = {"SUCCEEDED", "FAILED", "EXPIRED"}
 NOW = "2026-11-24T20:00:00Z"
@@ -84,6 +85,8 @@ class FakeServer:
     cut_downloads_after: list[int] = field(default_factory=list)
     """How many bytes each of the next downloads gets before its connection is cut."""
     knows_ranges: bool = True
+    lies: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """By PUT or GET: what presigned requests say in place of the truth."""
     uploads: Counter[str] = field(default_factory=Counter)
     seen: asyncio.Condition = field(default_factory=asyncio.Condition)
     url: str = ""
@@ -130,7 +133,7 @@ class FakeServer:
             if command.task is not None:
                 command.task.cancel()
         if self._runner is not None:
-            await self._runner.cleanup()
+            await stop_serving(self._runner)
 
     async def until(self, is_so: Callable[[], bool], seconds: float = 10) -> None:
         """Wait until something is so; looked at after each request and each end of a command."""
@@ -142,7 +145,7 @@ class FakeServer:
         self._run(self.commands[command_id])
 
     def count(self, method: str, path: str) -> int:
-        """How many requests of that method there were to paths that contain `path`."""
+        """Return how many requests of that method there were to paths that contain `path`."""
         return sum(m == method and path in p for m, p, _ in self.requests)
 
     @web.middleware
@@ -213,13 +216,14 @@ class FakeServer:
 
     def _presigned(self, method: str, path: str) -> dict[str, Any]:
         self._signature += 1
+        truth = {
+            "type": "http",
+            "url": f"{self.url}/{path}?sig=s%2f{self._signature}",
+            "method": method,
+            "headers": {"x-ms-blob-type": "BlockBlob"},
+        }
         return {
-            "backend": {
-                "type": "http",
-                "url": f"{self.url}/{path}?sig=s%2f{self._signature}",
-                "method": method,
-                "headers": {"X-Signed": "yes"},
-            },
+            "backend": truth | self.lies.get(method, {}),
             "expiration": "2100-01-01T00:00:00Z",
             "operation": method.lower(),
             "path": path,
@@ -306,7 +310,8 @@ class FakeServer:
         if len(command.result) <= self.inline_limit:
             return {"mode": "inline", "inlineBase64": b64encode(command.result).decode()}
         get = self._presigned("GET", f"blobs/{command.command_id}/result")
-        return {"mode": "storage", "size": len(command.result), "storageGetRequest": get}
+        size = None if "GET" in self.lies else len(command.result)
+        return {"mode": "storage", "size": size, "storageGetRequest": get}
 
     async def _get_blob(self, request: web.Request) -> web.StreamResponse:
         command = self.commands[request.match_info["id"]]

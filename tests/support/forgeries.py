@@ -67,7 +67,7 @@ def signature(
     key: PrivateKey = OPS,
     **changes: Any,
 ) -> str:
-    """A signature over whatever is given: the key holder's own, so that only its form can be wrong.
+    """Sign the given bytes with the key holder's key, so that only the form can be wrong.
 
     `changes` are of the header; None leaves a field out.
     """
@@ -230,7 +230,7 @@ FORGERIES: Final[dict[str, tuple[str, Spoil]]] = {
     "after its deadline": (EXPIRED, _with_deadline(-3600, -3600)),
     "a day late": (EXPIRED, _claiming(issuedAt=in_seconds(-2 * 86_400))),
     "from the future": (INVALID, _claiming(issuedAt=in_seconds(7200))),
-    # by somebody else
+    # by another host
     "by a key that is not known": (INVALID, _made(key=STRANGER)),
     "by another key under a known name": (INVALID, _made(key=STRANGER, kid=OPS.name)),
     "the bytes of another signature": (INVALID, _swapped),
@@ -264,7 +264,7 @@ FORGERIES: Final[dict[str, tuple[str, Spoil]]] = {
     "a header that is no object": (INVALID, _header('["EdDSA"]')),
     "a header that is not JSON": (INVALID, _header(_GOOD_HEADER)),
     "a header in UTF-16": (INVALID, _made(header=(_GOOD_HEADER + "}").encode("utf-16"))),
-    # claims that not everybody reads alike
+    # claims that parsers read differently
     "a claim twice": (INVALID, _doubled("command", COMMAND)),
     "a nonce twice": (INVALID, _doubled("nonce", "A" * 22)),
     "a claim that is not known": (INVALID, _claiming(onlyOn="monday")),

@@ -49,13 +49,13 @@ async def count(params: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 @handler("once", idempotent=False)
 async def once(params: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """The same, and it must not run twice."""
+    """Run as the other one does; not idempotent."""
     return await count(params, ctx)
 
 
 @handler("hold")
 async def hold(params: dict[str, Any], ctx: Context) -> dict[str, Any]:
-    """Run until the test opens the gate, for everybody or for this agent."""
+    """Run until the test opens the gate, for all agents or for this one."""
     note(ctx, "started")
     gates = [NOTES / f"gate-{params['gate']}", NOTES / f"gate-{params['gate']}-{AGENT}"]
     try:
@@ -96,7 +96,7 @@ def spin(params: dict[str, Any], ctx: Context) -> None:
 
 @handler("stubborn")
 async def stubborn(params: dict[str, Any], ctx: Context) -> None:
-    """Take that long, whoever cancels it."""
+    """Run that long, even if cancelled."""
     note(ctx, "started")
     until = time.monotonic() + params["seconds"]
     while time.monotonic() < until:
@@ -123,7 +123,7 @@ async def blob(ctx: Context) -> AsyncIterator[bytes]:
 
 @handler("blob-file")
 async def blob_file(ctx: Context) -> Path:
-    """The same, by way of a file."""
+    """Return the bytes by way of a file."""
     size, seed = await read_request(ctx)
     path = ctx.directory / "answer"
 

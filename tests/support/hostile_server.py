@@ -106,7 +106,7 @@ def says(body: bytes, *, status: int = 200, headers: dict[str, str] | None = Non
 
 
 def endless(chunk: bytes, headers: dict[str, str] | None = None) -> Lie:
-    """An answer that goes on as long as anybody reads."""
+    """Send an answer that goes on as long as the client reads."""
 
     async def lie(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=headers)

@@ -10,6 +10,7 @@ from typing import Final, Literal, Self
 import aiohttp
 from aiohttp import web
 
+from tests.support.listening import stop_serving
 from tests.support.waiting import Changes
 
 Refusal = int | Literal["cut", "page 200"]
@@ -60,8 +61,8 @@ class LimitingProxy:
     ) -> None:
         assert self._runner is not None
         assert self._session is not None
+        await stop_serving(self._runner)  # before the session: its requests may be under way
         await self._session.close()
-        await self._runner.cleanup()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         what = f"{request.method} {request.path}"

@@ -6,6 +6,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from tests.support.listening import stop_accepting
+
 _CHUNK_BYTES: Final = 64 * 1024
 
 
@@ -45,7 +47,7 @@ class Proxy:
     async def stop(self) -> None:
         """Cut everything and stop listening."""
         assert self._server is not None
-        self._server.close()
+        await stop_accepting(self._server)
         await self.cut()
 
     def lose_reply(self, marker: bytes, times: int = 1) -> Loss:
@@ -65,7 +67,7 @@ class Proxy:
                 await self._news.wait()
 
     def blackhole(self) -> None:
-        """From now on nothing gets through either way, and nobody is told."""
+        """Let nothing through either way from now on, without closing a connection."""
         self._open.clear()
 
     def heal(self) -> None:

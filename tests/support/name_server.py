@@ -79,7 +79,7 @@ def _name(text: str) -> bytes:
 
 
 def look_up(server_port: int, host: str, port: int) -> list[Any]:
-    """What `socket.getaddrinfo` does, by this name server: both kinds, in the order of answers.
+    """Resolve as `socket.getaddrinfo` does: both kinds, in the order of answers.
 
     Raises socket.gaierror for a name without addresses.
     """
@@ -96,7 +96,7 @@ def look_up(server_port: int, host: str, port: int) -> list[Any]:
 
 
 def _addresses(data: bytes) -> list[IPv4Address | IPv6Address]:
-    """The addresses of an answer, whatever name they are of: a CNAME leads to them."""
+    """Return the addresses of an answer; a CNAME may lead to them."""
     place = data.index(b"\0", 12) + 5
     found: list[IPv4Address | IPv6Address] = []
     for _ in range(struct.unpack("!H", data[6:8])[0]):

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+from tests.support.listening import stop_accepting
 from tests.support.waiting import until
 
 _CHUNK_BYTES = 64 * 1024
@@ -43,7 +44,7 @@ class _Listener:
         trace: TracebackType | None,
     ) -> None:
         assert self._server is not None
-        self._server.close()
+        await stop_accepting(self._server)
         await self.cut()
         # A handshake that its client broke off is no link yet: it ends by itself.
         await until(lambda: not _open_connections(self._server))
@@ -110,7 +111,7 @@ class ForwardProxy(_Listener):
     def __init__(self, hosts: Mapping[str, int], *, user: str = "", password: str = "") -> None:
         super().__init__()
         self._hosts = hosts
-        """The port of this machine at which each name is reached, whatever the URL says."""
+        """The port of this machine at which each name is reached, instead of the URL's."""
         self.credentials = f"{user}:{password}" if user else ""
         self.idle_seconds: float | None = None
         """A tunnel or request on which nothing moves for so long is cut."""

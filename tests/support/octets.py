@@ -18,7 +18,7 @@ def octets(length: int, seed: int) -> Iterator[bytes]:
 
 
 async def octets_in_time(length: int, seed: int) -> AsyncIterator[bytes]:
-    """The same for whoever wants an async iterator."""
+    """Yield the bytes as an async iterator."""
     for chunk in octets(length, seed):
         yield chunk
 

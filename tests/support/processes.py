@@ -190,7 +190,7 @@ class Process:
     # memory
 
     def resident_bytes(self) -> int:
-        """What it has in memory now."""
+        """Return what it has in memory now."""
         return self._from_status("VmRSS")
 
     def peak_resident_bytes(self) -> int:
@@ -216,7 +216,7 @@ async def run_once(
 
 
 async def let_real_time_pass(seconds: float) -> None:
-    """For faults that are a length of time: an outage, a lease that nobody renews."""
+    """Wait for faults that are a length of time: an outage, a lease that is not renewed."""
     await asyncio.sleep(seconds)
 
 

@@ -99,7 +99,7 @@ class PublicClient:
 
 
 class PublicSender(PublicClient):
-    """Creates inline, whatever the size, and looks until the end."""
+    """Create inline, at any size, and poll until the end."""
 
     def create(self, command: str, params: bytes, *, query: str = "", **fields: Any) -> Any:
         """The answer of create, as far as every sender needs it."""
@@ -254,7 +254,7 @@ def check_body(body: Any) -> None:
 
 
 def check_created(created: Any) -> None:
-    """What the 3.x TypeScript sender's schema asks for; 1.x needs less."""
+    """Return what the 3.x TypeScript sender's schema asks for; 1.x needs less."""
     assert created["commandId"]
     assert created["state"] in STATES
     assert created["next"] in ("poll", "upload")
@@ -267,7 +267,7 @@ def check_created(created: Any) -> None:
 
 
 def check_status(status: Any) -> None:
-    """What the 3.x TypeScript sender's schema asks for, and that a failure says why."""
+    """Return what the 3.x TypeScript sender's schema asks for, and that a failure says why."""
     assert status["state"] in STATES
     check_integer(status["attempt"], 1)
     check_target(status["target"])

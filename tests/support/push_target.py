@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from arc_protocol.codec import decode
 from arc_protocol.messages.leases import Envelope
+from tests.support.listening import stop_accepting, stop_serving
 
 PATH = "/_alien/commands"
 
@@ -60,6 +61,7 @@ async def push_worker() -> AsyncIterator[PushWorker]:
     async with TestServer(app) as server:
         worker.url = str(server.make_url(PATH))
         yield worker
+        await stop_serving(server.runner)
 
 
 @asynccontextmanager
@@ -74,7 +76,7 @@ async def silent_listener() -> AsyncIterator[str]:
     server = await asyncio.start_server(hold, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()[:2]
     yield f"http://{host}:{port}{PATH}"
+    await stop_accepting(server)
     for writer in writers:
         writer.close()
-    server.close()
     await server.wait_closed()

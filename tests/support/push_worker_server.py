@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.support.listening import stop_serving
 from tests.support.octets import octets_in_time
 from tests.support.raw_sender import Json, Sender, inline
 
@@ -42,7 +43,7 @@ class PushWorker:
     async def stop(self) -> None:
         """Stop listening. A response that could not be handed in fails the test here."""
         assert self._runner is not None
-        await self._runner.cleanup()
+        await stop_serving(self._runner)
         await asyncio.gather(*self._running)
 
     async def _accept(self, request: web.Request) -> web.Response:

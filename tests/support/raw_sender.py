@@ -53,7 +53,7 @@ class Sender:
         self._token = token
 
     def through(self, url: str) -> Sender:
-        """The same client, another way to the server."""
+        """Return this client with another way to the server."""
         return Sender(self._session, url, self._token)
 
     async def call(self, method: str, path: str, body: Any = None, *, expect: int = 200) -> Any:

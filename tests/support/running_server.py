@@ -46,7 +46,7 @@ class Answer:
 
 @dataclass
 class Client:
-    """Calls a server as whoever `token` belongs to."""
+    """Calls a server as the owner of `token`."""
 
     server: RunningServer
     session: aiohttp.ClientSession

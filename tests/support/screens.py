@@ -26,6 +26,7 @@ from difflib import unified_diff
 from pathlib import Path
 
 from arc_runtime.terminal.text import width_of
+from tests.support.warm_programs import Run, program_of, run, start
 
 WIDTHS = (80, 120)
 LIMIT_SECONDS = 60
@@ -76,37 +77,48 @@ def on_terminal(command: Sequence[str | Path], environ: Mapping[str, str], width
     """Run a program on a terminal of its own; what it shows there, colours and all."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
-    process = subprocess.Popen(
-        [*map(str, command)],
-        env=_environment(environ),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
+    ours_to_run, given = program_of(command), _environment(environ)
+    process: Run | subprocess.Popen[bytes]
+    if ours_to_run is not None:
+        process = start(*ours_to_run, given, [theirs] * 3)
+    else:
+        process = subprocess.Popen(
+            [*map(str, command)],
+            env=given,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
     os.close(theirs)
     shown = b""
     try:
         while data := _read(ours):
             shown += data
-        process.wait(LIMIT_SECONDS)
+        code = process.wait(LIMIT_SECONDS)
     finally:
         process.kill()
         os.close(ours)
-    return shown.decode().replace("\r\n", "\n") + _end(process.returncode)
+    return shown.decode().replace("\r\n", "\n") + _end(code)
 
 
 def in_pipe(command: Sequence[str | Path], environ: Mapping[str, str]) -> str:
     """Run a program in pipes; what it writes to stdout, then what to stderr."""
-    process = subprocess.run(
-        [*map(str, command)],
-        env=_environment(environ) | {"COLUMNS": "40"},  # which makes a difference to help only
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=LIMIT_SECONDS,
-    )
-    err = process.stderr.decode()
-    return process.stdout.decode() + (f"── stderr\n{err}" if err else "") + _end(process.returncode)
+    ours_to_run = program_of(command)
+    given = _environment(environ) | {"COLUMNS": "40"}  # which makes a difference to help only
+    if ours_to_run is not None:
+        ended = run(*ours_to_run, given, LIMIT_SECONDS)
+    else:
+        ended = subprocess.run(
+            [*map(str, command)],
+            env=given,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            timeout=LIMIT_SECONDS,
+        )
+    shown = f"── stderr\n{ended.stderr}" if ended.stderr else ""
+    return ended.stdout + shown + _end(ended.returncode)
 
 
 def check_whole(shown: str, ids: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Literal, Self
 
 from aiohttp import web
 
+from tests.support.listening import stop_serving
 from tests.support.waiting import Changes
 
 Fault = int | Literal["drop", "page", "hold", "bare 403", "bare 404", "html 404"]
@@ -66,7 +67,7 @@ class ScriptedServer:
         """The next GETs of a blob break off after so many bytes."""
         self.takes_ranges = True
         self.takes_many = False
-        """Whether responses may be handed in together."""
+        """True if responses may be handed in together."""
         self.refusals: dict[str, int] = {}
         """What responses that are handed in together are answered, by command id, if not 200."""
         self.keeps_events = True
@@ -95,7 +96,7 @@ class ScriptedServer:
         """Be gone; what waits is cut off."""
         self.let_go()
         if self._runner is not None:
-            await self._runner.cleanup()
+            await stop_serving(self._runner)
 
     async def __aenter__(self) -> Self:
         return await self.start()
@@ -174,7 +175,7 @@ class ScriptedServer:
                 "type": "http",
                 "url": f"{self.url}/blobs/{name}?signature=s3cret",
                 "method": method,
-                "headers": {"x-blob": "yes"},
+                "headers": {"x-ms-blob-type": "BlockBlob"},
             },
             "expiration": stamp(datetime.now(UTC) + timedelta(hours=1)),
             "operation": method.lower(),
@@ -265,7 +266,7 @@ class ScriptedServer:
         finally:
             self.held_polls -= 1
         if request.transport is None or request.transport.is_closing():
-            return web.Response()  # nobody is there any more
+            return web.Response()  # the client is gone
         leases = [self._queue.popleft() for _ in range(min(len(self._queue), asked["maxLeases"]))]
         for lease in leases:  # they are for the target that is asked for, unless spoiled
             if lease.get("envelope", {}).get("target") == _TARGET:
@@ -352,7 +353,7 @@ class ScriptedServer:
 
 
 def _route(request: web.Request) -> str:
-    """Which of the routes a request is for."""
+    """Return which of the routes a request is for."""
     path = request.path.removeprefix("/v1")
     if request.method == "POST" and path == "/commands/leases":
         return "leases"

@@ -53,6 +53,12 @@ class MemoryBlobs:
             raise NotFound("no such blob")
         self.sealed.add(path)
 
+    async def link(self, path: str, to: str) -> None:
+        self._check("link")
+        if path not in self.blobs:
+            raise NotFound("no such blob")
+        self.blobs[to] = self.blobs[path]
+
     async def delete(self, path: str) -> None:
         self._check("delete")
         self.blobs.pop(path, None)
@@ -102,7 +108,7 @@ class Links:
 
 
 class Gate:
-    """Two doors around a call of a store method; `arrived` says that somebody is at the first."""
+    """Two doors around a call of a store method; `arrived` is set when a caller is at the first."""
 
     def __init__(self) -> None:
         self.arrived = asyncio.Event()

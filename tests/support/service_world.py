@@ -130,7 +130,7 @@ class World:
             await self.sweeper.tick()
 
     async def quiet(self) -> None:
-        """Until everybody who is here waits for something that a test brings about."""
+        """Wait until every task waits for something that a test brings about."""
         await settle()
         while self.store.busy:
             await asyncio.sleep(0.001)
@@ -174,7 +174,7 @@ class World:
         return await self.create(params=StorageBody(size=size), **more)
 
     async def put(self, presigned: Any, data: bytes) -> None:
-        """What a holder of a presigned PUT does."""
+        """Yield what a holder of a presigned PUT does."""
         assert presigned.operation == "put"
 
         async def chunks() -> Any:

@@ -36,7 +36,7 @@ class Ended:
     err: str
 
     def json(self) -> Any:
-        """What it wrote to stdout, as JSON."""
+        """Return what it wrote to stdout, as JSON."""
         return json.loads(self.out)
 
 

@@ -91,7 +91,7 @@ async def lease(store: Store, count: int = 1, at: datetime = NOW, **changes: Any
 
 
 async def leased(store: Store, at: datetime = NOW, **changes: Any) -> CommandRecord:
-    """A stored command that somebody holds."""
+    """Return a stored command that an agent holds."""
     command = await create(store, **changes)
     granted = await lease(store, at=at)
     assert granted_ids(granted) == [command.command_id], "something else was ready before"
@@ -106,7 +106,7 @@ async def read(store: Store, command_id: str) -> CommandRecord:
 
 
 async def response_of(store: Store, command_id: str) -> Any:
-    """What a sender would see."""
+    """Return what a sender would see."""
     found = await store.get(command_id)
     assert found is not None
     return found.response
@@ -133,7 +133,7 @@ def pushed(**changes: Any) -> Deployment:
 
 
 def registration(**changes: Any) -> AgentRegistration:
-    """What an agent says of itself."""
+    """Return what an agent says of itself."""
     return AgentRegistration(
         **{
             "deployment_id": DEPLOYMENT,

@@ -134,7 +134,7 @@ class Unit:
 
     @property
     def is_active(self) -> bool:
-        """Whether it runs."""
+        """Return True if it runs."""
         return self._process is not None and self._process.poll() is None
 
     def told(self, start: str) -> list[str]:
@@ -142,7 +142,7 @@ class Unit:
         return [text for _, text in self.messages if text.startswith(start)]
 
     def tail(self) -> str:
-        """What to read when something is not as it should be."""
+        """Return what to read when something is not as it should be."""
         said = [text for _, text in self.messages[-20:]]
         return f"{self.name}: ended {self.ended_by}, said {said}\n{self.log.read_text()[-4000:]}"
 

@@ -61,7 +61,7 @@ def free_port() -> int:
 
 
 class World:
-    """Everything of one test. Whatever it started is put away by `close`."""
+    """The processes and files of one test. `close` stops and removes all of them."""
 
     def __init__(self, directory: Path, template: Path, session: aiohttp.ClientSession) -> None:
         self.directory = directory
@@ -160,7 +160,7 @@ class World:
         return process
 
     async def proxy(self) -> Proxy:
-        """A network of its own between whoever uses its URL and the server."""
+        """Start a network of its own between the users of its URL and the server."""
         proxy = Proxy("127.0.0.1", self.port)
         await proxy.start()
         self._proxies.append(proxy)
@@ -176,7 +176,7 @@ class World:
     # what handlers leave behind
 
     def runs(self, command_id: str | None = None, *, what: str = "started") -> list[dict[str, Any]]:
-        """What handlers have noted (`started`, `finished`, `cancelled`), oldest first."""
+        """Return what handlers have noted (`started`, `finished`, `cancelled`), oldest first."""
         self._read_on()
         return [
             note
@@ -207,7 +207,7 @@ class World:
         return self.runs(command_id, what=what)[times - 1]
 
     def count_finished(self) -> int:
-        """How many runs of handlers have finished so far."""
+        """Return how many runs of handlers have finished so far."""
         return len(self.runs(what="finished"))
 
     def open_gate(self, name: str, *, agent: str | None = None) -> None:
@@ -234,7 +234,7 @@ class World:
             await proxy.stop()
 
     def tracebacks(self) -> list[str]:
-        """Log lines that no test provokes: an exception that nobody had thought of."""
+        """Return log lines that no test provokes: unexpected exceptions."""
         return [
             f"{process.name}: {event}"
             for process in self.processes

@@ -20,7 +20,7 @@ from arc_agent.cli.doctor import host, server
 from arc_agent.cli.doctor.finding import CHECK_SECONDS, Finding, bad, ok, untested
 from arc_agent.cli.output import DONE, NO, UNUSABLE, begin_log, fail, show
 from arc_agent.cli.place import config_file, environ_of, overrides_of, socket_of
-from arc_agent.work.live_config import Source
+from arc_agent.work.live_config import Source, exposed_secrets
 from arc_runtime.control_socket import ControlDenied, ControlRefused, NotListening, ask
 from arc_runtime.logs.redaction import mask_known
 
@@ -53,6 +53,8 @@ async def _examine(source: Source, control: Path, unit: str) -> AsyncIterator[Fi
     """Run all checks. Raises SettingsError."""
     config = source.read()
     yield ok("config", str(source.file or "environment and command line"))
+    for line in exposed_secrets(config, source.file):
+        yield bad("secrets", line)
     status = await asyncio.to_thread(_status, control)
     yield _running(status)
     async for each in server.examine(source, config):

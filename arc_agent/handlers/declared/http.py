@@ -32,7 +32,8 @@ from arc_agent.handlers.declared.placeholders import (
 )
 from arc_agent.handlers.no_descriptors import put_off
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
-from arc_agent.net.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
+from arc_runtime.network.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
+from arc_runtime.network.encodings import unasked_encoding
 
 UPSTREAM_STATUS: Final = "UPSTREAM_STATUS"
 UPSTREAM_UNREACHABLE: Final = "UPSTREAM_UNREACHABLE"
@@ -251,7 +252,7 @@ async def _streamed(
                 raise CommandFailed(
                     UPSTREAM_STATUS, f"the service answered {answer.status}{more}", excerpt
                 )
-            if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+            if unasked_encoding(answer.headers):
                 raise CommandFailed(UPSTREAM_INVALID, "the service answered compressed, unasked")
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
                 size += len(chunk)

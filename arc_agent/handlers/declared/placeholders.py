@@ -155,10 +155,16 @@ def check_argument(param: Param, *, is_after_dashes: bool) -> Callable[[Any], st
 
     A text needs `enum`, or `maxLength` and a `pattern` from `^` to `$` that matches all of it.
     Before `--`, a text must not begin with a hyphen, or the program would read it as an option. An
-    `enum`, or a pattern that begins with `^-`, allows it.
+    `enum`, or a pattern that begins with `^-`, allows it. Nor may a number be negative there,
+    unless an `enum` lists it.
     """
     check_scalar(param)
     kind, schema = _kind(param), param.schema
+    if kind in _NUMBERS and not is_after_dashes and (schema.minimum or 0) < 0:
+        raise HandlerError(
+            f"{param.key}.minimum: a program would read a negative number as an option;"
+            " put `--` before it in argv, or list the numbers in an enum"
+        )
     if kind != "string" or schema.values is not None:
         return as_text
     pattern = schema.pattern

@@ -43,6 +43,8 @@ def routes(
         caller = call.caller or UNCHECKED
         if caller.is_bootstrapped:
             raise Forbidden("a bootstrap token is good for no other one")
+        if caller.reach.credential is not None and caller.authority is None:
+            raise Forbidden("a token of OpenID Connect is good for no bootstrap token")
         scope = Scope.SENDER if request.role == "sender" else Scope.AGENT
         if caller.scope not in (Scope.ADMIN, scope):
             raise Forbidden(f"a token of scope {caller.scope} is not for the role {request.role}")

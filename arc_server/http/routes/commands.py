@@ -1,4 +1,4 @@
-"""Routes of senders: create, upload, status, list, cancel; and the payload route of operators."""
+"""Routes of senders: create, upload, status, list, cancel, retry; and the payload route."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
+from arc_protocol.codec import decode
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.messages.base import State
-from arc_protocol.messages.commands import CreateCommandRequest, Payload, UploadCompleteRequest
+from arc_protocol.messages.commands import (
+    CreateCommandRequest,
+    Payload,
+    RetryRequest,
+    UploadCompleteRequest,
+)
 from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
@@ -81,6 +87,13 @@ def routes(service: CommandService) -> Sequence[Route]:
         (command_id,) = call.arguments
         return json_answer(await service.cancel(command_id, within=call.reach))
 
+    async def retry(call: Call) -> web.StreamResponse:
+        data = await call.body(call.limits.max_control_body_bytes)
+        request = decode(data, RetryRequest) if data else RetryRequest()
+        (command_id,) = call.arguments
+        answer = await service.retry(command_id, request, base_url=call.base_url, within=call.reach)
+        return json_answer(answer)
+
     async def read_payload(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
         answer = await service.payload(command_id, base_url=call.base_url, within=call.reach)
@@ -96,9 +109,10 @@ def routes(service: CommandService) -> Sequence[Route]:
     return (
         Route(method="POST", path="/commands", handler=create),
         Route(method="GET", path="/commands", handler=list_commands),
-        Route(method="GET", path=one, handler=status),
+        Route(method="GET", path=one, handler=status, waits_its_turn=True),
         Route(method="POST", path=f"{one}/upload-complete", handler=upload_complete),
         Route(method="POST", path=f"{one}/cancel", handler=cancel),
+        Route(method="POST", path=f"{one}/retry", handler=retry),
         Route(method="GET", path=f"{one}/payload", handler=read_payload),
         Route(method="PUT", path=f"{one}/payload", handler=write_payload),
     )

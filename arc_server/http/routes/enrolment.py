@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
-import msgspec
 from aiohttp import hdrs, web
 
 from arc_protocol.codec import decode
@@ -14,7 +13,7 @@ from arc_protocol.errors import PayloadTooLarge, Unauthorized
 from arc_server.auth.enrolment import Enrolment
 from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
-from arc_server.http.rates import Rate, RateByKey
+from arc_server.http.rates import Rates
 from arc_server.http.routing import Route
 from arc_server.ports.clock import Clock
 
@@ -24,25 +23,19 @@ MAX_BODY_BYTES: Final = 16 * 1024
 """The routes are open, so no more is read. The agent's requests are below 1 KiB."""
 
 
-class EnrolmentRates(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits on requests a second."""
-
-    max_per_second: float
-    """Enrolments by one token, and access tokens and new keys of all agents together."""
-    max_strangers_per_second: float
-    """Tries from one address with no enrolment token of this server."""
-
-
-def routes(enrolment: Enrolment, clock: Clock, rates: EnrolmentRates) -> Sequence[Route]:
+def routes(enrolment: Enrolment, clock: Clock, *, max_per_second: float) -> Sequence[Route]:
     """Return the routes of enrolment.
 
-    An enrolment counts once its token was found, and before its body is read. An access token or a
-    new key counts only once its signature is good. So strangers cannot use up what agents need.
+    `max_per_second` limits the enrolments by one token, and the access tokens and new keys of all
+    agents together. An enrolment counts once its token was found, and before its body is read. An
+    access token or a new key counts only once its signature is good. So strangers cannot use up
+    what agents need: they count by address (Application).
     """
-    max_per_second = rates.max_per_second
-    enrolments = RateByKey(max_per_second, clock.monotonic)
-    strangers = RateByKey(rates.max_strangers_per_second, clock.monotonic)
-    renewals = Rate(max_per_second, clock.monotonic)
+    enrolments = Rates(max_per_second, clock.monotonic, of="enrolment token")
+    renewals = Rates(max_per_second, clock.monotonic, of="server")
+
+    def count() -> None:
+        renewals.take()
 
     async def message(call: Call, kind: type[T]) -> T:
         """Return the body as a message of `kind`."""
@@ -55,7 +48,6 @@ def routes(enrolment: Enrolment, clock: Clock, rates: EnrolmentRates) -> Sequenc
         authorization = call.http.headers.get(hdrs.AUTHORIZATION)
         token = await enrolment.find(authorization)
         if token is None:
-            strangers.take(call.client_address)
             raise Unauthorized("an enrolment token of this server is needed as the bearer token")
         enrolments.take(token.token_id)
         request = await message(call, EnrolRequest)
@@ -68,11 +60,11 @@ def routes(enrolment: Enrolment, clock: Clock, rates: EnrolmentRates) -> Sequenc
 
     async def access_token(call: Call) -> web.StreamResponse:
         request = await message(call, AccessTokenRequest)
-        return json_answer(await enrolment.access_token(request, renewals.take))
+        return json_answer(await enrolment.access_token(request, count))
 
     async def new_key(call: Call) -> web.StreamResponse:
         request = await message(call, NewKeyRequest)
-        return json_answer(await enrolment.new_key(request, renewals.take))
+        return json_answer(await enrolment.new_key(request, count))
 
     return (
         Route(method="POST", path="/agents/enrol", handler=enrol),

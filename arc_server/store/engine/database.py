@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from arc_protocol.errors import StoreUnavailable
-from arc_server.store.engine import opening, queries
+from arc_server.store.engine import faults, opening, queries
 from arc_server.store.engine.batches import Batches, Operation
 from arc_server.store.engine.lock import DirectoryLock
 from arc_server.store.engine.session import StoreSession
@@ -77,13 +77,13 @@ class Database:
     def check(self) -> None:
         """Raise StoreUnavailable if the database has failed for good."""
         if self._failed.is_set():
-            raise StoreUnavailable(self._failure)
+            raise StoreUnavailable(faults.FAILED)
 
     async def close(self) -> None:
         """Commit what is queued, then close."""
         await self._resources.aclose()
 
-    def _serve(self, worker: Worker, perform: Callable[[Sequence[Operation]], None]) -> Batches:
+    def _serve(self, worker: Worker, perform: Callable[[Sequence[Operation]], int]) -> Batches:
         """Start the queue of a connection; `close` ends it before the connection."""
         self._resources.push_async_callback(worker.close)
         batches = Batches(worker, perform, max_batch=self._max_batch)

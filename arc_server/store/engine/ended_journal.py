@@ -1,8 +1,10 @@
-"""The journal of what has ended for good: tokens and credentials, and uses of enrolment tokens.
+"""The journal of what has ended for good: tokens and credentials, the secrets and keys that newer
+ones replaced, and uses of enrolment tokens.
 
-A restore turns the database back in time, and must not bring these back to life. Lines are only
-ever added to the file, each durable before the request is answered. At its opening a database adds
-what it knows and the journal does not: a process may have died between commit and line.
+A restore turns the database back in time, and must not bring these back to life. A line about a
+secret or a key names its successor too, which goes on after the restore. Lines are only ever added
+to the file, each durable before the request is answered. At its opening a database adds what it
+knows and the journal does not: a process may have died between commit and line.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import Final
 
 import msgspec
 
+from arc_runtime.directories import sync_directory
+
 JOURNAL: Final = "ended.jsonl"
 """Its name in the data directory."""
 
@@ -24,12 +28,19 @@ class EndedRecord(msgspec.Struct, frozen=True, omit_defaults=True, array_like=Fa
     """A line of the journal."""
 
     kind: str
-    """token, enrol-token or credential: it was revoked. enrolled: a credential was made."""
+    """token, enrol-token or credential: it was revoked. enrolled: a credential was made. secret: a
+    token was given a new one. key: a credential first used a new one."""
     id: str
+    """Of a new secret its SHA-256, in hex."""
     at: int
     """Microseconds since 1970."""
     by: str = ""
-    """Of a credential that was made: the enrolment token that it used up one use of."""
+    """Of a credential that was made: the enrolment token that it used up one use of. Of a secret
+    the token, of a key the credential."""
+    older_end_at: int = 0
+    """When the secrets or keys before this one end, in microseconds since 1970."""
+    public_key: bytes = b""
+    """Of a key."""
 
 
 _TABLES: Final[Mapping[str, tuple[str, str]]] = {
@@ -38,6 +49,38 @@ _TABLES: Final[Mapping[str, tuple[str, str]]] = {
     "credential": ("credentials", "credential_id"),
 }
 """By kind, the table of what can be revoked and its column with the id."""
+_SUCCESSIONS: Final[Mapping[str, Sequence[str]]] = {
+    "secret": (
+        "UPDATE token_secrets SET ends_at = coalesce(min(ends_at, :older_end_at), :older_end_at)"
+        " WHERE token_id = :by AND created_at < :at",
+        "INSERT OR IGNORE INTO token_secrets (token_hash, token_id, created_at)"
+        " SELECT :hash, t.token_id, :at FROM tokens AS t WHERE t.token_id = :by AND NOT EXISTS"
+        " (SELECT 1 FROM token_secrets AS s WHERE s.token_id = :by AND s.created_at > :at)",
+    ),
+    "key": (
+        "UPDATE agent_keys SET ends_at = coalesce(min(ends_at, :older_end_at), :older_end_at)"
+        " WHERE credential_id = :by AND made_at < :at AND key_id <> :id",
+        "INSERT OR IGNORE INTO agent_keys (key_id, credential_id, public_key, made_at, used_at)"
+        " SELECT :id, c.credential_id, :public_key, :at, :at FROM credentials AS c"
+        " WHERE c.credential_id = :by AND NOT EXISTS"
+        " (SELECT 1 FROM agent_keys AS k WHERE k.credential_id = :by AND k.made_at > :at)",
+    ),
+}
+"""By kind, how a new secret or key takes the place of those before it."""
+_NEWER_SECRETS: Final = """
+SELECT s.token_hash, s.created_at, s.token_id, coalesce(
+    (SELECT max(o.ends_at) FROM token_secrets AS o
+     WHERE o.token_id = s.token_id AND o.created_at < s.created_at), s.created_at)
+FROM token_secrets AS s JOIN tokens AS t ON t.token_id = s.token_id
+WHERE s.created_at > t.created_at ORDER BY s.created_at
+"""
+_NEWER_KEYS: Final = """
+SELECT k.key_id, k.used_at, k.credential_id, coalesce(
+    (SELECT max(o.ends_at) FROM agent_keys AS o
+     WHERE o.credential_id = k.credential_id AND o.seq < k.seq), k.used_at), k.public_key
+FROM agent_keys AS k JOIN credentials AS c ON c.credential_id = k.credential_id
+WHERE k.used_at IS NOT NULL AND k.made_at > c.enrolled_at ORDER BY k.seq
+"""
 
 
 class EndedJournal:
@@ -68,6 +111,8 @@ class EndedJournal:
             os.fsync(handle)
         finally:
             os.close(handle)
+        if not size:  # the file may be new: its name must outlive a power cut too
+            sync_directory(self._path.parent)
         self._known.update((line.kind, line.id) for line in new)
 
 
@@ -96,7 +141,11 @@ def ended_in(connection: sqlite3.Connection) -> list[EndedRecord]:
         )
     ]
     made = connection.execute("SELECT credential_id, enrolled_at, enrol_token_id FROM credentials")
-    return ended + [EndedRecord("enrolled", id_, at, by) for id_, at, by in made]
+    ended += [EndedRecord("enrolled", id_, at, by) for id_, at, by in made]
+    secrets = connection.execute(_NEWER_SECRETS)
+    ended += [EndedRecord("secret", id_.hex(), at, by, end) for id_, at, by, end in secrets]
+    keys = connection.execute(_NEWER_KEYS)
+    return ended + [EndedRecord("key", id_, at, by, end, data) for id_, at, by, end, data in keys]
 
 
 def end_again(connection: sqlite3.Connection, lines: Iterable[EndedRecord]) -> None:
@@ -105,6 +154,12 @@ def end_again(connection: sqlite3.Connection, lines: Iterable[EndedRecord]) -> N
     for line in lines:
         if line.kind == "enrolled":
             used.setdefault(line.by, set()).add(line.id)
+        elif line.kind in _SUCCESSIONS:
+            named = msgspec.structs.asdict(line)
+            if line.kind == "secret":
+                named["hash"] = bytes.fromhex(line.id)
+            for statement in _SUCCESSIONS[line.kind]:
+                connection.execute(statement, named)
         elif line.kind in _TABLES:
             table, column = _TABLES[line.kind]
             connection.execute(

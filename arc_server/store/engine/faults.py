@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from typing import Final
 
@@ -22,6 +23,8 @@ _OF_THE_BATCH: Final = frozenset(
 )
 """The fault is below the operation: the others of its batch would fare no better."""
 _FAILED_FSYNC: Final = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+FAILED: Final = "the database has failed, and the server stops"
+"""The message for callers after an error that leaves doubt."""
 _UNDONE_BY_COMMIT: Final = _OF_THE_BATCH - {sqlite3.SQLITE_IOERR} | {sqlite3.SQLITE_CONSTRAINT}
 """A COMMIT that fails with one of these has written nothing that counts: roll it back."""
 
@@ -62,5 +65,12 @@ def is_damage(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Return the message for callers."""
-    return f"the database failed: {name_of(error)}"
+    """Return the sentence for callers; the log has the cause."""
+    primary = code_of(error) & _PRIMARY
+    if primary == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == errno.ENOSPC:
+        return "the disk of the database is full; nothing was changed"
+    if is_damage(error):
+        return "the database is damaged; the server's log says where"
+    if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return "the disk of the database fails"
+    return "the database cannot do this now"

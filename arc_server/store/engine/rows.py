@@ -87,6 +87,7 @@ def command_of(row: Row) -> CommandRecord:
         lease_credential,
         created_by,
         completed_by,
+        retry_of,
     ) = row
     return CommandRecord(
         command_id=command_id,
@@ -109,4 +110,5 @@ def command_of(row: Row) -> CommandRecord:
         lease_credential=lease_credential,
         created_by=created_by,
         completed_by=completed_by,
+        retry_of=retry_of,
     )

@@ -17,6 +17,7 @@ from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.live_commands import LiveCommands
 from arc_server.store.engine.queries import by_place
 from arc_server.store.engine.rows import Row, target_of
+from arc_server.store.engine.usage import UsageCounts
 
 NUMBERS_PER_BLOCK: Final = 1_000
 """Numbers that are reserved at once; what is left of a block at the end is not used."""
@@ -37,6 +38,7 @@ class StoreSession:
     def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
         self.connection: Final = connection
         self.live: Final = LiveCommands()
+        self.usage: Final = UsageCounts()
         self.unreadable_params: Final[set[int]] = set()
         """Commands (by seq) whose params stand on damaged pages."""
         self._execute = connection.execute
@@ -95,10 +97,23 @@ class StoreSession:
         """Forget a deployment that was changed."""
         self._deployments.pop(deployment_id, None)
 
+    def write_usage(self) -> None:
+        """Write what the batch has changed of the usage of deployments. Call before COMMIT."""
+        for deployment_id, changes in self.usage.take_changes().items():
+            self.change(
+                "add_usage",
+                deployment_id=deployment_id,
+                live_commands=changes.live_commands,
+                open_uploads=changes.open_uploads,
+                stored_bytes=changes.stored_bytes,
+                idempotency_keys=changes.idempotency_keys,
+            )
+
     def forget(self) -> None:
         """Forget what was read, and the numbers that were reserved: a transaction was undone."""
         self._deployments.clear()
         self.live.clear()
+        self.usage.forget()
         self.epoch = None
         self._next_number = self._numbers_end = 0
 
@@ -109,6 +124,7 @@ class StoreSession:
             self._data_version = version
             self._deployments.clear()
             self.live.clear()
+            self.usage.forget()
 
 
 _Bind = Callable[[Mapping[str, Any]], tuple[Any, ...]]

@@ -8,6 +8,7 @@ operations run again, each in a transaction of its own.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -20,6 +21,10 @@ from arc_server.store.engine.batches import Operation
 from arc_server.store.engine.session import Again, StoreSession
 
 log = structlog.get_logger(__name__)
+
+MAX_SECONDS: Final = 0.02
+"""The time after which a batch takes no further operation: the first waits for the last, and 512
+leases of a thousand commands would take many seconds."""
 
 
 class _Undone(Exception):
@@ -40,35 +45,37 @@ class Writing:
         self._on_failure = on_failure
         self._failure = ""
 
-    def __call__(self, batch: Sequence[Operation]) -> None:
-        """Run and commit a batch. No transaction is left open, also after an error."""
+    def __call__(self, batch: Sequence[Operation]) -> int:
+        """Run and commit a batch, or the first operations of it; return how many.
+
+        No transaction is left open, also after an error.
+        """
         try:
-            self._commit(batch)
+            return self._commit(batch)
         except BaseException:
             self._roll_back()
             raise
 
-    def _commit(self, batch: Sequence[Operation]) -> None:
+    def _commit(self, batch: Sequence[Operation]) -> int:
         if self._failure:
-            _refuse(batch, self._failure)
-            return
+            _refuse(batch, faults.FAILED)
+            return len(batch)
         try:
             self._begin()
-            self._run(batch)
+            done = self._run(batch)
+            self._db.write_usage()
         except _Undone as undone:
             self._roll_back()
             if len(batch) > 1 or isinstance(undone.args[0], Again):
-                for operation in batch:
-                    self._commit((operation,))
-            else:
-                batch[0].error = undone.args[0]
-            return
+                return self._commit_each(batch)
+            batch[0].error = undone.args[0]
+            return 1
         except (sqlite3.Error, OSError) as error:
             self._roll_back()
             if faults.is_failed_fsync(error):
                 self._give_up(error)
             self._refuse(batch, error)
-            return
+            return len(batch)
         try:
             hit("store.before_commit")
             self._connection.execute("COMMIT")
@@ -77,7 +84,17 @@ class Writing:
             if faults.leaves_doubt(error):
                 self._give_up(error)
             self._roll_back()
-            self._refuse(batch, error)
+            self._refuse(batch[:done], error)
+        return done
+
+    def _commit_each(self, batch: Sequence[Operation]) -> int:
+        """Commit operations one by one, until time is up; return how many."""
+        ends_at = time.monotonic() + MAX_SECONDS
+        for done, operation in enumerate(batch, 1):
+            self._commit((operation,))
+            if time.monotonic() >= ends_at:
+                return done
+        return len(batch)
 
     def _begin(self) -> None:
         hit("store.before_begin")
@@ -85,11 +102,13 @@ class Writing:
         self._db.notice_others()
         hit("store.after_begin")
 
-    def _run(self, batch: Sequence[Operation]) -> None:
-        """Run the operations. Raises _Undone, and what `is_of_the_batch`."""
+    def _run(self, batch: Sequence[Operation]) -> int:
+        """Run operations until time is up; return how many. Raises _Undone, and what
+        `is_of_the_batch`."""
         connection = self._connection
+        ends_at = time.monotonic() + MAX_SECONDS
         changes = connection.total_changes
-        for operation in batch:
+        for done, operation in enumerate(batch, 1):
             operation.error = None
             try:
                 operation.answer = operation.function(self._db, *operation.args)
@@ -102,6 +121,9 @@ class Writing:
                     raise _Undone(operation.error) from error
             changes = connection.total_changes
             hit("store.after_operation")
+            if time.monotonic() >= ends_at:
+                return done
+        return len(batch)
 
     def _roll_back(self) -> None:
         self._db.forget()
@@ -132,7 +154,7 @@ class Reading:
     def __init__(self, session: StoreSession) -> None:
         self._db = session
 
-    def __call__(self, batch: Sequence[Operation]) -> None:
+    def __call__(self, batch: Sequence[Operation]) -> int:
         """Run a batch; an error concerns its own operation alone."""
         connection = self._db.connection
         try:
@@ -143,10 +165,12 @@ class Reading:
                 except Exception as error:
                     operation.error = _for_caller(error)
         except sqlite3.Error as error:
+            log.error("store.read_failed", reason=faults.name_of(error), operations=len(batch))
             _refuse(batch, faults.reason(error))
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+        return len(batch)
 
 
 def _refuse(batch: Sequence[Operation], reason: str) -> None:

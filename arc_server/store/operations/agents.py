@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 import msgspec
 
 from arc_protocol.codec import encode
+from arc_protocol.errors import QuotaExceeded
 from arc_protocol.messages.agents import AgentRegistration
+from arc_server.ports.agents import SILENT_AGENT_SECONDS
 from arc_server.ports.handler_schemas import HandlerSchemas, split_schemas, with_schemas
-from arc_server.ports.records import AgentPresence, Holder
+from arc_server.ports.records import AgentPresence, Holder, Quotas
 from arc_server.store.engine.rows import command_of, micros, moment
 from arc_server.store.engine.session import StoreSession
+from arc_server.store.operations import quotas
 
 NO_CREDENTIAL: Final = ""
 """Stands in the row of an agent that registered without a token: NULL is no part of a key."""
@@ -38,6 +42,7 @@ def put_agent(
     registration: AgentRegistration,
     now: datetime,
     credential: str | None,
+    most: Quotas | None,
 ) -> AgentPresence:
     """Fulfil AgentStore.put_agent."""
     bare, schemas = split_schemas(registration)
@@ -46,6 +51,8 @@ def put_agent(
         "agent_id": agent_id,
         "credential": credential or NO_CREDENTIAL,
     }
+    if most is not None and not db.rows("find_agent", **named):
+        _make_room(db, registration.deployment_id, most, now)
     if credential is not None:
         db.change("drop_unowned_agent", **named)
     db.change(
@@ -55,8 +62,20 @@ def put_agent(
         schemas=msgspec.json.encode(schemas) if schemas else None,
         now=micros(now),
     )
+    db.usage.reread(registration.deployment_id)
     [row] = db.rows("find_agent", **named)
     return _presence(db, _AgentRow(*row), has_schemas=True)
+
+
+def _make_room(db: StoreSession, deployment_id: str, most: Quotas, now: datetime) -> None:
+    """Let another agent register; a silent one gives its place. Raises QuotaExceeded."""
+    try:
+        quotas.check_agent(db, deployment_id, most)
+    except QuotaExceeded:
+        before = micros(now - timedelta(seconds=SILENT_AGENT_SECONDS))
+        if not db.rows("silent_agent", deployment_id=deployment_id, before=before):
+            raise
+        db.change("drop_silent_agent", deployment_id=deployment_id, before=before)
 
 
 def touch_agents(db: StoreSession, seen: Mapping[Holder, datetime]) -> None:
@@ -91,7 +110,11 @@ def list_agents(
             with_schemas=has_schemas,
         )
     )
-    return [_presence(db, _AgentRow(*row), has_schemas=has_schemas) for row in rows]
+    found: list[AgentPresence] = []
+    for each in rows:
+        with suppress(msgspec.ValidationError):  # names that an earlier release took
+            found.append(_presence(db, _AgentRow(*each), has_schemas=has_schemas))
+    return found
 
 
 def _presence(db: StoreSession, row: _AgentRow, *, has_schemas: bool) -> AgentPresence:

@@ -93,6 +93,6 @@ def write_payload(
             **{"from": state, "to": state},
         )
     if params is not None:
-        transitions.replace_params(db, stored.seq, params)
+        transitions.replace_params(db, stored, params)
     if response is not None:
-        transitions.put_response(db, stored.seq, response)
+        transitions.put_response(db, stored, response)

@@ -24,7 +24,7 @@ from arc_server.ports.records import (
 from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.rows import StoredCommand, micros
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import bodies, epochs, lookup, targets, transitions
+from arc_server.store.operations import bodies, epochs, lookup, quotas, targets, transitions
 
 
 class _Key(NamedTuple):
@@ -49,6 +49,14 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         raise resolved
     if lifecycle.is_overdue(new.deadline, new.created_at):
         raise InvalidCommand("deadline: is not in the future", field="deadline")
+    if new.quotas is not None:
+        quotas.check_create(
+            db,
+            new.deployment_id,
+            new.quotas,
+            is_upload=isinstance(new.params, AwaitedBlob),
+            has_key=new.idempotency_key is not None,
+        )
     now = micros(new.created_at)
     if resolved.is_new:
         targets.register_target(db, new.deployment_id, resolved.target, now)
@@ -65,6 +73,7 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         is_push=deployment.push_url is not None,
         deadline=new.deadline,
         created_by=new.created_by,
+        retry_of=new.retry_of,
     )
     seq = transitions.insert(db, command, new.params, new.signature)
     if command.is_push and new.push_lease and not isinstance(new.params, AwaitedBlob):
@@ -90,6 +99,7 @@ def create(db: StoreSession, new: NewCommand) -> Created:
             command_seq=seq,
             created_at=now,
         )
+        db.usage.changed(new.deployment_id).idempotency_keys += 1
     return Created(command=command, is_replay=False, params=new.params)
 
 

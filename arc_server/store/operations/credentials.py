@@ -217,16 +217,19 @@ def check_new_key(
         raise Conflict("this key is another credential's")
 
 
-def use_key(db: StoreSession, key_id: str, now: datetime, older_end_at: datetime) -> None:
-    """Fulfil CredentialStore.use_key."""
+def use_key(
+    db: StoreSession, key_id: str, now: datetime, older_end_at: datetime
+) -> EndedRecord | None:
+    """Fulfil CredentialStore.use_key. Return the line of the journal, if older keys end now."""
     known = find_key(db, key_id)
     if known is None or not db.change("begin_key", key_id=key_id, now=micros(now)):
-        return
-    credential_id = known.key.credential_id
-    db.change(
-        "end_older_keys", credential_id=credential_id, key_id=key_id, ends_at=micros(older_end_at)
-    )
+        return None
+    credential_id, end = known.key.credential_id, micros(older_end_at)
+    older = db.change("end_older_keys", credential_id=credential_id, key_id=key_id, ends_at=end)
     db.change("drop_ended_keys", credential_id=credential_id, now=micros(now))
+    if not older:
+        return None
+    return EndedRecord("key", key_id, micros(now), credential_id, end, known.key.public_key)
 
 
 def find_credential(db: StoreSession, credential_id: str) -> Credential | None:

@@ -61,9 +61,15 @@ def insert(
         ready_order=seq if command.state is State.PENDING else NONE,
         push_at=created_at if command.is_push else NONE,
         created_by=command.created_by,
+        retry_of=command.retry_of,
     )
     form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
+    used = db.usage.changed(command.deployment_id)
+    used.live_commands += 1
+    used.stored_bytes += size or 0
+    if command.state is State.PENDING_UPLOAD:
+        used.open_uploads += 1
     if signature is not None:  # a statement of its own: most commands do without
         db.change("add_signature", command=seq, signature=bytearray(signature, "ascii"))
     db.live.put(StoredCommand(seq, command, params, signature))
@@ -74,7 +80,8 @@ def make_ready(
     db: StoreSession, stored: StoredCommand, params: StoredBody, now: datetime
 ) -> CommandRecord:
     """Move PENDING_UPLOAD → PENDING with the params that arrived, behind all ready commands."""
-    replace_params(db, stored.seq, params)
+    replace_params(db, stored, params)
+    db.usage.changed(stored.command.deployment_id).open_uploads -= 1
     _hit_one(
         db.change(
             "ready_after_upload",
@@ -201,7 +208,7 @@ def finish(
             "succeed", seq=stored.seq, lease_id=stored.command.lease_id, now=micros(now), by=by
         )
     )
-    put_response(db, stored.seq, response)
+    put_response(db, stored, response)
     return _ended(db, stored, State.SUCCEEDED, now, by)
 
 
@@ -229,7 +236,7 @@ def fail(
 ) -> CommandRecord:
     """End a live command as FAILED, with an error to show; `by` a caller, None by the server."""
     _hit_one(_end(db, "fail", stored, now, by=by))
-    put_response(db, stored.seq, error)
+    put_response(db, stored, error)
     return _ended(db, stored, State.FAILED, now, by)
 
 
@@ -239,18 +246,23 @@ def expire(db: StoreSession, stored: StoredCommand, now: datetime) -> CommandRec
     return _ended(db, stored, State.EXPIRED, now)
 
 
-def replace_params(db: StoreSession, seq: int, params: StoredBody) -> None:
-    """Store params in the place of older ones."""
+def replace_params(db: StoreSession, stored: StoredCommand, params: StoredBody) -> None:
+    """Store params in the place of older ones. A trigger subtracts the size of those."""
+    seq = stored.seq
     form, data, size, checksum = bodies.of_params(params)
     db.change("replace_params", command=seq, form=form, data=data, size=size, checksum=checksum)
+    db.usage.changed(stored.command.deployment_id).stored_bytes += size or 0
     db.unreadable_params.discard(seq)
     db.live.drop(seq)
 
 
-def put_response(db: StoreSession, seq: int, response: StoredResponse) -> None:
-    """Store a response, in the place of an older one if there is any."""
+def put_response(db: StoreSession, stored: StoredCommand, response: StoredResponse) -> None:
+    """Store a response, in the place of an older one if there is any; a trigger subtracts that."""
     form, data, size, checksum = bodies.of_response(response)
-    db.change("replace_response", command=seq, form=form, data=data, size=size, checksum=checksum)
+    db.change(
+        "replace_response", command=stored.seq, form=form, data=data, size=size, checksum=checksum
+    )
+    db.usage.changed(stored.command.deployment_id).stored_bytes += size or 0
 
 
 # many commands
@@ -342,7 +354,18 @@ def _ended(
     by: str | None = None,
 ) -> CommandRecord:
     db.live.drop(stored.seq)
+    used = db.usage.changed(stored.command.deployment_id)
+    used.live_commands -= 1
+    if stored.command.state is State.PENDING_UPLOAD:
+        used.open_uploads -= 1
+        used.stored_bytes -= _announced(db, stored.seq)
     return msgspec.structs.replace(stored.command, state=state, completed_at=now, completed_by=by)
+
+
+def _announced(db: StoreSession, seq: int) -> int:
+    """Return the size of the params that a command waits for, as far as it was announced."""
+    row = db.row("awaited_size", seq=seq)
+    return 0 if row is None else row[0]
 
 
 def _used_up(code: str, command: CommandRecord) -> StoredError:

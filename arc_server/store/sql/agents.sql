@@ -18,6 +18,18 @@ SELECT a.agent_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at
 FROM agents AS a
 WHERE a.deployment_id = :deployment_id AND a.agent_id = :agent_id AND a.credential = :credential;
 
+-- name: silent_agent
+SELECT a.agent_id FROM agents AS a INDEXED BY agents_of_deployment_seen
+WHERE a.deployment_id = :deployment_id AND a.last_seen_at < :before LIMIT 1;
+
+-- name: drop_silent_agent
+DELETE FROM agents WHERE (deployment_id, agent_id, credential) = (
+    SELECT a.deployment_id, a.agent_id, a.credential
+    FROM agents AS a INDEXED BY agents_of_deployment_seen
+    WHERE a.deployment_id = :deployment_id AND a.last_seen_at < :before
+    ORDER BY a.last_seen_at LIMIT 1
+);
+
 -- name: touch_agent
 UPDATE agents SET last_seen_at = :now
 WHERE deployment_id = :deployment_id AND agent_id = :agent_id AND credential = :credential

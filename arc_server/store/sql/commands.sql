@@ -5,7 +5,7 @@
 c.seq, c.command_id, c.deployment_id, c.target_id, c.target_type, c.command, c.state, c.attempt,
 c.max_attempts, c.created_at, c.is_push, c.dispatched_at, c.completed_at, c.deadline,
 c.cancel_requested, c.lease_id, c.lease_attempt, c.lease_expires_at, c.lease_holder,
-c.lease_credential, c.created_by, c.completed_by
+c.lease_credential, c.created_by, c.completed_by, c.retry_of
 
 -- name: reserve_numbers
 UPDATE numbering SET high = high + :count WHERE id = 1;
@@ -16,11 +16,12 @@ SELECT high FROM numbering WHERE id = 1;
 -- name: insert_command
 INSERT INTO commands (
     seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
-    created_at, is_push, deadline, ready_order, push_at, created_by
+    created_at, is_push, deadline, ready_order, push_at, created_by,
+    retry_of
 ) VALUES (
     :seq, :command_id, :deployment_id, :target_id, :target_type, :command, :state, 1, :max_attempts,
     :created_at, :is_push, nullif(:deadline, 0), nullif(:ready_order, 0), nullif(:push_at, 0),
-    :created_by
+    :created_by, :retry_of
 );
 
 -- name: insert_params
@@ -76,6 +77,9 @@ WHERE c.command_id = :command_id;
 
 -- name: params_of
 SELECT p.form, p.data, p.size, p.checksum, p.signature FROM params AS p WHERE p.command = :seq;
+
+-- name: awaited_size
+SELECT coalesce(p.size, 0) FROM params AS p WHERE p.command = :seq AND p.form = 3;
 
 -- name: response_of
 SELECT r.form, r.data, r.size, r.checksum FROM responses AS r WHERE r.command = :seq;

@@ -22,6 +22,7 @@ TOKEN = "agent-token-4711-secret"
 def place(tmp_path: Path) -> Path:
     """A host as it should be; the configuration is written by `config`."""
     (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(0o600)
     (tmp_path / "agent" / "audit").mkdir(parents=True)
     return tmp_path
 

@@ -26,7 +26,7 @@ def lines(server: ScriptedServer) -> list[str]:
 
 
 def progress(server: ScriptedServer) -> list[dict[str, Any]]:
-    """What the server was told about progress."""
+    """Return what the server was told about progress."""
     return [r.json()["progress"] for r in server.seen("events") if "progress" in r.json()]
 
 

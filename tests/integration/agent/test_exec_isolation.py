@@ -217,7 +217,7 @@ def test_a_user_that_is_not_there_is_refused_at_the_start() -> None:
 def test_an_agent_that_may_not_become_another_user_says_so_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(isolation, "_CAPABILITIES", {"CAP_SETUID": 63})  # which nobody has
+    monkeypatch.setattr(isolation, "_CAPABILITIES", {"CAP_SETUID": 63})  # which no process has
 
     with pytest.raises(HandlerError, match=r"^handlers\.exec\.x\.user: .*it needs CAP_SETUID"):
         isolation.check({"x": section(["true"], user="nobody")})

@@ -308,7 +308,7 @@ async def test_a_result_is_uploaded_to_nowhere_but_where_it_may_be(
         number = len(hostile.responses()) + 1
         hostile.send("large", change=handling("storageUploadRequest", upload))
         response = await hostile.response(number)
-        # Whatever the place is good for: the server has the answer, the other place has nothing.
+        # In every case the server has the answer, and the other place has nothing.
         assert response.get("code") == "INVALID_ENVELOPE" or len(inline(response)) == 5_000, form
     await still_works(hostile, agent, "uploads")
 
@@ -350,7 +350,7 @@ def lies(bystander: Bystander) -> dict[str, Lie]:
             gzip.compress(BOMB), headers={"Content-Encoding": "gzip, gzip"}
         ),
         "deflate": says(b"x", headers={"Content-Encoding": "deflate"}),
-        "an encoding that nobody knows": says(b"{}", headers={"Content-Encoding": "rot13"}),
+        "an unknown encoding": says(b"{}", headers={"Content-Encoding": "rot13"}),
         "a body without end": endless(b"0" * 65_536),
         "more than was said": says(b"{}   "),
         "less than was said": says(b"{"),
@@ -374,7 +374,7 @@ def lies(bystander: Bystander) -> dict[str, Lie]:
         "another HTTP": raw(b"HTTP/9.9 200 OK\r\n\r\n{}"),
         "a status of four digits": raw(b"HTTP/1.1 2000 OK\r\n\r\n{}"),
         "hanging up": raw(),
-        "a part that nobody asked for": says(
+        "a part that was not asked for": says(
             b"{}", status=206, headers={"Content-Range": "bytes 5-6/9"}
         ),
         "a part of no place": says(b"{}", status=206),
@@ -476,7 +476,7 @@ LEASE_ANSWERS: dict[str, bytes] = {
     "leases that are lists": b'{"leases": [[], [[]], [{}]]}',
     "leases without anything": b'{"leases": [{}, {}, {}]}',
     "cancelled that are numbers": b'{"leases": [], "cancelled": [1]}',
-    "cancelled that nobody holds": b'{"leases": [], "cancelled": ["", "..", "\\u0000"]}',
+    "cancelled without a holder": b'{"leases": [], "cancelled": ["", "..", "\\u0000"]}',
     "depth": b'{"leases": [' + b"[" * 200_000 + b"]" * 200_000 + b"]}",
     "depth within a field": b'{"leases": [{"leaseId": ' + b'{"a":' * 100_000 + b"1",
     "the same key twice": b'{"leases": [{"leaseId": "a", "leaseId": "b"}], "leases": []}',
@@ -594,7 +594,7 @@ async def test_deadlines_at_the_ends_of_time_are_judged_like_others(
 SAID: dict[str, Lie] = {
     "a redirect": says(b"", status=302, headers={"Location": "http://169.254.169.254/"}),
     "a redirect that keeps the body": says(b"", status=308, headers={"Location": "/elsewhere"}),
-    "a status that nobody knows": says(b"", status=299),
+    "an unknown status": says(b"", status=299),
     "a word without end": endless(b"0" * 65_536),
     "a bomb": says(BOMB, headers={"Content-Encoding": "gzip"}),
     "a length that is too long": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"),
@@ -648,7 +648,7 @@ async def answered(server: HostileServer, change: Change, row: str) -> str:
 
 
 async def outcome(server: HostileServer, lease_id: str, command_id: str) -> str:
-    """What has become of a lease."""
+    """Return what has become of a lease."""
 
     def responses() -> list[Any]:
         return server.responses(command_id)
@@ -670,7 +670,7 @@ async def still_works(server: HostileServer, agent: Any, row: str) -> None:
 
 
 def longest_line(events: list[Any]) -> int:
-    """How long the longest line of the log is."""
+    """Return how long the longest line of the log is."""
     return max(len(json.dumps(each, default=str)) for each in events)
 
 
@@ -680,5 +680,5 @@ def delivered(events: list[Any]) -> list[str]:
 
 
 def temporary_files(agent: Any) -> list[Path]:
-    """What is left of commands."""
+    """Return what is left of commands."""
     return [each for each in agent.directory.glob("tmp/*") if each.name.startswith("run-")]

@@ -264,7 +264,7 @@ async def test_a_name_that_leads_to_a_metadata_address_is_not_asked(
     async def resolve(*_: Any) -> list[dict[str, Any]]:
         return [{"host": "169.254.169.254", "hostname": "x", "port": 80, "family": 2}]
 
-    monkeypatch.setattr("arc_agent.net.allowed_hosts.ThreadedResolver.resolve", resolve)
+    monkeypatch.setattr("arc_runtime.network.allowed_hosts.ThreadedResolver.resolve", resolve)
     with pytest.raises(CommandFailed) as failed:
         await ask(service, tmp_path, url="http://inner.example")
 

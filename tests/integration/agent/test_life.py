@@ -57,7 +57,7 @@ async def test_the_lease_request_says_who_asks_and_for_how_much(
 
 
 def registrations(server: ScriptedServer) -> list[tuple[str, str | None, str | None]]:
-    """What agents registered: their id, the state of their status, and what they replace."""
+    """Return what agents registered: their id, the state of their status, and what they replace."""
     told = [(each.path.rpartition("/")[2], each.json()) for each in server.seen("agents")]
     return [(id_, (it.get("status") or {}).get("state"), it.get("replaces")) for id_, it in told]
 
@@ -265,7 +265,7 @@ async def test_a_large_result_goes_to_the_store_first(server: ScriptedServer, st
     }
     assert server.blobs["response-cmd_1"] == bytes(5000)
     put = server.seen("put_blob")[0]
-    assert put.headers["x-blob"] == "yes"
+    assert put.headers["x-ms-blob-type"] == "BlockBlob"
     assert put.headers["content-length"] == "5000"
     assert "authorization" not in put.headers
     assert "content-type" not in put.headers
@@ -309,7 +309,7 @@ async def test_stored_params_come_as_a_stream_and_echo_back_byte_for_byte(
     await server.response()
 
     assert server.blobs["response-cmd_1"] == data
-    assert server.seen("get_blob")[0].headers["x-blob"] == "yes"
+    assert server.seen("get_blob")[0].headers["x-ms-blob-type"] == "BlockBlob"
     assert "authorization" not in server.seen("get_blob")[0].headers
 
 

@@ -80,7 +80,7 @@ def policy(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 async def told(agent: RunningAgent, do: str, **request: Any) -> dict[str, Any]:
-    """What the agent answers its operator."""
+    """Return what the agent answers its operator."""
     path = agent.directory / "control.sock"
     return await asyncio.to_thread(ask, path, {"do": do, **request})
 
@@ -98,7 +98,7 @@ async def until_waiting(agent: RunningAgent, count: int = 1) -> list[dict[str, A
 
 
 def events(agent: RunningAgent, command_id: str) -> list[str]:
-    """What the audit log says of a command."""
+    """Return what the audit log says of a command."""
     found = entries(agent.directory / "audit")
     return [each["event"] for each in found if each.get("command_id") == command_id]
 
@@ -486,7 +486,7 @@ async def test_a_server_without_renewal_gets_the_command_back_before_its_lease_e
 
 
 def statuses(server: ScriptedServer) -> list[Any]:
-    """What the agent said of itself."""
+    """Return what the agent said of itself."""
     return [request.json().get("status") for request in server.seen("agents")]
 
 

@@ -26,7 +26,7 @@ COMMAND = Path(sys.executable).parent / "arc-agent"
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """What handlers write to."""
+    """Return the directory that handlers write to."""
     return tmp_path / "runs"
 
 
@@ -203,7 +203,7 @@ def both_waiting(process: Process) -> list[object]:
 
 
 def stopped_cleanly(tmp_path: Path) -> bool:
-    """Whether the order is on the disk."""
+    """Return True if the order is on the disk."""
     return b'"stopped"' in (tmp_path / "agent" / "pause.json").read_bytes()
 
 

@@ -16,9 +16,10 @@ import pytest
 
 from arc_agent.config.sections import ServerSection, TransferSection
 from arc_agent.net import routes
-from arc_agent.net.allowed_hosts import HostRefused
-from arc_agent.net.connection import NoContact
+from arc_agent.net.connection import NoContact, ServerConnection
+from arc_agent.net.token import ConfiguredToken
 from arc_agent.net.transfer import Transfer
+from arc_runtime.network.allowed_hosts import HostRefused
 from tests.integration.agent.test_transfer import fetch, presigned
 from tests.support.hostile_server import Bystander
 from tests.support.name_server import NameServer, look_up
@@ -26,7 +27,7 @@ from tests.support.name_server import NameServer, look_up
 GOOD = "127.0.0.2"
 """Where the store is: the configuration allows it."""
 BAD = "127.0.0.1"
-"""Where somebody else is, on the same port."""
+"""The address of another service, on the same port."""
 MANY_BAD = [f"10.0.0.{n}" for n in range(1, 20)]
 
 
@@ -48,7 +49,10 @@ class Scene:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nthe")
             else:
                 self.fetched += 1
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nthe body")
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: 8\r\n\r\nthe body"
+                )
             await writer.drain()
             writer.close()
 
@@ -221,3 +225,72 @@ async def test_a_name_that_is_gone_may_come_back(scene: Scene, tmp_path: Path) -
     await scene.get(tmp_path / "f")
 
     assert scene.tried == [GOOD]
+
+
+# The server's own name
+
+
+@pytest.fixture
+async def own(scene: Scene) -> AsyncIterator[tuple[Transfer, ServerConnection, str]]:
+    """Transfers and calls of an agent whose server is the store, by a name, without a list."""
+    url = f"http://arc.example.org:{scene.bystander.port}"
+    section = ServerSection(url=url, max_back_off_seconds=0.02)
+    network = routes.Routes(section)
+    transfer = Transfer(TransferSection(), section, network)
+    connection = ServerConnection(section, ConfiguredToken(None, None), network)
+    await transfer.open()
+    await connection.open()
+    yield transfer, connection, url
+    await connection.close()
+    await transfer.close()
+
+
+Own = tuple[Transfer, ServerConnection, str]
+
+
+async def test_the_servers_name_leads_only_to_where_the_server_has_answered(
+    scene: Scene, own: Own
+) -> None:
+    transfer, connection, url = own
+    scene.names.answers = [[GOOD], [GOOD], [BAD], [GOOD], [BAD, GOOD]]
+
+    with pytest.raises(NoContact, match="has not answered"):
+        await transfer.put_message(f"{url}/response", b"{}")
+    await connection.call("GET", connection.url("x"))
+    with pytest.raises(NoContact, match="has not answered"):
+        await transfer.put_message(f"{url}/response", b"{}")
+    for _ in range(2):
+        assert (await transfer.put_message(f"{url}/response", b"{}")).status == 200
+
+    assert set(scene.tried) == {GOOD}
+    assert scene.bystander.visits == []
+
+
+async def test_an_answer_that_is_not_the_servers_proves_no_address(scene: Scene, own: Own) -> None:
+    transfer, connection, url = own
+    scene.names.answers = [[BAD]]  # the bystander answers 200, and no JSON
+
+    await connection.call("GET", connection.url("x"))
+    with pytest.raises(NoContact, match="has not answered"):
+        await transfer.put_message(f"{url}/response", b"{}")
+
+    assert len(scene.bystander.visits) == 1
+
+
+@pytest.mark.parametrize("server", ["https://arc.example.org", "http://arc.example.org:8700"])
+async def test_the_servers_name_opens_no_other_service_of_this_host(
+    scene: Scene, tmp_path: Path, server: str
+) -> None:
+    scene.names.answers = [[BAD]]
+    transfer = Transfer(TransferSection(), ServerSection(url=server))
+    await transfer.open()
+
+    url = f"http://arc.example.org:{scene.bystander.port}/v1/secrets"
+    with pytest.raises(HostRefused):
+        await fetch(transfer, presigned(url), tmp_path / "f")
+    with pytest.raises(HostRefused):
+        await transfer.put_message(url, b"{}")
+
+    await transfer.close()
+    assert scene.tried == []
+    assert scene.bystander.visits == []

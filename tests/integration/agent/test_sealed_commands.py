@@ -69,7 +69,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def seals(tmp_path: Path) -> Callable[..., SenderSeals]:
-    """What is between a sender and a host."""
+    """Return a function that makes the seals between a sender and a host."""
 
     def of(host: PrivateKey = HOST, sender: PrivateKey = OPS) -> SenderSeals:
         (tmp_path / f"{host.name}.pub").write_text(host.public().line)
@@ -239,7 +239,7 @@ async def test_what_a_handler_leaves_for_after_a_restart_is_sealed(
 
 
 def _has_announced(spool: Path) -> bool:
-    """Whether a result waits for the agent to be back."""
+    """Return True if a result waits for the agent to be back."""
     if not spool.exists():
         return False
     with closing(sqlite3.connect(spool)) as db, suppress(sqlite3.OperationalError):

@@ -97,7 +97,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> MovedClock:
 
 
 async def told(agent: RunningAgent, do: str, **request: Any) -> dict[str, Any]:
-    """What the agent answers its operator."""
+    """Return what the agent answers its operator."""
     path = agent.directory / "control.sock"
     return await asyncio.to_thread(ask, path, {"do": do, **request})
 

@@ -400,7 +400,7 @@ async def test_a_run_that_is_cancelled_cancels_the_query(
 async def test_a_database_that_cannot_be_had_is_an_error_that_quotes_no_dsn(
     tmp_path: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PGHOST", str(tmp_path))  # nobody listens there
+    monkeypatch.setenv("PGHOST", str(tmp_path))  # nothing listens there
     file = tmp_path / "dsn"
     file.write_text(dsn)
     with pytest.raises(CommandFailed) as failed:

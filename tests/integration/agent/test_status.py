@@ -25,7 +25,7 @@ def socket_of(agent: RunningAgent) -> Path:
 
 
 async def status(agent: RunningAgent) -> dict[str, Any]:
-    """What it says."""
+    """Return what it says."""
     return await asyncio.to_thread(ask, socket_of(agent), {"do": "status"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import socket
 import threading
@@ -17,7 +18,6 @@ from aiohttp import web
 from aiohttp.resolver import ThreadedResolver
 
 from arc_agent.config.sections import ServerSection, TransferSection
-from arc_agent.net.allowed_hosts import HostRefused
 from arc_agent.net.bodies import NoRoom, TransferRefused
 from arc_agent.net.connection import NoContact, Refused, ServerConnection
 from arc_agent.net.lease_calls import ask
@@ -26,8 +26,11 @@ from arc_agent.net.transfer import Transfer
 from arc_protocol.codec import decode
 from arc_protocol.messages.bodies import LocalBackend, PresignedRequest
 from arc_protocol.messages.leases import LeaseRequest
+from arc_runtime.network.allowed_hosts import HostRefused
+from tests.support.listening import stop_serving
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+GZIP_BOMB = gzip.compress(bytes(2 * 1024 * 1024))
 
 
 class Store:
@@ -62,7 +65,7 @@ async def store() -> AsyncIterator[Store]:
     made = Store()
     runner = await made.start()
     yield made
-    await runner.cleanup()
+    await stop_serving(runner)
 
 
 @pytest.fixture
@@ -120,14 +123,16 @@ async def test_a_fetch_sends_the_headers_it_was_given_and_none_of_ours(
     transfer = await make()
 
     fetched = await fetch(
-        transfer, presigned(f"{store.url}/a%2Fb?sig=x%3D&y=+", **{"x-ms": "1"}), tmp_path / "f"
+        transfer,
+        presigned(f"{store.url}/a%2Fb?sig=x%3D&y=+", **{"x-ms-blob-type": "1"}),
+        tmp_path / "f",
     )
 
     assert (tmp_path / "f").read_bytes() == b"the body"
     assert fetched.sha256 == hashlib.sha256(b"the body").hexdigest()
     _, path, headers, _ = store.seen[0]
     assert path == "/a%2Fb?sig=x%3D&y=+"  # byte for byte
-    assert headers["x-ms"] == "1"
+    assert headers["x-ms-blob-type"] == "1"
     assert headers["accept-encoding"] == "identity"
     assert "authorization" not in headers
     assert "cookie" not in headers
@@ -227,6 +232,20 @@ async def test_a_compressed_body_is_refused_unopened(
         await fetch(transfer, presigned(store.url), tmp_path / "f")
 
 
+async def test_an_answer_of_the_server_that_was_compressed_unasked_is_not_opened(
+    store: Store, connect: Connect
+) -> None:
+    async def bomb(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=GZIP_BOMB, headers={"Content-Encoding": "gzip"})
+
+    store.answer = bomb
+    connection = await connect()
+
+    with pytest.raises(NoContact, match="in gzip, which was not asked for"):
+        await connection.call("GET", connection.url("x"))
+    assert store.seen[0][2]["accept-encoding"] == "identity"
+
+
 async def test_no_room_ends_a_fetch(store: Store, make: Make, tmp_path: Path) -> None:
     async def large(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=bytes(20 * 1024 * 1024))
@@ -246,6 +265,13 @@ async def test_no_room_ends_a_fetch(store: Store, make: Make, tmp_path: Path) ->
         ("GET", {"Host": "metadata"}),
         ("GET", {"Transfer-Encoding": "chunked"}),
         ("GET", {"content-length": "5"}),
+        ("GET", {"Metadata-Flavor": "Google"}),
+        ("GET", {"X-aws-ec2-metadata-token": "t"}),
+        ("GET", {"X-Vault-Token": "t"}),
+        ("GET", {"Authorization": "Bearer t"}),
+        ("GET", {"Cookie": "session=t"}),
+        ("GET", {"Range": "bytes=0-1"}),
+        ("GET", {"x-amz-acl": "a\nb"}),
     ],
 )
 async def test_a_presigned_request_that_is_none_is_refused(
@@ -323,7 +349,9 @@ async def test_an_upload_is_tried_once_and_says_its_length(
     source = tmp_path / "source"
     source.write_bytes(b"x" * 600_000)
 
-    await transfer.upload(presigned(store.url, "PUT", **{"x-ms": "1"}), source, 600_000, "digest")
+    await transfer.upload(
+        presigned(store.url, "PUT", **{"x-ms-blob-type": "1"}), source, 600_000, "digest"
+    )
 
     method, _, headers, body = store.seen[0]
     assert (method, len(body)) == ("PUT", 600_000)

@@ -351,7 +351,7 @@ async def test_ctrl_c_before_the_server_answered_says_how_not_to_run_twice(
 async def test_ctrl_c_while_stdin_is_read_leaves_with_nothing_sent(server: FakeServer) -> None:
     process = await start("invoke", "dep", "echo", "--params", "-", url=server.url)
     assert process.stdin is not None
-    # More than a pipe holds: once it is drained, somebody reads at the other end.
+    # More than a pipe holds: once it is drained, a reader is at the other end.
     process.stdin.write(b" " * 1_000_000)
     await process.stdin.drain()
     process.send_signal(signal.SIGINT)

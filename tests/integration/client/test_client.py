@@ -55,7 +55,7 @@ async def test_large_bytes_go_up_and_come_back_through_the_store(
     for method, path, headers in server.requests:
         assert ("Authorization" in headers) != path.startswith("/blobs/"), path
         if path.startswith("/blobs/"):
-            assert headers["X-Signed"] == "yes"
+            assert headers["x-ms-blob-type"] == "BlockBlob"
             assert "?sig=s%2f" in path, "the signed URL is used byte for byte"
             assert "Content-Type" not in headers
         assert method in ("POST", "GET", "PUT")

@@ -30,7 +30,12 @@ from arc_client import (
     ProgressCallbacks,
     TokenRefused,
 )
-from arc_protocol.errors import CommandNotFound, IdempotencyKeyReused, InvalidCommand
+from arc_protocol.errors import (
+    CommandNotFound,
+    IdempotencyKeyReused,
+    InvalidCommand,
+    InvalidStateTransition,
+)
 from arc_protocol.messages.commands import CommandStatus
 from tests.support.fake_server import Hasty
 from tests.support.shell import arc as run_arc
@@ -93,7 +98,7 @@ def dep() -> str:
 
 @asynccontextmanager
 async def holder(url: str, deployment: str) -> AsyncIterator[list[str]]:
-    """Somebody who takes commands of a deployment: `echo` returns its params, anything else fails.
+    """A receiver of a deployment's commands: `echo` returns its params, any other fails.
 
     Yields the ids of the commands that were taken, in order.
     """
@@ -194,6 +199,32 @@ async def test_a_failure_a_cancel_and_a_deadline_end_a_wait(
 
     assert (raised.value.code, raised.value.details) == ("E_DISK", "/var")
     assert taken == [raised.value.command_id]
+
+
+async def test_what_has_ended_runs_again_by_library_and_command_line(
+    server: RealServer, dep: str, arc: Client
+) -> None:
+    old = await arc.send(dep, "echo", {"n": 1})
+    await old.cancel()
+    other = await arc.send(dep, "echo", LARGE)
+    with pytest.raises(InvalidStateTransition):
+        await arc.retry(other.id)
+    await other.cancel()
+
+    again = await arc.retry(old.id, idempotency_key="k")
+    repeat = await arc.retry(old.id, idempotency_key="k")
+    shown = await run_arc("retry", old.id, other.id, url=server.url)
+    async with holder(server.url, dep):
+        assert await again.result() == {"n": 1}
+        assert await arc.wait(shown.out.split()[1].decode(), returns=bytes) == LARGE
+
+    assert (repeat.id, repeat.is_new) == (again.id, False)
+    assert (await arc.status(again.id)).retry_of == old.id
+    assert shown.code == 0
+    status = await run_arc("status", again.id, url=server.url)
+    assert f"retry of    {old.id}" in status.out.decode()
+    refused = await run_arc("retry", old.id, other.id, "--key", "k", url=server.url)
+    assert (refused.code, refused.out) == (2, b"")
 
 
 async def test_a_key_is_a_promise(server: RealServer, dep: str, arc: Client) -> None:

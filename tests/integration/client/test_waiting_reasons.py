@@ -17,7 +17,7 @@ ABSENT = {"reason": "silent", "hostname": "host-1", "since": "2026-11-23T20:00:0
 
 
 def asked_with(server: FakeServer, tag: str) -> bool:
-    """Whether a status was asked for by a sender that knows this reason."""
+    """Return True if a status was asked for by a sender that knows this reason."""
     return server.count("GET", f"&waiting={tag}") > 0
 
 

@@ -62,7 +62,7 @@ def die_at(monkeypatch: pytest.MonkeyPatch) -> Arm:
 
 
 async def renew(host: EnrolmentHost) -> str | None:
-    """What an agent does at its start; its access token."""
+    """Return what an agent does at its start; its access token."""
     token = host.token()
     connection = ServerConnection(host.settings, ConfiguredToken(None, None))
     await connection.open()

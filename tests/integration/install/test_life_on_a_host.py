@@ -83,7 +83,7 @@ class Place:
         )  # fmt: skip
 
     def version(self) -> str:
-        """What the running agent says that it runs from."""
+        """Return what the running agent says that it runs from."""
         return os.readlink(self.root / "opt/arc/current")
 
     def files(self) -> dict[str, str]:

@@ -176,7 +176,7 @@ class Listener:
         monkeypatch.setenv("WATCHDOG_USEC", "200000")
 
     def heard(self, line: str) -> int:
-        """How often it was told since the last look."""
+        """Return how often it was told since the last look."""
         return self.lines().count(line)
 
     def lines(self) -> list[str]:
@@ -291,7 +291,7 @@ async def test_a_start_without_contact_ends_after_a_while_and_says_so(
 
 
 async def silent(listener: Listener, seconds: float) -> bool:
-    """Whether nobody feeds the watchdog for so long."""
+    """Return True if no process feeds the watchdog for so long."""
     listener.heard("WATCHDOG=1")
     until = time.monotonic() + seconds
     fed = 0
@@ -302,7 +302,7 @@ async def silent(listener: Listener, seconds: float) -> bool:
 
 
 async def starved(listener: Listener, seconds: float = 15) -> None:
-    """Wait until nobody feeds the watchdog any more."""
+    """Wait until no process feeds the watchdog any more."""
     async with asyncio.timeout(seconds):
         while not await silent(listener, 1.0):
             pass
@@ -333,7 +333,7 @@ async def test_a_poller_that_hangs_starves_the_watchdog(
     )
     life = asyncio.create_task(agent.run(handles_signals=False))
     await until(lambda: listener.heard("WATCHDOG=1") > 0)
-    assert not await silent(listener, 1.5), "it moves, and yet nobody feeds"
+    assert not await silent(listener, 1.5), "it moves, and the watchdog is not fed"
 
     async def hang(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()

@@ -68,7 +68,7 @@ needs_systemd = pytest.mark.skipif(
 
 
 def has_seccomp() -> bool:
-    """Whether the library is here that systemd filters by."""
+    """Return True if libseccomp, by which systemd filters, is installed."""
     try:
         ctypes.CDLL("libseccomp.so.2")
     except OSError:
@@ -77,7 +77,7 @@ def has_seccomp() -> bool:
 
 
 def refuses_code_in_memory() -> bool:
-    """Whether the kernel can forbid what MemoryDenyWriteExecute forbids (6.3 and newer)."""
+    """Return True if the kernel can forbid what MemoryDenyWriteExecute forbids (6.3 and newer)."""
     return tuple(int(part) for part in os.uname().release.split(".")[:2]) >= (6, 3)
 
 

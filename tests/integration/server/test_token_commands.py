@@ -36,7 +36,7 @@ def listed(data: Path, what: str = "token") -> list[dict[str, Any]]:
 
 
 def known(data: Path, text: str) -> KnownSecret | None:
-    """What the server finds by a token."""
+    """Return what the server finds by a token."""
 
     async def find() -> KnownSecret | None:
         store = await SqliteStore.open(data / "arc.db")

@@ -135,8 +135,8 @@ def a_life() -> Story:
 
 GOOD = {
     "a whole life": a_life(),
-    "a create that nobody heard of, and that never was": Story().create(None).list(),
-    "a create that nobody heard of, and that was": Story().create(None).payload().list("c"),
+    "a create without an answer, and that never was": Story().create(None).list(),
+    "a create without an answer, and that was": Story().create(None).payload().list("c"),
     "upload": Story().create(state="PENDING_UPLOAD").uploaded().read().lease(),
     "a drain costs no attempt": Story().create().lease().release(drain=True).lease("l2", 1),
     "a lapse": Story().create().lease(seconds=1).wait(5).renew(lost=True).lease("l2", 2),
@@ -177,7 +177,7 @@ BROKEN = {
         Story().create().create(key="other", params="q"),
         "one_key_one_command",
     ),
-    "a create that nobody heard of is there twice": (
+    "a create without an answer is there twice": (
         Story().create(None).create().payload().payload(command="d"),
         "stored_once",
     ),
@@ -232,7 +232,7 @@ BROKEN = {
         Story().create().lease().respond().create(),
         "the_end_stays",
     ),
-    "a result that nobody handed in": (
+    "a result that no holder handed in": (
         Story().create().lease().read("SUCCEEDED", SUCCESS),
         "an_end_has_a_cause",
     ),
@@ -246,7 +246,7 @@ BROKEN = {
         .read("SUCCEEDED", SUCCESS),
         "an_end_has_a_cause",
     ),
-    "cancelled by nobody": (
+    "cancelled without a request": (
         Story().create().read("FAILED", ["error", "CANCELLED", "…"]),
         "an_end_has_a_cause",
     ),
@@ -279,7 +279,7 @@ BROKEN = {
         Story().create().lease(seconds=2).renew().wait(10).lease("l2", 2),
         "one_holder_at_a_time",
     ),
-    "a renewal that nobody heard of shortens a lease": (
+    "a renewal without an answer shortens a lease": (
         Story().create().lease().renew(seconds=1, is_heard=False).wait(5).lease("l2", 2),
         "one_holder_at_a_time",
     ),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from arc_protocol import errors
-from arc_protocol.errors import ArcError
+from arc_protocol.errors import ArcError, InvalidCommand
 from arc_protocol.messages.errors import error_body
 
 # docs/protocol.md, Errors: the protocol's codes, and the framework's own answers
@@ -29,7 +29,7 @@ STATUSES = {
     413: {"PAYLOAD_TOO_LARGE"},
     416: {"RANGE_NOT_SATISFIABLE"},
     422: {"NO_COMMAND_TARGETS"},
-    429: {"RATE_LIMITED"},
+    429: {"RATE_LIMITED", "QUOTA_EXCEEDED"},
     431: {"HEADERS_TOO_LARGE"},
     500: {
         *("STORAGE_OPERATION_FAILED", "KV_OPERATION_FAILED", "SERIALIZATION_FAILED"),
@@ -91,7 +91,7 @@ def test_what_may_go_well_the_next_time_is_retryable_and_nothing_else() -> None:
 
     assert retryable == {
         *("REQUEST_TIMEOUT", "RATE_LIMITED", "COMMANDS_ERROR", "STORAGE_OPERATION_FAILED"),
-        *("KV_OPERATION_FAILED", "TRANSPORT_DISPATCH_FAILED", "UNAVAILABLE"),
+        *("KV_OPERATION_FAILED", "TRANSPORT_DISPATCH_FAILED", "UNAVAILABLE", "QUOTA_EXCEEDED"),
     }
 
 
@@ -108,3 +108,12 @@ def test_an_error_becomes_a_body_with_all_that_the_protocol_asks_for(kind: type[
 
 def test_an_error_without_context_has_none_in_its_body() -> None:
     assert error_body(errors.LeaseLost("gone", field=None)).context is None
+
+
+def test_what_an_error_echoes_of_a_request_has_its_controls_escaped() -> None:
+    body = error_body(
+        InvalidCommand("no such target: a\0b\x1b[2J\u202e\x9bü\nit ended", target="a\0b", tries=2)
+    )
+
+    assert body.message == "no such target: a\\x00b\\x1b[2J\\u202e\\x9bü\nit ended"
+    assert body.context == {"target": "a\\x00b", "tries": 2}

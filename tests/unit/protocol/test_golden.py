@@ -33,6 +33,7 @@ from arc_protocol.messages.commands import (
     CreateCommandRequest,
     CreateCommandResponse,
     Payload,
+    RetryRequest,
     UploadCompleteRequest,
     UploadCompleteResponse,
 )
@@ -60,6 +61,7 @@ VECTORS: Final[dict[str, Any]] = {
     "v3-create-ts": CreateCommandRequest,
     "arc-create": CreateCommandRequest,
     "arc-create-waiting": CreateCommandRequest,
+    "arc-retry-request": RetryRequest,
     "v3-bootstrap-receiver": BootstrapRequest,
     "v3-bootstrap-sender": BootstrapRequest,
     "v3-bootstrapped-receiver": BootstrapResponse,
@@ -125,7 +127,7 @@ ONLY_READ: Final = {
     "v3-lease-request": "the target after the numbers",
     "v1-lease-response": "nanoseconds",
     "v3-envelope-nulls": "null where we leave out, +00:00",
-    "v1-error": "fields of the manager that nobody needs",
+    "v1-error": "fields of the manager that no client needs",
 }
 
 

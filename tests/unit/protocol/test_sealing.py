@@ -99,8 +99,8 @@ FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "a frame twice": lambda d: d[: RESULT_START + FRAME] + d[RESULT_START:],
     "a frame left out": lambda d: d[:RESULT_START] + d[RESULT_START + FRAME :],
     "frames of another body": lambda d: d[:RESULT_START] + of_result(b"x" * 200_000)[RESULT_START:],
-    "for somebody else": lambda _: sealed(result_sealer(HOST, public(OTHER), NONCE), b"x"),
-    "by somebody else": lambda _: sealed(result_sealer(OTHER, public(SENDER), NONCE), b"x"),
+    "for another sender": lambda _: sealed(result_sealer(HOST, public(OTHER), NONCE), b"x"),
+    "by another host": lambda _: sealed(result_sealer(OTHER, public(SENDER), NONCE), b"x"),
     "of another command": lambda _: sealed(result_sealer(HOST, public(SENDER), "B" * 22), b"x"),
     "renamed to this command": lambda _: _renamed(
         sealed(result_sealer(HOST, public(SENDER), "B" * 22), b"x")

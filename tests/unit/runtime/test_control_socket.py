@@ -28,7 +28,7 @@ Told = list[tuple[dict[str, Any], Peer]]
 
 @pytest.fixture
 def told() -> Told:
-    """What was asked, and by whom."""
+    """Return what was asked, and by whom."""
     return []
 
 

@@ -13,6 +13,7 @@ from arc_runtime.key_files import (
     SIGNING,
     KeyFileError,
     PublicKey,
+    exposed,
     new_key,
     read_private,
     read_public,
@@ -122,3 +123,23 @@ def test_keys_that_everybody_may_change_are_nobodys(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(KeyFileError, match="chmod o-w"):
         read_public(tmp_path, SIGNING)
+
+
+@pytest.mark.parametrize(("mode", "is_exposed"), [(0o600, 0), (0o640, 0), (0o644, 1), (0o602, 1)])
+def test_a_secrets_file_that_every_user_may_read_is_named(
+    tmp_path: Path, mode: int, is_exposed: int
+) -> None:
+    file, config = tmp_path / "token", tmp_path / "agent.yaml"
+    file.write_text("arc_agent_x")
+    config.write_text("server:\n  token: arc_agent_y\n")
+    for each in (file, config):
+        each.chmod(mode)
+    given = {"server.token_file": file, "proxy.auth_file": None, "x": tmp_path / "none"}
+
+    assert len(exposed(given, None)) == is_exposed
+    assert len(exposed({}, config, "arc_agent_y", None)) == is_exposed
+    assert exposed({}, config, "from the environment", None) == []
+    for line in exposed(given, None):
+        assert (
+            line == f"server.token_file: {file} is open to every user of this machine (chmod 600)"
+        )

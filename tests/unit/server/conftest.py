@@ -47,6 +47,6 @@ async def world(world_of: WorldOf) -> World:
 
 @pytest.fixture(autouse=True)
 def logged() -> Iterator[list[Any]]:
-    """What is logged, as events."""
+    """Yield what is logged, as events."""
     with structlog.testing.capture_logs() as events:
         yield events

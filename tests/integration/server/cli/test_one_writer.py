@@ -28,8 +28,7 @@ from arc_server.control.store_calls import SOCKET, answer_store_calls, remote_st
 from arc_server.ports.store import Store
 from arc_server.store.engine import opening
 from arc_server.store.sqlite_store import SqliteStore
-
-PROGRAM = (sys.executable, "-m", "arc_server")
+from tests.support import warm_programs
 
 
 @pytest.fixture
@@ -43,25 +42,14 @@ def served(tmp_path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def served_at(data: Path, *more: str) -> Iterator[str]:
     """Run a server process; yield its URL."""
-    with (data.parent / "server.log").open("ab") as log:
-        process = subprocess.Popen(
-            [*PROGRAM, "serve", "--data-dir", data, "--listen", "127.0.0.1:0", *more],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-        )
-    with process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().removeprefix("READY ").strip()
-        finally:
-            process.terminate()
-            process.wait(30)
+    arguments = ["serve", "--data-dir", data, "--listen", "127.0.0.1:0", *more]
+    with warm_programs.running("arc-server", arguments, data.parent / "server.log") as (_, printed):
+        yield printed.readline().removeprefix("READY ").strip()
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a command of `arc-server` to its end."""
-    return subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, timeout=60)
+    return warm_programs.run("arc-server", arguments)
 
 
 COMMANDS = (

@@ -70,7 +70,7 @@ async def test_a_create_whose_wait_fails_is_answered_as_what_it_is_made(
         meanwhile.setattr(client.server.parts.store, "get", unreadable)
         answer = await client.call("POST", "/v1/commands", body)
 
-    assert answer.status == 200, "whoever hears of an error makes another"
+    assert answer.status == 200, "the client makes another connection after an error"
     assert "status" not in answer.json
     assert (await client.status(answer.json["commandId"]))["state"] == "PENDING"
 
@@ -117,7 +117,7 @@ async def test_responses_may_be_handed_in_together_and_each_stands_alone(client:
     waiting = asyncio.create_task(client.call("GET", f"/v1/commands/{ids[0]}?waitSeconds=60"))
     await until(lambda: client.server.parts.services.announcements.results.count == 1)
     await client.call("POST", f"/v1/commands/leases/{leases[ids[2]]}/release")
-    await client.lease()  # somebody else has it now
+    await client.lease()  # another agent has it now
     failure = {"status": "error", "code": "NO", "message": "not today"}
     broken = {"status": "success", "response": {"mode": "inline", "inlineBase64": "="}}
     large = {"status": "success", "response": inline(b"x" * 200_000)}

@@ -141,7 +141,7 @@ async def test_forged_requests_for_an_access_token_get_a_401(client: Client, hos
         "a key that is not known": other.token_request(challenge),
         "another's name": good | {"keyId": other.key_id},
         "another challenge": good | {"challenge": await host.challenge(client)},
-        "a challenge of nobody": host.token_request("nonce.99999999999.0000." + "0" * 64),
+        "a challenge without an owner": host.token_request("nonce.99999999999.0000." + "0" * 64),
         "a challenge that has expired": host.token_request(expired),
         "a signature for something else": good
         | {"signature": host.sign("key", host.key_id, challenge)},
@@ -187,7 +187,7 @@ async def test_a_body_of_the_wrong_shape_names_the_field(
 async def test_a_large_body_is_refused_unread_and_too_many_requests_get_a_429(
     serve: Serve,
 ) -> None:
-    async with serve(enrolment=EnrolmentSection(max_strangers_per_second=2)) as client:
+    async with serve(http={"strangers_per_second": 2}) as client:
         large = await client.call("POST", "/v1/agents/tokens", data=b"x" * 20_000, token="")
         answers = [await client.call("POST", "/v1/agents/enrol", token="") for _ in range(6)]
 
@@ -215,10 +215,10 @@ async def test_strangers_who_send_too_much_keep_no_agent_from_its_access_token(
 
 @pytest.mark.parametrize("junk", ["no token", "not a token", "another server's token"])
 async def test_junk_keeps_no_genuine_agent_from_enrolling(serve: Serve, junk: str) -> None:
-    limits = EnrolmentSection(max_per_second=5, max_strangers_per_second=5)
+    limits = EnrolmentSection(max_per_second=5)
     made = new_enrol_token(OWN, 1, timedelta(hours=1), datetime.now(UTC)).text
     token = {"no token": "", "not a token": "arc_enrol_x", "another server's token": made}[junk]
-    async with serve(enrolment=limits) as client:
+    async with serve(http={"strangers_per_second": 5}, enrolment=limits) as client:
         flood = [await client.call("POST", "/v1/agents/enrol", token=token) for _ in range(30)]
         genuine = await Host().try_to_enrol(client, await enrol_token(client.server, OWN))
 
@@ -232,8 +232,8 @@ async def test_junk_keeps_no_genuine_agent_from_enrolling(serve: Serve, junk: st
 async def test_strangers_behind_a_trusted_proxy_are_told_apart(
     serve: Serve, trusted: list[str], same: int, others: int
 ) -> None:
-    limits = EnrolmentSection(max_strangers_per_second=1)
-    async with serve(enrolment=limits, http={"trusted_proxies": trusted}) as client:
+    limits = {"strangers_per_second": 1, "trusted_proxies": trusted}
+    async with serve(http=limits) as client:
 
         async def junk(forwarded_for: str) -> int:
             headers = {"X-Forwarded-For": forwarded_for, "Forwarded": "for=198.51.100.77"}

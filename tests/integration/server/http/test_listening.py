@@ -16,7 +16,7 @@ import pytest
 from arc_runtime import systemd
 from arc_runtime.config.settings import SettingsError
 from arc_server.app import CannotStart, RunningServer, serving
-from arc_server.config.sections import AuthSection, EnrolmentSection, ServerConfig, ServerTlsSection
+from arc_server.config.sections import AuthSection, ServerConfig, ServerTlsSection
 from arc_server.http.limits import HttpLimits
 from tests.support.running_server import OWN, Client, admin_client
 
@@ -76,8 +76,7 @@ async def test_clients_behind_a_unix_socket_are_told_apart_where_it_is_trusted(
     keys: dict[str, Any] = {
         "listen": f"unix:{path}",
         "public_url": PUBLIC,
-        "http": HttpLimits(trusted_proxies=trusted, max_connections_per_address=1),
-        "enrolment": EnrolmentSection(max_strangers_per_second=1),
+        "http": HttpLimits(trusted_proxies=trusted, strangers_per_second=1),
     }
     async with serve(tmp_path, **keys) as server, through(server, path) as client:
 

@@ -16,7 +16,7 @@ def daemon(name: str) -> dict[str, str]:
 
 
 async def names_two_targets(client: Client, token: str) -> None:
-    """What a holder of a token may try: two targets that nobody knows."""
+    """Return requests of a token holder that name two unknown targets."""
     for name in ("one", "two"):
         for method, path, body in (
             ("POST", "/v1/commands/leases", {"deploymentId": OWN, "target": daemon(name)}),

@@ -319,6 +319,37 @@ async def test_the_oldest_idle_connection_is_closed_for_one_past_the_limit(serve
             await wire.close()
 
 
+STALLED = (
+    f"POST /v1/agents/tokens HTTP/1.1\r\n{HOST}Content-Length: 500\r\nExpect: 100-continue\r\n\r\n"
+)
+
+
+async def keep_waiting(client: Client) -> Wire:
+    """A connection without a credential that makes the server wait for a body."""
+    wire = await (await Wire.open(client)).send(STALLED)
+    assert await wire.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    return wire
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_address"])
+async def test_strangers_who_keep_the_server_waiting_lock_out_no_agent(
+    serve: Serve, limit: str
+) -> None:
+    async with serve(http={limit: 3}) as client:
+        wires = [await keep_waiting(client) for _ in range(3)]
+
+        agent = await poll(client)
+        wires += [await keep_waiting(client) for _ in range(6)]
+        (command_id,) = [await client.create()]
+
+        (lease,) = json.loads((await agent.answer())[2])["leases"]
+        assert lease["envelope"]["commandId"] == command_id
+        assert client.server.http.open_connections <= 3
+        assert client.server.http.unanswered == 0
+        for wire in (*wires, agent):
+            await wire.close()
+
+
 async def test_one_address_has_a_limit_of_its_own(serve: Serve) -> None:
     async with serve(http={"max_connections_per_address": 2}) as client:
         first, second = await poll(client), await poll(client)

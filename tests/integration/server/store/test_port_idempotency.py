@@ -1,4 +1,4 @@
-"""Idempotency keys: one command for each, whatever happens in between."""
+"""Idempotency keys: one command for each, through every failure in between."""
 
 from __future__ import annotations
 

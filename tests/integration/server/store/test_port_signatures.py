@@ -1,4 +1,4 @@
-"""A signature comes to whoever runs the command as it left the sender, whatever happens between."""
+"""A signature reaches the agent that runs the command as it left the sender."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.support.store_samples import (
     leased,
     new,
     read,
+    registration,
     response_of,
 )
 
@@ -155,3 +157,26 @@ async def test_a_response_whose_pages_are_damaged_reads_as_damaged(tmp_path: Pat
     assert found.command.state is State.SUCCEEDED
     assert isinstance(found.response, DamagedBody)
     await store.close()
+
+
+async def test_an_agent_of_a_name_that_is_refused_today_spoils_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "arc.db"
+    store = await SqliteStore.open(path)
+    await store.put_agent("agent-1", registration(), NOW)
+    await store.put_agent("agent-2", registration(hostname="db-8"), NOW)
+    await store.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "UPDATE agents SET registration = CAST(replace(CAST(registration AS TEXT), 'db-8', ?)"
+            " AS BLOB)",
+            ("db\u202e-8",),
+        )
+    store = await SqliteStore.open(path)
+
+    found = await store.list_agents(None, NOW, 10)
+    await store.put_agent("agent-2", registration(hostname="db-8"), NOW)
+    again = await store.list_agents(None, NOW, 10)
+    await store.close()
+
+    assert [each.agent_id for each in found] == ["agent-1"]
+    assert {each.agent_id for each in again} == {"agent-1", "agent-2"}

@@ -27,12 +27,14 @@ from arc_server.ports.records import (
     LeaseQuery,
     NewCommand,
     PushLease,
+    Quotas,
     StoredBlob,
     StoredInline,
 )
 from arc_server.ports.store import Store
 from arc_server.store.sqlite_store import SqliteStore
 from tests.model.memory import MemoryStore
+from tests.support.store_quotas import usage
 from tests.support.store_samples import (
     DEPLOYMENT,
     HANDLER_ERROR,
@@ -54,6 +56,14 @@ TARGETS = st.builds(
 )
 NAMED = st.none() | st.sampled_from((*TARGET_IDS, "", "a:b"))
 DEPLOYMENTS = st.sampled_from((DEPLOYMENT, "dep-2"))
+QUOTAS = st.none() | st.builds(
+    Quotas,
+    max_live_commands=st.integers(1, 6),
+    max_open_uploads=st.integers(1, 3),
+    max_stored_bytes=st.sampled_from((50, 10_000_000)),
+    max_idempotency_keys=st.integers(1, 3),
+    max_agents=st.just(1),
+)
 KEYS = st.none() | st.sampled_from(("k", "l"))
 RESPONSES = st.sampled_from((RESULT, HANDLER_ERROR))
 SECONDS = st.sampled_from((0, 1, 7, 30, 61))
@@ -78,7 +88,7 @@ class TwoStores(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None))
-        self.model: Store = MemoryStore()
+        self.model = MemoryStore()
         self.sqlite = self.loop.run_until_complete(SqliteStore.open(self.folder / "arc.db"))
         self.now = NOW
         self.command_ids = ["cmd_none"]
@@ -123,6 +133,8 @@ class TwoStores(RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         auto_register=MAYBE,
         created_by=CREDENTIALS,
+        quotas=QUOTAS,
+        retry_of=st.none() | st.just("cmd_0"),
     )
     def create(
         self,
@@ -136,6 +148,8 @@ class TwoStores(RuleBasedStateMachine):
         max_attempts: int,
         auto_register: bool,
         created_by: str | None,
+        quotas: Quotas | None,
+        retry_of: str | None,
     ) -> None:
         new = NewCommand(
             command_id=f"cmd_{len(self.command_ids)}",
@@ -150,6 +164,8 @@ class TwoStores(RuleBasedStateMachine):
             idempotency_key=key,
             auto_register=auto_register,
             created_by=created_by,
+            quotas=quotas,
+            retry_of=retry_of,
         )
         self.both(lambda store: store.create(new))
         self.command_ids.append(new.command_id)
@@ -356,6 +372,8 @@ class TwoStores(RuleBasedStateMachine):
                 self.follow(found)
         for deployment_id in (DEPLOYMENT, "dep-2"):
             self.both(lambda store, each=deployment_id: store.get_deployment(each))
+            used = self.loop.run_until_complete(usage(self.sqlite, deployment_id))
+            assert used == self.model.usage(deployment_id)
         self.both(lambda store: store.next_push_at())
         self.both(lambda store: store.has_live_leases())
         page = self.both(_listed)
@@ -383,7 +401,7 @@ async def _listed(store: Store) -> list[CommandRecord]:
 
 
 async def _outcome(answer: Any) -> Any:
-    """What a call answers, or the kind of error that it raises; sequences as lists."""
+    """Return what a call answers, or the kind of error that it raises; sequences as lists."""
     try:
         return _plain(await answer)
     except ArcError as error:

@@ -32,7 +32,7 @@ def ask(
     key: str | None = None,
     at: datetime = NOON,
 ) -> Verdict:
-    """What it says."""
+    """Return what it says."""
     verdict = asked.judge(
         Question(command=command, signed_by=key, at=at, params=lambda: read_params(params))
     )

@@ -54,6 +54,14 @@ def arguments(argv: list[str], params: dict[str, Any], data: bytes) -> list[str]
         (["x", "{params.a}"], {"a": {**WORD, "pattern": "^(a+)+$"}}, "params.a.pattern"),
         (["x", "{params.a}"], {"a": {"type": "integer"}}, "params.a"),
         (["x", "{params.a}"], {"a": {"type": "integer", "minimum": 1}}, "params.a"),
+        (["x", "{params.a}"], {"a": {**COUNT, "minimum": -5}}, "params.a.minimum"),
+        (["x", "-n", "{params.a}"], {"a": {**COUNT, "minimum": -5}}, "params.a.minimum"),
+        (["x", "{params.a}", "--"], {"a": {**COUNT, "minimum": -5}}, "params.a.minimum"),
+        (
+            ["x", "{params.a}"],
+            {"a": {"type": "number", "minimum": -0.5, "maximum": 1}},
+            "params.a.minimum",
+        ),
         (["x", "{params.a}"], {"a": {"type": "object"}}, "params.a"),
         (["x", "{params.a}"], {"a": {"type": "array", "maxItems": 2, "items": COUNT}}, "params.a"),
         (["x", "{params.a}"], {"a": {"type": ["integer", "boolean"], **COUNT}}, None),
@@ -108,11 +116,13 @@ def test_params_stand_in_no_variable() -> None:
         ),
         (["sh", "-c", "{params.a}"], {"a": {"enum": ["df", "id"]}}, b'{"a":"id"}', None),
         (
-            ["x", "{params.n}"],
+            ["x", "--", "{params.n}"],
             {"n": {"type": "number", "minimum": -1, "maximum": 1}},
             b'{"n":-0.5}',
-            ["x", "-0.5"],
+            ["x", "--", "-0.5"],
         ),
+        (["x", "{params.n}"], {"n": {"enum": [-1, 0, 1]}}, b'{"n":-1}', ["x", "-1"]),
+        (["x", "{params.n}"], {"n": {**COUNT, "minimum": 0}}, b'{"n":-0.0}', ["x", "0"]),
     ],
 )
 def test_arguments_are_made_of_params(

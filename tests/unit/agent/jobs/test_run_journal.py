@@ -48,7 +48,7 @@ async def put(spool: Spool, command_id: str = "c1", lease_id: str = "l1") -> Ent
 
 
 async def end_of(step: Coroutine[Any, Any, None]) -> Outcome | None:
-    """What a step ends a run with, None when the run goes on."""
+    """Return what a step ends a run with, None when the run goes on."""
     try:
         await step
     except Ended as end:

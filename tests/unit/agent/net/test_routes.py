@@ -12,10 +12,10 @@ import structlog
 from yarl import URL
 
 from arc_agent.config.sections import ProxySection, ServerSection, TlsSection
-from arc_agent.net.allowed_hosts import HostPolicy, HostRefused
 from arc_agent.net.proxies import Proxies
 from arc_agent.net.routes import Routes
 from arc_agent.net.tls import Tls, TlsError
+from arc_runtime.network.allowed_hosts import HostPolicy, HostRefused
 from arc_runtime.network.certificates import read_certificate
 from arc_runtime.network.setting_names import SettingNames
 from arc_runtime.network.tls_errors import explain

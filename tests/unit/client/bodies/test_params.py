@@ -182,7 +182,7 @@ class Text:
         return "ü"
 
     def seekable(self) -> bool:
-        """It is not."""
+        """Return False."""
         return False
 
 

@@ -133,6 +133,7 @@ def test_what_is_given_counts_before_the_environment(tmp_path: Path) -> None:
         "token": None,
         "ca_file": None,
         "allow_http": False,
+        "allow_hosts": [],
     }
     given = ConnectionOptions("http://given", tmp_path / "token").client_options(environ)
     assert given["server_url"] == "http://given"

@@ -12,7 +12,7 @@ from arc_protocol.messages.bodies import ErrorResponse
 
 
 def answer(status: int, code: str | None, message: str = "m") -> ArcError:
-    """What the server, or something in front of it, answered."""
+    """Return what the server, or something in front of it, answered."""
     body = f'{{"code":"{code}","message":"{message}"}}' if code else "<html>"
     return error_of(status, body.encode(), url="https://h/v1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from arc_protocol.messages.agents import AgentInfo, AgentStatus
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody, SuccessResponse
 from arc_protocol.messages.commands import CommandStatus
+from arc_runtime.terminal.table import print_note
 
 CREATED = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 
@@ -182,3 +184,36 @@ def test_a_paused_agent_shows_with_its_note(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     assert "paused" in out
     assert ": new disk" in out
+
+
+FOREIGN = "a[/x]b[link=y]\x1b[2Jc\x9b31md\u202ee"
+SHOWN = "a[/x]b[link=y]\\x1b[2Jc\\x9b31md\\u202ee"
+
+
+def test_foreign_text_is_text_wherever_it_stands(capfd: pytest.CaptureFixture[str]) -> None:
+    failed = failure_of(FOREIGN, ErrorResponse(code=FOREIGN, message=FOREIGN, details=FOREIGN))
+    listed = command(command_id=FOREIGN, deployment_id=FOREIGN, command=FOREIGN)
+
+    views.show_status(listed)
+    views.show_commands([listed], is_wide=True)
+    views.show_cancel(listed)
+    output.show_error(failed, explain(failed), as_json=False)
+    output.show_message(FOREIGN)
+    print_note(FOREIGN)
+    out, err = capfd.readouterr()
+
+    for written in (out, err):
+        assert SHOWN in written
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", written)
+
+
+def test_foreign_text_in_json_is_escaped_and_says_the_same(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    failed = failure_of("cmd_1", ErrorResponse(code="E", message=FOREIGN))
+
+    output.show_error(failed, explain(failed), as_json=True)
+    err = capfd.readouterr().err
+
+    assert json.loads(err)["message"] == str(failed.message)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", err)

@@ -87,6 +87,20 @@ def test_a_token_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         SenderConnection("https://h", token_file=tmp_path / "no-token")
 
 
+@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o644, 1)])
+def test_a_token_file_that_every_user_may_read_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warnings: int
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("t")
+    file.chmod(mode)
+
+    SenderConnection("https://h", token_file=file)
+
+    assert len(caplog.records) == warnings
+    assert all(f"{file} is open to every user" in each.message for each in caplog.records)
+
+
 def test_a_token_and_a_token_file_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not both"):
         SenderConnection("https://h", token="t", token_file=tmp_path)

@@ -58,7 +58,7 @@ def uploads(http: aioresponses, answers: list[Any]) -> list[tuple[str, bytes]]:
     def take(url: Any, **kwargs: Any) -> CallbackResult:
         body = kwargs["data"]  # aioresponses has read it to its end
         assert kwargs["headers"]["Content-Length"] == str(len(body))
-        assert kwargs["headers"]["x-kind"] == "block"
+        assert kwargs["headers"]["x-ms-blob-type"] == "BlockBlob"
         assert "Authorization" not in kwargs["headers"]
         taken.append((str(url), body))
         answer = answers.pop(0)

@@ -35,7 +35,7 @@ def asked(http: aioresponses) -> list[str | None]:
 
 
 def count(http: aioresponses) -> int:
-    """How many requests there were."""
+    """Return how many requests there were."""
     return sum(map(len, http.requests.values()))
 
 
@@ -272,7 +272,7 @@ CREATE = "https://h/v1/commands"
 async def test_a_time_out_begins_when_the_server_has_the_command(
     http: aioresponses, clock: SenderClock, took: float, counted: float
 ) -> None:
-    """A create is held for a second at most; whatever else it took came before."""
+    """A create is held for a second at most; all else that it took came before."""
     http.post(
         CREATE,
         payload=created(status=status("PENDING")),

@@ -118,12 +118,12 @@ def test_what_was_interrupted_anywhere_can_be_taken_back_and_repeated(
 @pytest.mark.parametrize("step", [STEPS[3], STEPS[4]])
 def test_what_is_not_from_here_is_never_replaced(scratch: Scratch, step: AnyStep) -> None:
     (scratch.root / "etc/arc").mkdir()
-    (scratch.root / step.path[1:]).write_text("somebody else's")
+    (scratch.root / step.path[1:]).write_text("another owner's")
 
     with pytest.raises(InstallError, match="not installed by this program"):
         scratch.carry_out([step])
 
-    assert (scratch.root / step.path[1:]).read_text() == "somebody else's"
+    assert (scratch.root / step.path[1:]).read_text() == "another owner's"
 
 
 def test_a_file_that_people_edit_stays_as_they_made_it(scratch: Scratch) -> None:

@@ -26,7 +26,7 @@ OTHER = "0therS3cretNobodyKnows"
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the process knows is the test's own."""
+    """Let the process know no secrets but those of the test."""
     monkeypatch.setattr(redaction, "_KNOWN", KnownSecrets())
     keep_secret(TOKEN, PASSWORD, BASIC)
 
@@ -91,7 +91,7 @@ FIELDS: list[tuple[str, dict[str, Any]]] = [
 
 
 def secrets_in(text: str) -> list[str]:
-    """Which secrets a line shows, as they are or as JSON writes them."""
+    """Return which secrets a line shows, as they are or as JSON writes them."""
     forms = (TOKEN, PASSWORD, BASIC, OTHER, quote(PASSWORD, safe=""), json.dumps(PASSWORD)[1:-1])
     return [form for form in forms if form in text] + [t for t in ("arc_agent_Zq",) if t in text]
 

@@ -340,7 +340,7 @@ def test_values_of_any_kind_are_logged_and_none_breaks_the_call(stream: io.Strin
     assert event["error"] == "bad"
 
 
-# Nobody reads
+# No process reads
 
 
 def test_a_reader_that_is_gone_stops_nothing() -> None:
@@ -354,7 +354,7 @@ os.close(write)
 setup.configure("json", stream=open(2, "w", closefd=False))
 os.close(read)
 for _ in range(100):
-    structlog.get_logger().info("nobody hears")
+    structlog.get_logger().info("unheard")
 print("alive")
 """
 

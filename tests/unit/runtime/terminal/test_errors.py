@@ -12,11 +12,14 @@ def test_an_error_is_a_sentence_with_details_and_next_steps_below(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     print_error(
-        "no such host: a\x1b[2Jb\nthe second line", details="more\nof it", next_steps=["Try again"]
+        "no such host: a\x1b[2Jb\nthe second line",
+        details="more\nof it",
+        next_steps=["Try 'a\u202eb' again"],
     )
 
     assert capfd.readouterr().err == (
-        "error: no such host: a\\x1b[2Jb\n  the second line\n  more\n  of it\n  Try again\n"
+        "error: no such host: a\\x1b[2Jb\n  the second line\n  more\n  of it\n"
+        "  Try 'a\\u202eb' again\n"
     )
 
 

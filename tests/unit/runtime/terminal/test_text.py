@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_runtime.terminal.text import on_one_line, printable, shortened, width_of
+from arc_protocol.messages.base import VISIBLE
+from arc_runtime.terminal.text import (
+    json_for_terminal,
+    on_one_line,
+    printable,
+    shortened,
+    width_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +36,22 @@ from arc_runtime.terminal.text import on_one_line, printable, shortened, width_o
 )
 def test_control_characters_are_escaped_and_all_else_stays(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+@given(st.text(st.characters(codec=None)))
+def test_json_for_a_terminal_says_the_same_and_obeys_nothing(text: str) -> None:
+    shown = json_for_terminal(json.dumps({text: text}, ensure_ascii=False))
+
+    assert json.loads(shown) == {text: text}
+    assert printable(shown) == shown
+
+
+def test_a_name_may_have_no_character_that_a_terminal_escapes() -> None:
+    for code in (*range(0x10000), *range(0xE0000, 0xE0200)):
+        character = chr(code)
+        is_refused = re.fullmatch(VISIBLE, character) is None
+        is_escaped = printable(character) != character or character in "\n\t"
+        assert is_refused == is_escaped or 0xD800 <= code <= 0xDFFF, hex(code)
 
 
 def test_line_breaks_become_spaces_where_there_is_one_line() -> None:

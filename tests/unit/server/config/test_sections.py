@@ -7,6 +7,11 @@ from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_runtime.config.options import keys
 from arc_runtime.config.settings import SettingsError
 from arc_runtime.network.loopback import is_exposed, is_loopback
+from arc_server.auth.oidc import OidcRule
+from arc_server.auth.oidc_keys import OidcLimits
+from arc_server.auth.tokens import Scope
+from arc_server.config import oidc_section
+from arc_server.config.oidc_section import OidcSection, oidc_limits, oidc_providers
 from arc_server.config.parts import (
     command_limits,
     deployments,
@@ -229,3 +234,78 @@ def test_the_longest_url_is_the_longest_of_all(tmp_path: Path) -> None:
     )
 
     assert max_url_seconds(config) == 90
+
+
+PROVIDER = """
+oidc:
+  providers:
+    - name: ci
+      issuer: https://issuer.test
+      audience: [arc]
+      rules:
+        - {claims: {repository_id: 7, environment: [a, b*]}, scope: sender, deployments: ["a-*"]}
+"""
+
+
+def test_providers_are_read_with_their_rules(tmp_path: Path) -> None:
+    (provider,) = oidc_providers(load(PROVIDER, tmp_path).oidc)
+
+    assert provider.algorithms == ("RS256", "ES256")
+    assert provider.rules == [
+        OidcRule(
+            claims={"repository_id": ["7"], "environment": ["a", "b*"]},
+            scope=Scope.SENDER,
+            deployments=("a-*",),
+        )
+    ]
+
+
+def test_the_defaults_of_oidc_are_those_of_the_part() -> None:
+    assert oidc_limits(OidcSection()) == OidcLimits()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("name: ci", "name: My CI", "oidc.providers[0].name"),
+        ("https://issuer.test", "http://issuer.test", "oidc.providers[0].issuer"),
+        ("audience: [arc]", "audience: []", "oidc.providers[0].audience"),
+        ("audience: [arc]", "audience: [arc]\n      algorithms: [HS256]", "algorithms[0]"),
+        ("audience: [arc]", "audience: [arc]\n      algorithms: [none]", "algorithms[0]"),
+        ("audience: [arc]", "audience: [arc]\n      jwks_url: file:///x", "jwks_url"),
+        ("scope: sender", "scope: agent", "rules[0].scope"),
+        ("scope: sender", "scope: admin", "rules[0].deployments"),
+        (', deployments: ["a-*"]', "", "rules[0].deployments"),
+        (', deployments: ["a-*"]', ", deployments: []", "rules[0].deployments"),
+        ('["a-*"]', '["a-*"], commands: []', "rules[0].commands"),
+        ("{repository_id: 7, environment: [a, b*]}", "{}", "rules[0].claims"),
+        ("[a, b*]", "[]", "rules[0].claims.environment"),
+        ("repository_id: 7", 'repository_id: ""', "rules[0].claims.repository_id"),
+        ("  providers:", "  keep_seconds: 60\n  providers:", "oidc.keep_seconds"),
+    ],
+)
+def test_a_provider_that_cannot_be_used_is_refused_by_its_key(
+    tmp_path: Path, old: str, new: str, key: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load(PROVIDER.replace(old, new), tmp_path)
+
+    assert key in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["name", "issuer"])
+def test_two_providers_differ_in_name_and_issuer(tmp_path: Path, field: str) -> None:
+    again = PROVIDER.partition("providers:")[2]
+    other = "issuer" if field == "name" else "name"
+    again = again.replace(f"{other}: ", f"{other}: https://x-" if other == "issuer" else "name: x-")
+
+    with pytest.raises(SettingsError, match=rf"providers\[1\].{field}: two providers"):
+        load(PROVIDER + again.replace("https://x-https://", "https://x-"), tmp_path)
+
+
+def test_providers_need_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oidc_section, "find_spec", lambda _: None)
+
+    with pytest.raises(SettingsError, match=r"oidc\.providers: needs the extra oidc"):
+        load(PROVIDER, tmp_path)
+    assert load("", tmp_path) == ServerConfig()

@@ -41,7 +41,7 @@ class Shelf:
         self._hooks.pop(point, lambda: None)()
 
     async def wait(self, target: str | None = "t") -> str | None:
-        """What `LeaseService.lease` does, with its points named."""
+        """Return what `LeaseService.lease` does, with its points named."""
         self.reach("before")
         with self.announcements.work.waiter("d", target) as waiter:
             self.reach("entered")

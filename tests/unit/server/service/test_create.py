@@ -31,7 +31,7 @@ from tests.support.service_world import SMALL_LIMITS, World, daemon, inline_of, 
 
 
 async def stored(world: World) -> int:
-    """How many commands there are."""
+    """Return how many commands there are."""
     found = await world.commands.list(CommandFilter(), cursor=None, limit=1_000, within=EVERYTHING)
     return len(found.commands)
 

@@ -1,4 +1,4 @@
-"""A holder that let its lease run out may be a connection with nobody behind it."""
+"""A holder that let its lease lapse may be a connection without an agent behind it."""
 
 from __future__ import annotations
 

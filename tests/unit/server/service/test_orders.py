@@ -161,7 +161,7 @@ class Expected:
         return "1"
 
     def happen(self, event: str, slot: int) -> str | None:
-        """What the event must be answered with; None for what only time does."""
+        """Return what the event must be answered with; None for what only time does."""
         if self.is_swept:
             self.sweep(slot)
         if event == FIRST_RESPONDS:
@@ -256,7 +256,7 @@ async def through_the_service(world: World, walked: Walked, slot: int) -> str:
 
 
 async def at_the_store(world: World, walked: Walked, slot: int) -> str:
-    """The same, with nobody else to notice that a deadline has passed."""
+    """Walk with only the sweeper to notice that a deadline has passed."""
     store, event, now = world.raw_store, walked.order[slot], world.clock.now()
     if event in {FIRST_RESPONDS, SECOND_RESPONDS}:
         holder = event.split()[1]
@@ -306,7 +306,7 @@ def time_of(slot: int) -> datetime:
 
 
 def after_the_end(order: Sequence[str], *, is_swept: bool) -> Sequence[str]:
-    """What happens when nothing can change any more."""
+    """Return what happens when nothing can change any more."""
     expected = Expected(order, is_swept=is_swept)
     for slot, event in enumerate(order):
         expected.happen(event, slot)

@@ -1,4 +1,4 @@
-"""Many at once: one outcome, and everybody gets a defined answer."""
+"""Many at once: one outcome, and each caller gets a defined answer."""
 
 from __future__ import annotations
 

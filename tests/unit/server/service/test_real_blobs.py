@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from arc_protocol.errors import Conflict
+from arc_protocol.errors import Conflict, NotFound
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import BodySpec, InlineBody, StorageBody, SuccessResponse
-from arc_protocol.messages.commands import Payload
+from arc_protocol.messages.commands import Payload, RetryRequest
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.server_keys import Signer
-from tests.support.service_world import World, inline_of, path_of, success
+from tests.support.service_world import BASE, World, inline_of, path_of, success
 
 LARGE = bytes(range(256)) * 40
 
@@ -23,6 +23,10 @@ async def blobs(tmp_path: Path) -> AsyncIterator[LocalBlobStore]:
     store = LocalBlobStore(tmp_path / "blobs", Signer(tmp_path / "keys"))
     yield store
     await store.close()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""
 
 
 async def read(blobs: LocalBlobStore, body: BodySpec) -> bytes:
@@ -65,6 +69,16 @@ async def test_large_bodies_of_every_kind_go_through_real_files(
         assert status.state is State.SUCCEEDED
         assert isinstance(status.response, SuccessResponse)
         assert await read(blobs, status.response.response) == LARGE[::-1]
+
+    again = await world.commands.retry(uploaded.command_id, RetryRequest(), base_url=BASE)
+    (retried,) = (await world.poll()).leases
+    assert retried.command_id == again.command_id
+    await blobs.delete(path_of(second.envelope.params))
+    assert await read(blobs, retried.envelope.params) == LARGE
+    with pytest.raises(Conflict):
+        await blobs.write(path_of(retried.envelope.params), _nothing(), 9)
+    with pytest.raises(NotFound):
+        await blobs.link(path_of(second.envelope.params), "arc/commands/x/params")
 
     repaired = await world.create(params=b"damaged")
     await world.commands.write_payload(repaired.command_id, Payload(params=InlineBody.of(LARGE)))

@@ -129,7 +129,7 @@ class Scene:
         )
 
     async def check(self) -> None:
-        """Nothing ready has nobody looking; nothing is leased to nobody."""
+        """Check that a poll looks for each ready command, and that each lease has a holder."""
         listed = await self.store.list(CommandFilter(), None, 100)
         ready = {c.command_id for c in listed.commands if c.state is State.PENDING}
         leased = {c.lease_id for c in listed.commands if c.state is State.DISPATCHED}
@@ -140,8 +140,8 @@ class Scene:
             for lease in poll.result().leases
         ]
         asleep = [name for name, poll in self.polls.items() if not poll.done()]
-        assert not (ready and asleep), "a command is ready and somebody sleeps"
-        assert sorted(delivered) == sorted(id_ for id_ in leased if id_), "leased to nobody"
+        assert not (ready and asleep), "a command is ready and a poll sleeps"
+        assert sorted(delivered) == sorted(id_ for id_ in leased if id_), "leased without a holder"
         assert {c.attempt for c in listed.commands} <= {1, 2}
 
     async def end(self) -> None:

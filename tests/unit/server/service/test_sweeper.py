@@ -1,4 +1,4 @@
-"""Time passes with nobody asking, also when it passes strangely."""
+"""The sweeper notices what time brings about, also when the clock jumps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WorldOf = Callable[..., World]
 
 
 async def state_of(world: World, command_id: str) -> State:
-    """As it is stored, judged by nobody."""
+    """Return a command as it is stored, before any judgement of its deadline."""
     found = await world.raw_store.get(command_id)
     return found.command.state
 
@@ -43,7 +43,7 @@ async def leased(world: World, seconds: int = 60, **more: Any) -> LeaseInfo:
 
 
 async def is_held(world: World, lease: LeaseInfo) -> bool:
-    """Whether nobody else has been or could be given the command."""
+    """Return True if no other agent has been or could be given the command."""
     found = await world.raw_store.get(lease.command_id)
     return found.command.state is State.DISPATCHED and found.command.lease_id == lease.lease_id
 
@@ -369,7 +369,7 @@ async def before_it(world: World, lease: LeaseInfo) -> LeaseInfo:
 
 
 async def granted_unnoticed(world: World, lease: LeaseInfo) -> LeaseInfo:
-    """A lease granted after the jump and before anybody has seen it."""
+    """Grant a lease after the jump and before the sweeper has seen it."""
     await world.leases.release(lease.lease_id, costs_attempt=False)
     return await world.lease(seconds=60)
 

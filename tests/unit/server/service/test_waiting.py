@@ -51,7 +51,7 @@ async def reason(world: World, command_id: str) -> Waiting | None:
 
 
 async def report(world: World, lease: LeaseInfo, *waiting: WaitingLease) -> None:
-    """What a holder does that renews a lease."""
+    """Return what a holder does that renews a lease."""
     request = RenewRequest(lease_ids=[lease.lease_id], agent_id="a1", waiting=list(waiting) or None)
     await world.leases.renew(request)
 
@@ -474,7 +474,7 @@ async def test_no_more_agents_and_deployments_are_remembered_than_may_be(
     world.store.calls.clear()
 
     async def reads_of(read: str, agents: int) -> int:
-        """How often agents are read for the reason of a command, once so many have come."""
+        """Return how often agents are read for the reason of a command, once so many have come."""
         before = world.store.calls.count("list_agents")
         for number in range(agents):
             await world.poll(agent=f"unregistered {number}", target=daemon("t2"))

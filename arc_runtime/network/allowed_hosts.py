@@ -1,16 +1,22 @@
 """The hosts that a URL from the server may lead to, judged by the address that is connected to.
 
-The agent trusts the server for commands only (docs/architecture.md, The agent): a URL must not make
-this host send requests to its neighbours. Allowed are public hosts and the server's own host;
-private and loopback addresses only where the configuration names them; link-local and metadata
-addresses never.
+Agent and sender trust the server for commands and results only (docs/architecture.md, The agent): a
+URL must not make their host send requests to its neighbours. Allowed are public hosts and the
+server itself; private and loopback addresses only where the configuration names them; link-local
+and metadata addresses never.
+
+The server itself is its scheme, host and port. Its name may stand for a private address only where
+the server proves to be there: by the certificate that the connection verifies, or, by plain HTTP,
+because it has answered a request with the token from there. Else an answer of a name server could
+open every service of this host and of its neighbours.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -23,10 +29,10 @@ from ipaddress import (
 from typing import Final
 from urllib.parse import urlsplit
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
 from aiohttp.resolver import ThreadedResolver
-
-from arc_protocol.urls import site_of
 
 Address = IPv4Address | IPv6Address
 
@@ -64,6 +70,8 @@ _NEIGHBOURS: Final = (
 _HOST: Final = re.compile(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]+(%25[a-z0-9._-]+)?", re.ASCII)
 """Names as DNS has them (others in Punycode), and addresses: without escapes, and without
 characters that a resolver would fold into others."""
+_SITE: Final = re.compile(r"https?://[^/?#]*", re.ASCII | re.IGNORECASE)
+"""The part of a URL that says where it leads."""
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _NAT64: Final = ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST: Final = ip_network("2000::/3")
@@ -73,23 +81,77 @@ _COMPATIBLE: Final = ip_network("::/96")
 
 
 _REMEMBERED: Final = 256
+_ADDRESSES_KEPT: Final = 8
+"""The server's addresses that are remembered: a name mostly stands for one or two."""
 
 
 class HostRefused(Exception):
     """A URL leads to a host that is not allowed. The message names the host only."""
 
 
+class UnprovenAddress(HostRefused):
+    """The server has not answered at this address yet. It may: the request can be tried again."""
+
+
+class ServerAddresses:
+    """The last addresses from which the server answered. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Address, ...] = ()
+
+    def add(self, peer: str | None) -> None:
+        """Take in the address that an answer of the server came from; None adds nothing."""
+        if peer is None:
+            return
+        address = _embedded(ip_address(peer.partition("%")[0]))
+        if address not in self._known:
+            self._known = (address, *self._known[: _ADDRESSES_KEPT - 1])
+
+    def __contains__(self, address: Address) -> bool:
+        return address in self._known
+
+
+class PeerResponse(aiohttp.ClientResponse):
+    """An answer that knows the address it came from, for `ClientSession(response_class=…)`."""
+
+    peer: str | None = None
+    """None where the connection has no address."""
+
+    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+        """Read the head of the answer."""
+        transport = connection.transport
+        name = transport.get_extra_info("peername") if transport is not None else None
+        self.peer = name[0] if isinstance(name, tuple) and name else None
+        return await super().start(connection)
+
+
 class HostPolicy:
     """The rule about hosts. It never changes; a reload makes another."""
 
     def __init__(
-        self, server_url: str, allow_hosts: Iterable[str], *, allows_public: bool = True
+        self,
+        server_url: str,
+        allow_hosts: Iterable[str],
+        *,
+        allows_public: bool = True,
+        has_answered: Callable[[Address], bool] | None = None,
+        setting: str = "transfer.allow_hosts",
     ) -> None:
-        """Raise ValueError for an entry of `allow_hosts` that is neither a name nor a network."""
+        """Raise ValueError for an entry of `allow_hosts` that is neither a name nor a network.
+
+        `has_answered` returns True for an address at which a server without a certificate has
+        answered; without it, the server's name is trusted. `setting` names `allow_hosts` in
+        messages.
+        """
         parts = urlsplit(server_url)
+        self._own_scheme = parts.scheme
         self._own_host = _plain(parts.hostname or "")
-        self._own_port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._own_port = parts.port or _default_port(parts.scheme)
         self._allows_public = allows_public
+        self._setting = setting
+        # By https the certificate proves the address; a literal address is as configured.
+        is_proven = parts.scheme == "https" or _address_of(self._own_host) is not None
+        self._has_answered = None if is_proven else has_answered
         self._names: set[str] = set()
         self._suffixes: list[str] = []
         self._networks: list[IPv4Network | IPv6Network] = []
@@ -100,7 +162,8 @@ class HostPolicy:
 
     def check(self, url: str) -> None:
         """Judge a URL by its host. A name is judged again by its addresses. Raises HostRefused."""
-        site = site_of(url)
+        found = _SITE.match(url)
+        site = found[0] if found is not None else None
         if site is None or site not in self._allowed:
             self._check(url)
         if site is not None and len(self._allowed) < _REMEMBERED:
@@ -108,71 +171,67 @@ class HostPolicy:
 
     def _check(self, url: str) -> None:
         """Judge a URL by its host. Raises HostRefused."""
-        try:
-            parts = urlsplit(url)
-            host, port = _plain(parts.hostname or ""), parts.port
-        except ValueError:
-            raise HostRefused("a URL that cannot be parsed") from None
-        if parts.scheme not in ("http", "https") or not host:
-            raise HostRefused("not an http(s) URL")
-        if "@" in parts.netloc:
-            raise HostRefused(f"{host}: a URL with a user in it")
+        scheme, host, port = _parsed(url)
         if not _HOST.fullmatch(host):
             raise HostRefused("a host name with characters that no host name has")
         if host in _NEVER_NAMES:
             raise HostRefused(f"{host} is a metadata service")
-        address = _literal(host)
+        address = _address_of(host)
+        if port == self._own_port and scheme != self._own_scheme and self._is_own(host, address):
+            raise HostRefused(f"{host} is the server, which is not called by {scheme}")
         if address is not None:
-            self._check_literal(host, address, port or (443 if parts.scheme == "https" else 80))
-        elif host == "localhost":
-            self._check_literal(host, _LOOPBACK, port or (443 if parts.scheme == "https" else 80))
-        elif not (self._allows_public or self._is_named(host)):
+            self._check_address(host, address, port)
+        elif not (self._allows_public or self._is_named(host, port)):
             raise HostRefused(f"{host} is not among the allowed hosts")
 
     def check_unresolved(self, url: str) -> None:
-        """Judge a URL whose name a proxy resolves, out of this agent's sight. Raises HostRefused.
+        """Judge a URL whose name a proxy resolves, out of this host's sight. Raises HostRefused.
 
         The proxy's own rules decide about the address. Names that can only mean a neighbour are
         refused here, unless the configuration names them.
         """
-        host = _plain(urlsplit(url).hostname or "")
-        if _literal(host) is not None or self._is_named(host):
+        _, host, port = _parsed(url)
+        if _literal(host) is not None or self._is_named(host, port):
             return
         if "." not in host or host.endswith(_NEIGHBOURS):
-            raise HostRefused(f"{host} is a private name; see transfer.allow_hosts")
+            raise HostRefused(f"{host} is a private name; see {self._setting}")
 
-    def check_address(self, host: str, address: str, port: int | None = None) -> None:
-        """Judge an address of `host`. Raises HostRefused."""
-        found = ip_address(address.partition("%")[0])
-        if port is not None and _embedded(found).is_loopback:
-            self._check_literal(_plain(host), found, port)
-        else:
-            self._check_address(_plain(host), found)
+    def check_address(self, host: str, address: str, port: int) -> None:
+        """Judge an address of `host`. Raises HostRefused, UnprovenAddress."""
+        self._check_address(_plain(host), ip_address(address.partition("%")[0]), port)
 
-    def _check_literal(self, host: str, address: Address, port: int) -> None:
-        """Judge a host that is an address. A loopback address may be the server's own host."""
-        if not (_embedded(address).is_loopback and self._is_own_host_loopback()):
-            self._check_address(host, address)
-        elif port != self._own_port and not self._is_listed(host, _embedded(address)):
-            # A server on this machine does not open the other services of this machine.
-            raise HostRefused(f"{host} is this machine; see transfer.allow_hosts")
-
-    def _check_address(self, host: str, address: Address) -> None:
-        """Apply the rules in order. Raises HostRefused."""
+    def _check_address(self, host: str, address: Address, port: int) -> None:
+        """Apply the rules in order. Raises HostRefused, UnprovenAddress."""
         real = _embedded(address)
         if any(real in network for network in _NEVER if network.version == real.version):
             raise HostRefused(f"{host} is a link-local, metadata or multicast address")
-        if host == self._own_host or self._is_listed(host, real):
+        if self._is_listed(host, real):
             return
-        if not real.is_global or (real.version == 6 and real not in _GLOBAL_UNICAST):
-            raise HostRefused(f"{host} has a private address; see transfer.allow_hosts")
+        is_public = real.is_global and (real.version == 4 or real in _GLOBAL_UNICAST)
+        if port == self._own_port and self._is_own(host, real):
+            if not (is_public or self._has_answered is None or self._has_answered(real)):
+                raise UnprovenAddress(f"{host} has not answered at {address} yet")
+            return
+        if real.is_loopback and self._is_own(host, real):
+            # A server on this machine does not open the other services of this machine.
+            raise HostRefused(f"{host} is this machine; see {self._setting}")
+        if not is_public:
+            raise HostRefused(f"{host} has a private address; see {self._setting}")
         if not self._allows_public:
             raise HostRefused(f"{host} is not among the allowed hosts")
 
-    def _is_named(self, host: str) -> bool:
-        """Return True if a host is the server's own, or named in the configuration."""
+    def _is_own(self, host: str, address: Address | None) -> bool:
+        """Return True for the server's host, and for this machine if the server runs on it."""
+        if host == self._own_host:
+            return True
+        own = _address_of(self._own_host)
+        is_here = address is not None and _embedded(address).is_loopback
+        return is_here and own is not None and _embedded(own).is_loopback
+
+    def _is_named(self, host: str, port: int) -> bool:
+        """Return True if a host is the server itself, or named in the configuration."""
         return (
-            host == self._own_host
+            (host == self._own_host and port == self._own_port)
             or host in self._names
             or any(host.endswith(suffix) for suffix in self._suffixes)
         )
@@ -184,11 +243,6 @@ class HostPolicy:
             or any(host.endswith(suffix) for suffix in self._suffixes)
             or any(address in each for each in self._networks if each.version == address.version)
         )
-
-    def _is_own_host_loopback(self) -> bool:
-        """Return True if the server runs on this machine."""
-        address = _literal(self._own_host)
-        return self._own_host == "localhost" or (address is not None and address.is_loopback)
 
     def _allow(self, entry: str) -> None:
         """Add an entry of the configuration. Raises ValueError."""
@@ -215,17 +269,24 @@ class GuardedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return the allowed addresses of `host`. Raises HostRefused when none is allowed."""
+        """Return the allowed addresses of `host`.
+
+        Raises HostRefused when none is allowed, and OSError when one may be allowed later.
+        """
         found = await self._resolver.resolve(host, port, family)
         allowed: list[ResolveResult] = []
         refusal: HostRefused | None = None
         for entry in found:
             try:
                 self.policy.check_address(host, entry["host"], port)
-            except HostRefused as error:
+            except UnprovenAddress as error:
                 refusal = error
+            except HostRefused as error:
+                refusal = refusal or error
             else:
                 allowed.append(entry)
+        if not allowed and isinstance(refusal, UnprovenAddress):
+            raise OSError(errno.EHOSTUNREACH, str(refusal)) from refusal
         if not allowed and refusal is not None:
             raise refusal
         return allowed
@@ -233,6 +294,29 @@ class GuardedResolver(AbstractResolver):
     async def close(self) -> None:
         """Close the resolver."""
         await self._resolver.close()
+
+
+def _parsed(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of an http(s) URL. Raises HostRefused for any other."""
+    try:
+        parts = urlsplit(url)
+        host, port = _plain(parts.hostname or ""), parts.port
+    except ValueError:
+        raise HostRefused("a URL that cannot be parsed") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise HostRefused("not an http(s) URL")
+    if "@" in parts.netloc:
+        raise HostRefused(f"{host}: a URL with a user in it")
+    return parts.scheme, host, port or _default_port(parts.scheme)
+
+
+def _default_port(scheme: str) -> int:
+    return 443 if scheme == "https" else 80
+
+
+def _address_of(host: str) -> Address | None:
+    """Return the address that a host is without a look-up; None for a name."""
+    return _LOOPBACK if host == "localhost" else _literal(host)
 
 
 def _plain(host: str) -> str:
