@@ -8,7 +8,7 @@ WORKERS ?= 3
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage check bench bench-overload bench-peers chaos test-docs test-big wheel deb test-deb test-host test-systemd lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-overload bench-peers chaos test-docs test-big test-proxies wheel deb test-deb test-host test-systemd lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -77,6 +77,12 @@ test-docs: $(VENV)/.dev  ## the examples of all pages of the docs, typed
 
 test-big: $(VENV)/.dev  ## 200 MB bodies each way
 	@$(BIN)/python -m pytest tests/acceptance -m big -p no:xdist
+
+test-proxies: $(VENV)/.dev  ## the examples of docs/server.md under the real nginx and Caddy
+	@for program in nginx caddy; do \
+	  command -v $$program >/dev/null || [ "$$(id -u)" != 0 ] || apt-get install -qq --no-install-recommends -y $$program || true; \
+	done
+	@$(BIN)/python -m pytest tests/acceptance/test_proxies.py -m proxies -p no:xdist
 
 wheel: $(VENV)/.runtime  ## the wheel that other hosts install, into dist/
 	@rm -f $(DIST)/*.whl

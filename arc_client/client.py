@@ -137,6 +137,7 @@ class Client:
         token: str | None = None,
         token_file: str | Path | None = None,
         ca_file: str | Path | None = None,
+        allow_http: bool | None = None,
         retry_seconds: float = RETRY_SECONDS,
         inline_bytes: int = INLINE_BYTES,
         poll_seconds: int = POLL_SECONDS,
@@ -151,10 +152,11 @@ class Client:
     ) -> None:
         """Check the arguments; send nothing yet. Raises ConfigurationError.
 
-        Server, token, `ca_file`, `signing_key` and `allow_hosts` come from `environ` unless they
-        are given, from the variables that `arc` reads (arc_client.environment). `server_url` may
-        end in `/v1`. A token file is read again when its token is refused.
+        Server, token, `ca_file`, `allow_http`, `signing_key` and `allow_hosts` come from `environ`
+        unless they are given, from the variables that `arc` reads (arc_client.environment).
+        `server_url` may end in `/v1`. A token file is read again when its token is refused.
         `ca_file` holds the certificates (PEM) to trust in place of the system's.
+        `allow_http`: the server may be at an `http://` URL off loopback.
         `retry_seconds`: how long a request that fails in passing is tried again.
         `inline_bytes`: larger params are uploaded. The limit is not learnt from the server, because
         a key must be sent with the same body each time; a server moves an inline body that is too
@@ -174,6 +176,7 @@ class Client:
             token=token,
             token_file=token_file,
             ca_file=ca_file,
+            allow_http=allow_http,
             allow_hosts=allow_hosts,
         )
         self._connection = SenderConnection(**access._asdict())

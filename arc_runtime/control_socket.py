@@ -85,7 +85,7 @@ class Control:
     async def open(self) -> None:
         """Listen, and replace the socket of a dead process. Raises ControlError."""
         try:
-            listening = _bound(self.path, self._mode, self._program)
+            listening = bind_path(self.path, self._mode, self._program)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ControlError(f"the control socket {self.path}: {reason}") from None
@@ -192,7 +192,7 @@ def text_of(request: ControlRequest, name: str, *, max_chars: int = 500) -> str:
     return value
 
 
-def _bound(path: Path, mode: int, program: str) -> socket.socket:
+def bind_path(path: Path, mode: int, program: str) -> socket.socket:
     """Return a listening socket at a path. Raises OSError.
 
     The socket is made under another name and renamed: it has its mode from the first moment, and

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from typing import Final
 
 import structlog
@@ -15,6 +16,8 @@ from arc_runtime.environment import OWN_ENVIRON
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+FIRST_HANDLE: Final = 3
+"""The number of the first file that systemd hands over."""
 STATUS_SECONDS: Final = 5.0
 """How often the status line may change: a reader of `systemctl status` needs no more."""
 _FEEDS_PER_WATCHDOG: Final = 4
@@ -65,6 +68,37 @@ def credential(name: str, environ: Mapping[str, str] = OWN_ENVIRON) -> str | Non
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     path = os.path.join(directory, name)
     return path if directory and os.path.isfile(path) else None
+
+
+def inherited_sockets(environ: Mapping[str, str] = OWN_ENVIRON) -> list[socket.socket]:
+    """Return the listening sockets that systemd hands to this process (sd_listen_fds(3)).
+
+    Raises ValueError for a file that is no listening stream socket.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID", "") != str(os.getpid()) or not count.isdecimal():
+        return []
+    with ExitStack() as opened:
+        found = [
+            opened.enter_context(_inherited(handle))
+            for handle in range(FIRST_HANDLE, FIRST_HANDLE + int(count))
+        ]
+        opened.pop_all()
+    return found
+
+
+def _inherited(handle: int) -> socket.socket:
+    """Return a socket of systemd's. Raises ValueError if it is no listening stream socket."""
+    try:
+        os.set_inheritable(handle, False)
+        found = socket.socket(fileno=handle)
+        is_listening = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise ValueError(f"file {handle} of systemd: {error.strerror}") from None
+    if not is_listening or found.type != socket.SOCK_STREAM:
+        found.close()
+        raise ValueError(f"file {handle} of systemd is no listening stream socket")
+    return found
 
 
 async def keep_notified(

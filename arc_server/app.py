@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from arc_runtime import systemd
 from arc_runtime.control_socket import OWNER_MODE, Control, ControlError
 from arc_runtime.directories import make_directory
 from arc_server.auth.access import AccessTokens
@@ -33,14 +32,17 @@ from arc_server.config.parts import (
     enrolment_limits,
     push_limits,
     retention_limits,
+    server_tls,
     sweep_limits,
 )
-from arc_server.config.reading import listen_address, push_hosts
+from arc_server.config.reading import check_exposure, listen_address, push_hosts
 from arc_server.config.sections import ServerConfig
 from arc_server.control.store_calls import SOCKET, answer_keeping_calls, answer_store_calls
 from arc_server.disk_room import DiskLevel, DiskRoom, Measured, make_room_to_open, measure
 from arc_server.http.application import Application
 from arc_server.http.base_urls import BaseUrls, with_prefix
+from arc_server.http.browser_guard import BrowserGuard
+from arc_server.http.listening import Listener, bind
 from arc_server.http.routes import (
     agents,
     blobs,
@@ -53,6 +55,7 @@ from arc_server.http.routes import (
 )
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
+from arc_server.http.tls import ServerTls
 from arc_server.ports.clock import Clock
 from arc_server.ports.keeping import Keeping
 from arc_server.ports.records import Deployment, Epoch
@@ -145,18 +148,23 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
 class RunningServer:
     """A server that serves, until it is stopped or `failure` is done."""
 
-    def __init__(self, url: str, parts: ServerParts, http: HttpServer) -> None:
+    def __init__(
+        self, url: str, parts: ServerParts, http: HttpServer, tls: ServerTls | None
+    ) -> None:
         self.url = url
-        """Scheme, host and port that the server listens on."""
+        """Scheme, host and port that the server listens on, or `unix:` and a path."""
         self.parts = parts
         self.http = http
+        self.tls = tls
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done, with an exception, when the server cannot go on."""
         self.steps: Callable[[], int] = lambda: 0
         """Returns the steps of the sweeper; they stand still while the database takes no writes."""
 
     def reload(self) -> None:
-        """Read the signing keys again."""
+        """Read the signing keys and the certificate again."""
+        if self.tls is not None:
+            self.tls.reload()
         self.parts.signer.reload()
 
     def fail(self, error: BaseException) -> None:
@@ -178,8 +186,9 @@ async def serving(
     clock = clock or SystemClock()
     known = deployments(config)
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(contextlib.closing(bind(config)))
-        url = _url(listener)
+        tls = server_tls(config)
+        listeners = open_listeners(config, stack)
+        url = listeners[0].url(is_tls=tls is not None)
         store = await open_store(config.data_dir, patience_seconds=LOCK_PATIENCE_SECONDS)
         stack.push_async_callback(store.close)
         changes: list[Callable[[str], None]] = []
@@ -239,11 +248,12 @@ async def serving(
             authenticator=authenticator,
             revoked=revoked,
             limits=config.http,
-            base_urls=BaseUrls(config.public_url, trust_forwarded=config.http.trust_forwarded),
+            base_urls=BaseUrls(config.public_url),
+            guard=BrowserGuard(config.public_url) if config.auth.disabled else None,
             room=room,
         )
         http = HttpServer(application, config.http)
-        server = RunningServer(url, parts, http)
+        server = RunningServer(url, parts, http, tls)
         dispatcher = HttpDispatcher(
             config.push.timeout_seconds, push_hosts(config), push_tokens.open
         )
@@ -296,7 +306,12 @@ async def serving(
         )
         await revocations.check()
         _in_background(stack, server, "revocations", revocations.run(), patience_seconds=0)
-        await http.listen(listener)
+        for listener in listeners:
+            await http.listen(listener.socket, None if listener.host is None else tls)
+        if tls is not None:
+            tls.warn_of_expiry()
+            follow = tls.follow(config.tls.check_seconds)
+            _in_background(stack, server, "tls", follow, patience_seconds=0)
         stack.push_async_callback(_close, http, server)
         stack.callback(services.announcements.close)
         stack.callback(http.stop_listening)
@@ -304,18 +319,26 @@ async def serving(
     log.info("server.stopped")
 
 
-def bind(config: ServerConfig) -> socket.socket:
-    """Return a bound socket. Raises CannotStart."""
-    host, port = listen_address(config)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def open_listeners(config: ServerConfig, stack: AsyncExitStack) -> Sequence[Listener]:
+    """Return the sockets that systemd handed over, or else one that is bound to `listen`.
+
+    The stack closes them. Raises CannotStart, and SettingsError for a socket that the configuration
+    does not allow.
+    """
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        inherited = systemd.inherited_sockets()
+        listeners = [*map(Listener, inherited)] or [bind(listen_address(config))]
+    except ValueError as error:
+        raise CannotStart(f"listen: {error}") from None
     except OSError as error:
-        listener.close()
         raise CannotStart(f"listen: {config.listen}: {error.strerror}") from None
-    return listener
+    for listener in listeners:
+        stack.callback(listener.socket.close)
+    for listener in listeners:
+        check_exposure(config, listener.host)
+    if inherited:
+        log.info("server.sockets_inherited", sockets=len(inherited))
+    return listeners
 
 
 async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteStore:
@@ -437,11 +460,6 @@ async def _until_failed(store: SqliteStore) -> None:
 async def _close(http: HttpServer, server: RunningServer) -> None:
     """End the requests in progress: at once if the server has failed."""
     await http.close(0 if server.failure.done() else http.limits.drain_seconds)
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _in_background(

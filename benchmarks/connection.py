@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{authorization}"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         assert self._transport is not None
         if self._transport.is_closing():

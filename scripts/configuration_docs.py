@@ -39,6 +39,7 @@ SENDER = """\
 | `ARC_TOKEN_FILE` | a file with the bearer token |
 | `ARC_TOKEN` | the token itself; prefer a file |
 | `ARC_CA_FILE` | a file of certificates to trust |
+| `ARC_ALLOW_HTTP` | `1` allows an `http://` URL off loopback |
 """
 
 

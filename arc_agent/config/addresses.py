@@ -34,11 +34,6 @@ def listen_address(listen: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def is_loopback(host: str) -> bool:
-    """Return True if a host that `listen_address` returned is reached from this machine only."""
-    return host == "localhost" or ip_address(host).is_loopback
-
-
 def _is_ip_address(host: str) -> bool:
     """Return True if a host is an IP address, False if it is a name."""
     try:

@@ -12,11 +12,12 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from arc_agent.config.addresses import base_url, is_loopback, listen_address
+from arc_agent.config.addresses import base_url, listen_address
 from arc_agent.config.sections import Config, MetricsSection
 from arc_protocol.messages.base import Name
 from arc_runtime.config.settings import SettingsError, load
 from arc_runtime.config.yaml_file import YamlError, read_yaml
+from arc_runtime.network.loopback import is_exposed, is_loopback
 from arc_runtime.systemd import credential
 
 PREFIX: Final = "ARC_AGENT"
@@ -29,6 +30,11 @@ _NO_SERVER: Final = (
 _NO_DEPLOYMENT: Final = (
     "is required: the deployment's id (in the file of --config,"
     f" {PREFIX}_DEPLOYMENT, or --deployment)"
+)
+
+_EXPOSED: Final = (
+    "is plain HTTP: other hosts can read the token and change commands; use https://,"
+    " or set server.allow_http"
 )
 
 _RECEIVERS: Final[Mapping[str, str]] = {
@@ -128,6 +134,8 @@ def _check(config: Config, *, needs_deployment: bool) -> None:
         base_url(config.server.url)
     except ValueError as error:
         raise SettingsError(str(error), key="server.url", source=None) from None
+    if is_exposed(config.server.url) and not config.server.allow_http:
+        raise SettingsError(_EXPOSED, key="server.url", source=None)
     if needs_deployment or config.deployment is not None:
         _check_name(config.deployment, "deployment", _NO_DEPLOYMENT)
     if config.name is not None:

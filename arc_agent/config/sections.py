@@ -22,6 +22,13 @@ class ServerSection(Section, frozen=True, kw_only=True):
     url: Annotated[str | None, about("The server, with or without `/v1` at the end. Required.")] = (
         None
     )
+    allow_http: Annotated[
+        bool,
+        about(
+            "Allow an `http://` URL off loopback. Other hosts can then read the token and change"
+            " commands on the way."
+        ),
+    ] = False
     token_file: Annotated[
         Path | None,
         about(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -40,6 +39,7 @@ from arc_runtime.network.allowed_hosts import (
     ServerAddresses,
 )
 from arc_runtime.network.encodings import unasked_encoding
+from arc_runtime.network.loopback import is_exposed, is_loopback
 from arc_runtime.network.setting_names import SettingNames
 from arc_runtime.network.shown_certificate import shown_certificate
 from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
@@ -61,6 +61,10 @@ _SETTINGS: Final = SettingNames(
     client_cert=None,
     proxy_credentials="HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT",
 )
+_EXPOSED: Final = (
+    "{} is plain HTTP: other hosts can read the token and change commands; use https://,"
+    " or set ARC_ALLOW_HTTP=1 (allow_http of Client)"
+)
 _VERSIONED: Final = "v1"
 """The path segment under which the routes are (docs/protocol.md, Requests and answers)."""
 
@@ -81,16 +85,20 @@ class SenderConnection:
         token: str | None = None,
         token_file: str | Path | None = None,
         ca_file: str | Path | None = None,
+        allow_http: bool = False,
         allow_hosts: Sequence[str] = (),
     ) -> None:
         """Check the arguments, and connect nowhere yet. Raises ConfigurationError.
 
-        `server_url` may end in `/v1`. A token file is read again when its token is refused.
-        `ca_file` holds the certificates (PEM) to trust in place of the system's.
+        `server_url` may end in `/v1`, and is plain HTTP off loopback only with `allow_http`. A
+        token file is read again when its token is refused. `ca_file` holds the certificates (PEM)
+        to trust in place of the system's.
         """
         if token is not None and token_file is not None:
             raise ConfigurationError("give a token or a token file, not both")
         self.base_url: Final = base_url(server_url)
+        if is_exposed(self.base_url) and not allow_http:
+            raise ConfigurationError(_EXPOSED.format(host_of(self.base_url)))
         self._prefix: Final = f"{self.base_url}/"
         self._token_file: Final = Path(token_file) if token_file is not None else None
         self._token = read_token(self._token_file) if self._token_file else token
@@ -343,7 +351,7 @@ def base_url(server_url: str) -> str:
     except ValueError as error:
         raise ConfigurationError(f"the server URL cannot be parsed: {error}") from error
     if not is_usable:
-        raise ConfigurationError(f"not a server URL: {shown!r} (expected http://host:port)")
+        raise ConfigurationError(f"not a server URL: {shown!r} (expected https://host:port)")
     if "@" in parts.netloc:
         raise ConfigurationError("the server URL carries a password; use a token instead")
     if parts.query or parts.fragment:
@@ -393,7 +401,7 @@ def proxy_of(url: str) -> str | None:
     """Return the proxy that the environment names for a URL; None for this machine itself."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if _is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if is_loopback(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = getproxies()
     return proxies.get(parts.scheme) or proxies.get("all")
@@ -403,16 +411,6 @@ def host_of(url: str) -> str:
     """Return scheme, host and port of a URL, which is what a message names."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-def _is_loopback(host: str) -> bool:
-    """Return True if a name or address is this machine's own."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:

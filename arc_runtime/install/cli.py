@@ -51,6 +51,7 @@ class InstallCli:
         add_options: Callable[[argparse.ArgumentParser], None],
         configure: Callable[[argparse.Namespace], bytes | None],
         read_token: Callable[[Path], bytes] | None = None,
+        socket_unit: Callable[[argparse.Namespace], bytes | None] = lambda _: None,
         has_instances: bool = False,
         has_contact: ProductContact = lambda _names, _root: False,
         services: Callable[[Path], Services] | None = None,
@@ -59,13 +60,15 @@ class InstallCli:
         """Take what differs between products. `examples`: the end of each verb's help.
 
         `configure` makes the configuration from the options that `add_options` adds, and raises
-        SettingsError. `read_token` makes `--token-file` an option. A version that loses the contact
+        SettingsError. `read_token` makes `--token-file` an option. `socket_unit` returns the unit
+        of a socket for systemd to hold, if the options ask for it. A version that loses the contact
         which `has_contact` found before an upgrade is taken back.
         """
         self._product = product
         self._add_options = add_options
         self._configure = configure
         self._read_token = read_token
+        self._socket_unit = socket_unit
         self._has_instances = has_instances
         self._has_contact = has_contact
         self._services = services or _services_of
@@ -106,6 +109,7 @@ class InstallCli:
         request = Request(
             config=self._config(given),
             token=token,
+            socket=self._socket_unit(given),
             instance=given.instance,
             source=given.source,
             starts=not given.no_start,

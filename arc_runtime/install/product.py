@@ -33,7 +33,9 @@ from arc_runtime.install.upgrade import HasContact, switch_to, upgrade
 
 _INSTANCE: Final = re.compile(r"[a-z][a-z0-9-]{0,19}")
 """A name that fits a user name of 31 characters."""
-_WANTS: Final = "/etc/systemd/system/multi-user.target.wants"
+_UNITS: Final = "/etc/systemd/system"
+_WANTS: Final = f"{_UNITS}/multi-user.target.wants"
+_SOCKET_WANTS: Final = f"{_UNITS}/sockets.target.wants"
 _GROWING_DELAY: Final = 254
 """The first systemd that has RestartSteps."""
 _RELOADING: Final = 253
@@ -72,6 +74,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     config: bytes | None
     """None: keep the existing one."""
     token: bytes | None = None
+    socket: bytes | None = None
+    """The unit of a socket that systemd holds for the service; None: leave it as it is."""
     instance: str = ""
     source: str | None = None
     starts: bool = True
@@ -88,6 +92,7 @@ class Names:
         self.user = f"{product.name}-{instance}" if instance else product.name
         self.installation = f"{product.name}@{instance}" if instance else product.name
         self.unit = f"{self.installation}.service"
+        self.socket = f"{self.installation}.socket"
         self.unit_file = f"{product.name}@.service" if instance else self.unit
         self.config = f"{product.config_directory}/{instance or product.config_name}.yaml"
         self.state = f"/var/lib/{self.user}"
@@ -133,6 +138,12 @@ def plan(product: Product, request: Request) -> list[AnyStep]:
         for name, (since, content) in drop_ins.items()
         if systemd_version() >= since
     ]
+    if request.socket is not None:
+        socket_file = f"{_UNITS}/{names.socket}"
+        steps += [
+            File(path=socket_file, content=request.socket),
+            Link(path=f"{_SOCKET_WANTS}/{names.socket}", target=socket_file),
+        ]
     steps += [
         Link(
             path=f"/usr/local/bin/{product.name}",
@@ -169,13 +180,21 @@ def install(product: Product, request: Request, host: Host, services: Services) 
     manifest = _begin(product, names, host)
     others = _others(product, names, host)
     has_program = _install_program(product, request, host, manifest, others)
-    done = [carry_out(step, host, manifest, others) for step in plan(product, request)]
-    is_changed = has_program or any(each in ("made", "changed") for each in done)
+    steps = plan(product, request)
+    changed = [
+        step.path
+        for step in steps
+        if carry_out(step, host, manifest, others) in ("made", "changed")
+    ]
+    is_changed = has_program or bool(changed)
     version = InstalledProgram(host, product.home).current()
     if version is not None:
         check_config(product, names, host, version)
     if is_changed:
         services.reload()
+    if request.starts and request.socket is not None:
+        is_new = f"{_UNITS}/{names.socket}" in changed
+        start_socket(names, services, request.ready_seconds, is_new=is_new)
     is_to_start = request.starts and (is_changed or not services.is_active(names.unit))
     if is_to_start and not services.restart(names.unit, request.ready_seconds):
         raise InstallError(
@@ -183,6 +202,15 @@ def install(product: Product, request: Request, host: Host, services: Services) 
             f" see: journalctl -u {names.unit}"
         )
     return is_changed
+
+
+def start_socket(names: Names, services: Services, ready_seconds: float, *, is_new: bool) -> None:
+    """Let systemd listen for the service. Raises InstallError."""
+    if not is_new and services.is_active(names.socket):
+        return
+    services.stop(names.unit)  # it may hold the address
+    if not services.restart(names.socket, ready_seconds):
+        raise InstallError(f"{names.socket} does not listen; see: journalctl -u {names.socket}")
 
 
 def check_request(product: Product, request: Request, host: Host) -> None:
@@ -240,7 +268,11 @@ def show_install(product: Product, request: Request, host: Host) -> list[str]:
         f"run    {product.name} check-config {names.config}, as {names.user}",
         "run    systemctl daemon-reload",
     ]
-    return [*lines, f"run    systemctl restart {names.unit}"] if request.starts else lines
+    if not request.starts:
+        return lines
+    if request.socket is not None:
+        lines += [f"run    systemctl stop {names.unit}", f"run    systemctl restart {names.socket}"]
+    return [*lines, f"run    systemctl restart {names.unit}"]
 
 
 def check_config(product: Product, names: Names, host: Host, version: Path) -> None:
@@ -332,7 +364,8 @@ def uninstall(
     names = Names(product, instance)
     manifest = _installed(names, host)
     others = _others(product, names, host)
-    services.stop(names.unit)
+    for unit in _units_of(names, manifest):
+        services.stop(unit)
     bootstrap = _bootstrap(product)
     for entry in reversed([each for each in manifest.entries if each.path not in bootstrap]):
         if any(other.find(entry.path) for other in others):
@@ -352,11 +385,17 @@ def show_uninstall(product: Product, instance: str, host: Host, *, purge: bool) 
     names = Names(product, instance)
     manifest = _installed(names, host)
     others = _others(product, names, host)
-    lines = [f"run    systemctl stop {names.unit}"]
+    lines = [f"run    systemctl stop {unit}" for unit in _units_of(names, manifest)]
     for entry in reversed(manifest.entries):
         if not any(other.find(entry.path) for other in others):
             lines += preview_removal(entry, host, purge=purge)
     return [*lines, f"remove {below(host.root, names.manifest)}", "run    systemctl daemon-reload"]
+
+
+def _units_of(names: Names, manifest: Manifest) -> list[str]:
+    """Return the units of an installation, the socket first: it would start the service again."""
+    has_socket = manifest.find(f"{_UNITS}/{names.socket}") is not None
+    return [names.socket, names.unit] if has_socket else [names.unit]
 
 
 def _installed(names: Names, host: Host) -> Manifest:

@@ -13,6 +13,7 @@ import typer
 
 from arc_protocol.urls import redact
 from arc_runtime.network.allowed_hosts import HostRefused
+from arc_runtime.network.loopback import is_loopback
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.prefixes import PrefixError
 from arc_runtime.terminal.table import Cell, Column, print_note, print_table
@@ -22,7 +23,7 @@ from arc_server.cli.bounds import named
 from arc_server.cli.database import ConfigOption, DataDirOption, config_here, with_store
 from arc_server.cli.listing import JsonOption, Output, OutputOption, print_list
 from arc_server.cli.tokens import user_name
-from arc_server.config.reading import is_http_url, is_loopback, push_hosts
+from arc_server.config.reading import is_http_url, push_hosts
 from arc_server.config.sections import ServerConfig
 from arc_server.ports.deployments import DeploymentStore
 from arc_server.ports.records import Deployment

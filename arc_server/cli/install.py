@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from importlib.resources import files
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +14,7 @@ from arc_runtime.install.cli import InstallCli
 from arc_runtime.install.product import Product
 from arc_runtime.install.services import Services
 from arc_runtime.terminal.help_page import examples
-from arc_server.config.reading import load_config
+from arc_server.config.reading import bad_value, listen_address, load_config
 
 PRODUCT: Final = Product(
     name="arc-server",
@@ -35,6 +37,8 @@ _EXAMPLES: Final = {
         "arc-server upgrade --back",
     ),
 }
+_CONFIG_FILE: Final = f"{PRODUCT.config_directory[1:]}/{PRODUCT.config_name}.yaml"
+_LISTEN: Final = "127.0.0.1:8484"
 _DATA: Final = "/var/lib/arc-server"
 _CONFIG: Final = """\
 # Written by `arc-server install`. All keys: docs/configuration.md.
@@ -51,6 +55,7 @@ def front(services: Callable[[Path], Services] | None = None) -> InstallCli:
         PRODUCT,
         add_options=_add_options,
         configure=_configure,
+        socket_unit=_socket_unit,
         services=services,
         examples=_EXAMPLES,
     )
@@ -60,15 +65,41 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="Address to serve on [default: 127.0.0.1:8484]"
     )
+    parser.add_argument(
+        "--socket",
+        action="store_true",
+        help="Let systemd hold the socket, so that a restart refuses no connection",
+    )
     parser.add_argument("--public-url", metavar="URL", help="URL that clients reach the server by")
+
+
+def _socket_unit(given: argparse.Namespace) -> bytes | None:
+    """Return the unit of the socket to listen on, if the options ask for one.
+
+    Raises SettingsError.
+    """
+    if not given.socket:
+        return None
+    file = given.config or Path(given.root, _CONFIG_FILE)
+    overrides = {"listen": given.listen, "public_url": given.public_url}
+    config = load_config(file if file.exists() else None, overrides, {})
+    address = listen_address(config)
+    place = str(address) if isinstance(address, Path) else config.listen
+    if not isinstance(address, Path):
+        try:
+            ip_address(address[0])
+        except ValueError:
+            raise bad_value("listen", "--socket needs an IP address, not a name") from None
+    unit = (files(PRODUCT.package) / "units" / f"{PRODUCT.name}.socket").read_text()
+    return unit.replace(f"ListenStream={_LISTEN}\n", f"ListenStream={place}\n").encode()
 
 
 def _configure(given: argparse.Namespace) -> bytes | None:
     """Return a configuration of the options; None to keep the present one. Raises SettingsError."""
-    there = Path(given.root, f"{PRODUCT.config_directory[1:]}/{PRODUCT.config_name}.yaml")
+    there = Path(given.root, _CONFIG_FILE)
     if given.listen is None and given.public_url is None and there.exists():
         return None
-    listen = given.listen or "127.0.0.1:8484"
+    listen = given.listen or _LISTEN
     load_config(None, {"listen": listen, "public_url": given.public_url}, {})
     return _CONFIG.format(
         listen=json.dumps(listen), data_dir=_DATA, public_url=json.dumps(given.public_url)

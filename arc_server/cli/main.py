@@ -31,7 +31,7 @@ from arc_server.cli.purging import delete_command, purge
 from arc_server.cli.serve import serve
 from arc_server.cli.targets import targets
 from arc_server.cli.tokens import tokens
-from arc_server.config.parts import deployments
+from arc_server.config.parts import deployments, server_tls
 from arc_server.config.reading import exposed_secrets, load_config
 from arc_server.server_keys import KeysUnusable
 
@@ -137,6 +137,7 @@ def check_config(
     """Check a configuration file"""
     config = load_config(file)
     deployments(config)
+    server_tls(config)
     sys.stdout.write(f"{file}: good\n")
     for line in exposed_secrets(config, file):
         print_note(line)

@@ -10,11 +10,26 @@ from arc_server.auth.enrolment import EnrolmentLimits
 from arc_server.config.reading import bad_value, push_hosts
 from arc_server.config.sections import DeploymentEntry, ServerConfig
 from arc_server.disk_room import DiskMarks
+from arc_server.http.tls import ServerTls, TlsFiles, TlsUnusable
 from arc_server.ports.records import Deployment, Quotas
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
 from arc_server.service.retention import RetentionLimits
 from arc_server.service.sweeper import SweepLimits
+
+
+def server_tls(config: ServerConfig) -> ServerTls | None:
+    """Return the TLS of the files in the configuration; None without. Raises SettingsError."""
+    tls = config.tls
+    if tls.cert_file is None:
+        return None
+    files = TlsFiles(
+        cert_file=tls.cert_file, key_file=tls.key_file, client_ca_file=tls.client_ca_file
+    )
+    try:
+        return ServerTls(files)
+    except TlsUnusable as error:
+        raise bad_value(f"tls.{error.key}", str(error)) from None
 
 
 def command_limits(config: ServerConfig) -> CommandLimits:

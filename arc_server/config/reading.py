@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,17 @@ from arc_protocol.messages.base import RESERVED_TARGETS
 from arc_runtime.config.settings import SettingsError, load
 from arc_runtime.key_files import exposed
 from arc_runtime.network.allowed_hosts import HostPolicy
+from arc_runtime.network.loopback import is_loopback
 from arc_server.config.oidc_section import check_oidc
 from arc_server.config.sections import DeploymentEntry, ServerConfig
+from arc_server.http.listening import Address
+from arc_server.http.proxies import TrustedProxies
 
 PREFIX: Final = "ARC_SERVER"
 NOT_OURS: Final = ("ARC_SERVER_URL",)
 """Variables with the server's prefix that are for the sender."""
 
+_UNIX: Final = "unix:"
 _LISTEN: Final = re.compile(r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
 
 
@@ -38,9 +41,15 @@ def load_config(
         overrides=overrides,
         ignore=NOT_OURS,
     )
-    host, _ = listen_address(config)
-    if config.auth.disabled and not is_loopback(host):
-        raise bad_value("auth.disabled", f"--no-auth is for loopback addresses only, not {host}")
+    address = listen_address(config)
+    check_exposure(config, None if isinstance(address, Path) else address[0])
+    for key in ("key_file", "client_ca_file"):
+        if getattr(config.tls, key) is not None and config.tls.cert_file is None:
+            raise bad_value(f"tls.{key}", "needs tls.cert_file")
+    try:
+        TrustedProxies(config.http.trusted_proxies)
+    except ValueError as error:
+        raise bad_value("http.trusted_proxies", str(error)) from None
     if config.public_url is not None:
         _check_url("public_url", config.public_url)
     if config.commands.default_max_attempts > config.commands.max_attempts:
@@ -61,11 +70,18 @@ def load_config(
     return config
 
 
-def listen_address(config: ServerConfig) -> tuple[str, int]:
-    """Return host and port of `listen`. Raises SettingsError."""
+def listen_address(config: ServerConfig) -> Address:
+    """Return host and port of `listen`, or the path of a Unix socket. Raises SettingsError."""
+    if config.listen.startswith(_UNIX):
+        path = Path(config.listen.removeprefix(_UNIX))
+        if not path.is_absolute() or path.name in ("", "..") or "\0" in str(path):
+            raise bad_value("listen", "unix: needs an absolute path, like unix:/run/arc/http.sock")
+        return path
     found = _LISTEN.fullmatch(config.listen)
     if found is None or int(found["port"]) > 65_535:
-        raise bad_value("listen", "must be HOST:PORT, like 127.0.0.1:8484 or [::1]:8484")
+        raise bad_value(
+            "listen", "must be HOST:PORT, like 127.0.0.1:8484 or [::1]:8484, or unix:PATH"
+        )
     return found["host"].strip("[]"), int(found["port"])
 
 
@@ -77,14 +93,25 @@ def push_hosts(config: ServerConfig) -> HostPolicy:
         raise bad_value("push.allow_hosts", str(error)) from None
 
 
-def is_loopback(host: str) -> bool:
-    """Return True if only this machine can reach a server that listens there."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def check_exposure(config: ServerConfig, host: str | None) -> None:
+    """Refuse to serve on a host what only this machine may see. None stands for a Unix socket.
+
+    Raises SettingsError.
+    """
+    if host is None:
+        if config.public_url is None:
+            raise bad_value("public_url", "is needed with a Unix socket: clients reach a proxy")
+        return
+    if is_loopback(host):
+        return
+    if config.auth.disabled:
+        raise bad_value("auth.disabled", f"--no-auth is for loopback addresses only, not {host}")
+    if config.tls.cert_file is None and not config.tls.behind_proxy:
+        raise bad_value(
+            "listen",
+            f"plain HTTP on {host}: other hosts can read tokens and change commands; set"
+            " tls.cert_file, or tls.behind_proxy where a proxy ends TLS",
+        )
 
 
 def _check_deployments(entries: Sequence[DeploymentEntry]) -> None:

@@ -16,6 +16,39 @@ MAX_URL_SECONDS: Final = 366 * DAY_SECONDS
 MAX_KEPT_SECONDS: Final = 36_600 * DAY_SECONDS
 
 
+class ServerTlsSection(Section, frozen=True, kw_only=True):
+    """TLS: docs/server.md. Changed files are read again, and so they are on SIGHUP."""
+
+    cert_file: Annotated[
+        Path | None,
+        about("The server's certificate and its chain (PEM). With it the server speaks HTTPS."),
+    ] = None
+    key_file: Annotated[
+        Path | None,
+        about(
+            "The key of `tls.cert_file` (PEM, without a password). Default: the key in"
+            " `tls.cert_file`."
+        ),
+    ] = None
+    client_ca_file: Annotated[
+        Path | None,
+        about(
+            "Certificates (PEM) of authorities. Each client must then show a certificate of one of"
+            " them, and its token as well."
+        ),
+    ] = None
+    check_seconds: Annotated[
+        float, about("How often the server checks whether these files have changed.", gt=0, le=3600)
+    ] = 10.0
+    behind_proxy: Annotated[
+        bool,
+        about(
+            "Serve plain HTTP off loopback: clients reach the server only through a proxy that ends"
+            " TLS, and no one listens between the two."
+        ),
+    ] = False
+
+
 class AuthSection(Section, frozen=True, kw_only=True):
     """Authentication of callers."""
 
@@ -516,9 +549,13 @@ class DeploymentEntry(Section, frozen=True, kw_only=True):
 class ServerConfig(Section, frozen=True, kw_only=True):
     """The configuration of the server."""
 
-    listen: Annotated[str, about("The HOST:PORT to serve on. Port 0 picks a free one.")] = (
-        "127.0.0.1:8484"
-    )
+    listen: Annotated[
+        str,
+        about(
+            "The HOST:PORT to serve on, or unix:PATH. Port 0 picks a free one. Sockets that systemd"
+            " hands over (`arc-server.socket`) go before."
+        ),
+    ] = "127.0.0.1:8484"
     data_dir: Annotated[
         Path, about("The directory of database, blobs and signing keys. One server uses it.")
     ] = Path("arc-data")
@@ -530,6 +567,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
         ),
     ] = None
     log: LogSection = LogSection()
+    tls: ServerTlsSection = ServerTlsSection()
     http: HttpLimits = HttpLimits()
     auth: AuthSection = AuthSection()
     oidc: OidcSection = OidcSection()

@@ -24,10 +24,11 @@ from arc_server.disk_room import DiskRoom
 from arc_server.http.answers import error_answer
 from arc_server.http.base_urls import BaseUrls
 from arc_server.http.body_reading import BodyMemory
+from arc_server.http.browser_guard import BrowserGuard
 from arc_server.http.calls import Call
 from arc_server.http.disk_rules import REFUSED_AT
 from arc_server.http.limits import HttpLimits
-from arc_server.http.rates import Rates, address_of
+from arc_server.http.rates import Rates
 from arc_server.http.routing import Route, Router
 from arc_server.http.shares import Shares
 from arc_server.ports.reach import Reach
@@ -52,11 +53,14 @@ class Application:
         revoked: Revoked,
         limits: HttpLimits,
         base_urls: BaseUrls,
+        guard: BrowserGuard | None = None,
         rules: Mapping[tuple[str, str], RouteRule] = RULES,
         room: DiskRoom | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.router = Router(routes)
+        """Take all parts. With a `guard`, requests that a web page may have sent are refused."""
+        self.router = Router(routes, is_strict=limits.strict_paths)
+        self._guard = guard
         self._rules = rules
         self._room = room
         self._revoked = revoked
@@ -96,7 +100,7 @@ class Application:
         if http.version.major != 1:
             raise BadRequest("only HTTP/1.0 and HTTP/1.1 are supported")
         target = http.raw_path
-        if not target.startswith("/"):
+        if not target.startswith("/") and not self._limits.strict_paths:
             target = http.rel_url.raw_path_qs  # the absolute form (RFC 9112, 3.2.2)
         match = self.router.match(http.method, target)
         call = Call(
@@ -110,13 +114,14 @@ class Application:
             body_memory=self._body_memory,
         )
         route = match.route
+        if self._guard is not None:
+            self._guard.check(http, takes_json=route.takes_json)
         try:
             await self._authorise(route, call)
             if call.caller is None:
                 return await self._signed_or_open(route, call)
         except Unauthorized:
-            forwarded = self._limits.trust_forwarded
-            self._strangers.take(address_of(http, trust_forwarded=forwarded))
+            self._strangers.take(call.client_address)
             raise
         token_id = call.caller.reach.credential
         call.connection.trust(token_id)
@@ -169,12 +174,12 @@ class Application:
         rule = self._rules.get((route.method, route.path))
         if rule is None:
             raise Forbidden("no rule lets anyone do this")
-        access = rule.access
-        if access is RouteAccess.OPEN or access is RouteAccess.PROOF:
-            return
         given = call.http.headers.getall(hdrs.AUTHORIZATION, ())
         if len(given) > 1:  # a proxy may have judged another one than the server
             raise BadRequest("Authorization: more than one header", field="Authorization")
+        access = rule.access
+        if access is RouteAccess.OPEN or access is RouteAccess.PROOF:
+            return
         authorization = given[0] if given else None
         if route.signature is not None and (
             access is RouteAccess.SIGNATURE_OR_TOKEN or authorization is None

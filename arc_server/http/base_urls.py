@@ -24,18 +24,21 @@ _FORWARDED_PROTO: Final = "X-Forwarded-Proto"
 class BaseUrls:
     """Base URLs of requests. Each ends in /v1."""
 
-    def __init__(self, public_url: str | None, *, trust_forwarded: bool) -> None:
+    def __init__(self, public_url: str | None) -> None:
         """Take `public_url` for every request, if there is one."""
         self._public = None if public_url is None else with_prefix(public_url)
-        self._trust_forwarded = trust_forwarded
         self._known: dict[tuple[str, str | None], str] = {}
 
-    def of(self, headers: CIMultiDictProxy[str]) -> str:
-        """Return the base URL for one request. Raises BadRequest for a bad host or scheme."""
+    def of(self, headers: CIMultiDictProxy[str], scheme: str, *, is_forwarded: bool) -> str:
+        """Return the base URL for one request. Raises BadRequest for a bad host or scheme.
+
+        `scheme` is that of the connection. If a trusted proxy forwarded the request, what it says
+        goes before.
+        """
         if self._public is not None:
             return self._public
-        scheme, host = "http", headers.get(hdrs.HOST)
-        if self._trust_forwarded:
+        host = headers.get(hdrs.HOST)
+        if is_forwarded:
             host = _first(headers.get(_FORWARDED_HOST)) or host
             scheme = _first(headers.get(_FORWARDED_PROTO)) or scheme
             if scheme not in ("http", "https"):

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Protocol, TypeVar, cast
 
 from aiohttp import HttpVersion11, hdrs, web
+from multidict import CIMultiDictProxy
 
 from arc_protocol.codec import decode
 from arc_protocol.errors import (
@@ -38,6 +39,14 @@ class CallConnection(Protocol):
 
     wait: Wait | None
     """The wait of its request; ended when the client goes."""
+    scheme: str
+    """`http` or `https`."""
+    is_proxy: bool
+    """True if its peer is a trusted proxy."""
+
+    def client_address(self, headers: CIMultiDictProxy[str]) -> str:
+        """Return the address of a request's client, with IPv6 its /64; empty if unknown."""
+        ...
 
     def trust(self, credential: str | None) -> None:
         """Keep the connection before those of strangers: a request has shown a good credential."""
@@ -134,20 +143,28 @@ class Call:
         self.wait: Wait | None = None
         """The wait of the handler, while it waits."""
 
-    @property
-    def connection(self) -> CallConnection:
-        """Return the connection that the request came on."""
-        return cast("CallConnection", self.http.protocol)
-
     def sign_in(self, reach: Reach) -> None:
         """Let the request through by the signature in its query."""
         self.reach = reach
         self.is_signed = True
 
     @property
+    def connection(self) -> CallConnection:
+        """Return the connection that the request came on."""
+        return cast("CallConnection", self.http.protocol)
+
+    @property
+    def client_address(self) -> str:
+        """Return the client's address, with IPv6 its /64; empty if unknown."""
+        return self.connection.client_address(self.http.headers)
+
+    @property
     def base_url(self) -> str:
         """Return how URLs in the answer begin, up to /v1. Raises BadRequest for a bad Host."""
-        return self._base_urls.of(self.http.headers)
+        connection = self.connection
+        return self._base_urls.of(
+            self.http.headers, connection.scheme, is_forwarded=connection.is_proxy
+        )
 
     @property
     def is_cut_off(self) -> bool:

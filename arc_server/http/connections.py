@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from ipaddress import IPv6Address, ip_address, ip_network
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -13,6 +12,7 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDictProxy
 
 from arc_protocol.errors import (
     ArcError,
@@ -24,6 +24,8 @@ from arc_protocol.errors import (
 )
 from arc_server.http.answers import error_answer, raw_error
 from arc_server.http.limits import HttpLimits
+from arc_server.http.proxies import IPAddress, TrustedProxies, address_in, client_key
+from arc_server.http.tls import TlsHandshake
 from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
@@ -36,9 +38,8 @@ LOG_SECONDS: Final = 60.0
 """How often the log says that connections are refused."""
 LOOKED_AT: Final = 64
 """The connections that are looked at to find an idle one: the search goes on where it ended."""
-_NETWORK_BITS: Final = 64
-"""One customer of a provider has a /64 of IPv6 addresses or more."""
 
+_FORWARDED_FOR: Final = "X-Forwarded-For"
 _TOO_MANY: Final = "Too many"
 """Begins the message of aiohttp's parser for a request with too many headers."""
 _TIMED_OUT: Final = raw_error(RequestTimeout("the headers arrive too slowly"))
@@ -60,19 +61,20 @@ class Connections:
         """The number of open connections of each address."""
         self.left_behind: set[asyncio.Task[None]] = set()
         """Handlers whose clients have gone. They run to their end."""
+        self.handshakes: dict[TlsHandshake, str] = {}
+        """TLS handshakes in progress, with their addresses, the oldest first."""
         self.refused = 0
         """The number of open connections past the limit."""
         self._unlogged = 0
         self._logged_at: float | None = None
         self._all_closed = asyncio.Event()
         self.is_closing = False
-        """True once the server stops: a connection that was accepted a moment before is closed."""
+        """True once a server that stops takes no new request: connections made then are closed."""
 
     def opened(self, connection: ClientConnection) -> None:
         """Register a connection."""
         self.open[connection] = self._strangers[connection] = None
-        address = connection.address
-        self.by_address[address] = self.by_address.get(address, 0) + 1
+        self._count(connection.address)
 
     def closed(self, connection: ClientConnection, handling: asyncio.Task[None] | None) -> None:
         """Forget a connection; its handler goes on."""
@@ -87,6 +89,18 @@ class Connections:
             handling.add_done_callback(self._ended)
         elif not self.open:
             self._all_closed.set()
+
+    def handshake_begun(self, handshake: TlsHandshake, address: str) -> None:
+        """Register a TLS handshake."""
+        self.handshakes[handshake] = address
+        self._count(address)
+
+    def handshake_ended(self, handshake: TlsHandshake) -> None:
+        """Forget a TLS handshake."""
+        address = self.handshakes.pop(handshake, None)
+        if address is not None:
+            _count_down(self.by_address, address)
+            self._note_end()
 
     def trust(self, connection: ClientConnection, credential: str | None, most: int) -> bool:
         """Keep a connection before those of strangers: it has shown a good credential.
@@ -128,15 +142,25 @@ class Connections:
         """Wait until every connection and every handler has ended; False when time is up before."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.open or self.left_behind:
+                while self._is_busy:
                     self._all_closed.clear()
                     await self._all_closed.wait()
-        return not (self.open or self.left_behind)
+        return not self._is_busy
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self.open or self.left_behind or self.handshakes)
+
+    def _note_end(self) -> None:
+        if not self._is_busy:
+            self._all_closed.set()
+
+    def _count(self, address: str) -> None:
+        self.by_address[address] = self.by_address.get(address, 0) + 1
 
     def _ended(self, handling: asyncio.Task[None]) -> None:
         self.left_behind.discard(handling)
-        if not self.open and not self.left_behind:
-            self._all_closed.set()
+        self._note_end()
 
 
 class ClientConnection(RequestHandler):
@@ -148,28 +172,46 @@ class ClientConnection(RequestHandler):
         "_head_bytes",
         "_head_since",
         "_limits",
+        "_proxies",
         "_stalled_bytes",
         "_stalled_since",
         "address",
         "credential",
+        "handshake",
+        "is_proxy",
         "is_trusted",
+        "peer",
+        "scheme",
         "wait",
     )
 
     def __init__(
-        self, server: web.Server, connections: Connections, limits: HttpLimits, **options: Any
+        self,
+        server: web.Server,
+        connections: Connections,
+        limits: HttpLimits,
+        proxies: TrustedProxies,
+        **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._connections = connections
         self._limits = limits
+        self._proxies = proxies
         self._head_since: float | None = None
         """Since when the server awaits the headers of a request; None during a request."""
         self._has_begun = False
         """True once some of those headers have arrived."""
         self._head_bytes = 0
         """How many bytes of them have arrived."""
+        self.peer: IPAddress | None = None
+        """The peer's address; None for a Unix socket."""
         self.address = ""
-        """The client's address; empty for a Unix socket."""
+        """The peer's address, with IPv6 its /64; empty for a Unix socket."""
+        self.is_proxy = False
+        """True if the peer is a trusted proxy."""
+        self.scheme = "http"
+        self.handshake: TlsHandshake | None = None
+        """The TLS handshake that it still counts as."""
         self.is_trusted = False
         """True once a request on it has shown a good credential."""
         self.credential: str | None = None
@@ -184,6 +226,11 @@ class ClientConnection(RequestHandler):
         """Return True while no request is being handled or queued."""
         is_waiting = self._waiter is not None or not self._request_count
         return is_waiting and not self._messages
+
+    @property
+    def was_served(self) -> bool:
+        """Return True once a request has come on it."""
+        return self._request_count > 0
 
     @property
     def is_spare(self) -> bool:
@@ -211,10 +258,17 @@ class ClientConnection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if self.handshake is not None:
+            self._connections.handshake_ended(self.handshake)
+            self.handshake = None
         self._head_since = self._loop.time()
-        self.address = address_of(transport)
+        self.peer = address_in(transport.get_extra_info("peername"))
+        self.address = client_key(self.peer)
+        self.is_proxy = self._proxies.trust(self.peer)
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = "https"
         is_crowded = (
-            not self._limits.trust_forwarded
+            not self.is_proxy
             and self.address != ""
             and self._connections.by_address.get(self.address, 0)
             >= self._limits.max_connections_per_address
@@ -228,6 +282,13 @@ class ClientConnection(RequestHandler):
             self._connections.note_refusal("http.max_connections_per_address")
             self.transport.write(_FULL)
             self.force_close()
+
+    def client_address(self, headers: CIMultiDictProxy[str]) -> str:
+        """Return the address of a request's client, with IPv6 its /64; empty if unknown."""
+        if not self.is_proxy:
+            return self.address
+        forwarded_for = headers.getall(_FORWARDED_FOR, ())
+        return client_key(self._proxies.client(self.peer, forwarded_for))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         handling = self._task_handler
@@ -331,21 +392,6 @@ def _count_down(counts: dict[str, int], key: str) -> None:
         counts[key] = left
     else:
         del counts[key]
-
-
-def address_of(transport: asyncio.BaseTransport) -> str:
-    """Return the address of a client, with IPv6 its /64; empty for a Unix socket."""
-    peer: tuple[str, int] | str | None = transport.get_extra_info("peername")
-    if not isinstance(peer, tuple):
-        return ""
-    host = peer[0]
-    if ":" not in host:
-        return host
-    address = ip_address(host.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    if mapped is not None:
-        return str(mapped)
-    return str(ip_network((address, _NETWORK_BITS), strict=False))
 
 
 def _error_for(error: BaseException | None) -> ArcError:

@@ -84,7 +84,7 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             ge=1,
             le=1_000_000,
             description="The most connections of one address (of one /64 with IPv6), treated like"
-            " `max_connections`. Not counted with `trust_forwarded`: they all come from the proxy.",
+            " `max_connections`. Those of `trusted_proxies` are not counted.",
         ),
     ] = 5_000
     max_requests_per_token: Annotated[
@@ -152,11 +152,18 @@ class HttpLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     keep_alive_seconds: Annotated[
         float, Meta(ge=0, le=86_400, description="How long an idle connection stays open.")
     ] = 75
-    trust_forwarded: Annotated[
+    trusted_proxies: Annotated[
+        list[str],
+        Meta(
+            description="The addresses and networks of proxies, and `unix` for those that use a"
+            " Unix socket. X-Forwarded-For, -Proto and -Host count in their requests only."
+        ),
+    ] = []
+    strict_paths: Annotated[
         bool,
         Meta(
-            description="Take scheme and host of URLs from X-Forwarded-Proto and X-Forwarded-Host."
-            " Use it only behind a proxy that sets both."
+            description="Refuse with a 404 each spelling of a path but one: docs/protocol.md."
+            " For a proxy with rules for paths."
         ),
     ] = False
     drain_seconds: Annotated[

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 from typing import Final
-
-from aiohttp import web
 
 from arc_protocol.errors import RateLimited
 
@@ -85,20 +82,3 @@ class Rates:
         if wait < MAX_WAIT_SECONDS:  # or clients that hang up could let all others wait for ever
             rate.take(cost)
         return min(wait, MAX_WAIT_SECONDS)
-
-
-def address_of(http: web.BaseRequest, *, trust_forwarded: bool) -> str:
-    """Return the address of a client; of IPv6 the first 64 bits, which one client may hold whole.
-
-    With `trust_forwarded` it is the last one in `X-Forwarded-For`: the nearest proxy wrote it.
-    """
-    text = http.remote or ""
-    if trust_forwarded:
-        text = http.headers.get("X-Forwarded-For", text).rpartition(",")[2].strip()
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return ""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
-        return str(IPv6Address(int(address) >> 64 << 64))
-    return str(address)

@@ -2,14 +2,15 @@
 
 A route answers with and without the prefix /v1, and empty path segments are ignored: one public
 client turns a trailing slash of its base URL into `/v1//commands/leases` (docs/protocol.md,
-Requests and answers).
+Requests and answers). A strict router takes one spelling of each path only, so that a rule of a
+proxy for a path cannot be passed by another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import msgspec
 from aiohttp import web
@@ -33,6 +34,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """Without the prefix, for example `/commands/*/response`."""
     handler: Handler
+    takes_json: bool = True
+    """False if the body is not a message."""
+    is_versioned: bool = True
+    """False if its strict path has no /v1: monitors know it without."""
     waits_its_turn: bool = False
     """True: public clients give up on an answer of 429 or 503, so a request waits instead."""
     signature: Callable[[Call], bool | None] | None = None
@@ -58,8 +63,9 @@ class _Node:
 class Router:
     """All routes of the server."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], *, is_strict: bool = False) -> None:
         self.routes: Final = tuple(routes)
+        self._is_strict = is_strict
         self._root = _Node()
         for route in self.routes:
             node = self._root
@@ -73,7 +79,8 @@ class Router:
         """Return the route for a request target in origin form.
 
         HEAD is answered by the route for GET. Raises NotFound, MethodNotAllowed (`allow` in its
-        context), InvalidCommand for a path that is not UTF-8.
+        context), InvalidCommand for a path that is not UTF-8. A strict router raises NotFound for
+        each path but `strict_path`.
         """
         path, _, query = target.partition("?")
         node, arguments = self._find(path)
@@ -81,7 +88,10 @@ class Router:
         if route is None:
             allowed = sorted(node.routes | ({"HEAD": None} if "GET" in node.routes else {}))
             raise MethodNotAllowed(f"{method} is not offered here", allow=", ".join(allowed))
-        return Match(route, [_unquoted(argument) for argument in arguments], query)
+        values = [_unquoted(argument) for argument in arguments]
+        if self._is_strict and path != strict_path(route, values):
+            raise NotFound("no such route: http.strict_paths is on, and a path has one spelling")
+        return Match(route, values, query)
 
     def _find(self, path: str) -> tuple[_Node, list[str]]:
         segments = [segment for segment in path.split("/") if segment]
@@ -104,6 +114,23 @@ class Router:
         if not node.routes:
             raise NotFound("no such route")
         return node, arguments
+
+
+def strict_path(route: Route, arguments: Iterable[str]) -> str:
+    """Return the one spelling of a path that a strict router takes.
+
+    All but letters, digits and `-._~` is percent-encoded, in upper case, in each segment.
+    """
+    left = iter(arguments)
+    segments = [PREFIX] if route.is_versioned else []
+    for segment in route.path.strip("/").split("/"):
+        if segment == REST:
+            segments += [quote(part, safe="") for part in next(left).split("/")]
+        else:
+            segments.append(quote(next(left), safe="") if segment == ANY else segment)
+    if {".", ".."} & set(segments):  # a proxy may resolve them
+        raise NotFound("no such route")
+    return "/" + "/".join(segments)
 
 
 def _unquoted(segment: str) -> str:

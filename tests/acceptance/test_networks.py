@@ -30,6 +30,8 @@ HOST = "arc.test"
 PASSWORD = "pa:ss wörd%40"
 LARGE = 1_000_000
 QUICK = {"max_back_off_seconds": 0.3, "connect_timeout_seconds": 5}
+PLAIN = QUICK | {"allow_http": True}
+"""The proxy of these tests stands for a network in which plain HTTP is allowed."""
 
 
 async def runs_a_command(world: World, name: str) -> None:
@@ -55,7 +57,7 @@ async def test_everything_goes_by_a_proxy_with_a_password_that_is_never_logged(
             "far",
             url=f"http://{HOST}",
             config={
-                "server": QUICK,
+                "server": PLAIN,
                 "proxy": {"url": f"http://127.0.0.1:{proxy.port}", "auth_file": str(auth)},
             },
         )
@@ -291,7 +293,7 @@ async def test_a_captive_portal_is_neither_an_empty_answer_nor_the_end(
 ):
     await world.server()
     async with ForwardProxy({HOST: world.port}) as proxy:
-        config = {"server": QUICK, "proxy": {"url": f"http://127.0.0.1:{proxy.port}"}}
+        config = {"server": PLAIN, "proxy": {"url": f"http://127.0.0.1:{proxy.port}"}}
         # The lease is long, so that no renewal is cut halfway: the page is to be the first news.
         agent = await world.agent("guest", url=f"http://{HOST}", config=config, lease_seconds=60)
         command_id = await world.sender.create("hold", {"gate": "portal"})
@@ -315,7 +317,7 @@ async def test_polls_that_a_proxy_cuts_become_shorter_than_what_it_cuts(world: W
     await world.server()
     async with ForwardProxy({HOST: world.port}) as proxy:
         proxy.idle_seconds = 3.5
-        config = {"server": QUICK, "proxy": {"url": f"http://127.0.0.1:{proxy.port}"}}
+        config = {"server": PLAIN, "proxy": {"url": f"http://127.0.0.1:{proxy.port}"}}
         agent = await world.agent("cut", url=f"http://{HOST}", config=config)
         shortened = await agent.logged("poll.shortened")
         polls = sum("leases" in line for line in proxy.asked)

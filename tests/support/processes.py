@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,13 @@ NO_BALLAST = {"ARC_SERVER_DISK_BALLAST_BYTES": "0"}
 """For servers in tests: each would take 64 MiB, and pytest keeps their directories for a while."""
 START_SECONDS = 30.0
 """A start takes half a second; a machine that others use as well may take its time."""
+
+_HAND_OVER = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 Event = dict[str, Any]
 """One line of the JSON log; a line that is no JSON is `{"event": line, "is_text": True}`."""
@@ -42,14 +50,27 @@ class Process:
 
     @classmethod
     async def start(
-        cls, name: str, program: str, *arguments: str, env: Mapping[str, str] | None = None
+        cls,
+        name: str,
+        program: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        listener: socket.socket | None = None,
     ) -> Process:
-        """Run one of our console scripts. Our own variables are not inherited."""
+        """Run one of our console scripts. Our own variables are not inherited.
+
+        With a `listener` it is handed over as systemd does.
+        """
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ARC_", "ALIEN_"))}
+        handed_over: list[str] = []
+        if listener is not None:
+            handed_over = [sys.executable, "-ISc", _HAND_OVER, str(listener.fileno())]
         running = await asyncio.create_subprocess_exec(
+            *handed_over,
             str(BIN / program),
             *arguments,
             env={**inherited, **NO_BALLAST, **(env or {})},
+            pass_fds=[] if listener is None else [listener.fileno()],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

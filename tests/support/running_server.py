@@ -69,6 +69,7 @@ class Client:
             sent["Authorization"] = f"Bearer {token}"
         if body is not None:
             data = json.dumps(body).encode()
+            sent.setdefault("Content-Type", "application/json")
         if isinstance(data, bytes):
             data = io.BytesIO(data)  # aiohttp warns of large bytes
         url = path if path.startswith("http") else self.server.url + path

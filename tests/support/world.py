@@ -84,9 +84,16 @@ class World:
     # processes
 
     async def server(
-        self, config: Mapping[str, Any] | None = None, *, env: Mapping[str, str] | None = None
+        self,
+        config: Mapping[str, Any] | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        listener: socket.socket | None = None,
     ) -> Process:
-        """Start the server, or start it again: same port, same data. Ready when this returns."""
+        """Start the server, or start it again: same port, same data. Ready when this returns.
+
+        A `listener` at that port is handed over as systemd does.
+        """
         self._servers += 1
         file = self.directory / f"server-{self._servers}.yaml"
         file.write_text(yaml.safe_dump(dict(config or {})))
@@ -96,6 +103,7 @@ class World:
             *("serve", "--config", str(file), "--data-dir", str(self._data)),
             *("--listen", f"127.0.0.1:{self.port}"),
             env=env,
+            listener=listener,
         )
         assert await process.url() == self.url
         return process
@@ -140,9 +148,14 @@ class World:
         return process
 
     async def _start(
-        self, name: str, program: str, *arguments: str, env: Mapping[str, str] | None
+        self,
+        name: str,
+        program: str,
+        *arguments: str,
+        env: Mapping[str, str] | None,
+        listener: socket.socket | None = None,
     ) -> Process:
-        process = await Process.start(name, program, *arguments, env=env)
+        process = await Process.start(name, program, *arguments, env=env, listener=listener)
         self.processes.append(process)
         return process
 

@@ -80,6 +80,7 @@ def routes(
         Route(
             method=method,
             path="/blobs/**",
+            takes_json=False,
             handler=handler,
             signature=is_blob_signed,
         )

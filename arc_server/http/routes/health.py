@@ -44,6 +44,6 @@ def routes(
         return json_answer({"status": "ready", "disk": room.level.name.lower()})
 
     return (
-        Route(method="GET", path="/healthz", handler=alive),
-        Route(method="GET", path="/readyz", handler=ready),
+        Route(method="GET", path="/healthz", handler=alive, is_versioned=False),
+        Route(method="GET", path="/readyz", handler=ready, is_versioned=False),
     )

@@ -139,7 +139,7 @@ async def test_a_token_file_that_is_not_there_is_said(
 async def test_a_name_without_an_address_is_said(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, found = await look(config(place, "http://nowhere.invalid"), capsys)
+    code, found = await look(config(place, "https://nowhere.invalid"), capsys)
 
     assert code == 1
     assert found["dns"].startswith("bad: nowhere.invalid: ")
@@ -150,7 +150,7 @@ async def test_a_proxy_that_does_not_listen_is_said_without_its_password(
 ) -> None:
     proxy = {"url": f"http://me:{TOKEN}@127.0.0.1:9"}
 
-    code, found = await look(config(place, "http://arc.example", proxy=proxy), capsys)
+    code, found = await look(config(place, "https://arc.example", proxy=proxy), capsys)
 
     assert code == 1
     assert found["proxy"].startswith("bad: 127.0.0.1:9: ")

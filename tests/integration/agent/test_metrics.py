@@ -187,7 +187,7 @@ async def test_a_port_that_is_taken_ends_the_start_in_one_line(
 def test_others_may_read_it_only_when_the_configuration_says_so(
     listen: str, public: bool, reason: str | None
 ) -> None:
-    given = {"server.url": "http://a", "deployment": "d", "metrics.listen": listen,
+    given = {"server.url": "https://a", "deployment": "d", "metrics.listen": listen,
              "metrics.public": public}  # fmt: skip
     if reason is None:
         assert read(None, {}, given).metrics.listen == listen

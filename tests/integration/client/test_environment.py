@@ -78,7 +78,7 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ConfigurationError, match="ARC_SERVER_URL"):
             kind()
 
-    monkeypatch.setenv("ARC_SERVER_URL", "http://h")
+    monkeypatch.setenv("ARC_SERVER_URL", "https://h")
     for kind in (Client, SyncClient):
         kind()
 
@@ -87,7 +87,28 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 def test_a_file_of_the_environment_that_cannot_be_read_is_refused(
     tmp_path: Path, name: str
 ) -> None:
-    environ = {"ARC_SERVER_URL": "http://h", name: str(tmp_path / "missing")}
+    environ = {"ARC_SERVER_URL": "https://h", name: str(tmp_path / "missing")}
 
     with pytest.raises(ConfigurationError):
         Client(environ=environ)
+
+
+EXPOSED = "http://arc.example:8484/v1"
+
+
+def test_plain_http_off_loopback_is_refused_unless_it_is_allowed() -> None:
+    for kind in (Client, SyncClient):
+        with pytest.raises(ConfigurationError, match=r"http://arc\.example:8484 is plain HTTP"):
+            kind(EXPOSED, environ={"ARC_TOKEN": "t"})
+        for url in ("http://localhost:1", "http://127.0.0.9", "http://[::1]:1", "https://h"):
+            kind(url, environ={})
+        kind(EXPOSED, environ={"ARC_ALLOW_HTTP": "1"})
+        kind(EXPOSED, environ={}, allow_http=True)
+        with pytest.raises(ConfigurationError, match="plain HTTP"):
+            kind(EXPOSED, environ={"ARC_ALLOW_HTTP": "true"}, allow_http=False)
+
+
+@pytest.mark.parametrize("value", ["yes please", "2"])
+def test_a_strange_permission_is_refused(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="ARC_ALLOW_HTTP must be 1 or 0"):
+        Client(EXPOSED, environ={"ARC_ALLOW_HTTP": value})

@@ -130,6 +130,21 @@ def test_systemd_finds_nothing_wrong_with_a_unit(name: str, tmp_path: Path) -> N
 
 
 @needs_systemd
+def test_the_socket_of_the_server_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    service = (UNITS / "arc-server.service").read_text()
+    service = re.sub(r"ExecStart=/\S+", f"ExecStart={shutil.which('true')}", service)
+    (tmp_path / "arc-server.service").write_text(service)
+    shutil.copy(UNITS / "arc-server.socket", tmp_path)
+
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / "arc-server.socket"],
+        text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr + done.stdout) == (0, "")
+
+
+@needs_systemd
 @pytest.mark.parametrize("name", EVERY)
 def test_what_a_unit_leaves_open_has_its_reason_on_the_page(name: str) -> None:
     said = run("systemd-analyze", "security", "--offline=yes", "--no-pager", UNITS / name)

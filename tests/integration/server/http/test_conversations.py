@@ -265,17 +265,23 @@ async def test_urls_begin_with_the_public_url_when_there_is_one(serve: Serve) ->
 
 
 @pytest.mark.parametrize(
-    ("trusted", "base"), [(True, "https://outer.example/v1/"), (False, "http://arc.internal/v1/")]
+    ("trusted", "base"),
+    [
+        (["10.0.0.0/8", "127.0.0.1"], "https://outer.example/v1/"),
+        (["10.0.0.0/8", "unix"], "http://arc.internal/v1/"),
+        ([], "http://arc.internal/v1/"),
+    ],
 )
 async def test_forwarded_headers_count_only_where_they_are_trusted(
-    serve: Serve, trusted: bool, base: str
+    serve: Serve, trusted: list[str], base: str
 ) -> None:
-    async with serve(http={"trust_forwarded": trusted}) as client:
+    async with serve(http={"trusted_proxies": trusted}) as client:
         await client.create()
         headers = {
             "Host": "arc.internal",
             "X-Forwarded-Host": "outer.example",
             "X-Forwarded-Proto": "https",
+            "Forwarded": "host=forged.example;proto=https",
         }
         answer = await client.call(
             "POST", "/v1/commands/leases", {"deploymentId": OWN}, headers=headers

@@ -229,6 +229,26 @@ async def test_junk_keeps_no_genuine_agent_from_enrolling(serve: Serve, junk: st
     assert genuine.status == 200
 
 
+@pytest.mark.parametrize(
+    ("trusted", "same", "others"), [(["127.0.0.1"], 429, 401), (["10.0.0.0/8"], 429, 429)]
+)
+async def test_strangers_behind_a_trusted_proxy_are_told_apart(
+    serve: Serve, trusted: list[str], same: int, others: int
+) -> None:
+    limits = {"strangers_per_second": 1, "trusted_proxies": trusted}
+    async with serve(http=limits) as client:
+
+        async def junk(forwarded_for: str) -> int:
+            headers = {"X-Forwarded-For": forwarded_for, "Forwarded": "for=198.51.100.77"}
+            answer = await client.call("POST", "/v1/agents/enrol", token="", headers=headers)
+            return answer.status
+
+        flood = [await junk(f"198.51.100.{claim}, 203.0.113.9") for claim in range(6)]
+
+        assert flood[-1] == same, "what a client claims itself does not count"
+        assert await junk("203.0.113.10") == others
+
+
 # access tokens and keys
 
 

@@ -241,7 +241,7 @@ async def test_junk_of_an_address_is_counted_and_no_good_token_is(serve: Serve, 
 
 
 async def test_behind_a_proxy_the_address_that_it_names_counts(serve: Serve) -> None:
-    async with serve(http={"strangers_per_second": 2, "trust_forwarded": True}) as client:
+    async with serve(http={"strangers_per_second": 2, "trusted_proxies": ["127.0.0.1"]}) as client:
 
         async def junk(address: str) -> int:
             headers = {"X-Forwarded-For": f"192.0.2.9, {address}"}

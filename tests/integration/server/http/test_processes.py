@@ -82,6 +82,8 @@ class Process:
         """One request: status and what was answered."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if data is not None:
+            headers["Content-Type"] = "application/json"
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -467,7 +469,10 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
     with server(data, "--no-auth") as running:
         host, _, port = running.url.removeprefix("http://").rpartition(":")
         with socket.create_connection((host, int(port))) as upload:
-            upload.sendall(b"POST /v1/commands HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+            upload.sendall(
+                b"POST /v1/commands HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 5\r\n\r\n"
+            )
             wait_until(lambda: running.call("GET", "/healthz")[0] == 200)
             running.process.send_signal(signal.SIGTERM)
             wait_until(lambda: "server.stopping" in running.log.read_text())
@@ -522,7 +527,10 @@ def test_a_server_without_descriptors_logs_it_once_and_serves_again(tmp_path: Pa
 
 def test_a_flood_of_connections_is_refused_in_one_line_and_leaves_no_trace(tmp_path: Path) -> None:
     poll = json.dumps({"deploymentId": OWN, "waitSeconds": 60})
-    head = "POST /v1/commands/leases HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    head = (
+        "POST /v1/commands/leases HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        "Content-Type: application/json\r\n"
+    )
     environment = {"ARC_SERVER_HTTP_MAX_CONNECTIONS": "2"}
     with server(tmp_path / "data", "--no-auth", env=environment) as running:
         host, _, port = running.url.removeprefix("http://").rpartition(":")
@@ -532,7 +540,9 @@ def test_a_flood_of_connections_is_refused_in_one_line_and_leaves_no_trace(tmp_p
 
         def answer_of(connection: socket.socket) -> int | None:
             with contextlib.suppress(ConnectionResetError):
-                connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                connection.sendall(
+                    b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                )
                 return int(connection.recv(100)[9:12] or 0) or None
             return None
 

@@ -69,6 +69,20 @@ async def test_what_is_no_http_gets_a_400_with_the_json_body_and_the_connection_
     await wire.close()
 
 
+@pytest.mark.parametrize(
+    "route",
+    ["POST /v1/commands", "GET /v1/commands/x", "POST /v1/agents/enrol", "GET /healthz"],
+)
+async def test_two_authorization_headers_are_refused(client: Client, route: str) -> None:
+    twice = f"Authorization: Bearer {client.token}\r\n" * 2
+    wire = await Wire.open(client)
+
+    await wire.send(f"{route} HTTP/1.1\r\n{HOST}{twice}Content-Length: 0\r\n\r\n")
+
+    assert await wire.error() == (400, "BAD_REQUEST")
+    await wire.close()
+
+
 BAD_CHUNKS = {
     "a size that is none": b"xyz\r\nabc\r\n0\r\n\r\n",
     "a size that is negative": b"-1\r\n\r\n",
@@ -375,7 +389,7 @@ async def test_one_address_has_a_limit_of_its_own(serve: Serve) -> None:
 
 
 async def test_behind_a_proxy_connections_of_one_address_are_not_counted(serve: Serve) -> None:
-    limits = {"max_connections_per_address": 1, "trust_forwarded": True}
+    limits = {"max_connections_per_address": 1, "trusted_proxies": ["127.0.0.0/8"]}
     async with serve(http=limits) as client:
         polls = [await poll(client) for _ in range(3)]
 

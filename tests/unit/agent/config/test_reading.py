@@ -42,6 +42,19 @@ def test_what_is_no_server_is_refused(url: str) -> None:
         read(None, {"ARC_AGENT_SERVER_URL": url}, {"deployment": "dep-1"})
 
 
+def test_plain_http_off_loopback_is_refused_unless_it_is_allowed() -> None:
+    given = {"deployment": "dep-1", "server.url": "http://arc.example.com"}
+    with pytest.raises(SettingsError, match="plain HTTP") as refused:
+        read(None, {}, given)
+    assert refused.value.key == "server.url"
+    with pytest.raises(SettingsError, match="plain HTTP"):
+        read(None, {"ALIEN_COMMANDS_URL": "http://10.0.0.1:80/v1"}, {"deployment": "dep-1"})
+
+    assert read(None, {"ARC_AGENT_SERVER_ALLOW_HTTP": "true"}, given).server.allow_http
+    for url in ("http://localhost:1", "http://127.0.0.9", "http://[::1]", "https://arc.example"):
+        read(None, {}, given | {"server.url": url})
+
+
 @pytest.mark.parametrize(
     ("changed", "key"),
     [

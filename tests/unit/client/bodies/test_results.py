@@ -17,7 +17,7 @@ from arc_client.bodies.results import write_file
 from tests.support.client_fakes import download_from, error, status
 from tests.support.clocks import SenderClock
 
-STATUS = re.compile(r"^http://h/v1/commands/cmd_1(\?waitSeconds=\d+)?$")
+STATUS = re.compile(r"^https://h/v1/commands/cmd_1(\?waitSeconds=\d+)?$")
 STORED = "http://blobs/r?sig=a%2Fb"
 
 
@@ -29,7 +29,7 @@ class Report(msgspec.Struct):
 
 async def result(clock: SenderClock, returns: Any = Any) -> Any:
     """Wait for cmd_1 and take its result."""
-    async with Client("http://h", token="secret", clock=clock) as arc:
+    async with Client("https://h", token="secret", clock=clock) as arc:
         return await arc.wait("cmd_1", returns=returns)
 
 
@@ -94,9 +94,9 @@ async def test_a_stored_result_is_fetched_by_its_url_and_without_the_token(
 @pytest.mark.parametrize(
     ("url", "resolved"),
     [
-        ("/blobs/r?sig=1", "http://h/blobs/r?sig=1"),
-        ("../../r", "http://h/r"),
-        ("cmd_1/r", "http://h/v1/commands/cmd_1/r"),
+        ("/blobs/r?sig=1", "https://h/blobs/r?sig=1"),
+        ("../../r", "https://h/r"),
+        ("cmd_1/r", "https://h/v1/commands/cmd_1/r"),
     ],
 )
 async def test_a_relative_url_is_resolved_against_the_request_that_told_it(
@@ -176,7 +176,7 @@ async def test_a_result_that_cannot_be_written_leaves_no_file(
     out = tmp_path / "out"
     out.write_bytes(b"what was there")
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(ResultUnreadable):
             await arc.wait_to_file(out, "cmd_1")
 
@@ -192,7 +192,7 @@ async def test_a_file_appears_whole_also_behind_a_link(
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "there" / "file")
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         assert await arc.wait_to_file(link, "cmd_1") == 5
 
     assert link.is_symlink()
@@ -205,7 +205,7 @@ async def test_a_device_is_written_to_and_not_replaced(
 ) -> None:
     http.get(STATUS, payload=status("SUCCEEDED", b"whole"), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.wait_to_file("/dev/null", "cmd_1")
 
     assert Path("/dev/null").is_char_device()

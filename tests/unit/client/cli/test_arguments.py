@@ -132,6 +132,7 @@ def test_what_is_given_counts_before_the_environment(tmp_path: Path) -> None:
         "token_file": Path("/env/token"),
         "token": None,
         "ca_file": None,
+        "allow_http": False,
         "allow_hosts": [],
     }
     given = ConnectionOptions("http://given", tmp_path / "token").client_options(environ)
@@ -141,7 +142,9 @@ def test_what_is_given_counts_before_the_environment(tmp_path: Path) -> None:
 
 
 def test_a_token_may_be_in_the_environment_itself() -> None:
-    options = ConnectionOptions("http://h").client_options({"ARC_TOKEN": "t", "ARC_TOKEN_FILE": ""})
+    options = ConnectionOptions("https://h").client_options(
+        {"ARC_TOKEN": "t", "ARC_TOKEN_FILE": ""}
+    )
 
     assert (options["token"], options["token_file"]) == ("t", None)
 

@@ -14,7 +14,7 @@ from arc_protocol.messages.bodies import ErrorResponse
 def answer(status: int, code: str | None, message: str = "m") -> ArcError:
     """Return what the server, or something in front of it, answered."""
     body = f'{{"code":"{code}","message":"{message}"}}' if code else "<html>"
-    return error_of(status, body.encode(), url="http://h/v1")
+    return error_of(status, body.encode(), url="https://h/v1")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def answer(status: int, code: str | None, message: str = "m") -> ArcError:
         (answer(418, "TEAPOT"), 2, "m (TEAPOT)"),
         (answer(404, None), 2, "HTTP 404"),
         (answer(302, None), 2, "HTTP 302"),
-        (errors.ServerUnreachable("cannot reach http://h"), 3, "cannot reach"),
+        (errors.ServerUnreachable("cannot reach https://h"), 3, "cannot reach"),
         (answer(503, "UNAVAILABLE"), 3, "m (UNAVAILABLE)"),
         (answer(500, "COMMANDS_ERROR"), 3, "m (COMMANDS_ERROR)"),
         (answer(500, "COMMAND_TARGET_NOT_FOUND"), 2, "m (COMMAND_TARGET_NOT_FOUND)"),

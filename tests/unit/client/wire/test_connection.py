@@ -30,8 +30,8 @@ NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("given", "used"),
     [
-        ("http://h", "http://h/v1"),
-        ("http://h/", "http://h/v1"),
+        ("https://h", "https://h/v1"),
+        ("https://h/", "https://h/v1"),
         ("https://h:8443/v1", "https://h:8443/v1"),
         ("https://h/v1/", "https://h/v1"),
         ("https://h/edge//arc/", "https://h/edge/arc/v1"),
@@ -44,7 +44,16 @@ def test_the_server_url_may_end_in_v1_or_not(given: str, used: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["", "h:80", "ftp://h", "http://", "http://h:x", "http://h:0", "http://u:p@h", "http://h/?a=b"],
+    [
+        "",
+        "h:80",
+        "ftp://h",
+        "http://",
+        "https://h:x",
+        "https://h:0",
+        "http://u:p@h",
+        "https://h/?a=b",
+    ],
 )
 def test_a_url_that_is_no_server_is_refused_without_its_password(given: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
@@ -54,11 +63,11 @@ def test_a_url_that_is_no_server_is_refused_without_its_password(given: str) -> 
 
 
 def test_ids_and_values_are_quoted_into_urls() -> None:
-    connection = SenderConnection("http://h")
+    connection = SenderConnection("https://h")
 
     url = connection.url("commands", "a/../b?c", query={"deploymentId": "x&y", "state": None})
 
-    assert url == "http://h/v1/commands/a%2F..%2Fb%3Fc?deploymentId=x%26y"
+    assert url == "https://h/v1/commands/a%2F..%2Fb%3Fc?deploymentId=x%26y"
 
 
 @pytest.mark.parametrize("content", ["", "  \n", "two\nlines", "with space", "tab\there"])
@@ -67,7 +76,7 @@ def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str) -
     file.write_text(content)
 
     with pytest.raises(ConfigurationError) as refused:
-        SenderConnection("http://h", token_file=file)
+        SenderConnection("https://h", token_file=file)
 
     assert str(file) in refused.value.message
     assert "lines" not in refused.value.message
@@ -75,7 +84,7 @@ def test_a_token_file_without_a_token_is_refused(tmp_path: Path, content: str) -
 
 def test_a_token_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no-token: No such file"):
-        SenderConnection("http://h", token_file=tmp_path / "no-token")
+        SenderConnection("https://h", token_file=tmp_path / "no-token")
 
 
 @pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o644, 1)])
@@ -86,7 +95,7 @@ def test_a_token_file_that_every_user_may_read_is_logged(
     file.write_text("t")
     file.chmod(mode)
 
-    SenderConnection("http://h", token_file=file)
+    SenderConnection("https://h", token_file=file)
 
     assert len(caplog.records) == warnings
     assert all(f"{file} is open to every user" in each.message for each in caplog.records)
@@ -94,7 +103,7 @@ def test_a_token_file_that_every_user_may_read_is_logged(
 
 def test_a_token_and_a_token_file_are_one_too_many(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not both"):
-        SenderConnection("http://h", token="t", token_file=tmp_path)
+        SenderConnection("https://h", token="t", token_file=tmp_path)
 
 
 def test_a_file_of_certificates_that_holds_none_is_refused(tmp_path: Path) -> None:
@@ -142,7 +151,12 @@ def test_a_proxy_is_taken_from_the_environment_but_not_for_this_machine(
         (503, b'{"code":"UNAVAILABLE","message":"m"}', Unavailable, "m"),
         (429, b'{"code":"SLOW_DOWN","message":"m"}', RateLimited, "m"),
         (418, b'{"code":"TEAPOT","message":"m"}', UnexpectedAnswer, "m"),
-        (404, b"<html>\n no such\tpage", NotFound, "HTTP 404 from http://h/x: <html> no such page"),
+        (
+            404,
+            b"<html>\n no such\tpage",
+            NotFound,
+            "HTTP 404 from http://h/x: <html> no such page",
+        ),
         (502, b"\xff\xfe", UnexpectedAnswer, "HTTP 502 from http://h/x: \ufffd\ufffd"),
         (500, b"", UnexpectedAnswer, "HTTP 500 from http://h/x"),
         (400, b'{"code":1}', UnexpectedAnswer, 'HTTP 400 from http://h/x: {"code":1}'),

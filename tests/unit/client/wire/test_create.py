@@ -35,8 +35,8 @@ from tests.support.client_fakes import created, error, status, upload_to
 from tests.support.clocks import SenderClock
 from tests.support.waiting import until
 
-CREATE = "http://h/v1/commands"
-COMPLETE = "http://h/v1/commands/cmd_1/upload-complete"
+CREATE = "https://h/v1/commands"
+COMPLETE = "https://h/v1/commands/cmd_1/upload-complete"
 STORE = "http://blobs/p"
 LARGE = b'"' + b"x" * 1_600_000 + b'"'
 
@@ -78,7 +78,7 @@ async def test_every_create_carries_a_key_and_repeats_it(
     http.post(CREATE, status=408)
     http.post(CREATE, payload=created())
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         sent = await arc.send("dep", "c", {"a": 1})
 
     bodies = creates(http)
@@ -94,7 +94,7 @@ async def test_what_is_asked_for_is_what_is_sent_and_no_more(
     http.post(CREATE, payload=created(), repeat=True)
     deadline = datetime(2100, 1, 1, 2, tzinfo=UTC).astimezone()
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c", idempotency_key="k")
         await arc.send(
             "dep", "c", b"x", deadline=deadline, target="t", idempotency_key="k", max_attempts=2
@@ -126,7 +126,7 @@ async def test_a_deadline_may_be_a_number_of_seconds_from_now(
     http.post(CREATE, payload=created())
     before = datetime.now(UTC)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c", deadline=deadline)
 
     sent = datetime.fromisoformat(creates(http)[0]["deadline"])
@@ -137,7 +137,7 @@ async def test_a_deadline_may_be_a_number_of_seconds_from_now(
 async def test_a_deadline_that_is_no_instant_is_refused(
     http: aioresponses, clock: SenderClock, deadline: Any
 ) -> None:
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(InvalidParams, match="deadline"):
             await arc.send("dep", "c", deadline=deadline)
 
@@ -149,7 +149,7 @@ async def test_a_server_that_stays_away_is_an_error_with_the_key_to_go_on_with(
 ) -> None:
     http.post(CREATE, exception=aiohttp.ServerDisconnectedError(), repeat=True)
 
-    async with Client("http://h", clock=clock, retry_seconds=20) as arc:
+    async with Client("https://h", clock=clock, retry_seconds=20) as arc:
         with pytest.raises(ServerUnreachable, match="closed the connection") as raised:
             await arc.invoke("dep", "c", timeout=3600)
 
@@ -162,7 +162,7 @@ async def test_nobody_retries_longer_than_he_would_wait(
 ) -> None:
     http.post(CREATE, exception=aiohttp.ServerDisconnectedError(), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(ServerUnreachable):
             await arc.invoke("dep", "c", timeout=3)
 
@@ -174,7 +174,7 @@ async def test_a_server_that_is_busy_to_the_end_is_told_apart_from_one_that_is_g
 ) -> None:
     http.post(CREATE, status=429, body=error("RATE_LIMITED"), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(RateLimited, match="said so"):
             await arc.send("dep", "c")
 
@@ -193,7 +193,7 @@ async def test_a_refusal_is_final(
 ) -> None:
     http.post(CREATE, status=http_status, body=error(code))
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(kind, match="said so"):
             await arc.send("dep", "c")
 
@@ -203,7 +203,7 @@ async def test_a_refusal_is_final(
 async def test_a_redirect_is_not_followed_but_told(http: aioresponses, clock: SenderClock) -> None:
     http.post(CREATE, status=301, headers={"Location": "https://h/v1/commands"})
 
-    async with Client("http://h", token="secret", clock=clock) as arc:
+    async with Client("https://h", token="secret", clock=clock) as arc:
         with pytest.raises(UnexpectedAnswer, match=r"redirects to https://h/v1/commands"):
             await arc.send("dep", "c")
 
@@ -223,7 +223,7 @@ async def test_a_refused_token_is_read_again_from_its_file_once(
 
     http.post(CREATE, callback=judge, repeat=True)
 
-    async with Client("http://h", token_file=file, clock=clock) as arc:
+    async with Client("https://h", token_file=file, clock=clock) as arc:
         with pytest.raises(TokenRefused):
             await arc.send("dep", "c")
         file.write_text("new\n")
@@ -241,7 +241,7 @@ async def test_small_params_go_along_and_large_ones_are_uploaded(
     http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", token="secret", clock=clock) as arc:
+    async with Client("https://h", token="secret", clock=clock) as arc:
         sent = await arc.send("dep", "c", LARGE)
 
     assert creates(http)[0]["params"] == {"mode": "storage", "size": len(LARGE)}
@@ -261,7 +261,7 @@ async def test_an_upload_that_fails_begins_again_at_a_fresh_url(
         http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c", LARGE)
 
     assert taken == [(f"{STORE}?sig=1", LARGE), (f"{STORE}?sig=2", LARGE)]
@@ -278,7 +278,7 @@ async def test_a_server_that_renews_no_url_gets_the_upload_at_the_old_one(
     http.post(CREATE, payload=created("PENDING_UPLOAD"))
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c", LARGE)
 
     assert [url for url, _ in taken] == [f"{STORE}?sig=1"] * 2
@@ -295,7 +295,7 @@ async def test_an_upload_that_keeps_failing_is_given_up_with_the_commands_id(
         repeat=True,
     )
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(UploadFailed, match="HTTP 403") as raised:
             await arc.send("dep", "c", LARGE)
 
@@ -310,7 +310,7 @@ async def test_params_that_public_servers_take_are_sent_inline(
 ) -> None:
     http.post(CREATE, payload=created())
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c", bytes(size))
 
     [create] = creates(http)
@@ -328,7 +328,7 @@ async def test_inline_params_that_are_too_large_for_a_server_are_uploaded(
     http.post(CREATE, payload=waiting, repeat=True)
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c", bytes(200_000))
 
     assert [create["params"]["mode"] for create in creates(http)] == ["inline", *["storage"] * 2]
@@ -342,9 +342,9 @@ async def test_a_command_whose_upload_is_on_the_servers_own_disk_is_cancelled(
     storage = upload_to(STORE)
     storage["putRequest"]["backend"] = {"type": "local", "filePath": "/p", "operation": "put"}
     http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
-    http.post("http://h/v1/commands/cmd_1/cancel", payload=status("FAILED"))
+    http.post("https://h/v1/commands/cmd_1/cancel", payload=status("FAILED"))
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(UploadFailed, match="on its own disk only"):
             await arc.send("dep", "c", LARGE)
 
@@ -358,7 +358,7 @@ async def test_a_final_code_is_believed_at_once_whatever_its_status(
 ) -> None:
     http.post(CREATE, status=status_code, body=error("COMMAND_TARGET_NOT_FOUND"), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(CommandTargetNotFound):
             await arc.send("dep", "c")
 
@@ -373,7 +373,7 @@ async def test_params_that_are_too_large_for_the_store_are_sent_once(
     storage = upload_to(STORE)
     http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(UploadFailed, match="413"):
             await arc.send("dep", "c", LARGE)
 
@@ -393,7 +393,7 @@ async def test_an_upload_that_the_server_does_not_find_is_made_again(
     http.post(COMPLETE, status=400, body=error("INVALID_COMMAND", "size: nothing there"))
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c", LARGE)
 
     assert len(taken) == 2
@@ -409,7 +409,7 @@ async def test_an_upload_complete_whose_answer_got_lost_is_said_again_and_believ
     http.post(COMPLETE, exception=aiohttp.ServerDisconnectedError())
     http.post(COMPLETE, status=400, body=error("INVALID_STATE_TRANSITION", "it is DISPATCHED"))
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         sent = await arc.send("dep", "c", LARGE)
 
     assert len(taken) == 1
@@ -420,9 +420,9 @@ async def test_large_params_of_a_key_that_was_used_before_are_not_uploaded_again
     http: aioresponses, clock: SenderClock
 ) -> None:
     http.post(CREATE, payload=created("SUCCEEDED"))
-    http.get(re.compile("http://h/v1/commands/cmd_1"), payload=status("SUCCEEDED", b"7"))
+    http.get(re.compile("https://h/v1/commands/cmd_1"), payload=status("SUCCEEDED", b"7"))
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         assert await arc.invoke("dep", "c", LARGE, idempotency_key="k") == 7
 
 
@@ -431,7 +431,7 @@ async def test_a_server_that_says_nowhere_to_upload_is_not_asked_for_ever(
 ) -> None:
     http.post(CREATE, payload=created("PENDING_UPLOAD"))
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(UploadFailed, match="does not say where"):
             await arc.send("dep", "c", LARGE)
 
@@ -455,7 +455,7 @@ async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: SenderC
     http.post(CREATE, payload=created("PENDING_UPLOAD", next="upload", storageUpload=storage))
     http.post(COMPLETE, payload={"commandId": "cmd_1", "state": "PENDING"})
 
-    async with Client("http://h", clock=clock, callbacks=Told(), inline_bytes=9) as arc:
+    async with Client("https://h", clock=clock, callbacks=Told(), inline_bytes=9) as arc:
         await arc.send("dep", "c", b"ten bytes.")
 
     unavailable, *rest = told
@@ -465,7 +465,7 @@ async def test_a_watcher_is_told_what_happens(http: aioresponses, clock: SenderC
 
 async def test_a_client_that_is_not_open_says_so(clock: SenderClock) -> None:
     with pytest.raises(RuntimeError, match="`with` statement"):
-        await Client("http://h", clock=clock).status("cmd_1")
+        await Client("https://h", clock=clock).status("cmd_1")
 
 
 async def test_cancelling_an_invoke_leaves_no_retry_behind(
@@ -473,7 +473,7 @@ async def test_cancelling_an_invoke_leaves_no_retry_behind(
 ) -> None:
     http.post(CREATE, status=503, repeat=True)
 
-    async with Client("http://h", clock=clock, retry_seconds=1e9) as arc:
+    async with Client("https://h", clock=clock, retry_seconds=1e9) as arc:
         task = asyncio.ensure_future(arc.invoke("dep", "c", timeout=None))
         async with asyncio.timeout(5):
             await until(lambda: len(creates(http)) >= 3)
@@ -489,7 +489,7 @@ async def test_cancelling_an_invoke_leaves_no_retry_behind(
 async def test_a_quick_command_is_one_request(http: aioresponses, clock: SenderClock) -> None:
     http.post(CREATE, payload=created(status=status("SUCCEEDED", b"7")))
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         assert await arc.invoke("dep", "c") == 7
 
     (sent,) = creates(http)
@@ -503,18 +503,18 @@ async def test_what_is_not_done_within_the_create_is_waited_for(
 ) -> None:
     http.post(CREATE, payload=created(**more))
     http.get(
-        f"http://h/v1/commands/cmd_1?waitSeconds={9 if more else 10}&waiting=none",
+        f"https://h/v1/commands/cmd_1?waitSeconds={9 if more else 10}&waiting=none",
         payload=status("SUCCEEDED", b"7"),
     )
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         assert await arc.invoke("dep", "c", timeout=10) == 7
 
 
 async def test_a_send_waits_for_nothing(http: aioresponses, clock: SenderClock) -> None:
     http.post(CREATE, payload=created())
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         await arc.send("dep", "c")
 
     assert "waitSeconds" not in creates(http)[0]

@@ -26,7 +26,7 @@ from arc_protocol.messages.commands import CommandStatus
 from tests.support.client_fakes import created, error, status
 from tests.support.clocks import SenderClock
 
-STATUS = re.compile(r"^http://h/v1/commands/cmd_1(\?waitSeconds=\d+&waiting=\w+)?$")
+STATUS = re.compile(r"^https://h/v1/commands/cmd_1(\?waitSeconds=\d+&waiting=\w+)?$")
 
 
 def asked(http: aioresponses) -> list[str | None]:
@@ -41,7 +41,7 @@ def count(http: aioresponses) -> int:
 
 async def end_of(clock: SenderClock, timeout: float | None = 60.0) -> Any:
     """Wait for cmd_1, which is known to be there."""
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         return await arc.wait_for_end("cmd_1", timeout=timeout, is_known=True)
 
 
@@ -209,7 +209,7 @@ async def test_a_command_that_was_never_seen_is_asked_for_no_longer_than_the_pat
 ) -> None:
     http.get(STATUS, exception=aiohttp.ServerDisconnectedError(), repeat=True)
 
-    async with Client("http://h", clock=clock, retry_seconds=5) as arc:
+    async with Client("https://h", clock=clock, retry_seconds=5) as arc:
         with pytest.raises(ServerUnreachable):
             await arc.wait("cmd_1", timeout=3600)
 
@@ -241,7 +241,7 @@ async def test_every_end_but_success_is_an_error_with_the_commands_id(
 ) -> None:
     http.get(STATUS, payload=answer, repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(kind) as raised:
             await arc.wait("cmd_1")
 
@@ -256,14 +256,14 @@ async def test_a_failure_carries_the_details_of_its_handler(
     response = {"status": "error", "code": "E", "message": "m", "details": "line 3"}
     http.get(STATUS, payload=status("FAILED", response=response), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(CommandFailed, match="command cmd_1 failed: E: m") as raised:
             await arc.wait("cmd_1")
 
     assert raised.value.details == "line 3"
 
 
-CREATE = "http://h/v1/commands"
+CREATE = "https://h/v1/commands"
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ async def test_a_time_out_begins_when_the_server_has_the_command(
     )
     http.get(STATUS, payload=status("PENDING"), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(CommandTimeout, match=r"is still PENDING after 1m$"):
             await arc.invoke("dep", "x", timeout=60)
 
@@ -295,7 +295,7 @@ async def test_a_create_that_was_tried_again_takes_nothing_of_the_time_out(
     http.post(CREATE, payload=created(status=status("PENDING")))
     http.get(STATUS, payload=status("PENDING"), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(CommandTimeout):
             await arc.invoke("dep", "x", timeout=60)
 
@@ -315,7 +315,7 @@ async def test_looking_for_the_command_takes_of_the_time_out(
     http.get(STATUS, payload=status("PENDING"), callback=slow)
     http.get(STATUS, payload=status("PENDING"), repeat=True)
 
-    async with Client("http://h", clock=clock) as arc:
+    async with Client("https://h", clock=clock) as arc:
         with pytest.raises(CommandTimeout, match=r"after 1m$"):
             await arc.wait("cmd_1", timeout=60)
 
@@ -347,7 +347,7 @@ async def test_each_reason_is_passed_on_once_and_named_in_the_next_request(
     http.get(STATUS, payload=status("SUCCEEDED", b"1"))
     callbacks = Reasons()
 
-    async with Client("http://h", clock=clock, callbacks=callbacks) as arc:
+    async with Client("https://h", clock=clock, callbacks=callbacks) as arc:
         await arc.wait_for_end("cmd_1", is_known=True)
 
     assert callbacks.reasons == ["paused", "approval", None]

@@ -9,6 +9,9 @@ import pytest
 
 from arc_agent.cli.install import front as agent_front
 from arc_runtime.install.cli import InstallCli
+from arc_runtime.install.host import Host
+from arc_runtime.install.manifest import Manifest, ManifestEntry
+from arc_runtime.install.product import Names, Product, start_socket, uninstall
 from arc_server.cli.install import front as server_front
 
 
@@ -141,3 +144,119 @@ def test_figures_for_other_hosts_are_not_installed_by_an_option(
     assert agent_front().main(words) == 2
 
     assert "metrics.listen: is not a loopback address" in capsys.readouterr().err
+
+
+# the socket that systemd holds
+
+SOCKET = "etc/systemd/system/arc-server.socket"
+
+
+class RecordedServices:
+    """Units that only note what is asked of them."""
+
+    def __init__(self, *active: str) -> None:
+        self.asked: list[str] = []
+        self._active = set(active)
+
+    def reload(self) -> None:
+        self.asked.append("reload")
+
+    def is_active(self, unit: str) -> bool:
+        return unit in self._active
+
+    def restart(self, unit: str, within_seconds: float) -> bool:
+        self.asked.append(f"restart {unit}")
+        return True
+
+    def stop(self, unit: str) -> None:
+        self.asked.append(f"stop {unit}")
+
+
+SERVER = Product(
+    name="arc-server",
+    package="arc_server",
+    home="/opt/arc-server",
+    config_directory="/etc/arc-server",
+    config_name="server",
+    kept=(),
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "listens_on"),
+    [
+        ((), "127.0.0.1:8484"),
+        (("--listen", "127.0.0.1:80"), "127.0.0.1:80"),
+        (("--listen", "[::1]:80"), "[::1]:80"),
+        (("--listen", "unix:/run/a.sock", "--public-url", "https://a"), "/run/a.sock"),
+    ],
+)
+def test_systemd_holds_the_socket_where_the_server_would_listen(
+    root: Path, capsys: pytest.CaptureFixture[str], options: Sequence[str], listens_on: str
+) -> None:
+    words = ["install", "--root", str(root), "--dry-run", "--socket", *options]
+
+    assert server_front().main(words) == 0
+
+    printed = capsys.readouterr().out
+    assert f"| ListenStream={listens_on}\n" in printed
+    assert f"write  {root}/{SOCKET} (0644 root)" in printed
+    assert f"link   {root}/etc/systemd/system/sockets.target.wants/arc-server.socket" in printed
+    runs = [line for line in printed.splitlines() if line.startswith("run    systemctl ")]
+    assert [line.removeprefix("run    systemctl ") for line in runs] == [
+        "daemon-reload",
+        "stop arc-server.service",
+        "restart arc-server.socket",
+        "restart arc-server.service",
+    ]
+
+
+def test_without_the_option_systemd_holds_no_socket(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert server_front().main(["install", "--root", str(root), "--dry-run"]) == 0
+
+    assert "arc-server.socket" not in capsys.readouterr().out
+
+
+def test_a_name_is_no_address_for_a_socket_of_systemd(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["install", "--root", str(root), "--dry-run", "--socket", "--listen", "localhost:80"]
+
+    assert server_front().main(words) == 2
+
+    assert "listen: --socket needs an IP address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("active", "is_new", "expected"),
+    [
+        ((), True, ["stop arc-server.service", "restart arc-server.socket"]),
+        (("arc-server.socket",), True, ["stop arc-server.service", "restart arc-server.socket"]),
+        (("arc-server.socket",), False, []),
+    ],
+)
+def test_the_service_gives_the_address_up_before_systemd_takes_it(
+    active: Sequence[str], is_new: bool, expected: Sequence[str]
+) -> None:
+    services = RecordedServices(*active)
+
+    start_socket(Names(SERVER), services, 1, is_new=is_new)
+
+    assert services.asked == expected
+
+
+def test_the_socket_is_stopped_before_the_service_that_it_would_start(root: Path) -> None:
+    manifest = Manifest(root, Names(SERVER).manifest)
+    (root / SOCKET).parent.mkdir(parents=True)
+    (root / SOCKET).write_text("[Socket]\n")
+    (root / "opt/arc-server/installed").mkdir(parents=True)
+    manifest.record(ManifestEntry(kind="file", path=f"/{SOCKET}", digest=""))
+    services = RecordedServices("arc-server.socket", "arc-server.service")
+
+    host = Host(root, lambda *_: None, lambda _: None)
+    uninstall(SERVER, "", host, services, purge=False)
+
+    assert services.asked == ["stop arc-server.socket", "stop arc-server.service", "reload"]
+    assert not (root / SOCKET).exists()

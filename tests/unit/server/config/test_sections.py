@@ -6,6 +6,7 @@ import pytest
 from arc_protocol.messages.base import CommandTarget, ResourceType
 from arc_runtime.config.options import keys
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.network.loopback import is_exposed, is_loopback
 from arc_server.auth.oidc import OidcRule
 from arc_server.auth.oidc_keys import OidcLimits
 from arc_server.auth.tokens import Scope
@@ -18,7 +19,7 @@ from arc_server.config.parts import (
     push_limits,
     sweep_limits,
 )
-from arc_server.config.reading import PREFIX, is_loopback, listen_address, load_config
+from arc_server.config.reading import PREFIX, listen_address, load_config
 from arc_server.config.sections import ServerConfig
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
@@ -80,8 +81,20 @@ def test_the_commented_file_names_every_key() -> None:
         ("public_url: 'ftp://arc.example'", "public_url"),
         ("public_url: 'http://[::1'", "public_url"),
         ("public_url: 'http://a b'", "public_url"),
+        ("http: {trusted_proxies: 10.0.0.0/8}", "http.trusted_proxies"),
+        ("http: {trusted_proxies: [10.0.0.1/8]}", "http.trusted_proxies"),
+        ("http: {trusted_proxies: [proxy.example]}", "http.trusted_proxies"),
         ("log: {level: loud}", "log.level"),
         ("auth: {disabled: true}\nlisten: 0.0.0.0:80", "auth.disabled"),
+        ("listen: 0.0.0.0:80", "listen"),
+        ("listen: '[::]:80'", "listen"),
+        ("listen: arc.example:80", "listen"),
+        ("listen: 'unix:arc.sock'\npublic_url: https://arc.example", "listen"),
+        ("listen: 'unix:/'\npublic_url: https://arc.example", "listen"),
+        ("listen: 'unix:/run/arc.sock'", "public_url"),
+        ("tls: {key_file: a}", "tls.key_file"),
+        ("tls: {client_ca_file: a}", "tls.client_ca_file"),
+        ("tls: {certificate: a}", "tls.certificate"),
         ("commands: {default_max_attempts: 6, max_attempts: 5}", "commands.default_max_attempts"),
         ("commands: {list_page: 6, max_list_page: 5}", "commands.list_page"),
         ("deployments: [{}]", "deployments[0].id"),
@@ -162,6 +175,22 @@ def test_a_listen_address_is_host_and_port(listen: str, expected: tuple[str, int
 )
 def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
+    shown = f"[{host}]" if ":" in host else host
+    assert is_exposed(f"http://{shown}:80/v1") is not expected
+    assert not is_exposed(f"https://{shown}:80/v1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "listen: 0.0.0.0:80\ntls: {behind_proxy: true}",
+        "listen: '[::]:80'\ntls: {cert_file: /a.pem}",
+        "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example",
+        "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example\nauth: {disabled: true}",
+    ],
+)
+def test_a_server_off_loopback_has_tls_or_a_proxy(tmp_path: Path, text: str) -> None:
+    load(text, tmp_path)
 
 
 def test_deployments_are_given_to_the_store_with_their_token_from_its_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from arc_server.http.connections import ClientConnection, Connections
 from arc_server.http.limits import HttpLimits
+from arc_server.http.proxies import TrustedProxies
 
 
 async def test_a_connection_that_is_made_while_the_server_stops_is_closed() -> None:
@@ -18,7 +19,9 @@ async def test_a_connection_that_is_made_while_the_server_stops_is_closed() -> N
     loop = asyncio.get_running_loop()
     connections = Connections()
     connections.is_closing = True
-    connection = ClientConnection(web.Server(handler), connections, HttpLimits(), loop=loop)
+    connection = ClientConnection(
+        web.Server(handler), connections, HttpLimits(), TrustedProxies([]), loop=loop
+    )
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     with theirs:

@@ -16,7 +16,7 @@ from arc_server.http import fields
 from arc_server.http.base_urls import BaseUrls, with_prefix
 from arc_server.http.calls import Call
 from arc_server.http.ranges import byte_range
-from arc_server.http.routing import Route, Router
+from arc_server.http.routing import Route, Router, strict_path
 
 
 async def no_handler(_: Call) -> None:
@@ -37,6 +37,13 @@ ROUTES = [
     route("GET", "/blobs/**"),
 ]
 ROUTER = Router(ROUTES)
+STRICT = Router(
+    [
+        *ROUTES,
+        Route(method="GET", path="/healthz", handler=no_handler, is_versioned=False),  # pyright: ignore
+    ],
+    is_strict=True,
+)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +80,51 @@ def test_a_route_is_found_with_and_without_prefix_and_empty_segments(
 def test_an_unknown_path_is_not_found(target: str) -> None:
     with pytest.raises(NotFound):
         ROUTER.match("GET", target)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("POST", "/v1/commands"),
+        ("POST", "/v1/commands?a=/x//y"),
+        ("HEAD", "/v1/commands/cmd_1"),
+        ("GET", "/v1/commands/a%2Fb%20c~"),
+        ("POST", "/v1/commands/leases/l1/release"),
+        ("GET", "/v1/blobs/arc/commands/x/params?op=get"),
+        ("GET", "/healthz"),
+    ],
+)
+def test_a_strict_router_takes_the_one_spelling_that_clients_send(method: str, target: str) -> None:
+    match = STRICT.match(method, target)
+
+    assert strict_path(match.route, match.arguments) == target.partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("POST", "/commands"),
+        ("POST", "/v1/commands/"),
+        ("POST", "//v1/commands"),
+        ("POST", "/v1//commands"),
+        ("POST", "/v1/v1/commands"),
+        ("POST", "/v1/COMMANDS"),
+        ("POST", "/v1/%63ommands"),
+        ("POST", "http://arc.example/v1/commands"),
+        ("GET", "/v1/commands/%63md_1"),
+        ("GET", "/v1/commands/a%2fb"),
+        ("GET", "/v1/commands/a:b"),
+        ("GET", "/v1/commands/.."),
+        ("GET", "/v1/commands/%2e%2e"),
+        ("GET", "/v1/blobs/arc%2Fcommands/x/params"),
+        ("GET", "/v1/blobs/arc//commands/x/params"),
+        ("GET", "/v1/blobs/arc/../x"),
+        ("GET", "/v1/healthz"),
+    ],
+)
+def test_a_strict_router_takes_no_other_spelling(method: str, target: str) -> None:
+    with pytest.raises(NotFound):
+        STRICT.match(method, target)
 
 
 def test_a_known_path_names_the_methods_that_it_has() -> None:
@@ -174,9 +226,11 @@ def headers(**given: str) -> CIMultiDictProxy[str]:
 
 @pytest.mark.parametrize("host", ["arc.example", "127.0.0.1:8080", "[::1]:8080", "a_b-c.d"])
 def test_urls_begin_with_where_the_request_went(host: str) -> None:
-    urls = BaseUrls(None, trust_forwarded=False)
+    urls = BaseUrls(None)
 
-    assert urls.of(headers(Host=host)) == f"http://{host}/v1"
+    for scheme in ("http", "https"):
+        found = urls.of(headers(Host=host), scheme, is_forwarded=False)
+        assert found == f"{scheme}://{host}/v1"
 
 
 @pytest.mark.parametrize(
@@ -184,18 +238,20 @@ def test_urls_begin_with_where_the_request_went(host: str) -> None:
 )
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(BadRequest, match="Host"):
-        BaseUrls(None, trust_forwarded=False).of(headers(Host=host))
+        BaseUrls(None).of(headers(Host=host), "http", is_forwarded=False)
 
 
 def test_a_request_without_a_host_is_refused() -> None:
     with pytest.raises(BadRequest, match="Host"):
-        BaseUrls(None, trust_forwarded=False).of(headers())
+        BaseUrls(None).of(headers(), "http", is_forwarded=False)
 
 
 def test_the_public_url_stands_for_every_host() -> None:
-    urls = BaseUrls("https://arc.example/base/", trust_forwarded=True)
+    given = headers(Host="evil", X_Forwarded_Host="worse")
 
-    assert urls.of(headers(Host="evil", X_Forwarded_Host="worse")) == "https://arc.example/base/v1"
+    found = BaseUrls("https://arc.example/base/").of(given, "http", is_forwarded=True)
+
+    assert found == "https://arc.example/base/v1"
     assert with_prefix("https://arc.example/v1/") == "https://arc.example/v1"
 
 
@@ -204,8 +260,9 @@ def test_forwarded_headers_count_only_where_they_are_trusted() -> None:
         Host="inner:80", X_Forwarded_Host="outer.example, inner", X_Forwarded_Proto="https"
     )
 
-    assert BaseUrls(None, trust_forwarded=False).of(given) == "http://inner:80/v1"
-    assert BaseUrls(None, trust_forwarded=True).of(given) == "https://outer.example/v1"
+    urls = BaseUrls(None)
+    assert urls.of(given, "http", is_forwarded=False) == "http://inner:80/v1"
+    assert urls.of(given, "http", is_forwarded=True) == "https://outer.example/v1"
 
 
 @pytest.mark.parametrize(
@@ -217,4 +274,4 @@ def test_forwarded_headers_count_only_where_they_are_trusted() -> None:
 )
 def test_forwarded_headers_are_judged_too(given: dict[str, str]) -> None:
     with pytest.raises(ArcError):
-        BaseUrls(None, trust_forwarded=True).of(headers(**given))
+        BaseUrls(None).of(headers(**given), "http", is_forwarded=True)
