@@ -1,9 +1,13 @@
-"""Durable directories survive a power cut: a name is durable once its directory is synced."""
+"""Directories of data: made durable, and kept by their owner.
+
+A name survives a power cut once its directory is synced.
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -27,3 +31,29 @@ def sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def kept_by_owner(directory: Path) -> Generator[None]:
+    """Give the files that root makes in a directory of another user to that user, at the end.
+
+    A service could not read them otherwise. Does nothing for other users than root, or if there is
+    no directory yet. Raises OSError.
+    """
+    if os.geteuid() != 0 or not directory.exists():
+        yield
+        return
+    owner = directory.stat()
+    try:
+        yield
+    finally:
+        if owner.st_uid != 0:
+            for place, folders, files in os.walk(directory):
+                for name in (*folders, *files):
+                    _give(Path(place, name), owner)
+
+
+def _give(path: Path, owner: os.stat_result) -> None:
+    with suppress(FileNotFoundError):
+        if path.lstat().st_uid == 0:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

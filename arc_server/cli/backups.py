@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from arc_runtime.directories import kept_by_owner
 from arc_runtime.terminal.table import print_note
 from arc_runtime.terminal.text import printable
 from arc_server.app import DATABASE
@@ -82,7 +83,9 @@ def begin(
     """Begin a new epoch, after other means than restore have turned the data back"""
     place = config_here(config, data_dir).data_dir
     at = datetime.now(UTC) if taken is None else taken.replace(tzinfo=UTC)
-    print_note(f"{place / DATABASE} is in epoch {begin_epoch(place, former, at)}")
+    with kept_by_owner(place):
+        epoch = begin_epoch(place, former, at)
+    print_note(f"{place / DATABASE} is in epoch {epoch}")
 
 
 def fsck(

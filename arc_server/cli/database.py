@@ -16,6 +16,7 @@ import typer
 from arc_protocol.codec import split_path
 from arc_protocol.messages.base import Name
 from arc_runtime.control_socket import ControlDenied, NotListening, ask
+from arc_runtime.directories import kept_by_owner
 from arc_runtime.terminal.prefixes import id_of
 from arc_runtime.terminal.table import print_note
 from arc_server.app import (
@@ -84,14 +85,15 @@ def with_keeping(
     loaded = config_here(config, data_dir)
 
     async def run() -> R:
-        own = await _opened(loaded.data_dir)
-        if own is None:
-            return await use(remote_keeping(loaded.data_dir / SOCKET))
-        try:
-            async with keeping_without_server(loaded, own) as keeping:
-                return await use(keeping)
-        finally:
-            await own.close()
+        with kept_by_owner(loaded.data_dir):
+            own = await _opened(loaded.data_dir)
+            if own is None:
+                return await use(remote_keeping(loaded.data_dir / SOCKET))
+            try:
+                async with keeping_without_server(loaded, own) as keeping:
+                    return await use(keeping)
+            finally:
+                await own.close()
 
     return run_loop(run())
 
@@ -103,14 +105,15 @@ async def reached_store(data_dir: Path) -> AsyncGenerator[Store]:
     Two connections to one database can damage it in many versions of SQLite, so the database is
     opened under the lock of the directory only. Raises CannotStart.
     """
-    own = await _opened(data_dir)
-    if own is None:
-        yield remote_store(data_dir / SOCKET)
-        return
-    try:
-        yield own
-    finally:
-        await own.close()
+    with kept_by_owner(data_dir):
+        own = await _opened(data_dir)
+        if own is None:
+            yield remote_store(data_dir / SOCKET)
+            return
+        try:
+            yield own
+        finally:
+            await own.close()
 
 
 async def _opened(data_dir: Path) -> Store | None:

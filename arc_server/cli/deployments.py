@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from arc_protocol.urls import redact
+from arc_runtime.directories import kept_by_owner
 from arc_runtime.network.allowed_hosts import HostRefused
 from arc_runtime.network.loopback import is_loopback
 from arc_runtime.terminal.help_page import examples
@@ -165,7 +166,8 @@ def set_push(
     if push_token_file is not None:
         token = _read_token(push_token_file)
         try:
-            sealed = PushTokens(loaded.data_dir / KEYS).seal(deployment, token)
+            with kept_by_owner(loaded.data_dir):
+                sealed = PushTokens(loaded.data_dir / KEYS).seal(deployment, token)
         except OSError as error:
             raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
         parts = urlsplit(push_url)

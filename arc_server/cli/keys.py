@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
+from arc_runtime.directories import kept_by_owner
 from arc_runtime.terminal.help_page import examples
 from arc_runtime.terminal.table import Cell, Column
 from arc_runtime.terminal.typer_programs import Program
@@ -63,9 +64,10 @@ def rotate_keys(
     loaded = config_here(config, data_dir)
     keep = timedelta(seconds=max_url_seconds(loaded) + KEY_SLACK_SECONDS)
     try:
-        now_in_use = rotate(
-            loaded.data_dir / KEYS, datetime.now(UTC), keep, forget_older=forget_older
-        )
+        with kept_by_owner(loaded.data_dir):
+            now_in_use = rotate(
+                loaded.data_dir / KEYS, datetime.now(UTC), keep, forget_older=forget_older
+            )
     except OSError as error:
         raise CannotStart(f"data_dir: {error.filename}: {error.strerror}") from None
     sys.stdout.write(f"{now_in_use[0].id}\n")

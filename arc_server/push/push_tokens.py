@@ -88,9 +88,6 @@ def _make_key(path: Path) -> None:
             file.write(msgspec.json.encode(_KeyFile(key)))
             file.flush()
             os.fsync(file.fileno())
-            if os.geteuid() == 0:  # a command of root's; the server has a user of its own
-                owner = path.parent.stat()
-                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         with suppress(FileExistsError):
             os.link(temporary, path)
     finally:

@@ -274,7 +274,7 @@ async def test_the_client_certificate_is_shown_to_the_server_only(tmp_path: Path
 PORTALS = [
     pytest.param(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 13\r\n"
-        b"ServerConnection: close\r\n\r\n<html></html>",
+        b"Connection: close\r\n\r\n<html></html>",
         "a web page (200) instead of the server",
         id="page",
     ),

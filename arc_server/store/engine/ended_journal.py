@@ -26,6 +26,8 @@ from arc_runtime.directories import sync_directory
 
 JOURNAL: Final = "ended.jsonl"
 """Its name in the data directory."""
+_OWN: Final = os.O_CLOEXEC | os.O_NOFOLLOW
+"""A link in the directory must not lead a command of root's to another file."""
 
 
 class EndedRecord(msgspec.Struct, frozen=True, omit_defaults=True, array_like=False):
@@ -126,7 +128,7 @@ class EndedJournal:
             if len(kept) == len(lines):
                 return
             successor = self._path.with_name(f"{self._path.name}.new")
-            handle = os.open(successor, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            handle = os.open(successor, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OWN, 0o600)
             with open(handle, "wb") as file:
                 file.write(_written(kept))
                 file.flush()
@@ -139,7 +141,7 @@ class EndedJournal:
     def _add(self, new: Sequence[EndedRecord]) -> None:
         if not new:
             return
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _OWN, 0o600)
         try:
             size = os.fstat(handle).st_size
             if size and os.pread(handle, 1, size - 1) != b"\n":
