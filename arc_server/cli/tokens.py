@@ -109,7 +109,7 @@ class TokenRow(msgspec.Struct, frozen=True):
     "create",
     epilog=examples(
         "arc-server token create --scope sender --deployment acme-eu-1 --out s.token",
-        "arc-server token create --scope agent --deployment acme-eu-1 > agent.token",
+        "arc-server token create --scope agent --deployment acme-eu-1 --out a.token",
         "arc-server token create --scope sender --deployment 'acme-*' --expires 30d",
         "arc-server token create --scope admin --init --data-dir ./data",
     ),
