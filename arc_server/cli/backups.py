@@ -10,7 +10,7 @@ import typer
 
 from arc_runtime.directories import kept_by_owner
 from arc_runtime.terminal.table import print_note
-from arc_runtime.terminal.text import printable
+from arc_runtime.terminal.text import counted, printable
 from arc_server.app import DATABASE
 from arc_server.backup.checking import Findings, check_data
 from arc_server.backup.manifest import BackupManifest, check_files, read_manifest
@@ -49,7 +49,7 @@ def backup(
 
     manifest = with_store(config, data_dir, take)
     counts = manifest.counts
-    print_note(f"{counts['commands']} commands and {counts['blobs']} blobs are in {directory}")
+    print_note(f"{_counted(counts['commands'], counts['blobs'])} are in {directory}")
     for path in manifest.missing:
         print_note(f"blob {path} is missing in the data directory, and so in the backup")
     if manifest.missing:
@@ -102,7 +102,7 @@ def fsck(
     """Check the database, the blobs, and that they fit together"""
     if of is not None:
         check_files(of, manifest := read_manifest(of))
-        print_note(f"{of}: {len(manifest.files)} files are as they were backed up")
+        print_note(f"{of}: {counted(len(manifest.files), 'file')} unchanged since the backup")
         return
     place = config_here(config, data_dir).data_dir
 
@@ -116,4 +116,8 @@ def fsck(
         typer.echo(printable(problem))
     if findings.problems:
         raise typer.Exit(FAILED)
-    print_note(f"{findings.commands} commands and {findings.blobs} blobs are sound")
+    print_note(f"{_counted(findings.commands, findings.blobs)} are sound")
+
+
+def _counted(commands: int, blobs: int) -> str:
+    return f"{counted(commands, 'command')} and {counted(blobs, 'blob')}"

@@ -114,7 +114,10 @@ class BootedRoot:
         self._leader = wait_until(self._first_process, BOOT_SECONDS)
         wait_until(lambda: self.try_run("test", "-S", "/run/systemd/private")[0] == 0, BOOT_SECONDS)
         code, state = self.try_run("systemctl", "is-system-running", "--wait")
-        assert (code, state) == (0, "running\n"), f"{state}\n{self.run('systemctl', '--failed')}"
+        if (code, state) != (0, "running\n"):
+            failed = self.run("systemctl", "--failed")
+            why = self.run("journalctl", "--boot", "--priority=warning", "--no-pager")
+            raise AssertionError(f"{state}\n{failed}\n{why}")
 
     def _first_process(self) -> int:
         """The process that is PID 1 in the root; 0 before it runs systemd."""
