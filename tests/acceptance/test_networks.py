@@ -298,6 +298,8 @@ async def test_a_captive_portal_is_neither_an_empty_answer_nor_the_end(
         agent = await world.agent("guest", url=f"http://{HOST}", config=config, lease_seconds=60)
         command_id = await world.sender.create("hold", {"gate": "portal"})
         await world.noted(command_id)
+        # A poll that waits may be cut without a word; one that is being sent may not.
+        await until(lambda: sum("leases" in line for line in proxy.asked) >= 2)
         proxy.portal = portal
         await proxy.cut()
         lost = await agent.logged("contact.lost")
