@@ -51,22 +51,22 @@ T = TypeVar("T")
 ANYTHING: Final = cast("type[Any]", Any)
 """For `returns`: decode JSON to dicts, lists and plain values."""
 WAIT_SECONDS: Final = 60.0
-"""How long `invoke` and `wait` wait by default, as every public sender does."""
+"""The time that `invoke` and `wait` wait by default, as every public sender does."""
 RETRY_SECONDS: Final = 30.0
-"""How long a request that fails in passing is tried again."""
+"""The time for which a request that fails in passing is tried again."""
 MAX_MEMORY_BYTES: Final = 256 * 1024 * 1024
 """The largest result that `invoke` reads into memory: a server may lie about its size."""
 MAX_RESULT_BYTES: Final = 5 * 1024 * 1024 * 1024
 """The largest result that is written to a file: as large as a server stores by default."""
 
 FIRST_WAIT_SECONDS: Final = 1.0
-"""How long `invoke` asks the server to hold the create for the result: most commands are quick, and
+"""The time for which `invoke` asks the server to hold the create: most commands are quick, and
 those need no second request."""
 
 MAX_AGENT_PAGES: Final = 1_000
 """The pages of agents that are read: a server that never ends is not followed for ever."""
 _PAGE: Final = 100
-"""How many commands a page of a list has at most."""
+"""The most commands on a page of a list."""
 
 
 class Command:
@@ -83,7 +83,7 @@ class Command:
         self._client = client
         self.id: Final = created.command_id
         self.state: Final = created.state
-        """Its state when it was sent: a later one than PENDING for a key that was used before."""
+        """The state when it was sent: later than PENDING if the key was used before."""
         self.idempotency_key: Final = key
         self.is_new: Final = not created.is_replay and created.created is not False
         """False: an earlier create with this key made the command."""

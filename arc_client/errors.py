@@ -39,7 +39,7 @@ from arc_protocol.messages.waiting import Waiting
 from arc_protocol.urls import redact
 
 _SHOWN_TEXT: Final = 200
-"""How many characters of a foreign error page are shown."""
+"""Characters of a foreign error page that are shown."""
 
 
 class CommandError(ArcError):

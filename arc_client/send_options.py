@@ -20,7 +20,7 @@ class SendOptions(TypedDict, total=False):
     """A key that was used before returns the result of that command and runs nothing. Default: a
     fresh one."""
     max_attempts: int | None
-    """How many attempts the command may have. Default: the server's."""
+    """The most attempts that the command may have. Default: the server's."""
 
 
 def instant_of(deadline: float | timedelta | datetime | None) -> datetime | None:

@@ -40,7 +40,7 @@ class SyncCommand:
         self._client = client
         self.id: Final = command.id
         self.state: Final = command.state
-        """Its state when it was sent: a later one than PENDING for a key that was used before."""
+        """The state when it was sent: later than PENDING if the key was used before."""
         self.idempotency_key: Final = command.idempotency_key
 
     def result(self, *, timeout: float | None = WAIT_SECONDS, returns: type[T] = ANYTHING) -> T:

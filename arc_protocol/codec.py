@@ -12,7 +12,7 @@ from arc_protocol.messages.base import NO_CONTROLS, VISIBLE
 
 T = TypeVar("T")
 _MAX_ECHO: Final = 200
-"""How much of a msgspec error is passed on: it quotes values of any length."""
+"""The length of a msgspec error that is passed on: it quotes values of any length."""
 _MISSING_FIELD: Final = "Object missing required field `"
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}

@@ -20,7 +20,7 @@ _PASSED_ON: Final = _OWN_SIGNALS | {signal.SIGQUIT, signal.SIGUSR1, signal.SIGUS
 _OFF: Final = -1
 _STDIN: Final = 0
 _SIGNALLED: Final = 128
-"""What a shell adds to the number of the signal that ended a process."""
+"""The number that a shell adds to that of the signal that ended a process."""
 
 
 @cache

@@ -19,7 +19,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 FIRST_HANDLE: Final = 3
 """The number of the first file that systemd hands over."""
 STATUS_SECONDS: Final = 5.0
-"""How often the status line may change: a reader of `systemctl status` needs no more."""
+"""The least time between two changes of the status line, which people read."""
 _FEEDS_PER_WATCHDOG: Final = 4
 """One feed may come late, and the next is still in time."""
 

@@ -77,10 +77,10 @@ KEYS: Final = "keys"
 BLOBS: Final = "blobs"
 """Names in the data directory."""
 PUSH_STOP_SECONDS: Final = 1.0
-"""How long sends in progress may take when the server stops. Unfinished ones are sent again after
+"""The time that sends in progress may take when the server stops. Unfinished ones go again after
 the restart."""
 LOCK_PATIENCE_SECONDS: Final = 2.0
-"""How long a server waits for a command of the operator that is using the database."""
+"""The time that a server waits for a command of the operator that is using the database."""
 LOCK_RETRY_SECONDS: Final = 0.05
 
 

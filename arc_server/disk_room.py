@@ -27,7 +27,7 @@ from arc_protocol.errors import ArcError, InsufficientStorage
 log = structlog.get_logger(__name__)
 
 BALLAST: Final = "ballast"
-"""Its name in the data directory."""
+"""The name of the ballast in the data directory."""
 OPENING_BYTES: Final = 8 << 20
 """Room that is made by giving up the ballast before a database is opened: its WAL is about as
 long."""
@@ -67,7 +67,7 @@ class Measured(NamedTuple):
     """The size of a file system, in bytes."""
 
     free: int
-    """What a process without privileges may still take."""
+    """Bytes that a process without privileges may still take."""
     total: int
 
 

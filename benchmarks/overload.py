@@ -1,6 +1,6 @@
 """This benchmark measures an honest load beside each attack, and 10,000 agents that wait.
 
-The honest load is 100 lifecycles a second, begun on time whatever became of those before; one that
+The honest load is 100 lifecycles a second, begun on time, also while earlier ones hang; one that
 has not succeeded within five seconds is lost. Its sender and its agents try again as clients of the
 protocol do. Bounds, each of which fails the run: 80 % of the lifecycles succeed, the server stays
 below 300 MiB, and a lifecycle is as fast as before within five seconds after the attack. The server

@@ -53,7 +53,7 @@ class Lifespan(msgspec.Struct, frozen=True, kw_only=True):
     provides: Any
     """The type of the value it yields; None for a lifespan without a value."""
     needs: dict[str, Any]
-    """Its parameters and their types."""
+    """The parameters of the lifespan and their types."""
 
 
 def lifespan(function: F) -> F:

@@ -83,7 +83,7 @@ class Delivery:
         self._pauses = 0
         """Failures in a row that were about the server, not about one response."""
         self._backlog = 0
-        """How many responses are left of an outage: they go one request at a time, in order."""
+        """Responses that are left of an outage: they go one request at a time, in order."""
         self._backlog_until = 0
         self._untried: set[int] = set()
         """The responses that `settle` waits for."""

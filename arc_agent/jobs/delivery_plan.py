@@ -49,9 +49,9 @@ class Pending:
         self.is_ours = True
         """The configured server takes it. Another server, which its lease names, gets it alone."""
         self.is_ready = False
-        """It is due, and in one of the heaps for that."""
+        """True while the entry is due, and in one of the heaps for that."""
         self.needs_token = entry.to.submit_url is None
-        """Its pre-authorised URL is refused or missing: the configured server takes it."""
+        """True if its pre-authorised URL is refused or missing: the configured server takes it."""
         self.is_alone = False
         """The server did not take it together with others."""
         self.is_unstorable = False

@@ -31,7 +31,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: float
     """When the request for it was sent, on the agent's clock."""
     seconds: float
-    """How long the lease lasts from `asked_at`."""
+    """The life of the lease, from `asked_at`."""
     deadline_at: float | None
     """When the command's deadline passes, on the agent's clock."""
     directory: Path

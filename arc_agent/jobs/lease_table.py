@@ -18,7 +18,7 @@ class End(StrEnum):
     CANCELLED = "cancelled"
     """The sender wants it; CANCELLED is submitted."""
     TIMEOUT = "timeout"
-    """Its budget is used up; HANDLER_TIMEOUT is submitted."""
+    """The budget is used up; HANDLER_TIMEOUT is submitted."""
     LOST = "lost"
     """The server has leased the command to another holder; nothing is submitted."""
     LAPSED = "lapsed"
@@ -56,7 +56,7 @@ class HeldLease:
         self.seconds = seconds
         self.ends_at = asked_at + seconds
         self.has_result = False
-        """Its handler is done; it is only renewed until the response is delivered."""
+        """True once the handler is done: the lease is renewed until the response is delivered."""
         self.is_unwanted = False
         """The sender cancelled the command after its handler was done."""
         self.approval_until: datetime | None = None

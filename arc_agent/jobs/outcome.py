@@ -31,7 +31,7 @@ class GivenBack(msgspec.Struct, frozen=True):
 
     reason: str
     after_seconds: float = 0.0
-    """How long the command should not come again, as far as the server allows that."""
+    """The time for which the command should not come again, as far as the server allows that."""
 
 
 class Dropped(msgspec.Struct, frozen=True):

@@ -40,7 +40,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 _CACHED_BYTES: Final = 16 * 1024
 _CACHED: Final = 64
-"""How many small messages stay in memory as well, mostly to be delivered at once: a MiB at most."""
+"""Small messages that stay in memory as well, mostly to be delivered at once: a MiB at most."""
 
 
 class _Waiting:
@@ -54,7 +54,7 @@ class _Waiting:
         """Kept while it is small and few are, and as long as the disk refuses it."""
         self.is_durable = True
         self.is_leaving = False
-        """It is delivered or buried; its removal is on its way to the disk."""
+        """True once it is delivered or buried: its removal is on its way to the disk."""
 
 
 class Spool:
@@ -75,7 +75,7 @@ class Spool:
         self._used = 0
         self._cached = 0
         self._volatile = 0
-        """How many the disk has refused: they are in memory only."""
+        """Entries that the disk has refused: they are in memory only."""
         self._next_seq = 1
         self._on_entry: list[Callable[[Entry], None]] = []
         self._on_failure: list[Callable[[], None]] = []

@@ -15,7 +15,7 @@ from arc_agent.jobs.spool_database import Operation
 from arc_protocol.messages.bodies import PresignedRequest
 
 DEAD_KEPT: Final = 100
-"""How many responses that were refused for good are remembered, without their bodies."""
+"""Responses refused for good that are remembered, without their bodies."""
 COLUMNS: Final = (
     "seq, command_id, lease_id, command, attempt, submit_url, upload,"
     " length(coalesce(message, x'')), body, body_bytes, body_sha256, uploaded"
@@ -44,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A finished response. Either its message is stored with it, or `body` is to be uploaded."""
 
     seq: int
-    """Its row, and its place in the order."""
+    """The number of its row, and its place in the order."""
     to: ReplyTo
     body: StoredBody | None
     message_bytes: int

@@ -17,4 +17,4 @@ class Server(NamedTuple):
     transfer: Transfer
     """For presigned URLs, without it."""
     state: ServerState
-    """Its reachability, and the extensions that it knows. Safe from any thread."""
+    """The server's reachability, and the extensions that it knows. Safe from any thread."""

@@ -40,7 +40,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _RETRY_SECONDS: Final = 0.1
 """A transfer is tried again soon: mostly a connection broke off."""
 _WORD_BYTES: Final = 64 * 1024
-"""How much is read of the answer to a message or a body."""
+"""The most bytes that are read of the answer to a message or a body."""
 _PROBE_SECONDS: Final = 5.0
 _STORE_CODE: Final = re.compile(rb"<Code>([!-;=-~]{1,64})</Code>")
 """The code in an object store's own error, which is XML."""

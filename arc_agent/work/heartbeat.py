@@ -34,7 +34,7 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 _AT_ONCE: Final = 1_000
 """Leases in one renewal request; servers bound it at 10,000."""
 _TICK_SECONDS: Final = 1.0
-"""How often leases and the main loop are checked while any lease is held."""
+"""The interval at which leases and the main loop are checked while any lease is held."""
 _RETRY_SECONDS: Final = 0.5
 _LONGEST_SECONDS: Final = 30.0
 """The longest back-off, even if the server asks for more. After an outage the server waits 35 s for
@@ -42,8 +42,9 @@ renewals before it redelivers."""
 _SHORTEST_SECONDS: Final = 0.02
 """The shortest sleep, so that a clock that stands still costs no CPU."""
 _SWITCH_SECONDS: Final = 0.001
-"""How long a busy thread may keep the interpreter from this one. A request takes many turns: with
-three busy threads, Python's 5 ms made it 16 ms at the median and 156 at worst, this 9 and 26."""
+"""The time for which a busy thread may keep the interpreter from this one. A request takes many
+turns: with three busy threads, Python's 5 ms made it 16 ms at the median and 156 at worst, this 9
+and 26."""
 _GONE: Final = (End.LOST, End.LAPSED)
 """A lease that ended like this is not renewed."""
 

@@ -61,11 +61,11 @@ class LeaseIntake:
         self._clock = clock
         self._lease_url = server.connection.url("commands", "leases")
         self._promised = 0
-        """How many more leases of this answer are taken on, if need be without a slot: a command
+        """The leases of this answer that are still taken on, if need be without a slot: a command
         that waited may have taken one meanwhile."""
         self._is_draining = False
         self.count = 0
-        """How many leases have come."""
+        """The number of leases that have come."""
 
     def stop(self) -> None:
         """Take on nothing more: every further lease is released."""

@@ -81,7 +81,7 @@ class Runner:
         """Handlers that ignored their cancellation, by lease id."""
         self._changed = asyncio.Event()
         self.done = 0
-        """How many commands have ended in any way."""
+        """The number of commands that have ended in any way."""
 
     @property
     def free(self) -> int:

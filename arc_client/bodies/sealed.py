@@ -29,7 +29,7 @@ else:
     sealing = late_module("arc_protocol.sealing")
 
 _MAX_KNOWN: Final = 10_000
-"""How many commands have a nonce to check; the result of any other must be for this sender."""
+"""Commands that have a nonce to check; the result of any other must be for this sender."""
 
 
 class SenderSeals:

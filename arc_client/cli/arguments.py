@@ -27,7 +27,7 @@ CHECKED_BYTES: Final = DEFAULT_INLINE_BYTES
 """Params up to this size are checked to be JSON; larger ones are streamed as they are."""
 
 _SHOWN: Final = 30
-"""How many characters around a mistake are shown, on each side."""
+"""Characters around a mistake that are shown, on each side."""
 
 
 class ConnectionOptions(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ Schema = Mapping[str, Any]
 MAX_ROWS: Final = 200
 """The longest table of one schema."""
 _MAX_DEPTH: Final = 5
-"""How deep the table goes into a schema; `--json` shows all of it."""
+"""Levels of a schema that the table shows; `--json` shows all of it."""
 _MAX_TYPE_CHARS: Final = 60
 _BOUNDS: Final = {
     "minimum": "≥ {}",

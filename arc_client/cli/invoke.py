@@ -38,7 +38,7 @@ from arc_runtime.terminal.styles import is_terminal
 T = TypeVar("T")
 
 LAST_EVENTS_SECONDS: Final = 0.5
-"""How long the last events of a command may hold back its result."""
+"""The time for which the last events of a command may hold back its result."""
 
 
 class Addressee(msgspec.Struct, frozen=True):

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RETRY_SECONDS: Final = 10.0
-"""How long a person waits for a server that gives no answer."""
+"""The time that a person waits for a server that gives no answer."""
 SHOWN_POLL_SECONDS: Final = 2
-"""How old a state may be that a person sees."""
+"""The greatest age of a state that a person sees."""
 
 _CONNECTION: Final = "Connection"
 

@@ -50,11 +50,11 @@ log: Final = logging.getLogger("arc_client")
 
 CONNECT_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 30.0
-"""How long one request may take beyond the time that it asks the server to hold it."""
+"""The time that one request may take beyond the time that it asks the server to hold it."""
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 """The largest answer of a server: a result of 32 MiB within a status is 43 MiB of base64."""
 MAX_ERROR_BYTES: Final = 64 * 1024
-"""How much is read of an answer whose status is what counts."""
+"""The most bytes that are read of an answer of which only the status counts."""
 
 _SETTINGS: Final = SettingNames(
     ca_file="--ca-file (ca_file of Client)",

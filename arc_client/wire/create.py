@@ -38,7 +38,7 @@ INLINE_BYTES: Final = 1_500_000
 """The longest params that go with a create. Public servers take requests of 2 MiB, base64 included,
 and some hand out upload URLs that only their own host can use: every public sender sends inline."""
 UPLOAD_TRIES: Final = 5
-"""How often an upload is tried, each time to a fresh URL."""
+"""Tries of an upload, each to a fresh URL."""
 _LARGE_BYTES: Final = 10_000
 """From this size on, params may be the reason why something on the way refuses a create."""
 

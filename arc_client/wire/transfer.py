@@ -30,9 +30,9 @@ from arc_runtime.network.encodings import unasked_encoding
 STALL_SECONDS: Final = 60.0
 """A transfer that moves nothing for this long is broken off and tried again."""
 TRIES: Final = 6
-"""How often a transfer is tried without getting any further; `retry_seconds` applies too."""
+"""Tries of a transfer without getting any further; `retry_seconds` applies too."""
 REFUSALS: Final = 2
-"""How often a fresh URL may be refused before the refusal is final."""
+"""Refusals of a fresh URL before the refusal is final."""
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-")
 

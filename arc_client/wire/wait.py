@@ -26,16 +26,16 @@ from arc_protocol.messages.waiting import NOTHING_KNOWN
 from arc_runtime.durations import format_duration
 
 POLL_SECONDS: Final = 30
-"""How long one status request asks the server to hold it by default: less than the 60 s that
+"""The time for which one status request asks to be held by default: less than the 60 s that
 proxies cut off at."""
 ANSWER_SECONDS: Final = 10.0
-"""How much longer the answer may take."""
+"""The time that the answer may take beyond that."""
 
 _HELD: Final = 0.8
 """A server that holds a request for this part of the time that was asked for does long polls; one
 that answers sooner is asked again after a pause."""
 _OVERTIME_SECONDS: Final = 1.0
-"""How far the last request of a wait may pass the wait's end."""
+"""The time by which the last request of a wait may pass the wait's end."""
 
 
 async def read_status(

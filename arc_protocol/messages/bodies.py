@@ -19,8 +19,8 @@ _STORE_HEADERS: Final = (
     "if-none-match",
 )
 _STORE_PREFIXES: Final = ("x-amz-", "x-goog-", "x-ms-")
-"""What object stores sign. Public servers send no header but Azure's `x-ms-blob-type`; any other
-name could carry a credential, or be what a neighbour asks of its own callers."""
+"""Headers that object stores sign. Public servers send no header but Azure's `x-ms-blob-type`; any
+other name could carry a credential, or be what a neighbour asks of its own callers."""
 _VALUE: Final = re.compile(r"[\t\x20-\x7e]{0,4096}", re.ASCII)
 
 

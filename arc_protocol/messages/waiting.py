@@ -41,7 +41,7 @@ class Waiting(Message, frozen=True, kw_only=True):
     hostname: str | None = None
     """The host of the agent that the reason is about."""
     note: str | None = None
-    """What the person or the agent on the host says of it."""
+    """The words of the person or the agent on the host."""
     since: Timestamp | None = None
     until: Timestamp | None = None
     """When it ends by itself, by the host's clock."""

@@ -43,7 +43,7 @@ class _State(NamedTuple):
     invocation: str
     """A new one with every start."""
     restarts: int
-    """How often systemd has restarted it by itself since it was asked to."""
+    """Restarts by systemd itself since the last one that was asked for."""
 
 
 class Systemctl:

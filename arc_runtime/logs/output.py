@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TextIO
 _CHUNK_BYTES: Final = 4096
 """PIPE_BUF on Linux: a pipe that polls as writable takes this much at once."""
 _PATIENCE_SECONDS: Final = 0.1
-"""How long a reader may stall before lines are dropped; from then on there is no wait at all."""
+"""The time that a reader may stall before lines are dropped; after that there is no wait."""
 
 
 class LogSink(Protocol):

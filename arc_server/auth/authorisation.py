@@ -41,7 +41,7 @@ class Elsewhere(Enum):
     FORBIDDEN = 403
     """The request names it."""
     HIDDEN = 404
-    """It does not exist for the caller."""
+    """The subject of the request does not exist for the caller."""
     LOST = 409
     """The lease is another credential's."""
     OMITTED = 200
@@ -64,7 +64,7 @@ class RouteRule(msgspec.Struct, frozen=True, kw_only=True):
     holder: Elsewhere | None = None
     """To an agent whose credential does not hold the lease that the request names."""
     unnamed_holder: Elsewhere | None = None
-    """The same, where the request names no lease."""
+    """To an agent whose credential does not hold the command, where the request names no lease."""
 
 
 _ADMIN: Final = frozenset({Scope.ADMIN})

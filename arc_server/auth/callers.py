@@ -35,7 +35,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
     scope: Scope
     reach: Reach
-    """What the caller is bound to. Its `credential` names the token or credential in logs."""
+    """The bounds of the caller. Its `credential` names the token or credential in logs."""
     authority: str | None = None
     """The key of the token or credential, by which a bootstrap token names it."""
     is_bootstrapped: bool = False

@@ -37,7 +37,7 @@ FAILED: Final = 1
 UNUSABLE: Final = 2
 INSTALLED_CONFIG: Final = Path("/etc/arc-server/server.yaml")
 REACH_SECONDS: Final = 5.0
-"""How long a command waits for a server that starts or stops, or for another command."""
+"""The time that a command waits for a server that starts or stops, or for another command."""
 _DATA_DIR_VARIABLE: Final = f"{PREFIX}_DATA_DIR"
 
 R = TypeVar("R")

@@ -57,7 +57,7 @@ class DeploymentRow(msgspec.Struct, frozen=True):
     push_url: str | None
     has_push_token: bool
     set_by: str | None
-    """Who set the push URL; None without one."""
+    """The user who set the push URL; None without one."""
     push_state: str | None
     """closed, open or half-open; None without a push URL."""
     failing_since: datetime | None

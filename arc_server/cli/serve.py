@@ -38,7 +38,7 @@ OWN_DESCRIPTORS: Final = 500
 """Files that the server needs beside its connections: database, blobs in transfer, pushes."""
 
 _LOOK_SECONDS: Final = 1.0
-"""How often the server looks whether it can open a file."""
+"""The interval at which the server looks whether it can open a file."""
 _WARNING_SECONDS: Final = 60.0
 
 COLLECTED_AFTER: Final = (20_000, 20, 50)

@@ -18,7 +18,7 @@ from arc_server.ports.reach import ANY
 
 DAY_SECONDS: Final = 86_400
 MODULES: Final = ("jwt", "cryptography")
-"""What the extra `oidc` installs."""
+"""Modules that the extra `oidc` installs."""
 DEFAULT_ALGORITHMS: Final = ("RS256", "ES256")
 """Those of nearly all providers."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)

@@ -36,7 +36,7 @@ from arc_server.ports.reach import Reach
 log = structlog.get_logger(__name__)
 
 PATIENCE_SECONDS: Final = 30.0
-"""How long a request that waits its turn waits for a database that is busy: as long as a poll."""
+"""The time that a request waits for a busy database, where it waits its turn: that of a poll."""
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 """The pauses between its tries. They double, so that those who wait do not keep it busy."""

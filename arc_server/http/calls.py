@@ -127,7 +127,7 @@ class Call:
         self.caller: Caller | None = None
         """The caller; None for a signed query and for an open route."""
         self.reach = NOTHING
-        """What the caller is bound to."""
+        """The bounds of the caller."""
         self.is_signed = False
         """True if the signature in the query let the request through."""
         self._query_text = query

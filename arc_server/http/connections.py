@@ -35,7 +35,7 @@ MAX_REFUSALS: Final = 200
 REFUSAL_SECONDS: Final = 5.0
 """The time that a connection past the limit has to send its first bytes."""
 LOG_SECONDS: Final = 60.0
-"""How often the log says that connections are refused."""
+"""The least time between two lines of the log about refused connections."""
 LOOKED_AT: Final = 64
 """The connections that are looked at to find an idle one: the search goes on where it ended."""
 
@@ -202,7 +202,7 @@ class ClientConnection(RequestHandler):
         self._has_begun = False
         """True once some of those headers have arrived."""
         self._head_bytes = 0
-        """How many bytes of them have arrived."""
+        """Bytes of them that have arrived."""
         self.peer: IPAddress | None = None
         """The peer's address; None for a Unix socket."""
         self.address = ""

@@ -27,7 +27,7 @@ class Listener:
         name = bound.getsockname()
         is_unix = bound.family == socket.AF_UNIX
         self.host: Final[str | None] = None if is_unix else name[0]
-        """Its address; None for a Unix socket."""
+        """The host of its address; None for a Unix socket."""
         self._place: Final = path or name if is_unix else name[1]
 
     def url(self, *, is_tls: bool) -> str:

@@ -28,7 +28,7 @@ HANDSHAKE_SECONDS: Final = 10.0
 ACCEPTED_AT_ONCE: Final = 64
 """Connections that are accepted before others get their turn."""
 PAUSE_SECONDS: Final = 0.5
-"""How long nothing is accepted when no descriptors are left."""
+"""The time for which nothing is accepted when no descriptors are left."""
 GOODBYE_SECONDS: Final = 2.0
 """The time that a client has to answer the end of TLS before the connection is cut off."""
 
@@ -41,7 +41,7 @@ class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     cert_file: Path
     """The certificate and its chain."""
     key_file: Path | None = None
-    """Its key; None: in `cert_file`."""
+    """The certificate's key; None: in `cert_file`."""
     client_ca_file: Path | None = None
     """The authorities of client certificates; None: clients need none."""
 

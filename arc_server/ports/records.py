@@ -258,7 +258,7 @@ class Purged(Record, frozen=True, kw_only=True):
 
 
 StripMark = tuple[int, int]
-"""How far a walk over ended commands has come: opaque to callers, and (0, 0) at its beginning."""
+"""The place that a walk over ended commands has come to: opaque to callers, (0, 0) at first."""
 
 
 class Stripped(Record, frozen=True, kw_only=True):
@@ -370,7 +370,7 @@ class PushCircuit(Record, frozen=True, kw_only=True):
     retry_at: datetime
     """When one command is sent as a probe."""
     times: int
-    """How often it has opened since the last answer."""
+    """The number of times that it has opened since the last answer."""
     reason: str
     """Of the last failure."""
 

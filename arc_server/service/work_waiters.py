@@ -31,7 +31,7 @@ class Foretold:
     def __init__(self, waiter: WorkWaiter) -> None:
         self._waiter = waiter
         self._found: Collection[str] | None = None
-        """What the poll's look leased; None until the look has ended."""
+        """The leases of the poll's look; None until the look has ended."""
         self._command_id: str | None = None
 
     @property

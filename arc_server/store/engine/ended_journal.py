@@ -25,7 +25,7 @@ from arc_runtime import failpoints
 from arc_runtime.directories import sync_directory
 
 JOURNAL: Final = "ended.jsonl"
-"""Its name in the data directory."""
+"""The name of the journal in the data directory."""
 _OWN: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 """A link in the directory must not lead a command of root's to another file."""
 

@@ -1,5 +1,5 @@
 -- What each deployment uses, for its quotas. A batch adds up what its operations made, and writes a
--- row for each deployment at its end. What is removed is subtracted here, whoever removes it.
+-- row for each deployment at its end. Triggers subtract what any operation removes.
 
 CREATE TABLE usage (
     deployment_id    TEXT    PRIMARY KEY,

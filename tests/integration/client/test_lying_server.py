@@ -144,7 +144,7 @@ async def test_nothing_is_decompressed_unasked(
 
 
 def endless(_request: web.Request) -> web.StreamResponse:
-    """More than anybody takes, of no announced length."""
+    """Send more than a client takes, of no announced length."""
     return web.Response(body=bytes(3_000_000))
 
 

@@ -9,7 +9,7 @@ import tokenize
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ PAGES = (*sorted(ROOT.glob("docs/**/*.md")), ROOT / "README.md", ROOT / "CHANGEL
 
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
-REFUSED_ANYWHERE = re.compile(r"(Whether|What|Who|Which|How|It|The same|As above|See)\b")
+REFUSED_ANYWHERE = re.compile(r"(Whether|What|Who|Which|How|It|Its|The same|As above|See)\b")
 """A docstring that opens with one of these names neither its subject nor what it does."""
 
 NO_VERBS = re.compile(
@@ -68,6 +68,18 @@ def docstrings() -> Iterator[Docstring]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, DOCUMENTED) and (text := ast.get_docstring(node)):
                 yield Docstring(place(file, getattr(node, "lineno", 1)), node, text)
+
+
+def field_docstrings() -> Iterator[tuple[str, str]]:
+    """Yield the place and text of every string that stands behind a field or constant."""
+    for file in sources(*PACKAGES):
+        for node in ast.walk(ast.parse(file.read_text())):
+            body = getattr(node, "body", None)
+            for before, after in pairwise(body if isinstance(body, list) else []):
+                if isinstance(before, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+                    value = after.value
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                        yield place(file, after.lineno), value.value
 
 
 def prose(file: Path) -> Iterator[tuple[int, str]]:
@@ -129,6 +141,16 @@ def test_a_docstring_opens_with_its_subject_or_with_a_verb() -> None:
     wrong = [
         f"{where}: {text.splitlines()[0]}"
         for where, _, text in docstrings()
+        if REFUSED_ANYWHERE.match(text)
+    ]
+
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_docstring_of_a_field_opens_with_its_subject() -> None:
+    wrong = [
+        f"{where}: {text.splitlines()[0]}"
+        for where, text in field_docstrings()
         if REFUSED_ANYWHERE.match(text)
     ]
 

@@ -80,7 +80,7 @@ def test_a_read_is_never_refused_and_its_wait_has_an_end(clock: Clock) -> None:
     clock.now += MAX_WAIT_SECONDS
 
     assert max(waits) == MAX_WAIT_SECONDS
-    assert ask(tokens, may_wait=True) <= 1, "reads that nobody waited for are not owed"
+    assert ask(tokens, may_wait=True) <= 1, "reads that no caller waited for are not owed"
 
 
 def test_so_many_requests_of_a_token_run_at_a_time_beside_reads_that_wait(clock: Clock) -> None:
