@@ -121,8 +121,14 @@ class LeasesSection(Section, frozen=True, kw_only=True):
         about("The longest lease. A request for a longer one gets this.", ge=1, le=MAX_URL_SECONDS),
     ] = DAY_SECONDS
     max_per_request: Annotated[
-        int, about("The most leases of one request. A request for more gets these.", ge=1, le=1000)
-    ] = 1000
+        int,
+        about(
+            "The most leases of one request. A request for more gets these: a longer answer makes"
+            " other deployments wait.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 100
     max_answer_bytes: Annotated[
         int,
         about(

@@ -19,7 +19,7 @@ class CommandLimits(msgspec.Struct, frozen=True, kw_only=True):
     default_max_attempts: int = 5
     max_attempts: int = 100
     """The most that a create may ask for."""
-    max_leases: int = 1_000
+    max_leases: int = 100
     max_lease_seconds: int = 86_400
     response_url_seconds: float = 7 * 86_400
     """The life of the URLs that a response is uploaded and submitted by: it outlasts an outage."""

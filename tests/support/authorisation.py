@@ -334,14 +334,14 @@ class Subject:
         authorization = self.authorization
         if not self.kind.is_holder:
             authorization = f"Bearer {await make_token(self.admin.server, Scope.AGENT, OWN)}"
-        body = {"deploymentId": OWN, "target": TARGET, "maxLeases": 1000, "agentId": AGENT_ID}
-        answer = await self.send("POST", "/commands/leases", body, authorization)
-        self.lease_id = next(
-            lease["leaseId"]
-            for lease in answer.json["leases"]
-            if lease["commandId"] == self.command_id
-        )
-        return self.lease_id
+        body = {"deploymentId": OWN, "target": TARGET, "maxLeases": 100, "agentId": AGENT_ID}
+        while True:  # commands of callers before may be first
+            answer = await self.send("POST", "/commands/leases", body, authorization)
+            found = {lease["commandId"]: lease["leaseId"] for lease in answer.json["leases"]}
+            assert found, f"{self.command_id} is not leased"
+            if self.command_id in found:
+                self.lease_id = found[self.command_id]
+                return self.lease_id
 
     async def upload(self) -> str:
         """Make a command whose params are uploaded."""
