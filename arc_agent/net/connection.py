@@ -259,7 +259,9 @@ def judged(answer: Answer) -> Answer:
     if status == _PROXY_REFUSED:
         raise NoContact("the proxy wants other credentials (407): proxy.auth_file", status=status)
     if 300 <= status < 400:
-        raise NoContact(f"a redirect ({status}){_redirected(answer)}, not followed", status=status)
+        to = redirected(answer.headers)
+        portal = ": a portal's log-in page?" if to else ""
+        raise NoContact(f"a redirect ({status}){to}{portal}, not followed", status=status)
     if status < 300 and answer.is_page:
         raise NoContact(f"a web page ({status}) instead of the server: a portal or proxy?")
     return answer
@@ -388,13 +390,13 @@ def _code_shown(answer: Answer) -> str:
     return f" {code}" if code else ""
 
 
-def _redirected(answer: Answer) -> str:
+def redirected(headers: Mapping[str, str]) -> str:
     """Return ` to HOST` for a redirect: the host often names a portal's log-in page."""
     try:
-        host = urlsplit(answer.headers.get("Location", "")).hostname
+        host = urlsplit(headers.get("Location", "")).hostname
     except ValueError:
         return ""
-    return f" to {host[:100]}: a portal's log-in page?" if host and host.isprintable() else ""
+    return f" to {host[:100]}" if host and host.isprintable() else ""
 
 
 def _detail(answer: Answer) -> str | None:
