@@ -251,7 +251,16 @@ def test_a_token_that_cannot_be_is_not_made(
     ended = run("token", "create", *arguments, "--data-dir", tmp_path / "data")
 
     assert (ended.code, ended.out) == (2, "")
+    assert "invalid value" not in ended.err  # what is wrong says the option's own message
     assert not (tmp_path / "data").exists()
+
+
+def test_a_data_directory_that_is_a_file_is_called_so(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "data").touch()
+
+    ended = run("serve", "--data-dir", tmp_path / "data", *LOCAL)
+
+    assert_one_line(ended, f"data_dir: {tmp_path}/data: Not a directory")
 
 
 COMMANDS = [

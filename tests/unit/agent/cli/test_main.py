@@ -27,7 +27,7 @@ REFUSALS = {
     "duplicate": (["--handlers", "twice.py"], "two handlers for 'arc.ping'"),
     "no token file": (["--token-file", "nowhere"], "cannot be read: No such file"),
     "empty token file": (["--token-file", "empty"], "is empty"),
-    "directory that is a file": (["--data-dir", "empty"], "cannot be used: File exists"),
+    "directory that is a file": (["--data-dir", "empty"], "cannot be used: it is no directory"),
     "damaged spool": (["--data-dir", "damaged"], "spool.db cannot be used: file is not a database"),
     "newer spool": (["--data-dir", "newer"], "was made by a newer agent (version 99)"),
 }

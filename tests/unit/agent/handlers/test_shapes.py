@@ -125,7 +125,7 @@ def test_a_struct_with_such_a_part_is_refused_too() -> None:
         (list[int], ["a"], "result[0]: Expected `int`, got `str`"),
         (type(None), 3, "result: Expected `null`, got `int`"),
         (Model, {"price": 1}, "result: Expected `Model`, got `dict`"),
-        (UNTYPED, {1j}, "result: a complex cannot be written as JSON"),
+        (UNTYPED, {1j}, "result: a value of the type complex cannot be written as JSON"),
         (UNTYPED, {"a": float("nan")}, "result: Out of range float values are not JSON compliant"),
     ],
 )
