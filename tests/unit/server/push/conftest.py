@@ -7,10 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from arc_server.clock import SystemClock
-from tests.support.push_target import (
-    PushWorker,
-    push_worker,
-)
+from tests.support.push_target import PushWorker, push_worker
 from tests.support.service_world import World
 
 WorldOf = Callable[..., World]

@@ -13,18 +13,8 @@ from arc_protocol.messages.bodies import StorageBody, SuccessResponse
 from arc_protocol.messages.leases import Envelope
 from arc_server.ports.records import Deployment, PushOutcome
 from arc_server.push.outbox import PushLimits
-from tests.support.outbox import (
-    QUICK,
-    code_of,
-    end_of,
-    lease_in,
-    outbox_of,
-)
-from tests.support.push_target import (
-    PushWorker,
-    local_dispatcher,
-    silent_listener,
-)
+from tests.support.outbox import QUICK, code_of, end_of, lease_in, outbox_of
+from tests.support.push_target import PushWorker, local_dispatcher, silent_listener
 from tests.support.service_fakes import Gate
 from tests.support.service_world import BASE, World, inline_of, path_of, success
 from tests.support.waiting import until

@@ -13,18 +13,8 @@ from arc_protocol.messages.leases import Envelope
 from arc_server.ports.records import Deployment, PushOutcome
 from arc_server.push.null import NullDispatcher
 from arc_server.push.outbox import PushLimits
-from tests.support.outbox import (
-    ACCEPTED,
-    POSTPONED,
-    QUICK,
-    REJECTED,
-    Scripted,
-    lease_in,
-    outbox_of,
-)
-from tests.support.push_target import (
-    PushWorker,
-)
+from tests.support.outbox import ACCEPTED, POSTPONED, QUICK, REJECTED, Scripted, lease_in, outbox_of
+from tests.support.push_target import PushWorker
 from tests.support.service_fakes import Gate
 from tests.support.service_world import World
 from tests.support.waiting import until

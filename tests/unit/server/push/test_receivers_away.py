@@ -15,15 +15,8 @@ from arc_server.ports.records import Deployment
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import PushLimits
 from arc_server.push.push_tokens import PushTokenUnreadable
-from tests.support.outbox import (
-    end_of,
-    outbox_of,
-)
-from tests.support.push_target import (
-    LOOPBACK,
-    PushWorker,
-    local_dispatcher,
-)
+from tests.support.outbox import end_of, outbox_of
+from tests.support.push_target import LOOPBACK, PushWorker, local_dispatcher
 from tests.support.service_world import World
 from tests.support.waiting import until
 

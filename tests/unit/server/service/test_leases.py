@@ -11,11 +11,7 @@ import pytest
 from msgspec import structs
 
 from arc_protocol import lifecycle
-from arc_protocol.errors import (
-    Forbidden,
-    InvalidCommand,
-    LeaseNotFound,
-)
+from arc_protocol.errors import Forbidden, InvalidCommand, LeaseNotFound
 from arc_protocol.messages.base import (
     MAX_WAIT_SECONDS,
     PROTOCOL,
@@ -26,12 +22,7 @@ from arc_protocol.messages.base import (
 from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.messages.leases import RenewRequest
 from tests.support.reaches import only
-from tests.support.service_world import (
-    BASE,
-    SMALL_LIMITS,
-    World,
-    daemon,
-)
+from tests.support.service_world import BASE, SMALL_LIMITS, World, daemon
 
 LEGACY = "alien-agent/1.2.6"
 

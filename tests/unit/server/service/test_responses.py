@@ -14,22 +14,13 @@ from arc_protocol.errors import (
     StorageOperationFailed,
     StoreUnavailable,
 )
-from arc_protocol.messages.base import (
-    State,
-)
+from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody, StorageBody, SuccessResponse
 from arc_server.ports.reach import EVERYTHING
 from arc_server.service.limits import CommandLimits
 from tests.support.reaches import only
 from tests.support.service_fakes import Gate
-from tests.support.service_world import (
-    SMALL_LIMITS,
-    World,
-    error,
-    inline_of,
-    path_of,
-    success,
-)
+from tests.support.service_world import SMALL_LIMITS, World, error, inline_of, path_of, success
 
 
 async def test_a_stale_holder_is_told_that_it_lost_and_the_newer_ones_result_stands(

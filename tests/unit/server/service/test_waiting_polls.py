@@ -7,20 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from arc_protocol.errors import (
-    StoreUnavailable,
-)
-from arc_protocol.messages.base import (
-    CommandTarget,
-    State,
-)
+from arc_protocol.errors import StoreUnavailable
+from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.leases import LeaseInfo
 from arc_server.service.waits import Wait
 from tests.support.service_fakes import Gate
-from tests.support.service_world import (
-    World,
-    daemon,
-)
+from tests.support.service_world import World, daemon
 from tests.support.waiting import until
 
 GONE = ConnectionResetError("the client has gone")
