@@ -423,9 +423,9 @@ class Polls:
         return max(0.0, await asyncio.wait_for(woken, 30) - begun)
 
     async def send_until_cancelled(self) -> None:
-        """Create commands one after the other; an error ends it."""
+        """Create commands that no agent here takes, one after the other; an error ends it."""
         while True:
-            await self._create(0, seconds=30)
+            await self._create(self._count, seconds=30)
             await asyncio.sleep(0.05)
 
     async def _create(self, number: int, seconds: float = LOST_SECONDS) -> None:
