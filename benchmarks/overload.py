@@ -450,8 +450,9 @@ class Polls:
                     self._waiting.add(number)
                     self._changed.set()
                 status, message = await answer
-                if status != 200:
-                    raise ConnectionResetError(status)
+                if status != 200:  # the agents here share one token, and so its requests a second
+                    self._waiting.discard(number)
+                    await asyncio.sleep(random.uniform(1, 2))
                 if b"leaseId" in message and number in self._woken:
                     self._woken.pop(number).set_result(time.perf_counter())
             except OSError:
