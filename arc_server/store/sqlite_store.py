@@ -184,10 +184,11 @@ class SqliteStore:
         *,
         rooms: Mapping[str, int] | None = None,
         per_deployment: int | None = None,
+        sending: Mapping[str, int] | None = None,
     ) -> Granted:
         return await self._in_passes(
             lambda: self._write(
-                lease.lease_push, lease_ids, lease_seconds, now, rooms, per_deployment
+                lease.lease_push, lease_ids, lease_seconds, now, rooms, per_deployment, sending
             )
         )
 
@@ -211,6 +212,9 @@ class SqliteStore:
 
     async def list_circuits(self) -> Sequence[PushCircuit]:
         return await self._list(pushes.list_circuits)
+
+    async def list_pushed(self) -> Sequence[str]:
+        return await self._list(pushes.list_pushed)
 
     async def renew(
         self,

@@ -448,6 +448,7 @@ class MemoryStore(MemoryCredentials):
         *,
         rooms: Mapping[str, int] | None = None,
         per_deployment: int | None = None,
+        sending: Mapping[str, int] | None = None,
     ) -> Granted:
         """See Store."""
         self._check_open()
@@ -457,7 +458,8 @@ class MemoryStore(MemoryCredentials):
                 queues.setdefault(stored.command.deployment_id, []).append(stored)
         grants: list[Grant] = []
         ended: list[CommandRecord] = []
-        for deployment_id, queue in queues.items():
+        for deployment_id in sorted(queues, key=lambda name: (sending or {}).get(name, 0)):
+            queue = queues[deployment_id]
             left = lease_ids[len(grants) :]
             room = len(left) if per_deployment is None else per_deployment
             room = (rooms or {}).get(deployment_id, room)
@@ -489,6 +491,10 @@ class MemoryStore(MemoryCredentials):
     async def list_circuits(self) -> Sequence[PushCircuit]:
         """See Store."""
         return [place.circuit for _, place in sorted(self._places.items()) if place.circuit]
+
+    async def list_pushed(self) -> Sequence[str]:
+        """See Store."""
+        return [name for name, place in sorted(self._places.items()) if place.push_url is not None]
 
     async def set_push(
         self,
@@ -566,7 +572,8 @@ class MemoryStore(MemoryCredentials):
                 granted_bytes += len(params.data) if isinstance(params, StoredInline) else 0
                 if grants and max_bytes is not None and granted_bytes > max_bytes:
                     break
-                is_again = command.is_push and command.lease_id is not None
+                was_agents = bool(command.lease_holder or command.lease_credential)
+                is_again = command.is_push and command.lease_id is not None and not was_agents
                 leased = self._set(
                     stored,
                     state=State.DISPATCHED,
