@@ -33,7 +33,7 @@ _DAY_SECONDS: Final = 86_400.0
 JUMP_SECONDS: Final = 3600.0
 """A wall clock that was set ahead by more than this may be wrong."""
 HOLD_SECONDS: Final = _DAY_SECONDS
-"""The time in which somebody may notice."""
+"""The time in which an operator may notice."""
 
 
 class RetentionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +107,10 @@ class Retention:
             await self._clock.sleep(self._limits.interval_seconds)
 
     async def sweep(self) -> Removed:
-        """Make one pass, unless the clock may be wrong. Raises Unavailable; earlier batches stand."""
+        """Make one pass unless the clock may be wrong.
+
+        Raises Unavailable; earlier batches stand.
+        """
         now = self._clock.monotonic()
         if self._is_held(now):
             return Removed()
