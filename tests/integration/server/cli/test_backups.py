@@ -411,6 +411,17 @@ def test_new_commands_are_leased_while_old_ones_wait(turned: dict[str, Any]) -> 
     assert lease["commandId"] == command_id
 
 
+def test_no_lease_of_the_lost_time_ends_a_new_command(turned: dict[str, Any]) -> None:
+    server: Server = turned["server"]
+    command_id, lease_id = server.created(), turned["lease_after"]["leaseId"]
+    done = {"status": "success", "response": {"mode": "inline", "inlineBase64": "e30="}}
+
+    status, answer = server.call("PUT", f"/commands/{command_id}/response?lease={lease_id}", done)
+
+    assert (status, answer["code"]) == (409, "LEASE_LOST")
+    assert server.state(command_id) == "PENDING"
+
+
 def test_the_epoch_stands_in_answers_and_leases_and_a_restart_keeps_it(tmp_path: Path) -> None:
     def epoch_of(data: Path) -> str:
         with open_server(data) as server:
