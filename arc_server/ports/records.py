@@ -393,16 +393,15 @@ class AgentPresence(Record, frozen=True, kw_only=True):
 
 
 class AgentCursor(Record, frozen=True, array_like=True):
-    """The place of an agent in the list, which begins with those that were seen last."""
+    """The place of an agent in the list, which stays the same as long as the agent is in it."""
 
-    last_seen_at: datetime
     deployment_id: str
     agent_id: str
     credential: str
 
 
 class AgentPage(Record, frozen=True, kw_only=True):
-    """Agents, those that were seen last first. `next` is None on the last page."""
+    """A page of agents. `next` is None on the last page."""
 
     agents: Sequence[AgentPresence]
     next: AgentCursor | None = None

@@ -430,6 +430,9 @@ class SqliteStore:
             agents.list_agents, deployment_id, seen_since, limit, with_schemas, behind
         )
 
+    async def latest_agents(self, deployment_id: str, limit: int) -> Sequence[AgentPresence]:
+        return await self._list(agents.latest_agents, deployment_id, limit)
+
     async def put_token(self, token: BearerToken, secret: TokenSecret) -> None:
         await self._write(credentials.put_token, token, secret)
 

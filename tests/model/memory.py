@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -1040,10 +1040,10 @@ class MemoryStore(MemoryCredentials):
             if agent.last_seen_at >= seen_since
             and deployment_id in (None, agent.registration.deployment_id)
         ]
-        found.sort(key=_place_in_list, reverse=True)
+        found.sort(key=_place_in_list)
         if behind is not None:
             place = msgspec.structs.astuple(behind)
-            found = [agent for agent in found if _place_in_list(agent) < place]
+            found = [agent for agent in found if _place_in_list(agent) > place]
         page: list[AgentPresence] = []
         page_bytes = 0
         for agent in found:
@@ -1056,6 +1056,18 @@ class MemoryStore(MemoryCredentials):
             page_bytes += _registered_bytes(agent)
             page.append(self._presence(agent))
         return AgentPage(agents=page)
+
+    async def latest_agents(self, deployment_id: str, limit: int) -> Sequence[AgentPresence]:
+        """See Store."""
+        page = await self.list_agents(
+            deployment_id, datetime.min.replace(tzinfo=UTC), len(self._agents)
+        )
+        latest = sorted(
+            page.agents,
+            key=lambda agent: (agent.last_seen_at, _place_in_list(agent)),
+            reverse=True,
+        )
+        return latest[:limit]
 
     def _presence(self, agent: AgentPresence) -> AgentPresence:
         held = self._live(
@@ -1197,9 +1209,8 @@ def _mark_of(stored: _Stored) -> StripMark:
     return micros(stored.command.completed_at), stored.seq
 
 
-def _place_in_list(agent: AgentPresence) -> tuple[datetime, str, str, str]:
+def _place_in_list(agent: AgentPresence) -> tuple[str, str, str]:
     return (
-        agent.last_seen_at,
         agent.registration.deployment_id,
         agent.agent_id,
         agent.credential or "",
