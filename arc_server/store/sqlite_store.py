@@ -73,6 +73,7 @@ from arc_server.store.operations import (
     events,
     lease,
     pushes,
+    quotas,
     read,
     retention,
     sweeps,
@@ -139,6 +140,9 @@ class SqliteStore:
 
     async def reusable_bytes(self) -> int:
         return await self._read(read.reusable_bytes)
+
+    async def recount_usage(self, deployment_id: str) -> None:
+        await self._write(quotas.recount, deployment_id)
 
     async def close(self) -> None:
         await self.database.close()
