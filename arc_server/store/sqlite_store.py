@@ -73,6 +73,7 @@ from arc_server.store.operations import (
     events,
     lease,
     pushes,
+    quotas,
     read,
     retention,
     sweeps,
@@ -140,6 +141,9 @@ class SqliteStore:
     async def reusable_bytes(self) -> int:
         return await self._read(read.reusable_bytes)
 
+    async def recount_usage(self, deployment_id: str) -> None:
+        await self._write(quotas.recount, deployment_id)
+
     async def close(self) -> None:
         await self.database.close()
 
@@ -184,10 +188,11 @@ class SqliteStore:
         *,
         rooms: Mapping[str, int] | None = None,
         per_deployment: int | None = None,
+        sending: Mapping[str, int] | None = None,
     ) -> Granted:
         return await self._in_passes(
             lambda: self._write(
-                lease.lease_push, lease_ids, lease_seconds, now, rooms, per_deployment
+                lease.lease_push, lease_ids, lease_seconds, now, rooms, per_deployment, sending
             )
         )
 
@@ -211,6 +216,9 @@ class SqliteStore:
 
     async def list_circuits(self) -> Sequence[PushCircuit]:
         return await self._list(pushes.list_circuits)
+
+    async def list_pushed(self) -> Sequence[str]:
+        return await self._list(pushes.list_pushed)
 
     async def renew(
         self,
@@ -425,6 +433,9 @@ class SqliteStore:
         return await self._list(
             agents.list_agents, deployment_id, seen_since, limit, with_schemas, behind
         )
+
+    async def latest_agents(self, deployment_id: str, limit: int) -> Sequence[AgentPresence]:
+        return await self._list(agents.latest_agents, deployment_id, limit)
 
     async def put_token(self, token: BearerToken, secret: TokenSecret) -> None:
         await self._write(credentials.put_token, token, secret)

@@ -254,10 +254,7 @@ class ModelCommands(ModelState):
                 return Granted(grants=(), is_full=True)
             inherited = target is not None and self._register(query.deployment_id, named)
         else:
-            is_implicit = (
-                not ordinary_targets(place) and named.resource_id == IMPLICIT_TARGET.resource_id
-            )
-            if not is_implicit:
+            if ordinary_targets(place) or named.resource_id != IMPLICIT_TARGET.resource_id:
                 return Granted(grants=(), is_unknown=True)
             target = IMPLICIT_TARGET
         if target is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -187,10 +187,10 @@ class ModelDirectory(ModelPushes):
             if agent.last_seen_at >= seen_since
             and deployment_id in (None, agent.registration.deployment_id)
         ]
-        found.sort(key=place_in_list, reverse=True)
+        found.sort(key=place_in_list)
         if behind is not None:
             place = msgspec.structs.astuple(behind)
-            found = [agent for agent in found if place_in_list(agent) < place]
+            found = [agent for agent in found if place_in_list(agent) > place]
         page: list[AgentPresence] = []
         page_bytes = 0
         for agent in found:
@@ -203,6 +203,18 @@ class ModelDirectory(ModelPushes):
             page_bytes += size_of_agent(agent)
             page.append(self._presence(agent))
         return AgentPage(agents=page)
+
+    async def latest_agents(self, deployment_id: str, limit: int) -> Sequence[AgentPresence]:
+        """See Store."""
+        page = await self.list_agents(
+            deployment_id, datetime.min.replace(tzinfo=UTC), len(self._agents)
+        )
+        latest = sorted(
+            page.agents,
+            key=lambda agent: (agent.last_seen_at, place_in_list(agent)),
+            reverse=True,
+        )
+        return latest[:limit]
 
     def _presence(self, agent: AgentPresence) -> AgentPresence:
         held = self._live(

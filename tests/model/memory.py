@@ -22,6 +22,9 @@ class MemoryStore(ModelCommands, ModelSweeps, ModelDirectory):
         """See Store."""
         return 0
 
+    async def recount_usage(self, deployment_id: str) -> None:
+        """See Store."""
+
     async def snapshot(self) -> str:
         """See Store."""
         raise StoreUnavailable("the model has no file")

@@ -22,6 +22,7 @@ class ModelPushes(ModelState):
         *,
         rooms: Mapping[str, int] | None = None,
         per_deployment: int | None = None,
+        sending: Mapping[str, int] | None = None,
     ) -> Granted:
         """See Store."""
         self._check_open()
@@ -31,7 +32,8 @@ class ModelPushes(ModelState):
                 queues.setdefault(stored.command.deployment_id, []).append(stored)
         grants: list[Grant] = []
         ended: list[CommandRecord] = []
-        for deployment_id, queue in queues.items():
+        for deployment_id in sorted(queues, key=lambda name: (sending or {}).get(name, 0)):
+            queue = queues[deployment_id]
             left = lease_ids[len(grants) :]
             room = len(left) if per_deployment is None else per_deployment
             room = (rooms or {}).get(deployment_id, room)
@@ -63,6 +65,10 @@ class ModelPushes(ModelState):
     async def list_circuits(self) -> Sequence[PushCircuit]:
         """See Store."""
         return [place.circuit for _, place in sorted(self._places.items()) if place.circuit]
+
+    async def list_pushed(self) -> Sequence[str]:
+        """See Store."""
+        return [name for name, place in sorted(self._places.items()) if place.push_url is not None]
 
     async def set_push(
         self,

@@ -101,9 +101,8 @@ def mark_of(stored: StoredCommand) -> StripMark:
     return micros(stored.command.completed_at), stored.seq
 
 
-def place_in_list(agent: AgentPresence) -> tuple[datetime, str, str, str]:
+def place_in_list(agent: AgentPresence) -> tuple[str, str, str]:
     return (
-        agent.last_seen_at,
         agent.registration.deployment_id,
         agent.agent_id,
         agent.credential or "",

@@ -182,7 +182,8 @@ class ModelState(MemoryCredentials):
                 granted_bytes += len(params.data) if isinstance(params, StoredInline) else 0
                 if grants and max_bytes is not None and granted_bytes > max_bytes:
                     break
-                is_again = command.is_push and command.lease_id is not None
+                was_agents = bool(command.lease_holder or command.lease_credential)
+                is_again = command.is_push and command.lease_id is not None and not was_agents
                 leased = self._set(
                     stored,
                     state=State.DISPATCHED,

@@ -105,7 +105,8 @@ def dispatch(
     """Move PENDING → DISPATCHED. A push is sent again under its first lease."""
     command = stored.command
     lease_attempt = command.attempt
-    if command.is_push and command.lease_id is not None:
+    was_agents = command.lease_holder is not None or command.lease_credential is not None
+    if command.is_push and command.lease_id is not None and not was_agents:
         lease_id, lease_attempt = command.lease_id, command.lease_attempt or command.attempt
     _hit_one(
         db.change(

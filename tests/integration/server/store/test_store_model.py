@@ -212,14 +212,20 @@ class TwoStores(RuleBasedStateMachine):
         seconds=SECONDS,
         rooms=st.none() | st.dictionaries(DEPLOYMENTS, st.integers(0, 2)),
         each=st.none() | st.integers(1, 2),
+        sending=st.none() | st.dictionaries(DEPLOYMENTS, st.integers(0, 2)),
     )
     def lease_push(
-        self, count: int, seconds: float, rooms: dict[str, int] | None, each: int | None
+        self,
+        count: int,
+        seconds: float,
+        rooms: dict[str, int] | None,
+        each: int | None,
+        sending: dict[str, int] | None,
     ) -> None:
         fresh = self.fresh_leases(count)
         self.both(
             lambda store: store.lease_push(
-                fresh, seconds, self.now, rooms=rooms, per_deployment=each
+                fresh, seconds, self.now, rooms=rooms, per_deployment=each, sending=sending
             )
         )
 
@@ -452,6 +458,7 @@ class TwoStores(RuleBasedStateMachine):
         self.both(lambda store: store.next_push_at())
         self.both(lambda store: store.next_push_at([DEPLOYMENT]))
         self.both(lambda store: store.list_circuits())
+        self.both(lambda store: store.list_pushed())
         self.both(lambda store: store.has_live_leases())
         page = self.both(_listed)
         assert page == sorted(page, key=lambda command: int(command.command_id[4:]), reverse=True)

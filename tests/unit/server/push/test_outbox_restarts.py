@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from arc_protocol import lifecycle
-from arc_protocol.errors import KvOperationFailed, StoreUnavailable
+from arc_protocol.errors import InvalidCommand, KvOperationFailed, StoreUnavailable
 from arc_protocol.messages.base import State
 from arc_protocol.messages.leases import Envelope
 from arc_server.ports.records import Deployment, PushOutcome
@@ -101,6 +101,49 @@ async def test_no_more_are_sent_at_a_time_than_may_be(pushing: World, worker: Pu
 
     assert worker.most_busy == 4
     assert {envelope.command_id for envelope in worker.received} == ids
+
+
+async def test_creates_that_overlap_start_no_more_sends_than_there_may_be(
+    pushing: World, worker: PushWorker
+) -> None:
+    letting = asyncio.Semaphore(0)
+
+    async def slowly(_: Envelope) -> int:
+        await letting.acquire()
+        return 202
+
+    worker.answers = [slowly]
+    async with outbox_of(pushing, PushLimits(concurrency=4, per_deployment=2)):
+        await until(lambda: pushing.announcements.push_outlet)
+        made = await asyncio.gather(*(pushing.create() for _ in range(30)))
+        await until(lambda: worker.busy == 2)
+        await pushing.quiet()
+        for _ in range(30):
+            letting.release()
+        await until(lambda: len(worker.received) == 30)
+        await until(lambda: pushing.store.answered.count("renew") == 30)
+
+    assert worker.most_busy == 2
+    assert len({each.command_id for each in made}) == 30
+
+
+@pytest.mark.parametrize("key", ["again", None])
+async def test_a_create_that_stores_nothing_gives_the_place_of_its_send_back(
+    pushing: World, worker: PushWorker, key: str | None
+) -> None:
+    async with outbox_of(pushing, PushLimits(concurrency=1, per_deployment=1)):
+        await until(lambda: pushing.announcements.push_outlet)
+        if key is None:
+            with pytest.raises(InvalidCommand):
+                await pushing.create(deadline_in=-1)
+        else:
+            first = await pushing.create(key=key)
+            await until(lambda: "renew" in pushing.store.answered)
+            await pushing.quiet()
+            assert (await pushing.create(key=key)).command_id == first.command_id
+        await pushing.quiet()
+        created = await pushing.create()
+        await until(lambda: created.command_id in {each.command_id for each in worker.received})
 
 
 @pytest.mark.parametrize("method", ["lease_push", "next_push_at"])
@@ -211,6 +254,25 @@ async def test_a_deployment_that_is_no_longer_pushed_to_gives_its_commands_to_ag
     )
 
     assert (await pushing.lease()).command_id == created.command_id
+
+
+async def test_a_push_url_that_is_taken_away_before_a_send_leaves_the_command_to_agents(
+    pushing: World, worker: PushWorker
+) -> None:
+    gate = pushing.store.gates["get_deployment"] = Gate()
+    async with outbox_of(pushing):
+        await until(lambda: pushing.announcements.push_outlet)
+        created = await pushing.create(max_attempts=1)
+        await gate.arrived.wait()
+        await pushing.raw_store.set_push("d1", None, None, pushing.clock.now(), None)
+        polling = asyncio.ensure_future(pushing.poll(wait=20))
+        gate.enter.set()
+        gate.leave.set()
+        answer = await asyncio.wait_for(polling, 10)
+
+    assert created.state is State.DISPATCHED
+    assert [(each.command_id, each.attempt) for each in answer.leases] == [(created.command_id, 1)]
+    assert not worker.received
 
 
 async def test_a_grant_lost_before_it_was_sent_is_found_again(world: World) -> None:

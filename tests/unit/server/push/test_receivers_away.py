@@ -108,6 +108,35 @@ async def test_a_receiver_that_is_slow_does_not_hold_others_up(
     assert worker.most_busy <= 4
 
 
+async def test_receivers_that_are_slow_together_do_not_hold_another_up(
+    pushing: World, worker: PushWorker
+) -> None:
+    answering = asyncio.Semaphore(0)
+
+    async def slowly(envelope: Envelope) -> int:
+        if envelope.deployment_id != "d3":
+            await answering.acquire()
+        return 202
+
+    worker.answers = [slowly]
+    for other in ("d2", "d3"):
+        await pushing.push_to(worker.url, other)
+    async with outbox_of(pushing, PushLimits(concurrency=4, per_deployment=2)):
+        for deployment in ("d1", "d2"):
+            for _ in range(6):
+                await pushing.create(deployment)
+        await until(lambda: worker.busy == 4)
+        await pushing.create("d3")
+        answering.release()
+        await until(lambda: len(worker.received) > 4)
+        fifth = worker.received[4].deployment_id
+        for _ in range(12):
+            answering.release()
+        await until(lambda: len(worker.received) == 13)
+
+    assert fifth == "d3"
+
+
 async def test_an_open_circuit_outlasts_a_restart(pushing: World, worker: PushWorker) -> None:
     worker.answers = [503]
     async with outbox_of(pushing, BREAKING):

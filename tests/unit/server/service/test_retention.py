@@ -60,6 +60,28 @@ async def test_each_state_is_kept_for_its_time(world: World) -> None:
     assert await left() == [False, False, False, True]
 
 
+async def test_a_clock_that_is_set_ahead_removes_nothing_for_a_day(world: World) -> None:
+    lease = await ended(world)
+    world.clock.jump_wall(365 * DAY)
+    await world.sweeper.tick()
+
+    assert await world.retention.sweep() == Removed()
+    world.clock.advance(DAY - 1)
+    assert await world.retention.sweep() == Removed()
+    assert await is_there(world, lease.command_id)
+
+    world.clock.advance(2)
+    assert (await world.retention.sweep()).commands == 1
+
+
+async def test_an_operator_may_purge_while_retention_is_held(world: World) -> None:
+    await ended(world)
+    world.clock.jump_wall(365 * DAY)
+    await world.sweeper.tick()
+
+    assert (await world.retention.purge(None)).commands == 1
+
+
 async def test_the_blobs_of_a_command_go_with_it(world: World) -> None:
     await ended(world, success(LARGE), params=LARGE)
     assert len(world.blobs.blobs) == 2
