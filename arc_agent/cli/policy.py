@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, UNUSABLE, fail, show
+from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, UNUSABLE, fail, show, show_sentence
 from arc_agent.config.params_schema import read_params
 from arc_agent.guard.policy import Action, Question
 from arc_agent.guard.policy_file import read_policy
@@ -43,9 +43,9 @@ def _test(given: argparse.Namespace) -> int:
     if verdict is None:  # only a question without params has no verdict
         raise ValueError("the params are needed")
     for miss in verdict.missed:
-        show(f"not {miss.rule!r}: {miss.reason}")
+        show_sentence(f"not {miss.rule!r}: {miss.reason}")
     by = f"the rule {verdict.rule_name!r}" if verdict.rule is not None else "default"
-    show(f"{verdict.action}, by {by}: {verdict.reason}")
+    show_sentence(f"{verdict.action}, by {by}: {verdict.reason}")
     if verdict.rule is not None and verdict.action is not Action.DENY:
         for limit, text in (
             (verdict.rule.at_once, "at once"),

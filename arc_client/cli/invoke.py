@@ -203,7 +203,7 @@ class CancelOffer:
         if command_id is None:
             return False
         self._progress.pause()
-        show_prompt(f"Cancel {command_id}? [y/N] (Ctrl-C again: leave, and let it run) ")
+        show_prompt(f"Cancel {command_id}? [y/N] (Ctrl-C again: leave it running) ")
         return True
 
     async def answered(self, line: bytes) -> None:

@@ -63,10 +63,11 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> Restored:
     """Restore a backup to a data directory that is not there yet, or empty.
 
-    `former` is the data directory from which the backup was taken, or what is left of it: its
-    journal says what has ended since. Raises BackupError; nothing is left then.
+    `former` is the data directory from which the backup was taken, or what is left of it, or its
+    journal alone, which says what has ended since. Raises BackupError; nothing is left then.
     """
     _check_not_live(data_dir)
+    ended_since = [] if former is None else _former_journal(former)
     manifest = read_manifest(backup)
     if manifest.schema > schema.newest():
         raise BackupError(
@@ -80,9 +81,7 @@ def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> Restore
                 if copy_file(backup / file.path, place, file.path) != file:
                     raise BackupError(f"{backup / file.path}: changed while it was read")
             (place / BLOBS).mkdir(mode=0o700, exist_ok=True)
-            lines = read_journal(place / JOURNAL)
-            if former is not None:
-                lines += read_journal(former / JOURNAL)
+            lines = read_journal(place / JOURNAL) + ended_since
             turn_epoch(place / DATABASE, lines, manifest.taken_at)
             with read_database(place / DATABASE) as database:
                 for problem in structure_problems(database, is_deep=True):
@@ -137,19 +136,18 @@ def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime)
 def begin_epoch(data_dir: Path, former: Path | None, taken_at: datetime) -> str:
     """Begin a new epoch in a data directory that was put back by other means, such as Litestream.
 
-    Raises BackupError.
+    `former` is what it is to `restore_backup`. Raises BackupError.
     """
     path = data_dir / DATABASE
     if not path.exists():
         raise BackupError(f"{path}: no database there")
+    ended_since = [] if former is None else _former_journal(former)
     try:
         lock = DirectoryLock.take(opening.lock_path(path))
     except StoreLocked as error:
         raise BackupError(str(error)) from None
     try:
-        lines = read_journal(data_dir / JOURNAL)
-        if former is not None:
-            lines += read_journal(former / JOURNAL)
+        lines = read_journal(data_dir / JOURNAL) + ended_since
         with opening.refusing(path):
             opening.inspect(path)
             epoch = turn_epoch(path, lines, taken_at)
@@ -161,6 +159,26 @@ def begin_epoch(data_dir: Path, former: Path | None, taken_at: datetime) -> str:
     finally:
         lock.release()
     return epoch
+
+
+def _former_journal(former: Path) -> list[EndedRecord]:
+    """Return what has ended by the journal of a former data directory. Raises BackupError.
+
+    Where neither a journal nor a database is, no server was: the path is wrong, and a restore
+    without the journal would bring revoked tokens back. A database without a journal is one in
+    which nothing has ended.
+    """
+    try:
+        journal = former / JOURNAL if former.is_dir() else former
+        lines = read_journal(journal)
+        if not lines and journal.is_file() and journal.stat().st_size:
+            raise BackupError(f"--former {former}: {journal.name} is no journal of a server")
+        if not journal.exists() and not (former / DATABASE).exists():
+            reason = f"neither {JOURNAL} nor {DATABASE} is there; no server had its data in it"
+            raise BackupError(f"--former {former}: {reason}")
+    except OSError as error:
+        raise BackupError(f"--former {error.filename or former}: {error.strerror}") from None
+    return lines
 
 
 def _check_not_live(data_dir: Path) -> None:

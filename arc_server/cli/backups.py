@@ -29,7 +29,9 @@ from arc_server.ports.store import Store
 FormerOption = Annotated[
     Path | None,
     typer.Option(
-        "--former", metavar="DIR", help="The data directory of before, for what was revoked since"
+        "--former",
+        metavar="PATH",
+        help="The data directory of before, or a copy of its ended.jsonl",
     ),
 ]
 

@@ -74,11 +74,10 @@ async def _serve(load: Callable[[], ServerConfig], file: Path | None) -> int:
     """Run a server until it is stopped or fails; return the exit code."""
     config = load()
     setup.configure(config.log.format, config.log.level)
-    for line in exposed_secrets(config, file):
-        log.warning("secret.exposed", reason=line)
+    _warn_of_exposed_secrets(config, file)
     _raise_descriptor_limit(config.http.max_connections)
     async with serving(config) as server:
-        stopping = _on_signals(server, load)
+        stopping = _on_signals(server, load, file)
         _log_sqlite_version()
         _spare_collections()
         sys.stdout.write(f"READY {server.url}\n")
@@ -98,6 +97,11 @@ async def _serve(load: Callable[[], ServerConfig], file: Path | None) -> int:
             return FAILED
         log.info("server.stopping", signal=stopping.result().name)
     return 0
+
+
+def _warn_of_exposed_secrets(config: ServerConfig, file: Path | None) -> None:
+    for line in exposed_secrets(config, file):
+        log.warning("secret.exposed", reason=line)
 
 
 def _raise_descriptor_limit(max_connections: int) -> None:
@@ -158,7 +162,7 @@ async def _warn_of_descriptors() -> None:
 
 
 def _on_signals(
-    server: RunningServer, load: Callable[[], ServerConfig]
+    server: RunningServer, load: Callable[[], ServerConfig], file: Path | None
 ) -> asyncio.Future[signal.Signals]:
     """Stop the server on SIGTERM and SIGINT, at once on the second; reload it on SIGHUP."""
     loop = asyncio.get_running_loop()
@@ -175,6 +179,7 @@ def _on_signals(
             server.reload()
             config = load()
             setup.configure(config.log.format, config.log.level)
+            _warn_of_exposed_secrets(config, file)
             log.info("server.reloaded", log_level=config.log.level)
         except SettingsError as error:
             log.warning("server.reload_failed", reason=str(error))

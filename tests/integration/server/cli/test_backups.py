@@ -549,13 +549,36 @@ def test_what_was_revoked_since_the_backup_stays_revoked(tmp_path: Path) -> None
     known = restored(tmp_path / "backup", tmp_path / "known", "--former", data)
     unknown = restored(tmp_path / "backup", tmp_path / "unknown")
 
+    saved = Path(shutil.copy(data / JOURNAL, tmp_path / "saved.jsonl"))
+    from_copy = restored(tmp_path / "backup", tmp_path / "from_copy", "--former", saved)
     for kind in ("token", "enrol-token"):
-        [[after], [without]] = [
+        [[after], [by_copy], [without]] = [
             json.loads(run(kind, "list", "--json", "--data-dir", place).stdout)
-            for place in (known, unknown)
+            for place in (known, from_copy, unknown)
         ]
         assert after["revoked"] is not None
+        assert by_copy["revoked"] is not None
         assert without["revoked"] is None  # what --former is for
+
+
+def test_a_former_directory_in_which_no_server_was_is_refused(tmp_path: Path) -> None:
+    data, wrong = tmp_path / "data", tmp_path / "wrong.jsonl"
+    assert run("token", "create", "--scope", "admin", "--init", "--data-dir", data).returncode == 0
+    backed_up(data, tmp_path / "backup")
+    (tmp_path / "empty").mkdir()
+    wrong.write_text("[settings]\n")
+
+    for former in (tmp_path / "empty", tmp_path / "mistyped", wrong):
+        for command in (
+            ("restore", tmp_path / "backup", "--data-dir", tmp_path / "restored"),
+            ("begin-epoch", "--data-dir", data),
+        ):
+            ended = run(*command, "--former", former)
+            assert ended.returncode == 1
+            assert ended.stderr.startswith(f"error: --former {former}: ")
+            assert not (tmp_path / "restored").exists()
+    assert not (data / JOURNAL).exists()  # nothing has ended
+    restored(tmp_path / "backup", tmp_path / "restored", "--former", data)
 
 
 def test_the_journal_outlives_restores_and_torn_lines(tmp_path: Path) -> None:

@@ -424,9 +424,14 @@ def test_tokens_and_keys_are_managed_while_the_server_runs(tmp_path: Path, run: 
         assert len(msgspec.json.decode(keys.out)) == 2
         assert "secret" not in keys.out
 
-        config.write_text("log: {level: debug}\n")
+        push_token = tmp_path / "push"
+        push_token.write_text("secret")
+        push_token.chmod(0o644)
+        pushed = f"{{id: a, push_url: 'http://b', push_token_file: {push_token}}}"
+        config.write_text(f"log: {{level: debug}}\ndeployments: [{pushed}]\n")
         running.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "server.reloaded" in running.log.read_text())
+        assert f"push_token_file: {push_token} is open to every user" in running.log.read_text()
         assert "keys.reloaded" in running.log.read_text()
         config.write_text("log: {level: loud}\n")
         running.process.send_signal(signal.SIGHUP)

@@ -22,7 +22,8 @@ REFUSALS = {
     "module with an error": (["--handlers", "broken"], "ZeroDivisionError"),
     "module that exits": (["--handlers", "exits.py"], "SystemExit"),
     "module without handlers": (["--handlers", "json"], "has no handlers"),
-    "no such module": (["--handlers", "nowhere"], "cannot be imported"),
+    "no such module": (["--handlers", "nowhere"], "nowhere is not installed or in handlers.path"),
+    "no such file": (["--handlers", "twic.py"], "twic.py. Did you mean twice.py?"),
     "duplicate": (["--handlers", "twice.py"], "two handlers for 'arc.ping'"),
     "no token file": (["--token-file", "nowhere"], "cannot be read: No such file"),
     "empty token file": (["--token-file", "empty"], "is empty"),
@@ -81,6 +82,8 @@ def test_what_is_wrong_at_the_start_is_one_clear_line_and_exit_2(
     assert code == 2
     assert expected in err
     assert err.splitlines()[-1].startswith("error: ")
+    assert ("Traceback" in err) is (case in ("module with an error", "module that exits"))
+    assert "importlib" not in err  # nor the frames of ARC, which are no fault of the module
     assert out == ""
 
 

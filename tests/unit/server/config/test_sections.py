@@ -19,7 +19,7 @@ from arc_server.config.parts import (
     push_limits,
     sweep_limits,
 )
-from arc_server.config.reading import PREFIX, listen_address, load_config
+from arc_server.config.reading import PREFIX, exposed_secrets, listen_address, load_config
 from arc_server.config.sections import ServerConfig
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
@@ -227,6 +227,30 @@ def test_a_token_file_that_cannot_be_read_is_refused_with_its_key(tmp_path: Path
 
     with pytest.raises(SettingsError, match=r"deployments\[0\].push_token_file: cannot be read"):
         deployments(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("tls: {cert_file: /c, key_file: %s}", "tls.key_file: "),
+        ("tls: {cert_file: %s}", "tls.cert_file: "),
+        (
+            "deployments: [{id: a, push_url: 'http://b', push_token_file: %s}]",
+            "deployments[0].push_token_file: ",
+        ),
+    ],
+)
+def test_a_secret_that_every_user_may_read_is_named(tmp_path: Path, text: str, key: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    config = load(text.replace("%s", str(secret)), tmp_path)
+
+    secret.chmod(0o644)
+    [line] = exposed_secrets(config, None)
+    secret.chmod(0o640)
+
+    assert line.startswith(f"{key}{secret} is open to every user")
+    assert exposed_secrets(config, None) == []
 
 
 def test_the_longest_url_is_the_longest_of_all(tmp_path: Path) -> None:
