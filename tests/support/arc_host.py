@@ -87,17 +87,22 @@ class ArcHost:
         return printed
 
     def _send(
-        self, command: str, *, deployment: str = DEPLOYMENT, token: str = "sender.token"
+        self, command: str, *, deployment: str = DEPLOYMENT, token: str | None = None
     ) -> tuple[int, str]:
-        if not (self.root.path / "root/sender.token").exists():
-            self.root.type(
-                f"umask 077; arc-server token create --scope sender --deployment {DEPLOYMENT}"
-                " --config /etc/arc-server/server.yaml > sender.token"
-            )
         return self.root.try_run(
             "/opt/arc/current/bin/arc", "invoke", deployment, command,
-            "--server", URL, "--token-file", f"/root/{token}",
+            "--server", URL, "--token-file", f"/root/{token or self.sender_token()}",
         )  # fmt: skip
+
+    def sender_token(self) -> str:
+        """The file in root's home with the token of a sender; created at the first call."""
+        name = "sender.token"
+        if not (self.root.path / "root" / name).exists():
+            self.root.type(
+                f"umask 077; arc-server token create --scope sender --deployment {DEPLOYMENT}"
+                f" --config /etc/arc-server/server.yaml > {name}"
+            )
+        return name
 
     def logged(self, unit: str, event: str) -> list[dict[str, Any]]:
         """The journal's entries of the events of one name."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support import debian_root
+from tests.support import control_groups, debian_root
 from tests.support.waiting import wait_until
 
 BOOT_SECONDS: Final = 60.0
@@ -67,6 +67,7 @@ class BootedRoot:
         self.path = self._place / "root"
         """Where the host sees the root's files."""
         self._console = self._place / "console"
+        self._groups: list[Path] = []
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
 
@@ -97,18 +98,23 @@ class BootedRoot:
             except subprocess.TimeoutExpired:
                 self._nspawn.kill()
                 self._nspawn.wait()
+        control_groups.remove(self._groups)
         if self._is_in_memory:
             subprocess.run(["umount", self._place], check=False)
         shutil.rmtree(self._place)
 
     def _boot(self) -> None:
         """Start systemd in the root, and wait until it has started everything."""
+        self._groups = control_groups.create(self._place.name)
+        nspawn = [
+            "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
+            "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3",
+            f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
+            f"--bind-ro={self._wheels}:/srv/wheels",
+        ]  # fmt: skip
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(
-                ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
-                 "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3",
-                 f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
-                 f"--bind-ro={self._wheels}:/srv/wheels"],
+                control_groups.entered(self._groups, nspawn),
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             )  # fmt: skip
         self._leader = wait_until(self._first_process, BOOT_SECONDS)
@@ -118,6 +124,10 @@ class BootedRoot:
             failed = self.run("systemctl", "--failed")
             why = self.run("journalctl", "--boot", "--priority=warning", "--no-pager")
             raise AssertionError(f"{state}\n{failed}\n{why}")
+
+    def control_groups(self) -> str:
+        """The control groups of systemd in the root, as the host names them."""
+        return Path(f"/proc/{self._leader}/cgroup").read_text()
 
     def _first_process(self) -> int:
         """The process that is PID 1 in the root; 0 before it runs systemd."""
@@ -241,5 +251,5 @@ def _available_bytes() -> int:
 def _name_of(pid: str) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it has ended, before or after the open
         return ""
