@@ -57,17 +57,9 @@ class Boundary(NamedTuple):
 class Walk:
     """One operation, killed at one boundary after another."""
 
-    def __init__(
-        self,
-        operation: Operation,
-        children: ForkedChildren,
-        directory: Path,
-        killed: ForkedChildren | None = None,
-    ) -> None:
-        """`killed` forks the children that are killed; without it, `children` does."""
+    def __init__(self, operation: Operation, children: ForkedChildren, directory: Path) -> None:
         self._operation = operation
         self._children = children
-        self._killed = killed or children
         self._prepared = directory / "prepared"
         self._current = directory / "current"
         self._scratch = directory / "scratch"
@@ -108,7 +100,7 @@ class Walk:
     def _die(self, where: str, kill: dict[str, str]) -> Iterator[Boundary]:
         """Run the operation once and be killed in it, if the boundary is there at all."""
         self._restore()
-        outcome = self._killed.run({**self._job, "do": "act", "notes": self._notes}, kill)
+        outcome = self._children.run({**self._job, "do": "act", "notes": self._notes}, kill)
         if outcome.signal == 0:
             self._expect(where, "no boundary", outcome.code, 0, outcome.said)
             return
@@ -184,11 +176,8 @@ def walk_statements(name: str, directory: Path) -> list[Boundary]:
 
 def walk_failpoints(name: str, directory: Path) -> list[Boundary]:
     """Every failpoint that one operation passes."""
-    with (
-        closing(ForkedChildren()) as children,
-        closing(ForkedChildren(arms_failpoints=True)) as killed,
-    ):
-        return list(Walk(BY_NAME[name], children, directory, killed).at_failpoints())
+    with closing(ForkedChildren()) as children:
+        return list(Walk(BY_NAME[name], children, directory).at_failpoints())
 
 
 def walk_first_start(children: ForkedChildren, directory: Path) -> list[Boundary]:
