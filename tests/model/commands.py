@@ -253,9 +253,9 @@ class ModelCommands(ModelState):
             if target is not None and len(place.targets) >= query.max_targets:
                 return Granted(grants=(), is_full=True)
             inherited = target is not None and self._register(query.deployment_id, named)
+        elif ordinary_targets(place) or named.resource_id != IMPLICIT_TARGET.resource_id:
+            return Granted(grants=(), is_unknown=True)
         else:
-            if ordinary_targets(place) or named.resource_id != IMPLICIT_TARGET.resource_id:
-                return Granted(grants=(), is_unknown=True)
             target = IMPLICIT_TARGET
         if target is None:
             return Granted(grants=())

@@ -1,4 +1,4 @@
-"""What the model keeps of commands, keys and deployments, and the rules of their targets."""
+"""Records of the model: commands, keys, deployments, and the rules of their targets."""
 
 from __future__ import annotations
 

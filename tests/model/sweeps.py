@@ -1,4 +1,4 @@
-"""What time ends in the model: deadlines, leases, and what is kept no longer."""
+"""Sweeps of the model: deadlines, lapsed leases, and retention."""
 
 from __future__ import annotations
 
