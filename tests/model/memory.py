@@ -102,6 +102,7 @@ class _Stored:
     signature: str | None = None
     ready_order: int = 0
     push_at: datetime | None = None
+    arrived: int = 0
     said: _Said = field(default_factory=lambda: _Said())
 
 
@@ -331,6 +332,38 @@ class MemoryStore(MemoryCredentials):
                 return self._push(stored, push_lease, now) if push_lease else ready
             self._expire(stored, now)
         raise InvalidStateTransition(f"the command is {stored.command.state}")
+
+    async def mark_arrived(self, command_id: str, size: int) -> bool:
+        """See Store."""
+        self._check_open()
+        stored = self._commands.get(command_id)
+        if stored is None or stored.command.state is not State.PENDING_UPLOAD:
+            return False
+        if isinstance(stored.params, AwaitedBlob):
+            stored.arrived = size
+        return True
+
+    async def upload_room(self, deployment_id: str, most: Quotas) -> int:
+        """See Store."""
+        return max(0, most.max_stored_bytes - self.usage(deployment_id)["stored_bytes"])
+
+    async def left_uploads(self, limit: int) -> Sequence[str]:
+        """See Store."""
+        self._check_open()
+        left = [
+            stored.command.command_id
+            for stored in sorted(self._commands.values(), key=lambda stored: stored.seq)
+            if stored.arrived
+            and isinstance(stored.params, AwaitedBlob)
+            and stored.command.state in lifecycle.TERMINAL
+        ]
+        return left[:limit]
+
+    async def forget_uploads(self, command_ids: Sequence[str]) -> None:
+        """See Store."""
+        for command_id in command_ids:
+            if command_id in self._commands:
+                self._commands[command_id].arrived = 0
 
     # reading
 
@@ -1223,8 +1256,9 @@ def _place_in_list(agent: AgentPresence) -> tuple[str, str, str]:
 def _stored_bytes(stored: _Stored) -> int:
     params, response = stored.params, stored.response
     size = _size(params)
-    if isinstance(params, AwaitedBlob) and stored.command.state is not State.PENDING_UPLOAD:
-        size = 0
+    if isinstance(params, AwaitedBlob):
+        is_awaited = stored.command.state is State.PENDING_UPLOAD
+        size = max(size, stored.arrived) if is_awaited else stored.arrived
     if isinstance(response, StoredSuccess):
         return size + _size(response.body)
     if isinstance(response, StoredError):
