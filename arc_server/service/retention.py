@@ -134,7 +134,7 @@ class Retention:
         """
         if not await self._store.delete_command(command_id):
             return False
-        await self._blobs.delete_all([command_directory(command_id)])
+        await self._delete([command_directory(command_id)])
         return True
 
     def _is_held(self, monotonic: float) -> bool:

@@ -110,7 +110,12 @@ class Uploads:
         found = await self._command_of(path)
         await self._check(path, found)
         command = found.command
-        is_latest = is_result(path) and path.split("/")[-2] == command.lease_id
+        # After a restore the holder of an undone lease may hand in its work, too.
+        is_latest = (
+            is_result(path)
+            and path.split("/")[-2] == command.lease_id
+            and not self._epoch.is_former(command.lease_id)
+        )
         is_counted = isinstance(found.params, AwaitedBlob) and found.params.size is None
         others = self._together(command.deployment_id) if is_counted else set[Arrival]()
         arrival = Arrival(others, command.deployment_id, self._quotas, is_counted, is_latest)
