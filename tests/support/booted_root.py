@@ -92,12 +92,11 @@ class BootedRoot:
 
     def __exit__(self, *error: Any) -> None:
         if self._nspawn is not None:
-            self._nspawn.send_signal(signal.SIGTERM)  # it passes SIGRTMIN+3 on: power off
-            try:
-                self._nspawn.wait(20)
-            except subprocess.TimeoutExpired:
+            if self._leader:  # nothing of the root is needed any more: no orderly power off
+                os.kill(self._leader, signal.SIGKILL)
+            else:
                 self._nspawn.kill()
-                self._nspawn.wait()
+            self._nspawn.wait()
         control_groups.remove(self._groups)
         if self._is_in_memory:
             subprocess.run(["umount", self._place], check=False)
@@ -108,7 +107,7 @@ class BootedRoot:
         self._groups = control_groups.create(self._place.name)
         nspawn = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
-            "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3",
+            "--private-network", "--console=pipe",
             f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
             f"--bind-ro={self._wheels}:/srv/wheels",
         ]  # fmt: skip
@@ -240,6 +239,15 @@ class BootedRoot:
                 elif path.is_file() and not where.endswith("-"):  # passwd- is passwd's backup
                     content = hashlib.sha256(path.read_bytes()).hexdigest()
                 yield where, f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {content}"
+
+
+def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Every file of a root that is not as it was, of what `files` said before and after."""
+    return sorted(
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name)
+    )
 
 
 def _available_bytes() -> int:
