@@ -26,7 +26,7 @@ NEEDED: Final = {
     "nsenter": "util-linux",
 }
 """Programs of the host, and the Debian packages that have them."""
-INSTALLED: Final = ("systemd", "systemd-sysv", "dbus", "python3", "ca-certificates")
+INSTALLED: Final = ("systemd", "systemd-sysv", "dbus", "python3")
 """What a host has before it meets us: systemd and Python, no build tools, no procps."""
 DOWNLOADED: Final = ("git", "make", "curl", "python3-venv")
 """What pages may tell a reader to install."""
