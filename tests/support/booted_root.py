@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -118,7 +119,7 @@ class BootedRoot:
             )  # fmt: skip
         self._leader = wait_until(self._first_process, BOOT_SECONDS)
         wait_until(lambda: self.try_run("test", "-S", "/run/systemd/private")[0] == 0, BOOT_SECONDS)
-        code, state = self.try_run("systemctl", "is-system-running", "--wait")
+        code, state = self.try_run("systemctl", "is-system-running", "--wait", seconds=120)
         if (code, state) != (0, "running\n"):
             failed = self.run("systemctl", "--failed")
             why = self.run("journalctl", "--boot", "--priority=warning", "--no-pager")
@@ -261,3 +262,19 @@ def _name_of(pid: str) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):  # it has ended, before or after the open
         return ""
+
+
+def why_not() -> str:
+    """Why no root can be booted here; nothing where one was. The root is made on the way."""
+    reason = debian_root.why_not()
+    if reason:
+        return reason
+    try:
+        with BootedRoot("trial"):
+            return ""
+    except Exception as error:
+        return f"no Debian root boots here: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(why_not() or 0)
