@@ -1,7 +1,8 @@
-"""All tests share the choice of long tests, and that Ctrl-C reaches the processes they start."""
+"""All tests share the choice of long tests, and put back what they change of their process."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,12 @@ from typing import Any
 import pytest
 
 from arc_runtime.logs import redaction
+from arc_runtime.startup.light_imports import import_structlog
 from tests.support.processes import NO_BALLAST
+
+# As the programs import it: with rich, an exception that a test logs is rendered with its local
+# variables, which takes a minute when one of them is a large body.
+import_structlog()
 
 os.environ.update(NO_BALLAST)  # for the servers that inherit the environment
 
@@ -69,6 +75,20 @@ def _no_open_connections() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseSelectorEventLoop, "close", closed)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Put the logging of the process back: the log of a program would go on in later tests."""
+    import structlog
+
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

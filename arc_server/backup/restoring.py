@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,12 @@ import msgspec
 
 from arc_runtime.directories import sync_directory
 from arc_server.app import BLOBS, DATABASE
-from arc_server.backup.contents import problems_of, read_database
+from arc_server.backup.contents import (
+    RECOUNT,
+    damaged_bodies,
+    read_database,
+    structure_problems,
+)
 from arc_server.backup.manifest import (
     BackupError,
     BackupManifest,
@@ -47,7 +52,15 @@ EVENT_JUMP: Final = 1_000_000
 """Places of events that are left out, for each command that has not ended."""
 
 
-def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> BackupManifest:
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that was restored."""
+
+    manifest: BackupManifest
+    damaged: Sequence[str]
+    """Bodies that were damaged when the backup was taken, a line each. All else is as it was."""
+
+
+def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> Restored:
     """Restore a backup to a data directory that is not there yet, or empty.
 
     `former` is the data directory from which the backup was taken, or what is left of it, or its
@@ -71,8 +84,9 @@ def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> BackupM
             lines = read_journal(place / JOURNAL) + ended_since
             turn_epoch(place / DATABASE, lines, manifest.taken_at)
             with read_database(place / DATABASE) as database:
-                for problem in problems_of(database, is_deep=True):
+                for problem in structure_problems(database, is_deep=True):
                     raise BackupError(f"{backup}: {problem}")
+                damaged = list(damaged_bodies(database))
             EndedJournal(place / JOURNAL).add(lines)
             _give_to_owner(place, _owner(data_dir))
             sync_tree(place)
@@ -82,11 +96,13 @@ def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> BackupM
         raise BackupError(f"{error.filename or data_dir}: {error.strerror}") from None
     except (sqlite3.Error, StoreRefused) as error:
         raise BackupError(f"{backup}: the database cannot be used: {error}") from None
-    return manifest
+    return Restored(manifest=manifest, damaged=damaged)
 
 
 def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime) -> str:
     """Begin a new epoch in a database that no process has open; return it.
+
+    What deployments use is counted anew.
 
     Raises sqlite3.Error, StoreRefused.
     """
@@ -96,6 +112,11 @@ def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime)
         schema.migrate(connection)
         connection.execute("BEGIN IMMEDIATE")
         end_again(connection, lines)
+        connection.execute("DELETE FROM usage")
+        connection.execute(
+            "INSERT INTO usage (deployment_id, live_commands, open_uploads, stored_bytes,"
+            f" idempotency_keys, agents) {RECOUNT}"
+        )
         connection.execute("UPDATE numbering SET high = high + ?", (JUMP,))
         connection.execute("UPDATE revocations SET number = number + ?", (JUMP,))
         connection.execute(

@@ -12,12 +12,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support import debian_root
+from tests.support import control_groups, debian_root
 from tests.support.waiting import wait_until
 
 BOOT_SECONDS: Final = 60.0
@@ -67,6 +68,7 @@ class BootedRoot:
         self.path = self._place / "root"
         """Where the host sees the root's files."""
         self._console = self._place / "console"
+        self._groups: list[Path] = []
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
 
@@ -91,33 +93,41 @@ class BootedRoot:
 
     def __exit__(self, *error: Any) -> None:
         if self._nspawn is not None:
-            self._nspawn.send_signal(signal.SIGTERM)  # it passes SIGRTMIN+3 on: power off
-            try:
-                self._nspawn.wait(20)
-            except subprocess.TimeoutExpired:
+            if self._leader:  # nothing of the root is needed any more: no orderly power off
+                os.kill(self._leader, signal.SIGKILL)
+            else:
                 self._nspawn.kill()
-                self._nspawn.wait()
+            self._nspawn.wait()
+        control_groups.remove(self._groups)
         if self._is_in_memory:
             subprocess.run(["umount", self._place], check=False)
         shutil.rmtree(self._place)
 
     def _boot(self) -> None:
         """Start systemd in the root, and wait until it has started everything."""
+        self._groups = control_groups.create(self._place.name)
+        nspawn = [
+            "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
+            "--private-network", "--console=pipe",
+            f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
+            f"--bind-ro={self._wheels}:/srv/wheels",
+        ]  # fmt: skip
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(
-                ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
-                 "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3",
-                 f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
-                 f"--bind-ro={self._wheels}:/srv/wheels"],
+                control_groups.entered(self._groups, nspawn),
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             )  # fmt: skip
         self._leader = wait_until(self._first_process, BOOT_SECONDS)
         wait_until(lambda: self.try_run("test", "-S", "/run/systemd/private")[0] == 0, BOOT_SECONDS)
-        code, state = self.try_run("systemctl", "is-system-running", "--wait")
+        code, state = self.try_run("systemctl", "is-system-running", "--wait", seconds=120)
         if (code, state) != (0, "running\n"):
             failed = self.run("systemctl", "--failed")
             why = self.run("journalctl", "--boot", "--priority=warning", "--no-pager")
             raise AssertionError(f"{state}\n{failed}\n{why}")
+
+    def control_groups(self) -> str:
+        """The control groups of systemd in the root, as the host names them."""
+        return Path(f"/proc/{self._leader}/cgroup").read_text()
 
     def _first_process(self) -> int:
         """The process that is PID 1 in the root; 0 before it runs systemd."""
@@ -232,6 +242,15 @@ class BootedRoot:
                 yield where, f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {content}"
 
 
+def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Every file of a root that is not as it was, of what `files` said before and after."""
+    return sorted(
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name)
+    )
+
+
 def _available_bytes() -> int:
     """The memory that is available without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -241,5 +260,21 @@ def _available_bytes() -> int:
 def _name_of(pid: str) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it has ended, before or after the open
         return ""
+
+
+def why_not() -> str:
+    """Why no root can be booted here; nothing where one was. The root is made on the way."""
+    reason = debian_root.why_not()
+    if reason:
+        return reason
+    try:
+        with BootedRoot("trial"):
+            return ""
+    except Exception as error:
+        return f"no Debian root boots here: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(why_not() or 0)

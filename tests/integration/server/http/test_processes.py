@@ -20,9 +20,7 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
-from arc_runtime.logs import setup
 from arc_server.cli import database
 from arc_server.cli.main import main
 from arc_server.server_keys import FILE_NAME
@@ -492,15 +490,6 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
             wait_until(lambda: "server.stopping" in running.log.read_text())
 
             assert running.end() == 128 + signal.SIGTERM
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """`serve` sets up logging for its process, which is this one."""
-    before = structlog.get_config()
-    yield
-    setup.configure(stream=sys.stderr)
-    structlog.configure(**before)
 
 
 def test_a_server_that_is_started_with_closed_streams_serves(tmp_path: Path) -> None:

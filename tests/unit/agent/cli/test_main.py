@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from arc_agent.cli.arguments import parser
 from arc_agent.cli.install import front
@@ -31,16 +29,6 @@ REFUSALS = {
     "damaged spool": (["--data-dir", "damaged"], "spool.db cannot be used: file is not a database"),
     "newer spool": (["--data-dir", "newer"], "was made by a newer agent (version 99)"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The command line sets up logging for its process, which is the tests' here."""
-    handlers = logging.getLogger().handlers[:]
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture
