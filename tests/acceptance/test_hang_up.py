@@ -35,7 +35,7 @@ class Window:
         self._master, terminal = pty.openpty()
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
-                ["setsid", "--ctty", *command],
+                ["env", "--default-signal=HUP", "setsid", "--ctty", *command],
                 stdin=terminal,
                 stdout=terminal,
                 stderr=errors,
