@@ -56,8 +56,9 @@ bench: $(VENV)/.dev  ## measure; see docs/performance.md
 	@$(BIN)/python benchmarks/lifecycle.py
 	@$(BIN)/python benchmarks/end_to_end.py
 
-bench-overload: $(VENV)/.dev  ## an honest load beside each attack, and 10,000 agents that wait
+bench-overload: $(VENV)/.dev  ## an honest load beside each attack and beside upkeep, and 10,000 agents that wait
 	@$(BIN)/python benchmarks/overload.py
+	@$(BIN)/python benchmarks/upkeep.py
 
 $(PEERS)/.built: benchmarks/peers.txt
 	@echo "installing the peers into $(PEERS) …"

@@ -464,6 +464,8 @@ class Client:
             following = query | {"cursor": page.cursor}
             page = await self._get(self._connection.url("agents", query=following), AgentList)
             agents += page.agents
+        if page is not first:  # a page is in order, pages are not
+            agents.sort(key=lambda agent: agent.last_seen_at, reverse=True)
         return msgspec.structs.replace(first, agents=agents, cursor=page.cursor)
 
     async def result_of(self, status: CommandStatus, returns: type[T] = ANYTHING) -> T:

@@ -130,7 +130,7 @@ class DiskRoom:
             tell = log.info if level < self.level else log.warning
             tell(
                 "disk.level",
-                level=level.name.lower(),
+                now=level.name.lower(),
                 was=self.level.name.lower(),
                 free_bytes=found.free,
                 reusable_bytes=reusable,

@@ -121,7 +121,8 @@ class Results:
 async def measure(at: Trio, case: Case, turn: int, options: argparse.Namespace) -> Row:
     """Measure one case, and the trivial route just before."""
     command = f"bench.{case.handler}"
-    await at.send(command=command, at_once=case.at_once or 1, seconds=WARM_UP_SECONDS)
+    warm_up_seconds = min(WARM_UP_SECONDS, options.seconds)
+    await at.send(command=command, at_once=case.at_once or 1, seconds=warm_up_seconds)
     unit = await trivial.measure(
         at.url, at.server, min(TRIVIAL_SECONDS, options.seconds), options.trivial_at_once
     )

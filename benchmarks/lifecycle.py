@@ -52,6 +52,8 @@ TARGET = "host"
 """Named by senders and holders, so that what is stored for another target stays pending."""
 TURNS = 4
 """How often an empty store and a full one are measured, one after the other."""
+WARM_UP_SECONDS = 0.5
+"""How long a measurement warms up at most; a shorter one warms up as long as it measures."""
 LEASES_PER_POLL = 64
 AGENTS = 2
 RESPONDERS = 32
@@ -273,7 +275,7 @@ async def measure(
         await lifecycle(connection, manner)
 
     try:
-        await loops(at, "", senders, 0.5, step)
+        await loops(at, "", senders, min(WARM_UP_SECONDS, seconds), step)
         return await loops(at, name or manner.name, senders, seconds, step)
     finally:
         holding.cancel()

@@ -10,6 +10,7 @@ from typing import Final
 
 from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.text import json_for_terminal, printable
+from arc_runtime.terminal.wrapping import wrapped
 
 DONE: Final = 0
 NO: Final = 1
@@ -38,17 +39,30 @@ def show(text: str) -> None:
     sys.stdout.write(f"{printable(text)}\n")
 
 
+def show_sentence(text: str, *, indent: int = 2) -> None:
+    """Write a line of the result that a terminal wraps, further lines indented by `indent`."""
+    sys.stdout.write(f"{wrapped(printable(text), sys.stdout, indent=indent)}\n")
+
+
 def show_json(text: str) -> None:
     """Write JSON as a line of the result, or as several."""
     show(json_for_terminal(text))
 
 
 def log_line(text: str) -> None:
-    """Write a line to standard error."""
+    """Write a line to standard error, or several."""
     sys.stderr.write(f"{printable(text)}\n")
 
 
-def fail(code: int, text: str) -> int:
+def note(text: str) -> None:
+    """Write a sentence to standard error, which a terminal wraps."""
+    log_line(wrapped(text, sys.stderr))
+
+
+def fail(code: int, error: str | Exception) -> int:
     """Write an error in the house's form, and return the exit code."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without `[Errno 2]`
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     print_error(text)
     return code

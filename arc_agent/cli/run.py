@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from arc_agent.cli.output import DONE, begin_log, log_line
+from arc_agent.cli.output import DONE, begin_log, note
 from arc_runtime.children import go_on_under_init
 from arc_runtime.environment import OWN_ENVIRON, take_variables
 from arc_runtime.startup.light_imports import import_small_aiohttp
@@ -42,9 +42,9 @@ def _check(file: Path) -> int:
 
     live = LiveConfig(Source(file=file, environ=OWN_ENVIRON, overrides={}))
     names = ", ".join(handler.name for handler in live.registry)
-    log_line(f"{file}: ok; {len(live.registry)} handlers: {names}")
+    note(f"{file}: ok; {len(live.registry)} handlers: {names}")
     for line in exposed_secrets(live.config, file):
-        log_line(f"warning: {line}")
+        note(f"warning: {line}")
     return DONE
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from arc_agent.cli.output import show_sentence
 from arc_runtime.terminal.table import Cell, Column, print_table
 from arc_runtime.terminal.text import on_one_line
 from arc_runtime.terminal.times import short_span
@@ -39,7 +40,7 @@ def as_json(status: Mapping[str, Any]) -> str:
 def print_text(status: Mapping[str, Any], *, is_wide: bool = False) -> None:
     """Write the status as text, its tables as wide as the terminal."""
     for line in _lines(status):
-        sys.stdout.write(f"{on_one_line(line)}\n")
+        show_sentence(on_one_line(line))
     running, waiting = status["running"], status["approvals"]
     sys.stdout.write(f"commands: {len(running)}, of {status['max_concurrent']} at once\n")
     sys.stdout.flush()  # tables go past the text layer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from arc_agent.handlers.declared.sql import sql_handler
 from arc_agent.handlers.lifespans import in_order, lifespans_of
 from arc_agent.handlers.registry import HandlerError, Provisions, Registry, handlers_of
 from arc_runtime.startup.late_module import late_module
+from arc_runtime.terminal.suggestions import suggestion
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -31,16 +33,22 @@ else:
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
+_IMPORTING: Final = re.compile(rf"[ /]importlib\b|^{re.escape(__file__)}$")
+"""The files of frames that every import has."""
+
 GROUP: Final = "arc_agent.handlers"
 """The entry point group of packages with handlers."""
 
 
 class ImportFailed(HandlerError):
-    """A module cannot be imported. `report` is the traceback."""
+    """A module cannot be imported. `report` is the traceback, from the module's own code on."""
 
-    def __init__(self, origin: str, report: str) -> None:
+    def __init__(self, origin: str, error: BaseException) -> None:
         super().__init__(f"{origin} cannot be imported")
-        self.report = report
+        own = error.__traceback__
+        while own is not None and _IMPORTING.search(own.tb_frame.f_code.co_filename):
+            own = own.tb_next
+        self.report = "".join(traceback.format_exception(type(error), error, own))
 
 
 def load_handlers(settings: HandlersSection) -> Registry:
@@ -113,13 +121,21 @@ class _Source(NamedTuple):
 
 
 def _module(name: str) -> _Source:
-    """Import a module by its name or path. Raises ImportFailed."""
+    """Import a module by its name or path. Raises HandlerError, ImportFailed."""
+    origin = f"the handler module {name}"
+    is_file = name.endswith(".py")
+    if is_file and not (path := _absolute(name)).exists():
+        likely = suggestion(path.name, [each.name for each in path.parent.glob("*.py")])
+        raise HandlerError(f"{origin}: there is no file {path}{likely}")
     try:
-        module = _from_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
+        module = _from_file(_absolute(name)) if is_file else importlib.import_module(name)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # a module may even exit while it is imported
-        raise ImportFailed(f"the handler module {name}", traceback.format_exc()) from None
+    except BaseException as error:  # a module may even exit while it is imported
+        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+            place = " or in handlers.path; a file is named by its path, with .py"
+            raise HandlerError(f"{origin} is not installed{place}") from None
+        raise ImportFailed(origin, error) from None
     return _Source(module, name)
 
 
@@ -141,9 +157,12 @@ def _add(registry: Registry, part: _Source, provisions: Provisions, *, strict: b
     return True
 
 
+def _absolute(name: str) -> Path:
+    return Path(name).expanduser().absolute()
+
+
 def _from_file(path: Path) -> ModuleType:
     """Import a file by its path."""
-    path = path.expanduser().absolute()
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
@@ -166,7 +185,7 @@ def _entry_points(*, strict: bool) -> Iterator[_Source | None]:
             raise
         except BaseException as error:  # a module may even exit while it is imported
             if strict:
-                raise ImportFailed(origin, traceback.format_exc()) from None
+                raise ImportFailed(origin, error) from None
             log.error(
                 "handlers.left_out", entry_point=point.name, value=point.value, exc_info=error
             )

@@ -43,6 +43,8 @@ _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """A lease answer may embed 1,000 envelopes of 150 kB; a larger answer is an error."""
 _MAX_PLAIN_BYTES: Final = 8 * 1024 * 1024
 """The bound of all answers but those to lease requests; 10,000 renewed leases are 2 MB."""
+_MAX_TOLD_CHARS: Final = 200
+"""The most of the server's own words that a reason repeats."""
 _LATE_SECONDS: Final = 1.0
 """The time past a request's time-out in which an answer is still read. It may have arrived while a
 handler blocked the event loop, and a lease in it would be lost for the lease's whole length."""
@@ -243,10 +245,13 @@ def judged(answer: Answer) -> Answer:
     """Return the answer if its status is final. Raises Refused or NoContact otherwise."""
     status = answer.status
     if status in (401, 403):
+        said = _explained(answer)
+        told = said.message[:_MAX_TOLD_CHARS]
+        why = f": {told}" if told and told.isprintable() else ""
         raise Refused(
-            f"the server answered {status}{_code_shown(answer)}",
+            f"the server answered {status}{_code_shown(answer)}{why}",
             status=status,
-            detail=_detail(answer),
+            detail=None if said.context is None else said.context.reason,
             code=code_of(answer),
         )
     if status in (408, 429) or status >= 500:
@@ -259,7 +264,9 @@ def judged(answer: Answer) -> Answer:
     if status == _PROXY_REFUSED:
         raise NoContact("the proxy wants other credentials (407): proxy.auth_file", status=status)
     if 300 <= status < 400:
-        raise NoContact(f"a redirect ({status}){_redirected(answer)}, not followed", status=status)
+        to = redirected(answer.headers)
+        portal = ": a portal's log-in page?" if to else ""
+        raise NoContact(f"a redirect ({status}){to}{portal}, not followed", status=status)
     if status < 300 and answer.is_page:
         raise NoContact(f"a web page ({status}) instead of the server: a portal or proxy?")
     return answer
@@ -388,22 +395,21 @@ def _code_shown(answer: Answer) -> str:
     return f" {code}" if code else ""
 
 
-def _redirected(answer: Answer) -> str:
+def redirected(headers: Mapping[str, str]) -> str:
     """Return ` to HOST` for a redirect: the host often names a portal's log-in page."""
     try:
-        host = urlsplit(answer.headers.get("Location", "")).hostname
+        host = urlsplit(headers.get("Location", "")).hostname
     except ValueError:
         return ""
-    return f" to {host[:100]}: a portal's log-in page?" if host and host.isprintable() else ""
+    return f" to {host[:100]}" if host and host.isprintable() else ""
 
 
-def _detail(answer: Answer) -> str | None:
-    """Return `context.reason` of a JSON error body, if it has one."""
+def _explained(answer: Answer) -> _Explained:
+    """Return what a JSON error body says; nothing of another body, which may be a proxy's."""
     try:
-        context = msgspec.json.decode(answer.body, type=_Explained).context
+        return msgspec.json.decode(answer.body, type=_Explained)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    return None if context is None else context.reason
+        return _Explained()
 
 
 class _Context(msgspec.Struct):
@@ -413,8 +419,9 @@ class _Context(msgspec.Struct):
 
 
 class _Explained(msgspec.Struct):
-    """The context of an error body."""
+    """The explanation in an error body."""
 
+    message: str = ""
     context: _Context | None = None
 
 

@@ -28,6 +28,7 @@ from arc_protocol.urls import same_origin
 from arc_runtime.network.allowed_hosts import ServerAddresses
 from arc_runtime.network.setting_names import SettingNames
 from arc_runtime.network.shown_certificate import shown_certificate
+from arc_runtime.network.system_errors import system_text
 from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -228,8 +229,7 @@ def _origin(url: str) -> str:
 
 def _of_system(error: aiohttp.ClientConnectorError) -> str:
     """Return the system's reason of a failed connection."""
-    cause = error.os_error
-    return alert_of(cause, _SETTINGS) or cause.strerror or str(cause) or type(cause).__name__
+    return alert_of(error.os_error, _SETTINGS) or system_text(error.os_error)
 
 
 def _plain(error: Exception) -> str:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from arc_agent.host.clock import MonotonicClock
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+_REFUSED: Final = (
+    "check the token (server.token_file, or arc-agent enrol); it is read again at each try"
+)
 
 
 class ServerState:
@@ -80,7 +85,7 @@ class ServerState:
         if not is_news:
             return
         if is_refusal:
-            log.error(kind, reason=reason, hint="check the token; it is read again at each try")
+            log.error(kind, reason=reason, hint=_REFUSED)
         else:
             log.warning(kind, reason=reason)
 

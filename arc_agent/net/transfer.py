@@ -26,6 +26,7 @@ from arc_agent.net.connection import (
     NoContact,
     code_of,
     judged,
+    redirected,
     retry_after,
     retrying,
     within,
@@ -267,9 +268,13 @@ class Transfer:
         if status in (407, 408, 425, 429) or status >= 500 or (status == 416 and has_started):
             raise NoContact(f"the store answered {status}", status=status)
         if 300 <= status < 400:
+            to = redirected(response.headers)
             if is_own:
-                raise NoContact(f"a redirect ({status}) instead of the body: a portal or proxy?")
-            raise TransferRefused(f"the store redirects ({status}), which is not followed", status)
+                reason = f"a redirect ({status}){to} where bodies are stored: a portal or proxy?"
+                raise NoContact(reason)
+            host = response.url.host
+            reason = f"{host}, where bodies are stored, redirects ({status}){to}: not followed"
+            raise TransferRefused(reason, status)
         raise TransferRefused(f"the store answered {status}", status)
 
     # Sessions

@@ -171,13 +171,18 @@ def exposed_secrets(config: Config, file: Path | None) -> list[str]:
 
     `file` is the configuration's.
     """
+    tls = config.tls
     files = {
         "server.token_file": config.server.token_file,
         "proxy.auth_file": config.proxy.auth_file,
     }
+    key = "tls.client_cert" if tls.client_key is None else "tls.client_key"  # which holds the key
+    files[key] = tls.client_key or tls.client_cert
     for name, section in config.handlers.http.items():
         for header, place in section.header_files.items():
             files[f"handlers.http.{name}.header_files.{header}"] = place
+    for name, section in config.handlers.sql.items():
+        files[f"handlers.sql.{name}.dsn_file"] = section.dsn_file
     try:
         password = urlsplit(config.proxy.url or "").password
     except ValueError:

@@ -17,6 +17,7 @@ from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.styles import has_colours, is_terminal, style_of_state, styled
 from arc_runtime.terminal.text import json_for_terminal, printable
 from arc_runtime.terminal.times import age, instant
+from arc_runtime.terminal.wrapping import wrapped
 
 
 class Format(StrEnum):
@@ -37,7 +38,8 @@ _NOT_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 def show_message(text: str) -> None:
     """Write a line for the person to stderr, with its control characters escaped."""
-    sys.stderr.write(f"{printable(text)}\n")
+    lines = [wrapped(line, sys.stderr) for line in printable(text).split("\n")]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
     sys.stderr.flush()
 
 
@@ -56,7 +58,8 @@ def show_error(error: ArcError, explanation: Explanation, *, as_json: bool) -> N
     """Write an error to stderr: for a person, or as one JSON object on a line."""
     if as_json:
         record = msgspec.json.encode(as_record(error, explanation)).decode()
-        show_message(json_for_terminal(record))
+        sys.stderr.write(f"{json_for_terminal(record)}\n")
+        sys.stderr.flush()
         return
     print_error(
         explanation.what, details=laid_out(explanation.details), next_steps=explanation.next_steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arc_client.cli.output import show_message
 from arc_client.wire.progress_callbacks import ProgressCallbacks
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
 
+_CLOCK_CELLS: Final = 10
+"""The cells that the spinner and the clock of a wait take, with the spaces beside them."""
+
+
 def _is_absent(status: CommandStatus) -> bool:
     """Return True if it is certain that no agent is there to take a command."""
     return status.waiting is not None and bool(status.waiting.is_absent)
@@ -30,6 +34,8 @@ class CommandProgress(ProgressCallbacks):
 
     is_shown = False
     """True: a person sees it."""
+    is_paused = False
+    """True: a question stands at the terminal."""
 
     def __init__(self) -> None:
         self.command_id: str | None = None
@@ -107,7 +113,6 @@ class TerminalProgress(CommandProgress):
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._shown: Progress | None = None
         self._kind = ""
-        self._is_paused = False
         self._has_shown_trouble = False
         self._handler_progress: HandlerProgress | None = None
 
@@ -130,12 +135,14 @@ class TerminalProgress(CommandProgress):
 
     def waiting(self) -> None:
         """Show the clock, and the command's state."""
-        if self._is_paused or self.command_id is None:
+        if self.is_paused or self.command_id is None:
             return
         if self._handler_progress is not None and self._kind == "progress":
             return  # the handler's own progress says more
-        reason = f": {printable(self.reason)}" if self.reason else ""
-        text = f"{printable(self.command_id)} {self.state or ''}{reason}"
+        text = f"{self.state or ''}" + (f": {printable(self.reason)}" if self.reason else "")
+        whole = f"{printable(self.command_id)} {text}"
+        if len(whole) <= self._console.width - _CLOCK_CELLS:  # the reason says more than the id
+            text = whole
         shown = self._show("wait")
         shown.update(shown.task_ids[0], description=text)
 
@@ -149,7 +156,7 @@ class TerminalProgress(CommandProgress):
             mark = "" if line.level == "info" else f"{line.level}: "
             self.show_message(f"  {mark}{line.message}")
         progress = events.progress
-        if progress is None or self._is_paused or self.is_over:
+        if progress is None or self.is_paused or self.is_over:
             return
         self._handler_progress = progress
         shown = self._show("progress")
@@ -174,11 +181,11 @@ class TerminalProgress(CommandProgress):
     def pause(self) -> None:
         """Leave the terminal to a question."""
         self.close()
-        self._is_paused = True
+        self.is_paused = True
 
     def resume(self) -> None:
         """Show progress again."""
-        self._is_paused = False
+        self.is_paused = False
         self.waiting()
 
     def show_message(self, text: str) -> None:
@@ -192,7 +199,7 @@ class TerminalProgress(CommandProgress):
             shown.stop()
 
     def _move(self, kind: str, done: int, total: int | None) -> None:
-        if self._is_paused:
+        if self.is_paused:
             return
         shown = self._show(kind)
         shown.update(shown.task_ids[0], completed=done, total=total)

@@ -213,6 +213,8 @@ def _errors_shown(session: Session) -> Generator[None]:
         )
         raise typer.Exit(ExitCode.USAGE) from None
     except (Interrupted, KeyboardInterrupt):
+        if progress.is_paused:  # the terminal's line is that of the question
+            show_message("")
         show_message(f"interrupted; {_how_to_go_on(progress, session.key)}")
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
@@ -223,12 +225,12 @@ def _how_to_go_on(progress: CommandProgress, key: str | None) -> str:
         if key is None:
             return "nothing was changed"
         return (
-            "the command may or may not have been sent. "
-            f"The same with --key {shlex.quote(key)} will not run it twice."
+            "the command may or may not have been sent\n"
+            f"  To send it again without running it twice: the same with --key {shlex.quote(key)}"
         )
     it = shlex.quote(progress.command_id)
     if progress.is_over:
-        return f"command {it} has ended. Its result: arc wait {it}"
+        return f"command {it} has ended\n  Its result: arc wait {it}"
     if progress.state is State.PENDING_UPLOAD:
         return f"command {it} waits for the rest of its params, and will not run without them"
-    return f"command {it} goes on. Wait on: arc wait {it}. Stop it: arc cancel {it}"
+    return f"command {it} goes on\n  Wait on: arc wait {it}\n  Stop it: arc cancel {it}"

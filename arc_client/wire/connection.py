@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
 import time
@@ -42,6 +41,7 @@ from arc_runtime.network.encodings import unasked_encoding
 from arc_runtime.network.loopback import is_exposed, is_loopback
 from arc_runtime.network.setting_names import SettingNames
 from arc_runtime.network.shown_certificate import shown_certificate
+from arc_runtime.network.system_errors import system_text
 from arc_runtime.network.tls_errors import alert_of, explain, proxy_refusal
 
 T = TypeVar("T")
@@ -417,10 +417,12 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
     """Return TLS that trusts only the certificates of a file. Raises ConfigurationError."""
     try:
         return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"cannot use the certificates in {ca_file}: {error.strerror or error}"
-        ) from error
+    except ssl.SSLError as error:
+        what = f"cannot use the certificates in {ca_file}: it holds no readable PEM"
+        raise ConfigurationError(what) from error
+    except OSError as error:
+        what = f"cannot use the certificates in {ca_file}: {error.strerror or error}"
+        raise ConfigurationError(what) from error
 
 
 async def _refused_certificate(error: aiohttp.ClientConnectorCertificateError, url: str) -> str:
@@ -464,8 +466,5 @@ def _reason(error: Exception, url: str) -> str:
 
 
 def _of_system(error: OSError) -> str:
-    """Return the system's own text for an error; asyncio puts other words in its place."""
-    if (told := alert_of(error, _SETTINGS)) is not None:
-        return told
-    text = os.strerror(error.errno) if error.errno else str(error)
-    return text or type(error).__name__
+    """Return the system's own text for an error, or the meaning of an alert of TLS."""
+    return alert_of(error, _SETTINGS) or system_text(error)

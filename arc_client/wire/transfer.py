@@ -17,6 +17,7 @@ from arc_client.wire.connection import (
     MAX_ERROR_BYTES,
     SenderConnection,
     answered,
+    host_of,
     read_bounded,
     translated,
 )
@@ -24,7 +25,7 @@ from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.retry import WaitClock, is_transient, retried
 from arc_protocol.errors import ArcError, InvalidEnvelope
 from arc_protocol.messages.bodies import HttpBackend, LocalBackend, PresignedRequest
-from arc_protocol.urls import resolve
+from arc_protocol.urls import redact, resolve
 from arc_runtime.network.encodings import unasked_encoding
 
 STALL_SECONDS: Final = 60.0
@@ -93,7 +94,20 @@ async def upload(
             raise unreadable from None
         raise
     if not 200 <= response.status < 300:
-        raise answered(response, data)
+        raise _refused(response, data)
+
+
+def _refused(response: aiohttp.ClientResponse, data: bytes) -> ArcError:
+    """Return the error that the storage's answer stands for. It says no word about `server_url`."""
+    where = response.headers.get("Location")
+    if not 300 <= response.status < 400 or where is None:
+        return answered(response, data)
+    host = host_of(str(response.url))
+    return UnexpectedAnswer(
+        f"{host}, where bodies are stored, redirects ({response.status}) to {redact(where)},"
+        " which is not followed: is a portal in the way?",
+        status=response.status,
+    )
 
 
 class Download:
@@ -219,7 +233,7 @@ class Download:
                 raise UnexpectedAnswer("the storage answered another range than it was asked for")
             return
         if response.status != 200:
-            raise answered(response, await read_bounded(response, MAX_ERROR_BYTES))
+            raise _refused(response, await read_bounded(response, MAX_ERROR_BYTES))
         if self._size is None:
             self._size = response.content_length
         while position:

@@ -4,7 +4,7 @@
       See arc --help
 
 It goes to stderr: what is wrong, in one sentence without a full stop at its end; then, indented,
-the details and what to do about it. On a terminal the sentence is wrapped between words.
+the details and what to do about it. On a terminal sentences are wrapped between words.
 """
 
 from __future__ import annotations
@@ -13,15 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from arc_runtime.terminal.styles import (
-    BOLD,
-    RED,
-    has_colours,
-    is_terminal,
-    styled,
-    width_of_terminal,
-)
+from arc_runtime.terminal.styles import BOLD, RED, has_colours, styled
 from arc_runtime.terminal.text import printable
+from arc_runtime.terminal.wrapping import wrapped
 
 _TITLE: Final = "error:"
 
@@ -29,27 +23,14 @@ _TITLE: Final = "error:"
 def print_error(what: str, *, details: str | None = None, next_steps: Sequence[str] = ()) -> None:
     """Write an error to stderr. Lines of `what` behind the first are details.
 
-    Control characters are escaped: much of it comes from other machines.
+    Control characters are escaped: much of it comes from other machines. `details` keep their
+    lines, which may be laid out.
     """
     first, *more = printable(what).splitlines() or [""]
-    sentence = _wrapped(f"{_TITLE} {first}")
+    sentence = wrapped(f"{_TITLE} {first}", sys.stderr)
     if has_colours(sys.stderr):
         sentence = sentence.replace(_TITLE, styled(_TITLE, f"{BOLD};{RED}"), 1)
-    lines = [*more, *printable(details or "").splitlines(), *map(printable, next_steps)]
-    sys.stderr.write("".join(f"{line}\n" for line in (sentence, *(f"  {line}" for line in lines))))
+    lines = [f"  {line}" for line in (*more, *printable(details or "").splitlines())]
+    steps = [wrapped(f"  {step}", sys.stderr) for step in map(printable, next_steps)]
+    sys.stderr.write("".join(f"{line}\n" for line in (sentence, *lines, *steps)))
     sys.stderr.flush()
-
-
-def _wrapped(text: str) -> str:
-    """Return text with line feeds between its words where the terminal's lines end."""
-    if not is_terminal(sys.stderr):
-        return text
-    import textwrap
-
-    return textwrap.fill(
-        text,
-        width_of_terminal(sys.stderr),
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

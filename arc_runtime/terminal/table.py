@@ -24,6 +24,7 @@ from arc_runtime.terminal.styles import (
 )
 from arc_runtime.terminal.text import on_one_line, padded, printable, shortened, width_of
 from arc_runtime.terminal.times import age, instant
+from arc_runtime.terminal.wrapping import wrapped
 
 Cell = str | int | datetime | None
 
@@ -80,7 +81,8 @@ def print_note(text: str) -> None:
     """Write a remark about the output to stderr."""
     sys.stdout.flush()
     style = DIM if has_colours(sys.stderr) else None
-    sys.stderr.write(f"{styled(f'({printable(text)})', style)}\n")
+    note = wrapped(f"({printable(text)})", sys.stderr, indent=1)
+    sys.stderr.write(f"{styled(note, style)}\n")
     sys.stderr.flush()
 
 

@@ -19,6 +19,8 @@ from arc_server.backup.contents import (
     problems_of,
     read_database,
     snapshot_file,
+    structure_problems,
+    usage_problems,
 )
 from arc_server.backup.manifest import BackupError, digest_of
 from arc_server.blobs.collection_hold import hold_collection
@@ -67,6 +69,28 @@ async def check_data(store: Store, data_dir: Path, *, is_deep: bool) -> Findings
     except sqlite3.Error as error:
         raise BackupError(f"{data_dir}: the database cannot be read: {error}") from None
     return Findings(commands=commands, blobs=len(named), problems=problems, orphans=orphans)
+
+
+async def repair_usage(store: Store, data_dir: Path) -> list[str]:
+    """Count anew what deployments use where the counts are wrong; return a line for each.
+
+    Leaves a damaged database alone. Raises BackupError.
+    """
+    try:
+        with (
+            snapshot_file(await store.snapshot()) as snapshot,
+            read_database(snapshot) as database,
+        ):
+            if list(structure_problems(database, is_deep=False)):
+                return []
+            wrong = dict(usage_problems(database))
+    except OSError as error:
+        raise BackupError(f"{error.filename or data_dir}: {error.strerror}") from None
+    except sqlite3.Error as error:
+        raise BackupError(f"{data_dir}: the database cannot be read: {error}") from None
+    for deployment_id in wrong:
+        await store.recount_usage(deployment_id)
+    return list(wrong.values())
 
 
 def _unreadable(path: str, file: Path) -> Iterator[str]:

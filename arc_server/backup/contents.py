@@ -19,11 +19,14 @@ _COUNTS: Final = """
 SELECT deployment_id, live_commands, open_uploads, stored_bytes, idempotency_keys, agents
 FROM usage
 """
-_RECOUNT: Final = """
+RECOUNT: Final = """
 SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents)
 FROM (
     SELECT c.deployment_id, c.completed_at IS NULL AS live, c.state = 'PENDING_UPLOAD' AS uploads,
-        iif(p.form = ? AND c.state <> 'PENDING_UPLOAD', 0, coalesce(p.size, 0))
+        coalesce(CASE
+            WHEN p.form <> 3 THEN p.size
+            WHEN c.state <> 'PENDING_UPLOAD' THEN p.arrived
+            ELSE max(coalesce(p.size, 0), p.arrived) END, 0)
             + coalesce(r.size, 0) AS bytes, 0 AS keys, 0 AS agents
     FROM commands AS c
     LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
@@ -33,6 +36,8 @@ FROM (
 )
 GROUP BY deployment_id
 """
+"""Counts anew what each deployment uses: the columns of `usage`, in order. `form` 3 is params that
+are awaited."""
 BLOB_SUFFIXES: Final = (".sealed", ".blob")
 """In the order in which the blob store looks for them."""
 
@@ -87,6 +92,15 @@ def blobs_of(database: sqlite3.Connection) -> Iterator[NamedBlob]:
 
 def problems_of(database: sqlite3.Connection, *, is_deep: bool) -> Iterator[str]:
     """Yield what is wrong in a database, a line each."""
+    structure = list(structure_problems(database, is_deep=is_deep))
+    yield from structure
+    if is_deep and not structure:
+        yield from (wrong for _, wrong in usage_problems(database))
+        yield from damaged_bodies(database)
+
+
+def structure_problems(database: sqlite3.Connection, *, is_deep: bool) -> Iterator[str]:
+    """Yield what makes a database unusable, a line each."""
     if schema.version_of(database) != schema.newest():
         yield f"its schema is {schema.version_of(database)}, not {schema.newest()}"
         return
@@ -95,9 +109,10 @@ def problems_of(database: sqlite3.Connection, *, is_deep: bool) -> Iterator[str]
             yield f"database: {verdict}"
     for table, row, *_ in database.execute("PRAGMA foreign_key_check"):
         yield f"database: row {row} of {table} refers to a row that is not there"
-    if not is_deep:
-        return
-    yield from _usage_problems(database)
+
+
+def damaged_bodies(database: sqlite3.Connection) -> Iterator[str]:
+    """Yield the bodies that are not what was stored, a line each. The rest is of use without."""
     for table in ("params", "responses"):
         for command, form, data, size, checksum in database.execute(
             f"SELECT command, form, data, size, checksum FROM {table}"  # noqa: S608
@@ -106,15 +121,16 @@ def problems_of(database: sqlite3.Connection, *, is_deep: bool) -> Iterator[str]
                 yield f"database: the {table} of command number {command} are damaged"
 
 
-def _usage_problems(database: sqlite3.Connection) -> Iterator[str]:
-    """Yield the deployments whose counts for quotas are not what a recount finds."""
-    recounted = {name: counts for name, *counts in database.execute(_RECOUNT, (bodies.AWAITED,))}
+def usage_problems(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """Yield the deployments whose counts for quotas are not what a recount finds, with a line."""
+    recounted = {name: counts for name, *counts in database.execute(RECOUNT)}
     for name, *counts in database.execute(_COUNTS):
         found = recounted.pop(name, [0] * len(counts))
         if counts != found:
-            yield f"database: the usage of deployment {name!r} is {found}, and noted as {counts}"
+            wrong = f"database: the usage of deployment {name!r} is {found}, and noted as {counts}"
+            yield name, wrong
     for name, found in recounted.items():
-        yield f"database: the usage of deployment {name!r} is {found}, and not noted"
+        yield name, f"database: the usage of deployment {name!r} is {found}, and not noted"
 
 
 def blob_file(blobs: Path, path: str) -> Path | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,12 @@ import msgspec
 
 from arc_runtime.directories import sync_directory
 from arc_server.app import BLOBS, DATABASE
-from arc_server.backup.contents import problems_of, read_database
+from arc_server.backup.contents import (
+    RECOUNT,
+    damaged_bodies,
+    read_database,
+    structure_problems,
+)
 from arc_server.backup.manifest import (
     BackupError,
     BackupManifest,
@@ -47,13 +52,22 @@ EVENT_JUMP: Final = 1_000_000
 """Places of events that are left out, for each command that has not ended."""
 
 
-def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> BackupManifest:
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that was restored."""
+
+    manifest: BackupManifest
+    damaged: Sequence[str]
+    """Bodies that were damaged when the backup was taken, a line each. All else is as it was."""
+
+
+def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> Restored:
     """Restore a backup to a data directory that is not there yet, or empty.
 
-    `former` is the data directory from which the backup was taken, or what is left of it: its
-    journal says what has ended since. Raises BackupError; nothing is left then.
+    `former` is the data directory from which the backup was taken, or what is left of it, or its
+    journal alone, which says what has ended since. Raises BackupError; nothing is left then.
     """
     _check_not_live(data_dir)
+    ended_since = [] if former is None else _former_journal(former)
     manifest = read_manifest(backup)
     if manifest.schema > schema.newest():
         raise BackupError(
@@ -67,13 +81,12 @@ def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> BackupM
                 if copy_file(backup / file.path, place, file.path) != file:
                     raise BackupError(f"{backup / file.path}: changed while it was read")
             (place / BLOBS).mkdir(mode=0o700, exist_ok=True)
-            lines = read_journal(place / JOURNAL)
-            if former is not None:
-                lines += read_journal(former / JOURNAL)
+            lines = read_journal(place / JOURNAL) + ended_since
             turn_epoch(place / DATABASE, lines, manifest.taken_at)
             with read_database(place / DATABASE) as database:
-                for problem in problems_of(database, is_deep=True):
+                for problem in structure_problems(database, is_deep=True):
                     raise BackupError(f"{backup}: {problem}")
+                damaged = list(damaged_bodies(database))
             EndedJournal(place / JOURNAL).add(lines)
             _give_to_owner(place, _owner(data_dir))
             sync_tree(place)
@@ -83,11 +96,13 @@ def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> BackupM
         raise BackupError(f"{error.filename or data_dir}: {error.strerror}") from None
     except (sqlite3.Error, StoreRefused) as error:
         raise BackupError(f"{backup}: the database cannot be used: {error}") from None
-    return manifest
+    return Restored(manifest=manifest, damaged=damaged)
 
 
 def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime) -> str:
     """Begin a new epoch in a database that no process has open; return it.
+
+    What deployments use is counted anew.
 
     Raises sqlite3.Error, StoreRefused.
     """
@@ -97,6 +112,11 @@ def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime)
         schema.migrate(connection)
         connection.execute("BEGIN IMMEDIATE")
         end_again(connection, lines)
+        connection.execute("DELETE FROM usage")
+        connection.execute(
+            "INSERT INTO usage (deployment_id, live_commands, open_uploads, stored_bytes,"
+            f" idempotency_keys, agents) {RECOUNT}"
+        )
         connection.execute("UPDATE numbering SET high = high + ?", (JUMP,))
         connection.execute("UPDATE revocations SET number = number + ?", (JUMP,))
         connection.execute(
@@ -116,19 +136,18 @@ def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime)
 def begin_epoch(data_dir: Path, former: Path | None, taken_at: datetime) -> str:
     """Begin a new epoch in a data directory that was put back by other means, such as Litestream.
 
-    Raises BackupError.
+    `former` is what it is to `restore_backup`. Raises BackupError.
     """
     path = data_dir / DATABASE
     if not path.exists():
         raise BackupError(f"{path}: no database there")
+    ended_since = [] if former is None else _former_journal(former)
     try:
         lock = DirectoryLock.take(opening.lock_path(path))
     except StoreLocked as error:
-        raise BackupError(str(error)) from None
+        raise BackupError(f"{error}; stop it first") from None
     try:
-        lines = read_journal(data_dir / JOURNAL)
-        if former is not None:
-            lines += read_journal(former / JOURNAL)
+        lines = read_journal(data_dir / JOURNAL) + ended_since
         with opening.refusing(path):
             opening.inspect(path)
             epoch = turn_epoch(path, lines, taken_at)
@@ -140,6 +159,26 @@ def begin_epoch(data_dir: Path, former: Path | None, taken_at: datetime) -> str:
     finally:
         lock.release()
     return epoch
+
+
+def _former_journal(former: Path) -> list[EndedRecord]:
+    """Return what has ended by the journal of a former data directory. Raises BackupError.
+
+    Where neither a journal nor a database is, no server was: the path is wrong, and a restore
+    without the journal would bring revoked tokens back. A database without a journal is one in
+    which nothing has ended.
+    """
+    try:
+        journal = former / JOURNAL if former.is_dir() else former
+        lines = read_journal(journal)
+        if not lines and journal.is_file() and journal.stat().st_size:
+            raise BackupError(f"--former {former}: {journal.name} is no journal of a server")
+        if not journal.exists() and not (former / DATABASE).exists():
+            reason = f"neither {JOURNAL} nor {DATABASE} is there; no server had its data in it"
+            raise BackupError(f"--former {former}: {reason}")
+    except OSError as error:
+        raise BackupError(f"--former {error.filename or former}: {error.strerror}") from None
+    return lines
 
 
 def _check_not_live(data_dir: Path) -> None:

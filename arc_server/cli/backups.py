@@ -12,7 +12,7 @@ from arc_runtime.directories import kept_by_owner
 from arc_runtime.terminal.table import print_note
 from arc_runtime.terminal.text import counted, printable
 from arc_server.app import DATABASE
-from arc_server.backup.checking import Findings, check_data
+from arc_server.backup.checking import Findings, check_data, repair_usage
 from arc_server.backup.manifest import BackupManifest, check_files, read_manifest
 from arc_server.backup.restoring import begin_epoch, restore_backup
 from arc_server.backup.taking import take_backup
@@ -29,7 +29,9 @@ from arc_server.ports.store import Store
 FormerOption = Annotated[
     Path | None,
     typer.Option(
-        "--former", metavar="DIR", help="The data directory of before, for what was revoked since"
+        "--former",
+        metavar="PATH",
+        help="The data directory of before, or a copy of its ended.jsonl",
     ),
 ]
 
@@ -64,8 +66,10 @@ def restore(
 ) -> None:
     """Restore a backup into an empty data directory"""
     place = load_config(config, {"data_dir": data_dir}).data_dir
-    manifest = restore_backup(directory, place, former)
-    print_note(f"{place} is as it was at {manifest.taken_at.isoformat()}, in a new epoch")
+    restored = restore_backup(directory, place, former)
+    print_note(f"{place} is as it was at {restored.manifest.taken_at.isoformat()}, in a new epoch")
+    for line in restored.damaged:
+        print_note(f"{printable(line)}, as in the backup")
     if former is None:
         print_note("without --former, tokens that were revoked since the backup are good again")
     print_note("hosts that enrolled since the backup must enrol again")
@@ -96,6 +100,9 @@ def fsck(
         Path | None,
         typer.Option("--backup", metavar="DIR", help="Check a backup by its digests instead"),
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Count anew what quotas are judged by")
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -107,6 +114,9 @@ def fsck(
     place = config_here(config, data_dir).data_dir
 
     async def check(store: Store) -> Findings:
+        if repair:
+            for line in await repair_usage(store, place):
+                print_note(f"{printable(line)}: mended")
         return await check_data(store, place, is_deep=deep)
 
     findings = with_store(config, data_dir, check)

@@ -21,6 +21,7 @@ from arc_protocol.errors import ArcError
 from arc_runtime import sqlite_version, systemd
 from arc_runtime.children import keep_exit_statuses, keep_signals_apart
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.hang_up import HangUp
 from arc_runtime.logs import setup
 from arc_server.app import RunningServer, serving
 from arc_server.cli.database import FAILED, ConfigOption, DataDirOption, run_loop
@@ -74,11 +75,10 @@ async def _serve(load: Callable[[], ServerConfig], file: Path | None) -> int:
     """Run a server until it is stopped or fails; return the exit code."""
     config = load()
     setup.configure(config.log.format, config.log.level)
-    for line in exposed_secrets(config, file):
-        log.warning("secret.exposed", reason=line)
+    _warn_of_exposed_secrets(config, file)
     _raise_descriptor_limit(config.http.max_connections)
     async with serving(config) as server:
-        stopping = _on_signals(server, load)
+        stopping = _on_signals(server, load, file)
         _log_sqlite_version()
         _spare_collections()
         sys.stdout.write(f"READY {server.url}\n")
@@ -98,6 +98,11 @@ async def _serve(load: Callable[[], ServerConfig], file: Path | None) -> int:
             return FAILED
         log.info("server.stopping", signal=stopping.result().name)
     return 0
+
+
+def _warn_of_exposed_secrets(config: ServerConfig, file: Path | None) -> None:
+    for line in exposed_secrets(config, file):
+        log.warning("secret.exposed", reason=line)
 
 
 def _raise_descriptor_limit(max_connections: int) -> None:
@@ -158,10 +163,13 @@ async def _warn_of_descriptors() -> None:
 
 
 def _on_signals(
-    server: RunningServer, load: Callable[[], ServerConfig]
+    server: RunningServer, load: Callable[[], ServerConfig], file: Path | None
 ) -> asyncio.Future[signal.Signals]:
-    """Stop the server on SIGTERM and SIGINT, at once on the second; reload it on SIGHUP."""
-    loop = asyncio.get_running_loop()
+    """Stop the server on SIGTERM and SIGINT, at once on the second; reload it on SIGHUP.
+
+    A SIGHUP of a terminal that was closed stops it, too.
+    """
+    loop, hang_up = asyncio.get_running_loop(), HangUp()
     stopping: asyncio.Future[signal.Signals] = loop.create_future()
 
     def stop(number: signal.Signals) -> None:
@@ -170,11 +178,16 @@ def _on_signals(
         stopping.set_result(number)
 
     def reload() -> None:
+        if hang_up.has_come():
+            if not stopping.done():
+                stopping.set_result(signal.SIGHUP)
+            return
         systemd.reloading()
         try:
             server.reload()
             config = load()
             setup.configure(config.log.format, config.log.level)
+            _warn_of_exposed_secrets(config, file)
             log.info("server.reloaded", log_level=config.log.level)
         except SettingsError as error:
             log.warning("server.reload_failed", reason=str(error))

@@ -99,6 +99,12 @@ def check_exposure(config: ServerConfig, host: str | None) -> None:
     Raises SettingsError.
     """
     if host is None:
+        if config.auth.disabled:
+            raise bad_value(
+                "auth.disabled",
+                "--no-auth is for loopback addresses only, not for a Unix socket: who comes through"
+                " a proxy could do everything",
+            )
         if config.public_url is None:
             raise bad_value("public_url", "is needed with a Unix socket: clients reach a proxy")
         return
@@ -139,12 +145,14 @@ def _check_deployments(entries: Sequence[DeploymentEntry]) -> None:
 
 
 def exposed_secrets(config: ServerConfig, file: Path | None) -> list[str]:
-    """Return a line about each push token that every user of this host may read.
+    """Return a line about each push token and TLS key that every user of this host may read.
 
     `file` is the configuration's.
     """
-    entries = config.deployments
+    entries, tls = config.deployments, config.tls
     files = {f"deployments[{n}].push_token_file": e.push_token_file for n, e in enumerate(entries)}
+    key = "tls.cert_file" if tls.key_file is None else "tls.key_file"  # which then holds the key
+    files[key] = tls.key_file or tls.cert_file
     return exposed(files, file, *(entry.push_token for entry in entries))
 
 

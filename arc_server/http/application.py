@@ -74,6 +74,7 @@ class Application:
         """Requests that wait; the wait ends when the token of the caller is revoked."""
         self.is_draining = False
         """True once the server stops: each connection is closed after its next answer."""
+        self._is_last = lambda: self.is_draining
 
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises ConnectionError alone, for a client that has gone."""
@@ -109,7 +110,7 @@ class Application:
             match.query,
             self._limits,
             self._base_urls,
-            is_last=lambda: self.is_draining,
+            is_last=self._is_last,
             waits=self.waits,
             body_memory=self._body_memory,
         )

@@ -48,6 +48,10 @@ class CallConnection(Protocol):
         """Return the address of a request's client, with IPv6 its /64; empty if unknown."""
         ...
 
+    def keep_alive(self, val: bool, /) -> None:
+        """Let the connection live on after the answer, and stop counting how long it is idle."""
+        ...
+
     def trust(self, credential: str | None) -> None:
         """Keep the connection before those of strangers: a request has shown a good credential."""
         ...
@@ -73,6 +77,7 @@ class RequestWait:
         if self._call.is_cut_off:
             raise ConnectionResetError("the client went before its wait began")
         self._call.wait = self._connection.wait = self._wait
+        self._connection.keep_alive(True)  # drops its timer for idle connections until the answer
         self._waits.add(self._call)
         return self._wait
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -48,9 +48,18 @@ class AgentStore(DeploymentStore, Protocol):
         with_schemas: bool = False,
         behind: AgentCursor | None = None,
     ) -> AgentPage:
-        """Return the agents seen since then, latest first, with the commands that they hold.
+        """Return the agents seen since then with the commands that they hold.
 
-        The page is the one behind a cursor; it ends at `limit` agents, or once their registrations
-        take more than `PAGE_BYTES`. The schemas of their handlers are left out unless asked for.
+        They are in the order of deployment, agent id and credential: a sign of life between two
+        pages moves no agent from one to the other. The page is the one behind a cursor; it ends at
+        `limit` agents, or once their registrations take more than `PAGE_BYTES`. The schemas of
+        their handlers are left out unless asked for.
+        """
+        ...
+
+    async def latest_agents(self, deployment_id: str, limit: int) -> Sequence[AgentPresence]:
+        """Return the agents of a deployment that were seen last, the latest first.
+
+        The schemas of their handlers are left out.
         """
         ...

@@ -30,14 +30,17 @@ class PushStore(LeaseStore, DeploymentStore, Protocol):
         *,
         rooms: Mapping[str, int] | None = None,
         per_deployment: int | None = None,
+        sending: Mapping[str, int] | None = None,
     ) -> Granted:
         """Lease push commands of all deployments whose next delivery is due, by the rules of
         `lease`: at most `per_deployment` of each, or as many as `rooms` says of it.
 
-        The deployment whose first delivery is due longest comes first.
+        The deployment to which the fewest commands are being sent (`sending`) comes first, and of
+        several the one whose first delivery is due longest.
 
         A command that was pushed before keeps its lease id and `lease_attempt`: its holder has not
-        changed, and what it submits for the first envelope counts.
+        changed, and what it submits for the first envelope counts. One that an agent held before
+        gets a new lease.
         """
         ...
 
@@ -60,12 +63,23 @@ class PushStore(LeaseStore, DeploymentStore, Protocol):
         """Return all circuits that are not closed."""
         ...
 
+    async def list_pushed(self) -> Sequence[str]:
+        """Return the ids of all deployments that are pushed to."""
+        ...
+
 
 class PushOutlet(Protocol):
     """Sends commands that were dispatched as they were created."""
 
     def offer(self, deployment_id: str, now: datetime) -> PushLease | None:
-        """Return a lease to dispatch a new command under; None if it has to wait for its turn."""
+        """Return a lease to dispatch a new command under; None if it has to wait for its turn.
+
+        It holds the place of a send: call `send` or `withdraw` once for each.
+        """
+        ...
+
+    def withdraw(self, deployment_id: str) -> None:
+        """Give the place of an offered lease back: nothing was dispatched under it."""
         ...
 
     async def send(self, grant: Grant) -> None:

@@ -393,16 +393,15 @@ class AgentPresence(Record, frozen=True, kw_only=True):
 
 
 class AgentCursor(Record, frozen=True, array_like=True):
-    """The place of an agent in the list, which begins with those that were seen last."""
+    """The place of an agent in the list, which stays the same as long as the agent is in it."""
 
-    last_seen_at: datetime
     deployment_id: str
     agent_id: str
     credential: str
 
 
 class AgentPage(Record, frozen=True, kw_only=True):
-    """Agents, those that were seen last first. `next` is None on the last page."""
+    """A page of agents. `next` is None on the last page."""
 
     agents: Sequence[AgentPresence]
     next: AgentCursor | None = None
@@ -480,9 +479,14 @@ class Epoch(Record, frozen=True, kw_only=True):
         return lease_id.partition("_")[2].partition("_")[0] in self.former
 
     def has_undone(self, lease_id: str | None, command: CommandRecord) -> bool:
-        """Return True if a restore has undone a lease, and the command was not leased since."""
+        """Return True if a restore has undone a lease, and the command was not leased since.
+
+        A command that was created since had no such lease.
+        """
+        is_older = self.began_at is None or command.created_at <= self.began_at
         return (
-            lease_id != command.lease_id
+            is_older
+            and lease_id != command.lease_id
             and self.is_former(lease_id)
             and (command.lease_id is None or self.is_former(command.lease_id))
         )

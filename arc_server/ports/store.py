@@ -31,6 +31,10 @@ class StoreHealth(Protocol):
         """Return the bytes of the database's file that hold nothing, and are used again."""
         ...
 
+    async def recount_usage(self, deployment_id: str) -> None:
+        """Count anew what a deployment uses of its quotas. Other writes wait meanwhile."""
+        ...
+
     async def snapshot(self) -> str:
         """Write all records, as they stand at one moment, to a file; return its path.
 

@@ -55,6 +55,10 @@ class Circuits:
         for deployment_id in stored.keys() | self._lines.keys():
             self._lines.setdefault(deployment_id, _Line()).circuit = stored.get(deployment_id)
 
+    def sending(self) -> Mapping[str, int]:
+        """Return how many commands are being sent to each deployment."""
+        return {name: line.sending for name, line in self._lines.items() if line.sending}
+
     def room(self, deployment_id: str, now: datetime) -> int:
         """Return how many commands may be sent to a deployment now."""
         line = self._lines.get(deployment_id)
@@ -70,8 +74,9 @@ class Circuits:
 
     def next_probe_at(self, now: datetime) -> datetime | None:
         """Return when the next open circuit becomes half-open; None if none does."""
-        probes = (line.circuit.retry_at for line in self._lines.values() if line.circuit)
-        return min((at for at in probes if at > now), default=None)
+        circuits = (line.circuit for line in self._lines.values() if line.circuit)
+        probes = (circuit.retry_at for circuit in circuits if self._is_open(circuit, now))
+        return min(probes, default=None)
 
     def begin(self, deployment_id: str) -> None:
         """Count a send until `end`."""
@@ -99,7 +104,7 @@ class Circuits:
             line.failures += 1
             if line.failures < self._limits.circuit_failures:
                 return None
-        elif now < former.retry_at:
+        elif self._is_open(former, now):
             return None  # sent before the circuit opened
         times = 1 if former is None else former.times + 1
         longest = min(
@@ -120,4 +125,11 @@ class Circuits:
     def _room(self, line: _Line, now: datetime) -> int:
         if line.circuit is None:
             return max(0, self._limits.per_deployment - line.sending)
-        return 1 if now >= line.circuit.retry_at and not line.sending else 0
+        return 0 if line.sending or self._is_open(line.circuit, now) else 1
+
+    def _is_open(self, circuit: PushCircuit, now: datetime) -> bool:
+        """Return True if a circuit is open; False if it is half-open."""
+        # No pause is longer than the cap: a later end is of a wall clock that was ahead then, and
+        # has been set back since.
+        latest = now + timedelta(seconds=self._limits.circuit_cap_seconds)
+        return now < circuit.retry_at <= latest

@@ -7,8 +7,9 @@ may take. A definite rejection ends the command as FAILED. After any other outco
 released, and the command is sent again after a back-off, until it has no attempts or time left.
 Every send of a command carries one lease, since its holder does not change.
 
-One receiver cannot hold the others up: each deployment has a limit of its own, and a circuit
-(circuits.py), which is stored when it opens and closes, so that it outlasts a restart.
+One receiver cannot hold the others up: each deployment has a limit of its own, what is free goes to
+those first to which the fewest commands are being sent, and each has a circuit (circuits.py), which
+is stored when it opens and closes, so that it outlasts a restart.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ class Outbox:
         self._sending: asyncio.TaskGroup | None = None
         self._jitter = random.Random()  # noqa: S311 (spreads a herd, keeps no secret)
         self._circuits = Circuits(limits, self._jitter)
+        self._pushed: frozenset[str] = frozenset()
+        """The deployments that are pushed to, as last read."""
         self._is_leasing = False
         self._is_stale = True
 
@@ -95,9 +98,14 @@ class Outbox:
         """Return a lease to dispatch a new command under; None if it has to wait for its turn."""
         if self._free <= 0 or self._is_leasing or self._announcements.is_closed:
             return None
-        if self._circuits.room(deployment_id, now) <= 0:
+        if deployment_id not in self._pushed or self._circuits.room(deployment_id, now) <= 0:
             return None
+        self._begin(deployment_id)
         return PushLease(new_lease_id(self._epoch), now + timedelta(seconds=self._send_seconds))
+
+    def withdraw(self, deployment_id: str) -> None:
+        """Give the place of an offered lease back: nothing was dispatched under it."""
+        self._end(deployment_id)
 
     async def send(self, grant: Grant) -> None:
         """Start to send a command that was dispatched under an offered lease.
@@ -106,10 +114,10 @@ class Outbox:
         what the store does.
         """
         if self._sending is not None and not self._announcements.is_closed:
-            # Creates that overlap may start more sends than are free: the loop starts fewer then.
-            self._start(self._sending, grant)
+            self._sending.create_task(self._send(grant))
             return
         command = grant.command
+        self._end(command.deployment_id)
         assert command.lease_id is not None
         try:
             await self._store.release(command.lease_id, self._clock.now(), costs_attempt=False)
@@ -121,17 +129,23 @@ class Outbox:
         """Return the length of a lease that lasts for one send."""
         return self._limits.timeout_seconds + lifecycle.SUBMIT_MARGIN_SECONDS
 
-    def _start(self, sending: asyncio.TaskGroup, grant: Grant) -> None:
+    def _begin(self, deployment_id: str) -> None:
+        """Count a send until `_end`."""
         self._free -= 1
-        self._circuits.begin(grant.command.deployment_id)
-        sending.create_task(self._send(grant))
+        self._circuits.begin(deployment_id)
+
+    def _end(self, deployment_id: str) -> None:
+        """Count a send no longer, and let the loop use its place."""
+        self._free += 1
+        self._circuits.end(deployment_id)
+        self._announcements.push_ready()
 
     async def _push_until_closed(self, sending: asyncio.TaskGroup) -> None:
         while not self._announcements.is_closed:
             try:
                 if self._is_stale:
-                    self._circuits.load(await self._store.list_circuits())
                     self._is_stale = False
+                    await self._look_again()
                 self._announcements.push_outlet = self
                 await self._announcements.wait_for_push(await self._push_due(sending))
             except Unavailable as error:
@@ -140,6 +154,15 @@ class Outbox:
             except Exception:
                 log.exception("push.failing")
                 await self._clock.sleep(self._limits.retry_store_seconds)
+
+    async def _look_again(self) -> None:
+        """Read which deployments are pushed to, and their circuits. Raises StoreUnavailable."""
+        try:
+            self._circuits.load(await self._store.list_circuits())
+            self._pushed = frozenset(await self._store.list_pushed())
+        except BaseException:
+            self._is_stale = True
+            raise
 
     async def _push_due(self, sending: asyncio.TaskGroup) -> float | None:
         """Start every send that is due. Return the seconds until the next one; None without one."""
@@ -153,12 +176,14 @@ class Outbox:
                     now,
                     rooms=self._circuits.rooms(now),
                     per_deployment=self._limits.per_deployment,
+                    sending=self._circuits.sending(),
                 )
             finally:
                 self._is_leasing = False
             self._announcements.announce_swept(granted.ended)
             for grant in granted.grants:
-                self._start(sending, grant)
+                self._begin(grant.command.deployment_id)
+                sending.create_task(self._send(grant))
             if not granted.grants:
                 break
         else:
@@ -182,16 +207,18 @@ class Outbox:
         except Exception:
             log.exception("push.failed", command_id=command_id)
         finally:
-            self._free += 1
-            self._circuits.end(grant.command.deployment_id)
-            self._announcements.push_ready()
+            self._end(grant.command.deployment_id)
 
     async def _send_once(self, grant: Grant) -> None:
         command = grant.command
         lease_id = command.lease_id
         assert lease_id is not None
         deployment = await self._store.get_deployment(command.deployment_id)
-        if deployment is None:
+        if deployment is None or deployment.push_url is None:
+            # An operator has just taken the push URL away: agents get the command.
+            now = self._clock.now()
+            released = await self._store.release(lease_id, now, costs_attempt=False)
+            self._announcements.announce(released)
             return
         outcome = await self._dispatcher.push(deployment, self._envelopes.of(grant, self._base_url))
         now = self._clock.now()

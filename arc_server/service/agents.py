@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import msgspec
 import structlog
 
-from arc_protocol.codec import encode, utc
+from arc_protocol.codec import encode
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldCommand
 from arc_protocol.messages.base import CommandTarget
@@ -24,7 +24,6 @@ from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import AgentCursor, AgentPresence, CommandRecord, Holder
 from arc_server.service.bounds import bounded, check_agent, check_deployment
 from arc_server.service.known_agents import (
-    EVER,
     MAX_AGENTS,
     KnownAgent,
     KnownAgents,
@@ -130,7 +129,8 @@ class AgentService:
         cursor: str | None = None,
         limit: int | None = None,
     ) -> AgentList:
-        """Return a page of the agents of a deployment, or of all, with what they hold.
+        """Return a page of the agents of a deployment, or of all, with what they hold: those that
+        were seen last first.
 
         Receivers that poll without registering are listed beside them, on the first page. Agents
         that were started anew, or were not seen for long, are left out unless `with_old`.
@@ -153,7 +153,7 @@ class AgentService:
         page = await self._store.list_agents(
             deployment_id, since, limit, with_schemas=with_schemas, behind=behind
         )
-        found = page.agents
+        found = sorted(page.agents, key=lambda agent: agent.last_seen_at, reverse=True)
         presence = None
         if deployment_id is not None:
             known = await self._store.get_deployment(deployment_id)
@@ -200,7 +200,7 @@ class AgentService:
     async def _read_known(self, deployment_id: str) -> Sequence[AgentPresence]:
         """Read the agents of a deployment that were seen last."""
         await self.flush()
-        return (await self._store.list_agents(deployment_id, EVER, MAX_AGENTS)).agents
+        return await self._store.latest_agents(deployment_id, MAX_AGENTS)
 
     @property
     def _silence(self) -> timedelta:
@@ -214,8 +214,7 @@ def _written_cursor(cursor: AgentCursor) -> str:
 def _read_cursor(text: str) -> AgentCursor:
     """Return the cursor of a page. Raises InvalidCommand."""
     try:
-        cursor = msgspec.json.decode(urlsafe_b64decode(text.encode()), type=AgentCursor)
-        return msgspec.structs.replace(cursor, last_seen_at=utc(cursor.last_seen_at))
+        return msgspec.json.decode(urlsafe_b64decode(text.encode()), type=AgentCursor)
     except (ValueError, msgspec.DecodeError):
         raise InvalidCommand("cursor: not one of this server", field="cursor") from None
 

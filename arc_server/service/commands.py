@@ -62,6 +62,7 @@ from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup, not_found
 from arc_server.service.outgoing_bodies import OutgoingBodies
+from arc_server.service.push_offers import PushOffer
 from arc_server.service.result_waiters import RememberedCommand
 from arc_server.service.waiting import NOTHING_TO_SAY, WaitingReasons, WaitVerdict, waits_from
 from arc_server.service.waits import Wait
@@ -199,26 +200,26 @@ class CommandService:
         foretold = None
         if not isinstance(params, AwaitedBlob):
             foretold = self._announcements.work.foretell(new.deployment_id, new.target_resource_id)
-        lease = None if outlet is None else outlet.offer(new.deployment_id, new.created_at)
-        try:
-            created = await self._store.create(
-                msgspec.structs.replace(new, push_lease=lease, quotas=self._limits.quotas)
-            )
-        except ArcError as error:
-            results.wake(command_id)
-            if isinstance(error, BadRequest | NotFound | Conflict | QuotaExceeded):
+        is_ready = not isinstance(params, AwaitedBlob)
+        with PushOffer(outlet if is_ready else None, new.deployment_id, new.created_at) as offer:
+            try:
+                created = await self._store.create(
+                    msgspec.structs.replace(new, push_lease=offer.lease, quotas=self._limits.quotas)
+                )
+            except ArcError as error:
+                results.wake(command_id)
+                if isinstance(error, BadRequest | NotFound | Conflict | QuotaExceeded):
+                    await self._incoming.discard(params)
+                raise
+            command = created.command
+            if created.is_replay:
+                results.wake(command_id)  # it was not stored
                 await self._incoming.discard(params)
-            raise
-        command = created.command
-        if created.is_replay:
-            results.wake(command_id)  # it was not stored
-            await self._incoming.discard(params)
-        else:
-            self._announcements.announce_created(command, foretold)
-            if outlet is not None and command.state is State.DISPATCHED:
-                assert not isinstance(params, AwaitedBlob)
-                await outlet.send(Grant(command=command, params=params, signature=new.signature))
-            await self._incoming.seal(params)
+            else:
+                self._announcements.announce_created(command, foretold)
+                if not isinstance(params, AwaitedBlob) and command.state is State.DISPATCHED:
+                    await offer.send(Grant(command=command, params=params, signature=new.signature))
+                await self._incoming.seal(params)
         upload = None
         if command.state is State.PENDING_UPLOAD and isinstance(created.params, AwaitedBlob):
             upload = self._outgoing.params_upload(created.params, base_url, new.created_by)
@@ -252,17 +253,15 @@ class CommandService:
         path = stored.params.path
         params = await self._incoming.accept_upload(path, size)
         outlet, now = self._announcements.push_outlet, self._clock.now()
-        lease = None
-        if outlet is not None and stored.command.is_push:
-            lease = outlet.offer(stored.command.deployment_id, now)
-        try:
-            command = await self._store.mark_uploaded(command_id, params, now, lease)
-        except InvalidStateTransition:
-            self._announcements.results.wake(command_id)  # it may just have expired
-            raise
-        self._announcements.announce(command)
-        if outlet is not None and command.state is State.DISPATCHED:
-            await outlet.send(Grant(command=command, params=params, signature=stored.signature))
+        with PushOffer(outlet, stored.command.deployment_id, now) as offer:
+            try:
+                command = await self._store.mark_uploaded(command_id, params, now, offer.lease)
+            except InvalidStateTransition:
+                self._announcements.results.wake(command_id)  # it may just have expired
+                raise
+            self._announcements.announce(command)
+            if command.state is State.DISPATCHED:
+                await offer.send(Grant(command=command, params=params, signature=stored.signature))
         await self._incoming.seal(params)
         if isinstance(params, StoredInline):
             await self._incoming.discard(StoredBlob(path=path, size=size))

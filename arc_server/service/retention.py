@@ -2,7 +2,8 @@
 
 It goes on in the background as long as the server runs, in small batches with pauses between them:
 a request waits for one batch at most. A blob goes after its command: dying in between leaves an
-orphan, which the collection finds.
+orphan, which the collection finds. After the wall clock was set ahead it removes nothing for a day:
+a clock that is wrong for an hour must not make results old.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ log = structlog.get_logger(__name__)
 
 _BEGINNING: Final[StripMark] = (0, 0)
 _DAY_SECONDS: Final = 86_400.0
+JUMP_SECONDS: Final = 3600.0
+"""A wall clock that was set ahead by more than this may be wrong."""
+HOLD_SECONDS: Final = _DAY_SECONDS
+"""The time in which an operator may notice."""
 
 
 class RetentionLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +83,8 @@ class Retention:
         self._turn = asyncio.Lock()
         self._marks: dict[tuple[str, State], StripMark] = {}
         self._last_collection = float("-inf")
+        self._held_until = float("-inf")
+        self._offset = self._wall_offset()
         self._is_failing = False
 
     async def run(self) -> None:
@@ -100,8 +107,13 @@ class Retention:
             await self._clock.sleep(self._limits.interval_seconds)
 
     async def sweep(self) -> Removed:
-        """Make one pass. Raises Unavailable; earlier batches stand."""
+        """Make one pass unless the clock may be wrong.
+
+        Raises Unavailable; earlier batches stand.
+        """
         now = self._clock.monotonic()
+        if self._is_held(now):
+            return Removed()
         is_due = now - self._last_collection >= self._limits.collection_seconds
         removed = await self._pass(None, collects=is_due or self._is_tight())
         if is_due:
@@ -122,13 +134,27 @@ class Retention:
         """
         if not await self._store.delete_command(command_id):
             return False
-        await self._blobs.delete_all([command_directory(command_id)])
+        await self._delete([command_directory(command_id)])
         return True
+
+    def _is_held(self, monotonic: float) -> bool:
+        """Return True if the wall clock was set ahead not long ago."""
+        ahead = self._wall_offset() - self._offset
+        self._offset += ahead
+        if ahead > JUMP_SECONDS:
+            self._held_until = monotonic + HOLD_SECONDS
+            log.warning("retention.held", clock_ahead_seconds=round(ahead), seconds=HOLD_SECONDS)
+        return monotonic < self._held_until
+
+    def _wall_offset(self) -> float:
+        """Return by how much the wall clock is ahead of the monotonic one."""
+        return self._clock.now().timestamp() - self._clock.monotonic()
 
     async def _pass(self, older_than: float | None, *, collects: bool) -> Removed:
         async with self._turn:
             limits, now = self._limits, self._clock.now()
             uploads = await self._fail_uploads(now)
+            await self._remove_left_uploads()
             commands = bodies = 0
             for state, kept_seconds in (
                 (State.SUCCEEDED, limits.succeeded_seconds),
@@ -172,6 +198,14 @@ class Retention:
             count += len(ended)
             if len(ended) < self._limits.batch:
                 return count
+            await self._pause()
+
+    async def _remove_left_uploads(self) -> None:
+        """Remove what was uploaded for commands that ended before they got it."""
+        while left := await self._store.left_uploads(self._limits.batch):
+            if not await self._delete([command_directory(command_id) for command_id in left]):
+                return
+            await self._store.forget_uploads(left)
             await self._pause()
 
     async def _purge_commands(self, state: State, before: datetime, now: datetime) -> int:
@@ -218,14 +252,18 @@ class Retention:
             await self._pause()
         return count
 
-    async def _delete(self, paths: Sequence[str]) -> None:
-        """Delete blobs; those that cannot be deleted now are orphans, left to the collection."""
+    async def _delete(self, paths: Sequence[str]) -> bool:
+        """Delete blobs; those that cannot be deleted now are orphans, left to the collection.
+
+        Return True if all of them are gone.
+        """
         if not paths:
-            return
+            return True
         try:
-            await self._blobs.delete_all(paths)
+            return await self._blobs.delete_all(paths)
         except ArcError as error:
             log.warning("retention.blobs_left", blobs=len(paths), reason=error.message)
+            return False
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._limits.pause_seconds)

@@ -60,6 +60,20 @@ class Foretold:
 class WorkWaiter:
     """One poll. Use it as a context manager around arm, look, sleep."""
 
+    # Thousands of polls wait at a time, so every byte of one counts.
+    __slots__ = (
+        "_foretold",
+        "_is_owed_a_look",
+        "_is_woken",
+        "_sleep",
+        "_wait",
+        "_waiters",
+        "holder",
+        "is_dismissed",
+        "is_looking",
+        "key",
+    )
+
     def __init__(
         self, waiters: WorkWaiters, key: WorkKey, holder: Holder | None, wait: Wait
     ) -> None:

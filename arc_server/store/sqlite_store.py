@@ -73,6 +73,7 @@ from arc_server.store.operations import (
     events,
     lease,
     pushes,
+    quotas,
     read,
     retention,
     sweeps,
@@ -140,6 +141,9 @@ class SqliteStore:
     async def reusable_bytes(self) -> int:
         return await self._read(read.reusable_bytes)
 
+    async def recount_usage(self, deployment_id: str) -> None:
+        await self._write(quotas.recount, deployment_id)
+
     async def close(self) -> None:
         await self.database.close()
 
@@ -159,6 +163,12 @@ class SqliteStore:
         if isinstance(outcome, ArcError):
             raise outcome
         return outcome
+
+    async def mark_arrived(self, command_id: str, size: int) -> bool:
+        return await self._write(create.mark_arrived, command_id, size)
+
+    async def upload_room(self, deployment_id: str, most: Quotas) -> int:
+        return await self._read(quotas.upload_room, deployment_id, most)
 
     async def get(self, command_id: str) -> CommandWithResponse | None:
         return await self._read(read.get, command_id)
@@ -184,10 +194,11 @@ class SqliteStore:
         *,
         rooms: Mapping[str, int] | None = None,
         per_deployment: int | None = None,
+        sending: Mapping[str, int] | None = None,
     ) -> Granted:
         return await self._in_passes(
             lambda: self._write(
-                lease.lease_push, lease_ids, lease_seconds, now, rooms, per_deployment
+                lease.lease_push, lease_ids, lease_seconds, now, rooms, per_deployment, sending
             )
         )
 
@@ -211,6 +222,9 @@ class SqliteStore:
 
     async def list_circuits(self) -> Sequence[PushCircuit]:
         return await self._list(pushes.list_circuits)
+
+    async def list_pushed(self) -> Sequence[str]:
+        return await self._list(pushes.list_pushed)
 
     async def renew(
         self,
@@ -327,6 +341,12 @@ class SqliteStore:
     ) -> Sequence[CommandRecord]:
         return await self._write(retention.fail_abandoned_uploads, before, now, limit)
 
+    async def left_uploads(self, limit: int) -> Sequence[str]:
+        return await self._read(retention.left_uploads, limit)
+
+    async def forget_uploads(self, command_ids: Sequence[str]) -> None:
+        await self._write(retention.forget_uploads, command_ids)
+
     async def purge_commands(
         self, state: State, ended_before: datetime, keys_before: datetime, limit: int
     ) -> Purged:
@@ -425,6 +445,9 @@ class SqliteStore:
         return await self._list(
             agents.list_agents, deployment_id, seen_since, limit, with_schemas, behind
         )
+
+    async def latest_agents(self, deployment_id: str, limit: int) -> Sequence[AgentPresence]:
+        return await self._list(agents.latest_agents, deployment_id, limit)
 
     async def put_token(self, token: BearerToken, secret: TokenSecret) -> None:
         await self._write(credentials.put_token, token, secret)

@@ -12,9 +12,11 @@ import pytest
 from tests.support.waiting import until
 from tests.support.world import World
 
-COMMANDS = 2_000
-STOPS = 10
-"""How often an agent is stopped, every other time without a word."""
+LENGTHS = [
+    pytest.param(600, 4, id="4-stops"),
+    pytest.param(2_000, 10, id="10-stops", marks=pytest.mark.chaos),
+]
+"""How many commands there are, and how often an agent is stopped, every other time by a kill."""
 AT_A_TIME = 32
 
 T = TypeVar("T")
@@ -32,8 +34,9 @@ async def in_parallel(work: Callable[[T], Awaitable[None]], items: Iterable[T]) 
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize(("commands", "stops"), LENGTHS)
 async def test_every_command_has_exactly_one_result_while_agents_are_stopped_and_started(
-    world: World,
+    world: World, commands: int, stops: int
 ):
     await world.server()
     numbers: dict[str, int] = {}
@@ -42,12 +45,12 @@ async def test_every_command_has_exactly_one_result_while_agents_are_stopped_and
         command_id = await world.sender.create("count", {"n": number}, maxAttempts=100)
         numbers[command_id] = number
 
-    await in_parallel(create, range(COMMANDS))
+    await in_parallel(create, range(commands))
     several = {"max_concurrent": 8}
     agents = [await world.agent(f"agent-{n}", lease_seconds=2, config=several) for n in (0, 1)]
 
-    for stop in range(STOPS):
-        finished = COMMANDS * (stop + 1) // (STOPS + 2)
+    for stop in range(stops):
+        finished = commands * (stop + 1) // (stops + 2)
         await until(lambda enough=finished: world.count_finished() >= enough, 60)
         which = stop // 2 % 2
         if stop % 2:
@@ -70,17 +73,18 @@ async def test_every_command_has_exactly_one_result_while_agents_are_stopped_and
 
     await in_parallel(take, numbers)
     for agent in agents:
+        await agent.logged("ready", 30)  # the last start may be under way still
         agent.terminate()
     assert [await agent.ended() for agent in agents] == [0, 0]
     once, results = results, {}
     await in_parallel(take, numbers)
 
     assert results == once
-    assert len(await world.sender.commands()) == COMMANDS
+    assert len(await world.sender.commands()) == commands
     runs = {run["run"]: run for run in world.runs()}
     for command_id, body in results.items():
         answer = json.loads(body)
         assert answer["n"] == numbers[command_id]
         assert runs[answer["run"]]["command_id"] == command_id
-    repeated = len(runs) - COMMANDS
-    print(f"{COMMANDS} commands, {STOPS} stops, {repeated} runs repeated after a kill")
+    repeated = len(runs) - commands
+    print(f"{commands} commands, {stops} stops, {repeated} runs repeated after a kill")

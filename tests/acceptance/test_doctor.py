@@ -56,4 +56,5 @@ async def test_the_doctor_says_that_a_token_is_for_another_deployment(world: Wor
 
     assert code == 1
     assert found["access"]["state"] == "bad"
-    assert "not for 'somebody-elses'" in found["access"]["text"]
+    assert "bound to another deployment: look at" in found["access"]["text"]
+    assert "'somebody-elses'" in found["access"]["text"]

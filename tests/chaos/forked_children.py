@@ -2,7 +2,7 @@
 
 Run as a program, the parent reads one job a line, forks, and prints how the child ended. The child
 is a process of its own with real files and a real SIGKILL; only the second that it would need to
-start is saved. Modules that act at import (failpoints) are imported in the child.
+start is saved. Failpoints are armed in the child.
 """
 
 from __future__ import annotations
@@ -17,15 +17,7 @@ import tempfile
 import traceback
 from typing import Any, NamedTuple
 
-DEPENDENCIES = (
-    "aiosqlite",
-    "msgspec",
-    "structlog",
-    "tenacity",
-    "arc_protocol.codec",
-    "arc_protocol.messages.leases",
-)
-OURS = ("tests.chaos.operations",)
+OPERATIONS = "tests.chaos.operations"
 
 
 class Outcome(NamedTuple):
@@ -42,11 +34,9 @@ class Outcome(NamedTuple):
 class ForkedChildren:
     """The parent, seen from the tests. One child at a time."""
 
-    def __init__(self, *, arms_failpoints: bool = False, env: dict[str, str] | None = None) -> None:
-        """`arms_failpoints`: children import our code themselves, with their environment."""
-        modules = DEPENDENCIES if arms_failpoints else DEPENDENCIES + OURS
+    def __init__(self, *, env: dict[str, str] | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *modules],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -75,8 +65,7 @@ class ForkedChildren:
 
 
 def _serve() -> None:
-    for module in sys.argv[1:]:
-        importlib.import_module(module)
+    importlib.import_module(OPERATIONS)
     for line in sys.stdin:
         message = json.loads(line)
         with tempfile.TemporaryFile() as said:
@@ -107,8 +96,9 @@ def _run_child(job: dict[str, Any], env: dict[str, str], said: int, writing: int
         os.dup2(said, 2)
         os.dup2(said, 1)
         os.environ.update(env)
+        importlib.reload(importlib.import_module("arc_runtime.failpoints"))  # arms them
         importlib.import_module("tests.support.statement_kills").install()
-        module = importlib.import_module(job.get("module", "tests.chaos.operations"))
+        module = importlib.import_module(job.get("module", OPERATIONS))
         answer = asyncio.run(module.perform(job))
         os.write(writing, json.dumps(answer).encode())
     except BaseException:

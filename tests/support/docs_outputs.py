@@ -1,6 +1,7 @@
 """Outputs on a page and at a terminal are equal but for the parts that differ each time.
 
-`…` on a page stands for any characters of its line, and a line of `…` alone for any lines.
+`…` on a page stands for any characters of its line, and a line of `…` alone for any lines. Indented
+lines belong to the one before: where a terminal wraps depends on the length of the machine's paths.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 ANYTHING = "…"
 _DURATION = r"\d+(?:\.\d+)? ?(?:µs|ms|s|min|m|h|d)\b"
 _IDS = re.compile(r"\b(?:cmd|tok|cred|enr)_[a-z0-9]{4,}\b")
+_WRAPPED = re.compile(r"(?<=\S)\n[ \t]+(?=\S)")
 VOLATILE: Sequence[tuple[str, str]] = (
     (r"\b(cmd|lease|tok|cred|enr)_(?:[0-9a-f]{8}_)?[a-z0-9]{4,}\b", r"\1_#"),
     (r"\barc_(enrol_|access_)?[A-Za-z0-9_-]{30,}", r"arc_\1#"),
@@ -86,7 +88,7 @@ def refreshed(shown: str, real: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [_stable(line) for line in text.splitlines() if line.strip()]
+    return [_stable(line) for line in _WRAPPED.sub(" ", text).splitlines() if line.strip()]
 
 
 def _stable(line: str) -> str:

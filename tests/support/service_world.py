@@ -183,11 +183,15 @@ class World:
         )
         return await self.commands.create(request, base_url=BASE, within=within)
 
+    async def create_many(self, count: int, **options: Any) -> list[str]:
+        """Create commands alike, and return their ids."""
+        return [(await self.create(**options)).command_id for _ in range(count)]
+
     async def upload(self, size: int | None = None, **more: Any) -> CreateCommandResponse:
         return await self.create(params=StorageBody(size=size), **more)
 
     async def put(self, presigned: Any, data: bytes) -> None:
-        """Yield what a holder of a presigned PUT does."""
+        """Upload, as a holder of a presigned PUT does."""
         assert presigned.operation == "put"
 
         async def chunks() -> Any:

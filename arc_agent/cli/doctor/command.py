@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from arc_agent.cli.doctor import host, server
-from arc_agent.cli.doctor.finding import CHECK_SECONDS, Finding, bad, ok, untested
-from arc_agent.cli.output import DONE, NO, UNUSABLE, begin_log, fail, show
+from arc_agent.cli.doctor.finding import CHECK_SECONDS, TEXT_CELL, Finding, bad, ok, untested
+from arc_agent.cli.output import DONE, NO, UNUSABLE, begin_log, fail, show, show_sentence
 from arc_agent.cli.place import config_file, environ_of, overrides_of, socket_of
 from arc_agent.work.live_config import Source, exposed_secrets
 from arc_runtime.control_socket import ControlDenied, ControlRefused, NotListening, ask
@@ -33,7 +33,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         findings = asyncio.run(_show(given, source, socket_of(given)))
     except (ValueError, OSError) as error:
-        return fail(UNUSABLE, str(error))
+        return fail(UNUSABLE, error)
     if given.json:
         show(mask_known(json.dumps(msgspec.to_builtins(findings), indent=2)))
     return NO if any(each.state == "bad" for each in findings) else DONE
@@ -45,7 +45,7 @@ async def _show(given: argparse.Namespace, source: Source, control: Path) -> lis
     async for each in _examine(source, control, given.unit):
         findings.append(each)
         if not given.json:
-            show(each.line())
+            show_sentence(each.line(), indent=TEXT_CELL)
     return findings
 
 

@@ -12,6 +12,12 @@ CHECK_SECONDS: Final = 10.0
 """The time limit of a check."""
 
 
+_MARK_CELLS: Final = 4
+_NAME_CELLS: Final = 10
+TEXT_CELL: Final = _MARK_CELLS + 1 + _NAME_CELLS + 1
+"""The cell of a line at which the text begins."""
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one check."""
 
@@ -23,7 +29,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         """Return the finding as a line of text."""
         mark = {"ok": "ok", "bad": "BAD", "untested": "-"}[self.state]
         text = "".join(char if char.isprintable() else " " for char in mask_known(self.text))
-        return f"{mark:<4} {self.name:<10} {text}"
+        return f"{mark:<{_MARK_CELLS}} {self.name:<{_NAME_CELLS}} {text}"
 
 
 def ok(name: str, text: str) -> Finding:

@@ -22,6 +22,7 @@ from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_agent.work.live_config import Source, bearer_of
 from arc_protocol.messages.leases import LeaseRequest, RenewRequest
+from arc_runtime.network.system_errors import system_text
 from arc_runtime.terminal.times import short_span
 
 _SOON_DAYS: Final = 14
@@ -96,7 +97,7 @@ async def _connected(name: str, host: str, port: int) -> Finding:
     except TimeoutError:
         return bad(name, f"{host}:{port} does not answer: look at proxy.url and the firewall")
     except OSError as error:
-        return bad(name, f"{host}:{port}: {error.strerror or error}: look at proxy.url")
+        return bad(name, f"{host}:{port}: {system_text(error)}: look at proxy.url")
     writer.close()
     return ok(name, f"{host}:{port} accepts connections")
 
@@ -224,10 +225,8 @@ async def _accepted(config: Config, connection: ServerConnection) -> Finding:
         url = connection.url("commands", "leases")
         await connection.call("POST", url, nothing, timeout_seconds=CHECK_SECONDS)
     except Refused as error:
-        return bad(
-            "access",
-            f"{error.reason}: the token is wrong, revoked, or not for {config.deployment_id!r}",
-        )
+        what = f"look at server.token_file and the deployment {config.deployment_id!r}"
+        return bad("access", f"{error.reason}: {what}")
     except NoContact as error:
         return untested("access", error.reason)
     who = "every caller" if connection.is_anonymous else "the token"
@@ -247,7 +246,7 @@ async def _blob(connection: ServerConnection, method: str) -> tuple[Finding, boo
             method, url, b"x" if method == "PUT" else None, timeout_seconds=CHECK_SECONDS
         )
     except Refused as error:
-        is_ours = error.status == 401 or "FORBIDDEN" in error.reason
+        is_ours = error.status == 401 or error.code == "FORBIDDEN"
         if is_ours or "UNAUTHORIZED" in error.reason:
             return ok(name, f"reaches the server{elsewhere}"), True
         return bad(name, f"{error.reason}: does a proxy on the way allow {method}?"), False

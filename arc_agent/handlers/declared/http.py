@@ -34,6 +34,7 @@ from arc_agent.handlers.no_descriptors import put_off
 from arc_agent.handlers.registry import UNTYPED, Handler, HandlerError
 from arc_runtime.network.allowed_hosts import GuardedResolver, HostPolicy, HostRefused
 from arc_runtime.network.encodings import unasked_encoding
+from arc_runtime.network.system_errors import system_text
 
 UPSTREAM_STATUS: Final = "UPSTREAM_STATUS"
 UPSTREAM_UNREACHABLE: Final = "UPSTREAM_UNREACHABLE"
@@ -265,7 +266,7 @@ async def _streamed(
     except HostRefused as error:
         raise CommandFailed(UPSTREAM_UNREACHABLE, str(error)) from None
     except aiohttp.ClientConnectorError as error:
-        reason = error.os_error.strerror or "no connection"
+        reason = system_text(error.os_error)
         raise put_off(error, "http") or CommandFailed(
             UPSTREAM_UNREACHABLE, f"the service cannot be reached: {reason}"
         ) from None

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from arc_protocol.errors import StoreUnavailable
-from arc_runtime.failpoints import hit
+from arc_runtime import failpoints
 from arc_server.store.engine import faults
 from arc_server.store.engine.thread import Worker
 
@@ -106,7 +106,7 @@ class Batches:
                 log.exception("store.batch_failed", operations=len(batch))
                 for operation in batch:
                     operation.error = faults.for_callers(error)
-            hit("store.before_answer")
+            failpoints.hit("store.before_answer")
             for operation in batch[:done]:
                 _answer(operation)
             self._put_back(batch[done:])

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from arc_protocol.errors import ArcError, StoreUnavailable
-from arc_runtime.failpoints import hit
+from arc_runtime import failpoints
 from arc_server.store.engine import faults
 from arc_server.store.engine.batches import Operation
 from arc_server.store.engine.session import Again, StoreSession
@@ -79,9 +79,9 @@ class Writing:
             self._refuse(batch, error)
             return len(batch)
         try:
-            hit("store.before_commit")
+            failpoints.hit("store.before_commit")
             self._connection.execute("COMMIT")
-            hit("store.after_commit")
+            failpoints.hit("store.after_commit")
             if self._db.wants_checkpoint:
                 self._checkpoint()
         except (sqlite3.Error, OSError) as error:
@@ -119,10 +119,10 @@ class Writing:
             self._connection.execute(f"PRAGMA busy_timeout = {patience}")
 
     def _begin(self) -> None:
-        hit("store.before_begin")
+        failpoints.hit("store.before_begin")
         self._connection.execute("BEGIN IMMEDIATE")
         self._db.notice_others()
-        hit("store.after_begin")
+        failpoints.hit("store.after_begin")
 
     def _run(self, batch: Sequence[Operation]) -> int:
         """Run operations until time is up; return how many. Raises _Undone, and what
@@ -142,7 +142,7 @@ class Writing:
                 if not is_whole or isinstance(error, Again) or faults.is_damage(error):
                     raise _Undone(operation.error) from error
             changes = connection.total_changes
-            hit("store.after_operation")
+            failpoints.hit("store.after_operation")
             if time.monotonic() >= ends_at:
                 return done
         return len(batch)

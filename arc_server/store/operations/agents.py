@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -21,8 +21,6 @@ from arc_server.store.operations import quotas
 
 NO_CREDENTIAL: Final = ""
 """Stands in the row of an agent that registered without a token: NULL is no part of a key."""
-_NEVER: Final = (1 << 63) - 1
-"""An instant behind all others."""
 _REGISTRATION: Final = msgspec.json.Decoder(AgentRegistration)
 _SCHEMAS: Final = msgspec.json.Decoder(dict[str, HandlerSchemas])
 
@@ -104,15 +102,14 @@ def list_agents(
     """Fulfil AgentStore.list_agents."""
     where: dict[str, Any] = {
         "seen_since": micros(seen_since),
-        "before": _NEVER if behind is None else micros(behind.last_seen_at),
-        "before_agent": "" if behind is None else behind.agent_id,
-        "before_credential": "" if behind is None else behind.credential,
+        "after_agent": "" if behind is None else behind.agent_id,
+        "after_credential": "" if behind is None else behind.credential,
         "limit": limit + 1,
         "with_schemas": has_schemas,
     }
     if deployment_id is None:
-        before = "" if behind is None else behind.deployment_id
-        rows = db.each("list_agents", before_deployment=before, **where)
+        after = "" if behind is None else behind.deployment_id
+        rows = db.each("list_agents", after_deployment=after, **where)
     else:
         rows = db.each("list_agents_of_deployment", deployment_id=deployment_id, **where)
     found: list[AgentPresence] = []
@@ -128,9 +125,17 @@ def list_agents(
     return AgentPage(agents=found)
 
 
+def latest_agents(db: StoreSession, deployment_id: str, limit: int) -> Sequence[AgentPresence]:
+    """Fulfil AgentStore.latest_agents."""
+    found: list[AgentPresence] = []
+    for row in db.rows("latest_agents", deployment_id=deployment_id, limit=limit):
+        with suppress(msgspec.ValidationError):  # as in `list_agents`
+            found.append(_presence(db, _AgentRow._make(row), has_schemas=False))
+    return found
+
+
 def _cursor(row: _AgentRow) -> AgentCursor:
     return AgentCursor(
-        last_seen_at=moment(row.last_seen_at),
         deployment_id=row.deployment_id,
         agent_id=row.agent_id,
         credential=row.credential,

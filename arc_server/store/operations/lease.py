@@ -88,12 +88,14 @@ def lease_push(
     now: datetime,
     rooms: Mapping[str, int] | None,
     per_deployment: int | None,
+    sending: Mapping[str, int] | None,
 ) -> Pass:
     """Fulfil PushStore.lease_push, as `lease` does."""
     grants: list[Grant] = []
     ended: list[CommandRecord] = []
     at = micros(now)
     due = [first for first in pushes.first_pushes(db) if first.push_at <= at]
+    due.sort(key=lambda first: (sending or {}).get(first.deployment_id, 0))  # stable
     for first in due:
         left = lease_ids[len(grants) :]
         room = len(left) if per_deployment is None else per_deployment

@@ -61,6 +61,11 @@ def list_circuits(db: StoreSession) -> Sequence[PushCircuit]:
     return [_circuit(row) for row in db.rows("list_circuits")]
 
 
+def list_pushed(db: StoreSession) -> Sequence[str]:
+    """Fulfil PushStore.list_pushed."""
+    return [name for (name,) in db.rows("list_pushed")]
+
+
 def _circuit(row: Row) -> PushCircuit:
     deployment_id, opened_at, retry_at, times, reason = row
     return PushCircuit(

@@ -39,18 +39,24 @@ WHERE deployment_id = :deployment_id AND agent_id = :agent_id AND credential = :
 -- name: list_agents
 SELECT a.agent_id, a.deployment_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
     CASE WHEN :with_schemas THEN a.schemas END
-FROM agents AS a INDEXED BY agents_seen
-WHERE a.last_seen_at >= :seen_since
-  AND (a.last_seen_at, a.deployment_id, a.agent_id, a.credential)
-    < (:before, :before_deployment, :before_agent, :before_credential)
-ORDER BY a.last_seen_at DESC, a.deployment_id DESC, a.agent_id DESC, a.credential DESC
-LIMIT :limit;
+FROM agents AS a
+WHERE (a.deployment_id, a.agent_id, a.credential)
+    > (:after_deployment, :after_agent, :after_credential)
+  AND a.last_seen_at >= :seen_since
+ORDER BY a.deployment_id, a.agent_id, a.credential LIMIT :limit;
 
 -- name: list_agents_of_deployment
 SELECT a.agent_id, a.deployment_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
     CASE WHEN :with_schemas THEN a.schemas END
+FROM agents AS a
+WHERE a.deployment_id = :deployment_id
+  AND (a.agent_id, a.credential) > (:after_agent, :after_credential)
+  AND a.last_seen_at >= :seen_since
+ORDER BY a.agent_id, a.credential LIMIT :limit;
+
+-- name: latest_agents
+SELECT a.agent_id, a.deployment_id, a.credential, a.registration, a.first_seen_at, a.last_seen_at,
+    NULL
 FROM agents AS a INDEXED BY agents_of_deployment_seen
-WHERE a.deployment_id = :deployment_id AND a.last_seen_at >= :seen_since
-  AND (a.last_seen_at, a.agent_id, a.credential)
-    < (:before, :before_agent, :before_credential)
+WHERE a.deployment_id = :deployment_id
 ORDER BY a.last_seen_at DESC, a.agent_id DESC, a.credential DESC LIMIT :limit;

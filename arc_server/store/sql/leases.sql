@@ -24,6 +24,10 @@ CROSS JOIN commands AS c ON c.seq = (
 )
 WHERE d.push_url IS NOT NULL AND d.deployment_id > '';
 
+-- name: list_pushed
+SELECT d.deployment_id FROM deployments AS d INDEXED BY deployments_pushed
+WHERE d.push_url IS NOT NULL AND d.deployment_id > '' ORDER BY d.deployment_id;
+
 -- name: put_circuit
 INSERT INTO push_circuits (deployment_id, opened_at, retry_at, times, reason)
 SELECT d.deployment_id, :opened_at, :retry_at, :times, :reason

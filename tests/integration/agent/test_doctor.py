@@ -118,7 +118,7 @@ async def test_no_server_a_broken_handler_and_a_bad_policy_are_each_named(
     code, found = await look(file, capsys)
 
     assert code == 1
-    assert found["server"].startswith("bad: cannot connect to 127.0.0.1:9: ")
+    assert found["server"].startswith("bad: cannot connect to 127.0.0.1:9: Connection refused")
     assert "no licence" in found["handlers"]
     assert found["policy"].startswith("bad: rules: ")
     assert "below spool.min_free_bytes" in found["disk"]

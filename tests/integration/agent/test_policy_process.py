@@ -73,7 +73,9 @@ async def test_a_bad_policy_ends_an_agent_at_its_start(
         server, tmp_path, ARC_AGENT_POLICY_FILE=str(tmp_path / "policy.yaml")
     ) as process:
         assert await process.ended() == 2
-        assert process.log.read_text().startswith("error: rules: Expected `array`")
+        assert process.log.read_text().startswith(
+            "error: rules: Expected list of mappings, not a mapping"
+        )
 
 
 async def test_sighup_takes_a_changed_policy_and_refuses_a_bad_one(

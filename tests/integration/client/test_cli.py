@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.support.fake_server import FakeServer, agent, answer, echo, one_kind
+from tests.support.fake_server import FakeServer, HandlerFailed, agent, answer, echo, one_kind
 from tests.support.shell import arc, arc_process, start
 
 LARGE = b'"' + b"0123456789abcdef" * 100_000 + b'"'
@@ -287,6 +287,21 @@ async def test_the_hint_for_an_unknown_command_allows_for_receivers_that_do_not_
     assert "lists those of agents that register" in failed.err
 
 
+@one_kind
+async def test_an_unknown_command_gets_the_name_of_the_likely_one(server: FakeServer) -> None:
+    server.agents = [agent("a1", "dep")]
+
+    async def unknown(_params: bytes) -> bytes:
+        raise HandlerFailed("UNKNOWN_COMMAND", "no handler for 'ecoh'")
+
+    server.handlers["ecoh"] = unknown
+
+    failed = await arc("invoke", "dep", "ecoh", url=server.url)
+
+    assert failed.code == 1
+    assert "UNKNOWN_COMMAND: no handler for 'ecoh'. Did you mean echo?" in failed.err
+
+
 async def test_a_command_that_is_cancelled_is_so_for_who_waits_for_it(server: FakeServer) -> None:
     waiting = asyncio.ensure_future(arc_process("invoke", "dep", "nobody", url=server.url))
     await server.until(lambda: server.count("GET", "/v1/commands/cmd_1") > 0)
@@ -325,7 +340,8 @@ async def test_ctrl_c_in_a_pipe_leaves_at_once_and_says_how_to_go_on(server: Fak
 
     assert (process.returncode, out) == (130, b"")
     said = (
-        "interrupted; command cmd_1 goes on. Wait on: arc wait cmd_1. Stop it: arc cancel cmd_1\n"
+        "interrupted; command cmd_1 goes on\n  Wait on: arc wait cmd_1\n"
+        "  Stop it: arc cancel cmd_1\n"
     )
     assert err.decode() == said
     assert server.commands["cmd_1"].state == "PENDING"
@@ -342,8 +358,9 @@ async def test_ctrl_c_before_the_server_answered_says_how_not_to_run_twice(
     _, err = await process.communicate()
 
     assert process.returncode == 130
-    assert (
-        "may or may not have been sent. The same with --key k will not run it twice" in err.decode()
+    assert err.decode().endswith(
+        "may or may not have been sent\n"
+        "  To send it again without running it twice: the same with --key k\n"
     )
 
 

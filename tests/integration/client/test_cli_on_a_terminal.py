@@ -93,7 +93,7 @@ async def test_no_goes_on_waiting(server: FakeServer, finish: asyncio.Event) -> 
         tty.press(CTRL_C)
         await tty.until("[y/N]")
         tty.press(b"\n")
-        await tty.until("] (Ctrl-C again: leave, and let it run) \r\n")
+        await tty.until("] (Ctrl-C again: leave it running) \r\n")
         finish.set()
         assert await tty.end() == 0
         await tty.until("7\r\n")
@@ -108,7 +108,7 @@ async def test_a_second_ctrl_c_leaves(server: FakeServer, finish: asyncio.Event)
         await tty.until("[y/N]")
         tty.press(CTRL_C)
         assert await tty.end() == 130
-        await tty.until("command cmd_1 goes on. Wait on: arc wait cmd_1")
+        await tty.until("\ninterrupted; command cmd_1 goes on\r\n  Wait on: arc wait cmd_1")
 
     assert not server.commands["cmd_1"].cancel_requested
     finish.set()
@@ -157,7 +157,7 @@ async def test_ctrl_c_while_the_result_comes_in_leaves_no_half_of_it(
         await tty.until("download")
         tty.press(CTRL_C)
         assert await tty.end() == 130
-        await tty.until("command cmd_1 has ended. Its result: arc wait cmd_1")
+        await tty.until("command cmd_1 has ended\r\n  Its result: arc wait cmd_1")
     server.progress_gate.set()
 
     assert list(tmp_path.iterdir()) == []

@@ -109,6 +109,27 @@ async def test_a_private_host_is_used_when_it_is_named(
     assert bystander.visits[0].startswith(b"PUT /store HTTP/1.1")
 
 
+@one_kind
+@pytest.mark.parametrize(
+    ("where", "kind"), [("put-blob", UploadFailed), ("get-blob", ResultUnreadable)]
+)
+async def test_a_redirect_of_the_storage_is_told_as_its_own(
+    server: FakeServer, arc: Client, where: str, kind: type[ArcError]
+) -> None:
+    def redirect(_request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "https://login.hotel.test/in?u=x"})
+
+    server.lies["GET"] = {}
+    server.faults[where] = [redirect] * 9
+
+    with pytest.raises(kind) as raised:
+        await arc.invoke("dep", "echo", LARGE, returns=bytes)
+
+    assert f"{server.url}, where bodies are stored, redirects (302) to" in raised.value.message
+    assert "https://login.hotel.test/in?u=***, which is not followed" in raised.value.message
+    assert "server URL" not in raised.value.message
+
+
 @pytest.fixture(scope="module")
 def bomb() -> bytes:
     """A small body that becomes a large one."""

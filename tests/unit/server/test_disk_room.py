@@ -87,7 +87,7 @@ async def test_a_level_is_left_with_a_quarter_more_room_only(disk: Disk, logged:
     ):  # fmt: skip
         assert await disk.at(free) is DiskLevel[level], free
 
-    told = [(event["was"], event["level"]) for event in logged if event["event"] == "disk.level"]
+    told = [(event["was"], event["now"]) for event in logged if event["event"] == "disk.level"]
     assert told == [("ok", "critical"), ("critical", "hard"), ("hard", "soft"), ("soft", "ok")]
 
 

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -411,6 +411,17 @@ def test_new_commands_are_leased_while_old_ones_wait(turned: dict[str, Any]) -> 
     assert lease["commandId"] == command_id
 
 
+def test_no_lease_of_the_lost_time_ends_a_new_command(turned: dict[str, Any]) -> None:
+    server: Server = turned["server"]
+    command_id, lease_id = server.created(), turned["lease_after"]["leaseId"]
+    done = {"status": "success", "response": {"mode": "inline", "inlineBase64": "e30="}}
+
+    status, answer = server.call("PUT", f"/commands/{command_id}/response?lease={lease_id}", done)
+
+    assert (status, answer["code"]) == (409, "LEASE_LOST")
+    assert server.state(command_id) == "PENDING"
+
+
 def test_the_epoch_stands_in_answers_and_leases_and_a_restart_keeps_it(tmp_path: Path) -> None:
     def epoch_of(data: Path) -> str:
         with open_server(data) as server:
@@ -538,13 +549,36 @@ def test_what_was_revoked_since_the_backup_stays_revoked(tmp_path: Path) -> None
     known = restored(tmp_path / "backup", tmp_path / "known", "--former", data)
     unknown = restored(tmp_path / "backup", tmp_path / "unknown")
 
+    saved = Path(shutil.copy(data / JOURNAL, tmp_path / "saved.jsonl"))
+    from_copy = restored(tmp_path / "backup", tmp_path / "from_copy", "--former", saved)
     for kind in ("token", "enrol-token"):
-        [[after], [without]] = [
+        [[after], [by_copy], [without]] = [
             json.loads(run(kind, "list", "--json", "--data-dir", place).stdout)
-            for place in (known, unknown)
+            for place in (known, from_copy, unknown)
         ]
         assert after["revoked"] is not None
+        assert by_copy["revoked"] is not None
         assert without["revoked"] is None  # what --former is for
+
+
+def test_a_former_directory_in_which_no_server_was_is_refused(tmp_path: Path) -> None:
+    data, wrong = tmp_path / "data", tmp_path / "wrong.jsonl"
+    assert run("token", "create", "--scope", "admin", "--init", "--data-dir", data).returncode == 0
+    backed_up(data, tmp_path / "backup")
+    (tmp_path / "empty").mkdir()
+    wrong.write_text("[settings]\n")
+
+    for former in (tmp_path / "empty", tmp_path / "mistyped", wrong):
+        for command in (
+            ("restore", tmp_path / "backup", "--data-dir", tmp_path / "restored"),
+            ("begin-epoch", "--data-dir", data),
+        ):
+            ended = run(*command, "--former", former)
+            assert ended.returncode == 1
+            assert ended.stderr.startswith(f"error: --former {former}: ")
+            assert not (tmp_path / "restored").exists()
+    assert not (data / JOURNAL).exists()  # nothing has ended
+    restored(tmp_path / "backup", tmp_path / "restored", "--former", data)
 
 
 def test_the_journal_outlives_restores_and_torn_lines(tmp_path: Path) -> None:
@@ -603,11 +637,51 @@ def test_an_orphaned_blob_is_noted_and_is_no_damage(tmp_path: Path) -> None:
     assert f"{orphan.parent.name}/left: no command names it" in checked.stderr
 
 
+@pytest.mark.parametrize("is_running", [True, False])
+def test_wrong_counts_of_usage_are_mended(tmp_path: Path, is_running: bool) -> None:
+    data = tmp_path / "data"
+    with open_server(data) as server:
+        server.created()
+    spoil(data, "UPDATE usage SET live_commands = -7, stored_bytes = 99")
+    assert "the usage of deployment 'own'" in fsck(data).stdout
+
+    with open_server(data) if is_running else nullcontext():
+        mended = run("fsck", "--repair", "--data-dir", data)
+
+    assert mended.returncode == 0
+    assert "noted as [-7, 0, 99, 0, 0]: mended" in mended.stderr
+    assert fsck(data).returncode == 0
+
+
+def test_a_backup_with_a_damaged_body_and_wrong_counts_is_restored(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with open_server(data) as server:
+        damaged, sound = server.created(), server.created()
+    spoil(data, "UPDATE params SET checksum = checksum + 1 WHERE command = 1")
+    spoil(data, "DELETE FROM usage")
+    backed_up(data, tmp_path / "backup")
+
+    ended = run("restore", tmp_path / "backup", "--data-dir", tmp_path / "restored")
+
+    assert ended.returncode == 0, ended.stderr
+    assert "the params of command number 1 are damaged, as in the backup" in ended.stderr
+    checked = fsck(tmp_path / "restored")
+    assert checked.stdout.count("database:") == checked.stdout.count("the params of command") == 1
+    with open_server(tmp_path / "restored", restore={"freeze_seconds": 0}) as server:
+        assert [each["commandId"] for each in server.lease()] == [sound]
+        assert server.state(damaged) == "FAILED"
+
+
+def spoil(data: Path, statement: str) -> None:
+    """Change a database behind the server's back."""
+    with closing(sqlite3.connect(data / DATABASE)) as database, database:
+        database.execute(statement)
+
+
 def test_damage_in_a_body_is_found(tmp_path: Path) -> None:
     with open_server(tmp_path / "data") as server:
         server.created()
-    with closing(sqlite3.connect(tmp_path / "data" / DATABASE)) as database, database:
-        database.execute("UPDATE params SET checksum = checksum + 1")
+    spoil(tmp_path / "data", "UPDATE params SET checksum = checksum + 1")
 
     checked = fsck(tmp_path / "data")
 

@@ -146,7 +146,7 @@ async def test_schemas_are_kept_and_shown_to_who_asks_for_them(store: Store) -> 
     assert again.registration.handlers == [HandlerInfo(name="report")]
 
 
-async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: Store) -> None:
+async def test_agents_are_listed_in_an_order_that_stays_with_what_they_hold(store: Store) -> None:
     await store.put_agent("agent-1", registration(), NOW)
     await store.put_agent("agent-2", registration(), after(2))
     await store.put_agent("agent-3", registration(deployment_id="dep-2"), after(1))
@@ -155,14 +155,17 @@ async def test_agents_are_listed_the_latest_first_with_what_they_hold(store: Sto
 
     everyone = (await store.list_agents(None, NOW, 10)).agents
 
-    assert [agent.agent_id for agent in everyone] == ["agent-2", "agent-3", "agent-1"]
-    assert [list(agent.holding) for agent in everyone] == [[], [], [held]]
+    assert [agent.agent_id for agent in everyone] == ["agent-1", "agent-2", "agent-3"]
+    assert [list(agent.holding) for agent in everyone] == [[held], [], []]
     here = (await store.list_agents(DEPLOYMENT, NOW, 10)).agents
-    assert [agent.agent_id for agent in here] == ["agent-2", "agent-1"]
+    assert [agent.agent_id for agent in here] == ["agent-1", "agent-2"]
+    latest = await store.latest_agents(DEPLOYMENT, 10)
+    assert [agent.agent_id for agent in latest] == ["agent-2", "agent-1"]
+    assert await store.latest_agents(DEPLOYMENT, 1) == latest[:1]
     late = (await store.list_agents(None, after(1), 10)).agents
     assert [agent.agent_id for agent in late] == ["agent-2", "agent-3"]
     assert [agent.agent_id for agent in (await store.list_agents(None, NOW, 1)).agents] == [
-        "agent-2"
+        "agent-1"
     ]
 
 
@@ -349,3 +352,25 @@ async def test_pages_of_agents_join_up(store: Store, deployment_id: str | None) 
 
     assert joined == list(whole)
     assert (len(whole), pages) == ((8, 4) if deployment_id is None else (7, 4))
+
+
+@pytest.mark.parametrize("deployment_id", [DEPLOYMENT, None])
+async def test_an_agent_that_is_seen_between_two_pages_is_on_one_of_them(
+    store: Store, deployment_id: str | None
+) -> None:
+    names = [f"agent-{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        await store.put_agent(name, registration(), after(number))
+
+    listed: list[str] = []
+    behind = None
+    for instant in range(10, 40):
+        page = await store.list_agents(deployment_id, NOW, 2, behind=behind)
+        listed += [each.agent_id for each in page.agents]
+        if (behind := page.next) is None:
+            break
+        await store.touch_agents(
+            {(DEPLOYMENT, name, None): after(instant) for name in reversed(names)}
+        )
+
+    assert sorted(listed) == names

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from arc_protocol.errors import LeaseNotFound
+from arc_protocol.errors import LeaseLost, LeaseNotFound
 from arc_protocol.messages.base import State
 from arc_server.ports.records import PushCircuit, StoredError, StoredInline
 from arc_server.ports.store import Store
@@ -359,6 +359,34 @@ async def test_a_deployment_is_leased_no_more_pushes_than_it_has_room_for(store:
     assert granted_ids(granted) == ["cmd_10", "cmd_30", "cmd_31"]
     assert await store.next_push_at(["dep-1", "dep-2", "dep-3"]) is None
     assert await store.next_push_at(["dep-1"]) == NOW
+
+
+async def test_what_is_free_goes_first_to_where_the_fewest_are_being_sent(store: Store) -> None:
+    for name in ("dep-1", "dep-2", "dep-3"):
+        await store.put_deployment(pushed(deployment_id=name), NOW)
+        await create(store, command_id=f"cmd_{name[4:]}", deployment_id=name)
+
+    granted = await store.lease_push(
+        ["lease_1", "lease_2"], 30, after(1), sending={"dep-1": 2, "dep-2": 1}
+    )
+
+    assert granted_ids(granted) == ["cmd_3", "cmd_2"]
+
+
+@pytest.mark.parametrize("by", [{"holder": "agent-1"}, {"holder": None, "credential": "tok_1"}])
+async def test_a_push_of_what_an_agent_held_before_has_a_lease_of_its_own(
+    store: Store, by: dict[str, str | None]
+) -> None:
+    await create(store, command_id="cmd_1")
+    await lease(store, lease_ids=["lease_agent"], **by)
+    await store.set_push(DEPLOYMENT, "https://w.test/", None, NOW, "root")
+    await store.requeue_lapsed(after(3600), 10)
+
+    [grant] = (await store.lease_push(["lease_push"], 30, after(3600))).grants
+
+    assert (grant.command.lease_id, grant.command.lease_attempt) == ("lease_push", 2)
+    with pytest.raises(LeaseLost):
+        await store.complete("cmd_1", "lease_agent", RESULT, after(3601))
 
 
 async def test_the_push_url_of_an_operator_stays_unless_one_is_configured(store: Store) -> None:

@@ -143,7 +143,7 @@ async def test_agents_have_a_quota_and_a_silent_one_gives_its_place(store: Store
     await store.put_agent("a2", registration(), late, None, limits)
 
     found = (await store.list_agents(DEPLOYMENT, NOW, 10)).agents
-    assert [agent.agent_id for agent in found] == ["a2", "a1"]
+    assert [agent.agent_id for agent in found] == ["a1", "a2"]
     assert (await usage(store, DEPLOYMENT))["agents"] == 2
 
 
@@ -179,6 +179,25 @@ async def test_whatever_is_deleted_is_subtracted_and_fsck_finds_a_wrong_count(
         connection.execute("UPDATE usage SET live_commands = live_commands + 1")
     [problem] = _problems(path)
     assert DEPLOYMENT in problem
+
+
+async def test_a_recount_counts_its_own_batch_once(sqlite: SqliteStore) -> None:
+    path = sqlite.database.path
+    await create(sqlite, idempotency_key="k")
+    await sqlite.put_agent("a", registration(), NOW)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE usage SET live_commands = 9, idempotency_keys = 9, agents = 0")
+
+    await asyncio.gather(
+        sqlite.create(new(params=UPLOAD)),
+        sqlite.recount_usage(DEPLOYMENT),
+        sqlite.create(new()),
+        sqlite.recount_usage("dep-unknown"),
+    )
+
+    used = await usage(sqlite, DEPLOYMENT)
+    assert (used["live_commands"], used["open_uploads"], used["agents"]) == (3, 1, 1)
+    assert _problems(path) == []
 
 
 def _problems(path: Path) -> list[str]:

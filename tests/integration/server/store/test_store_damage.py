@@ -181,6 +181,6 @@ async def test_an_agent_of_a_name_that_is_refused_today_spoils_no_list(tmp_path:
     again = await store.list_agents(None, NOW, 10)
     await store.close()
 
-    assert [each.agent_id for each in found.agents] == ["agent-3", "agent-1"]
-    assert [each.agent_id for each in (*first.agents, *second.agents)] == ["agent-3", "agent-1"]
+    assert [each.agent_id for each in found.agents] == ["agent-1", "agent-3"]
+    assert [each.agent_id for each in (*first.agents, *second.agents)] == ["agent-1", "agent-3"]
     assert len(again.agents) == 3

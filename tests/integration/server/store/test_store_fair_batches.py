@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from arc_protocol.errors import StoreUnavailable
+from arc_runtime import failpoints
 from arc_server.store.engine import batches, transactions
 from arc_server.store.sqlite_store import SqliteStore
 from tests.support.store_quotas import usage
@@ -82,7 +83,7 @@ async def test_a_batch_that_takes_long_ends_and_the_rest_goes_into_the_next(
     monkeypatch.setattr(transactions, "MAX_SECONDS", 0)
     commits: list[str] = []
     monkeypatch.setattr(
-        transactions, "hit", lambda name: commits.append(name) if "after_commit" in name else None
+        failpoints, "hit", lambda name: commits.append(name) if "after_commit" in name else None
     )
     taken = await create(sqlite)
     commits.clear()

@@ -16,7 +16,7 @@ import pytest
 
 from arc_protocol.errors import StoreFull, StoreUnavailable
 from arc_protocol.messages.base import State
-from arc_server.store.engine import transactions
+from arc_runtime import failpoints
 from arc_server.store.sqlite_store import SqliteStore
 from tests.support.store_samples import NOW, RESULT, after, create, leased, read, response_of
 
@@ -39,7 +39,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, point: str, error: Exception) -> No
         if name == point and left:
             raise left.pop()
 
-    monkeypatch.setattr(transactions, "hit", hit)
+    monkeypatch.setattr(failpoints, "hit", hit)
 
 
 async def _limited(limit: str, *command: str) -> Any:

@@ -13,8 +13,9 @@ import pytest
 
 from arc_protocol.errors import CommandNotFound, StoreUnavailable
 from arc_protocol.messages.base import State
+from arc_runtime import failpoints
 from arc_server.ports.records import CommandFilter
-from arc_server.store.engine import batches, transactions
+from arc_server.store.engine import batches
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import sweeps
 from arc_server.store.sqlite_store import SqliteStore
@@ -39,8 +40,7 @@ from tests.support.waiting import until
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The failpoints that are passed, in order."""
     names: list[str] = []
-    monkeypatch.setattr(transactions, "hit", names.append)
-    monkeypatch.setattr(batches, "hit", names.append)
+    monkeypatch.setattr(failpoints, "hit", names.append)
     return names
 
 
@@ -308,7 +308,7 @@ async def test_a_batch_that_breaks_off_leaves_no_transaction_open(
         if name == "store.after_operation" and left:
             raise left.pop()
 
-    monkeypatch.setattr(transactions, "hit", hit)
+    monkeypatch.setattr(failpoints, "hit", hit)
 
     with pytest.raises(StoreUnavailable, match="cannot do this now"):
         await create(sqlite, command_id="cmd_a")

@@ -212,14 +212,20 @@ class TwoStores(RuleBasedStateMachine):
         seconds=SECONDS,
         rooms=st.none() | st.dictionaries(DEPLOYMENTS, st.integers(0, 2)),
         each=st.none() | st.integers(1, 2),
+        sending=st.none() | st.dictionaries(DEPLOYMENTS, st.integers(0, 2)),
     )
     def lease_push(
-        self, count: int, seconds: float, rooms: dict[str, int] | None, each: int | None
+        self,
+        count: int,
+        seconds: float,
+        rooms: dict[str, int] | None,
+        each: int | None,
+        sending: dict[str, int] | None,
     ) -> None:
         fresh = self.fresh_leases(count)
         self.both(
             lambda store: store.lease_push(
-                fresh, seconds, self.now, rooms=rooms, per_deployment=each
+                fresh, seconds, self.now, rooms=rooms, per_deployment=each, sending=sending
             )
         )
 
@@ -429,6 +435,19 @@ class TwoStores(RuleBasedStateMachine):
         before = self.now - timedelta(seconds=age)
         self.both(lambda store: store.fail_abandoned_uploads(before, self.now, limit))
 
+    @rule(index=st.integers(0, 40), size=st.integers(0, 9))
+    def mark_arrived(self, index: int, size: int) -> None:
+        self.both(lambda store: store.mark_arrived(self.command_id(index), size))
+
+    @rule(limit=st.integers(1, 3))
+    def forget_uploads(self, limit: int) -> None:
+        async def forget(store: Any) -> Any:
+            left = await store.left_uploads(limit)
+            await store.forget_uploads(left)
+            return left
+
+        self.both(forget)
+
     @rule(index=st.integers(0, 30))
     def delete_command(self, index: int) -> None:
         self.both(lambda store: store.delete_command(self.command_id(index)))
@@ -452,6 +471,7 @@ class TwoStores(RuleBasedStateMachine):
         self.both(lambda store: store.next_push_at())
         self.both(lambda store: store.next_push_at([DEPLOYMENT]))
         self.both(lambda store: store.list_circuits())
+        self.both(lambda store: store.list_pushed())
         self.both(lambda store: store.has_live_leases())
         page = self.both(_listed)
         assert page == sorted(page, key=lambda command: int(command.command_id[4:]), reverse=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from arc_agent.cli.arguments import parser
 from arc_agent.cli.install import front
@@ -22,24 +20,15 @@ REFUSALS = {
     "module with an error": (["--handlers", "broken"], "ZeroDivisionError"),
     "module that exits": (["--handlers", "exits.py"], "SystemExit"),
     "module without handlers": (["--handlers", "json"], "has no handlers"),
-    "no such module": (["--handlers", "nowhere"], "cannot be imported"),
+    "no such module": (["--handlers", "nowhere"], "nowhere is not installed or in handlers.path"),
+    "no such file": (["--handlers", "twic.py"], "twic.py. Did you mean twice.py?"),
     "duplicate": (["--handlers", "twice.py"], "two handlers for 'arc.ping'"),
     "no token file": (["--token-file", "nowhere"], "cannot be read: No such file"),
     "empty token file": (["--token-file", "empty"], "is empty"),
-    "directory that is a file": (["--data-dir", "empty"], "cannot be used: File exists"),
+    "directory that is a file": (["--data-dir", "empty"], "cannot be used: it is no directory"),
     "damaged spool": (["--data-dir", "damaged"], "spool.db cannot be used: file is not a database"),
     "newer spool": (["--data-dir", "newer"], "was made by a newer agent (version 99)"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The command line sets up logging for its process, which is the tests' here."""
-    handlers = logging.getLogger().handlers[:]
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture
@@ -81,6 +70,8 @@ def test_what_is_wrong_at_the_start_is_one_clear_line_and_exit_2(
     assert code == 2
     assert expected in err
     assert err.splitlines()[-1].startswith("error: ")
+    assert ("Traceback" in err) is (case in ("module with an error", "module that exits"))
+    assert "importlib" not in err  # nor the frames of ARC, which are no fault of the module
     assert out == ""
 
 

@@ -41,6 +41,26 @@ def test_a_refusal_has_the_code_and_reason_of_the_server(status: int) -> None:
     assert (refused.value.code, refused.value.detail) == ("UNAUTHORIZED", "revoked")
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ('"this token is bound to another deployment"', ": this token is bound to another deplo"),
+        (f'"{"x" * 10_000}"', f": {'x' * 200}"),
+        ('"a\\u001b[2Jb"', ""),
+        ("7", ""),
+    ],
+)
+def test_a_refusal_repeats_the_words_of_the_server(message: str, told: str) -> None:
+    body = f'{{"code": "FORBIDDEN", "message": {message}}}'.encode()
+
+    with pytest.raises(Refused) as refused:
+        judged(Answer(403, body, {}))
+
+    assert refused.value.code == "FORBIDDEN"
+    assert refused.value.reason.startswith(f"the server answered 403 FORBIDDEN{told}")
+    assert len(refused.value.reason) <= len("the server answered 403 FORBIDDEN: ") + 200
+
+
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_passing_answer_is_no_contact(status: int) -> None:
     with pytest.raises(NoContact, match=str(status)) as failed:

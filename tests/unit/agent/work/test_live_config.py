@@ -22,6 +22,9 @@ from arc_agent.work.live_config import LiveConfig, Source, exposed_secrets
             "handlers: {http: {h: {url: 'http://127.0.0.1:1', path: /, header_files: {x: %s}}}}",
             ["handlers.http.h.header_files.x: "],
         ),
+        ("tls: {client_cert: /c, client_key: %s}", ["tls.client_key: "]),
+        ("tls: {client_cert: %s}", ["tls.client_cert: "]),
+        ("handlers: {sql: {q: {dsn_file: %s, statement: SELECT 1}}}", ["handlers.sql.q.dsn_file"]),
         ("log: {level: info}", []),
     ],
 )

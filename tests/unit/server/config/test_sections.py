@@ -19,7 +19,7 @@ from arc_server.config.parts import (
     push_limits,
     sweep_limits,
 )
-from arc_server.config.reading import PREFIX, listen_address, load_config
+from arc_server.config.reading import PREFIX, exposed_secrets, listen_address, load_config
 from arc_server.config.sections import ServerConfig
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
@@ -86,6 +86,10 @@ def test_the_commented_file_names_every_key() -> None:
         ("http: {trusted_proxies: [proxy.example]}", "http.trusted_proxies"),
         ("log: {level: loud}", "log.level"),
         ("auth: {disabled: true}\nlisten: 0.0.0.0:80", "auth.disabled"),
+        (
+            "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example\nauth: {disabled: true}",
+            "auth.disabled",
+        ),
         ("listen: 0.0.0.0:80", "listen"),
         ("listen: '[::]:80'", "listen"),
         ("listen: arc.example:80", "listen"),
@@ -186,7 +190,6 @@ def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -
         "listen: 0.0.0.0:80\ntls: {behind_proxy: true}",
         "listen: '[::]:80'\ntls: {cert_file: /a.pem}",
         "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example",
-        "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example\nauth: {disabled: true}",
     ],
 )
 def test_a_server_off_loopback_has_tls_or_a_proxy(tmp_path: Path, text: str) -> None:
@@ -227,6 +230,30 @@ def test_a_token_file_that_cannot_be_read_is_refused_with_its_key(tmp_path: Path
 
     with pytest.raises(SettingsError, match=r"deployments\[0\].push_token_file: cannot be read"):
         deployments(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("tls: {cert_file: /c, key_file: %s}", "tls.key_file: "),
+        ("tls: {cert_file: %s}", "tls.cert_file: "),
+        (
+            "deployments: [{id: a, push_url: 'http://b', push_token_file: %s}]",
+            "deployments[0].push_token_file: ",
+        ),
+    ],
+)
+def test_a_secret_that_every_user_may_read_is_named(tmp_path: Path, text: str, key: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    config = load(text.replace("%s", str(secret)), tmp_path)
+
+    secret.chmod(0o644)
+    [line] = exposed_secrets(config, None)
+    secret.chmod(0o640)
+
+    assert line.startswith(f"{key}{secret} is open to every user")
+    assert exposed_secrets(config, None) == []
 
 
 def test_the_longest_url_is_the_longest_of_all(tmp_path: Path) -> None:

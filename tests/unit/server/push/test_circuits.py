@@ -115,3 +115,18 @@ def test_a_stored_circuit_stays_open_after_a_restart() -> None:
 
     after.load([])
     assert after.room("d1", START) == 3
+
+
+def test_a_clock_that_is_set_back_leaves_no_circuit_open_for_longer_than_the_cap() -> None:
+    lines, restarted = circuits(), circuits()
+    circuit = fail(lines, 2, at=86_400)
+    assert circuit is not None
+    restarted.load([circuit])
+
+    for each in (lines, restarted):
+        assert each.room("d1", START) == 1
+        assert each.next_probe_at(START) is None
+        again = fail(each)
+        assert again is not None
+        assert each.room("d1", START) == 0
+        assert again.retry_at <= START + timedelta(seconds=LIMITS.circuit_cap_seconds)

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from arc_protocol.errors import CommandNotFound, Conflict, InvalidStateTransition
+from arc_protocol.errors import (
+    CommandNotFound,
+    Conflict,
+    InvalidStateTransition,
+    StorageOperationFailed,
+)
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
 from arc_protocol.messages.leases import LeaseInfo
@@ -58,6 +63,28 @@ async def test_each_state_is_kept_for_its_time(world: World) -> None:
     assert await left() == [False, True, True, True]
     world.clock.advance(60 * DAY + 10)
     assert await left() == [False, False, False, True]
+
+
+async def test_a_clock_that_is_set_ahead_removes_nothing_for_a_day(world: World) -> None:
+    lease = await ended(world)
+    world.clock.jump_wall(365 * DAY)
+    await world.sweeper.tick()
+
+    assert await world.retention.sweep() == Removed()
+    world.clock.advance(DAY - 1)
+    assert await world.retention.sweep() == Removed()
+    assert await is_there(world, lease.command_id)
+
+    world.clock.advance(2)
+    assert (await world.retention.sweep()).commands == 1
+
+
+async def test_an_operator_may_purge_while_retention_is_held(world: World) -> None:
+    await ended(world)
+    world.clock.jump_wall(365 * DAY)
+    await world.sweeper.tick()
+
+    assert (await world.retention.purge(None)).commands == 1
 
 
 async def test_the_blobs_of_a_command_go_with_it(world: World) -> None:
@@ -150,6 +177,19 @@ async def test_a_command_that_is_deleted_takes_its_bodies_along(world: World) ->
     assert not await world.retention.delete_command(lease.command_id)
     with pytest.raises(Conflict, match="cancel it first"):
         await world.retention.delete_command(live.command_id)
+
+
+async def test_a_command_whose_blobs_cannot_be_deleted_is_deleted_all_the_same(
+    world: World,
+) -> None:
+    lease = await ended(world, success(LARGE))
+    world.blobs.refuse = {"delete_all": StorageOperationFailed("a broken disk")}
+
+    assert await world.retention.delete_command(lease.command_id)
+
+    world.blobs.refuse = {}
+    assert not await is_there(world, lease.command_id)
+    assert (await world.retention.purge(None)).blobs == 1
 
 
 async def test_an_operator_may_purge_earlier_than_configured(world: World) -> None:

@@ -435,7 +435,7 @@ async def test_a_command_that_ends_at_once_costs_no_query_for_its_reason(world: 
     await world.respond(await world.lease(target=TARGET, agent="a1"))
 
     assert (await sender.status()).state is State.SUCCEEDED
-    assert not {"get", "list_agents"} & set(world.store.calls)
+    assert not {"get", "latest_agents"} & set(world.store.calls)
 
 
 async def test_the_agents_of_a_deployment_are_read_once_for_all_senders(world: World) -> None:
@@ -446,13 +446,13 @@ async def test_the_agents_of_a_deployment_are_read_once_for_all_senders(world: W
     for _ in range(2):
         await asyncio.gather(*(reason(world, each) for each in command_ids))
 
-    assert world.store.calls.count("list_agents") == 1
+    assert world.store.calls.count("latest_agents") == 1
 
 
 async def test_what_an_agent_says_while_its_deployment_is_read_counts(world: World) -> None:
     await register(world, status=PAUSED)
     command_id = await old_command(world)
-    gate = world.store.gates["list_agents"] = Gate()
+    gate = world.store.gates["latest_agents"] = Gate()
     looking = asyncio.ensure_future(reason(world, command_id))
     await gate.arrived.wait()
     await register(world)
@@ -475,11 +475,11 @@ async def test_no_more_agents_and_deployments_are_remembered_than_may_be(
 
     async def reads_of(read: str, agents: int) -> int:
         """Return how often agents are read for the reason of a command, once so many have come."""
-        before = world.store.calls.count("list_agents")
+        before = world.store.calls.count("latest_agents")
         for number in range(agents):
             await world.poll(agent=f"unregistered {number}", target=daemon("t2"))
         assert await reason(world, read) is not None or agents
-        return world.store.calls.count("list_agents") - before
+        return world.store.calls.count("latest_agents") - before
 
     assert await reads_of(command_id, 0) == 1
     assert await reads_of(command_id, 0) == 0
@@ -504,7 +504,7 @@ async def test_the_poll_of_a_client_that_went_is_no_later_sign_of_life(world: Wo
 async def test_a_read_that_fails_is_made_again(world: World) -> None:
     await register(world, status=PAUSED)
     command_id = await old_command(world)
-    world.store.away = {"list_agents"}
+    world.store.away = {"latest_agents"}
     with pytest.raises(Exception, match="away"):
         await reason(world, command_id)
     world.store.away = set()
