@@ -63,18 +63,16 @@ class BootedRoot:
     def __init__(self, name: str) -> None:
         self._name = name
         self._pristine, self._wheels = debian_root.parts()
-        self._place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=debian_root.CACHE))
-        self._is_in_memory = _available_bytes() > _MEMORY_BYTES
+        self._place = Path(tempfile.mkdtemp(prefix=f"{name}-{os.getpid()}-", dir=debian_root.CACHE))
         self.path = self._place / "root"
         """Where the host sees the root's files."""
         self._console = self._place / "console"
-        self._groups: list[Path] = []
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
 
     def __enter__(self) -> BootedRoot:
         try:
-            if self._is_in_memory:
+            if _available_bytes() > _MEMORY_BYTES:
                 subprocess.run(
                     ["mount", "-t", "tmpfs", "-o", f"size={_MEMORY_BYTES // 2},mode=0755",
                      "arc-root", self._place],
@@ -98,14 +96,11 @@ class BootedRoot:
             else:
                 self._nspawn.kill()
             self._nspawn.wait()
-        control_groups.remove(self._groups)
-        if self._is_in_memory:
-            subprocess.run(["umount", self._place], check=False)
-        shutil.rmtree(self._place)
+        _remove(self._place)
 
     def _boot(self) -> None:
         """Start systemd in the root, and wait until it has started everything."""
-        self._groups = control_groups.create(self._place.name)
+        groups = control_groups.create(self._place.name)
         nspawn = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
             "--private-network", "--console=pipe",
@@ -114,7 +109,7 @@ class BootedRoot:
         ]  # fmt: skip
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(
-                control_groups.entered(self._groups, nspawn),
+                control_groups.entered(groups, nspawn),
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             )  # fmt: skip
         self._leader = wait_until(self._first_process, BOOT_SECONDS)
@@ -251,6 +246,22 @@ def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
     )
 
 
+def remove_left() -> None:
+    """Remove the roots of processes that ended without removing theirs."""
+    for place in debian_root.CACHE.glob("*-*-*"):
+        pid = place.name.rsplit("-", 2)[1]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """End what runs in a root, and remove its directory."""
+    control_groups.remove(control_groups.places(place.name))
+    if place.is_mount():
+        subprocess.run(["umount", place], check=True)
+    shutil.rmtree(place)
+
+
 def _available_bytes() -> int:
     """The memory that is available without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -270,6 +281,7 @@ def why_not() -> str:
     if reason:
         return reason
     try:
+        remove_left()
         with BootedRoot("trial"):
             return ""
     except Exception as error:
