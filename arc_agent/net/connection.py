@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -27,6 +25,7 @@ from arc_agent.version import __version__
 from arc_protocol.lifecycle import full_jitter
 from arc_runtime.network.allowed_hosts import PeerResponse
 from arc_runtime.network.encodings import unasked_encoding
+from arc_runtime.network.http_dates import http_date
 from arc_runtime.startup.late_module import late_module
 
 if TYPE_CHECKING:
@@ -363,11 +362,8 @@ def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
 @lru_cache(maxsize=4)
 def _posix_time(date: str) -> float | None:
     """Return an HTTP date as POSIX time; None if it is none. Answers of one second share theirs."""
-    try:
-        moment = parsedate_to_datetime(date)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError):
-        return None
+    moment = http_date(date)
+    return None if moment is None else moment.timestamp()
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

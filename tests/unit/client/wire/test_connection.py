@@ -123,6 +123,9 @@ def test_a_file_of_certificates_that_holds_none_is_refused(tmp_path: Path) -> No
         ("Mon, 23 Nov 2026 19:00:30 GMT", 0.0),
         ("soon", None),
         ("-3", None),
+        ("Mon, 23 Nov 2026 20:00:30 -0000", 30.0),
+        (f"Mon, 23 Nov {'9' * 20} 20:00:30 GMT", None),
+        (f"Mon, 23 Nov 2026 20:00:30 +{'9' * 20}", None),
     ],
 )
 def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | None) -> None:
