@@ -22,6 +22,7 @@ from arc_agent.config.sections import ServerSection
 from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
 from arc_agent.version import __version__
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.lifecycle import full_jitter
 from arc_runtime.network.allowed_hosts import PeerResponse
 from arc_runtime.network.encodings import unasked_encoding
@@ -380,7 +381,7 @@ def code_of(answer: Answer) -> str | None:
     """Return the code of a JSON error body; None for another body, which may be a proxy's."""
     try:
         code = msgspec.json.decode(answer.body, type=_Code).code
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return code[:64] if code and code.isprintable() else None
 
@@ -404,7 +405,7 @@ def _explained(answer: Answer) -> _Explained:
     """Return what a JSON error body says; nothing of another body, which may be a proxy's."""
     try:
         return msgspec.json.decode(answer.body, type=_Explained)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return _Explained()
 
 

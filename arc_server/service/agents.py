@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import msgspec
 import structlog
 
-from arc_protocol.codec import encode
+from arc_protocol.codec import UNREADABLE, encode
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldCommand
 from arc_protocol.messages.base import CommandTarget
@@ -215,7 +215,7 @@ def _read_cursor(text: str) -> AgentCursor:
     """Return the cursor of a page. Raises InvalidCommand."""
     try:
         return msgspec.json.decode(urlsafe_b64decode(text.encode()), type=AgentCursor)
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, *UNREADABLE):
         raise InvalidCommand("cursor: not one of this server", field="cursor") from None
 
 

@@ -162,6 +162,12 @@ def test_a_proxy_is_taken_from_the_environment_but_not_for_this_machine(
         ),
         (502, b"\xff\xfe", UnexpectedAnswer, "HTTP 502 from http://h/x: \ufffd\ufffd"),
         (500, b"", UnexpectedAnswer, "HTTP 500 from http://h/x"),
+        (
+            409,
+            b'{"x":' + b"[" * 30_000,
+            UnexpectedAnswer,
+            f'HTTP 409 from http://h/x: {{"x":{"[" * 195}',
+        ),
         (400, b'{"code":1}', UnexpectedAnswer, 'HTTP 400 from http://h/x: {"code":1}'),
     ],
 )
