@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from arc_protocol import lifecycle
+from arc_protocol.codec import utc
 from arc_protocol.messages.events import EventList, EventsRequest
 from arc_server.ports.clock import Clock
 from arc_server.ports.events import EventStore
@@ -36,8 +37,10 @@ class EventService:
     ) -> None:
         """Store events and wake the requests that wait for them.
 
-        Raises CommandNotFound, LeaseLost.
+        Raises CommandNotFound, LeaseLost, and InvalidCommand for a time outside the calendar.
         """
+        for line in events.lines:
+            utc(line.at)
         limits, now = self._limits, self._clock.now()
         await self._store.add_events(
             command_id, events, now, limits.kept_event_lines, limits.quotas, within
