@@ -31,6 +31,7 @@ from typing import Any, Final
 import msgspec
 
 from arc_protocol import errors
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import CANCELLED
 from arc_protocol.messages.base import State
@@ -186,7 +187,7 @@ def error_of(status: int, body: bytes, *, url: str, retry_after: float | None = 
     context = {"status": status, "retry_after": retry_after}
     try:
         answer = msgspec.json.decode(body, type=_ErrorAnswer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         kind = _BY_STATUS.get(status, UnexpectedAnswer)
         text = " ".join(body[: 4 * _SHOWN_TEXT].decode("utf-8", "replace").split())[:_SHOWN_TEXT]
         message = f"HTTP {status} from {redact(url)}" + (f": {text}" if text else "")

@@ -11,6 +11,8 @@ from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.base import NO_CONTROLS, VISIBLE
 
 T = TypeVar("T")
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""The errors of msgspec for JSON from elsewhere: malformed, misshapen, not UTF-8, too deep."""
 _MAX_ECHO: Final = 200
 """The length of a msgspec error that is passed on: it quotes values of any length."""
 _MISSING_FIELD: Final = "Object missing required field `"

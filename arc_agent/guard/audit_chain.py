@@ -21,6 +21,7 @@ import structlog
 
 from arc_agent.config.sections import AuditSection
 from arc_agent.host.data_dir import sync_directory
+from arc_protocol.codec import UNREADABLE
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -266,7 +267,7 @@ def _beginning(path: Path) -> _Beginning:
     with path.open("rb") as file:
         try:
             return msgspec.json.decode(file.readline(_TAIL_BYTES), type=_Beginning)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return _Beginning()
 
 
@@ -282,7 +283,7 @@ def _is_line(line: bytes) -> bool:
     """Return True if something can be a line of the log."""
     try:
         found: Any = msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     if not isinstance(found, dict):
         return False

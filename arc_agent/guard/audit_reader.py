@@ -23,6 +23,7 @@ from arc_agent.guard.audit_chain import (
     is_link,
     number_of,
 )
+from arc_protocol.codec import UNREADABLE
 
 
 class Broken(Exception):
@@ -150,7 +151,7 @@ def _lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
             return
         try:
             found: Any = msgspec.json.decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             continue
         if isinstance(found, dict):
             yield cast("dict[str, Any]", found)
@@ -169,7 +170,7 @@ def started_since(directory: Path, since: datetime) -> Iterator[tuple[str, datet
                     continue
                 try:
                     found = msgspec.json.decode(text, type=_Started)
-                except (msgspec.MsgspecError, UnicodeDecodeError):
+                except UNREADABLE:
                     continue
                 if found.rule is not None and found.at >= since:
                     yield found.rule, found.at
@@ -179,5 +180,5 @@ def _read(text: bytes, where: str) -> _Line:
     """Return a line as the chain needs it. Raises Broken."""
     try:
         return msgspec.json.decode(text, type=_Line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         raise Broken(f"{where}: this is no line of an audit log") from None

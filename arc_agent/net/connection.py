@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -24,9 +22,11 @@ from arc_agent.config.sections import ServerSection
 from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer
 from arc_agent.version import __version__
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.lifecycle import full_jitter
 from arc_runtime.network.allowed_hosts import PeerResponse
 from arc_runtime.network.encodings import unasked_encoding
+from arc_runtime.network.http_dates import http_date
 from arc_runtime.startup.late_module import late_module
 
 if TYPE_CHECKING:
@@ -363,11 +363,8 @@ def _timeouts(settings: ServerSection) -> aiohttp.ClientTimeout:
 @lru_cache(maxsize=4)
 def _posix_time(date: str) -> float | None:
     """Return an HTTP date as POSIX time; None if it is none. Answers of one second share theirs."""
-    try:
-        moment = parsedate_to_datetime(date)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError):
-        return None
+    moment = http_date(date)
+    return None if moment is None else moment.timestamp()
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -384,7 +381,7 @@ def code_of(answer: Answer) -> str | None:
     """Return the code of a JSON error body; None for another body, which may be a proxy's."""
     try:
         code = msgspec.json.decode(answer.body, type=_Code).code
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     return code[:64] if code and code.isprintable() else None
 
@@ -408,7 +405,7 @@ def _explained(answer: Answer) -> _Explained:
     """Return what a JSON error body says; nothing of another body, which may be a proxy's."""
     try:
         return msgspec.json.decode(answer.body, type=_Explained)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return _Explained()
 
 

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from arc_agent.net.connection import Answer, NoContact, ServerConnection
-from arc_protocol.codec import decode
+from arc_protocol.codec import UNREADABLE, decode
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.base import CONTROLS, INVISIBLE, MAX_NAME_LENGTH, Message
 from arc_protocol.messages.leases import (
@@ -32,6 +32,10 @@ _SPARE_BYTES: Final = 8 * 1024 * 1024
 _LEASE_BYTES: Final = 8 * 1024 * 1024
 """The bound of an answer for each lease asked for: an envelope embeds params up to the server's
 inline limit, 150 kB by default."""
+_SPARE_VALUES: Final = 10_000
+_LEASE_VALUES: Final = 200
+"""The most values of an answer for each lease asked for, counted before they are decoded. A lease
+has about 40; 40 MiB of empty objects would take 2 GB, and stop the event loop for a minute."""
 _ID: Final = re.compile(r"(?!\.{1,2}\Z)[!-~]{1,256}", re.ASCII)
 """Ids become segments of paths and words of log lines: no spaces, no controls, not `.` or `..`."""
 _SHOWN_CHARS: Final = 500
@@ -64,15 +68,19 @@ async def ask(
     connection: ServerConnection, url: str, request: LeaseRequest, *, timeout_seconds: float
 ) -> LeaseAnswer:
     """Ask for leases. Raises NoContact (Refused) for any other answer."""
+    most_leases = request.max_leases or 1
     answer = await connection.call(
         "POST",
         url,
         request,
         timeout_seconds=timeout_seconds,
-        max_bytes=_SPARE_BYTES + _LEASE_BYTES * (request.max_leases or 1),
+        max_bytes=_SPARE_BYTES + _LEASE_BYTES * most_leases,
     )
     if answer.status != 200:
         raise NoContact(f"the server answered {answer.status} to a lease request")
+    most_values = _SPARE_VALUES + _LEASE_VALUES * most_leases
+    if sum(map(answer.body.count, (b"[", b"{", b","))) > most_values:
+        raise NoContact(f"a lease answer of more than {most_values} values")
     return _read(answer)
 
 
@@ -126,14 +134,14 @@ def _read(answer: Answer) -> LeaseAnswer:
     """Read a lease answer. Raises NoContact when it is none."""
     try:
         lenient = _LENIENT.decode(answer.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise NoContact(f"a lease answer that cannot be read: {error}") from None
     leases: list[LeaseInfo] = []
     broken: list[BrokenLease] = []
     for raw in lenient.leases:
         try:
             leases.append(_checked(_LEASE.decode(raw)))
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (ValueError, *UNREADABLE) as error:
             broken.append(_salvage(raw, str(error)))
     return LeaseAnswer(
         leases=leases,
@@ -171,7 +179,7 @@ def _salvage(raw: msgspec.Raw, reason: str) -> BrokenLease:
     """Return what can be read of a broken lease."""
     try:
         tree: Any = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return BrokenLease(reason=reason[:_SHOWN_CHARS])
     return BrokenLease(
         reason=reason[:_SHOWN_CHARS],

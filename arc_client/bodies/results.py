@@ -13,6 +13,7 @@ from typing import IO, Any, TypeVar, cast
 import msgspec
 
 from arc_client.errors import CommandExpired, ResultUnreadable, failure_of
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import BodySpec, InlineBody, SuccessResponse
 from arc_protocol.messages.commands import CommandStatus
@@ -60,7 +61,7 @@ def decoded(data: bytes | bytearray, returns: type[T], command_id: str) -> T:
         return msgspec.json.decode(data, type=returns)
     except msgspec.ValidationError as error:
         why = f"is not what was asked for: {error}"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         why = f"is {len(data)} bytes that are not JSON ({error}); ask for bytes"
     raise ResultUnreadable(f"the result {why}", command_id=command_id)
 

@@ -8,6 +8,7 @@ from arc_client.cli.output import print_line, show_json, show_message
 from arc_client.client import Client
 from arc_protocol.messages.events import EventList, Progress
 from arc_runtime.terminal.text import printable
+from arc_runtime.terminal.times import local
 
 
 async def show_events(client: Client, command_id: str, *, is_followed: bool, as_json: bool) -> None:
@@ -41,7 +42,7 @@ def _show(batch: EventList, known_dropped: int, *, as_json: bool) -> int:
         count = batch.dropped - known_dropped
         show_message(f"({count} lines were dropped: there was no room for them)")
     for line in batch.lines:
-        at = line.at.astimezone().strftime("%H:%M:%S")
+        at = local(line.at).strftime("%H:%M:%S")
         print_line(printable(f"{at} {line.level:7} {line.message}"))
     if batch.progress is not None:
         show_message(_describe(batch.progress))

@@ -10,6 +10,7 @@ import msgspec
 
 from arc_client import errors as client
 from arc_protocol import errors as server
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.errors import ArcError
 
 
@@ -196,6 +197,6 @@ def _decoded(details: str | None) -> Any:
     """Return details that are a JSON object or array as that, other text as it is."""
     try:
         value: Any = msgspec.json.decode(details or "")
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return details
     return cast("Any", value) if isinstance(value, dict | list) else details

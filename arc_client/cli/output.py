@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from arc_client.cli.explain import Explanation, as_record
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.errors import ArcError
 from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.styles import has_colours, is_terminal, style_of_state, styled
@@ -70,7 +71,7 @@ def laid_out(details: str | None) -> str | None:
     """Return the details of an error: JSON laid out, other text as it is."""
     try:
         return msgspec.json.format(details or "", indent=2)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return details
 
 
@@ -90,7 +91,7 @@ def write_result(data: bytes, *, is_raw: bool = False) -> None:
     is_shown = is_terminal(sys.stdout)
     try:
         value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         if not is_shown:
             write_bytes(data)
             return

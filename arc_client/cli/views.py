@@ -16,7 +16,7 @@ from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.durations import format_duration
 from arc_runtime.terminal.table import Cell, Column, print_table
 from arc_runtime.terminal.text import printable
-from arc_runtime.terminal.times import age, short_span
+from arc_runtime.terminal.times import age, local, short_span
 
 
 def show_commands(
@@ -246,8 +246,8 @@ def _note(agent: AgentInfo) -> str:
 
 def _until(moment: datetime) -> str:
     """Return an instant ahead on the clock of this machine, with its day if it is another."""
-    local, now = moment.astimezone(), datetime.now().astimezone()
-    shown = local.strftime("%H:%M" if local.date() == now.date() else "%Y-%m-%d %H:%M")
+    here, now = local(moment), datetime.now().astimezone()
+    shown = here.strftime("%H:%M" if here.date() == now.date() else "%Y-%m-%d %H:%M")
     return f"{shown} ({age(moment, now)})"
 
 

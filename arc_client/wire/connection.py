@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -38,6 +37,7 @@ from arc_runtime.network.allowed_hosts import (
     ServerAddresses,
 )
 from arc_runtime.network.encodings import unasked_encoding
+from arc_runtime.network.http_dates import http_date
 from arc_runtime.network.loopback import is_exposed, is_loopback
 from arc_runtime.network.setting_names import SettingNames
 from arc_runtime.network.shown_certificate import shown_certificate
@@ -390,11 +390,8 @@ def retry_after(value: str | None, now: datetime) -> float | None:
         return None
     if value.strip().isdecimal():
         return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-        return max(0.0, (moment - now).total_seconds())
-    except (TypeError, ValueError):  # no date, or one without an offset
-        return None
+    moment = http_date(value)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
 
 
 def proxy_of(url: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Final
 from arc_protocol.messages.base import IMPLICIT_TARGET
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.waiting import Waiting, WaitingReason
-from arc_runtime.terminal.times import short_span
+from arc_runtime.terminal.times import local, short_span
 
 _SOON: Final = timedelta(hours=12)
 """A time that is nearer than this is shown without its date."""
@@ -56,4 +56,4 @@ def _until(waiting: Waiting) -> str:
     if waiting.until is None:
         return ""
     shown = "%H:%M:%S" if abs(waiting.until - waiting.now) < _SOON else "%Y-%m-%d %H:%M"
-    return f" until {waiting.until.astimezone().strftime(shown)}"
+    return f" until {local(waiting.until).strftime(shown)}"

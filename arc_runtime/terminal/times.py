@@ -38,4 +38,15 @@ def short_span(seconds: float) -> str:
 
 def instant(moment: datetime) -> str:
     """Return an instant with this machine's zone, to the second: `2026-11-29 20:15:00+01:00`."""
-    return moment.astimezone().isoformat(" ", "seconds")
+    return local(moment).isoformat(" ", "seconds")
+
+
+def local(moment: datetime) -> datetime:
+    """Return an instant in this machine's zone; as it is where it lies outside the calendar there.
+
+    An end that never comes is written as the last second of year 9999.
+    """
+    try:
+        return moment.astimezone()
+    except OverflowError:
+        return moment

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from aiohttp import hdrs
 
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.errors import Unauthorized, Unavailable
 from arc_runtime.startup.late_module import late_module
 from arc_server.ports.clock import Clock
@@ -203,7 +204,7 @@ class ProviderHttp:
                     raise ProviderUnusable(f"{where}: more than {most} bytes")
         try:
             return msgspec.json.decode(bytes(data), type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise ProviderUnusable(f"{where}: {error}") from None
 
     async def close(self) -> None:

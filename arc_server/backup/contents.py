@@ -27,9 +27,10 @@ FROM (
             WHEN p.form <> 3 THEN p.size
             WHEN c.state <> 'PENDING_UPLOAD' THEN p.arrived
             ELSE max(coalesce(p.size, 0), p.arrived) END, 0)
-            + coalesce(r.size, 0) AS bytes, 0 AS keys, 0 AS agents
+            + coalesce(r.size, 0) + coalesce(s.bytes, 0) AS bytes, 0 AS keys, 0 AS agents
     FROM commands AS c
     LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
+    LEFT JOIN event_streams AS s ON s.command = c.seq
     UNION ALL SELECT deployment_id, 0, 0, 0, 1, 0 FROM idempotency_keys
     UNION ALL SELECT deployment_id, 0, 0,
         length(registration) + coalesce(length(schemas), 0), 0, 1 FROM agents

@@ -253,8 +253,9 @@ class QuotaSection(Section, frozen=True, kw_only=True):
     max_stored_bytes: Annotated[
         int,
         about(
-            "The most bytes of bodies and registrations. Uploads count from their announcement on,"
-            " those of unannounced size as they arrive.",
+            "The most bytes of bodies, events and registrations. Uploads count from their"
+            " announcement on, those of unannounced size as they arrive. Events are dropped once"
+            " three quarters are used up.",
             ge=1,
             le=1 << 60,
         ),

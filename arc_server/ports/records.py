@@ -125,6 +125,9 @@ class Quotas(Record, frozen=True, kw_only=True):
     max_agents: int = 20_000
 
 
+DEFAULT_QUOTAS: Final = Quotas()
+
+
 class PushLease(Record, frozen=True):
     """The lease that a command is pushed under as soon as it is ready, and until when it lasts."""
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import msgspec
 import structlog
 
-from arc_protocol.codec import encode
+from arc_protocol.codec import UNREADABLE, encode, utc
 from arc_protocol.errors import InvalidCommand
 from arc_protocol.messages.agents import AgentInfo, AgentList, AgentRegistration, HeldCommand
 from arc_protocol.messages.base import CommandTarget
@@ -97,11 +97,14 @@ class AgentService:
     async def register(
         self, agent_id: str, registration: AgentRegistration, *, within: Reach = EVERYTHING
     ) -> None:
-        """Store the registration of an agent. Raises Forbidden, QuotaExceeded.
+        """Store the registration of an agent. Raises Forbidden, QuotaExceeded, and InvalidCommand
+        for a time outside the calendar.
 
         Schemas of handlers are a courtesy: when they are too large together, none of them is kept.
         """
         check_deployment(registration.deployment_id, within)
+        if registration.status is not None and registration.status.until is not None:
+            utc(registration.status.until)
         if within.target is not None and registration.target is None:
             registration = msgspec.structs.replace(registration, target=within.target)
         check_agent(registration.target, agent_id, within)
@@ -215,7 +218,7 @@ def _read_cursor(text: str) -> AgentCursor:
     """Return the cursor of a page. Raises InvalidCommand."""
     try:
         return msgspec.json.decode(urlsafe_b64decode(text.encode()), type=AgentCursor)
-    except (ValueError, msgspec.DecodeError):
+    except (ValueError, *UNREADABLE):
         raise InvalidCommand("cursor: not one of this server", field="cursor") from None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from arc_protocol import lifecycle
+from arc_protocol.codec import utc
 from arc_protocol.messages.events import EventList, EventsRequest
+from arc_server.ports.clock import Clock
 from arc_server.ports.events import EventStore
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import EventPage
@@ -18,9 +20,15 @@ class EventService:
     """Events of commands. `within` is the deployment that the caller's token is bound to."""
 
     def __init__(
-        self, *, store: EventStore, announcements: Announcements, limits: CommandLimits
+        self,
+        *,
+        store: EventStore,
+        clock: Clock,
+        announcements: Announcements,
+        limits: CommandLimits,
     ) -> None:
         self._store = store
+        self._clock = clock
         self._announcements = announcements
         self._limits = limits
 
@@ -29,9 +37,14 @@ class EventService:
     ) -> None:
         """Store events and wake the requests that wait for them.
 
-        Raises CommandNotFound, LeaseLost.
+        Raises CommandNotFound, LeaseLost, and InvalidCommand for a time outside the calendar.
         """
-        await self._store.add_events(command_id, events, self._limits.kept_event_lines, within)
+        for line in events.lines:
+            utc(line.at)
+        limits, now = self._limits, self._clock.now()
+        await self._store.add_events(
+            command_id, events, now, limits.kept_event_lines, limits.quotas, within
+        )
         self._announcements.results.wake_for_events(command_id)
 
     async def read(

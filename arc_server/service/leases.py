@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from arc_protocol import lifecycle
+from arc_protocol.codec import utc
 from arc_protocol.errors import (
     ArcError,
     BadRequest,
@@ -156,6 +157,9 @@ class LeaseService:
     async def renew(self, request: RenewRequest, *, within: Reach = EVERYTHING) -> RenewResponse:
         """Extend leases that are still the latest of their commands. Raises InvalidCommand."""
         seconds = self._lease_seconds(request.lease_seconds)
+        for waiting in request.waiting or ():
+            if waiting.until is not None:
+                utc(waiting.until)
         outcome = await self._store.renew(request.lease_ids, seconds, self._clock.now(), within)
         for command in outcome.renewed:
             if command.lease_holder is not None and command.lease_holder == request.agent_id:

@@ -83,7 +83,7 @@ def build_services(
             epoch=epoch,
             reasons=reasons,
         ),
-        events=EventService(store=store, announcements=announcements, limits=limits),
+        events=EventService(store=store, clock=clock, announcements=announcements, limits=limits),
         agents=agents,
         uploads=Uploads(store, epoch, limits.quotas),
     )

@@ -21,6 +21,7 @@ from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import EventsRequest
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
+    DEFAULT_QUOTAS,
     AgentCursor,
     AgentKey,
     AgentPage,
@@ -282,11 +283,16 @@ class SqliteStore:
         )
 
     async def add_events(
-        self, command_id: str, request: EventsRequest, keep: int, within: Reach = EVERYTHING
+        self,
+        command_id: str,
+        request: EventsRequest,
+        now: datetime,
+        keep: int,
+        quotas: Quotas = DEFAULT_QUOTAS,
+        within: Reach = EVERYTHING,
     ) -> CommandRecord:
-        return await self._write(
-            events.add, command_id, request, keep, within, queue=_queue_of(within)
-        )
+        added = (command_id, request, now, keep, quotas, within)
+        return await self._write(events.add, *added, queue=_queue_of(within))
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:
         return await self._list(events.read, command_id, after, limit)

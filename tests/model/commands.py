@@ -18,14 +18,17 @@ from arc_protocol.errors import (
     IdempotencyKeyReused,
     InvalidCommand,
     InvalidStateTransition,
+    LeaseLost,
     LeaseNotFound,
     QuotaExceeded,
     StoreUnavailable,
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, CommandTarget, State
 from arc_protocol.messages.events import EventsRequest, RecordedLine
+from arc_server.ports.events import LATE_SECONDS, most_stored_with_events
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
+    DEFAULT_QUOTAS,
     AwaitedBlob,
     CommandFilter,
     CommandPage,
@@ -373,19 +376,32 @@ class ModelCommands(ModelState):
         return answers
 
     async def add_events(
-        self, command_id: str, request: EventsRequest, keep: int, within: Reach = EVERYTHING
+        self,
+        command_id: str,
+        request: EventsRequest,
+        now: datetime,
+        keep: int,
+        quotas: Quotas = DEFAULT_QUOTAS,
+        within: Reach = EVERYTHING,
     ) -> CommandRecord:
         """See Store."""
         stored = self._find(command_id, within)
         command = stored.command
         check_holder(command, request.lease_id, within)
+        ended_at = command.completed_at
+        if ended_at is not None and now - ended_at > timedelta(seconds=LATE_SECONDS):
+            raise LeaseLost("the command ended too long ago")
+        used = self.usage(command.deployment_id)["stored_bytes"]
+        has_room = used < most_stored_with_events(quotas)
         said = stored.said
         if said.lease_id != request.lease_id:
             said.lease_id, said.last_number = request.lease_id, 0
             said.dropped, said.unsent = said.dropped + said.unsent, 0
             said.progress = None
         for line in request.lines:
-            if line.number > said.last_number:
+            if line.number > said.last_number and not has_room:
+                said.dropped += 1
+            elif line.number > said.last_number:
                 said.lines.append(
                     RecordedLine(
                         place=said.dropped_here + len(said.lines) + 1,
@@ -400,7 +416,9 @@ class ModelCommands(ModelState):
             del said.lines[0]
             said.dropped_here += 1
         said.unsent = max(said.unsent, request.dropped)
-        said.progress = request.progress or said.progress
+        if request.progress is not None:
+            text = request.progress.text if has_room else None
+            said.progress = msgspec.structs.replace(request.progress, text=text)
         return command
 
     async def events(self, command_id: str, after: int, limit: int) -> EventPage | None:

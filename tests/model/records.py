@@ -23,6 +23,7 @@ from arc_protocol.messages.base import (
     State,
 )
 from arc_protocol.messages.events import Progress, RecordedLine
+from arc_server.ports.events import size_of_line
 from arc_server.ports.handler_schemas import split_schemas
 from arc_server.ports.reach import Reach
 from arc_server.ports.records import (
@@ -121,6 +122,11 @@ def size_of_command(stored: StoredCommand) -> int:
     if isinstance(response, StoredError):
         size += len(msgspec.msgpack.encode((response.code, response.message, response.details)))
     return size
+
+
+def size_of_events(said: Said) -> int:
+    progress = 0 if said.progress is None else len(encode(said.progress))
+    return progress + sum(size_of_line(line.message) for line in said.lines)
 
 
 def _size(body: StoredParams) -> int:

@@ -33,6 +33,7 @@ from tests.model.records import (
     ordinary_targets,
     size_of_agent,
     size_of_command,
+    size_of_events,
 )
 
 CANCELLED = StoredError(code="CANCELLED", message="the command was cancelled")
@@ -63,7 +64,9 @@ class ModelState(MemoryCredentials):
         return {
             "live_commands": sum(each.command.state not in lifecycle.TERMINAL for each in stored),
             "open_uploads": sum(each.command.state is State.PENDING_UPLOAD for each in stored),
-            "stored_bytes": sum(map(size_of_command, stored)) + sum(map(size_of_agent, agents)),
+            "stored_bytes": sum(map(size_of_command, stored))
+            + sum(size_of_events(each.said) for each in stored)
+            + sum(map(size_of_agent, agents)),
             "idempotency_keys": sum(
                 len(keys) for (named, _, _), keys in self._keys.items() if named == deployment_id
             ),

@@ -21,6 +21,7 @@ from arc_agent.net.connection import Answer, NoContact, Refused, ServerConnectio
 from arc_agent.net.routes import Routes
 from arc_agent.net.token import Bearer, ConfiguredToken, TokenError
 from arc_agent.work.live_config import Source, bearer_of
+from arc_protocol.codec import UNREADABLE
 from arc_protocol.messages.leases import LeaseRequest, RenewRequest
 from arc_runtime.network.system_errors import system_text
 from arc_runtime.terminal.times import short_span
@@ -263,6 +264,6 @@ async def _blob(connection: ServerConnection, method: str) -> tuple[Finding, boo
 
 def _is_json(answer: Answer) -> bool:
     """Return True if the answer is the server's: its errors have a code."""
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with suppress(*UNREADABLE):
         return "code" in msgspec.json.decode(answer.body, type=dict[str, Any])
     return False

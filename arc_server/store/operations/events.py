@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
 
 from arc_protocol.codec import encode
+from arc_protocol.errors import LeaseLost
 from arc_protocol.messages.events import EventsRequest, Progress, RecordedLine
+from arc_server.ports.events import LATE_SECONDS, LINE_BYTES, size_of_line
 from arc_server.ports.reach import Reach
-from arc_server.ports.records import CommandRecord, EventPage
+from arc_server.ports.records import CommandRecord, EventPage, Quotas
 from arc_server.store.engine.rows import micros, moment, stored_command
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import lookup
+from arc_server.store.operations.quotas import has_room_for_events
 
 
 class _Stream(NamedTuple):
@@ -24,55 +28,85 @@ class _Stream(NamedTuple):
     dropped: int = 0
     unsent: int = 0
     progress: bytes | None = None
+    bytes: int = 0
 
 
 def add(
-    db: StoreSession, command_id: str, events: EventsRequest, keep: int, within: Reach
+    db: StoreSession,
+    command_id: str,
+    events: EventsRequest,
+    now: datetime,
+    keep: int,
+    quotas: Quotas,
+    within: Reach,
 ) -> CommandRecord:
     """Fulfil EventStore.add_events."""
     stored = lookup.find(db, command_id, within)
     seq, command = stored.seq, stored.command
     within.check_lease(command, events.lease_id)
-    stream = _stream_of_lease(db, seq, events.lease_id)
+    _check_time(command, now)
+    row = db.row("event_stream", seq=seq)
+    before = _Stream(events.lease_id) if row is None else _Stream(*row)
+    stream = _of_lease(before, events.lease_id)
     fresh = [line for line in events.lines if line.number > stream.last_number]
-    first = stream.last_place + 1
+    last_number = max((line.number for line in fresh), default=stream.last_number)
+    dropped, progress = stream.dropped, events.progress
+    if not has_room_for_events(db, command.deployment_id, quotas):
+        dropped, fresh = dropped + len(fresh), []
+        progress = None if progress is None else msgspec.structs.replace(progress, text=None)
+    shown = stream.progress if progress is None else encode(progress)
+
     last_place = stream.last_place + len(fresh)
     kept_from = max(1, last_place - keep + 1)
+    added = len(shown or b"") - len(before.progress or b"")
+    if kept_from > 1:
+        trimmed = db.rows("drop_event_lines", seq=seq, until=kept_from - 1)
+        added -= sum(size + LINE_BYTES for (size,) in trimmed)
+    placed = enumerate(fresh, stream.last_place + 1)
+    kept = [(place, line) for place, line in placed if place >= kept_from]
+    added += sum(size_of_line(line.message) for _, line in kept)
     db.change(
         "put_event_stream",
         seq=seq,
         lease_id=events.lease_id,
-        last_number=max((line.number for line in fresh), default=stream.last_number),
+        last_number=last_number,
         last_place=last_place,
-        dropped=stream.dropped,
+        dropped=dropped,
         unsent=max(stream.unsent, events.dropped),
-        progress=stream.progress if events.progress is None else encode(events.progress),
+        progress=shown,
+        bytes=stream.bytes + added,
     )
-    for place, line in enumerate(fresh, start=first):
-        if place >= kept_from:
-            db.change(
-                "insert_event_line",
-                seq=seq,
-                place=place,
-                attempt=command.lease_attempt or command.attempt,
-                at=micros(line.at),
-                level=line.level,
-                message=line.message,
-            )
-    if kept_from > 1:
-        db.change("drop_event_lines", seq=seq, until=kept_from - 1)
+    for place, line in kept:
+        db.change(
+            "insert_event_line",
+            seq=seq,
+            place=place,
+            attempt=command.lease_attempt or command.attempt,
+            at=micros(line.at),
+            level=line.level,
+            message=line.message,
+        )
+    db.usage.changed(command.deployment_id).stored_bytes += added
     return command
 
 
-def _stream_of_lease(db: StoreSession, seq: int, lease_id: str) -> _Stream:
+def _check_time(command: CommandRecord, now: datetime) -> None:
+    """Raise LeaseLost if a command ended too long ago for events."""
+    ended_at = command.completed_at
+    if ended_at is not None and now - ended_at > timedelta(seconds=LATE_SECONDS):
+        raise LeaseLost(
+            f"the command ended more than {LATE_SECONDS} seconds ago",
+            command_id=command.command_id,
+            lease_id=command.lease_id,
+        )
+
+
+def _of_lease(stream: _Stream, lease_id: str) -> _Stream:
     """Return the stream as it stands for a lease: another lease counts its lines from 1 again."""
-    row = db.row("event_stream", seq=seq)
-    if row is None:
-        return _Stream(lease_id)
-    stream = _Stream(*row)
     if stream.lease_id == lease_id:
         return stream
-    return _Stream(lease_id, 0, stream.last_place, stream.dropped + stream.unsent)
+    dropped = stream.dropped + stream.unsent
+    return _Stream(lease_id, last_place=stream.last_place, dropped=dropped, bytes=stream.bytes)
 
 
 def read(db: StoreSession, command_id: str, after: int, limit: int) -> EventPage | None:

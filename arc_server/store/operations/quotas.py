@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from arc_protocol.errors import QuotaExceeded
+from arc_server.ports.events import most_stored_with_events
 from arc_server.ports.records import Quotas
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.engine.usage import Usage
@@ -57,6 +58,14 @@ def upload_room(db: StoreSession, deployment_id: str, quotas: Quotas) -> int:
     """Fulfil CommandStore.upload_room."""
     used = usage_of(db, deployment_id, is_fresh=True)
     return max(0, quotas.max_stored_bytes - used.stored_bytes)
+
+
+def has_room_for_events(db: StoreSession, deployment_id: str, quotas: Quotas) -> bool:
+    """Return True if a deployment may store further events."""
+    most = most_stored_with_events(quotas)
+    if usage_of(db, deployment_id).stored_bytes < most:
+        return True
+    return usage_of(db, deployment_id, is_fresh=True).stored_bytes < most
 
 
 def recount(db: StoreSession, deployment_id: str) -> None:

@@ -30,9 +30,11 @@ SELECT :deployment_id,
             coalesce(CASE
                 WHEN p.form <> 3 THEN p.size
                 WHEN c.state <> 'PENDING_UPLOAD' THEN p.arrived
-                ELSE max(coalesce(p.size, 0), p.arrived) END, 0) + coalesce(r.size, 0)), 0)
+                ELSE max(coalesce(p.size, 0), p.arrived) END, 0) + coalesce(r.size, 0)
+            + coalesce(s.bytes, 0)), 0)
         FROM commands AS c INDEXED BY commands_of_deployment
         LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
+        LEFT JOIN event_streams AS s ON s.command = c.seq
         WHERE c.deployment_id = :deployment_id)
     + (SELECT coalesce(sum(length(a.registration) + coalesce(length(a.schemas), 0)), 0)
         FROM agents AS a WHERE a.deployment_id = :deployment_id);

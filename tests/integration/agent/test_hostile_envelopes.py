@@ -486,6 +486,7 @@ LEASE_ANSWERS: dict[str, bytes] = {
     "a number of a million digits": b'{"leases": [{"attempt": ' + b"9" * MiB + b"}]}",
     "ids that are paths": b'{"leases": [{"leaseId": "..", "commandId": "../../agents/x"}]}',
     "ids of a megabyte": b'{"leases": [{"leaseId": "' + b"l" * MiB + b'", "commandId": "c"}]}',
+    "four million times nothing": b'{"leases": [' + b"{}," * (4 * MiB) + b"{}]}",
     "more than any answer may be": b'{"leases": [' + b" " * (25 * MiB) + b"]}",
 }
 
@@ -503,6 +504,10 @@ async def test_answers_to_a_lease_request_that_lie_are_logged_and_asked_again(
         says(b"", status=302, headers={"Location": "http://169.254.169.254/"}),
         says(b"", status=204),
         says(b'{"leases": []}', status=201),
+        *(says(b'{"x": ' + b"[" * 100_000, status=status) for status in (400, 401, 403, 404, 503)),
+        says(b'{"leases": []}', headers={"Date": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"}),
+        says(b'{"leases": []}', headers={"Date": f"Mon, 01 Jan 2024 00:00:00 +{'9' * 20}"}),
+        says(b'{"leases": []}', headers={"Date": "Mon, 01 Jan 0001 00:00:00 +2359"}),
         endless(b" " * MiB),
         raw(head(10), b"{}"),
         raw(CHUNKED, b"zz\r\n"),
@@ -526,8 +531,10 @@ async def test_leases_that_nobody_asked_for_harm_nothing(
         | {"envelope": {**lease["envelope"], "commandId": f"c{n}"}}
         for n in range(10_000)
     ]
-    hostile.answer(says(json.dumps({"leases": lying}).encode()))
-    await still_works(hostile, agent, "10,000 leases")
+    for count_of_leases in (200, 10_000):
+        some = lying[:count_of_leases]
+        hostile.answer(says(json.dumps({"leases": some}).encode()))
+        await still_works(hostile, agent, f"{count_of_leases} leases")
 
     assert any(each["event"] == "lease.too_many" for each in logged)
     assert len(hostile.seen("release")) <= 110
@@ -599,6 +606,10 @@ SAID: dict[str, Lie] = {
     "a bomb": says(BOMB, headers={"Content-Encoding": "gzip"}),
     "a length that is too long": raw(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"),
     "hanging up": raw(),
+    **{
+        f"depth under {status}": says(b'{"code": ' + b'[{"a":' * 50_000, status=status)
+        for status in (400, 401, 403, 404, 409, 410, 429, 500, 503)
+    },
 }
 
 

@@ -104,7 +104,7 @@ class Year:
                 for n in range(1, 6)
             ]
             said = EventsRequest(lease_id=command.lease_id, lines=lines)
-            await self.store.add_events(command.command_id, said, 100)
+            await self.store.add_events(command.command_id, said, self.clock.now(), 100)
         response: Any = HANDLER_ERROR if number % 20 == 0 else RESULT
         if number % 51 == 0:
             response = StoredSuccess(body=StoredInline(data=LARGE))

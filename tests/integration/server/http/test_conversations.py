@@ -194,6 +194,30 @@ async def test_who_listens_hears_the_end_too(client: Client) -> None:
     assert (await client.call("GET", path)).json["lines"] == []
 
 
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+async def test_what_a_holder_dates_outside_the_calendar_is_refused(client: Client, at: str) -> None:
+    command_id = await client.create()
+    (lease,) = await client.lease()
+    held = {"leaseId": lease["leaseId"]}
+    path = f"/v1/commands/{command_id}/events"
+    said = held | {"lines": [{**lines(1)[0], "at": at}]}
+    waiting = {
+        "leaseIds": [lease["leaseId"]],
+        "waiting": [held | {"reason": "APPROVAL", "until": at}],
+    }
+    registered = {"deploymentId": OWN, "version": "1", "hostname": "h", "handlers": []}
+    paused = registered | {"status": {"state": "paused", "until": at}}
+
+    answers = [
+        await client.call("POST", path, said),
+        await client.call("POST", "/v1/commands/leases/renew", waiting),
+        await client.call("PUT", "/v1/agents/a", paused),
+    ]
+
+    assert [(each.status, each.code) for each in answers] == [(400, "INVALID_COMMAND")] * 3
+    assert (await client.call("GET", path)).json["lines"] == []
+
+
 async def test_events_are_refused_that_are_too_large_or_another_holders(client: Client) -> None:
     command_id = await client.create()
     (lease,) = await client.lease()

@@ -422,7 +422,7 @@ async def test_another_credential_neither_renews_nor_releases_a_lease(store: Sto
         await store.release(lease_id, after(1), costs_attempt=True, within=THIEF)
     with pytest.raises(LeaseLost):
         await store.add_events(
-            held.command_id, EventsRequest(lease_id=lease_id, lines=[]), 9, THIEF
+            held.command_id, EventsRequest(lease_id=lease_id, lines=[]), NOW, 9, within=THIEF
         )
 
     assert await read(store, held.command_id) == held

@@ -92,7 +92,7 @@ async def test_commands_are_purged_by_state_and_age_the_longest_ended_first(stor
 
 async def test_a_purge_takes_bodies_and_events_with_it(store: Store) -> None:
     held = await leased(store)
-    await store.add_events(held.command_id, lines(held, 3), 100)
+    await store.add_events(held.command_id, lines(held, 3), NOW, 100)
     await store.complete(held.command_id, held.lease_id, RESULT, NOW)
 
     purged = await store.purge_commands(State.SUCCEEDED, after(1), LATER, 10)
@@ -191,7 +191,7 @@ async def test_a_repeat_of_a_create_is_answered_after_its_bodies_are_gone(store:
 
 async def test_events_are_stripped_and_the_command_stays(store: Store) -> None:
     held = await leased(store)
-    await store.add_events(held.command_id, lines(held, 3), 100)
+    await store.add_events(held.command_id, lines(held, 3), NOW, 100)
     await store.complete(held.command_id, held.lease_id, RESULT, after(1))
 
     await store.strip_events(State.SUCCEEDED, START, after(2), 10)
@@ -343,7 +343,7 @@ def session() -> Iterator[StoreSession]:
             " VALUES (?, ?, 'd', 't', 'daemon', 'c', 'SUCCEEDED', 1, 1, 1, 0, ?)",
             (seq, f"cmd_{seq}", seq),
         )
-    connection.execute("INSERT INTO event_streams VALUES (10, 'l', 5000, 5000, 0, 0, NULL)")
+    connection.execute("INSERT INTO event_streams VALUES (10, 'l', 5000, 5000, 0, 0, NULL, 0)")
     connection.executemany(
         "INSERT INTO event_lines VALUES (10, ?, 1, 1, 'info', 'text')",
         [(place,) for place in range(5_000)],

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -17,8 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL, may_follow
 from arc_protocol.messages.base import CommandTarget, State
+from arc_protocol.messages.events import EventsRequest, LogLine, Progress
 from arc_server.ports.reach import EVERYTHING, NOTHING, Reach
 from arc_server.ports.records import (
+    DEFAULT_QUOTAS,
     CommandFilter,
     CommandRecord,
     CommandWithBodies,
@@ -64,6 +67,22 @@ QUOTAS = st.none() | st.builds(
     max_stored_bytes=st.sampled_from((50, 10_000_000)),
     max_idempotency_keys=st.integers(1, 3),
     max_agents=st.just(1),
+)
+EVENTS = st.builds(
+    EventsRequest,
+    lease_id=st.just(""),
+    lines=st.lists(
+        st.builds(
+            LogLine,
+            number=st.integers(1, 9),
+            at=st.just(NOW),
+            level=st.just("info"),
+            message=st.sampled_from(("", "a", "é" * 9)),
+        ),
+        max_size=4,
+    ),
+    progress=st.none() | st.builds(Progress, done=st.just(1.0), text=st.none() | st.just("half")),
+    dropped=st.integers(0, 2),
 )
 KEYS = st.none() | st.sampled_from(("k", "l"))
 RESPONSES = st.sampled_from((RESULT, HANDLER_ERROR))
@@ -117,6 +136,10 @@ class TwoStores(RuleBasedStateMachine):
 
     def lease_id(self, index: int) -> str:
         return self.lease_ids[index % len(self.lease_ids)]
+
+    def latest_lease(self, command_id: str) -> str:
+        found = self.loop.run_until_complete(self.model.get(command_id))
+        return (found and found.command.lease_id) or "lease_none"
 
     def later(self, seconds: float | None) -> datetime | None:
         return None if seconds is None else self.now + timedelta(seconds=seconds)
@@ -317,6 +340,30 @@ class TwoStores(RuleBasedStateMachine):
         lease_ids = [self.lease_id(index) for index in indexes]
         self.both(lambda store: store.renew(lease_ids, seconds, self.now, within))
 
+    @rule(
+        index=st.integers(0, 40),
+        lease=st.none() | st.integers(0, 40),
+        said=EVENTS,
+        keep=st.integers(1, 4),
+        quotas=QUOTAS,
+        within=REACHES,
+    )
+    def add_events(
+        self,
+        index: int,
+        lease: int | None,
+        said: EventsRequest,
+        keep: int,
+        quotas: Quotas | None,
+        within: Reach,
+    ) -> None:
+        command_id = self.command_id(index)
+        lease_id = self.latest_lease(command_id) if lease is None else self.lease_id(lease)
+        request = msgspec.structs.replace(said, lease_id=lease_id)
+        most = quotas or DEFAULT_QUOTAS
+        self.both(lambda store: store.add_events(command_id, request, self.now, keep, most, within))
+        self.both(lambda store: store.events(command_id, 0, 100))
+
     @rule(index=st.integers(0, 40))
     def get(self, index: int) -> None:
         self.both(lambda store: store.get(self.command_id(index)))
@@ -427,6 +474,18 @@ class TwoStores(RuleBasedStateMachine):
                 paths += stripped.paths
                 mark, is_done = stripped.mark, stripped.is_done
             return sorted(paths)
+
+        self.both(strip)
+
+    @rule(state=st.sampled_from(State), age=SECONDS)
+    def strip_events(self, state: State, age: float) -> None:
+        before = self.now - timedelta(seconds=age)
+
+        async def strip(store: Store) -> None:
+            mark, is_done = (0, 0), False
+            while not is_done:
+                stripped = await store.strip_events(state, mark, before, 10)
+                mark, is_done = stripped.mark, stripped.is_done
 
         self.both(strip)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from arc_protocol.messages.base import State
+from arc_server.backup.contents import problems_of
 from arc_server.store.engine import opening, schema
 from arc_server.store.engine.refusals import StoreRefused, StoreTooNew
 from arc_server.store.operations import bodies
@@ -56,6 +57,10 @@ SAMPLES = {
     VALUES (CAST('enrol' AS BLOB), 'etok_1', '{DEPLOYMENT}', 2, 1, 1, 2);
     INSERT INTO credentials (credential_id, deployment_id, hostname, enrol_token_id, enrolled_at)
     VALUES ('cred_1', '{DEPLOYMENT}', 'host', 'etok_1', 1);
+    """,
+    14: """
+    INSERT INTO event_streams VALUES (2, 'lease_2', 2, 2, 0, 0, CAST('{"done":1}' AS BLOB));
+    INSERT INTO event_lines VALUES (2, 1, 1, 1, 'info', 'begun'), (2, 2, 1, 2, 'info', 'é');
     """,
 }
 """Rows that are inserted once a schema has come to that number; later migrations carry them on."""
@@ -108,6 +113,16 @@ async def test_a_database_of_an_earlier_schema_opens_with_its_data(path: Path) -
     assert agent.agent_id == "agent-1"
     await create(store)
     await store.close()
+
+
+@pytest.mark.usefixtures("earlier")
+async def test_what_deployments_use_is_counted_by_the_rules_of_now(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    await store.delete_command("cmd_done")
+    await store.close()
+
+    with closing(sqlite3.connect(path)) as connection:
+        assert list(problems_of(connection, is_deep=True)) == []
 
 
 async def test_a_copy_of_before_opens_by_the_older_release(path: Path, earlier: int) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from arc_client import errors
 from arc_client.cli.explain import as_record, explain
+from arc_client.cli.output import laid_out
 from arc_client.errors import error_of, failure_of
 from arc_protocol.errors import ArcError
 from arc_protocol.messages.bodies import ErrorResponse
@@ -94,9 +95,16 @@ def test_a_program_gets_the_same_as_a_record() -> None:
         ("line 3", "line 3"),
         ("12", "12"),
         ('{"a"', '{"a"'),
+        ("[" * 5_000, "[" * 5_000),
     ],
 )
 def test_details_that_are_json_are_json_in_the_record(details: str, shown: object) -> None:
     error = failure_of("c1", ErrorResponse(code="E", message="m", details=details))
 
     assert as_record(error, explain(error))["details"] == shown
+
+
+def test_details_that_are_nested_too_deeply_are_shown_as_they_are() -> None:
+    deep = "[" * 5_000 + "]" * 5_000
+
+    assert laid_out(deep) == deep

@@ -123,6 +123,9 @@ def test_a_file_of_certificates_that_holds_none_is_refused(tmp_path: Path) -> No
         ("Mon, 23 Nov 2026 19:00:30 GMT", 0.0),
         ("soon", None),
         ("-3", None),
+        ("Mon, 23 Nov 2026 20:00:30 -0000", 30.0),
+        (f"Mon, 23 Nov {'9' * 20} 20:00:30 GMT", None),
+        (f"Mon, 23 Nov 2026 20:00:30 +{'9' * 20}", None),
     ],
 )
 def test_retry_after_is_read_in_both_forms(value: str | None, seconds: float | None) -> None:
@@ -159,6 +162,12 @@ def test_a_proxy_is_taken_from_the_environment_but_not_for_this_machine(
         ),
         (502, b"\xff\xfe", UnexpectedAnswer, "HTTP 502 from http://h/x: \ufffd\ufffd"),
         (500, b"", UnexpectedAnswer, "HTTP 500 from http://h/x"),
+        (
+            409,
+            b'{"x":' + b"[" * 30_000,
+            UnexpectedAnswer,
+            f'HTTP 409 from http://h/x: {{"x":{"[" * 195}',
+        ),
         (400, b'{"code":1}', UnexpectedAnswer, 'HTTP 400 from http://h/x: {"code":1}'),
     ],
 )
