@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -35,6 +36,23 @@ LEGACY_LEASE_SECONDS: Final = 330
 """The shortest lease of a 1.x agent, which runs a command for up to 300 s and never renews."""
 SUBMIT_MARGIN_SECONDS: Final = 5.0
 """A handler leaves this much of a lease that cannot be renewed, to submit its response."""
+
+
+class ShownState(StrEnum):
+    """A state as people see it: on the wire a cancelled command is FAILED."""
+
+    PENDING_UPLOAD = State.PENDING_UPLOAD
+    PENDING = State.PENDING
+    DISPATCHED = State.DISPATCHED
+    SUCCEEDED = State.SUCCEEDED
+    FAILED = State.FAILED
+    CANCELLED = CANCELLED
+    EXPIRED = State.EXPIRED
+
+    @property
+    def stored(self) -> State:
+        """Return the state on the wire."""
+        return State.FAILED if self is ShownState.CANCELLED else State(self.value)
 
 
 def may_follow(state: State, following: State) -> bool:

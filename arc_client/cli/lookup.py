@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from arc_client.cli.states import ShownState, is_cancelled
+from arc_client.cli.states import is_cancelled
 from arc_client.client import Client
 from arc_client.errors import ConfigurationError
 from arc_protocol.errors import ArcError, CommandNotFound
+from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.terminal.prefixes import PrefixError, id_of

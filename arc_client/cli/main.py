@@ -23,7 +23,6 @@ from arc_client.cli.session import (
     TokenFileOption,
     in_session,
 )
-from arc_client.cli.states import ShownState
 from arc_client.cli.views import (
     push_note,
     show_agents,
@@ -34,7 +33,7 @@ from arc_client.cli.views import (
     show_status,
 )
 from arc_client.wire.idempotency import new_idempotency_key
-from arc_protocol.lifecycle import TERMINAL
+from arc_protocol.lifecycle import TERMINAL, ShownState
 from arc_runtime.startup.standard_streams import open_standard_streams
 from arc_runtime.terminal.errors import print_error
 from arc_runtime.terminal.help_page import examples

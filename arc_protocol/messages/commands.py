@@ -119,6 +119,9 @@ class CommandList(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     commands: list[CommandStatus]
     cursor: str | None = None
+    filtered_by: list[str] | None = None
+    """The fields of the query that all of them match. A server that does not know a field leaves it
+    out, and lists what does not match, too."""
 
 
 class Payload(Message, frozen=True, kw_only=True):

@@ -232,6 +232,17 @@ class Call:
             self._query = parse_query(self._query_text)
         return self._query.get(name)
 
+    def check_query(self, *known: str) -> None:
+        """Raise InvalidCommand for a field of the query that is none of those."""
+        self.query("")
+        for name in self._query or ():
+            if name not in known:
+                raise InvalidCommand(f"{name}: not a field of this request", field=name)
+
+    def named(self, *names: str) -> list[str] | None:
+        """Return those of the names that are fields of the query; None if there are none."""
+        return [name for name in names if self.query(name) is not None] or None
+
     # body
 
     async def message(self, kind: type[T], *, limit: int | None = None) -> T:

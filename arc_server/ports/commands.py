@@ -14,6 +14,7 @@ from arc_server.ports.records import (
     CommandWithResponse,
     Completion,
     Created,
+    ListMark,
     NewCommand,
     PushLease,
     StoredBody,
@@ -92,6 +93,10 @@ class CommandStore(CommandLookup, Protocol):
         """
         ...
 
-    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        """Return commands newest first, below the cursor `before`."""
+    async def list(self, which: CommandFilter, before: ListMark | None, limit: int) -> CommandPage:
+        """Return at most `limit` commands, newest first, from behind the place `before` on.
+
+        With a span of time for the end, those that ended last come first. A page is short where
+        what matches is rare: no page walks over more than some thousands of commands.
+        """
         ...

@@ -5,12 +5,13 @@ All are frozen, and all instants are in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from arc_protocol.lifecycle import TERMINAL, ShownState
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import Progress, RecordedLine
@@ -113,6 +114,8 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The id of the command that it runs again."""
     completed_by: str | None = None
     """The id of the token or credential whose response or cancel ended it."""
+    error_code: str | None = None
+    """The code that it FAILED with."""
 
 
 class Quotas(Record, frozen=True, kw_only=True):
@@ -214,11 +217,49 @@ class EventPage(Record, frozen=True, kw_only=True):
 
 
 class CommandFilter(Record, frozen=True, kw_only=True):
-    """A filter selects the commands that match all its fields; None matches any."""
+    """A filter selects the commands that match all its fields; None matches any.
+
+    A span of time begins at its first instant and ends before its second.
+    """
 
     deployment_id: str | None = None
     state: State | None = None
+    """As on the wire: FAILED takes in what was cancelled."""
+    states: tuple[ShownState, ...] | None = None
+    """As people see them: FAILED does not."""
     command: str | None = None
+    target_id: str | None = None
+    created_by: str | None = None
+    """The id of the token that created the command."""
+    idempotency_key: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    ended_after: datetime | None = None
+    ended_before: datetime | None = None
+
+    @property
+    def is_by_end(self) -> bool:
+        """Return True if a list is in the order in which the commands ended."""
+        has_end = self.ended_after is not None or self.ended_before is not None
+        return has_end and self.idempotency_key is None
+
+    def shown_states(self) -> frozenset[ShownState] | None:
+        """Return the states, as people see them, that match; None if all do."""
+        shown = frozenset(ShownState) if self.states is None else frozenset(self.states)
+        if self.state is not None:
+            shown &= _SHOWN_AS[self.state]
+        if self.ended_after is not None or self.ended_before is not None:
+            shown &= _SHOWN_ENDS
+        return None if len(shown) == len(ShownState) else shown
+
+
+_SHOWN_AS: Final = {
+    state: frozenset(shown for shown in ShownState if shown.stored is state) for state in State
+}
+_SHOWN_ENDS: Final = frozenset(shown for shown in ShownState if shown.stored in TERMINAL)
+
+ListMark = tuple[int, int]
+"""A place in a list: opaque to callers. What follows it is older, or ended earlier."""
 
 
 class Removed(Record, frozen=True, kw_only=True):
@@ -273,12 +314,13 @@ class Stripped(Record, frozen=True, kw_only=True):
 
 
 class CommandPage(Record, frozen=True, kw_only=True):
-    """Commands, newest first. `next_before` goes into the next call, None on the last page."""
+    """Commands, newest first. `next_before` goes into the next call, None on the last page.
+
+    A page that is not the last may be short, or empty.
+    """
 
     commands: Sequence[CommandRecord]
-    error_codes: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
-    """The codes of the FAILED among them, by command id; a damaged response has none."""
-    next_before: int | None = None
+    next_before: ListMark | None = None
 
 
 # Leases

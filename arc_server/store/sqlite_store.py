@@ -44,6 +44,7 @@ from arc_server.ports.records import (
     KnownSecret,
     LeasedResponse,
     LeaseQuery,
+    ListMark,
     NewCommand,
     NewCredential,
     Purged,
@@ -76,6 +77,7 @@ from arc_server.store.operations import (
     quotas,
     read,
     retention,
+    search,
     sweeps,
     targets,
     transitions,
@@ -288,8 +290,8 @@ class SqliteStore:
     async def cancel(self, command_id: str, now: datetime, by: str | None = None) -> Completion:
         return await self._write(complete.cancel, command_id, now, by)
 
-    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        return await self._list(read.list_commands, which, before, limit)
+    async def list(self, which: CommandFilter, before: ListMark | None, limit: int) -> CommandPage:
+        return await self._list(search.list_commands, which, before, limit)
 
     # time
 

@@ -27,8 +27,6 @@ from arc_protocol.messages.events import EventsRequest, RecordedLine
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     AwaitedBlob,
-    CommandFilter,
-    CommandPage,
     CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
@@ -43,7 +41,6 @@ from arc_server.ports.records import (
     Quotas,
     Renewal,
     StoredBody,
-    StoredError,
     StoredResponse,
     StoredSuccess,
 )
@@ -202,28 +199,6 @@ class ModelCommands(ModelState):
             params=stored.params,
             signature=stored.signature,
             response=stored.response,
-        )
-
-    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        """See Store."""
-        self._check_open()
-        found = [
-            stored
-            for stored in sorted(self._commands.values(), key=lambda each: -each.seq)
-            if (before is None or stored.seq < before)
-            and which.deployment_id in (None, stored.command.deployment_id)
-            and which.state in (None, stored.command.state)
-            and which.command in (None, stored.command.command)
-        ]
-        page = found[:limit]
-        return CommandPage(
-            commands=[stored.command for stored in page],
-            error_codes={
-                stored.command.command_id: stored.response.code
-                for stored in page
-                if isinstance(stored.response, StoredError)
-            },
-            next_before=page[-1].seq if page and len(found) > limit else None,
         )
 
     async def write_payload(

@@ -92,6 +92,7 @@ class World:
         self.announcements = services.announcements
         self.envelopes = services.envelopes
         self.commands = services.commands
+        self.search = services.search
         self.leases = services.leases
         self.agents = services.agents
         self.sweep_limits = sweep or SweepLimits()

@@ -88,6 +88,7 @@ def command_of(row: Row) -> CommandRecord:
         created_by,
         completed_by,
         retry_of,
+        error_code,
     ) = row
     return CommandRecord(
         command_id=command_id,
@@ -111,4 +112,5 @@ def command_of(row: Row) -> CommandRecord:
         created_by=created_by,
         completed_by=completed_by,
         retry_of=retry_of,
+        error_code=error_code,
     )

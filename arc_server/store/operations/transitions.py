@@ -236,9 +236,9 @@ def fail(
     by: str | None = None,
 ) -> CommandRecord:
     """End a live command as FAILED, with an error to show; `by` a caller, None by the server."""
-    _hit_one(_end(db, "fail", stored, now, by=by))
+    _hit_one(_end(db, "fail", stored, now, by=by, error_code=error.code))
     put_response(db, stored, error)
-    return _ended(db, stored, State.FAILED, now, by)
+    return _ended(db, stored, State.FAILED, now, by, error.code)
 
 
 def expire(db: StoreSession, stored: StoredCommand, now: datetime) -> CommandRecord:
@@ -353,6 +353,7 @@ def _ended(
     state: State,
     now: datetime,
     by: str | None = None,
+    error_code: str | None = None,
 ) -> CommandRecord:
     db.live.drop(stored.seq)
     used = db.usage.changed(stored.command.deployment_id)
@@ -360,7 +361,9 @@ def _ended(
     if stored.command.state is State.PENDING_UPLOAD:
         used.open_uploads -= 1
         used.stored_bytes -= _announced(db, stored.seq)
-    return msgspec.structs.replace(stored.command, state=state, completed_at=now, completed_by=by)
+    return msgspec.structs.replace(
+        stored.command, state=state, completed_at=now, completed_by=by, error_code=error_code
+    )
 
 
 def _announced(db: StoreSession, seq: int) -> int:
