@@ -21,7 +21,7 @@ from arc_client.bodies.results import decoded, write_file
 from arc_client.bodies.sealed import SenderSeals
 from arc_client.bodies.signing import new_nonce, read_signing_key, sign
 from arc_client.environment import access_of, file_of
-from arc_client.errors import AgentAbsent, ConfigurationError
+from arc_client.errors import AgentAbsent, ConfigurationError, InvalidParams
 from arc_client.send_options import SendOptions, instant_of
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
 from arc_client.wire.create import INLINE_BYTES, Creation
@@ -34,7 +34,7 @@ from arc_client.wire.wait import POLL_SECONDS, read_status, wait_for_end
 from arc_protocol.errors import ArcError
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.agents import AgentInfo, AgentList
-from arc_protocol.messages.base import State
+from arc_protocol.messages.base import State, Tags
 from arc_protocol.messages.bodies import InlineBody, StorageBody
 from arc_protocol.messages.commands import (
     CommandList,
@@ -548,6 +548,7 @@ class Client:
                 target_resource_id=options.get("target"),
                 max_attempts=options.get("max_attempts"),
                 wait_seconds=wait_seconds or None,
+                tags=_checked(options.get("tags")),
             )
             created, held_seconds = await self._create(request, body, patience)
             return Command(self, created, key, held_seconds=held_seconds)
@@ -629,6 +630,14 @@ class Client:
     def _patience(self, timeout: float | None) -> float:
         """Return how many seconds to try again for a caller who waits no longer than `timeout`."""
         return self._retry_seconds if timeout is None else min(self._retry_seconds, timeout)
+
+
+def _checked(tags: Mapping[str, str] | None) -> dict[str, str] | None:
+    """Return tags that a server takes; None for none. Raises InvalidParams."""
+    try:
+        return msgspec.convert(dict(tags), Tags) if tags else None
+    except msgspec.ValidationError as error:
+        raise InvalidParams(f"the tags are not good: {error}") from None
 
 
 def _seals(key: PrivateKey | None, host: str | Path) -> SenderSeals:

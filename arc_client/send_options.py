@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypedDict
 
@@ -21,6 +22,8 @@ class SendOptions(TypedDict, total=False):
     fresh one."""
     max_attempts: int | None
     """The most attempts that the command may have. Default: the server's."""
+    tags: Mapping[str, str] | None
+    """Words to find the command by, such as `{"team": "web"}`. Only this server keeps them."""
 
 
 def instant_of(deadline: float | timedelta | datetime | None) -> datetime | None:

@@ -23,10 +23,13 @@ _CANCELLED_SHARE: Final = 5
 """One of so many that have failed was cancelled."""
 SPREAD_SECONDS: Final = 7 * 86_400
 """Over how long the commands were created."""
+TAGGED_SHARE: Final = 10
+"""One of so many has tags."""
 COMMANDS: Final = 40
 TARGETS: Final = 200
 SENDERS: Final = 20
-"""The names of commands and targets, and the tokens, over which the commands are spread."""
+BATCHES: Final = 1_000
+"""The names of commands and targets, the tokens and the values of a tag, over which the commands are spread."""
 
 _FILL: Final = """
 INSERT OR IGNORE INTO deployments (deployment_id, created_at)
@@ -40,7 +43,8 @@ INSERT OR IGNORE INTO targets (deployment_id, position, resource_id, resource_ty
 UPDATE numbering SET high = high + :stored WHERE id = 1;
 INSERT INTO commands (
     seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
-    created_at, is_push, completed_at, lease_attempt, ready_order, created_by, error_code
+    created_at, is_push, completed_at, lease_attempt, ready_order, created_by, error_code,
+    tags
 )
   WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :stored),
   rows AS (
@@ -56,8 +60,13 @@ INSERT INTO commands (
     CASE WHEN is_pending THEN NULL ELSE 1 END, CASE WHEN is_pending THEN :first + n END,
     'tok_' || abs(random() % :senders),
     CASE WHEN is_pending OR n % :failed THEN NULL
-      WHEN n % (:failed * :cancelled) = 0 THEN 'CANCELLED' ELSE 'HANDLER_ERROR' END
+      WHEN n % (:failed * :cancelled) = 0 THEN 'CANCELLED' ELSE 'HANDLER_ERROR' END,
+    CASE WHEN n % :tagged = 0 THEN json_object(
+      'batch', 'b-' || abs(random() % :batches), 'env', iif(n % 3, 'prod', 'test')) END
   FROM rows JOIN temp.names ON names.place = rows.place ORDER BY n;
+INSERT INTO command_tags (key, value, created_at, command)
+  SELECT t.key, t.value, c.created_at, c.seq
+  FROM commands AS c, json_each(c.tags) AS t WHERE c.seq > :first AND c.tags IS NOT NULL;
 INSERT INTO params (command, form, data, size, checksum)
   SELECT seq, :form, :body, :size, :checksum FROM commands WHERE seq > :first ORDER BY seq;
 INSERT INTO responses (command, form, data, size, checksum)
@@ -70,7 +79,8 @@ INSERT INTO idempotency_keys (
     created_at
   FROM commands WHERE seq > :first ORDER BY seq;
 INSERT INTO usage (deployment_id, live_commands, stored_bytes, idempotency_keys)
-  SELECT deployment_id, sum(state = 'PENDING'), sum(:size * (1 + (state = 'SUCCEEDED'))), count(*)
+  SELECT deployment_id, sum(state = 'PENDING'), sum(:size * (1 + (state = 'SUCCEEDED'))
+      + coalesce(length(CAST(tags AS BLOB)), 0)), count(*)
   FROM commands WHERE seq > :first GROUP BY deployment_id
   ON CONFLICT (deployment_id) DO UPDATE
   SET live_commands = live_commands + excluded.live_commands,
@@ -113,6 +123,8 @@ def fill(
             "commands": COMMANDS,
             "targets": TARGETS,
             "senders": SENDERS,
+            "tagged": TAGGED_SHARE,
+            "batches": BATCHES,
             "target": IDLE_TARGET,
             "busy": busy_target,
             "form": _INLINE,

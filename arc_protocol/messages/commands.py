@@ -13,6 +13,7 @@ from arc_protocol.messages.base import (
     Signature,
     Size,
     State,
+    Tags,
     Timestamp,
 )
 from arc_protocol.messages.bodies import BodySpec, CommandResponse, PresignedRequest
@@ -35,6 +36,9 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     signature: Signature | None = None
     """Extension: the sender's signature of this command. Only the receiver verifies it. When a
     create is repeated, the signature of the first counts."""
+    tags: Tags | None = None
+    """Extension: words to find the command by. When a create is repeated, those of the first
+    count."""
     operation_result_contract: None = None
     """From 3.3.49 on: how the result is to be redacted, as an opaque object. It is refused: taken
     and not kept, it would let readers see what the sender wanted redacted. An object is refused
@@ -81,6 +85,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     """The id of the command that it runs again."""
     error_code: str | None = None
     """The code of a FAILED command in a list, where there is no response."""
+    tags: Tags | None = None
+    """Those of the create."""
     waiting: Waiting | None = None
     """Why it does not run yet, if there is more to say than that it waits for its turn."""
 

@@ -24,7 +24,8 @@ SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents
 FROM (
     SELECT c.deployment_id, c.completed_at IS NULL AS live, c.state = 'PENDING_UPLOAD' AS uploads,
         iif(p.form = 3 AND c.state <> 'PENDING_UPLOAD', 0, coalesce(p.size, 0))
-            + coalesce(r.size, 0) AS bytes, 0 AS keys, 0 AS agents
+            + coalesce(r.size, 0) + coalesce(length(CAST(c.tags AS BLOB)), 0) AS bytes,
+        0 AS keys, 0 AS agents
     FROM commands AS c
     LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
     UNION ALL SELECT deployment_id, 0, 0, 0, 1, 0 FROM idempotency_keys

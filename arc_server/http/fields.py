@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -12,7 +13,15 @@ import msgspec
 
 from arc_protocol.codec import split_path, utc
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.messages.base import MAX_WAIT_SECONDS, IdempotencyKey, Name, Timestamp
+from arc_protocol.messages.base import (
+    MAX_TAGS,
+    MAX_WAIT_SECONDS,
+    IdempotencyKey,
+    Name,
+    TagKey,
+    TagValue,
+    Timestamp,
+)
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -37,6 +46,16 @@ def optional_key(field: str, text: str | None) -> str | None:
 def instant(field: str, text: str | None) -> datetime | None:
     """Return an instant in UTC if it is there. Raises InvalidCommand."""
     return None if text is None else utc(_converted(field, text, Timestamp))
+
+
+def tags(family: str, given: Mapping[str, str]) -> Mapping[str, str] | None:
+    """Return tags by their keys, if there are any. Raises InvalidCommand."""
+    for key, value in given.items():
+        _converted(family + key, key, TagKey)
+        _converted(family + key, value, TagValue)
+    if len(given) > MAX_TAGS:
+        raise InvalidCommand(f"{family}: more than {MAX_TAGS} tags", field=family)
+    return dict(sorted(given.items())) or None
 
 
 def integer(field: str, text: str | None) -> int | None:

@@ -5,7 +5,7 @@ All are frozen, and all instants are in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -116,6 +116,8 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The id of the token or credential whose response or cancel ended it."""
     error_code: str | None = None
     """The code that it FAILED with."""
+    tags: Mapping[str, str] | None = None
+    """Those of its sender; None for none."""
 
 
 class Quotas(Record, frozen=True, kw_only=True):
@@ -164,6 +166,7 @@ class NewCommand(Record, frozen=True, kw_only=True):
     """None: nothing is counted against the deployment."""
     retry_of: str | None = None
     """The id of the command that it runs again."""
+    tags: Mapping[str, str] | None = None
 
 
 class Created(Record, frozen=True, kw_only=True):
@@ -232,6 +235,8 @@ class CommandFilter(Record, frozen=True, kw_only=True):
     created_by: str | None = None
     """The id of the token that created the command."""
     idempotency_key: str | None = None
+    tags: Mapping[str, str] | None = None
+    """All of these, among others."""
     created_after: datetime | None = None
     created_before: datetime | None = None
     ended_after: datetime | None = None

@@ -129,6 +129,7 @@ class CommandService:
                 auto_register=self._limits.registers(within),
                 signature=request.signature,
                 created_by=within.credential,
+                tags=request.tags or None,
             ),
             base_url=base_url,
         )
@@ -182,6 +183,7 @@ class CommandService:
                 auto_register=False,
                 created_by=within.credential,
                 retry_of=command_id,
+                tags=old.tags,
             ),
             base_url=base_url,
         )

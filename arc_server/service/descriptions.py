@@ -34,5 +34,6 @@ def described(
         completed_by=command.completed_by,
         retry_of=command.retry_of,
         error_code=error_code,
+        tags=None if command.tags is None else dict(command.tags),
         waiting=waiting,
     )

@@ -112,6 +112,7 @@ class ModelCommands(ModelState):
                 deadline=new.deadline,
                 created_by=new.created_by,
                 retry_of=new.retry_of,
+                tags=new.tags,
             ),
             params=new.params,
             signature=new.signature,

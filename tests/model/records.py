@@ -39,7 +39,7 @@ from arc_server.ports.records import (
     StoredSuccess,
     StripMark,
 )
-from arc_server.store.engine.rows import micros
+from arc_server.store.engine.rows import micros, tags_text
 
 
 @dataclass
@@ -111,9 +111,9 @@ def place_in_list(agent: AgentPresence) -> tuple[str, str, str]:
 
 def size_of_command(stored: StoredCommand) -> int:
     params, response = stored.params, stored.response
-    size = _size(params)
-    if isinstance(params, AwaitedBlob) and stored.command.state is not State.PENDING_UPLOAD:
-        size = 0
+    size = len((tags_text(stored.command.tags) or "").encode())
+    if not isinstance(params, AwaitedBlob) or stored.command.state is State.PENDING_UPLOAD:
+        size += _size(params)
     if isinstance(response, StoredSuccess):
         return size + _size(response.body)
     if isinstance(response, StoredError):

@@ -48,6 +48,7 @@ class ModelSearch(ModelState):
             and (which.states is None or _shown(command) in which.states)
             and which.command in (None, command.command)
             and which.target_id in (None, command.target.resource_id)
+            and (which.tags or {}).items() <= (command.tags or {}).items()
             and which.created_by in (None, command.created_by)
             and (which.idempotency_key is None or which.idempotency_key in keys)
             and _is_within(command.created_at, which.created_after, which.created_before)

@@ -167,6 +167,7 @@ class World:
         target: str | None = None,
         max_attempts: int | None = None,
         signature: str | None = None,
+        **more: Any,
     ) -> CreateCommandResponse:
         body = InlineBody.of(params) if isinstance(params, bytes) else params
         deadline = None
@@ -181,6 +182,7 @@ class World:
             target_resource_id=target,
             max_attempts=max_attempts,
             signature=signature,
+            **more,
         )
         return await self.commands.create(request, base_url=BASE, within=within)
 

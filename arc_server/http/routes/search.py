@@ -23,19 +23,24 @@ FILTER: Final = (
     *("createdAfter", "createdBefore", "endedAfter", "endedBefore"),
 )
 
+PAGING: Final = ("limit", "cursor")
+TAG: Final = "tag."
+"""The tag `team` is asked for as `tag.team`."""
+
 
 def routes(service: SearchService) -> Sequence[Route]:
     """Return the routes of a service."""
 
     async def list_commands(call: Call) -> web.StreamResponse:
-        call.check_query(*FILTER, "limit", "cursor")
+        call.check_query(*FILTER, *PAGING, family=TAG)
         answer = await service.list(
             _filter_of(call),
             cursor=call.query("cursor"),
             limit=fields.integer("limit", call.query("limit")),
             within=call.reach,
         )
-        return json_answer(msgspec.structs.replace(answer, filtered_by=call.named(*FILTER)))
+        named = [name for name in call.query_names if name not in PAGING]
+        return json_answer(msgspec.structs.replace(answer, filtered_by=named or None))
 
     return (Route(method="GET", path="/commands", handler=list_commands),)
 
@@ -53,6 +58,7 @@ def _filter_of(call: Call) -> CommandFilter:
         target_id=fields.optional_name("target", call.query("target")),
         created_by=fields.optional_name("createdBy", call.query("createdBy")),
         idempotency_key=fields.optional_key("idempotencyKey", call.query("idempotencyKey")),
+        tags=fields.tags(TAG, call.query_family(TAG)),
         created_after=fields.instant("createdAfter", call.query("createdAfter")),
         created_before=fields.instant("createdBefore", call.query("createdBefore")),
         ended_after=fields.instant("endedAfter", call.query("endedAfter")),

@@ -49,3 +49,35 @@ CREATE INDEX commands_by_sender ON commands (created_by, created_at)
 -- A key was made when its command was.
 CREATE INDEX idempotency_keys_by_key ON idempotency_keys (key, created_at, command_seq)
     WHERE command_seq IS NOT NULL;
+
+-- What senders tagged commands with: in the row as JSON, its keys in order, to be read and counted;
+-- and apart, to be found by.
+ALTER TABLE commands ADD COLUMN tags TEXT;
+
+CREATE TABLE command_tags (
+    key        TEXT    NOT NULL,
+    value      TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    command    INTEGER NOT NULL,
+    PRIMARY KEY (key, value, created_at, command)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER tags_of_deleted_command AFTER DELETE ON commands WHEN old.tags IS NOT NULL BEGIN
+    DELETE FROM command_tags WHERE (key, value, created_at, command) IN (
+        SELECT t.key, t.value, old.created_at, old.seq FROM json_each(old.tags) AS t
+    );
+END;
+
+DROP TRIGGER usage_of_deleted_command;
+
+CREATE TRIGGER usage_of_deleted_command BEFORE DELETE ON commands BEGIN
+    UPDATE usage SET
+        live_commands = live_commands - (old.completed_at IS NULL),
+        open_uploads = open_uploads - (old.state = 'PENDING_UPLOAD'),
+        stored_bytes = stored_bytes
+            - coalesce((SELECT iif(form = 3 AND old.state <> 'PENDING_UPLOAD', 0, size)
+                FROM params WHERE command = old.seq), 0)
+            - coalesce((SELECT size FROM responses WHERE command = old.seq), 0)
+            - coalesce(length(CAST(old.tags AS BLOB)), 0)
+    WHERE deployment_id = old.deployment_id;
+END;

@@ -78,6 +78,7 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         deadline=new.deadline,
         created_by=new.created_by,
         retry_of=new.retry_of,
+        tags=new.tags,
     )
     seq = transitions.insert(db, command, new.params, new.signature)
     if command.is_push and new.push_lease and not isinstance(new.params, AwaitedBlob):

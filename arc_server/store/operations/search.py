@@ -6,6 +6,7 @@ is; a page that is short for that reason has a mark to go on from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from types import MappingProxyType
@@ -14,12 +15,13 @@ from typing import Any, Final, NamedTuple
 from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.base import IMPLICIT_TARGET
 from arc_server.ports.records import CommandFilter, CommandPage, ListMark
-from arc_server.store.engine.rows import StoredCommand, micros, stored_command
+from arc_server.store.engine.rows import StoredCommand, micros, stored_command, tags_text
 from arc_server.store.engine.session import StoreSession
 
 WALKED: Final = 2_000
 """The most commands that a walk looks at for one page, where its index does not judge all."""
 _AFTER_ALL: Final = 2**63 - 1
+_SPECIAL: Final = re.compile(r"[*?\[]")
 _ENDED_BADLY: Final = frozenset({ShownState.FAILED, ShownState.CANCELLED, ShownState.EXPIRED})
 _WITH_CANCELLED: Final = frozenset({ShownState.FAILED, ShownState.CANCELLED})
 
@@ -51,6 +53,8 @@ _ENDED_IN_DEPLOYMENT: Final = _Walk(
 _OF_TARGET: Final = _Walk("floor_of_target", "find_of_target", frozenset({"target_id"}))
 _BY_SENDER: Final = _Walk("floor_by_sender", "find_by_sender", frozenset({"created_by"}))
 _BY_KEY: Final = _Walk("floor_by_key", "find_by_key", frozenset({"key"}))
+_BY_TAG: Final = _Walk("floor_by_tag", "find_by_tag", frozenset())
+_BY_ONLY_TAG: Final = _BY_TAG._replace(judged=frozenset({"tags"}))
 _ENDED: Final = _Walk("floor_ended", "find_ended", frozenset({"states"}))
 
 
@@ -107,6 +111,10 @@ def _walks(which: CommandFilter, shown: frozenset[ShownState] | None) -> Sequenc
         return [_ENDED._replace(where={"state": state}) for state in ends]
     if which.idempotency_key is not None:
         return [_BY_KEY]
+    if which.tags:
+        key, value = min(which.tags.items())
+        walk = _BY_ONLY_TAG if len(which.tags) == 1 else _BY_TAG
+        return [walk._replace(where={"tag": key, "value": value})]
     has_deployment, has_command = which.deployment_id is not None, which.command is not None
     if has_deployment and has_command:
         return [_OF_DEPLOYMENT_BY_NAME]
@@ -145,11 +153,19 @@ def _sifted(which: CommandFilter, shown: frozenset[ShownState] | None) -> dict[s
         "target_id": which.target_id,
         "created_by": which.created_by,
         "key": which.idempotency_key,
+        "tags": None if not which.tags else _pattern(which.tags),
         "created_since": None if which.created_after is None else micros(which.created_after),
         "created_before": None if which.created_before is None else micros(which.created_before),
         "ended_since": None if which.ended_after is None else micros(which.ended_after),
         "ended_before": None if which.ended_before is None else micros(which.ended_before),
     }
+
+
+def _pattern(tags: Mapping[str, str]) -> str:
+    """Return a pattern of GLOB for the JSON of stored tags that have these among them."""
+    # A quote in JSON that no backslash precedes begins or ends a key or a value.
+    pairs = ((tags_text({key: tags[key]}) or "")[1:-1] for key in sorted(tags))
+    return "*".join(["", *(_SPECIAL.sub(r"[\g<0>]", pair) for pair in pairs), ""])
 
 
 def _is_to_sift(walk: _Walk, sifted: dict[str, Any]) -> bool:

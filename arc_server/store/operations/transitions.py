@@ -22,7 +22,7 @@ from arc_server.ports.records import (
     StoredResponse,
     StoredSuccess,
 )
-from arc_server.store.engine.rows import NONE, StoredCommand, micros
+from arc_server.store.engine.rows import NONE, StoredCommand, micros, tags_text
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
@@ -45,6 +45,7 @@ def insert(
     """Store a new command; return its number."""
     seq = db.next_number()
     created_at = micros(command.created_at)
+    tags = tags_text(command.tags)
     db.change(
         "insert_command",
         seq=seq,
@@ -62,12 +63,15 @@ def insert(
         push_at=created_at if command.is_push else NONE,
         created_by=command.created_by,
         retry_of=command.retry_of,
+        tags=tags,
     )
+    for key, value in (command.tags or {}).items():
+        db.change("insert_tag", key=key, value=value, created_at=created_at, command=seq)
     form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
     used = db.usage.changed(command.deployment_id)
     used.live_commands += 1
-    used.stored_bytes += size or 0
+    used.stored_bytes += (size or 0) + (0 if tags is None else len(tags.encode()))
     if command.state is State.PENDING_UPLOAD:
         used.open_uploads += 1
     if signature is not None:  # a statement of its own: most commands do without

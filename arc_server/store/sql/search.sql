@@ -9,6 +9,7 @@ AND (:deployment_id IS NULL OR c.deployment_id = :deployment_id)
 AND (:command IS NULL OR c.command = :command)
 AND (:target_id IS NULL OR c.target_id = :target_id)
 AND (:created_by IS NULL OR c.created_by = :created_by)
+AND (:tags IS NULL OR c.tags GLOB :tags)
 
 -- name: created_within
 c.created_at >= :since AND (c.created_at, c.seq) < (:before_at, :before_seq)
@@ -145,3 +146,16 @@ WHERE k.key = :key AND k.command_seq IS NOT NULL
   AND (:ended_since IS NULL OR c.completed_at >= :ended_since)
   AND (:ended_before IS NULL OR c.completed_at < :ended_before) AND {sifted}
 ORDER BY k.created_at DESC, k.command_seq DESC LIMIT :limit;
+
+-- name: floor_by_tag
+SELECT t.created_at, t.command FROM command_tags AS t
+WHERE t.key = :tag AND t.value = :value
+  AND t.created_at >= :since AND (t.created_at, t.command) < (:before_at, :before_seq)
+ORDER BY t.created_at DESC, t.command DESC LIMIT 1 OFFSET :walked;
+
+-- name: find_by_tag
+SELECT {command_columns} FROM command_tags AS t CROSS JOIN commands AS c ON c.seq = t.command
+WHERE t.key = :tag AND t.value = :value
+  AND t.created_at >= :since AND (t.created_at, t.command) < (:before_at, :before_seq)
+  AND (t.created_at, t.command) >= (:floor_at, :floor_seq) AND {sifted}
+ORDER BY t.created_at DESC, t.command DESC LIMIT :limit;

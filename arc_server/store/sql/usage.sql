@@ -27,7 +27,7 @@ SELECT :deployment_id,
     (SELECT count(*) FROM agents AS a WHERE a.deployment_id = :deployment_id),
     (SELECT coalesce(sum(
             iif(p.form = 3 AND c.state <> 'PENDING_UPLOAD', 0, coalesce(p.size, 0))
-                + coalesce(r.size, 0)), 0)
+                + coalesce(r.size, 0) + coalesce(length(CAST(c.tags AS BLOB)), 0)), 0)
         FROM commands AS c INDEXED BY commands_of_deployment
         LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
         WHERE c.deployment_id = :deployment_id)

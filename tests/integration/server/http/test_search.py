@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from arc_server.auth.tokens import Scope
-from tests.support.running_server import OTHER, OWN, Client, make_token, success
+from tests.support.running_server import OTHER, OWN, Client, inline, make_token, success
 
 
 async def found(client: Client, query: str, **call: Any) -> list[str]:
@@ -69,6 +70,53 @@ async def test_each_filter_finds_its_commands(client: Client) -> None:
     }.items():
         assert await found(client, query) == expected, query
         assert await found(client, f"{query}&limit=1") == expected, query
+
+
+async def test_tags_are_shown_and_found(client: Client) -> None:
+    tags = {"team": "web", "env": "prod", "note": "a & b = 'ü' *"}
+    tagged = await client.create(tags=tags)
+    await client.create(tags={"team": "web"})
+    plain = await client.create(tags={})
+
+    assert (await client.status(tagged))["tags"] == tags
+    assert "tags" not in await client.status(plain)
+    listed = await client.call("GET", "/v1/commands?tag.env=prod")
+    assert [each["tags"] for each in listed.json["commands"]] == [tags]
+    assert listed.json["filteredBy"] == ["tag.env"]
+    assert len(await found(client, "tag.team=web&limit=1")) == 2
+    assert await found(client, "tag.team=web&tag.env=prod") == [tagged]
+    assert await found(client, f"tag.note={quote(tags['note'])}") == [tagged]
+    assert await found(client, "tag.team=web&tag.env=test") == []
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"Team": "web"},
+        {"": "web"},
+        {"k" * 65: "web"},
+        {"a b": "web"},
+        {"team": ""},
+        {"team": "v" * 257},
+        {"team": "a\u202eb"},
+        {"team": "a\nb"},
+        {"team": "\u200b"},
+        {"team": 5},
+        {"team": None},
+        {f"k{number}": "v" for number in range(17)},
+        ["team"],
+        "team",
+    ],
+    ids=lambda tags: str(tags)[:20],
+)
+async def test_bad_tags_are_refused_by_name(client: Client, tags: Any) -> None:
+    create = {"deploymentId": OWN, "command": "report", "params": inline(b"{}"), "tags": tags}
+
+    answer = await client.call("POST", "/v1/commands", create)
+
+    assert (answer.status, answer.code) == (400, "INVALID_COMMAND"), answer
+    assert "tags" in answer.json["message"], answer.json
+    assert (await client.call("GET", "/v1/commands")).json == {"commands": []}
 
 
 async def test_a_list_says_which_fields_it_was_filtered_by(client: Client) -> None:
@@ -136,6 +184,12 @@ async def test_a_cursor_is_good_for_the_filter_that_it_came_with(
         (f"idempotencyKey={'k' * 257}", "idempotencyKey"),
         ("deploymentid=x", "deploymentid"),
         ("tag=x", "tag"),
+        ("tag.Team=x", "tag.Team"),
+        ("tag.=x", "tag."),
+        ("tag.team=", "tag.team"),
+        ("tag.team=%E2%80%AE", "tag.team"),
+        ("tag.team=a&tag.team=b", "tag.team"),
+        ("&".join(f"tag.k{n}=v" for n in range(17)), "tag."),
         ("since=1h", "since"),
     ],
 )

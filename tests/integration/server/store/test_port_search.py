@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -28,6 +30,13 @@ from tests.support.store_samples import (
     lease,
     new,
     query,
+)
+
+TAGS = (
+    None,
+    {"env": "prod"},
+    {"env": "prod", "team": 'a"b*[?]\\ ü'},
+    {"env": "test", "team": "web", "x.y_z-1": "1"},
 )
 
 
@@ -64,6 +73,7 @@ async def _live_a_little(store: Store, seed: int) -> None:
                 created_by=dice.choice((None, "tok_1", "tok_2")),
                 idempotency_key=dice.choice((None, "key-1", f"key-{seed}-{number}")),
                 created_at=at,
+                tags=dice.choice(TAGS),
                 deadline=at + timedelta(seconds=dice.choice((5, 900))),
             )
         )
@@ -100,6 +110,7 @@ def _filters(seed: int) -> list[CommandFilter]:
         "target_id": ["vault", "edge", "default", "nowhere"],
         "created_by": ["tok_1", "tok_3"],
         "idempotency_key": ["key-1", "key-none"],
+        "tags": [*TAGS[1:], {"team": "web"}, {"env": "*"}, {"env": "prod", "team": "web"}],
         "created_after": [after(7)],
         "created_before": [after(14)],
         "ended_after": [after(5)],
@@ -209,3 +220,18 @@ async def test_what_is_leased_meanwhile_changes_its_list(store: Store) -> None:
     pending = await store.list(CommandFilter(states=(ShownState.PENDING,)), None, 9)
 
     assert ids(pending.commands) == waiting[:0:-1]
+
+
+async def test_the_tags_of_what_is_purged_are_gone(sqlite: SqliteStore) -> None:
+    tagged = await create(sqlite, tags={"env": "prod", "team": "web"})
+    other = await create(sqlite, tags={"env": "prod"})
+    await sqlite.cancel(tagged.command_id, NOW)
+
+    await sqlite.delete_command(tagged.command_id)
+
+    page = await sqlite.list(CommandFilter(tags={"env": "prod"}), None, 9)
+    assert ids(page.commands) == [other.command_id]
+    with closing(sqlite3.connect(sqlite.database.path)) as connection:
+        assert connection.execute("SELECT key, value FROM command_tags").fetchall() == [
+            ("env", "prod")
+        ]
