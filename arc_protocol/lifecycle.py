@@ -70,6 +70,11 @@ def is_overdue(deadline: datetime | None, now: datetime) -> bool:
     return deadline is not None and now >= deadline
 
 
+def is_delayed(not_before: datetime | None, now: datetime) -> bool:
+    """Return True until the instant comes before which a command does not run."""
+    return not_before is not None and now < not_before
+
+
 class Handback(msgspec.Struct, frozen=True):
     """A handback is what becomes of a command whose lease ended without a response.
 

@@ -29,7 +29,8 @@ COMMANDS: Final = 40
 TARGETS: Final = 200
 SENDERS: Final = 20
 BATCHES: Final = 1_000
-"""The names of commands and targets, the tokens and the values of a tag, over which the commands are spread."""
+"""The names of commands and targets, the tokens and the values of a tag, over which the commands
+are spread."""
 
 _FILL: Final = """
 INSERT OR IGNORE INTO deployments (deployment_id, created_at)

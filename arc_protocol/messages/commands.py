@@ -36,6 +36,8 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     signature: Signature | None = None
     """Extension: the sender's signature of this command. Only the receiver verifies it. When a
     create is repeated, the signature of the first counts."""
+    not_before: Timestamp | None = None
+    """Extension: the instant before which no receiver gets the command."""
     tags: Tags | None = None
     """Extension: words to find the command by. When a create is repeated, those of the first
     count."""
@@ -85,6 +87,8 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     """The id of the command that it runs again."""
     error_code: str | None = None
     """The code of a FAILED command in a list, where there is no response."""
+    not_before: Timestamp | None = None
+    """The instant before which no receiver gets it."""
     tags: Tags | None = None
     """Those of the create."""
     waiting: Waiting | None = None

@@ -118,6 +118,8 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The code that it FAILED with."""
     tags: Mapping[str, str] | None = None
     """Those of its sender; None for none."""
+    not_before: datetime | None = None
+    """The instant from which on it is leased or pushed."""
 
 
 class Quotas(Record, frozen=True, kw_only=True):
@@ -167,6 +169,8 @@ class NewCommand(Record, frozen=True, kw_only=True):
     retry_of: str | None = None
     """The id of the command that it runs again."""
     tags: Mapping[str, str] | None = None
+    not_before: datetime | None = None
+    """PENDING until then, and neither leased nor pushed."""
 
 
 class Created(Record, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from arc_protocol.errors import (
     BadRequest,
     CommandNotFound,
     Conflict,
+    InvalidCommand,
     InvalidStateTransition,
     NotFound,
     QuotaExceeded,
@@ -111,6 +112,9 @@ class CommandService:
             self._limits.max_attempts,
         )
         deadline = None if request.deadline is None else utc(request.deadline)
+        not_before = None if request.not_before is None else utc(request.not_before)
+        if deadline is not None and not_before is not None and deadline <= not_before:
+            raise InvalidCommand("deadline: must be later than notBefore", field="deadline")
         now = self._clock.now()
         command_id = new_command_id(now)
         params, digest = await self._incoming.accept_params(command_id, request.params)
@@ -130,6 +134,7 @@ class CommandService:
                 signature=request.signature,
                 created_by=within.credential,
                 tags=request.tags or None,
+                not_before=not_before,
             ),
             base_url=base_url,
         )
@@ -197,9 +202,10 @@ class CommandService:
             command_id, RememberedCommand(new.deployment_id, new.deadline, new.created_at)
         )
         foretold = None
-        if not isinstance(params, AwaitedBlob):
+        is_delayed = lifecycle.is_delayed(new.not_before, new.created_at)
+        is_ready = not (is_delayed or isinstance(params, AwaitedBlob))
+        if is_ready:
             foretold = self._announcements.work.foretell(new.deployment_id, new.target_resource_id)
-        is_ready = not isinstance(params, AwaitedBlob)
         with PushOffer(outlet if is_ready else None, new.deployment_id, new.created_at) as offer:
             try:
                 created = await self._store.create(
@@ -215,7 +221,7 @@ class CommandService:
                 results.wake(command_id)  # it was not stored
                 await self._incoming.discard(params)
             else:
-                self._announcements.announce_created(command, foretold)
+                self._announcements.announce_created(command, foretold, is_delayed=is_delayed)
                 if not isinstance(params, AwaitedBlob) and command.state is State.DISPATCHED:
                     await offer.send(Grant(command=command, params=params, signature=new.signature))
                 await self._incoming.seal(params)
@@ -258,7 +264,8 @@ class CommandService:
             except InvalidStateTransition:
                 self._announcements.results.wake(command_id)  # it may just have expired
                 raise
-            self._announcements.announce(command)
+            is_delayed = lifecycle.is_delayed(command.not_before, now)
+            self._announcements.announce_created(command, None, is_delayed=is_delayed)
             if command.state is State.DISPATCHED:
                 await offer.send(Grant(command=command, params=params, signature=stored.signature))
         await self._incoming.seal(params)

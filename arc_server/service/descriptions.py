@@ -34,6 +34,7 @@ def described(
         completed_by=command.completed_by,
         retry_of=command.retry_of,
         error_code=error_code,
+        not_before=command.not_before,
         tags=None if command.tags is None else dict(command.tags),
         waiting=waiting,
     )

@@ -301,6 +301,9 @@ class SqliteStore:
     async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         return await self._write(sweeps.requeue_lapsed, now, limit)
 
+    async def release_delayed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
+        return await self._write(sweeps.release_delayed, now, limit)
+
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
         return await self._write(sweeps.forget_keys, before, limit)
 

@@ -51,7 +51,8 @@ class StoredCommand:
     params: StoredParams
     response: ReadResponse | None = None
     signature: str | None = None
-    ready_order: int = 0
+    ready_order: int | None = 0
+    """None: delayed."""
     push_at: datetime | None = None
     said: Said = field(default_factory=lambda: Said())
 
@@ -192,6 +193,14 @@ def target_of_create(place: Place, new: NewCommand) -> CommandTarget:
     if named == IMPLICIT_TARGET.resource_id and not ordinary_targets(place):
         return IMPLICIT_TARGET
     raise CommandTargetNotFound(f"the deployment has no target {named!r}")
+
+
+def waits_unqueued(command: CommandRecord, now: datetime) -> bool:
+    return command.not_before is not None and now < command.not_before and not command.is_push
+
+
+def push_time_from(command: CommandRecord, now: datetime) -> datetime:
+    return max(now, command.not_before or now)
 
 
 def push_time(stored: StoredCommand) -> datetime:

@@ -97,6 +97,7 @@ def command_of(row: Row) -> CommandRecord:
         retry_of,
         error_code,
         tags,
+        not_before,
     ) = row
     return CommandRecord(
         command_id=command_id,
@@ -122,4 +123,5 @@ def command_of(row: Row) -> CommandRecord:
         retry_of=retry_of,
         error_code=error_code,
         tags=None if tags is None else _TAGS.decode(tags),
+        not_before=moment_or_none(not_before),
     )

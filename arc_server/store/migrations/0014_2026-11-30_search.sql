@@ -50,6 +50,12 @@ CREATE INDEX commands_by_sender ON commands (created_by, created_at)
 CREATE INDEX idempotency_keys_by_key ON idempotency_keys (key, created_at, command_seq)
     WHERE command_seq IS NOT NULL;
 
+-- A command that is not to run yet is PENDING, and has no ready_order until its instant has come.
+ALTER TABLE commands ADD COLUMN not_before INTEGER;
+
+CREATE INDEX commands_delayed ON commands (not_before)
+    WHERE not_before IS NOT NULL AND state = 'PENDING' AND ready_order IS NULL;
+
 -- What senders tagged commands with: in the row as JSON, its keys in order, to be read and counted;
 -- and apart, to be found by.
 ALTER TABLE commands ADD COLUMN tags TEXT;

@@ -22,7 +22,7 @@ from arc_server.ports.records import (
     StoredResponse,
     StoredSuccess,
 )
-from arc_server.store.engine.rows import NONE, StoredCommand, micros, tags_text
+from arc_server.store.engine.rows import NONE, StoredCommand, micros, micros_or_none, tags_text
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
@@ -46,6 +46,8 @@ def insert(
     seq = db.next_number()
     created_at = micros(command.created_at)
     tags = tags_text(command.tags)
+    is_ready = command.state is State.PENDING
+    waits = _waits_unqueued(command, command.created_at)
     db.change(
         "insert_command",
         seq=seq,
@@ -59,11 +61,12 @@ def insert(
         created_at=created_at,
         is_push=1 if command.is_push else 0,
         deadline=NONE if command.deadline is None else micros(command.deadline),
-        ready_order=seq if command.state is State.PENDING else NONE,
-        push_at=created_at if command.is_push else NONE,
+        ready_order=seq if is_ready and not waits else NONE,
+        push_at=_push_time(command, command.created_at) if command.is_push else NONE,
         created_by=command.created_by,
         retry_of=command.retry_of,
         tags=tags,
+        not_before=micros_or_none(command.not_before),
     )
     for key, value in (command.tags or {}).items():
         db.change("insert_tag", key=key, value=value, created_at=created_at, command=seq)
@@ -84,17 +87,23 @@ def make_ready(
     db: StoreSession, stored: StoredCommand, params: StoredBody, now: datetime
 ) -> CommandRecord:
     """Move PENDING_UPLOAD → PENDING with the params that arrived, behind all ready commands."""
+    command = stored.command
     replace_params(db, stored, params)
-    db.usage.changed(stored.command.deployment_id).open_uploads -= 1
+    db.usage.changed(command.deployment_id).open_uploads -= 1
     _hit_one(
         db.change(
             "ready_after_upload",
             seq=stored.seq,
-            ready_order=db.next_number(),
-            push_at=micros(now) if stored.command.is_push else None,
+            ready_order=None if _waits_unqueued(command, now) else db.next_number(),
+            push_at=_push_time(command, now) if command.is_push else None,
         )
     )
-    return msgspec.structs.replace(stored.command, state=State.PENDING)
+    return msgspec.structs.replace(command, state=State.PENDING)
+
+
+def release_delayed(db: StoreSession, stored: StoredCommand) -> None:
+    """Put a PENDING command whose instant has come behind all that are ready."""
+    _hit_one(db.change("release_delayed", seq=stored.seq, ready_order=db.next_number()))
 
 
 def dispatch(
@@ -294,10 +303,10 @@ def start_pushing(db: StoreSession, deployment_id: str, now: datetime) -> None:
     db.change("start_pushing", deployment_id=deployment_id, now=micros(now))
 
 
-def stop_pushing(db: StoreSession, deployment_id: str) -> None:
+def stop_pushing(db: StoreSession, deployment_id: str, now: datetime) -> None:
     """Lease the live commands of a deployment to agents from now on."""
     db.live.clear()
-    db.change("stop_pushing", deployment_id=deployment_id)
+    db.change("stop_pushing", deployment_id=deployment_id, now=micros(now))
 
 
 def shift_leases(db: StoreSession, seconds: float) -> int:
@@ -324,6 +333,16 @@ def grant_grace(db: StoreSession, lapsed_since: datetime, now: datetime, until: 
 
 
 # inside
+
+
+def _waits_unqueued(command: CommandRecord, now: datetime) -> bool:
+    """Return True if a command has no place among the ready ones yet; a push has, at its time."""
+    return lifecycle.is_delayed(command.not_before, now) and not command.is_push
+
+
+def _push_time(command: CommandRecord, now: datetime) -> int:
+    """Return when a command is due to be pushed that is ready now."""
+    return micros(max(now, command.not_before or now))
 
 
 def _hit_one(count: int) -> None:

@@ -5,7 +5,8 @@
 c.seq, c.command_id, c.deployment_id, c.target_id, c.target_type, c.command, c.state, c.attempt,
 c.max_attempts, c.created_at, c.is_push, c.dispatched_at, c.completed_at, c.deadline,
 c.cancel_requested, c.lease_id, c.lease_attempt, c.lease_expires_at, c.lease_holder,
-c.lease_credential, c.created_by, c.completed_by, c.retry_of, c.error_code, c.tags
+c.lease_credential, c.created_by, c.completed_by, c.retry_of, c.error_code, c.tags,
+c.not_before
 
 -- name: reserve_numbers
 UPDATE numbering SET high = high + :count WHERE id = 1;
@@ -17,11 +18,11 @@ SELECT high FROM numbering WHERE id = 1;
 INSERT INTO commands (
     seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
     created_at, is_push, deadline, ready_order, push_at, created_by,
-    retry_of, tags
+    retry_of, tags, not_before
 ) VALUES (
     :seq, :command_id, :deployment_id, :target_id, :target_type, :command, :state, 1, :max_attempts,
     :created_at, :is_push, nullif(:deadline, 0), nullif(:ready_order, 0), nullif(:push_at, 0),
-    :created_by, :retry_of, :tags
+    :created_by, :retry_of, :tags, :not_before
 );
 
 -- name: insert_tag
