@@ -79,14 +79,19 @@ INSERT INTO idempotency_keys (
   SELECT deployment_id, command, lower(hex(randomblob(16))), target_id, 1, randomblob(32), seq,
     created_at
   FROM commands WHERE seq > :first ORDER BY seq;
-INSERT INTO usage (deployment_id, live_commands, stored_bytes, idempotency_keys)
+INSERT INTO usage (
+    deployment_id, live_commands, stored_bytes, idempotency_keys, succeeded, failed, cancelled
+)
   SELECT deployment_id, sum(state = 'PENDING'), sum(:size * (1 + (state = 'SUCCEEDED'))
-      + coalesce(length(CAST(tags AS BLOB)), 0)), count(*)
+      + coalesce(length(CAST(tags AS BLOB)), 0)), count(*),
+    sum(state = 'SUCCEEDED'), sum(error_code = 'HANDLER_ERROR'), sum(error_code = 'CANCELLED')
   FROM commands WHERE seq > :first GROUP BY deployment_id
   ON CONFLICT (deployment_id) DO UPDATE
   SET live_commands = live_commands + excluded.live_commands,
     stored_bytes = stored_bytes + excluded.stored_bytes,
-    idempotency_keys = idempotency_keys + excluded.idempotency_keys;
+    idempotency_keys = idempotency_keys + excluded.idempotency_keys,
+    succeeded = succeeded + excluded.succeeded, failed = failed + excluded.failed,
+    cancelled = cancelled + excluded.cancelled;
 """
 
 

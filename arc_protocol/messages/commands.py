@@ -134,6 +134,13 @@ class CommandList(Message, frozen=True, kw_only=True, omit_defaults=True):
     out, and lists what does not match, too."""
 
 
+class CommandCounts(Message, frozen=True, kw_only=True):
+    """GET /commands/counts: how many commands are in each state, `CANCELLED` among them."""
+
+    counts: dict[str, int] | None = None
+    """None for a caller that may see some names of commands only."""
+
+
 class Payload(Message, frozen=True, kw_only=True):
     """GET and PUT /commands/{id}/payload; `command_id` only in the answer of GET."""
 

@@ -16,21 +16,25 @@ from arc_server.store.operations import bodies
 
 _COUNTED: Final = ("commands", "deployments", "targets", "agents", "tokens", "credentials")
 _COUNTS: Final = """
-SELECT deployment_id, live_commands, open_uploads, stored_bytes, idempotency_keys, agents
+SELECT deployment_id, live_commands, open_uploads, stored_bytes, idempotency_keys, agents,
+    dispatched, succeeded, failed, cancelled, expired
 FROM usage
 """
 RECOUNT: Final = """
-SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents)
+SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents),
+    sum(state = 'DISPATCHED'), sum(state = 'SUCCEEDED'),
+    sum(state = 'FAILED' AND error_code IS NOT 'CANCELLED'),
+    sum(state = 'FAILED' AND error_code IS 'CANCELLED'), sum(state = 'EXPIRED')
 FROM (
     SELECT c.deployment_id, c.completed_at IS NULL AS live, c.state = 'PENDING_UPLOAD' AS uploads,
         iif(p.form = 3 AND c.state <> 'PENDING_UPLOAD', 0, coalesce(p.size, 0))
             + coalesce(r.size, 0) + coalesce(length(CAST(c.tags AS BLOB)), 0) AS bytes,
-        0 AS keys, 0 AS agents
+        0 AS keys, 0 AS agents, c.state, c.error_code
     FROM commands AS c
     LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
-    UNION ALL SELECT deployment_id, 0, 0, 0, 1, 0 FROM idempotency_keys
+    UNION ALL SELECT deployment_id, 0, 0, 0, 1, 0, '', '' FROM idempotency_keys
     UNION ALL SELECT deployment_id, 0, 0,
-        length(registration) + coalesce(length(schemas), 0), 0, 1 FROM agents
+        length(registration) + coalesce(length(schemas), 0), 0, 1, '', '' FROM agents
 )
 GROUP BY deployment_id
 """

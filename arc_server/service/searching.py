@@ -7,9 +7,9 @@ from datetime import datetime
 import msgspec
 
 from arc_protocol.errors import InvalidCommand
-from arc_protocol.messages.commands import CommandList
+from arc_protocol.messages.commands import CommandCounts, CommandList
 from arc_server.ports.commands import CommandStore
-from arc_server.ports.reach import Reach
+from arc_server.ports.reach import ANY, Reach
 from arc_server.ports.records import CommandFilter
 from arc_server.service.bounds import bounded, check_deployment
 from arc_server.service.cursors import Cursors
@@ -50,6 +50,18 @@ class SearchService:
             ],
             cursor=None if page.next_before is None else self._cursors.of(which, page.next_before),
         )
+
+    async def count(self, deployment_id: str | None, *, within: Reach) -> CommandCounts:
+        """Return how many commands are in each state, of a deployment or of all within reach.
+
+        Nothing is counted for a caller that is bound to names of commands. Raises Forbidden.
+        """
+        if deployment_id is not None:
+            check_deployment(deployment_id, within)
+        if within.commands is not ANY:
+            return CommandCounts()
+        counts = await self._store.count(deployment_id, within)
+        return CommandCounts(counts={state.value: count for state, count in counts.items()})
 
 
 def _within(which: CommandFilter, within: Reach) -> CommandFilter:

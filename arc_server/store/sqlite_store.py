@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable, Unavailable
+from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import EventsRequest
@@ -292,6 +293,11 @@ class SqliteStore:
 
     async def list(self, which: CommandFilter, before: ListMark | None, limit: int) -> CommandPage:
         return await self._list(search.list_commands, which, before, limit)
+
+    async def count(
+        self, deployment_id: str | None, within: Reach = EVERYTHING
+    ) -> Mapping[ShownState, int]:
+        return await self._list(search.count, deployment_id, within)
 
     # time
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from arc_protocol.lifecycle import CANCELLED, ShownState
 from arc_protocol.messages.base import State
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import CommandFilter, CommandPage, CommandRecord, ListMark
 from arc_server.store.engine.rows import micros
 from tests.model.records import StoredCommand
@@ -33,6 +35,19 @@ class ModelSearch(ModelState):
             commands=[command for _, command in page],
             next_before=page[-1][0] if page and len(found) > limit else None,
         )
+
+    async def count(
+        self, deployment_id: str | None, within: Reach = EVERYTHING
+    ) -> Mapping[ShownState, int]:
+        """See Store."""
+        self._check_open()
+        counts = dict.fromkeys(ShownState, 0)
+        for stored in self._commands.values():
+            command = stored.command
+            is_named = deployment_id in (None, command.deployment_id)
+            if is_named and within.allows_deployment(command.deployment_id):
+                counts[_shown(command)] += 1
+        return counts
 
     def _matches(self, stored: StoredCommand, which: CommandFilter) -> bool:
         command = stored.command

@@ -42,7 +42,15 @@ def routes(service: SearchService) -> Sequence[Route]:
         named = [name for name in call.query_names if name not in PAGING]
         return json_answer(msgspec.structs.replace(answer, filtered_by=named or None))
 
-    return (Route(method="GET", path="/commands", handler=list_commands),)
+    async def count(call: Call) -> web.StreamResponse:
+        call.check_query("deploymentId")
+        deployment_id = fields.optional_name("deploymentId", call.query("deploymentId"))
+        return json_answer(await service.count(deployment_id, within=call.reach))
+
+    return (
+        Route(method="GET", path="/commands", handler=list_commands),
+        Route(method="GET", path="/commands/counts", handler=count),
+    )
 
 
 def _filter_of(call: Call) -> CommandFilter:

@@ -74,12 +74,36 @@ CREATE TRIGGER tags_of_deleted_command AFTER DELETE ON commands WHEN old.tags IS
     );
 END;
 
+-- How many commands of a deployment are in each state, beside what is counted already: what is
+-- PENDING is the rest of the live ones.
+ALTER TABLE usage ADD COLUMN dispatched INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN succeeded INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN failed INTEGER NOT NULL DEFAULT 0;      -- but not cancelled
+ALTER TABLE usage ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN expired INTEGER NOT NULL DEFAULT 0;
+
+UPDATE usage SET dispatched = counted.dispatched, succeeded = counted.succeeded,
+    failed = counted.failed, cancelled = counted.cancelled, expired = counted.expired
+FROM (
+    SELECT deployment_id, sum(state = 'DISPATCHED') AS dispatched,
+        sum(state = 'SUCCEEDED') AS succeeded,
+        sum(state = 'FAILED' AND error_code IS NOT 'CANCELLED') AS failed,
+        sum(state = 'FAILED' AND error_code IS 'CANCELLED') AS cancelled,
+        sum(state = 'EXPIRED') AS expired
+    FROM commands GROUP BY deployment_id
+) AS counted WHERE usage.deployment_id = counted.deployment_id;
+
 DROP TRIGGER usage_of_deleted_command;
 
 CREATE TRIGGER usage_of_deleted_command BEFORE DELETE ON commands BEGIN
     UPDATE usage SET
         live_commands = live_commands - (old.completed_at IS NULL),
         open_uploads = open_uploads - (old.state = 'PENDING_UPLOAD'),
+        dispatched = dispatched - (old.state = 'DISPATCHED'),
+        succeeded = succeeded - (old.state = 'SUCCEEDED'),
+        failed = failed - (old.state = 'FAILED' AND old.error_code IS NOT 'CANCELLED'),
+        cancelled = cancelled - (old.state = 'FAILED' AND old.error_code IS 'CANCELLED'),
+        expired = expired - (old.state = 'EXPIRED'),
         stored_bytes = stored_bytes
             - coalesce((SELECT iif(form = 3 AND old.state <> 'PENDING_UPLOAD', 0, size)
                 FROM params WHERE command = old.seq), 0)

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from operator import add, itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.base import IMPLICIT_TARGET
+from arc_server.ports.reach import Reach
 from arc_server.ports.records import CommandFilter, CommandPage, ListMark
 from arc_server.store.engine.rows import StoredCommand, micros, stored_command, tags_text
 from arc_server.store.engine.session import StoreSession
 
 WALKED: Final = 2_000
 """The most commands that a walk looks at for one page, where its index does not judge all."""
+_COUNTED: Final = (
+    ShownState.PENDING_UPLOAD,
+    ShownState.PENDING,
+    ShownState.DISPATCHED,
+    ShownState.SUCCEEDED,
+    ShownState.FAILED,
+    ShownState.CANCELLED,
+    ShownState.EXPIRED,
+)
+"""In the order of the columns of `counted_states`."""
 _AFTER_ALL: Final = 2**63 - 1
 _SPECIAL: Final = re.compile(r"[*?\[]")
 _ENDED_BADLY: Final = frozenset({ShownState.FAILED, ShownState.CANCELLED, ShownState.EXPIRED})
@@ -89,6 +100,19 @@ def list_commands(
         commands=[stored.command for _, stored in page],
         next_before=page[-1][0] if len(reached) > limit else floor,
     )
+
+
+def count(db: StoreSession, deployment_id: str | None, within: Reach) -> Mapping[ShownState, int]:
+    """Fulfil CommandStore.count, from what is counted as commands change."""
+    totals = [0] * len(_COUNTED)
+    if deployment_id is None:
+        rows = db.each("counted_states")
+    else:
+        rows = iter(db.rows("counted_states_of", deployment_id=deployment_id))
+    for name, *counts in rows:
+        if within.allows_deployment(name):
+            totals = list(map(add, totals, counts))
+    return dict(zip(_COUNTED, totals, strict=True))
 
 
 def _floor(db: StoreSession, walk: _Walk, params: Mapping[str, Any]) -> ListMark | None:

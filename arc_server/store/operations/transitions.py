@@ -133,6 +133,7 @@ def dispatch(
             now=micros(now),
         )
     )
+    db.usage.changed(command.deployment_id).dispatched += 1
     return _changed(
         db,
         stored,
@@ -197,6 +198,7 @@ def hand_back(
             push_at=None if push_at is None else micros(push_at),
         )
     )
+    db.usage.changed(command.deployment_id).dispatched -= 1
     return _changed(db, stored, state=State.PENDING, attempt=verdict.attempt, target=home)
 
 
@@ -215,6 +217,7 @@ def finish(
         _hit_one(db.change("dispatch_again", seq=stored.seq, lease_id=stored.command.lease_id))
         command = msgspec.structs.replace(stored.command, state=State.DISPATCHED)
         stored = msgspec.structs.replace(stored, command=command)
+        db.usage.changed(command.deployment_id).dispatched += 1
     if not isinstance(response, StoredSuccess):
         return fail(db, stored, response, now, by)
     _hit_one(
@@ -381,7 +384,17 @@ def _ended(
     db.live.drop(stored.seq)
     used = db.usage.changed(stored.command.deployment_id)
     used.live_commands -= 1
-    if stored.command.state is State.PENDING_UPLOAD:
+    if state is State.SUCCEEDED:
+        used.succeeded += 1
+    elif state is State.EXPIRED:
+        used.expired += 1
+    elif error_code == lifecycle.CANCELLED:
+        used.cancelled += 1
+    else:
+        used.failed += 1
+    if stored.command.state is State.DISPATCHED:
+        used.dispatched -= 1
+    elif stored.command.state is State.PENDING_UPLOAD:
         used.open_uploads -= 1
         used.stored_bytes -= _announced(db, stored.seq)
     return msgspec.structs.replace(

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from arc_protocol.lifecycle import ShownState
 from arc_server.auth.tokens import Scope
 from tests.support.running_server import OTHER, OWN, Client, inline, make_token, success
 
@@ -212,3 +213,27 @@ async def test_a_viewer_finds_what_its_token_may_see(client: Client) -> None:
     assert await found(client, "states=PENDING&limit=1", token=token) == [mine]
     other = await client.call("GET", f"/v1/commands?deploymentId={OTHER}", token=token)
     assert other.status == 403
+
+
+async def test_commands_are_counted_by_state(client: Client) -> None:
+    await client.create()
+    await client.create(OTHER)
+    done = await client.create()
+    await client.call("POST", f"/v1/commands/{done}/cancel")
+    viewer = await make_token(client.server, Scope.VIEWER, OWN)
+    bound = await make_token(client.server, Scope.VIEWER, OWN, commands=["rep*"])
+
+    every = (await client.call("GET", "/v1/commands/counts")).json["counts"]
+    own = (await client.call("GET", "/v1/commands/counts", token=viewer)).json["counts"]
+    named = (await client.call("GET", f"/v1/commands/counts?deploymentId={OTHER}")).json["counts"]
+
+    zeros = dict.fromkeys(ShownState, 0)
+    assert every == zeros | {"PENDING": 2, "CANCELLED": 1}
+    assert own == zeros | {"PENDING": 1, "CANCELLED": 1}
+    assert named == zeros | {"PENDING": 1}
+    assert (await client.call("GET", "/v1/commands/counts", token=bound)).json == {}
+    other = await client.call("GET", f"/v1/commands/counts?deploymentId={OTHER}", token=viewer)
+    assert other.status == 403
+    for query in ("states=FAILED", "deploymentId=", "deploymentId=a%00"):
+        bad = await client.call("GET", f"/v1/commands/counts?{query}")
+        assert (bad.status, bad.code) == (400, "INVALID_COMMAND")

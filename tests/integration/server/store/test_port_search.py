@@ -13,15 +13,20 @@ import pytest
 
 from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.base import State
+from arc_server.backup.contents import usage_problems
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import CommandFilter, CommandRecord, ListMark, Quotas
 from arc_server.ports.store import Store
 from arc_server.store.operations import search
 from arc_server.store.sqlite_store import SqliteStore
 from tests.model.memory import MemoryStore
 from tests.support.store_samples import (
+    DEPLOYMENT,
     HANDLER_ERROR,
     NOW,
+    PARAMS,
     RESULT,
+    UPLOAD,
     after,
     create,
     daemon,
@@ -150,6 +155,11 @@ async def test_every_filter_finds_what_the_model_finds_in_its_order(
             assert ids(await every_page(store, which, limit)) == ids(expected), which
         number_found += len(expected)
     assert number_found > 1_000
+    for reach in (EVERYTHING, Reach(deployments=("*-2",)), Reach(deployments=())):
+        for named in (None, "dep-1", "dep-3"):
+            assert await store.count(named, reach) == await model.count(named, reach)
+    listed = await every_page(store, CommandFilter(), 100)
+    assert sum((await store.count(None)).values()) == len(listed)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 12, 13])
@@ -235,3 +245,37 @@ async def test_the_tags_of_what_is_purged_are_gone(sqlite: SqliteStore) -> None:
         assert connection.execute("SELECT key, value FROM command_tags").fetchall() == [
             ("env", "prod")
         ]
+
+
+async def test_states_are_counted_as_they_change(store: Store) -> None:
+    async def counts() -> dict[str, int]:
+        counted = await store.count(DEPLOYMENT)
+        return {state: number for state, number in counted.items() if number}
+
+    one, two = await create(store), await create(store, params=UPLOAD)
+    assert await counts() == {"PENDING": 1, "PENDING_UPLOAD": 1}
+    await store.mark_uploaded(two.command_id, PARAMS, NOW)
+    held = (await lease(store, 1)).grants[0].command
+    assert await counts() == {"PENDING": 1, "DISPATCHED": 1}
+    await store.release(held.lease_id or "", NOW, costs_attempt=True)
+    assert await counts() == {"PENDING": 2}
+    await store.complete(held.command_id, held.lease_id, RESULT, NOW)
+    await store.cancel(two.command_id, NOW)
+    assert await counts() == {"SUCCEEDED": 1, "CANCELLED": 1}
+    await store.delete_command(one.command_id)
+    assert await counts() == {"CANCELLED": 1}
+
+
+async def test_a_recount_and_fsck_agree_with_the_counts(sqlite: SqliteStore) -> None:
+    await _live_a_little(sqlite, 3)
+    before = await sqlite.count(None)
+    with closing(sqlite3.connect(sqlite.database.path)) as connection:
+        assert list(usage_problems(connection)) == []
+        connection.execute("UPDATE usage SET failed = failed + 1, dispatched = 0")
+        connection.commit()
+        assert len(list(usage_problems(connection))) == 2
+
+    for name in ("dep-1", "dep-2"):
+        await sqlite.recount_usage(name)
+
+    assert await sqlite.count(None) == before

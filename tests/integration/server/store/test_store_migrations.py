@@ -80,12 +80,15 @@ async def test_the_codes_of_what_failed_before_are_found(tmp_path: Path) -> None
         connection.execute(
             "INSERT INTO responses VALUES (?, ?, ?, ?, ?)", (seq, form, data, size, checksum)
         )
+    connection.execute("INSERT INTO usage (deployment_id) VALUES ('acme')")
     connection.close()
 
     store = await SqliteStore.open(path)
     listed = await store.list(CommandFilter(state=State.FAILED), None, 9)
     cancelled = await store.list(CommandFilter(states=(ShownState.CANCELLED,)), None, 9)
+    counts = await store.count("acme")
     await store.close()
 
     assert [each.error_code for each in listed.commands] == codes[::-1]
     assert [each.command_id for each in cancelled.commands] == ["cmd_1"]
+    assert (counts[ShownState.FAILED], counts[ShownState.CANCELLED]) == (len(codes) - 1, 1)
