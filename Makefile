@@ -8,7 +8,7 @@ WORKERS ?= 3
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage check bench bench-overload bench-peers chaos test-docs test-big test-proxies wheel deb test-deb test-host test-systemd lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-overload bench-search bench-peers chaos test-docs test-big test-proxies wheel deb test-deb test-host test-systemd lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench: $(VENV)/.dev  ## measure; see docs/performance.md
 bench-overload: $(VENV)/.dev  ## an honest load beside each attack and beside upkeep, and 10,000 agents that wait
 	@$(BIN)/python benchmarks/overload.py
 	@$(BIN)/python benchmarks/upkeep.py
+
+bench-search: $(VENV)/.dev  ## each filter of the list of commands, over a million of them
+	@$(BIN)/python benchmarks/search.py
 
 $(PEERS)/.built: benchmarks/peers.txt
 	@echo "installing the peers into $(PEERS) …"

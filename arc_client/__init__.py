@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         UnexpectedAnswer,
         UploadFailed,
     )
+    from arc_client.list_filters import ListFilter
+    from arc_client.retries import Retried
     from arc_client.send_options import SendOptions
     from arc_client.sync import SyncClient, SyncCommand
     from arc_client.wire.progress_callbacks import ProgressCallbacks
@@ -50,9 +52,11 @@ __all__ = [
     "CommandTimeout",
     "ConfigurationError",
     "InvalidParams",
+    "ListFilter",
     "NotAllowed",
     "ProgressCallbacks",
     "ResultUnreadable",
+    "Retried",
     "SendOptions",
     "ServerUnreachable",
     "SyncClient",
@@ -66,6 +70,8 @@ _HOMES: Final = {
     "ArcError": "arc_protocol.errors",
     "Client": "arc_client.client",
     "Command": "arc_client.client",
+    "ListFilter": "arc_client.list_filters",
+    "Retried": "arc_client.retries",
     "SendOptions": "arc_client.send_options",
     "SyncClient": "arc_client.sync",
     "SyncCommand": "arc_client.sync",

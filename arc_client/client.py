@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,7 +22,9 @@ from arc_client.bodies.sealed import SenderSeals
 from arc_client.bodies.signing import new_nonce, read_signing_key, sign
 from arc_client.environment import access_of, file_of
 from arc_client.errors import AgentAbsent, ConfigurationError
-from arc_client.send_options import SendOptions, instant_of
+from arc_client.list_filters import ListFilter, check_filtered, query_of
+from arc_client.retries import Retried, retry_each
+from arc_client.send_options import SendOptions, checked_tags, instant_of
 from arc_client.wire.connection import ANSWER_SECONDS, SenderConnection
 from arc_client.wire.create import INLINE_BYTES, Creation
 from arc_client.wire.events import follow_events, read_events
@@ -32,11 +34,12 @@ from arc_client.wire.result_reader import ResultLimits, ResultReader
 from arc_client.wire.retry import SystemWaitClock, WaitClock, retried
 from arc_client.wire.wait import POLL_SECONDS, read_status, wait_for_end
 from arc_protocol.errors import ArcError
-from arc_protocol.lifecycle import TERMINAL
+from arc_protocol.lifecycle import TERMINAL, ShownState
 from arc_protocol.messages.agents import AgentInfo, AgentList
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import InlineBody, StorageBody
 from arc_protocol.messages.commands import (
+    CommandCounts,
     CommandList,
     CommandStatus,
     CreateCommandRequest,
@@ -336,37 +339,37 @@ class Client:
         return self._with_opened_error(await self._read_status(command_id, self._retry_seconds))
 
     async def list(
-        self,
-        *,
-        deployment: str | None = None,
-        state: State | None = None,
-        command: str | None = None,
-        limit: int | None = None,
+        self, *, limit: int | None = None, **which: Unpack[ListFilter]
     ) -> AsyncGenerator[CommandStatus]:
         """Yield commands, newest first, at most `limit`; each page is fetched when it is needed.
 
-        Raises NotFound or MethodNotAllowed on a server that has the base protocol only.
+        Raises NotFound or MethodNotAllowed on a server that has the base protocol only,
+        OperationNotSupported on one that does not know a filter.
         """
+        fields = query_of(which)
         cursor: str | None = None
         remaining = limit
         while remaining is None or remaining > 0:
-            url = self._connection.url(
-                "commands",
-                query={
-                    "deploymentId": deployment,
-                    "state": state,
-                    "command": command,
-                    "limit": min(remaining, _PAGE) if remaining is not None else None,
-                    "cursor": cursor,
-                },
-            )
-            page = await self._get(url, CommandList)
+            size = min(remaining, _PAGE) if remaining is not None else None
+            query = {**fields, "limit": size, "cursor": cursor}
+            page = await self._get(self._connection.url("commands", query=query), CommandList)
+            check_filtered(fields, page)
             for status in page.commands[:remaining]:
                 yield status
             remaining = remaining - len(page.commands) if remaining is not None else None
             cursor = page.cursor
             if cursor is None:
                 return
+
+    async def counts(self, *, deployment: str | None = None) -> Mapping[ShownState, int] | None:
+        """Return how many commands are in each state, of a deployment or of all.
+
+        None for a token that may see some names of commands only. Raises NotFound or
+        MethodNotAllowed on a server that does not count.
+        """
+        url = self._connection.url("commands", "counts", query={"deploymentId": deployment})
+        counts = (await self._get(url, CommandCounts)).counts
+        return None if counts is None else {each: counts.get(each, 0) for each in ShownState}
 
     async def events(self, command_id: str, *, after: int = 0) -> EventList:
         """Return the lines that a command's handler has logged since `after`, and its progress.
@@ -431,6 +434,35 @@ class Client:
             error.context = {**error.context, "idempotency_key": key}
             raise
         return Command(self, created, key)
+
+    async def retry_all(self, **which: Unpack[ListFilter]) -> AsyncGenerator[Retried]:
+        """Run the commands of a filter that have ended again, and yield what became of each.
+
+        Each new command has an idempotency key that is made from the id of the old one. So a retry
+        that broke off can be begun anew: no command runs again twice. Without `state` and `states`
+        the filter finds those that FAILED otherwise than by a cancel.
+
+        Raises what `list` does, and the errors of `retry` that do not concern one command alone.
+        """
+        if which.get("state") is None and which.get("states") is None:
+            which = {**which, "states": [ShownState.FAILED]}
+        found = [status.command_id async for status in self.list(**which)]
+        async with aclosing(self.retry_each(found)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
+    async def retry_each(self, command_ids: Iterable[str]) -> AsyncGenerator[Retried]:
+        """Run commands again that have ended, as `retry_all` does, and yield what became of each.
+
+        Raises the errors of `retry` that do not concern one command alone.
+        """
+
+        async def retry(command_id: str, key: str) -> Command:
+            return await self.retry(command_id, idempotency_key=key)
+
+        async with aclosing(retry_each(retry, command_ids)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
     async def agents(
         self, *, deployment: str | None = None, schemas: bool = False, old: bool = False
@@ -548,6 +580,8 @@ class Client:
                 target_resource_id=options.get("target"),
                 max_attempts=options.get("max_attempts"),
                 wait_seconds=wait_seconds or None,
+                tags=checked_tags(options.get("tags")),
+                not_before=instant_of(options.get("not_before"), "not_before"),
             )
             created, held_seconds = await self._create(request, body, patience)
             return Command(self, created, key, held_seconds=held_seconds)

@@ -21,12 +21,14 @@ from arc_client.client import (
     Client,
     Command,
 )
+from arc_client.list_filters import ListFilter
+from arc_client.retries import Retried
 from arc_client.send_options import SendOptions
 from arc_client.wire.create import INLINE_BYTES
 from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.wait import POLL_SECONDS
+from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.agents import AgentInfo, AgentList
-from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CommandStatus
 from arc_protocol.messages.events import EventList
 
@@ -224,17 +226,14 @@ class SyncClient:
         return self._run(self._client.status(command_id))
 
     def list(
-        self,
-        *,
-        deployment: str | None = None,
-        state: State | None = None,
-        command: str | None = None,
-        limit: int | None = None,
+        self, *, limit: int | None = None, **which: Unpack[ListFilter]
     ) -> Generator[CommandStatus]:
         """Yield commands, newest first; each page is fetched when it is needed."""
-        return self._each(
-            self._client.list(deployment=deployment, state=state, command=command, limit=limit)
-        )
+        return self._each(self._client.list(limit=limit, **which))
+
+    def counts(self, *, deployment: str | None = None) -> Mapping[ShownState, int] | None:
+        """Return how many commands are in each state, of a deployment or of all."""
+        return self._run(self._client.counts(deployment=deployment))
 
     def cancel(self, command_id: str) -> CommandStatus:
         """Cancel a command and return its status."""
@@ -250,6 +249,13 @@ class SyncClient:
         """Run a command that has ended again, as a new command."""
         again = self._client.retry(command_id, idempotency_key=idempotency_key, deadline=deadline)
         return SyncCommand(self, self._run(again))
+
+    def retry_all(self, **which: Unpack[ListFilter]) -> Generator[Retried]:
+        """Run the commands of a filter that have ended again, and yield what became of each.
+
+        The new command of an outcome is one of Client: its `id` and `state` can be read.
+        """
+        return self._each(self._client.retry_all(**which))
 
     def events(self, command_id: str, *, after: int = 0) -> EventList:
         """Return what a command's handler has logged since `after`, and its progress."""

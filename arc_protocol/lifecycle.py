@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -37,6 +38,23 @@ SUBMIT_MARGIN_SECONDS: Final = 5.0
 """A handler leaves this much of a lease that cannot be renewed, to submit its response."""
 
 
+class ShownState(StrEnum):
+    """A state as people see it: on the wire a cancelled command is FAILED."""
+
+    PENDING_UPLOAD = State.PENDING_UPLOAD
+    PENDING = State.PENDING
+    DISPATCHED = State.DISPATCHED
+    SUCCEEDED = State.SUCCEEDED
+    FAILED = State.FAILED
+    CANCELLED = CANCELLED
+    EXPIRED = State.EXPIRED
+
+    @property
+    def stored(self) -> State:
+        """Return the state on the wire."""
+        return State.FAILED if self is ShownState.CANCELLED else State(self.value)
+
+
 def may_follow(state: State, following: State) -> bool:
     """Return True if `state` → `following` is a transition of the table."""
     return following in TRANSITIONS[state]
@@ -50,6 +68,11 @@ def sources(following: State) -> frozenset[State]:
 def is_overdue(deadline: datetime | None, now: datetime) -> bool:
     """Return True if the deadline has passed; at the very instant it has."""
     return deadline is not None and now >= deadline
+
+
+def is_delayed(not_before: datetime | None, now: datetime) -> bool:
+    """Return True until the instant comes before which a command does not run."""
+    return not_before is not None and now < not_before
 
 
 class Handback(msgspec.Struct, frozen=True):

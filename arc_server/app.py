@@ -52,6 +52,7 @@ from arc_server.http.routes import (
     events,
     health,
     leases,
+    search,
 )
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
@@ -111,6 +112,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
     """Return every route of the server."""
     return (
         *commands.routes(parts.services.commands),
+        *search.routes(parts.services.search),
         *leases.routes(parts.services.leases, parts.signer, parts.clock),
         *events.routes(parts.services.events),
         *agents.routes(

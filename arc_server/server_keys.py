@@ -34,6 +34,12 @@ RECHECK_SECONDS: Final = 5.0
 """The longest time until a signer notices that the file has changed."""
 RESPONSE: Final = "response"
 BLOB: Final = "blob"
+PLACE: Final = "place"
+_PLACE_DIGITS: Final = 32
+"""Half of the HMAC, in hex: it guards no more than the order of a list."""
+_KEY_ID_DIGITS: Final = 8
+_NEVER: Final = 0
+"""A place does not expire."""
 
 
 class KeysUnusable(Exception):
@@ -128,6 +134,20 @@ class Signer:
             f"&expires={signed.expires}&lease={lease_id}&kid={signed.key_id}"
         )
         return url if by is None else f"{url}&by={by}"
+
+    def sign_place(self, *parts: str) -> str:
+        """Fulfil PlaceSigner.sign_place."""
+        signed = self.sign(PLACE, *parts, expires=_NEVER)
+        return signed.key_id + signed.token[:_PLACE_DIGITS]
+
+    def has_signed_place(self, signature: str, *parts: str) -> bool:
+        """Fulfil PlaceSigner.has_signed_place."""
+        self._recheck()
+        key = self._keys.get(signature[:_KEY_ID_DIGITS])
+        if key is None:
+            return False
+        expected = _hmac(key, _message(PLACE, parts, _NEVER))[:_PLACE_DIGITS]
+        return hmac.compare_digest(expected, signature[_KEY_ID_DIGITS:])
 
     def reload(self) -> None:
         """Read the file again if it has changed. An unusable file is logged and ignored."""

@@ -19,8 +19,18 @@ _INLINE: Final = 1
 """The form of a body that stands in its row (arc_server/store)."""
 _FAILED_SHARE: Final = 50
 """One of so many that have ended has failed."""
-_SPREAD_SECONDS: Final = 7 * 86_400
+_CANCELLED_SHARE: Final = 5
+"""One of so many that have failed was cancelled."""
+SPREAD_SECONDS: Final = 7 * 86_400
 """Over how long the commands were created."""
+TAGGED_SHARE: Final = 10
+"""One of so many has tags."""
+COMMANDS: Final = 40
+TARGETS: Final = 200
+SENDERS: Final = 20
+BATCHES: Final = 1_000
+"""The names of commands and targets, the tokens and the values of a tag, over which the commands
+are spread."""
 
 _FILL: Final = """
 INSERT OR IGNORE INTO deployments (deployment_id, created_at)
@@ -34,7 +44,8 @@ INSERT OR IGNORE INTO targets (deployment_id, position, resource_id, resource_ty
 UPDATE numbering SET high = high + :stored WHERE id = 1;
 INSERT INTO commands (
     seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
-    created_at, is_push, completed_at, lease_attempt, ready_order
+    created_at, is_push, completed_at, lease_attempt, ready_order, created_by, error_code,
+    tags
 )
   WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :stored),
   rows AS (
@@ -43,11 +54,20 @@ INSERT INTO commands (
   )
   SELECT :first + n,
     'cmd_' || printf('%011x', created_at / 1000) || substr(lower(hex(randomblob(9))), 1, 17),
-    name, :target, 'daemon', 'report',
+    name, CASE WHEN is_pending THEN :target ELSE 'host-' || abs(random() % :targets) END, 'daemon',
+    'report-' || abs(random() % :commands),
     CASE WHEN is_pending THEN 'PENDING' WHEN n % :failed = 0 THEN 'FAILED' ELSE 'SUCCEEDED' END,
     1, 5, created_at, 0, CASE WHEN is_pending THEN NULL ELSE created_at + 50000 END,
-    CASE WHEN is_pending THEN NULL ELSE 1 END, CASE WHEN is_pending THEN :first + n END
+    CASE WHEN is_pending THEN NULL ELSE 1 END, CASE WHEN is_pending THEN :first + n END,
+    'tok_' || abs(random() % :senders),
+    CASE WHEN is_pending OR n % :failed THEN NULL
+      WHEN n % (:failed * :cancelled) = 0 THEN 'CANCELLED' ELSE 'HANDLER_ERROR' END,
+    CASE WHEN n % :tagged = 0 THEN json_object(
+      'batch', 'b-' || abs(random() % :batches), 'env', iif(n % 3, 'prod', 'test')) END
   FROM rows JOIN temp.names ON names.place = rows.place ORDER BY n;
+INSERT INTO command_tags (key, value, created_at, command)
+  SELECT t.key, t.value, c.created_at, c.seq
+  FROM commands AS c, json_each(c.tags) AS t WHERE c.seq > :first AND c.tags IS NOT NULL;
 INSERT INTO params (command, form, data, size, checksum)
   SELECT seq, :form, :body, :size, :checksum FROM commands WHERE seq > :first ORDER BY seq;
 INSERT INTO responses (command, form, data, size, checksum)
@@ -59,13 +79,19 @@ INSERT INTO idempotency_keys (
   SELECT deployment_id, command, lower(hex(randomblob(16))), target_id, 1, randomblob(32), seq,
     created_at
   FROM commands WHERE seq > :first ORDER BY seq;
-INSERT INTO usage (deployment_id, live_commands, stored_bytes, idempotency_keys)
-  SELECT deployment_id, sum(state = 'PENDING'), sum(:size * (1 + (state = 'SUCCEEDED'))), count(*)
+INSERT INTO usage (
+    deployment_id, live_commands, stored_bytes, idempotency_keys, succeeded, failed, cancelled
+)
+  SELECT deployment_id, sum(state = 'PENDING'), sum(:size * (1 + (state = 'SUCCEEDED'))
+      + coalesce(length(CAST(tags AS BLOB)), 0)), count(*),
+    sum(state = 'SUCCEEDED'), sum(error_code = 'HANDLER_ERROR'), sum(error_code = 'CANCELLED')
   FROM commands WHERE seq > :first GROUP BY deployment_id
   ON CONFLICT (deployment_id) DO UPDATE
   SET live_commands = live_commands + excluded.live_commands,
     stored_bytes = stored_bytes + excluded.stored_bytes,
-    idempotency_keys = idempotency_keys + excluded.idempotency_keys;
+    idempotency_keys = idempotency_keys + excluded.idempotency_keys,
+    succeeded = succeeded + excluded.succeeded, failed = failed + excluded.failed,
+    cancelled = cancelled + excluded.cancelled;
 """
 
 
@@ -93,12 +119,18 @@ def fill(
         [(first,)] = db.execute("SELECT high FROM numbering WHERE id = 1").fetchall()
         values = {
             "now": time.time_ns() // 1000,
-            "spread": _SPREAD_SECONDS * 1_000_000,
+            "spread": SPREAD_SECONDS * 1_000_000,
             "first": first,
             "stored": stored,
             "ended": stored - pending,
             "deployments": deployments,
             "failed": _FAILED_SHARE,
+            "cancelled": _CANCELLED_SHARE,
+            "commands": COMMANDS,
+            "targets": TARGETS,
+            "senders": SENDERS,
+            "tagged": TAGGED_SHARE,
+            "batches": BATCHES,
             "target": IDLE_TARGET,
             "busy": busy_target,
             "form": _INLINE,

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Final, TypeVar
 
-from arc_client.cli.states import ShownState, is_cancelled
+from arc_client.cli.states import is_cancelled
 from arc_client.client import Client
 from arc_client.errors import ConfigurationError
-from arc_protocol.errors import ArcError, CommandNotFound
+from arc_client.list_filters import ListFilter
+from arc_protocol.errors import (
+    ArcError,
+    CommandNotFound,
+    MethodNotAllowed,
+    NotFound,
+    OperationNotSupported,
+)
+from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import CommandStatus
 from arc_runtime.terminal.prefixes import PrefixError, id_of
@@ -29,29 +38,49 @@ class AmbiguousId(ConfigurationError):
 
 
 async def newest_commands(
-    client: Client,
-    *,
-    deployment: str | None,
-    state: ShownState | None,
-    command: str | None,
-    limit: int,
+    client: Client, which: ListFilter, limit: int | None
 ) -> list[CommandStatus]:
     """Return at most `limit` commands, newest first. Raises what Client.list does."""
-    stored = State.FAILED if state is ShownState.CANCELLED else state and State(state.value)
-    is_sifted = stored is State.FAILED
-    listed = client.list(
-        deployment=deployment,
-        state=stored,
-        command=command,
-        limit=SCANNED if is_sifted else limit,
-    )
+    try:
+        return [status async for status in client.list(limit=limit, **which)]
+    except OperationNotSupported:  # an older server filters by one state, and not by CANCELLED
+        states = which.get("states") or ()
+        if limit is None or len(states) != 1:
+            raise
+        return await _sifted(client, which, ShownState(states[0]), limit)
+
+
+async def _sifted(
+    client: Client, which: ListFilter, state: ShownState, limit: int
+) -> list[CommandStatus]:
+    """Return the newest commands in a state, from a server that does not tell what was cancelled.
+
+    Raises OperationNotSupported for another field that the server does not know.
+    """
+    is_sifted = state.stored is State.FAILED
+    asked: ListFilter = {**which, "states": None, "state": state.stored}
     found: list[CommandStatus] = []
-    async for status in listed:
+    async for status in client.list(limit=SCANNED if is_sifted else limit, **asked):
         if not is_sifted or is_cancelled(status) == (state is ShownState.CANCELLED):
             found.append(status)
         if len(found) == limit:
             break
     return found
+
+
+async def counted(client: Client, which: ListFilter) -> Mapping[ShownState, int]:
+    """Return how many commands of a filter are in each state. Raises what Client.list does."""
+    others = {name for name, value in which.items() if value is not None}
+    if others <= {"deployment", "states"}:
+        with suppress(NotFound, MethodNotAllowed):  # a server that does not count
+            counts = await client.counts(deployment=which.get("deployment"))
+            if counts is not None:
+                return counts
+    counts = dict.fromkeys(ShownState, 0)
+    async for status in client.list(**which):
+        shown = ShownState.CANCELLED if is_cancelled(status) else ShownState(status.state.value)
+        counts[shown] += 1
+    return counts
 
 
 async def with_whole_id(client: Client, given: str, work: Callable[[str], Awaitable[T]]) -> T:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from arc_client.cli import keys
+from arc_client.cli import finding, keys
 from arc_client.cli.arguments import ConnectionOptions, check_writable, duration, params_body
+from arc_client.cli.finding import DeploymentOption, tags_of
 from arc_client.cli.handlers import Offer, offers
 from arc_client.cli.output import print_line, show_json
 from arc_client.cli.session import (
@@ -23,12 +24,10 @@ from arc_client.cli.session import (
     TokenFileOption,
     in_session,
 )
-from arc_client.cli.states import ShownState
 from arc_client.cli.views import (
     push_note,
     show_agents,
     show_cancel,
-    show_commands,
     show_offer,
     show_offers,
     show_status,
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from arc_protocol.messages.commands import CommandStatus
 
 DEFAULT_TIMEOUT: Final = "60s"
-LISTED: Final = 50
 
 app = Program(
     "arc",
@@ -104,9 +102,6 @@ EncryptToOption = Annotated[
         metavar="FILE",
         help="Seal the params for the host whose public key is in a file; needs --sign-with",
     ),
-]
-DeploymentOption = Annotated[
-    str | None, typer.Option("--deployment", metavar="NAME", help="Filter by deployment")
 ]
 RawOutputOption = Annotated[
     bool,
@@ -196,6 +191,19 @@ def invoke(
         int | None,
         typer.Option("--max-attempts", min=1, metavar="N", help="Limit the attempts"),
     ] = None,
+    not_before: Annotated[
+        float | None,
+        typer.Option(
+            "--not-before",
+            parser=duration,
+            metavar="DURATION",
+            help="Let it run after this long at the earliest",
+        ),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="KEY=VALUE", help="Tag it, to find it by"),
+    ] = None,
     out: OutOption = None,
     raw_output: RawOutputOption = False,
     no_wait: Annotated[
@@ -212,6 +220,7 @@ def invoke(
     ] = False,
 ) -> None:
     """Send a command, wait for it and print its result"""
+    tags = tags_of(tag)
     is_fresh = key is None
     session.key = key if key is not None else new_idempotency_key()
     session.connection = session.connection.with_keys(sign_with, encrypt_to)
@@ -227,6 +236,8 @@ def invoke(
                 target=target,
                 idempotency_key=session.key,
                 max_attempts=max_attempts,
+                not_before=not_before,
+                tags=tags,
             )
             if no_wait:
                 sent = await invoke.send(client, session.progress, addressee, body, options)
@@ -308,53 +319,15 @@ def events(
     session.run_with_id(command_id, work)
 
 
-@app.command(
+app.command(
     "list",
     epilog=examples(
         "arc list",
-        "arc list --deployment acme-eu-1 --state failed",
-        "arc list --command db.vacuum --limit 200 -o wide",
+        "arc list --deployment acme-eu-1 --state failed --since 1h",
+        "arc list --tag team=web --state failed --state expired -o wide",
+        "arc list --deployment acme-eu-1 --count",
     ),
-)
-@in_session
-def list_commands(
-    session: Session,
-    deployment: DeploymentOption = None,
-    state: Annotated[
-        ShownState | None,
-        typer.Option(
-            "--state",
-            case_sensitive=False,
-            metavar="STATE",
-            help="Filter by state: " + ", ".join(each.lower() for each in ShownState),
-        ),
-    ] = None,
-    command: Annotated[
-        str | None, typer.Option("--command", metavar="NAME", help="Filter by name")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, metavar="N", help="List the newest N")
-    ] = LISTED,
-) -> None:
-    """List commands, newest first"""
-
-    async def work(client: Client) -> list[CommandStatus]:
-        from arc_client.cli.lookup import deployment_suggestion, newest_commands
-
-        found = await newest_commands(
-            client, deployment=deployment, state=state, command=command, limit=limit + 1
-        )
-        if not found and deployment is not None:
-            likely = await deployment_suggestion(client, deployment)
-            if likely:
-                print_note(f"there is no deployment {deployment}{likely}")
-        return found
-
-    found = session.run(work)
-    more = f"--limit {2 * limit}" if len(found) > limit else None
-    session.show(
-        found[:limit], lambda shown: show_commands(shown, is_wide=session.is_wide, more=more)
-    )
+)(finding.list_commands)
 
 
 @app.command(epilog=examples('arc cancel "$id"'))
@@ -371,37 +344,13 @@ def cancel(session: Session, command_id: CommandId) -> None:
     session.show(session.run_with_id(command_id, work), show_cancel)
 
 
-@app.command(epilog=examples('arc retry "$id"', 'arc wait "$(arc retry "$id")"'))
-@in_session
-def retry(
-    session: Session,
-    command_ids: Annotated[
-        list[str],
-        typer.Argument(metavar="ID…", help="Ids of commands, or the beginnings of them"),
-    ],
-    key: Annotated[
-        str | None,
-        typer.Option("--key", metavar="TEXT", help="Idempotency key, for one command"),
-    ] = None,
-) -> None:
-    """Run commands that have ended again and print the new ids"""
-    if key is not None and len(command_ids) > 1:
-        raise typer.BadParameter("--key: for one command only")
-
-    async def work(client: Client) -> None:
-        from arc_client.cli.lookup import with_whole_id
-
-        async def again(whole: str) -> None:
-            sent = await client.retry(whole, idempotency_key=key)
-            if session.as_json:
-                show_json({"commandId": sent.id, "state": sent.state, "retryOf": whole})
-            else:
-                print_line(sent.id)
-
-        for command_id in command_ids:
-            await with_whole_id(client, command_id, again)
-
-    session.run(work)
+app.command(
+    epilog=examples(
+        'arc retry "$id"',
+        'arc wait "$(arc retry "$id")"',
+        "arc retry --deployment acme-eu-1 --state failed --since 1h",
+    )
+)(finding.retry)
 
 
 @app.command(

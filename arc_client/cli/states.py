@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from arc_protocol.lifecycle import CANCELLED, TERMINAL
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse
 from arc_protocol.messages.commands import CommandStatus
-
-
-class ShownState(StrEnum):
-    """A state that a list can be filtered by."""
-
-    PENDING_UPLOAD = State.PENDING_UPLOAD
-    PENDING = State.PENDING
-    DISPATCHED = State.DISPATCHED
-    SUCCEEDED = State.SUCCEEDED
-    FAILED = State.FAILED
-    CANCELLED = CANCELLED
-    EXPIRED = State.EXPIRED
 
 
 def error_code_of(status: CommandStatus) -> str | None:

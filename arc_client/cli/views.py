@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from arc_client.cli.handlers import Offer, rows_of
@@ -57,6 +57,14 @@ def show_commands(
         ],
         is_wide=is_wide,
         more=more,
+    )
+
+
+def show_counts(counts: Mapping[str, int]) -> None:
+    """Show how many commands are in each state as a table."""
+    print_table(
+        [Column("STATE", is_state=True), Column("COUNT")],
+        [[state, f"{number:,}"] for state, number in counts.items()],
     )
 
 
@@ -193,6 +201,8 @@ def show_status(status: CommandStatus) -> None:
         "took": _took(status),
         "deadline": status.deadline,
         "retry of": status.retry_of,
+        "not before": status.not_before,
+        "tags": " ".join(f"{key}={value}" for key, value in (status.tags or {}).items()),
         "waiting": reason_of(status),
         "error": f"{failure.code}: {failure.message}" if failure else None,
         "details": laid_out(failure.details) if failure else None,

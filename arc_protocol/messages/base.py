@@ -16,6 +16,7 @@ PROTOCOL: Final = "arc.v1"
 DEFAULT_LEASE_SECONDS: Final = 60
 MAX_WAIT_SECONDS: Final = 60
 MAX_NAME_LENGTH: Final = 256
+MAX_TAGS: Final = 16
 SIGNATURE_CHARS: Final = 4096
 """The longest `signature` of a command."""
 CONTROLS: Final = r"\x00-\x1f\x7f-\x9f"
@@ -34,6 +35,10 @@ IdempotencyKey = Annotated[str, msgspec.Meta(max_length=MAX_NAME_LENGTH, pattern
 """Up to 256 characters, no control characters. Opaque: senders make them by their own rules."""
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 """RFC 3339, on input with any offset, on output always UTC with `Z`. Never without an offset."""
+TagKey = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9._-]{1,64}\Z")]
+TagValue = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME_LENGTH, pattern=VISIBLE)]
+Tags = Annotated[dict[TagKey, TagValue], msgspec.Meta(max_length=MAX_TAGS)]
+"""Up to 16 words and values that a sender finds its commands by. Values are as names are."""
 Signature = Annotated[
     str,
     msgspec.Meta(

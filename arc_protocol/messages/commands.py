@@ -13,6 +13,7 @@ from arc_protocol.messages.base import (
     Signature,
     Size,
     State,
+    Tags,
     Timestamp,
 )
 from arc_protocol.messages.bodies import BodySpec, CommandResponse, PresignedRequest
@@ -35,6 +36,11 @@ class CreateCommandRequest(Message, frozen=True, kw_only=True):
     signature: Signature | None = None
     """Extension: the sender's signature of this command. Only the receiver verifies it. When a
     create is repeated, the signature of the first counts."""
+    not_before: Timestamp | None = None
+    """Extension: the instant before which no receiver gets the command."""
+    tags: Tags | None = None
+    """Extension: words to find the command by. When a create is repeated, those of the first
+    count."""
     operation_result_contract: None = None
     """From 3.3.49 on: how the result is to be redacted, as an opaque object. It is refused: taken
     and not kept, it would let readers see what the sender wanted redacted. An object is refused
@@ -81,6 +87,10 @@ class CommandStatus(Message, frozen=True, kw_only=True):
     """The id of the command that it runs again."""
     error_code: str | None = None
     """The code of a FAILED command in a list, where there is no response."""
+    not_before: Timestamp | None = None
+    """The instant before which no receiver gets it."""
+    tags: Tags | None = None
+    """Those of the create."""
     waiting: Waiting | None = None
     """Why it does not run yet, if there is more to say than that it waits for its turn."""
 
@@ -119,6 +129,16 @@ class CommandList(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     commands: list[CommandStatus]
     cursor: str | None = None
+    filtered_by: list[str] | None = None
+    """The fields of the query that all of them match. A server that does not know a field leaves it
+    out, and lists what does not match, too."""
+
+
+class CommandCounts(Message, frozen=True, kw_only=True):
+    """GET /commands/counts: how many commands are in each state, `CANCELLED` among them."""
+
+    counts: dict[str, int] | None = None
+    """None for a caller that may see some names of commands only."""
 
 
 class Payload(Message, frozen=True, kw_only=True):

@@ -81,6 +81,7 @@ RULES: Final[Mapping[tuple[str, str], RouteRule]] = MappingProxyType(
             scopes=_SENDERS, deployment=_FORBIDDEN, command=_FORBIDDEN
         ),
         ("GET", "/commands"): RouteRule(scopes=_READERS, deployment=_FORBIDDEN, command=_OMITTED),
+        ("GET", "/commands/counts"): RouteRule(scopes=_READERS, deployment=_FORBIDDEN),
         ("GET", "/commands/*"): RouteRule(scopes=_READERS, deployment=_HIDDEN, command=_HIDDEN),
         ("POST", "/commands/*/upload-complete"): RouteRule(
             scopes=_SENDERS, deployment=_HIDDEN, command=_HIDDEN

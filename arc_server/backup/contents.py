@@ -16,24 +16,30 @@ from arc_server.store.operations import bodies
 
 _COUNTED: Final = ("commands", "deployments", "targets", "agents", "tokens", "credentials")
 _COUNTS: Final = """
-SELECT deployment_id, live_commands, open_uploads, stored_bytes, idempotency_keys, agents
+SELECT deployment_id, live_commands, open_uploads, stored_bytes, idempotency_keys, agents,
+    dispatched, succeeded, failed, cancelled, expired
 FROM usage
 """
 RECOUNT: Final = """
-SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents)
+SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents),
+    sum(state = 'DISPATCHED'), sum(state = 'SUCCEEDED'),
+    sum(state = 'FAILED' AND error_code IS NOT 'CANCELLED'),
+    sum(state = 'FAILED' AND error_code IS 'CANCELLED'), sum(state = 'EXPIRED')
 FROM (
     SELECT c.deployment_id, c.completed_at IS NULL AS live, c.state = 'PENDING_UPLOAD' AS uploads,
         coalesce(CASE
             WHEN p.form <> 3 THEN p.size
             WHEN c.state <> 'PENDING_UPLOAD' THEN p.arrived
             ELSE max(coalesce(p.size, 0), p.arrived) END, 0)
-            + coalesce(r.size, 0) + coalesce(s.bytes, 0) AS bytes, 0 AS keys, 0 AS agents
+            + coalesce(r.size, 0) + coalesce(s.bytes, 0)
+            + coalesce(length(CAST(c.tags AS BLOB)), 0) AS bytes,
+        0 AS keys, 0 AS agents, c.state, c.error_code
     FROM commands AS c
     LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
     LEFT JOIN event_streams AS s ON s.command = c.seq
-    UNION ALL SELECT deployment_id, 0, 0, 0, 1, 0 FROM idempotency_keys
+    UNION ALL SELECT deployment_id, 0, 0, 0, 1, 0, '', '' FROM idempotency_keys
     UNION ALL SELECT deployment_id, 0, 0,
-        length(registration) + coalesce(length(schemas), 0), 0, 1 FROM agents
+        length(registration) + coalesce(length(schemas), 0), 0, 1, '', '' FROM agents
 )
 GROUP BY deployment_id
 """

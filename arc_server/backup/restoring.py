@@ -115,7 +115,8 @@ def turn_epoch(path: Path, lines: Iterable[EndedRecord], backed_up_at: datetime)
         connection.execute("DELETE FROM usage")
         connection.execute(
             "INSERT INTO usage (deployment_id, live_commands, open_uploads, stored_bytes,"
-            f" idempotency_keys, agents) {RECOUNT}"
+            " idempotency_keys, agents, dispatched, succeeded, failed, cancelled, expired)"
+            f" {RECOUNT}"
         )
         connection.execute("UPDATE numbering SET high = high + ?", (JUMP,))
         connection.execute("UPDATE revocations SET number = number + ?", (JUMP,))

@@ -232,6 +232,26 @@ class Call:
             self._query = parse_query(self._query_text)
         return self._query.get(name)
 
+    @property
+    def query_names(self) -> Sequence[str]:
+        """Return the names of the fields of the query, in order. Raises InvalidCommand."""
+        self.query("")
+        return tuple(self._query or ())
+
+    def query_family(self, family: str) -> dict[str, str]:
+        """Return the fields of the query whose names begin so, by the rest of their names."""
+        return {
+            name.removeprefix(family): self.query(name) or ""
+            for name in self.query_names
+            if name.startswith(family)
+        }
+
+    def check_query(self, *known: str, family: str | None = None) -> None:
+        """Raise InvalidCommand for a field of the query that has no such name, nor begins so."""
+        for name in self.query_names:
+            if name not in known and (family is None or not name.startswith(family)):
+                raise InvalidCommand(f"{name}: not a field of this request", field=name)
+
     # body
 
     async def message(self, kind: type[T], *, limit: int | None = None) -> T:

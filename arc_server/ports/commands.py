@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from arc_protocol.lifecycle import ShownState
+from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     CommandFilter,
     CommandPage,
@@ -14,6 +16,7 @@ from arc_server.ports.records import (
     CommandWithResponse,
     Completion,
     Created,
+    ListMark,
     NewCommand,
     PushLease,
     Quotas,
@@ -106,6 +109,17 @@ class CommandStore(CommandLookup, Protocol):
         """
         ...
 
-    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        """Return commands newest first, below the cursor `before`."""
+    async def list(self, which: CommandFilter, before: ListMark | None, limit: int) -> CommandPage:
+        """Return at most `limit` commands, newest first, from behind the place `before` on.
+
+        With a span of time for the end, those that ended last come first. A page is short where
+        what matches is rare: no page walks over more than some thousands of commands.
+        """
+        ...
+
+    async def count(
+        self, deployment_id: str | None, within: Reach = EVERYTHING
+    ) -> Mapping[ShownState, int]:
+        """Return how many commands are in each state, of a deployment or of all that are within
+        reach. What commands and targets a caller is bound to is not told apart."""
         ...

@@ -1,4 +1,4 @@
-"""The port for pre-authorised URLs of the server itself."""
+"""The ports for what the server signs itself: pre-authorised URLs, and places in lists."""
 
 from __future__ import annotations
 
@@ -22,3 +22,19 @@ class ResponseLinks(Protocol):
         `base_url` ends in /v1. The URL ends when `by`, the credential of the lease, is revoked.
         """
         ...
+
+
+class PlaceSigner(Protocol):
+    """Signs places in lists, so that no other text passes for one."""
+
+    def sign_place(self, *parts: str) -> str:
+        """Return a signature of `parts` in hex."""
+        ...
+
+    def has_signed_place(self, signature: str, *parts: str) -> bool:
+        """Return True if the signature is this server's, of exactly these parts."""
+        ...
+
+
+class Links(ResponseLinks, PlaceSigner, Protocol):
+    """Both."""

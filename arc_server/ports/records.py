@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from arc_protocol.lifecycle import TERMINAL, ShownState
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import Progress, RecordedLine
@@ -113,6 +114,12 @@ class CommandRecord(Record, frozen=True, kw_only=True):
     """The id of the command that it runs again."""
     completed_by: str | None = None
     """The id of the token or credential whose response or cancel ended it."""
+    error_code: str | None = None
+    """The code that it FAILED with."""
+    tags: Mapping[str, str] | None = None
+    """Those of its sender; None for none."""
+    not_before: datetime | None = None
+    """The instant from which on it is leased or pushed."""
 
 
 class Quotas(Record, frozen=True, kw_only=True):
@@ -164,6 +171,9 @@ class NewCommand(Record, frozen=True, kw_only=True):
     """None: nothing is counted against the deployment."""
     retry_of: str | None = None
     """The id of the command that it runs again."""
+    tags: Mapping[str, str] | None = None
+    not_before: datetime | None = None
+    """PENDING until then, and neither leased nor pushed."""
 
 
 class Created(Record, frozen=True, kw_only=True):
@@ -217,11 +227,51 @@ class EventPage(Record, frozen=True, kw_only=True):
 
 
 class CommandFilter(Record, frozen=True, kw_only=True):
-    """A filter selects the commands that match all its fields; None matches any."""
+    """A filter selects the commands that match all its fields; None matches any.
+
+    A span of time begins at its first instant and ends before its second.
+    """
 
     deployment_id: str | None = None
     state: State | None = None
+    """As on the wire: FAILED takes in what was cancelled."""
+    states: tuple[ShownState, ...] | None = None
+    """As people see them: FAILED does not."""
     command: str | None = None
+    target_id: str | None = None
+    created_by: str | None = None
+    """The id of the token that created the command."""
+    idempotency_key: str | None = None
+    tags: Mapping[str, str] | None = None
+    """All of these, among others."""
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    ended_after: datetime | None = None
+    ended_before: datetime | None = None
+
+    @property
+    def is_by_end(self) -> bool:
+        """Return True if a list is in the order in which the commands ended."""
+        has_end = self.ended_after is not None or self.ended_before is not None
+        return has_end and self.idempotency_key is None
+
+    def shown_states(self) -> frozenset[ShownState] | None:
+        """Return the states, as people see them, that match; None if all do."""
+        shown = frozenset(ShownState) if self.states is None else frozenset(self.states)
+        if self.state is not None:
+            shown &= _SHOWN_AS[self.state]
+        if self.ended_after is not None or self.ended_before is not None:
+            shown &= _SHOWN_ENDS
+        return None if len(shown) == len(ShownState) else shown
+
+
+_SHOWN_AS: Final = {
+    state: frozenset(shown for shown in ShownState if shown.stored is state) for state in State
+}
+_SHOWN_ENDS: Final = frozenset(shown for shown in ShownState if shown.stored in TERMINAL)
+
+ListMark = tuple[int, int]
+"""A place in a list: opaque to callers. What follows it is older, or ended earlier."""
 
 
 class Removed(Record, frozen=True, kw_only=True):
@@ -276,12 +326,13 @@ class Stripped(Record, frozen=True, kw_only=True):
 
 
 class CommandPage(Record, frozen=True, kw_only=True):
-    """Commands, newest first. `next_before` goes into the next call, None on the last page."""
+    """Commands, newest first. `next_before` goes into the next call, None on the last page.
+
+    A page that is not the last may be short, or empty.
+    """
 
     commands: Sequence[CommandRecord]
-    error_codes: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
-    """The codes of the FAILED among them, by command id; a damaged response has none."""
-    next_before: int | None = None
+    next_before: ListMark | None = None
 
 
 # Leases

@@ -20,6 +20,14 @@ class SweepStore(CommandLookup, Protocol):
         """
         ...
 
+    async def release_delayed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
+        """Let PENDING commands be leased whose `not_before` has come, behind those that are ready.
+
+        At most `limit`, the earliest first; none while a restore keeps older commands waiting.
+        Return them.
+        """
+        ...
+
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
         """Drop keys made before that instant whose command is gone. Return how many."""
         ...

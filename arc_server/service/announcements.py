@@ -28,9 +28,16 @@ class Announcements:
         self._push = asyncio.Event()
         self.is_closed = False
 
-    def announce_created(self, command: CommandRecord, foretold: Foretold | None) -> None:
-        """Announce a new command that was foretold to a poll, if there was one."""
-        if foretold is None or not foretold.is_taken(command.command_id):
+    def announce_created(
+        self, command: CommandRecord, foretold: Foretold | None, *, is_delayed: bool = False
+    ) -> None:
+        """Announce a new command that was foretold to a poll, if there was one.
+
+        One that `is_delayed` wakes no poll: the sweeper announces it when its instant has come.
+        """
+        if is_delayed and not command.is_push:
+            self.results.wake_for_reasons(command.command_id)
+        elif foretold is None or not foretold.is_taken(command.command_id):
             self.announce(command)
         elif foretold.target_id is None:  # if that poll leaves, it wakes none that names the target
             self.work.wake_named(command.deployment_id, command.target.resource_id)

@@ -1,4 +1,4 @@
-"""Commands as senders see them: create, upload, read, list, cancel, retry.
+"""Commands as senders see them: create, upload, read, cancel, retry.
 
 The services know ports only, no HTTP and no SQL. `within` is the reach of the caller: commands
 outside it do not exist for the caller. `base_url` begins the URLs in an answer; it ends in /v1.
@@ -29,9 +29,7 @@ from arc_protocol.errors import (
     QuotaExceeded,
 )
 from arc_protocol.messages.base import IMPLICIT_TARGET, State
-from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.commands import (
-    CommandList,
     CommandStatus,
     CreateCommandRequest,
     CreateCommandResponse,
@@ -45,7 +43,6 @@ from arc_server.ports.commands import CommandStore
 from arc_server.ports.reach import ANY, EVERYTHING, Reach
 from arc_server.ports.records import (
     AwaitedBlob,
-    CommandFilter,
     CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
@@ -57,6 +54,7 @@ from arc_server.ports.records import (
 from arc_server.service.announcements import Announcements
 from arc_server.service.blob_paths import planted_path
 from arc_server.service.bounds import bounded, check_command, check_deployment, check_wait
+from arc_server.service.descriptions import described
 from arc_server.service.identifiers import new_command_id
 from arc_server.service.incoming_bodies import IncomingBodies
 from arc_server.service.limits import CommandLimits
@@ -114,6 +112,9 @@ class CommandService:
             self._limits.max_attempts,
         )
         deadline = None if request.deadline is None else utc(request.deadline)
+        not_before = None if request.not_before is None else utc(request.not_before)
+        if deadline is not None and not_before is not None and deadline <= not_before:
+            raise InvalidCommand("deadline: must be later than notBefore", field="deadline")
         now = self._clock.now()
         command_id = new_command_id(now)
         params, digest = await self._incoming.accept_params(command_id, request.params)
@@ -132,6 +133,8 @@ class CommandService:
                 auto_register=self._limits.registers(within),
                 signature=request.signature,
                 created_by=within.credential,
+                tags=request.tags or None,
+                not_before=not_before,
             ),
             base_url=base_url,
         )
@@ -185,6 +188,7 @@ class CommandService:
                 auto_register=False,
                 created_by=within.credential,
                 retry_of=command_id,
+                tags=old.tags,
             ),
             base_url=base_url,
         )
@@ -198,9 +202,10 @@ class CommandService:
             command_id, RememberedCommand(new.deployment_id, new.deadline, new.created_at)
         )
         foretold = None
-        if not isinstance(params, AwaitedBlob):
+        is_delayed = lifecycle.is_delayed(new.not_before, new.created_at)
+        is_ready = not (is_delayed or isinstance(params, AwaitedBlob))
+        if is_ready:
             foretold = self._announcements.work.foretell(new.deployment_id, new.target_resource_id)
-        is_ready = not isinstance(params, AwaitedBlob)
         with PushOffer(outlet if is_ready else None, new.deployment_id, new.created_at) as offer:
             try:
                 created = await self._store.create(
@@ -216,7 +221,7 @@ class CommandService:
                 results.wake(command_id)  # it was not stored
                 await self._incoming.discard(params)
             else:
-                self._announcements.announce_created(command, foretold)
+                self._announcements.announce_created(command, foretold, is_delayed=is_delayed)
                 if not isinstance(params, AwaitedBlob) and command.state is State.DISPATCHED:
                     await offer.send(Grant(command=command, params=params, signature=new.signature))
                 await self._incoming.seal(params)
@@ -259,7 +264,8 @@ class CommandService:
             except InvalidStateTransition:
                 self._announcements.results.wake(command_id)  # it may just have expired
                 raise
-            self._announcements.announce(command)
+            is_delayed = lifecycle.is_delayed(command.not_before, now)
+            self._announcements.announce_created(command, None, is_delayed=is_delayed)
             if command.state is State.DISPATCHED:
                 await offer.send(Grant(command=command, params=params, signature=stored.signature))
         await self._incoming.seal(params)
@@ -337,33 +343,6 @@ class CommandService:
             if ended is not None:
                 return self._status(ended, base_url, within.credential)
 
-    async def list(
-        self, which: CommandFilter, *, cursor: str | None, limit: int | None, within: Reach
-    ) -> CommandList:
-        """Return a page of commands, newest first, without those that are out of reach.
-
-        For a caller that is bound by patterns, a page may be shorter than the limit, or empty.
-
-        Raises InvalidCommand for a bad cursor or limit, Forbidden.
-        """
-        if which.deployment_id is not None:
-            check_deployment(which.deployment_id, within)
-        elif (only := within.deployment()) is not None:
-            which = msgspec.structs.replace(which, deployment_id=only)
-        page = await self._store.list(
-            which,
-            _read_cursor(cursor),
-            bounded("limit", limit, self._limits.list_page, self._limits.max_list_page),
-        )
-        return CommandList(
-            commands=[
-                _describe(command, error_code=page.error_codes.get(command.command_id))
-                for command in page.commands
-                if within.covers(command)
-            ],
-            cursor=None if page.next_before is None else str(page.next_before),
-        )
-
     async def cancel(self, command_id: str, *, within: Reach = EVERYTHING) -> CommandStatus:
         """Cancel a command: at once if it has no holder, else through its holder.
 
@@ -372,7 +351,7 @@ class CommandService:
         await self._lookup.find(command_id, within)
         outcome = await self._store.cancel(command_id, self._clock.now(), within.credential)
         self._announcements.announce_cancel(outcome.command)
-        return _describe(outcome.command)
+        return described(outcome.command)
 
     async def payload(self, command_id: str, *, base_url: str, within: Reach) -> Payload:
         """Return the bodies that are stored for a command, in any state. Raises CommandNotFound."""
@@ -450,41 +429,4 @@ class CommandService:
         response = None
         if found.command.state in lifecycle.TERMINAL:
             response = self._outgoing.response(found.response, base_url, by)
-        return _describe(found.command, response, waiting=waiting)
-
-
-def _describe(
-    command: CommandRecord,
-    response: CommandResponse | None = None,
-    waiting: Waiting | None = None,
-    *,
-    error_code: str | None = None,
-) -> CommandStatus:
-    return CommandStatus(
-        command_id=command.command_id,
-        state=command.state,
-        attempt=command.attempt,
-        target=command.target,
-        response=response,
-        deployment_id=command.deployment_id,
-        command=command.command,
-        created_at=command.created_at,
-        dispatched_at=command.dispatched_at,
-        completed_at=command.completed_at,
-        deadline=command.deadline,
-        max_attempts=command.max_attempts,
-        cancel_requested=command.cancel_requested or None,
-        created_by=command.created_by,
-        completed_by=command.completed_by,
-        retry_of=command.retry_of,
-        error_code=error_code,
-        waiting=waiting,
-    )
-
-
-def _read_cursor(cursor: str | None) -> int | None:
-    if cursor is None:
-        return None
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18):
-        raise InvalidCommand("cursor: not one that a list has answered", field="cursor")
-    return int(cursor)
+        return described(found.command, response, waiting=waiting)

@@ -8,12 +8,13 @@ import msgspec
 
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
-from arc_server.ports.links import ResponseLinks
+from arc_server.ports.links import Links
 from arc_server.ports.records import FIRST_EPOCH, Epoch
 from arc_server.ports.store import Store
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
 from arc_server.service.commands import CommandService
+from arc_server.service.cursors import Cursors
 from arc_server.service.envelopes import Envelopes
 from arc_server.service.events import EventService
 from arc_server.service.incoming_bodies import IncomingBodies
@@ -21,6 +22,7 @@ from arc_server.service.leases import LeaseService
 from arc_server.service.limits import CommandLimits
 from arc_server.service.lookup import Lookup
 from arc_server.service.outgoing_bodies import OutgoingBodies
+from arc_server.service.searching import SearchService
 from arc_server.service.uploads import Uploads
 from arc_server.service.waiting import WaitingReasons
 
@@ -31,6 +33,7 @@ class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
     announcements: Announcements
     envelopes: Envelopes
     commands: CommandService
+    search: SearchService
     leases: LeaseService
     events: EventService
     agents: AgentService
@@ -41,7 +44,7 @@ def build_services(
     *,
     store: Store,
     blobs: BlobStore,
-    links: ResponseLinks,
+    links: Links,
     clock: Clock,
     limits: CommandLimits,
     epoch: Epoch = FIRST_EPOCH,
@@ -71,6 +74,7 @@ def build_services(
             reasons=reasons,
             limits=limits,
         ),
+        search=SearchService(store=store, cursors=Cursors(links), limits=limits),
         leases=LeaseService(
             store=store,
             lookup=lookup,

@@ -1,4 +1,4 @@
-"""The sweeper lets time take effect: deadlines, lapsed leases, idempotency keys, presence.
+"""The sweeper lets time take effect: deadlines, lapsed leases, delays, keys, presence.
 
 It works in bounded batches, and each of its writes is guarded by state and lease. It also watches
 for time that did not pass evenly: an outage of the server (a restart, a SIGSTOP, a database that
@@ -114,6 +114,7 @@ class Sweeper:
         await self._mind_the_gap(now, monotonic)
         await self._in_batches(lambda: self._store.expire_due(now, self._limits.batch))
         await self._in_batches(lambda: self._store.requeue_lapsed(now, self._limits.batch))
+        await self._in_batches(lambda: self._store.release_delayed(now, self._limits.batch))
         self._last_sweep = monotonic
         await self._leave_sign(now, monotonic)
         if monotonic - self._last_presence >= self._limits.presence_seconds:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from arc_protocol import lifecycle
 from arc_protocol.codec import encode
 from arc_protocol.messages.base import State
 from arc_protocol.messages.waiting import NOTHING_KNOWN, Waiting, WaitingLease, WaitingReason
@@ -90,6 +91,8 @@ class WaitingReasons:
     async def of(self, command: CommandRecord) -> WaitVerdict:
         """Return why a command waits. Raises StoreUnavailable."""
         is_held = command.state is State.DISPATCHED
+        if lifecycle.is_delayed(command.not_before, self._clock.now()):
+            return WaitVerdict(None, command.not_before)
         if command.is_push or not (is_held or command.state is State.PENDING):
             return NOTHING_TO_SAY
         agents = await self._agents.known(command.deployment_id)

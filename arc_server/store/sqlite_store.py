@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from arc_protocol.errors import ArcError, StoreUnavailable, Unavailable
+from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import EventsRequest
@@ -45,6 +46,7 @@ from arc_server.ports.records import (
     KnownSecret,
     LeasedResponse,
     LeaseQuery,
+    ListMark,
     NewCommand,
     NewCredential,
     Purged,
@@ -77,6 +79,7 @@ from arc_server.store.operations import (
     quotas,
     read,
     retention,
+    search,
     sweeps,
     targets,
     transitions,
@@ -300,8 +303,13 @@ class SqliteStore:
     async def cancel(self, command_id: str, now: datetime, by: str | None = None) -> Completion:
         return await self._write(complete.cancel, command_id, now, by)
 
-    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        return await self._list(read.list_commands, which, before, limit)
+    async def list(self, which: CommandFilter, before: ListMark | None, limit: int) -> CommandPage:
+        return await self._list(search.list_commands, which, before, limit)
+
+    async def count(
+        self, deployment_id: str | None, within: Reach = EVERYTHING
+    ) -> Mapping[ShownState, int]:
+        return await self._list(search.count, deployment_id, within)
 
     # time
 
@@ -310,6 +318,9 @@ class SqliteStore:
 
     async def requeue_lapsed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         return await self._write(sweeps.requeue_lapsed, now, limit)
+
+    async def release_delayed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
+        return await self._write(sweeps.release_delayed, now, limit)
 
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
         return await self._write(sweeps.forget_keys, before, limit)

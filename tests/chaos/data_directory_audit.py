@@ -37,7 +37,8 @@ _RULES = {
         AND (lease_id IS NULL OR lease_expires_at IS NULL OR dispatched_at IS NULL)""",
     "what is ready has a place in the order": """
         SELECT command_id FROM commands
-        WHERE state IN ('PENDING', 'DISPATCHED', 'SUCCEEDED') AND ready_order IS NULL""",
+        WHERE state IN ('PENDING', 'DISPATCHED', 'SUCCEEDED') AND ready_order IS NULL
+        AND NOT (state = 'PENDING' AND not_before IS NOT NULL)""",
     "what is pushed has an instant": """
         SELECT command_id FROM commands WHERE state = 'PENDING' AND is_push AND push_at IS NULL""",
     "no attempt above the most allowed": """

@@ -30,8 +30,6 @@ from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     DEFAULT_QUOTAS,
     AwaitedBlob,
-    CommandFilter,
-    CommandPage,
     CommandRecord,
     CommandWithBodies,
     CommandWithResponse,
@@ -46,7 +44,6 @@ from arc_server.ports.records import (
     Quotas,
     Renewal,
     StoredBody,
-    StoredError,
     StoredResponse,
     StoredSuccess,
 )
@@ -61,7 +58,9 @@ from tests.model.records import (
     is_same,
     name_of_key,
     ordinary_targets,
+    push_time_from,
     target_of_create,
+    waits_unqueued,
 )
 from tests.model.state import CANCELLED, ModelState
 
@@ -118,14 +117,19 @@ class ModelCommands(ModelState):
                 deadline=new.deadline,
                 created_by=new.created_by,
                 retry_of=new.retry_of,
+                tags=new.tags,
+                not_before=new.not_before,
             ),
             params=new.params,
             signature=new.signature,
             ready_order=number,
-            push_at=new.created_at,
         )
+        if waits_unqueued(stored.command, new.created_at):
+            stored.ready_order = None
+        stored.push_at = push_time_from(stored.command, new.created_at)
         self._commands[new.command_id] = stored
-        if new.push_lease and not is_awaited:
+        is_delayed = lifecycle.is_delayed(new.not_before, new.created_at)
+        if new.push_lease and not is_awaited and not is_delayed:
             self._push(stored, new.push_lease, new.created_at)
         if new.idempotency_key is not None:
             self._keys.setdefault(name_of_key(new), []).append(
@@ -176,10 +180,13 @@ class ModelCommands(ModelState):
         if stored.command.state is State.PENDING_UPLOAD:
             if not lifecycle.is_overdue(stored.command.deadline, now):
                 stored.params = params
-                stored.ready_order = self._next_number()
-                stored.push_at = now
+                waits = waits_unqueued(stored.command, now)
+                stored.ready_order = None if waits else self._next_number()
+                stored.push_at = push_time_from(stored.command, now)
                 ready = self._set(stored, state=State.PENDING)
-                return self._push(stored, push_lease, now) if push_lease else ready
+                if push_lease and not lifecycle.is_delayed(ready.not_before, now):
+                    return self._push(stored, push_lease, now)
+                return ready
             self._expire(stored, now)
         raise InvalidStateTransition(f"the command is {stored.command.state}")
 
@@ -219,28 +226,6 @@ class ModelCommands(ModelState):
             params=stored.params,
             signature=stored.signature,
             response=stored.response,
-        )
-
-    async def list(self, which: CommandFilter, before: int | None, limit: int) -> CommandPage:
-        """See Store."""
-        self._check_open()
-        found = [
-            stored
-            for stored in sorted(self._commands.values(), key=lambda each: -each.seq)
-            if (before is None or stored.seq < before)
-            and which.deployment_id in (None, stored.command.deployment_id)
-            and which.state in (None, stored.command.state)
-            and which.command in (None, stored.command.command)
-        ]
-        page = found[:limit]
-        return CommandPage(
-            commands=[stored.command for stored in page],
-            error_codes={
-                stored.command.command_id: stored.response.code
-                for stored in page
-                if isinstance(stored.response, StoredError)
-            },
-            next_before=page[-1].seq if page and len(found) > limit else None,
         )
 
     async def write_payload(
@@ -284,10 +269,11 @@ class ModelCommands(ModelState):
                 for stored in self._commands.values()
                 if stored.command.state is State.PENDING
                 and not stored.command.is_push
+                and stored.ready_order is not None
                 and stored.command.deployment_id == query.deployment_id
                 and stored.command.target.resource_id == target.resource_id
             ),
-            key=lambda stored: stored.ready_order,
+            key=lambda stored: stored.ready_order or 0,
         )
         granted = self._grant(
             queue,

@@ -9,10 +9,11 @@ from __future__ import annotations
 from arc_protocol.errors import StoreUnavailable
 from tests.model.commands import ModelCommands
 from tests.model.directory import ModelDirectory
+from tests.model.search import ModelSearch
 from tests.model.sweeps import ModelSweeps
 
 
-class MemoryStore(ModelCommands, ModelSweeps, ModelDirectory):
+class MemoryStore(ModelCommands, ModelSearch, ModelSweeps, ModelDirectory):
     """Store without a database."""
 
     async def checkpoint(self) -> None:

@@ -7,7 +7,13 @@ from datetime import datetime
 
 from arc_protocol.messages.base import State
 from arc_server.ports.records import CommandRecord, Grant, Granted, PushCircuit
-from tests.model.records import Place, StoredCommand, push_time
+from tests.model.records import (
+    Place,
+    StoredCommand,
+    push_time,
+    push_time_from,
+    waits_unqueued,
+)
 from tests.model.state import ModelState
 
 
@@ -104,7 +110,11 @@ class ModelPushes(ModelState):
         for stored in self._live(lambda command: command.deployment_id == deployment_id):
             if is_changed:
                 self._set(stored, is_push=url is not None)
-                stored.push_at = now
+                stored.push_at = push_time_from(stored.command, now)
+                if waits_unqueued(stored.command, now):
+                    stored.ready_order = None
+                elif stored.ready_order is None:
+                    stored.ready_order = stored.seq
 
     def _waiting_pushes(self) -> Sequence[StoredCommand]:
         return sorted(
@@ -113,5 +123,5 @@ class ModelPushes(ModelState):
                 for stored in self._commands.values()
                 if stored.command.state is State.PENDING and stored.command.is_push
             ),
-            key=lambda stored: (push_time(stored), stored.ready_order),
+            key=lambda stored: (push_time(stored), stored.ready_order or 0),
         )

@@ -40,7 +40,7 @@ from arc_server.ports.records import (
     StoredSuccess,
     StripMark,
 )
-from arc_server.store.engine.rows import micros
+from arc_server.store.engine.rows import micros, tags_text
 
 
 @dataclass
@@ -52,7 +52,8 @@ class StoredCommand:
     params: StoredParams
     response: ReadResponse | None = None
     signature: str | None = None
-    ready_order: int = 0
+    ready_order: int | None = 0
+    """None: delayed."""
     push_at: datetime | None = None
     arrived: int = 0
     said: Said = field(default_factory=lambda: Said())
@@ -117,6 +118,7 @@ def size_of_command(stored: StoredCommand) -> int:
     if isinstance(params, AwaitedBlob):
         is_awaited = stored.command.state is State.PENDING_UPLOAD
         size = max(size, stored.arrived) if is_awaited else stored.arrived
+    size += len((tags_text(stored.command.tags) or "").encode())
     if isinstance(response, StoredSuccess):
         return size + _size(response.body)
     if isinstance(response, StoredError):
@@ -200,6 +202,14 @@ def target_of_create(place: Place, new: NewCommand) -> CommandTarget:
     if named == IMPLICIT_TARGET.resource_id and not ordinary_targets(place):
         return IMPLICIT_TARGET
     raise CommandTargetNotFound(f"the deployment has no target {named!r}")
+
+
+def waits_unqueued(command: CommandRecord, now: datetime) -> bool:
+    return command.not_before is not None and now < command.not_before and not command.is_push
+
+
+def push_time_from(command: CommandRecord, now: datetime) -> datetime:
+    return max(now, command.not_before or now)
 
 
 def push_time(stored: StoredCommand) -> datetime:

@@ -125,7 +125,8 @@ class ModelState(MemoryCredentials):
         by: str | None = None,
     ) -> CommandRecord:
         stored.response = response
-        return self._set(stored, state=state, completed_at=now, completed_by=by)
+        code = response.code if isinstance(response, StoredError) else None
+        return self._set(stored, state=state, completed_at=now, completed_by=by, error_code=code)
 
     def _hand_back(
         self,

@@ -49,6 +49,21 @@ class ModelSweeps(ModelState):
         )
         return [self._hand_back(stored, now, costs_attempt=True) for stored in held[:limit]]
 
+    async def release_delayed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
+        """See Store."""
+        delayed = self._live(
+            lambda command: command.not_before is not None and command.not_before <= now
+        )
+        delayed = [
+            stored
+            for stored in delayed
+            if stored.ready_order is None and stored.command.state is State.PENDING
+        ]
+        delayed.sort(key=lambda stored: (stored.command.not_before or now, stored.seq))
+        for stored in delayed[:limit]:
+            stored.ready_order = self._next_number()
+        return [stored.command for stored in delayed[:limit]]
+
     async def forget_idempotency_keys(self, before: datetime, limit: int) -> int:
         """See Store."""
         self._check_open()
@@ -69,7 +84,8 @@ class ModelSweeps(ModelState):
             until = stored.command.lease_expires_at
             self._set(stored, lease_expires_at=None if until is None else until + shift)
         for stored in self._live(lambda command: command.is_push):
-            stored.push_at = None if stored.push_at is None else stored.push_at + shift
+            if stored.push_at is not None and stored.push_at != stored.command.not_before:
+                stored.push_at += shift
         if self._sign_of_life is not None:
             self._sign_of_life += shift
         return len(live)

@@ -486,6 +486,7 @@ CASES: Final[dict[tuple[str, str], dict[str, Case]]] = {
             lambda s, a: s.command_id in [each["commandId"] for each in a.json["commands"]],
         )
     },
+    ("GET", "/commands/counts"): {"": _plain(f"/commands/counts?deploymentId={OWN}")},
     ("GET", "/commands/*"): {"": _about("/commands/{}")},
     ("POST", "/commands/*/upload-complete"): {"": Case(_upload_complete)},
     ("POST", "/commands/*/cancel"): {"": _about("/commands/{}/cancel")},

@@ -92,6 +92,7 @@ class World:
         self.announcements = services.announcements
         self.envelopes = services.envelopes
         self.commands = services.commands
+        self.search = services.search
         self.leases = services.leases
         self.agents = services.agents
         self.sweep_limits = sweep or SweepLimits()
@@ -166,6 +167,7 @@ class World:
         target: str | None = None,
         max_attempts: int | None = None,
         signature: str | None = None,
+        **more: Any,
     ) -> CreateCommandResponse:
         body = InlineBody.of(params) if isinstance(params, bytes) else params
         deadline = None
@@ -180,6 +182,7 @@ class World:
             target_resource_id=target,
             max_attempts=max_attempts,
             signature=signature,
+            **more,
         )
         return await self.commands.create(request, base_url=BASE, within=within)
 

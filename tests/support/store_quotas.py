@@ -18,12 +18,16 @@ def quotas(**changes: int) -> Quotas:
     return Quotas(**(most | changes))
 
 
+QUOTED = ("live_commands", "open_uploads", "stored_bytes", "idempotency_keys", "agents")
+
+
 async def usage(store: SqliteStore | MemoryStore, deployment_id: str) -> dict[str, int]:
     """What a deployment uses, as the store has it committed."""
     if isinstance(store, MemoryStore):
         return store.usage(deployment_id)
 
     def read(db: Any) -> dict[str, int]:
-        return msgspec.structs.asdict(usage_of(db, deployment_id, is_fresh=True))
+        used = msgspec.structs.asdict(usage_of(db, deployment_id, is_fresh=True))
+        return {name: used[name] for name in QUOTED}
 
     return await store.database.reads.submit(read)

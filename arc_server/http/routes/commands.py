@@ -1,4 +1,4 @@
-"""Routes of senders: create, upload, status, list, cancel, retry; and the payload route."""
+"""Routes of senders: create, upload, status, cancel, retry; and the payload route."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from aiohttp import web
 
 from arc_protocol.codec import decode
 from arc_protocol.errors import StoreUnavailable
-from arc_protocol.messages.base import State
 from arc_protocol.messages.commands import (
     CreateCommandRequest,
     Payload,
@@ -20,7 +19,6 @@ from arc_server.http import fields
 from arc_server.http.answers import empty_answer, json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Route
-from arc_server.ports.records import CommandFilter
 from arc_server.service.bounds import check_wait
 from arc_server.service.commands import CommandService
 
@@ -69,20 +67,6 @@ def routes(service: CommandService) -> Sequence[Route]:
             )
         return json_answer(answer)
 
-    async def list_commands(call: Call) -> web.StreamResponse:
-        which = CommandFilter(
-            deployment_id=fields.optional_name("deploymentId", call.query("deploymentId")),
-            state=fields.choice("state", call.query("state"), State),
-            command=fields.optional_name("command", call.query("command")),
-        )
-        answer = await service.list(
-            which,
-            cursor=call.query("cursor"),
-            limit=fields.integer("limit", call.query("limit")),
-            within=call.reach,
-        )
-        return json_answer(answer)
-
     async def cancel(call: Call) -> web.StreamResponse:
         (command_id,) = call.arguments
         return json_answer(await service.cancel(command_id, within=call.reach))
@@ -108,7 +92,6 @@ def routes(service: CommandService) -> Sequence[Route]:
     one = "/commands/*"
     return (
         Route(method="POST", path="/commands", handler=create),
-        Route(method="GET", path="/commands", handler=list_commands),
         Route(method="GET", path=one, handler=status, waits_its_turn=True),
         Route(method="POST", path=f"{one}/upload-complete", handler=upload_complete),
         Route(method="POST", path=f"{one}/cancel", handler=cancel),

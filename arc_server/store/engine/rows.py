@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -16,6 +16,8 @@ Row = Sequence[Any]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _STATES: Final = {state.value: state for state in State}
 _TYPES: Final = {kind.value: kind for kind in ResourceType}
+
+_TAGS: Final = msgspec.json.Decoder(dict[str, str])
 
 NONE: Final = 0
 """Bound for an instant or a place that there is not, where the query turns it into NULL."""
@@ -50,6 +52,11 @@ def moment(stored: int) -> datetime:
 def moment_or_none(stored: int | None) -> datetime | None:
     """Return an instant in UTC, None for None."""
     return None if stored is None else _EPOCH + timedelta(0, 0, stored)
+
+
+def tags_text(tags: Mapping[str, str] | None) -> str | None:
+    """Return tags as they are stored: JSON with its keys in order; None for none."""
+    return None if not tags else msgspec.json.encode(dict(sorted(tags.items()))).decode()
 
 
 def target_of(resource_id: str, resource_type: str) -> CommandTarget:
@@ -88,6 +95,9 @@ def command_of(row: Row) -> CommandRecord:
         created_by,
         completed_by,
         retry_of,
+        error_code,
+        tags,
+        not_before,
     ) = row
     return CommandRecord(
         command_id=command_id,
@@ -111,4 +121,7 @@ def command_of(row: Row) -> CommandRecord:
         created_by=created_by,
         completed_by=completed_by,
         retry_of=retry_of,
+        error_code=error_code,
+        tags=None if tags is None else _TAGS.decode(tags),
+        not_before=moment_or_none(not_before),
     )

@@ -114,6 +114,11 @@ class StoreSession:
                 open_uploads=changes.open_uploads,
                 stored_bytes=changes.stored_bytes,
                 idempotency_keys=changes.idempotency_keys,
+                dispatched=changes.dispatched,
+                succeeded=changes.succeeded,
+                failed=changes.failed,
+                cancelled=changes.cancelled,
+                expired=changes.expired,
             )
 
     def forget(self) -> None:

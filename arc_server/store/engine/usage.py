@@ -21,9 +21,15 @@ class Usage(msgspec.Struct):
     stored_bytes: int = 0
     idempotency_keys: int = 0
     agents: int = 0
+    dispatched: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    """Without the cancelled."""
+    cancelled: int = 0
+    expired: int = 0
 
     def add(self, other: Usage) -> None:
-        """Add changes. Agents are counted by triggers alone."""
+        """Add changes to what quotas bound. Agents are counted by triggers alone."""
         self.live_commands += other.live_commands
         self.open_uploads += other.open_uploads
         self.stored_bytes += other.stored_bytes

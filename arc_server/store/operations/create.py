@@ -78,9 +78,12 @@ def create(db: StoreSession, new: NewCommand) -> Created:
         deadline=new.deadline,
         created_by=new.created_by,
         retry_of=new.retry_of,
+        tags=new.tags,
+        not_before=new.not_before,
     )
     seq = transitions.insert(db, command, new.params, new.signature)
-    if command.is_push and new.push_lease and not isinstance(new.params, AwaitedBlob):
+    is_due = not lifecycle.is_delayed(new.not_before, new.created_at)
+    if command.is_push and is_due and new.push_lease and not isinstance(new.params, AwaitedBlob):
         stored = StoredCommand(seq, command, new.params, new.signature)
         command = _push(db, stored, new.push_lease, new.created_at)
     if new.idempotency_key is not None:
@@ -156,7 +159,8 @@ def mark_uploaded(
     if lifecycle.is_overdue(stored.command.deadline, now):
         return _not_awaited(transitions.expire(db, stored, now))
     command = transitions.make_ready(db, stored, params, now)
-    if not command.is_push or push_lease is None:
+    is_delayed = lifecycle.is_delayed(command.not_before, now)
+    if not command.is_push or push_lease is None or is_delayed:
         return command
     return _push(db, lookup.with_params(db, stored.seq), push_lease, now)
 

@@ -81,7 +81,7 @@ def _set_push(
     if known.push_url is None and push_url is not None:
         transitions.start_pushing(db, known.deployment_id, now)
     elif known.push_url is not None and push_url is None:
-        transitions.stop_pushing(db, known.deployment_id)
+        transitions.stop_pushing(db, known.deployment_id, now)
 
 
 def get_deployment(db: StoreSession, deployment_id: str) -> Deployment | None:

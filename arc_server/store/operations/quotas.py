@@ -15,7 +15,7 @@ RETRY_AFTER_SECONDS: Final = 10
 
 
 def usage_of(db: StoreSession, deployment_id: str, *, is_fresh: bool = False) -> Usage:
-    """Return what a deployment uses, with what this batch has changed.
+    """Return what a deployment uses of its quotas, with what this batch has changed.
 
     Unless `is_fresh`, it may be too high by what was removed since it was read.
     """

@@ -8,7 +8,7 @@ from datetime import datetime
 from arc_server.ports.records import CommandRecord
 from arc_server.store.engine.rows import micros, moment
 from arc_server.store.engine.session import StoreSession
-from arc_server.store.operations import lookup, transitions
+from arc_server.store.operations import epochs, lookup, transitions
 
 
 def expire_due(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
@@ -27,6 +27,16 @@ def requeue_revoked(db: StoreSession, now: datetime, limit: int) -> Sequence[Com
     """Fulfil RevocationStore.requeue_revoked."""
     held = lookup.find_all(db, "leases_of_revoked", limit=limit)
     return [transitions.hand_back(db, stored, now, costs_attempt=True) for stored in held]
+
+
+def release_delayed(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
+    """Fulfil SweepStore.release_delayed."""
+    if epochs.frozen_below(db, now):
+        return ()
+    delayed = lookup.find_all(db, "delayed", now=micros(now), limit=limit)
+    for stored in delayed:
+        transitions.release_delayed(db, stored)
+    return [stored.command for stored in delayed]
 
 
 def forget_keys(db: StoreSession, before: datetime, limit: int) -> int:

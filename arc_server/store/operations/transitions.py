@@ -22,7 +22,7 @@ from arc_server.ports.records import (
     StoredResponse,
     StoredSuccess,
 )
-from arc_server.store.engine.rows import NONE, StoredCommand, micros
+from arc_server.store.engine.rows import NONE, StoredCommand, micros, micros_or_none, tags_text
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
@@ -45,6 +45,9 @@ def insert(
     """Store a new command; return its number."""
     seq = db.next_number()
     created_at = micros(command.created_at)
+    tags = tags_text(command.tags)
+    is_ready = command.state is State.PENDING
+    waits = _waits_unqueued(command, command.created_at)
     db.change(
         "insert_command",
         seq=seq,
@@ -58,16 +61,20 @@ def insert(
         created_at=created_at,
         is_push=1 if command.is_push else 0,
         deadline=NONE if command.deadline is None else micros(command.deadline),
-        ready_order=seq if command.state is State.PENDING else NONE,
-        push_at=created_at if command.is_push else NONE,
+        ready_order=seq if is_ready and not waits else NONE,
+        push_at=_push_time(command, command.created_at) if command.is_push else NONE,
         created_by=command.created_by,
         retry_of=command.retry_of,
+        tags=tags,
+        not_before=micros_or_none(command.not_before),
     )
+    for key, value in (command.tags or {}).items():
+        db.change("insert_tag", key=key, value=value, created_at=created_at, command=seq)
     form, data, size, checksum = bodies.of_params(params)
     db.change("insert_params", command=seq, form=form, data=data, size=size, checksum=checksum)
     used = db.usage.changed(command.deployment_id)
     used.live_commands += 1
-    used.stored_bytes += size or 0
+    used.stored_bytes += (size or 0) + (0 if tags is None else len(tags.encode()))
     if command.state is State.PENDING_UPLOAD:
         used.open_uploads += 1
     if signature is not None:  # a statement of its own: most commands do without
@@ -80,17 +87,23 @@ def make_ready(
     db: StoreSession, stored: StoredCommand, params: StoredBody, now: datetime
 ) -> CommandRecord:
     """Move PENDING_UPLOAD → PENDING with the params that arrived, behind all ready commands."""
+    command = stored.command
     replace_params(db, stored, params)
-    db.usage.changed(stored.command.deployment_id).open_uploads -= 1
+    db.usage.changed(command.deployment_id).open_uploads -= 1
     _hit_one(
         db.change(
             "ready_after_upload",
             seq=stored.seq,
-            ready_order=db.next_number(),
-            push_at=micros(now) if stored.command.is_push else None,
+            ready_order=None if _waits_unqueued(command, now) else db.next_number(),
+            push_at=_push_time(command, now) if command.is_push else None,
         )
     )
-    return msgspec.structs.replace(stored.command, state=State.PENDING)
+    return msgspec.structs.replace(command, state=State.PENDING)
+
+
+def release_delayed(db: StoreSession, stored: StoredCommand) -> None:
+    """Put a PENDING command whose instant has come behind all that are ready."""
+    _hit_one(db.change("release_delayed", seq=stored.seq, ready_order=db.next_number()))
 
 
 def dispatch(
@@ -120,6 +133,7 @@ def dispatch(
             now=micros(now),
         )
     )
+    db.usage.changed(command.deployment_id).dispatched += 1
     return _changed(
         db,
         stored,
@@ -184,6 +198,7 @@ def hand_back(
             push_at=None if push_at is None else micros(push_at),
         )
     )
+    db.usage.changed(command.deployment_id).dispatched -= 1
     return _changed(db, stored, state=State.PENDING, attempt=verdict.attempt, target=home)
 
 
@@ -202,6 +217,7 @@ def finish(
         _hit_one(db.change("dispatch_again", seq=stored.seq, lease_id=stored.command.lease_id))
         command = msgspec.structs.replace(stored.command, state=State.DISPATCHED)
         stored = msgspec.structs.replace(stored, command=command)
+        db.usage.changed(command.deployment_id).dispatched += 1
     if not isinstance(response, StoredSuccess):
         return fail(db, stored, response, now, by)
     _hit_one(
@@ -236,9 +252,9 @@ def fail(
     by: str | None = None,
 ) -> CommandRecord:
     """End a live command as FAILED, with an error to show; `by` a caller, None by the server."""
-    _hit_one(_end(db, "fail", stored, now, by=by))
+    _hit_one(_end(db, "fail", stored, now, by=by, error_code=error.code))
     put_response(db, stored, error)
-    return _ended(db, stored, State.FAILED, now, by)
+    return _ended(db, stored, State.FAILED, now, by, error.code)
 
 
 def expire(db: StoreSession, stored: StoredCommand, now: datetime) -> CommandRecord:
@@ -301,10 +317,10 @@ def start_pushing(db: StoreSession, deployment_id: str, now: datetime) -> None:
     db.change("start_pushing", deployment_id=deployment_id, now=micros(now))
 
 
-def stop_pushing(db: StoreSession, deployment_id: str) -> None:
+def stop_pushing(db: StoreSession, deployment_id: str, now: datetime) -> None:
     """Lease the live commands of a deployment to agents from now on."""
     db.live.clear()
-    db.change("stop_pushing", deployment_id=deployment_id)
+    db.change("stop_pushing", deployment_id=deployment_id, now=micros(now))
 
 
 def shift_leases(db: StoreSession, seconds: float) -> int:
@@ -331,6 +347,16 @@ def grant_grace(db: StoreSession, lapsed_since: datetime, now: datetime, until: 
 
 
 # inside
+
+
+def _waits_unqueued(command: CommandRecord, now: datetime) -> bool:
+    """Return True if a command has no place among the ready ones yet; a push has, at its time."""
+    return lifecycle.is_delayed(command.not_before, now) and not command.is_push
+
+
+def _push_time(command: CommandRecord, now: datetime) -> int:
+    """Return when a command is due to be pushed that is ready now."""
+    return micros(max(now, command.not_before or now))
 
 
 def _hit_one(count: int) -> None:
@@ -364,15 +390,28 @@ def _ended(
     state: State,
     now: datetime,
     by: str | None = None,
+    error_code: str | None = None,
 ) -> CommandRecord:
     db.live.drop(stored.seq)
     used = db.usage.changed(stored.command.deployment_id)
     used.live_commands -= 1
-    if stored.command.state is State.PENDING_UPLOAD:
+    if state is State.SUCCEEDED:
+        used.succeeded += 1
+    elif state is State.EXPIRED:
+        used.expired += 1
+    elif error_code == lifecycle.CANCELLED:
+        used.cancelled += 1
+    else:
+        used.failed += 1
+    if stored.command.state is State.DISPATCHED:
+        used.dispatched -= 1
+    elif stored.command.state is State.PENDING_UPLOAD:
         used.open_uploads -= 1
         announced, arrived = _awaited(db, stored.seq)
         used.stored_bytes -= max(0, announced - arrived)
-    return msgspec.structs.replace(stored.command, state=state, completed_at=now, completed_by=by)
+    return msgspec.structs.replace(
+        stored.command, state=state, completed_at=now, completed_by=by, error_code=error_code
+    )
 
 
 def _awaited(db: StoreSession, seq: int) -> tuple[int, int]:

@@ -5,7 +5,8 @@
 c.seq, c.command_id, c.deployment_id, c.target_id, c.target_type, c.command, c.state, c.attempt,
 c.max_attempts, c.created_at, c.is_push, c.dispatched_at, c.completed_at, c.deadline,
 c.cancel_requested, c.lease_id, c.lease_attempt, c.lease_expires_at, c.lease_holder,
-c.lease_credential, c.created_by, c.completed_by, c.retry_of
+c.lease_credential, c.created_by, c.completed_by, c.retry_of, c.error_code, c.tags,
+c.not_before
 
 -- name: reserve_numbers
 UPDATE numbering SET high = high + :count WHERE id = 1;
@@ -17,12 +18,16 @@ SELECT high FROM numbering WHERE id = 1;
 INSERT INTO commands (
     seq, command_id, deployment_id, target_id, target_type, command, state, attempt, max_attempts,
     created_at, is_push, deadline, ready_order, push_at, created_by,
-    retry_of
+    retry_of, tags, not_before
 ) VALUES (
     :seq, :command_id, :deployment_id, :target_id, :target_type, :command, :state, 1, :max_attempts,
     :created_at, :is_push, nullif(:deadline, 0), nullif(:ready_order, 0), nullif(:push_at, 0),
-    :created_by, :retry_of
+    :created_by, :retry_of, :tags, :not_before
 );
+
+-- name: insert_tag
+INSERT INTO command_tags (key, value, created_at, command)
+VALUES (:key, :value, :created_at, :command);
 
 -- name: insert_params
 INSERT INTO params (command, form, data, size, checksum)
@@ -93,7 +98,8 @@ UPDATE commands SET state = 'SUCCEEDED', completed_at = :now, completed_by = :by
 WHERE seq = :seq AND state IN ('DISPATCHED') AND lease_id IS :lease_id;
 
 -- name: fail
-UPDATE commands SET state = 'FAILED', completed_at = :now, completed_by = :by
+UPDATE commands
+SET state = 'FAILED', completed_at = :now, completed_by = :by, error_code = :error_code
 WHERE seq = :seq AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state = :was
   AND lease_id IS :lease_id;
 
@@ -105,37 +111,3 @@ WHERE seq = :seq AND state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND st
 -- name: request_cancel
 UPDATE commands SET cancel_requested = 1
 WHERE seq = :seq AND state = 'DISPATCHED' AND lease_id IS :lease_id;
-
--- name: list_all
-SELECT {command_columns} FROM commands AS c
-WHERE c.seq < :before AND (:state IS NULL OR c.state = :state)
-ORDER BY c.seq DESC LIMIT :limit;
-
--- name: list_by_state
-SELECT {command_columns} FROM commands AS c INDEXED BY commands_in_state
-WHERE c.state = :state AND c.state <> 'SUCCEEDED' AND c.seq < :before
-  AND (:deployment_id IS NULL OR c.deployment_id = :deployment_id)
-ORDER BY c.seq DESC LIMIT :limit;
-
--- name: list_ended_badly
-SELECT {command_columns} FROM commands AS c INDEXED BY commands_of_deployment_ended_badly
-WHERE c.deployment_id = :deployment_id AND c.state = :state AND c.state IN ('FAILED', 'EXPIRED')
-  AND c.seq < :before
-ORDER BY c.seq DESC LIMIT :limit;
-
--- name: list_by_deployment
-SELECT {command_columns} FROM commands AS c INDEXED BY commands_of_deployment
-WHERE c.deployment_id = :deployment_id AND (:state IS NULL OR c.state = :state)
-  AND c.seq < :before
-ORDER BY c.seq DESC LIMIT :limit;
-
--- name: list_by_command
-SELECT {command_columns} FROM commands AS c INDEXED BY commands_by_name
-WHERE c.command = :command AND (:state IS NULL OR c.state = :state) AND c.seq < :before
-ORDER BY c.seq DESC LIMIT :limit;
-
--- name: list_by_deployment_and_command
-SELECT {command_columns} FROM commands AS c INDEXED BY commands_of_deployment_by_name
-WHERE c.deployment_id = :deployment_id AND c.command = :command
-  AND (:state IS NULL OR c.state = :state) AND c.seq < :before
-ORDER BY c.seq DESC LIMIT :limit;

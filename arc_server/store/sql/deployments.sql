@@ -73,11 +73,14 @@ WHERE state = 'PENDING_UPLOAD' AND state <> 'SUCCEEDED'
   AND (target_id <> :to_id OR target_type <> :to_type);
 
 -- name: start_pushing
-UPDATE commands INDEXED BY commands_in_state SET is_push = 1, push_at = :now
+UPDATE commands INDEXED BY commands_in_state
+SET is_push = 1, push_at = max(:now, coalesce(not_before, 0)),
+    ready_order = iif(state = 'PENDING', coalesce(ready_order, seq), ready_order)
 WHERE state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state <> 'SUCCEEDED'
   AND deployment_id = :deployment_id AND is_push = 0;
 
 -- name: stop_pushing
-UPDATE commands INDEXED BY commands_in_state SET is_push = 0, push_at = NULL
+UPDATE commands INDEXED BY commands_in_state
+SET is_push = 0, push_at = NULL, ready_order = iif(not_before > :now, NULL, ready_order)
 WHERE state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND state <> 'SUCCEEDED'
   AND deployment_id = :deployment_id AND is_push = 1;

@@ -10,13 +10,24 @@ SELECT {command_columns} FROM commands AS c INDEXED BY commands_lapse
 WHERE c.state = 'DISPATCHED' AND c.lease_expires_at <= :now
 ORDER BY c.lease_expires_at LIMIT :limit;
 
+-- name: delayed
+SELECT {command_columns} FROM commands AS c INDEXED BY commands_delayed
+WHERE c.not_before <= :now AND c.state = 'PENDING' AND c.ready_order IS NULL
+ORDER BY c.not_before LIMIT :limit;
+
+-- name: release_delayed
+UPDATE commands SET ready_order = :ready_order
+WHERE seq = :seq AND state = 'PENDING' AND ready_order IS NULL;
+
 -- name: shift_leases
 UPDATE commands INDEXED BY commands_lapse
-SET lease_expires_at = lease_expires_at + :shift, push_at = push_at + :shift
+SET lease_expires_at = lease_expires_at + :shift,
+    push_at = iif(push_at IS not_before, push_at, push_at + :shift)
 WHERE state = 'DISPATCHED' AND lease_expires_at IS NOT NULL;
 
 -- name: shift_pushes
-UPDATE commands INDEXED BY commands_push_due SET push_at = push_at + :shift
+UPDATE commands INDEXED BY commands_push_due
+SET push_at = iif(push_at IS not_before, push_at, push_at + :shift)
 WHERE deployment_id > '' AND state = 'PENDING' AND is_push = 1 AND push_at IS NOT NULL;
 
 -- name: shift_sign_of_life

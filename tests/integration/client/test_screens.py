@@ -147,7 +147,8 @@ async def test_what_is_wider_than_the_terminal_is_whole(server: FakeServer, line
 @pytest.mark.parametrize(
     "command",
     [
-        *["", "invoke", "wait", "status", "events", "list", "cancel", "agents", "describe"],
+        *["", "invoke", "wait", "status", "events", "list", "cancel", "retry", "agents"],
+        "describe",
         *["keys", "keys new", "keys public"],
     ],
 )

@@ -28,6 +28,7 @@ from arc_protocol.messages.agents import AgentList, AgentRegistration
 from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.bootstrap import BootstrapRequest, BootstrapResponse
 from arc_protocol.messages.commands import (
+    CommandCounts,
     CommandList,
     CommandStatus,
     CreateCommandRequest,
@@ -108,6 +109,8 @@ VECTORS: Final[dict[str, Any]] = {
     "arc-respond-response": RespondResponse,
     "arc-events-request": EventsRequest,
     "arc-events": EventList,
+    "arc-counts": CommandCounts,
+    "arc-create-tagged": CreateCommandRequest,
     "arc-list": CommandList,
     "arc-agent": AgentRegistration,
     "arc-agents": AgentList,

@@ -105,6 +105,7 @@ TIMES = [
     "99999-01-01T00:00:00Z",
     "2020-01-01T00:00:00Z",
 ]
+SOON = ["2998-12-31T23:59:59Z", "2999-01-01T00:00:00Z", "2999-01-01T01:00:00+01:00"]
 BASE64 = ["e30", "e30==", "e30*", "e3 0", "e30=\n", "-_8=", "=", "e31=e31=", "é", "e31="]
 SIZES = [-1, 1.5, "5", 2**63, 2**64, 10**30, True, [], {}, "NaN"]
 SECONDS = [0, -1, -(10**30), 1.5, "1", True, {}]
@@ -115,6 +116,8 @@ BAD_FIELDS: list[tuple[str, str, dict[str, Any], str, list[Any]]] = [
     ("POST", "/commands", CREATE, "params", [None, 5, "x", [], {}, {"mode": "carrier pigeon"}]),
     ("POST", "/commands", CREATE, "params.inlineBase64", [*BASE64, 5, None, {}]),
     ("POST", "/commands", CREATE, "deadline", TIMES),
+    ("POST", "/commands", CREATE, "notBefore", TIMES[:-1]),
+    ("POST", "/commands", CREATE | {"notBefore": "2999-01-01T00:00:00Z"}, "deadline", SOON),
     ("POST", "/commands", CREATE, "idempotencyKey", [LONG, 5, {}]),
     ("POST", "/commands", CREATE, "targetResourceId", [5, {}, [], LONG, CONTROL]),
     ("POST", "/commands", CREATE, "maxAttempts", [0, -1, 101, 10**30, 1.5, "1", True]),

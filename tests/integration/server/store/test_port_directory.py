@@ -1,15 +1,12 @@
-"""Lists, deployments, agents, tokens, and the end."""
+"""Deployments, agents, tokens, and the end."""
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 
 from arc_protocol.errors import StoreUnavailable
 from arc_protocol.messages.agents import HandlerInfo
-from arc_protocol.messages.base import State
-from arc_server.ports.records import AgentPresence, CommandFilter, CommandRecord, KnownSecret
+from arc_server.ports.records import AgentPresence, KnownSecret
 from arc_server.ports.store import Store
 from tests.support.store_samples import (
     DEPLOYMENT,
@@ -19,73 +16,12 @@ from tests.support.store_samples import (
     create,
     daemon,
     deployment,
-    ids,
     lease,
     leased,
-    read,
     registration,
     secret,
     token,
 )
-
-
-async def _every_page(store: Store, which: CommandFilter, limit: int) -> list[CommandRecord]:
-    found: list[CommandRecord] = []
-    before: int | None = None
-    for _ in range(100):
-        page = await store.list(which, before, limit)
-        assert len(page.commands) <= limit
-        found += page.commands
-        if page.next_before is None:
-            return found
-        assert len(page.commands) == limit
-        before = page.next_before
-    raise AssertionError("the list does not end")
-
-
-@pytest.mark.parametrize("limit", [1, 3, 12, 13])
-async def test_lists_are_newest_first_and_complete_page_by_page(store: Store, limit: int) -> None:
-    made: list[CommandRecord] = []
-    for deployment_id, name in itertools.product(("dep-1", "dep-2"), ("a", "b")):
-        for _ in range(3):
-            made.append(await create(store, deployment_id=deployment_id, command=name))
-    await lease(store, 2)
-    await store.cancel(made[7].command_id, NOW)
-    stored = [await read(store, command.command_id) for command in reversed(made)]
-
-    for deployment_id, state, name in itertools.product(
-        (None, "dep-1", "dep-2", "dep-3"), (None, *State), (None, "a", "b", "c")
-    ):
-        which = CommandFilter(deployment_id=deployment_id, state=state, command=name)
-        expected = [
-            command
-            for command in stored
-            if deployment_id in (None, command.deployment_id)
-            and state in (None, command.state)
-            and name in (None, command.command)
-        ]
-        assert await _every_page(store, which, limit) == expected
-
-
-async def test_a_list_has_the_codes_of_what_failed(store: Store) -> None:
-    waiting, cancelled = await create(store), await create(store)
-    await store.cancel(cancelled.command_id, NOW)
-
-    page = await store.list(CommandFilter(), None, 10)
-
-    assert [each.command_id for each in page.commands] == [cancelled.command_id, waiting.command_id]
-    assert page.error_codes == {cancelled.command_id: "CANCELLED"}
-
-
-async def test_a_list_goes_on_where_it_was_while_commands_come_in(store: Store) -> None:
-    old = [(await create(store)).command_id for _ in range(4)]
-    first = await store.list(CommandFilter(), None, 2)
-
-    await create(store)
-    second = await store.list(CommandFilter(), first.next_before, 2)
-
-    assert ids(first.commands) + ids(second.commands) == old[::-1]
-    assert second.next_before is None
 
 
 async def test_a_deployment_reads_back_as_configured(store: Store) -> None:

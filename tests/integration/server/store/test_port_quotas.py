@@ -103,6 +103,12 @@ async def test_a_command_that_ends_makes_room_and_its_response_is_taken_in_any_c
     await create(store, quotas=quotas(max_live_commands=1))
 
 
+async def test_tags_count_as_stored(store: Store) -> None:
+    await create(store, tags={"team": "grün"})
+
+    assert (await usage(store, DEPLOYMENT))["stored_bytes"] == len(PARAMS.data) + 16
+
+
 async def test_an_upload_counts_as_announced_until_it_comes_or_its_command_ends(
     store: Store,
 ) -> None:
@@ -161,7 +167,13 @@ async def test_whatever_is_deleted_is_subtracted_and_fsck_finds_a_wrong_count(
     sqlite: SqliteStore,
 ) -> None:
     path = sqlite.database.path
-    for fields in ({}, {"params": UPLOAD}, {"idempotency_key": "k"}, {}):
+    tags = {"team": "grün"}
+    for fields in (
+        {},
+        {"params": UPLOAD, "tags": tags},
+        {"idempotency_key": "k", "tags": tags},
+        {},
+    ):
         await create(sqlite, **fields)
     (grant,) = (await lease(sqlite)).grants
     await sqlite.complete(grant.command.command_id, grant.command.lease_id, RESULT, NOW)

@@ -6,9 +6,14 @@ import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
+from arc_protocol.lifecycle import ShownState
+from arc_protocol.messages.base import State
+from arc_server.ports.records import CommandFilter, StoredError
 from arc_server.store.engine import schema
+from arc_server.store.operations import bodies
 from arc_server.store.sqlite_store import SqliteStore
 
+BEFORE_SEARCH = 13
 BEFORE_BOUNDS = 7
 """The schema before tokens had bounds, and leases credentials."""
 
@@ -58,3 +63,32 @@ async def test_tokens_credentials_and_agents_of_an_earlier_release_stay(tmp_path
     assert credential is not None
     assert (credential.target, credential.is_target_bound) == (None, False)
     assert (agent.agent_id, agent.credential) == ("agent-1", None)
+
+
+async def test_the_codes_of_what_failed_before_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "arc.db"
+    connection = database_of(path, BEFORE_SEARCH)
+    codes = ["CANCELLED", "A", "X" * 31, "Y" * 32, "Z" * 200, "OWN-Ä"]
+    for seq, code in enumerate(codes, 1):
+        connection.execute(
+            "INSERT INTO commands (seq, command_id, deployment_id, target_id, target_type, command,"
+            " state, attempt, max_attempts, created_at, is_push, completed_at)"
+            " VALUES (?, ?, 'acme', 'default', 'daemon', 'x', 'FAILED', 1, 5, ?, 0, 9)",
+            (seq, f"cmd_{seq}", seq),
+        )
+        form, data, size, checksum = bodies.of_response(StoredError(code=code, message="m"))
+        connection.execute(
+            "INSERT INTO responses VALUES (?, ?, ?, ?, ?)", (seq, form, data, size, checksum)
+        )
+    connection.execute("INSERT INTO usage (deployment_id) VALUES ('acme')")
+    connection.close()
+
+    store = await SqliteStore.open(path)
+    listed = await store.list(CommandFilter(state=State.FAILED), None, 9)
+    cancelled = await store.list(CommandFilter(states=(ShownState.CANCELLED,)), None, 9)
+    counts = await store.count("acme")
+    await store.close()
+
+    assert [each.error_code for each in listed.commands] == codes[::-1]
+    assert [each.command_id for each in cancelled.commands] == ["cmd_1"]
+    assert (counts[ShownState.FAILED], counts[ShownState.CANCELLED]) == (len(codes) - 1, 1)

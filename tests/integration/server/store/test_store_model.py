@@ -159,6 +159,8 @@ class TwoStores(RuleBasedStateMachine):
         created_by=CREDENTIALS,
         quotas=QUOTAS,
         retry_of=st.none() | st.just("cmd_0"),
+        tags=st.none() | st.just({"team": "web"}),
+        not_before=st.none() | SECONDS,
     )
     def create(
         self,
@@ -174,6 +176,8 @@ class TwoStores(RuleBasedStateMachine):
         created_by: str | None,
         quotas: Quotas | None,
         retry_of: str | None,
+        tags: dict[str, str] | None,
+        not_before: float | None,
     ) -> None:
         new = NewCommand(
             command_id=f"cmd_{len(self.command_ids)}",
@@ -190,6 +194,8 @@ class TwoStores(RuleBasedStateMachine):
             created_by=created_by,
             quotas=quotas,
             retry_of=retry_of,
+            tags=tags,
+            not_before=self.later(not_before),
         )
         self.both(lambda store: store.create(new))
         self.command_ids.append(new.command_id)
@@ -422,6 +428,10 @@ class TwoStores(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3))
     def requeue_lapsed(self, limit: int) -> None:
         self.both(lambda store: store.requeue_lapsed(self.now, limit))
+
+    @rule(limit=st.integers(1, 5))
+    def release_delayed(self, limit: int) -> None:
+        self.both(lambda store: store.release_delayed(self.now, limit))
 
     @rule(token_id=st.sampled_from(TOKEN_IDS))
     def revoke(self, token_id: str) -> None:

@@ -51,9 +51,7 @@ def test_the_query_is_served_by_an_index_and_needs_no_sorting(
 
 def test_a_scan_and_a_sort_would_be_found(connection: sqlite3.Connection) -> None:
     assert "SCAN commands" in plan_of(connection, "SELECT * FROM commands WHERE attempt = 2")
-    plan = plan_of(
-        connection, "SELECT * FROM commands WHERE deployment_id = 'd' ORDER BY created_at"
-    )
+    plan = plan_of(connection, "SELECT * FROM commands WHERE deployment_id = 'd' ORDER BY attempt")
     assert any("TEMP B-TREE" in step for step in plan)
 
 
@@ -67,9 +65,11 @@ def test_a_scan_and_a_sort_would_be_found(connection: sqlite3.Connection) -> Non
         ("grant_grace", "commands_lapse"),
         ("overdue", "commands_deadline"),
         ("held_by", "commands_holder"),
-        ("list_by_deployment", "commands_of_deployment"),
-        ("list_by_state", "commands_in_state"),
-        ("list_ended_badly", "commands_of_deployment_ended_badly"),
+        ("find_of_deployment", "commands_of_deployment"),
+        ("find_in_state", "commands_in_state"),
+        ("find_ended_badly", "commands_of_deployment_ended_badly"),
+        ("find_ended", "commands_ended"),
+        ("find_by_key", "idempotency_keys_by_key"),
         ("move_ready", "commands_ready"),
         ("forget_keys", "idempotency_keys_orphaned"),
         ("ended_before", "commands_ended"),

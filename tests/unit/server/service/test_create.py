@@ -32,7 +32,7 @@ from tests.support.service_world import SMALL_LIMITS, World, daemon, inline_of, 
 
 async def stored(world: World) -> int:
     """Return how many commands there are."""
-    found = await world.commands.list(CommandFilter(), cursor=None, limit=1_000, within=EVERYTHING)
+    found = await world.search.list(CommandFilter(), cursor=None, limit=1_000, within=EVERYTHING)
     return len(found.commands)
 
 

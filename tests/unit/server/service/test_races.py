@@ -46,7 +46,7 @@ async def test_concurrent_first_uses_of_a_deployment_register_it_once(world: Wor
         *(world.create("new") for _ in range(10)), *(world.poll("new") for _ in range(10))
     )
 
-    listed = await world.commands.list(
+    listed = await world.search.list(
         CommandFilter(deployment_id="new"), cursor=None, limit=100, within=EVERYTHING
     )
     assert len(listed.commands) == 10

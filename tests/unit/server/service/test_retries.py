@@ -217,3 +217,12 @@ async def test_a_retry_can_be_run_again_too(world: World) -> None:
     second = await retry(world, first.command_id)
 
     assert (await world.status(second.command_id)).retry_of == first.command_id
+
+
+async def test_the_new_command_has_the_tags_of_the_old(world: World) -> None:
+    old = (await world.create(tags={"env": "prod"})).command_id
+    await world.commands.cancel(old)
+
+    again = await retry(world, old)
+
+    assert (await world.status(again.command_id)).tags == {"env": "prod"}

@@ -351,14 +351,14 @@ async def test_lists_are_newest_first_and_go_on_where_they_stopped(world: World)
     seen: list[str] = []
     cursor = None
     while True:
-        page = await world.commands.list(CommandFilter(), cursor=cursor, limit=3, within=EVERYTHING)
+        page = await world.search.list(CommandFilter(), cursor=cursor, limit=3, within=EVERYTHING)
         seen += [command.command_id for command in page.commands]
         cursor = page.cursor
         if cursor is None:
             break
 
     assert seen == ids[::-1]
-    odd = await world.commands.list(
+    odd = await world.search.list(
         CommandFilter(command="c1", state=State.PENDING), cursor=None, limit=None, within=only("d1")
     )
     assert [command.command_id for command in odd.commands] == ids[5::-2]
@@ -368,11 +368,11 @@ async def test_a_bound_caller_lists_its_own_deployment(world: World) -> None:
     mine = await world.create("d1")
     await world.create("d2")
 
-    listed = await world.commands.list(CommandFilter(), cursor=None, limit=None, within=only("d1"))
+    listed = await world.search.list(CommandFilter(), cursor=None, limit=None, within=only("d1"))
 
     assert [command.command_id for command in listed.commands] == [mine.command_id]
     with pytest.raises(Forbidden):
-        await world.commands.list(
+        await world.search.list(
             CommandFilter(deployment_id="d2"), cursor=None, limit=None, within=only("d1")
         )
 
@@ -380,13 +380,13 @@ async def test_a_bound_caller_lists_its_own_deployment(world: World) -> None:
 @pytest.mark.parametrize("cursor", ["", "-1", "x", "1.5", "٣", "9" * 19, " 1"])
 async def test_a_cursor_of_somebody_elses_is_refused(world: World, cursor: str) -> None:
     with pytest.raises(InvalidCommand):
-        await world.commands.list(CommandFilter(), cursor=cursor, limit=None, within=EVERYTHING)
+        await world.search.list(CommandFilter(), cursor=cursor, limit=None, within=EVERYTHING)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1_001])
 async def test_a_limit_out_of_bounds_is_refused(world: World, limit: int) -> None:
     with pytest.raises(InvalidCommand):
-        await world.commands.list(CommandFilter(), cursor=None, limit=limit, within=EVERYTHING)
+        await world.search.list(CommandFilter(), cursor=None, limit=limit, within=EVERYTHING)
 
 
 # payloads

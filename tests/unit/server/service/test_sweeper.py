@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -639,3 +640,49 @@ async def test_keys_are_swept_in_batches(world: World) -> None:
     assert left == []
     assert {limit for _, limit in asked} == {500}
     assert {(world.clock.now() - before).total_seconds() for before, _ in asked} == {86_400}
+
+
+# delays
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_a_poll_that_waits_gets_a_delayed_command_within_a_second_of_its_instant(
+    world: World, is_restarted: bool
+) -> None:
+    not_before = world.clock.now() + timedelta(seconds=10)
+    created = await world.create(not_before=not_before)
+    if is_restarted:
+        world = world.restarted()
+    polling = asyncio.ensure_future(world.poll(wait=60))
+    sweeping = asyncio.ensure_future(world.sweeper.run())
+    await until(lambda: world.clock.sleeping)
+    for _ in range(19):
+        await half_a_second(world)
+    assert not polling.done()
+
+    await half_a_second(world)
+    await half_a_second(world)
+
+    [lease] = (await polling).leases
+    assert lease.command_id == created.command_id
+    sweeping.cancel()
+
+
+async def test_a_delayed_command_wakes_no_poll_when_it_is_created(world: World) -> None:
+    polling = asyncio.ensure_future(world.poll(wait=60))
+    await world.quiet()
+    looks = world.store.calls.count("lease")
+
+    await world.create(not_before=world.clock.now() + timedelta(seconds=10))
+    await world.quiet()
+
+    assert world.store.calls.count("lease") == looks
+    world.close()
+    await polling
+
+
+async def test_a_delayed_command_waits_for_no_agent(world: World) -> None:
+    created = await world.create(not_before=world.clock.now() + timedelta(seconds=900))
+    world.clock.advance(700)
+
+    assert (await world.status(created.command_id)).waiting is None

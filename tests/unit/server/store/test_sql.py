@@ -8,6 +8,7 @@ from collections import defaultdict
 import pytest
 
 from arc_protocol import lifecycle
+from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.base import State
 from arc_server.store.engine import queries, schema
 
@@ -60,7 +61,7 @@ def test_only_known_states_are_spelled_in_sql() -> None:
         name for text in (*queries.load().values(), *statements) for name in STATES.findall(text)
     }
 
-    assert spelled == set(State)
+    assert spelled == set(ShownState)
 
 
 def test_a_file_of_queries_is_taken_apart_by_name() -> None:
