@@ -12,6 +12,7 @@ import msgspec
 
 from arc_protocol import lifecycle
 from arc_protocol.messages.base import CommandTarget, State
+from arc_server.ports.meter import Move
 from arc_server.ports.records import (
     AwaitedBlob,
     CommandRecord,
@@ -73,6 +74,8 @@ def insert(
     if signature is not None:  # a statement of its own: most commands do without
         db.change("add_signature", command=seq, signature=bytearray(signature, "ascii"))
     db.live.put(StoredCommand(seq, command, params, signature))
+    if db.meter.is_on:
+        db.moves.append(Move(command, None, command.state, command.created_at))
     return seq
 
 
@@ -90,6 +93,7 @@ def make_ready(
             push_at=micros(now) if stored.command.is_push else None,
         )
     )
+    _note(db, stored.command, State.PENDING, now)
     return msgspec.structs.replace(stored.command, state=State.PENDING)
 
 
@@ -120,6 +124,10 @@ def dispatch(
             now=micros(now),
         )
     )
+    if db.meter.is_on:
+        is_uploaded = isinstance(stored.params, StoredBlob)
+        move = Move(command, command.state, State.DISPATCHED, now, True, is_uploaded)
+        db.moves.append(move)
     return _changed(
         db,
         stored,
@@ -184,6 +192,7 @@ def hand_back(
             push_at=None if push_at is None else micros(push_at),
         )
     )
+    _note(db, command, State.PENDING, now)
     return _changed(db, stored, state=State.PENDING, attempt=verdict.attempt, target=home)
 
 
@@ -200,6 +209,7 @@ def finish(
     """
     if stored.command.state is State.PENDING:
         _hit_one(db.change("dispatch_again", seq=stored.seq, lease_id=stored.command.lease_id))
+        _note(db, stored.command, State.DISPATCHED, now)
         command = msgspec.structs.replace(stored.command, state=State.DISPATCHED)
         stored = msgspec.structs.replace(stored, command=command)
     if not isinstance(response, StoredSuccess):
@@ -322,6 +332,12 @@ def grant_grace(db: StoreSession, lapsed_since: datetime, now: datetime, until: 
 # inside
 
 
+def _note(db: StoreSession, command: CommandRecord, state: State, at: datetime) -> None:
+    """Note for the meter that a command moves to a state; the commit counts it."""
+    if db.meter.is_on:
+        db.moves.append(Move(command, command.state, state, at))
+
+
 def _hit_one(count: int) -> None:
     if count != 1:
         raise LostUpdate(f"a guarded update hit {count} rows instead of 1")
@@ -355,6 +371,7 @@ def _ended(
     by: str | None = None,
 ) -> CommandRecord:
     db.live.drop(stored.seq)
+    _note(db, stored.command, state, now)
     used = db.usage.changed(stored.command.deployment_id)
     used.live_commands -= 1
     if stored.command.state is State.PENDING_UPLOAD:

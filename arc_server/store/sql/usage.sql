@@ -33,3 +33,15 @@ SELECT :deployment_id,
         WHERE c.deployment_id = :deployment_id)
     + (SELECT coalesce(sum(length(a.registration) + coalesce(length(a.schemas), 0)), 0)
         FROM agents AS a WHERE a.deployment_id = :deployment_id);
+
+-- name: usage_of_all
+SELECT coalesce(sum(stored_bytes), 0), coalesce(sum(agents), 0) FROM usage;
+
+-- name: count_live
+SELECT c.state, count(*) FROM commands AS c INDEXED BY commands_in_state
+WHERE c.state IN ('PENDING_UPLOAD', 'PENDING', 'DISPATCHED') AND c.state <> 'SUCCEEDED'
+GROUP BY c.state;
+
+-- name: oldest_pending
+SELECT c.created_at FROM commands AS c INDEXED BY commands_in_state
+WHERE c.state = 'PENDING' AND c.state <> 'SUCCEEDED' ORDER BY c.seq LIMIT 1;
