@@ -21,7 +21,7 @@ os.environ.update(NO_BALLAST)  # for the servers that inherit the environment
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
-LEFT_OUT = "not big and not chaos and not host and not docs and not proxies"
+LEFT_OUT = "not big and not chaos and not host and not docs and not proxies and not alerts"
 
 
 def pytest_configure(config: pytest.Config) -> None:

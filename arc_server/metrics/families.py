@@ -30,6 +30,7 @@ GAUGES: Final[Mapping[str, str]] = {
     "disk_level": "0: there is room; 1 soft, 2 hard, 3 critical: more and more is refused.",
     "disk_size_bytes": "Size of the disk of the data directory.",
     "handshakes": "TLS handshakes in progress.",
+    "last_backup_timestamp_seconds": "When the last backup of the data directory was taken.",
     "loop_lag_max_seconds": "The longest time that the event loop was late since the last scrape.",
     "oldest_pending_age_seconds": "Age of the oldest command that is ready; 0 if there is none.",
     "push_circuits_open": "Deployments whose push URL does not answer.",

@@ -14,6 +14,7 @@ from arc_protocol.errors import StoreUnavailable
 from arc_server.disk_room import DiskRoom
 from arc_server.http.server import HttpServer
 from arc_server.http.tls import ServerTls
+from arc_server.last_backup import last_backup_at
 from arc_server.metrics.loop_lag import LoopLag
 from arc_server.ports.clock import Clock
 from arc_server.ports.records import Epoch
@@ -83,9 +84,13 @@ async def _stored(sources: Sources) -> Gauges:
 
 
 def read_files(database: Path) -> Gauges:
-    """Return the sizes of the database's files. Blocks."""
+    """Return the sizes of the database's files, and when it was backed up. Blocks."""
     wal = database.with_name(f"{database.name}-wal")
-    return {"database_bytes": _size(database), "wal_bytes": _size(wal)}
+    gauges: dict[str, float] = {"database_bytes": _size(database), "wal_bytes": _size(wal)}
+    backup_at = last_backup_at(database.parent)
+    if backup_at is not None:
+        gauges["last_backup_timestamp_seconds"] = backup_at.timestamp()
+    return gauges
 
 
 def _size(file: Path) -> int:

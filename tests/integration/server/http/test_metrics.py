@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import prometheus_client
 import pytest
 from structlog.testing import capture_logs
 
 from arc_server.app import CannotStart, serving
 from arc_server.auth.tokens import Scope
+from arc_server.backup.taking import take_backup
 from arc_server.config.metrics_section import ServerMetricsSection
 from arc_server.config.sections import (
     DeploymentEntry,
@@ -28,6 +31,7 @@ from arc_server.config.sections import (
 from arc_server.disk_room import Measured
 from arc_server.metrics import endpoint
 from arc_server.metrics.meter import OTHER as ELSEWHERE
+from tests.support import monitoring
 from tests.support.certificates import Authority
 from tests.support.push_target import LOOPBACK, push_worker
 from tests.support.running_server import OTHER, OWN, Client, Serve, inline, make_token, success
@@ -324,8 +328,9 @@ async def test_a_critical_disk_is_not_ready_there_either(metered: Any) -> None:
         assert (status, "INSUFFICIENT_STORAGE" in text) == (507, True)
 
 
-async def test_the_end_of_the_certificate_is_shown(tmp_path: Path) -> None:
-    issued = Authority(tmp_path / "ca").issue("server", ["127.0.0.1"])
+@asynccontextmanager
+async def served_by_tls(tmp_path: Path, authority: Authority) -> AsyncIterator[Metered]:
+    issued = authority.issue("server", ["127.0.0.1"])
     config = ServerConfig(
         listen="127.0.0.1:0",
         data_dir=tmp_path / "data",
@@ -333,13 +338,47 @@ async def test_the_end_of_the_certificate_is_shown(tmp_path: Path) -> None:
         disk=DiskSection(ballast_bytes=0),
         metrics=ON,
     )
+    trust = ssl.create_default_context(cafile=authority.ca_file)
+    connector = aiohttp.TCPConnector(ssl=trust)
     with capture_logs() as logged:
-        async with serving(config):
+        async with serving(config) as server, aiohttp.ClientSession(connector=connector) as session:
             (url,) = [e["url"] for e in logged if e["event"] == "metrics.listening"]
-            found = await scrape(url)
+            token = await make_token(server, Scope.ADMIN)
+            yield Metered(Client(server, session, token), url)
 
-    ends_at = issued.certificate.not_valid_after_utc
-    assert found.value("certificate_expiry_timestamp_seconds") == ends_at.timestamp()
+
+async def test_the_ends_of_certificate_and_backup_are_shown(tmp_path: Path) -> None:
+    async with served_by_tls(tmp_path, Authority(tmp_path / "ca")) as server:
+        before = await server.scrape()
+        parts = server.client.server.parts
+        manifest = await take_backup(parts.store, tmp_path / "data", tmp_path / "backup")
+
+        found = await server.scrape()
+
+        tls = server.client.server.tls
+        assert tls is not None
+        ends_at = tls.certificate.not_after.timestamp()
+        assert found.value("certificate_expiry_timestamp_seconds") == ends_at
+        assert "arc_server_last_backup_timestamp_seconds" not in before.names
+        taken_at = found.value("last_backup_timestamp_seconds")
+        assert taken_at == pytest.approx(manifest.taken_at.timestamp(), abs=1e-3)
+
+
+async def test_each_figure_of_dashboard_and_alerts_is_in_a_scrape(tmp_path: Path) -> None:
+    async with served_by_tls(tmp_path, Authority(tmp_path / "ca")) as server:
+        client = server.client
+        parts = client.server.parts
+        poll = asyncio.create_task(client.lease(waitSeconds=60))
+        await until(lambda: parts.services.announcements.work.count == 1)
+        await client.create()
+        await poll
+        await take_backup(parts.store, tmp_path / "data", tmp_path / "backup")
+
+        found = await server.scrape()
+
+    assert {name for name in monitoring.figures() if name not in found.names} == set()
+    from_prometheus = {"job", "instance"}
+    assert monitoring.labels() - set(found.labels()) == from_prometheus
 
 
 async def test_a_scrape_is_made_in_a_thread_and_kept_for_a_second(
