@@ -31,7 +31,7 @@ from arc_server.http.limits import HttpLimits
 from arc_server.http.rates import Rates
 from arc_server.http.routing import Route, Router
 from arc_server.http.shares import Shares
-from arc_server.ports.meter import NO_METER, Exchange, ServerMeter
+from arc_server.ports.meter import NO_METER, ServerMeter
 from arc_server.ports.reach import Reach
 
 log = structlog.get_logger(__name__)
@@ -98,8 +98,33 @@ class Application:
         if self.is_draining and not answer.prepared:
             answer.force_close()
         if self._meter.is_on:
-            self._meter.answered(_exchange(http, answer, route, call, began, self._monotonic()))
+            self._count(http, answer, route, call, began)
         return answer
+
+    def _count(
+        self,
+        http: web.BaseRequest,
+        answer: web.StreamResponse,
+        route: Route | None,
+        call: Call | None,
+        began: float,
+    ) -> None:
+        """Let the meter count an answer to a request that began then, by the monotonic clock."""
+        now = self._monotonic()
+        seconds, woken_at = now - began, None
+        if call is not None and call.slept_seconds:
+            seconds -= call.slept_seconds
+            woken_at = call.woken_at
+        body = answer.body if isinstance(answer, web.Response) else None
+        self._meter.answered(
+            None if route is None else route.path,
+            "" if route is None else route.method,
+            answer.status,
+            seconds,
+            None if woken_at is None else now - woken_at,
+            http.content.total_bytes,
+            len(body) if isinstance(body, bytes) else answer.body_length,
+        )
 
     def _failed(self, http: web.BaseRequest, error: Exception) -> web.StreamResponse:
         """Return the answer for an error. Raises ConnectionError when an answer has begun."""
@@ -221,27 +246,3 @@ class Application:
         """Return True if the server takes requests without a token, so that a signature is moot."""
         is_open = self._authenticator.anonymous() is not None
         return is_open and access is RouteAccess.TOKEN_OR_SIGNATURE
-
-
-def _exchange(
-    http: web.BaseRequest,
-    answer: web.StreamResponse,
-    route: Route | None,
-    call: Call | None,
-    began: float,
-    ended: float,
-) -> Exchange:
-    """Return what a meter counts of a request, with its times by the monotonic clock."""
-    body = answer.body if isinstance(answer, web.Response) and not answer.prepared else None
-    slept = woken_at = None
-    if call is not None:
-        slept, woken_at = call.slept_seconds, call.woken_at
-    return Exchange(
-        route=None if route is None else route.path,
-        method="" if route is None else route.method,
-        status=answer.status,
-        seconds=ended - began - (slept or 0.0),
-        wakeup_seconds=None if woken_at is None else ended - woken_at,
-        received_bytes=http.content.total_bytes,
-        sent_bytes=len(body) if isinstance(body, bytes) else answer.body_length,
-    )

@@ -24,7 +24,7 @@ from arc_server.http.routes.health import Readiness
 from arc_server.metrics.families import families
 from arc_server.metrics.gauges import Gauges, Sources, read_files, read_gauges
 from arc_server.metrics.loop_lag import LoopLag
-from arc_server.metrics.meter import CountingMeter, RouteKey
+from arc_server.metrics.meter import CountingMeter
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -49,7 +49,7 @@ class MetricsEndpoint:
     def __init__(self, meter: CountingMeter, sources: Sources, readiness: Readiness) -> None:
         """Read figures from a meter and from parts of the server."""
         self._meter = meter
-        meter.expect(RouteKey(route.path, route.method) for route in sources.http.routes)
+        meter.expect((route.path, route.method) for route in sources.http.routes)
         self._sources = sources
         self._readiness = readiness
         self._gauges: Gauges = {}

@@ -44,7 +44,9 @@ GAUGES: Final[Mapping[str, str]] = {
     "write_queue_age_seconds": "How long the oldest write has waited for the database.",
     "write_queue_operations": "Writes that wait for the database.",
 }
-_STATUS_CLASSES: Final = {number: f"{number}xx" for number in range(1, 6)}
+_STATUS_CLASSES: Final = ("", "1xx", "2xx", "3xx", "4xx", "5xx")
+_SUCCESS: Final = 2
+"""Index of the class that is shown from the first scrape on."""
 
 Labels = Sequence[str]
 
@@ -80,10 +82,10 @@ def _of_commands(meter: CountingMeter) -> Iterator[core.Metric]:
     live = core.GaugeMetricFamily(
         f"{PREFIX}_commands", "Commands that have not ended, by state.", labels=["state"]
     )
-    for state, count in meter.live.items():
+    for state, count in meter.live().items():
         live.add_metric([state.value.lower()], count)
     yield live
-    moves = meter.moves.copy()
+    moves = meter.moves()
     yield _counter(
         "command_transitions", "Commands that went from one state to another.", ("from", "to"),
         {
@@ -97,7 +99,7 @@ def _of_commands(meter: CountingMeter) -> Iterator[core.Metric]:
     )  # fmt: skip
     yield _histogram(
         "command_seconds", "Time from the creation of a command to its end.", ("state",),
-        {(state.value.lower(),): each for state, each in meter.command_seconds.items()},
+        {(state.value.lower(),): each for state, each in meter.command_seconds().items()},
     )  # fmt: skip
 
 
@@ -108,7 +110,8 @@ def _of_requests(meter: CountingMeter) -> Iterator[core.Metric]:
         {
             (*key, _STATUS_CLASSES[number]): count
             for key, counts in routes.items()
-            for number, count in counts.by_class.copy().items()
+            for number, count in enumerate(counts.by_class)
+            if count or number == _SUCCESS
         },
     )  # fmt: skip
     yield _histogram(

@@ -12,7 +12,6 @@ import msgspec
 
 from arc_protocol import lifecycle
 from arc_protocol.messages.base import CommandTarget, State
-from arc_server.ports.meter import Move
 from arc_server.ports.records import (
     AwaitedBlob,
     CommandRecord,
@@ -75,7 +74,7 @@ def insert(
         db.change("add_signature", command=seq, signature=bytearray(signature, "ascii"))
     db.live.put(StoredCommand(seq, command, params, signature))
     if db.meter.is_on:
-        db.moves.append(Move(command, None, command.state, command.created_at))
+        db.moves.append((command, None, command.state, command.created_at, False, False))
     return seq
 
 
@@ -126,8 +125,7 @@ def dispatch(
     )
     if db.meter.is_on:
         is_uploaded = isinstance(stored.params, StoredBlob)
-        move = Move(command, command.state, State.DISPATCHED, now, True, is_uploaded)
-        db.moves.append(move)
+        db.moves.append((command, command.state, State.DISPATCHED, now, True, is_uploaded))
     return _changed(
         db,
         stored,
@@ -335,7 +333,7 @@ def grant_grace(db: StoreSession, lapsed_since: datetime, now: datetime, until: 
 def _note(db: StoreSession, command: CommandRecord, state: State, at: datetime) -> None:
     """Note for the meter that a command moves to a state; the commit counts it."""
     if db.meter.is_on:
-        db.moves.append(Move(command, command.state, state, at))
+        db.moves.append((command, command.state, state, at, False, False))
 
 
 def _hit_one(count: int) -> None:

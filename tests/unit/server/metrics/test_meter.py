@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 import pytest
@@ -37,8 +36,12 @@ def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
-def lease(command: CommandRecord, at: float, **more: Any) -> Move:
-    return Move(command, State.PENDING, State.DISPATCHED, after(at), True, **more)
+def move(command: CommandRecord, was: State | None, state: State, at: float) -> Move:
+    return (command, was, state, after(at), False, False)
+
+
+def lease(command: CommandRecord, at: float, *, is_uploaded: bool = False) -> Move:
+    return (command, State.PENDING, State.DISPATCHED, after(at), True, is_uploaded)
 
 
 def waits(meter: CountingMeter) -> float:
@@ -49,7 +52,7 @@ def waits(meter: CountingMeter) -> float:
 def test_a_new_command_waits_from_its_creation() -> None:
     meter = CountingMeter()
 
-    meter.committed(1, 0, [Move(NEW, None, State.PENDING, NOON), lease(NEW, 3)])
+    meter.committed(1, 0, [move(NEW, None, State.PENDING, 0), lease(NEW, 3)])
 
     assert waits(meter) == 3
 
@@ -60,7 +63,7 @@ def test_a_command_that_was_returned_waits_from_then() -> None:
     back = msgspec.structs.replace(held, state=State.PENDING)
 
     meter.committed(1, 0, [lease(NEW, 3)])
-    meter.committed(1, 0, [Move(held, State.DISPATCHED, State.PENDING, after(100))])
+    meter.committed(1, 0, [move(held, State.DISPATCHED, State.PENDING, 100)])
     meter.committed(1, 0, [lease(back, 110)])
 
     assert waits(meter) == 3 + 10
@@ -70,7 +73,7 @@ def test_a_command_with_an_upload_waits_from_the_end_of_the_upload() -> None:
     meter = CountingMeter()
     uploading = msgspec.structs.replace(NEW, state=State.PENDING_UPLOAD)
 
-    meter.committed(1, 0, [Move(uploading, State.PENDING_UPLOAD, State.PENDING, after(60))])
+    meter.committed(1, 0, [move(uploading, State.PENDING_UPLOAD, State.PENDING, 60)])
     meter.committed(1, 0, [lease(NEW, 61, is_uploaded=True)])
 
     assert waits(meter) == 1
@@ -91,7 +94,7 @@ def test_what_is_remembered_of_commands_that_are_ready_has_an_end(
     monkeypatch.setattr(meters, "MAX_REMEMBERED_READY", 2)
     meter = CountingMeter()
     commands = [msgspec.structs.replace(NEW, command_id=f"cmd_{n}") for n in range(4)]
-    back = [Move(each, State.DISPATCHED, State.PENDING, after(10)) for each in commands]
+    back = [move(each, State.DISPATCHED, State.PENDING, 10) for each in commands]
 
     meter.committed(4, 0, back)
     again = [msgspec.structs.replace(each, dispatched_at=after(1)) for each in commands]
