@@ -8,7 +8,7 @@ WORKERS ?= 3
 DIST ?= dist
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-pythons coverage check bench bench-overload bench-search bench-peers chaos test-docs test-big test-proxies wheel deb test-deb test-host test-systemd lock clean
+.PHONY: help demo test test-pythons coverage check bench bench-overload bench-search bench-peers chaos test-docs test-big test-proxies test-alerts wheel deb test-deb test-host test-systemd lock clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -88,6 +88,10 @@ test-proxies: $(VENV)/.dev  ## the examples of docs/server.md under the real ngi
 	done
 	@$(BIN)/python -m pytest tests/acceptance/test_proxies.py -m proxies -n $(WORKERS) --dist worksteal
 
+test-alerts: $(VENV)/.dev  ## config/alerts.yaml under Prometheus' promtool
+	@$(BIN)/python -m tests.support.promtool
+	@$(BIN)/python -m pytest tests/acceptance/test_alerts.py -m alerts -p no:xdist
+
 wheel: $(VENV)/.runtime  ## the wheel that other hosts install, into dist/
 	@rm -f $(DIST)/*.whl
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(DIST) .
@@ -111,4 +115,4 @@ lock:  ## renew the lock files (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra server --extra oidc --group dev pyproject.toml -c requirements.lock -o requirements-dev.lock
 
 clean:  ## remove what make made
-	rm -rf $(VENV) $(PEERS) .venv-3.* .systemd-root .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(PEERS) .venv-3.* .systemd-root .promtool .demo .coverage .pytest_cache .ruff_cache .hypothesis build dist

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -22,6 +23,7 @@ from arc_server.auth.callers import Authenticator
 from arc_server.auth.enrolment import Enrolment
 from arc_server.auth.oidc import OidcTokens
 from arc_server.auth.revocations import Revocations, Revoked
+from arc_server.background import in_background
 from arc_server.blobs.local import LocalBlobStore
 from arc_server.clock import SystemClock
 from arc_server.config.oidc_section import oidc_limits, oidc_providers
@@ -35,7 +37,12 @@ from arc_server.config.parts import (
     server_tls,
     sweep_limits,
 )
-from arc_server.config.reading import check_exposure, listen_address, push_hosts
+from arc_server.config.reading import (
+    check_exposure,
+    listen_address,
+    metrics_address,
+    push_hosts,
+)
 from arc_server.config.sections import ServerConfig
 from arc_server.control.store_calls import SOCKET, answer_keeping_calls, answer_store_calls
 from arc_server.disk_room import DiskLevel, DiskRoom, Measured, make_room_to_open, measure
@@ -57,13 +64,17 @@ from arc_server.http.routes import (
 from arc_server.http.routing import Route
 from arc_server.http.server import HttpServer
 from arc_server.http.tls import ServerTls
+from arc_server.metrics.endpoint import MetricsEndpoint
+from arc_server.metrics.gauges import Sources
+from arc_server.metrics.meter import CountingMeter
 from arc_server.ports.clock import Clock
 from arc_server.ports.keeping import Keeping
-from arc_server.ports.records import Deployment, Epoch
+from arc_server.ports.meter import NO_METER, ServerMeter
+from arc_server.ports.records import Epoch
 from arc_server.ports.store import Store
 from arc_server.push.http import HttpDispatcher
 from arc_server.push.outbox import Outbox
-from arc_server.push.push_tokens import PushTokens, is_sealed
+from arc_server.push.push_tokens import PushTokens
 from arc_server.server_keys import KeysUnusable, Signer
 from arc_server.service.retention import Retention
 from arc_server.service.services import ServerServices, build_services
@@ -107,6 +118,11 @@ class ServerParts(msgspec.Struct, frozen=True, kw_only=True):
     services: ServerServices
     room: DiskRoom
 
+    @property
+    def readiness(self) -> health.Readiness:
+        """Return what judges whether the server is ready."""
+        return health.Readiness(self.store, self.services.announcements, self.room)
+
 
 def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
     """Return every route of the server."""
@@ -143,7 +159,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
             parts.clock,
             config.commands.max_blob_bytes,
         ),
-        *health.routes(parts.store, lambda: parts.services.announcements.is_closed, parts.room),
+        *health.routes(parts.readiness),
     )
 
 
@@ -190,6 +206,8 @@ async def serving(
     async with AsyncExitStack() as stack:
         tls = server_tls(config)
         listeners = open_listeners(config, stack)
+        metrics_listener = _open_metrics_listener(config, stack)
+        meter: ServerMeter = NO_METER if metrics_listener is None else CountingMeter()
         url = listeners[0].url(is_tls=tls is not None)
         store = await open_store(config.data_dir, patience_seconds=LOCK_PATIENCE_SECONDS)
         stack.push_async_callback(store.close)
@@ -210,9 +228,9 @@ async def serving(
         stack.push_async_callback(blob_store.close)
         epoch = await _begin_epoch(store, config, clock)
         for deployment in known:
-            await store.put_deployment(_with_sealed_token(deployment, push_tokens), clock.now())
+            await store.put_deployment(push_tokens.sealed(deployment), clock.now())
         for deployment in await store.list_deployments():  # of earlier releases
-            sealed = _with_sealed_token(deployment, push_tokens)
+            sealed = push_tokens.sealed(deployment)
             if sealed.push_token is not None and sealed is not deployment:
                 former = deployment.push_token or ""
                 await store.seal_push_token(deployment.deployment_id, former, sealed.push_token)
@@ -253,8 +271,9 @@ async def serving(
             base_urls=BaseUrls(config.public_url),
             guard=BrowserGuard(config.public_url) if config.auth.disabled else None,
             room=room,
+            meter=meter,
         )
-        http = HttpServer(application, config.http)
+        http = HttpServer(application, config.http, meter)
         server = RunningServer(url, parts, http, tls)
         dispatcher = HttpDispatcher(
             config.push.timeout_seconds, push_hosts(config), push_tokens.open
@@ -269,6 +288,7 @@ async def serving(
             limits=push_limits(config),
             base_url=with_prefix(config.public_url or url),
             epoch=epoch.id,
+            meter=meter,
         )
         sweeper = Sweeper(
             store=store,
@@ -286,17 +306,32 @@ async def serving(
             clock=clock,
             limits=retention_limits(config),
             is_tight=lambda: room.level >= DiskLevel.SOFT,
+            meter=meter,
         )
         answer_keeping_calls(control, retention)
+        if metrics_listener is not None and isinstance(meter, CountingMeter):
+            await store.begin_metering(meter)
+            sources = Sources(
+                store=store,
+                announcements=services.announcements,
+                http=http,
+                outbox=outbox,
+                room=room,
+                tls=tls,
+                clock=clock,
+                epoch=epoch,
+            )
+            endpoint = MetricsEndpoint(meter, sources, parts.readiness)
+            stack.push_async_callback(endpoint.close)
+            await endpoint.open(metrics_listener)
         server.steps = lambda: sweeper.steps
-        _in_background(stack, server, "store", _until_failed(store), patience_seconds=0)
+        run = partial(in_background, stack, server.fail)
+        run("store", _until_failed(store))
         await sweeper.begin()
-        _in_background(stack, server, "sweeper", sweeper.run(), patience_seconds=0)
-        _in_background(
-            stack, server, "disk", room.run(config.disk.check_seconds), patience_seconds=0
-        )
-        _in_background(stack, server, "retention", retention.run(), patience_seconds=0)
-        _in_background(stack, server, "outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
+        run("sweeper", sweeper.run())
+        run("disk", room.run(config.disk.check_seconds))
+        run("retention", retention.run())
+        run("outbox", outbox.run(), patience_seconds=PUSH_STOP_SECONDS)
         revocations = Revocations(
             store=store,
             authenticator=authenticator,
@@ -307,13 +342,12 @@ async def serving(
             interval_seconds=config.auth.revocation_seconds,
         )
         await revocations.check()
-        _in_background(stack, server, "revocations", revocations.run(), patience_seconds=0)
+        run("revocations", revocations.run())
         for listener in listeners:
             await http.listen(listener.socket, None if listener.host is None else tls)
         if tls is not None:
             tls.warn_of_expiry()
-            follow = tls.follow(config.tls.check_seconds)
-            _in_background(stack, server, "tls", follow, patience_seconds=0)
+            run("tls", tls.follow(config.tls.check_seconds))
         stack.push_async_callback(_close, http, server)
         stack.callback(services.announcements.close)
         stack.callback(http.stop_listening)
@@ -341,6 +375,19 @@ def open_listeners(config: ServerConfig, stack: AsyncExitStack) -> Sequence[List
     if inherited:
         log.info("server.sockets_inherited", sockets=len(inherited))
     return listeners
+
+
+def _open_metrics_listener(config: ServerConfig, stack: AsyncExitStack) -> Listener | None:
+    """Return the socket of `metrics.listen`; None if it is off. Raises CannotStart."""
+    address = metrics_address(config)
+    if address is None:
+        return None
+    try:
+        listener = bind(address)
+    except OSError as error:
+        raise CannotStart(f"metrics.listen: {config.metrics.listen}: {error.strerror}") from None
+    stack.callback(listener.socket.close)
+    return listener
 
 
 async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteStore:
@@ -434,15 +481,6 @@ def _make_data_dir(data_dir: Path) -> None:
         raise CannotStart(f"data_dir: {data_dir}: not writable")
 
 
-def _with_sealed_token(deployment: Deployment, tokens: PushTokens) -> Deployment:
-    """Return a deployment whose push token is sealed, if it has one."""
-    token = deployment.push_token
-    if token is None or is_sealed(token):
-        return deployment
-    sealed = tokens.seal(deployment.deployment_id, token)
-    return msgspec.structs.replace(deployment, push_token=sealed)
-
-
 def _open_files(data_dir: Path, room: DiskRoom | None) -> tuple[Signer, PushTokens, LocalBlobStore]:
     """Open the keys and blobs. Raises CannotStart."""
     try:
@@ -463,29 +501,3 @@ async def _until_failed(store: SqliteStore) -> None:
 async def _close(http: HttpServer, server: RunningServer) -> None:
     """End the requests in progress: at once if the server has failed."""
     await http.close(0 if server.failure.done() else http.limits.drain_seconds)
-
-
-def _in_background(
-    stack: AsyncExitStack,
-    server: RunningServer,
-    name: str,
-    loop: Coroutine[Any, Any, None],
-    *,
-    patience_seconds: float,
-) -> None:
-    """Run a loop until the stack is unwound. The server fails if the loop does."""
-    task = asyncio.get_running_loop().create_task(loop, name=name)
-
-    def ended(done: asyncio.Task[None]) -> None:
-        error = None if done.cancelled() else done.exception()
-        if error is not None:
-            log.error("server.loop_failed", loop=name, exc_info=error)
-            server.fail(error)
-
-    async def end() -> None:
-        await asyncio.wait((task,), timeout=patience_seconds)
-        task.cancel()
-        await asyncio.wait((task,))
-
-    task.add_done_callback(ended)
-    stack.push_async_callback(end)

@@ -94,6 +94,8 @@ class DiskRoom:
         `checkpoint` gives the room of the database's log back, which is mostly 8 MB.
         """
         self.level = DiskLevel.OK
+        self.measured: Measured | None = None
+        """The disk as last measured; None until it was."""
         self._directory = directory
         self._ballast = directory / BALLAST
         self._wanted = marks
@@ -121,6 +123,7 @@ class DiskRoom:
         except OSError as error:
             log.warning("disk.not_measured", reason=error.strerror)
             return
+        self.measured = found
         self._marks = self._wanted.on(found.total)
         lacking = max(0, self._marks.ballast_bytes - held)
         self._for_blobs = found.free - lacking

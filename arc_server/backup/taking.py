@@ -38,6 +38,7 @@ from arc_server.backup.manifest import (
     write_manifest,
 )
 from arc_server.blobs.collection_hold import hold_collection
+from arc_server.last_backup import note_backup
 from arc_server.ports.store import Store
 from arc_server.store.engine import schema
 from arc_server.store.engine.ended_journal import JOURNAL
@@ -49,8 +50,8 @@ _TRIES: Final = 3
 async def take_backup(store: Store, data_dir: Path, destination: Path) -> BackupManifest:
     """Back a data directory up to a new directory; return its manifest.
 
-    The directory gets its name when all of it is written and read back. Raises BackupError;
-    nothing is left then.
+    The directory gets its name when all of it is written and read back; the data directory gets a
+    note of it. Raises BackupError; nothing is left then.
     """
     try:
         with unfinished(destination) as place, hold_collection(data_dir / BLOBS):
@@ -67,6 +68,8 @@ async def take_backup(store: Store, data_dir: Path, destination: Path) -> Backup
         raise BackupError(f"{error.filename or destination}: {error.strerror}") from None
     except sqlite3.Error as error:
         raise BackupError(f"{destination}: the snapshot cannot be read: {error}") from None
+    with suppress(OSError):  # the backup is there all the same
+        note_backup(data_dir, taken_at)
     return manifest
 
 

@@ -41,6 +41,7 @@ def load_config(
         overrides=overrides,
         ignore=NOT_OURS,
     )
+    metrics_address(config)
     address = listen_address(config)
     check_exposure(config, None if isinstance(address, Path) else address[0])
     for key in ("key_file", "client_ca_file"):
@@ -72,16 +73,32 @@ def load_config(
 
 def listen_address(config: ServerConfig) -> Address:
     """Return host and port of `listen`, or the path of a Unix socket. Raises SettingsError."""
-    if config.listen.startswith(_UNIX):
-        path = Path(config.listen.removeprefix(_UNIX))
+    return _address("listen", config.listen)
+
+
+def metrics_address(config: ServerConfig) -> Address | None:
+    """Return the address of `metrics.listen`; None if there is none. Raises SettingsError.
+
+    Figures stay on this host unless `metrics.public` is set.
+    """
+    if config.metrics.listen is None:
+        return None
+    address = _address("metrics.listen", config.metrics.listen)
+    if not isinstance(address, Path) and not is_loopback(address[0]) and not config.metrics.public:
+        reason = "is not a loopback address: other hosts could read it; metrics.public allows that"
+        raise bad_value("metrics.listen", reason)
+    return address
+
+
+def _address(key: str, text: str) -> Address:
+    if text.startswith(_UNIX):
+        path = Path(text.removeprefix(_UNIX))
         if not path.is_absolute() or path.name in ("", "..") or "\0" in str(path):
-            raise bad_value("listen", "unix: needs an absolute path, like unix:/run/arc/http.sock")
+            raise bad_value(key, "unix: needs an absolute path, like unix:/run/arc/http.sock")
         return path
-    found = _LISTEN.fullmatch(config.listen)
+    found = _LISTEN.fullmatch(text)
     if found is None or int(found["port"]) > 65_535:
-        raise bad_value(
-            "listen", "must be HOST:PORT, like 127.0.0.1:8484 or [::1]:8484, or unix:PATH"
-        )
+        raise bad_value(key, "must be HOST:PORT, like 127.0.0.1:8484 or [::1]:8484, or unix:PATH")
     return found["host"].strip("[]"), int(found["port"])
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from arc_protocol.messages.base import Name, ResourceType
 from arc_protocol.messages.bodies import DEFAULT_INLINE_BYTES
 from arc_runtime.config.sections import LogSection, Section, about
+from arc_server.config.metrics_section import ServerMetricsSection
 from arc_server.config.oidc_section import OidcSection
 from arc_server.http.limits import HttpLimits
 
@@ -575,6 +576,7 @@ class ServerConfig(Section, frozen=True, kw_only=True):
         ),
     ] = None
     log: LogSection = LogSection()
+    metrics: ServerMetricsSection = ServerMetricsSection()
     tls: ServerTlsSection = ServerTlsSection()
     http: HttpLimits = HttpLimits()
     auth: AuthSection = AuthSection()

@@ -31,6 +31,7 @@ from arc_server.http.limits import HttpLimits
 from arc_server.http.rates import Rates
 from arc_server.http.routing import Route, Router
 from arc_server.http.shares import Shares
+from arc_server.ports.meter import NO_METER, ServerMeter
 from arc_server.ports.reach import Reach
 
 log = structlog.get_logger(__name__)
@@ -40,6 +41,9 @@ PATIENCE_SECONDS: Final = 30.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 """The pauses between its tries. They double, so that those who wait do not keep it busy."""
+
+_REFUSALS: Final = frozenset({401, 403, 408, 413, 429, 431, 503, 507})
+"""Statuses of requests that were right in form, and that the server did not take."""
 
 
 class Application:
@@ -56,6 +60,7 @@ class Application:
         guard: BrowserGuard | None = None,
         rules: Mapping[tuple[str, str], RouteRule] = RULES,
         room: DiskRoom | None = None,
+        meter: ServerMeter = NO_METER,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take all parts. With a `guard`, requests that a web page may have sent are refused."""
@@ -63,6 +68,8 @@ class Application:
         self._guard = guard
         self._rules = rules
         self._room = room
+        self._meter = meter
+        self._monotonic = monotonic
         self._revoked = revoked
         self._authenticator = authenticator
         self._limits = limits
@@ -78,26 +85,60 @@ class Application:
 
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
         """Answer one request. Raises ConnectionError alone, for a client that has gone."""
+        began = self._monotonic()
+        call: Call | None = None
+        route: Route | None = None
         try:
-            answer = await self._answer(http)
+            route, call = self._open(http)
+            answer = await self._answer(route, call)
         except ConnectionError:
             raise
         except Exception as error:
             answer = self._failed(http, error)
         if self.is_draining and not answer.prepared:
             answer.force_close()
+        if self._meter.is_on:
+            self._count(http, answer, route, call, began)
         return answer
+
+    def _count(
+        self,
+        http: web.BaseRequest,
+        answer: web.StreamResponse,
+        route: Route | None,
+        call: Call | None,
+        began: float,
+    ) -> None:
+        """Let the meter count an answer to a request that began then, by the monotonic clock."""
+        now = self._monotonic()
+        seconds, woken_at = now - began, None
+        if call is not None and call.slept_seconds:
+            seconds -= call.slept_seconds
+            woken_at = call.woken_at
+        body = answer.body if isinstance(answer, web.Response) else None
+        self._meter.answered(
+            None if route is None else route.path,
+            "" if route is None else route.method,
+            answer.status,
+            seconds,
+            None if woken_at is None else now - woken_at,
+            http.content.total_bytes,
+            len(body) if isinstance(body, bytes) else answer.body_length,
+        )
 
     def _failed(self, http: web.BaseRequest, error: Exception) -> web.StreamResponse:
         """Return the answer for an error. Raises ConnectionError when an answer has begun."""
         if not isinstance(error, ArcError):
             log.error("http.failed", method=http.method, path=http.path, exc_info=error)
             error = CommandsError("internal error; see the log of the server")
+        if error.http_status in _REFUSALS:
+            self._meter.refused(error.code.lower())
         if http.writer.output_size > 0:
             raise ConnectionResetError("the answer failed halfway")
         return error_answer(error)
 
-    async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
+    def _open(self, http: web.BaseRequest) -> tuple[Route, Call]:
+        """Return the route of a request, and its call. Raises as the router does, BadRequest."""
         if http.version.major != 1:
             raise BadRequest("only HTTP/1.0 and HTTP/1.1 are supported")
         target = http.raw_path
@@ -114,9 +155,11 @@ class Application:
             waits=self.waits,
             body_memory=self._body_memory,
         )
-        route = match.route
+        return match.route, call
+
+    async def _answer(self, route: Route, call: Call) -> web.StreamResponse:
         if self._guard is not None:
-            self._guard.check(http, takes_json=route.takes_json)
+            self._guard.check(call.http, takes_json=route.takes_json)
         try:
             await self._authorise(route, call)
             if call.caller is None:

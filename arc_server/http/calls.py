@@ -87,10 +87,14 @@ class RequestWait:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._call.wait = self._connection.wait = None
-        self._waits.discard(self._call)
+        call, wait = self._call, self._wait
+        call.wait = self._connection.wait = None
+        self._waits.discard(call)
+        if wait.slept_seconds:
+            call.slept_seconds += wait.slept_seconds
+            call.woken_at = None if wait.has_run_out else wait.woken_at
         if error is None:
-            self._wait.check()
+            wait.check()
 
 
 class Call:
@@ -111,7 +115,9 @@ class Call:
         "is_signed",
         "limits",
         "reach",
+        "slept_seconds",
         "wait",
+        "woken_at",
     )
 
     def __init__(
@@ -147,6 +153,10 @@ class Call:
         """The number of revocations seen before the caller was looked up."""
         self.wait: Wait | None = None
         """The wait of the handler, while it waits."""
+        self.slept_seconds = 0.0
+        """The time that it has waited on purpose."""
+        self.woken_at: float | None = None
+        """When its latest wait was ended by a wake-up, by the monotonic clock."""
 
     def sign_in(self, reach: Reach) -> None:
         """Let the request through by the signature in its query."""

@@ -26,6 +26,7 @@ from arc_server.http.answers import error_answer, raw_error
 from arc_server.http.limits import HttpLimits
 from arc_server.http.proxies import IPAddress, TrustedProxies, address_in, client_key
 from arc_server.http.tls import TlsHandshake
+from arc_server.ports.meter import NO_METER, TOO_MANY_CONNECTIONS, ServerMeter
 from arc_server.service.waits import Wait
 
 log = structlog.get_logger(__name__)
@@ -50,7 +51,8 @@ _FULL: Final = raw_error(Unavailable("too many connections"))
 class Connections:
     """All connections of a server, and the handlers whose clients have gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: ServerMeter = NO_METER) -> None:
+        self.meter: Final = meter
         self.open: dict[ClientConnection, None] = {}
         """In the order in which `make_room` looks at them."""
         self._strangers: dict[ClientConnection, None] = {}
@@ -132,6 +134,7 @@ class Connections:
 
     def note_refusal(self, limit: str) -> None:
         """Count a refused connection. The log gets a line a minute, not one for each."""
+        self.meter.refused(TOO_MANY_CONNECTIONS)
         self._unlogged += 1
         now = time.monotonic()
         if self._logged_at is None or now - self._logged_at >= LOG_SECONDS:
@@ -310,6 +313,7 @@ class ClientConnection(RequestHandler):
             self._has_begun = True
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.max_head_bytes and self.transport is not None:
+                self._connections.meter.refused(HeadersTooLarge.code.lower())
                 self.transport.write(_TOO_LONG)
                 self.force_close()
             if self._head_since is None:
@@ -322,6 +326,7 @@ class ClientConnection(RequestHandler):
             return
         if self._head_since is not None and now - self._head_since > self._limits.header_seconds:
             if self._has_begun:
+                self._connections.meter.refused(RequestTimeout.code.lower())
                 transport.write(_TIMED_OUT)
             self.force_close()
             return
@@ -345,7 +350,9 @@ class ClientConnection(RequestHandler):
         """Return the answer for a request that aiohttp could not parse."""
         if request.writer.output_size > 0:
             raise ConnectionResetError("the answer failed halfway")
-        answer = error_answer(_error_for(exc))
+        error = _error_for(exc)
+        self._connections.meter.refused(error.code.lower())
+        answer = error_answer(error)
         answer.force_close()
         return answer
 

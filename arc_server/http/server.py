@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -15,7 +16,9 @@ from arc_server.http.application import Application
 from arc_server.http.connections import ClientConnection, Connections, Refusal
 from arc_server.http.limits import HttpLimits
 from arc_server.http.proxies import TrustedProxies, client_key
+from arc_server.http.routing import Route
 from arc_server.http.tls import ServerTls, TlsHandshake, TlsListener
+from arc_server.ports.meter import NO_METER, ServerMeter
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +44,9 @@ READ_BUFFER_BYTES: Final = 1 << 17
 class HttpServer(web.Server):
     """The listener, and all its connections. Requests go to the application."""
 
-    def __init__(self, application: Application, limits: HttpLimits) -> None:
+    def __init__(
+        self, application: Application, limits: HttpLimits, meter: ServerMeter = NO_METER
+    ) -> None:
         super().__init__(
             application.handle,  # pyright: ignore[reportArgumentType]  # aiohttp's own alias
             handler_cancellation=False,  # a client that goes ends waits only
@@ -58,7 +63,7 @@ class HttpServer(web.Server):
         self.limits = limits
         self._proxies = TrustedProxies(limits.trusted_proxies)
         self._application = application
-        self._clients = Connections()
+        self._clients = Connections(meter)
         self._listeners: list[asyncio.Server | TlsListener] = []
         self._watching: asyncio.Task[None] | None = None
         _check_limits(self())
@@ -133,6 +138,11 @@ class HttpServer(web.Server):
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """Return every route that is served."""
+        return self._application.router.routes
 
     @property
     def open_connections(self) -> int:

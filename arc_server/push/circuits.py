@@ -55,6 +55,11 @@ class Circuits:
         for deployment_id in stored.keys() | self._lines.keys():
             self._lines.setdefault(deployment_id, _Line()).circuit = stored.get(deployment_id)
 
+    @property
+    def not_closed(self) -> int:
+        """Return the number of circuits that are open or half-open."""
+        return sum(line.circuit is not None for line in self._lines.values())
+
     def sending(self) -> Mapping[str, int]:
         """Return how many commands are being sent to each deployment."""
         return {name: line.sending for name, line in self._lines.items() if line.sending}

@@ -23,6 +23,7 @@ import structlog
 from arc_protocol import lifecycle
 from arc_protocol.errors import ArcError, Unavailable
 from arc_server.ports.clock import Clock
+from arc_server.ports.meter import NO_METER, ServerMeter
 from arc_server.ports.pushes import Dispatcher, PushStore
 from arc_server.ports.records import Grant, PushLease, PushOutcome, StoredError
 from arc_server.push.circuits import CircuitLimits, Circuits
@@ -62,7 +63,9 @@ class Outbox:
         limits: PushLimits,
         base_url: str,
         epoch: str = "0",
+        meter: ServerMeter = NO_METER,
     ) -> None:
+        self._meter = meter
         self._epoch = epoch
         self._store = store
         self._envelopes = envelopes
@@ -88,6 +91,16 @@ class Outbox:
                 await self._push_until_closed(sending)
             finally:
                 self._announcements.push_outlet = self._sending = None
+
+    @property
+    def sending(self) -> int:
+        """Return the number of commands that are being sent."""
+        return self._limits.concurrency - self._free
+
+    @property
+    def open_circuits(self) -> int:
+        """Return the number of deployments whose circuit is not closed."""
+        return self._circuits.not_closed
 
     def refresh(self) -> None:
         """Look at all deployments again: an operator has changed where one is pushed to."""
@@ -221,6 +234,7 @@ class Outbox:
             self._announcements.announce(released)
             return
         outcome = await self._dispatcher.push(deployment, self._envelopes.of(grant, self._base_url))
+        self._meter.pushed(_name_of(outcome))
         now = self._clock.now()
         await self._turn_circuit(command.deployment_id, outcome, now)
         facts = {"command_id": command.command_id, "attempt": command.attempt}
@@ -273,3 +287,10 @@ class Outbox:
                 await self._store.put_circuit(circuit)
         except ArcError as error:
             log.warning("push.circuit_not_stored", reason=error.message)
+
+
+def _name_of(outcome: PushOutcome) -> str:
+    """Return how an outcome is counted. Its reason is no name: there is no end to reasons."""
+    if outcome.accepted:
+        return "accepted"
+    return "rejected" if outcome.is_definite else "failed"

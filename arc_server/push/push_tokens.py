@@ -18,6 +18,7 @@ import msgspec
 
 from arc_runtime.directories import make_directory, sync_directory
 from arc_runtime.startup.late_module import late_module
+from arc_server.ports.records import Deployment
 from arc_server.server_keys import KeysUnusable
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ class PushTokens:
         """Return a token as it is stored."""
         sealed = self._box.encrypt(token.encode(), deployment_id.encode())
         return PREFIX + b64encode(bytes(sealed)).decode("ascii")
+
+    def sealed(self, deployment: Deployment) -> Deployment:
+        """Return a deployment whose push token is sealed, if it has one."""
+        token = deployment.push_token
+        if token is None or is_sealed(token):
+            return deployment
+        sealed = self.seal(deployment.deployment_id, token)
+        return msgspec.structs.replace(deployment, push_token=sealed)
 
     def open(self, deployment_id: str, stored: str) -> str:
         """Return a token for its use. Raises PushTokenUnreadable."""

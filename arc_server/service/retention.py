@@ -20,6 +20,7 @@ from arc_protocol.errors import ArcError, Unavailable
 from arc_protocol.messages.base import State
 from arc_server.ports.blobs import BlobStore
 from arc_server.ports.clock import Clock
+from arc_server.ports.meter import NO_METER, ServerMeter
 from arc_server.ports.records import CommandRecord, Removed, StripMark, Stripped
 from arc_server.ports.retention import RetentionStore
 from arc_server.service.announcements import Announcements
@@ -71,6 +72,7 @@ class Retention:
         clock: Clock,
         limits: RetentionLimits,
         is_tight: Callable[[], bool] = lambda: False,
+        meter: ServerMeter = NO_METER,
     ) -> None:
         """Collect blobs in every pass, not now and then, while `is_tight` says that room is."""
         self._store = store
@@ -80,6 +82,7 @@ class Retention:
         self._clock = clock
         self._limits = limits
         self._is_tight = is_tight
+        self._meter = meter
         self._turn = asyncio.Lock()
         self._marks: dict[tuple[str, State], StripMark] = {}
         self._last_collection = float("-inf")
@@ -170,13 +173,15 @@ class Retention:
                 return removed
             agents_before = _ago(now, limits.agents_seconds)
             agents = await self._counted(
-                lambda: self._store.purge_agents(agents_before, limits.batch)
+                "agents", lambda: self._store.purge_agents(agents_before, limits.batch)
             )
             tokens_before = _ago(now, limits.tokens_seconds)
             tokens = await self._counted(
-                lambda: self._store.purge_tokens(tokens_before, limits.batch)
+                "tokens", lambda: self._store.purge_tokens(tokens_before, limits.batch)
             )
             found = await self._blobs.collect(self._uploads.is_wanted, limits.orphan_seconds)
+            self._meter.removed("blobs", found.files)
+            self._meter.removed("blob_bytes", found.bytes)
             return msgspec.structs.replace(
                 removed,
                 agents=agents,
@@ -195,6 +200,7 @@ class Retention:
             )
             self._announcements.announce_swept(ended)
             await self._delete([command_directory(command.command_id) for command in ended])
+            self._meter.removed("uploads", len(ended))
             count += len(ended)
             if len(ended) < self._limits.batch:
                 return count
@@ -215,6 +221,7 @@ class Retention:
             purged = await self._store.purge_commands(
                 state, before, keys_before, self._limits.batch
             )
+            self._meter.removed("commands", len(purged.command_ids))
             await self._delete([command_directory(each) for each in purged.command_ids])
             count += len(purged.command_ids)
             if purged.is_done:
@@ -238,6 +245,8 @@ class Retention:
         count = 0
         while True:
             stripped = await batch(self._marks.get((what, state), _BEGINNING))
+            if stripped.paths:
+                self._meter.removed(what, len(stripped.paths))
             await self._delete(stripped.paths)
             self._marks[what, state] = stripped.mark
             count += len(stripped.paths)
@@ -245,9 +254,10 @@ class Retention:
                 return count
             await self._pause()
 
-    async def _counted(self, purge: Callable[[], Awaitable[int]]) -> int:
+    async def _counted(self, what: str, purge: Callable[[], Awaitable[int]]) -> int:
         count = 0
         while gone := await purge():
+            self._meter.removed(what, gone)
             count += gone
             await self._pause()
         return count

@@ -9,6 +9,7 @@ whether its client is still connected.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -17,11 +18,16 @@ T = TypeVar("T")
 class Wait:
     """The wait of one request. For the event loop only."""
 
-    __slots__ = ("_future", "error")
+    __slots__ = ("_future", "error", "has_run_out", "slept_seconds", "woken_at")
 
     def __init__(self) -> None:
         self.error: Exception | None = None
         """Why the request has no one to answer any more; None while it has."""
+        self.slept_seconds = 0.0
+        self.woken_at = 0.0
+        """When the latest sleep ended, by the monotonic clock; 0 before the first."""
+        self.has_run_out = False
+        """True if that sleep ended because its time was up."""
         self._future: asyncio.Future[Any] | None = None
 
     def end(self, error: Exception) -> None:
@@ -44,12 +50,21 @@ class Wait:
         if future.done():
             return future.result()
         self._future = future
-        timer = future.get_loop().call_later(seconds, finish, future, None)
+        self.has_run_out = False
+        began = time.monotonic()
+        timer = future.get_loop().call_later(seconds, self._run_out, future)
         try:
             return await future
         finally:
             timer.cancel()
             self._future = None
+            self.woken_at = time.monotonic()
+            self.slept_seconds += self.woken_at - began
+
+    def _run_out(self, future: asyncio.Future[Any]) -> None:
+        if not future.done():
+            self.has_run_out = True
+            future.set_result(None)
 
 
 def finish(future: asyncio.Future[T], result: T) -> None:

@@ -20,6 +20,7 @@ from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import EventsRequest
+from arc_server.ports.meter import ServerMeter, StoreFigures
 from arc_server.ports.reach import EVERYTHING, Reach
 from arc_server.ports.records import (
     DEFAULT_QUOTAS,
@@ -74,6 +75,7 @@ from arc_server.store.operations import (
     deployments,
     epochs,
     events,
+    figures,
     lease,
     pushes,
     quotas,
@@ -144,6 +146,14 @@ class SqliteStore:
 
     async def reusable_bytes(self) -> int:
         return await self._read(read.reusable_bytes)
+
+    async def begin_metering(self, meter: ServerMeter) -> None:
+        """Let a meter count from now on. Raises StoreUnavailable."""
+        await self._write(figures.begin_metering, meter)
+
+    async def figures(self) -> StoreFigures:
+        """Return figures of the database that no meter can count. Raises StoreUnavailable."""
+        return await self._list(figures.read)
 
     async def recount_usage(self, deployment_id: str) -> None:
         await self._write(quotas.recount, deployment_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -14,34 +14,46 @@ from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Route
 from arc_server.ports.store import StoreHealth
+from arc_server.service.announcements import Announcements
 
 CHECK_SECONDS: Final = 5.0
 """A database that takes longer than this to answer is not ready."""
 
 
-def routes(
-    store: StoreHealth, is_stopping: Callable[[], bool], room: DiskRoom | None = None
-) -> Sequence[Route]:
-    """Return `/healthz` (the process lives) and `/readyz` (the database answers).
+class Readiness:
+    """Readiness: the database answers, and the disk has room."""
 
-    While the disk fills up, `/readyz` names the level. It is 507 once nothing new is taken in.
-    """
+    def __init__(self, store: StoreHealth, announcements: Announcements, room: DiskRoom) -> None:
+        self._store = store
+        self._announcements = announcements
+        self._room = room
+
+    async def check(self) -> Mapping[str, str]:
+        """Return that the server is ready; while the disk fills up, name the level.
+
+        Raises Unavailable, InsufficientStorage once nothing new is taken in.
+        """
+        if self._announcements.is_closed:
+            raise Unavailable("the server is stopping")
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._store.check()
+        except TimeoutError:
+            raise Unavailable("the database does not answer") from None
+        if self._room.level is DiskLevel.OK:
+            return {"status": "ready"}
+        self._room.check(DiskLevel.CRITICAL)
+        return {"status": "ready", "disk": self._room.level.name.lower()}
+
+
+def routes(readiness: Readiness) -> Sequence[Route]:
+    """Return `/healthz` (the process lives) and `/readyz`."""
 
     async def alive(_: Call) -> web.StreamResponse:
         return json_answer({"status": "ok"})
 
     async def ready(_: Call) -> web.StreamResponse:
-        if is_stopping():
-            raise Unavailable("the server is stopping")
-        try:
-            async with asyncio.timeout(CHECK_SECONDS):
-                await store.check()
-        except TimeoutError:
-            raise Unavailable("the database does not answer") from None
-        if room is None or room.level is DiskLevel.OK:
-            return json_answer({"status": "ready"})
-        room.check(DiskLevel.CRITICAL)
-        return json_answer({"status": "ready", "disk": room.level.name.lower()})
+        return json_answer(await readiness.check())
 
     return (
         Route(method="GET", path="/healthz", handler=alive, is_versioned=False),

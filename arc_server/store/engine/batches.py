@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 class Operation:
     """An operation is a function of a session, and the future that gets its answer or error."""
 
-    __slots__ = ("answer", "args", "error", "function", "future", "queue")
+    __slots__ = ("answer", "args", "error", "function", "future", "queue", "since")
 
     def __init__(
         self,
@@ -39,11 +39,13 @@ class Operation:
         args: tuple[Any, ...],
         future: asyncio.Future[Any],
         queue: str,
+        since: float,
     ) -> None:
         self.function = function
         self.args = args
         self.future = future
         self.queue = queue
+        self.since = since
         self.answer: Any = None
         self.error: Exception | None = None
 
@@ -69,13 +71,26 @@ class Batches:
         self._arrived = asyncio.Event()
         self._is_closing = False
 
+    @property
+    def waiting(self) -> int:
+        """Return the number of operations that wait for their batch."""
+        return self._waiting
+
+    def longest_wait_seconds(self) -> float:
+        """Return how long the oldest of them has waited; 0 if none waits."""
+        if not self._queues:
+            return 0.0
+        oldest = min(waiting[0].since for waiting in self._queues.values())
+        return max(0.0, asyncio.get_running_loop().time() - oldest)
+
     def submit(self, function: Callable[..., T], *args: Any, queue: str = "") -> asyncio.Future[T]:
         """Queue `function(session, *args)`; the future gets what it returns or raises.
 
         Operations of one queue run in order; name it after the deployment that they are for.
         Cancelling the future takes the operation back only if its batch has not begun.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         if self._is_closing:
             future.set_exception(StoreUnavailable("the store is closed"))
             return future
@@ -85,7 +100,7 @@ class Batches:
             return future
         if waiting is None:
             waiting = self._queues[queue] = deque()
-        waiting.append(Operation(function, args, future, queue))
+        waiting.append(Operation(function, args, future, queue, loop.time()))
         self._waiting += 1
         self._arrived.set()
         return future

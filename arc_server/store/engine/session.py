@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
+from arc_server.ports.meter import NO_METER, Move, ServerMeter
 from arc_server.ports.records import Epoch
 from arc_server.store.engine.deployments import KnownDeployment
 from arc_server.store.engine.live_commands import LiveCommands
@@ -51,6 +52,9 @@ class StoreSession:
         """True if the log is to be written back and emptied after the next commit."""
         self.epoch: Epoch | None = None
         """The epoch as last read; only a restore begins another one."""
+        self.meter: ServerMeter = NO_METER
+        self.moves: Final[list[Move]] = []
+        """The moves of the batch that runs, if the meter is on."""
 
     def rows(self, query: str, /, **params: Any) -> list[Row]:
         """Return all rows of a named query."""
@@ -126,6 +130,7 @@ class StoreSession:
         self._deployments.clear()
         self.live.clear()
         self.usage.forget()
+        self.moves.clear()
         self.epoch = None
         self._next_number = self._numbers_end = 0
 

@@ -52,11 +52,14 @@ class Writing:
 
         No transaction is left open, also after an error.
         """
+        began = time.monotonic()
         try:
             return self._commit(batch)
         except BaseException:
             self._roll_back()
             raise
+        finally:
+            self._db.meter.wrote(time.monotonic() - began)
 
     def _commit(self, batch: Sequence[Operation]) -> int:
         if self._failure:
@@ -80,7 +83,9 @@ class Writing:
             return len(batch)
         try:
             failpoints.hit("store.before_commit")
+            began = time.monotonic()
             self._connection.execute("COMMIT")
+            self._tell_meter(done, time.monotonic() - began)
             failpoints.hit("store.after_commit")
             if self._db.wants_checkpoint:
                 self._checkpoint()
@@ -90,6 +95,10 @@ class Writing:
             self._roll_back()
             self._refuse(batch[:done], error)
         return done
+
+    def _tell_meter(self, operations: int, seconds: float) -> None:
+        self._db.meter.committed(operations, seconds, self._db.moves)
+        self._db.moves.clear()
 
     def _commit_each(self, batch: Sequence[Operation]) -> int:
         """Commit operations one by one, until time is up; return how many."""

@@ -80,6 +80,8 @@ def insert(
     if signature is not None:  # a statement of its own: most commands do without
         db.change("add_signature", command=seq, signature=bytearray(signature, "ascii"))
     db.live.put(StoredCommand(seq, command, params, signature))
+    if db.meter.is_on:
+        db.moves.append((command, None, command.state, command.created_at, False, False))
     return seq
 
 
@@ -98,6 +100,7 @@ def make_ready(
             push_at=_push_time(command, now) if command.is_push else None,
         )
     )
+    _note(db, command, State.PENDING, now)
     return msgspec.structs.replace(command, state=State.PENDING)
 
 
@@ -134,6 +137,9 @@ def dispatch(
         )
     )
     db.usage.changed(command.deployment_id).dispatched += 1
+    if db.meter.is_on:
+        is_uploaded = isinstance(stored.params, StoredBlob)
+        db.moves.append((command, command.state, State.DISPATCHED, now, True, is_uploaded))
     return _changed(
         db,
         stored,
@@ -199,6 +205,7 @@ def hand_back(
         )
     )
     db.usage.changed(command.deployment_id).dispatched -= 1
+    _note(db, command, State.PENDING, now)
     return _changed(db, stored, state=State.PENDING, attempt=verdict.attempt, target=home)
 
 
@@ -215,6 +222,7 @@ def finish(
     """
     if stored.command.state is State.PENDING:
         _hit_one(db.change("dispatch_again", seq=stored.seq, lease_id=stored.command.lease_id))
+        _note(db, stored.command, State.DISPATCHED, now)
         command = msgspec.structs.replace(stored.command, state=State.DISPATCHED)
         stored = msgspec.structs.replace(stored, command=command)
         db.usage.changed(command.deployment_id).dispatched += 1
@@ -359,6 +367,12 @@ def _push_time(command: CommandRecord, now: datetime) -> int:
     return micros(max(now, command.not_before or now))
 
 
+def _note(db: StoreSession, command: CommandRecord, state: State, at: datetime) -> None:
+    """Note for the meter that a command moves to a state; the commit counts it."""
+    if db.meter.is_on:
+        db.moves.append((command, command.state, state, at, False, False))
+
+
 def _hit_one(count: int) -> None:
     if count != 1:
         raise LostUpdate(f"a guarded update hit {count} rows instead of 1")
@@ -393,6 +407,7 @@ def _ended(
     error_code: str | None = None,
 ) -> CommandRecord:
     db.live.drop(stored.seq)
+    _note(db, stored.command, state, now)
     used = db.usage.changed(stored.command.deployment_id)
     used.live_commands -= 1
     if state is State.SUCCEEDED:

@@ -62,3 +62,18 @@ SELECT :deployment_id,
     + (SELECT coalesce(sum(length(a.registration) + coalesce(length(a.schemas), 0)), 0)
         FROM agents AS a WHERE a.deployment_id = :deployment_id)
 FROM commands AS s INDEXED BY commands_of_deployment WHERE s.deployment_id = :deployment_id;
+
+-- name: usage_of_all
+SELECT coalesce(sum(stored_bytes), 0), coalesce(sum(agents), 0) FROM usage;
+
+-- name: count_live
+SELECT coalesce(sum(open_uploads), 0),
+    coalesce(sum(live_commands - open_uploads - dispatched), 0), coalesce(sum(dispatched), 0)
+FROM usage;
+
+-- name: oldest_pending
+-- One that is not to run yet has no ready_order.
+SELECT c.created_at FROM commands AS c INDEXED BY commands_in_state
+WHERE c.state = 'PENDING' AND c.state <> 'SUCCEEDED' AND (c.error_code IS 'CANCELLED') = 0
+    AND c.ready_order IS NOT NULL
+ORDER BY c.created_at LIMIT 1;

@@ -19,7 +19,13 @@ from arc_server.config.parts import (
     push_limits,
     sweep_limits,
 )
-from arc_server.config.reading import PREFIX, exposed_secrets, listen_address, load_config
+from arc_server.config.reading import (
+    PREFIX,
+    exposed_secrets,
+    listen_address,
+    load_config,
+    metrics_address,
+)
 from arc_server.config.sections import ServerConfig
 from arc_server.push.outbox import PushLimits
 from arc_server.service.limits import CommandLimits
@@ -346,3 +352,28 @@ def test_a_push_url_with_a_private_address_needs_to_be_allowed(tmp_path: Path) -
         deployments(load(text, tmp_path))
 
     assert deployments(load(f"{text}\npush: {{allow_hosts: [10.0.0.0/8]}}", tmp_path))
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:9184", "[::1]:0", "localhost:0", "unix:/run/m.sock"])
+def test_figures_are_served_where_only_this_host_reads_them(listen: str, tmp_path: Path) -> None:
+    config = load(f"metrics: {{listen: '{listen}'}}", tmp_path)
+
+    assert metrics_address(config) is not None
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9184", "[::]:9184", "10.0.0.1:9184"])
+def test_figures_are_served_to_other_hosts_only_if_the_operator_says_so(
+    listen: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=r"metrics\.public allows that"):
+        load(f"metrics: {{listen: '{listen}'}}", tmp_path)
+
+    assert metrics_address(load(f"metrics: {{listen: '{listen}', public: true}}", tmp_path))
+
+
+@pytest.mark.parametrize("listen", ["9184", "unix:here", "127.0.0.1:99999", "http://x:1", "''"])
+def test_an_address_for_figures_that_is_none_names_its_key(listen: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(f"metrics: {{listen: {listen}}}", tmp_path)
+
+    assert caught.value.key == "metrics.listen"
