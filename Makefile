@@ -56,8 +56,9 @@ bench: $(VENV)/.dev  ## measure; see docs/performance.md
 	@$(BIN)/python benchmarks/lifecycle.py
 	@$(BIN)/python benchmarks/end_to_end.py
 
-bench-overload: $(VENV)/.dev  ## an honest load beside each attack, and 10,000 agents that wait
+bench-overload: $(VENV)/.dev  ## an honest load beside each attack and beside upkeep, and 10,000 agents that wait
 	@$(BIN)/python benchmarks/overload.py
+	@$(BIN)/python benchmarks/upkeep.py
 
 $(PEERS)/.built: benchmarks/peers.txt
 	@echo "installing the peers into $(PEERS) …"
@@ -82,7 +83,7 @@ test-proxies: $(VENV)/.dev  ## the examples of docs/server.md under the real ngi
 	@for program in nginx caddy; do \
 	  command -v $$program >/dev/null || [ "$$(id -u)" != 0 ] || apt-get install -qq --no-install-recommends -y $$program || true; \
 	done
-	@$(BIN)/python -m pytest tests/acceptance/test_proxies.py -m proxies -p no:xdist
+	@$(BIN)/python -m pytest tests/acceptance/test_proxies.py -m proxies -n $(WORKERS) --dist worksteal
 
 test-alerts: $(VENV)/.dev  ## config/alerts.yaml under Prometheus' promtool
 	@$(BIN)/python -m tests.support.promtool
@@ -103,7 +104,7 @@ test-host: $(VENV)/.dev  ## install, upgrade, roll back and uninstall in a scrat
 	@$(BIN)/python -m pytest tests/integration/install -m host -p no:xdist
 
 test-systemd: $(VENV)/.dev  ## server and agent under a real systemd, in a Debian root (needs root)
-	@$(BIN)/python -m tests.support.debian_root
+	@$(BIN)/python -m tests.support.booted_root
 	@$(BIN)/python -m pytest tests/systemd -m systemd -n $(WORKERS) --dist loadfile -p no:randomly --timeout 1200
 
 lock:  ## renew the lock files (needs uv)

@@ -31,6 +31,7 @@ from arc_agent.work.live_config import LiveConfig
 from arc_agent.work.once import Once
 from arc_protocol.urls import redact
 from arc_runtime.children import keep_exit_statuses, keep_signals_apart
+from arc_runtime.hang_up import HangUp
 from arc_runtime.logs.redaction import mask_known
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -153,11 +154,16 @@ class Agent:
         return not any(each.is_alive() for each in threads)
 
     def _handle_signals(self, parts: AgentParts) -> None:
-        """Stop on SIGTERM and SIGINT, reload on SIGHUP, even if a handler changes the signals."""
-        loop = asyncio.get_running_loop()
+        """Stop on SIGTERM and SIGINT, reload on SIGHUP, even if a handler changes the signals.
+
+        A SIGHUP of a terminal that was closed stops, too.
+        """
+        loop, hang_up = asyncio.get_running_loop(), HangUp()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: self.stop() if hang_up.has_come() else self.reload()
+        )
         keep_signals_apart()
         keep_exit_statuses()
         parts.process.keep_signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))

@@ -53,7 +53,7 @@ def split_path(text: str) -> tuple[str, str | None]:
     field = path.rstrip("`").removeprefix("$").removeprefix(".")
     if message.startswith(_MISSING_FIELD):
         missing = message.removeprefix(_MISSING_FIELD).removesuffix("`")
-        return message, f"{field}.{missing}" if field else missing
+        return "is required", f"{field}.{missing}" if field else missing
     if message.endswith(f"matching regex {VISIBLE!r}"):
         message = "must not contain control or invisible characters"
     elif message.endswith(f"matching regex {NO_CONTROLS!r}"):

@@ -5,6 +5,7 @@ A name survives a power cut once its directory is synced.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -19,7 +20,11 @@ def make_directory(directory: Path) -> None:
     """
     if not directory.parent.exists():
         make_directory(directory.parent)
-    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:  # the system's words would be `File exists`
+        what = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, what, str(directory)) from None
     with suppress(PermissionError):  # then nothing was made there
         sync_directory(directory.parent)
 

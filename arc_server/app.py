@@ -401,7 +401,8 @@ async def open_store(data_dir: Path, *, patience_seconds: float = 0) -> SqliteSt
             return await SqliteStore.open(data_dir / DATABASE)
         except StoreLocked as error:
             if time.monotonic() >= until:
-                raise DataDirInUse(f"data_dir: {error}") from None
+                hint = "--data-dir names another directory"
+                raise DataDirInUse(f"data_dir: {error}; {hint}") from None
         except StoreRefused as error:
             raise CannotStart(f"data_dir: {error}") from None
         except OSError as error:

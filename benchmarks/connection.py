@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -20,12 +21,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def open(cls, base_url: str) -> Connection:
-        """Connect to the host of `base_url`."""
+    async def open(cls, base_url: str, tls: ssl.SSLContext | None = None) -> Connection:
+        """Connect to the host of `base_url`; `tls` for https."""
         parts = urlsplit(base_url)
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: cls(parts.netloc), parts.hostname, parts.port
+            lambda: cls(parts.netloc), parts.hostname, parts.port, ssl=tls
         )
         return connection
 

@@ -18,6 +18,7 @@ import json
 import os
 import random
 import resource
+import ssl
 import statistics
 import subprocess
 import sys
@@ -73,9 +74,12 @@ def create_token(data_dir: Path, scope: str, deployment: str | None) -> Path:
 class ServerProcess:
     """A server, started on one core."""
 
-    def __init__(self, data_dir: Path, listen: str, core: int, connections: int) -> None:
+    def __init__(
+        self, data_dir: Path, listen: str, core: int, connections: int, more: str = ""
+    ) -> None:
+        """Start it; `more` is added to its configuration."""
         config = data_dir.with_name("server.yaml")
-        config.write_text(CONFIG % (connections, connections, connections))
+        config.write_text(CONFIG % (connections, connections, connections) + more)
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "arc_server", "serve", "--config", str(config)),
@@ -106,9 +110,11 @@ class ServerProcess:
 
 
 @contextmanager
-def running(data_dir: Path, core: int, connections: int = 10_000) -> Iterator[ServerProcess]:
+def running(
+    data_dir: Path, core: int, connections: int = 10_000, more: str = ""
+) -> Iterator[ServerProcess]:
     """Run a server for as long as the context lasts."""
-    server = ServerProcess(data_dir, "127.0.0.1:0", core, connections)
+    server = ServerProcess(data_dir, "127.0.0.1:0", core, connections, more)
     try:
         yield server
     finally:
@@ -118,8 +124,8 @@ def running(data_dir: Path, core: int, connections: int = 10_000) -> Iterator[Se
 class Caller:
     """A client of one token with connections of its own, which are opened anew when they end."""
 
-    def __init__(self, url: str, token: str) -> None:
-        self.url, self._token = url, token
+    def __init__(self, url: str, token: str, tls: ssl.SSLContext | None = None) -> None:
+        self.url, self._token, self._tls = url, token, tls
         self._free: list[Connection] = []
 
     async def ask(
@@ -134,7 +140,8 @@ class Caller:
             while True:
                 connection = None
                 try:
-                    connection = self._free.pop() if self._free else await Connection.open(self.url)
+                    connection = self._free.pop() if self._free else None
+                    connection = connection or await Connection.open(self.url, self._tls)
                     status, answer = await connection.request(method, path, body, self._token)
                 except OSError:
                     status, answer, connection = 503, b"", None
@@ -175,12 +182,12 @@ class HonestLoad:
 
 @asynccontextmanager
 async def honest(
-    url: str, sender: Path, agent: Path, per_second: float
+    url: str, sender: Path, agent: Path, per_second: float, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[HonestLoad]:
     """Run the honest load for as long as the context lasts."""
     load = HonestLoad()
-    sending = Caller(url, sender.read_text().strip())
-    holding = Caller(url, agent.read_text().strip())
+    sending = Caller(url, sender.read_text().strip(), tls)
+    holding = Caller(url, agent.read_text().strip(), tls)
     params = {"mode": "inline", "inlineBase64": "eHh4eHh4"}
     create = {"deploymentId": DEPLOYMENT, "command": "report", "params": params, "waitSeconds": 4}
     success = {"status": "success", "response": params}

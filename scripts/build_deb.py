@@ -182,7 +182,9 @@ def main() -> None:
     products = {product.name: product for product in (AGENT, SERVER)}
     parser = argparse.ArgumentParser(description="Build Debian packages")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
-    parser.add_argument("--compression", default="xz", help="compress with xz or gzip")
+    parser.add_argument(
+        "--compression", default="xz", help="compress with xz or gzip, or not at all with none"
+    )
     parser.add_argument("packages", nargs="*", help=" or ".join(products))
     given = parser.parse_args()
     if shutil.which("dpkg-deb") is None:

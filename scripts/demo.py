@@ -15,12 +15,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arc_runtime.terminal.styles import has_colours
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 DEPLOYMENT = "acme-eu-1"
 LEASE_SECONDS = 3
 BOLD, DIM, GREEN, RED, OFF = (
-    ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[0m") if sys.stdout.isatty() else ("",) * 5
+    ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[0m")
+    if has_colours(sys.stdout)
+    else ("",) * 5
 )
 
 

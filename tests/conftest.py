@@ -1,18 +1,26 @@
-"""All tests share the choice of long tests, and that Ctrl-C reaches the processes they start."""
+"""All tests share the choice of long tests, and put back what they change of their process."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from arc_runtime.logs import redaction
+from arc_runtime.startup.light_imports import import_structlog
 from tests.support.processes import NO_BALLAST
+
+# As the programs import it: with rich, an exception that a test logs is rendered with its local
+# variables, which takes a minute when one of them is a large body.
+import_structlog()
 
 os.environ.update(NO_BALLAST)  # for the servers that inherit the environment
 
@@ -20,6 +28,10 @@ os.environ.update(NO_BALLAST)  # for the servers that inherit the environment
 # is a quarter of its CPU, and every worker all tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 4 << 30
+"""The directories of all tests at one time are far smaller; a container's 64 MB would not do."""
 
 LEFT_OUT = "not big and not chaos and not host and not docs and not proxies and not alerts"
 
@@ -35,6 +47,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.markexpr = "big or not big"
     elif not config.option.markexpr:
         config.option.markexpr = LEFT_OUT
+        _use_memory()
+
+
+def _use_memory() -> None:
+    """Let the tests' directories lie in memory if there is room: an fsync costs nothing there.
+
+    The tests that ask what a disk does (chaos, big) choose by a marker, and stay on the disk.
+    """
+    with suppress(OSError):
+        place = os.statvfs(MEMORY)
+        has_room = place.f_bavail * place.f_frsize >= MEMORY_BYTES
+        runs_programs = not place.f_flag & os.ST_NOEXEC
+        if has_room and runs_programs and os.access(MEMORY, os.W_OK):
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,6 +95,20 @@ def _no_open_connections() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BaseSelectorEventLoop, "close", closed)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Put the logging of the process back: the log of a program would go on in later tests."""
+    import structlog
+
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         return _verify(given) if given.subcommand == "verify" else _show(given)
     except (ValueError, OSError) as error:
-        return fail(UNUSABLE, str(error))
+        return fail(UNUSABLE, error)
 
 
 def _verify(given: argparse.Namespace) -> int:
@@ -121,4 +121,4 @@ class _TextWriter:
             for name, value in entry.items()
             if name not in _HIDDEN and value is not None
         )
-        show(f"{entry.get('at')} {entry.get('event'):<10} {facts}")
+        show(f"{entry.get('at')} {entry.get('event'):<10} {facts}".rstrip())

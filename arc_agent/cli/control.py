@@ -28,11 +28,12 @@ def run(given: argparse.Namespace) -> int:
     except (ControlRefused, PrefixError) as error:
         return fail(NO, str(error))
     except NotListening as error:
-        return fail(NOT_THERE, f"no agent answers at {error}")
+        hint = "Is it running? Name it by --config, --data-dir or --socket"
+        return fail(NOT_THERE, f"no agent answers at {error}\n{hint}")
     except ControlDenied as error:
         return fail(NOT_ALLOWED, str(error))
     except (ValueError, OSError) as error:
-        return fail(UNUSABLE, str(error))
+        return fail(UNUSABLE, error)
 
 
 def _status(given: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def run(given: argparse.Namespace) -> int:
             return _new(given.name, given.dir)
         return _test(given)
     except (OSError, ValueError) as error:
-        return fail(UNUSABLE, str(error))
+        return fail(UNUSABLE, error)
 
 
 # test-handler
@@ -54,6 +54,9 @@ def _test(given: argparse.Namespace) -> int:
     live.configure_logs()
     if live.registry.get(given.name) is None:
         known = [handler.name for handler in live.registry]
+        if Path(given.name).is_file():
+            what = f"{given.name} is a file: name a handler, and the file by --handlers"
+            return fail(UNUSABLE, f"{what}\nThere are {', '.join(known)}")
         return fail(
             UNUSABLE, f"{no_such('handler', given.name, known)}\nThere are {', '.join(known)}"
         )

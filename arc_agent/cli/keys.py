@@ -19,5 +19,5 @@ def run(given: argparse.Namespace) -> int:
             key = read_private(given.file, SEALING)
         show(key.public().line)
     except KeyFileError as error:
-        return fail(UNUSABLE, str(error))
+        return fail(UNUSABLE, error)
     return DONE

@@ -59,7 +59,10 @@ def note(text: str) -> None:
     log_line(wrapped(text, sys.stderr))
 
 
-def fail(code: int, text: str) -> int:
+def fail(code: int, error: str | Exception) -> int:
     """Write an error in the house's form, and return the exit code."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without `[Errno 2]`
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     print_error(text)
     return code

@@ -6,11 +6,14 @@ import argparse
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from arc_agent.cli.output import DONE, NO, NOT_ALLOWED, UNUSABLE, fail, show, show_sentence
-from arc_agent.config.params_schema import read_params
+from arc_agent.config.params_schema import CannotJudge, read_params
 from arc_agent.guard.policy import Action, Question
 from arc_agent.guard.policy_file import read_policy
+
+_A_TIME: Final = "2026-05-04T09:00+02:00"
 
 
 def run(given: argparse.Namespace) -> int:
@@ -18,7 +21,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         return _test(given)
     except (ValueError, OSError) as error:
-        return fail(UNUSABLE, str(error))
+        return fail(UNUSABLE, error)
 
 
 def read_given_params(given: str) -> bytes:
@@ -32,6 +35,11 @@ def _test(given: argparse.Namespace) -> int:
     """Show the verdict. Raises ValueError, OSError, SettingsError."""
     policy = read_policy(given.file)
     data = read_given_params(given.params)
+    if not given.params.startswith(("@", "-")):
+        try:
+            read_params(data)  # a mistake in what was typed is one even if no rule looks at it
+        except CannotJudge as error:
+            raise ValueError(f"--params: {error}") from None
     verdict = policy.judge(
         Question(
             command=given.name,
@@ -60,7 +68,10 @@ def _instant(given: str | None) -> datetime:
     """Return the instant of `--at`, or now. Raises ValueError."""
     if given is None:
         return datetime.now(UTC)
-    at = datetime.fromisoformat(given)
+    try:
+        at = datetime.fromisoformat(given)
+    except ValueError:
+        raise ValueError(f"--at: {given!r} is no time such as {_A_TIME}") from None
     if at.tzinfo is None:
-        raise ValueError("--at: a time needs its offset, 2026-05-04T09:00+02:00 or …Z")
+        raise ValueError(f"--at: a time needs its offset, {_A_TIME} or …Z")
     return at

@@ -155,7 +155,7 @@ def _write_other(value: Any) -> Any:
     """Write a type that msgspec does not know. Raises TypeError."""
     if _is_model(type(value)):
         return value.model_dump(mode="json", by_alias=True)
-    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+    raise TypeError(f"a value of the type {type(value).__name__} cannot be written as JSON")
 
 
 def _take_other(kind: Any, value: Any) -> Any:

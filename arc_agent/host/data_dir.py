@@ -40,8 +40,10 @@ class DataDir:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
+            is_file = isinstance(error, FileExistsError)  # the system's words read oddly
             raise DataDirError(
-                f"the data directory {path} cannot be used: {error.strerror}",
+                f"the data directory {path} cannot be used:"
+                f" {'it is no directory' if is_file else error.strerror}",
                 may_pass=is_passing(error),
             ) from None
         try:

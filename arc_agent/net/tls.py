@@ -116,7 +116,7 @@ def _default(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise TlsError("tls.ca_file", _why(error)) from None
+        raise TlsError("tls.ca_file", f"{ca_file} {_why(error)}") from None
 
 
 def _load(context: ssl.SSLContext, key: str, file: Path) -> None:
@@ -124,16 +124,22 @@ def _load(context: ssl.SSLContext, key: str, file: Path) -> None:
     try:
         context.load_verify_locations(file)
     except (OSError, ssl.SSLError) as error:
-        raise TlsError(key, _why(error)) from None
+        raise TlsError(key, f"{file} {_why(error)}") from None
 
 
 def _show(context: ssl.SSLContext | bool, cert: Path, key: Path | None) -> None:
     """Load the certificate that a context shows. Raises TlsError."""
     assert isinstance(context, ssl.SSLContext)
+    for name, file in (("tls.client_cert", cert), ("tls.client_key", key)):
+        try:
+            if file is not None:
+                file.open("rb").close()  # OpenSSL does not say which of them it cannot read
+        except OSError as error:
+            raise TlsError(name, f"{file} {_why(error)}") from None
     try:
         context.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
-        raise TlsError("tls.client_cert", _why(error)) from None
+        raise TlsError("tls.client_cert", f"{cert} {_why(error)}") from None
 
 
 def _no_password() -> str:
@@ -146,10 +152,10 @@ def _why(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if reason == "KEY_VALUES_MISMATCH":
-            return "the key belongs to another certificate"
+            return "cannot be used: the key belongs to another certificate"
         if reason in ("", "NO_START_LINE", "NO_CERTIFICATE_OR_CRL_FOUND"):
             return "cannot be used: it holds no readable PEM"
         return f"cannot be used: {reason.replace('_', ' ').lower()}"
     if isinstance(error, OSError):
         return f"cannot be used: {error.strerror}"
-    return str(error)
+    return f"cannot be used: {error}"

@@ -108,8 +108,16 @@ def params_body(text: str | None, *, is_raw: bool) -> Generator[Body]:
         if spooled is not None:
             files.enter_context(spooled)
         if not is_raw and body.size <= CHECKED_BYTES:
-            check_json(body.data(), name)
+            _check_file(body.data(), name)
         yield body
+
+
+def _check_file(data: bytes, name: str) -> None:
+    """Raise InvalidParams for a file that is not JSON."""
+    try:
+        check_json(data, name)
+    except InvalidParams as error:
+        raise InvalidParams(f"{error.message}\nTo send it as it is: --raw") from None
 
 
 def _check_typed(text: str, data: bytes) -> None:

@@ -42,8 +42,10 @@ class Explanation(msgspec.Struct, frozen=True):
 
 _NO_SUCH_ROUTE: Final = ("NOT_FOUND", "METHOD_NOT_ALLOWED", "OPERATION_NOT_SUPPORTED")
 _BASE_ONLY: Final = "A server that has the base protocol only does not offer this."
+UNKNOWN_COMMAND: Final = "UNKNOWN_COMMAND"
+"""The code of a command that has no handler on its host."""
 _CODE_HINTS: Final = {
-    "UNKNOWN_COMMAND": "No handler there has that name. `arc agents --handlers` lists those of"
+    UNKNOWN_COMMAND: "No handler there has that name. `arc agents --handlers` lists those of"
     " agents that register; only its own program knows those of another receiver.",
     "HANDLER_TIMEOUT": "The handler took longer than it may; see the agent's configuration.",
     "MAX_ATTEMPTS_EXCEEDED": "Every agent that took it was lost or gave it back; see their logs.",
@@ -96,14 +98,14 @@ def _of_command(error: client.CommandError) -> Explanation:
         case client.CommandFailed():
             hint = _CODE_HINTS.get(error.code)
             return Explanation(
-                str(error),
+                f"{error}{error.context.get('suggestion', '')}",
                 ExitCode.FAILED,
                 details=error.details,
                 next_steps=(hint,) if hint else (),
             )
         case client.CommandTimeout():
             return Explanation(
-                f"{error.message}; it goes on",
+                f"{error.message}; it goes on{error.context.get('suggestion', '')}",
                 ExitCode.STILL_RUNNING,
                 next_steps=(f"Wait on: arc wait {it}", f"Stop it: arc cancel {it}"),
             )

@@ -45,9 +45,9 @@ class Interrupts:
         loop = asyncio.get_running_loop()
         # A job in the background ignores SIGINT: a Ctrl-C is meant for another job. And only the
         # main thread of a process can handle signals.
+        before = signal.getsignal(signal.SIGINT)
         is_ours = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+            threading.current_thread() is threading.main_thread() and before is not signal.SIG_IGN
         )
         if is_ours:
             loop.add_signal_handler(signal.SIGINT, self._interrupted)
@@ -61,6 +61,9 @@ class Interrupts:
         finally:
             if is_ours:
                 loop.remove_signal_handler(signal.SIGINT)
+                # The loop puts Python's own handler in place, which raises wherever the loop is at
+                # that moment. asyncio's, which was there before, cancels the main task.
+                signal.signal(signal.SIGINT, before)
             self._stop_listening()
             for unfinished in (task, left, *self._answering):
                 unfinished.cancel()

@@ -16,9 +16,9 @@ import msgspec
 from arc_client.bodies.params import Body
 from arc_client.bodies.results import body_of_result
 from arc_client.cli.arguments import STDOUT
-from arc_client.cli.explain import explain
+from arc_client.cli.explain import UNKNOWN_COMMAND, explain
 from arc_client.cli.interrupts import Interrupts
-from arc_client.cli.lookup import deployment_suggestion
+from arc_client.cli.lookup import deployment_suggestion, handler_suggestion
 from arc_client.cli.output import (
     SHOWN_BYTES,
     UnfitForTerminal,
@@ -28,11 +28,12 @@ from arc_client.cli.output import (
 )
 from arc_client.cli.progress import CommandProgress
 from arc_client.client import Client, Command, SendOptions
-from arc_client.errors import AgentAbsent
+from arc_client.errors import AgentAbsent, CommandFailed, CommandTimeout
 from arc_protocol.errors import ArcError
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import InlineBody
 from arc_protocol.messages.commands import CommandStatus
+from arc_protocol.messages.waiting import WaitingReason
 from arc_runtime.terminal.styles import is_terminal
 
 T = TypeVar("T")
@@ -89,8 +90,26 @@ async def invoke(
                 task.cancel()
             await asyncio.gather(ended, absent, return_exceptions=True)
 
-    status = await _attended(client, progress, work())
-    await show_result(client, progress, status, out, is_raw=is_raw)
+    try:
+        status = await _attended(client, progress, work())
+        await show_result(client, progress, status, out, is_raw=is_raw)
+    except (CommandFailed, CommandTimeout) as error:
+        likely = await _suggestion(client, addressee, error)
+        error.context = {**error.context, "suggestion": likely}
+        raise
+
+
+async def _suggestion(
+    client: Client, addressee: Addressee, error: CommandFailed | CommandTimeout
+) -> str:
+    """Return `. Did you mean …?` if the addressee is likely to be mistyped, else an empty text."""
+    if isinstance(error, CommandFailed):
+        if error.code != UNKNOWN_COMMAND:
+            return ""
+        return await handler_suggestion(client, addressee.deployment, addressee.command)
+    if error.waiting is None or error.waiting.reason != WaitingReason.NEVER_SEEN:
+        return ""
+    return await deployment_suggestion(client, addressee.deployment, has_commands=True)
 
 
 async def wait(

@@ -79,6 +79,15 @@ async def _whole_id(client: Client, given: str, error: CommandNotFound) -> str:
         raise error from None
 
 
+async def handler_suggestion(client: Client, deployment: str, command: str) -> str:
+    """Return `. Did you mean reports.daily?` for a handler of a deployment, or an empty text."""
+    try:
+        agents = await client.agents(deployment=deployment)
+    except ArcError:  # a server without that list, or a token without that right
+        return ""
+    return suggestion(command, {handler.name for agent in agents for handler in agent.handlers})
+
+
 async def deployment_suggestion(
     client: Client, deployment: str, *, has_commands: bool = False
 ) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from arc_client.cli.output import show_message
 from arc_client.wire.progress_callbacks import ProgressCallbacks
@@ -18,6 +18,10 @@ from arc_runtime.terminal.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+
+
+_CLOCK_CELLS: Final = 10
+"""The cells that the spinner and the clock of a wait take, with the spaces beside them."""
 
 
 def _is_absent(status: CommandStatus) -> bool:
@@ -135,8 +139,10 @@ class TerminalProgress(CommandProgress):
             return
         if self._handler_progress is not None and self._kind == "progress":
             return  # the handler's own progress says more
-        reason = f": {printable(self.reason)}" if self.reason else ""
-        text = f"{printable(self.command_id)} {self.state or ''}{reason}"
+        text = f"{self.state or ''}" + (f": {printable(self.reason)}" if self.reason else "")
+        whole = f"{printable(self.command_id)} {text}"
+        if len(whole) <= self._console.width - _CLOCK_CELLS:  # the reason says more than the id
+            text = whole
         shown = self._show("wait")
         shown.update(shown.task_ids[0], description=text)
 

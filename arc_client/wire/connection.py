@@ -417,10 +417,12 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
     """Return TLS that trusts only the certificates of a file. Raises ConfigurationError."""
     try:
         return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"cannot use the certificates in {ca_file}: {error.strerror or error}"
-        ) from error
+    except ssl.SSLError as error:
+        what = f"cannot use the certificates in {ca_file}: it holds no readable PEM"
+        raise ConfigurationError(what) from error
+    except OSError as error:
+        what = f"cannot use the certificates in {ca_file}: {error.strerror or error}"
+        raise ConfigurationError(what) from error
 
 
 async def _refused_certificate(error: aiohttp.ClientConnectorCertificateError, url: str) -> str:

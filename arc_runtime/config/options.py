@@ -179,7 +179,9 @@ def _describe(kind: inspect.Type) -> str:
             return "mapping"
         case _:
             items = item_type(kind)
-            return f"list of {describe(items)}" if items is not None else "any"
+            if items is None:
+                return "any"
+            return "list of mappings" if section(items) else f"list of {describe(items)}"
 
 
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import msgspec
 from msgspec import inspect
 
+from arc_runtime.config.explanations import explain
 from arc_runtime.config.options import (
     Key,
     describe,
@@ -41,8 +42,6 @@ _KUBERNETES: Final = re.compile(
     r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?"
 )
 """Kubernetes puts these variables into every pod for a service `arc-server`: they are no keys."""
-_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-_MISSING_FIELD: Final = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
 
 
 class SettingsError(Exception):
@@ -88,10 +87,14 @@ def load(
     ):
         _put(tree, path, _normal(value, known[path].type, path, source), name)
         sources[path] = source
-    try:
+
+    def convert(tree: Any) -> T:
         return msgspec.convert(tree, kind, dec_hook=_from_text)
+
+    try:
+        return convert(tree)
     except msgspec.ValidationError as error:
-        key, message = _explain(str(error))
+        key, message = explain(str(error), tree, kind, convert)
         raise SettingsError(message, key=key, source=_source_of(key, sources, name)) from None
 
 
@@ -275,18 +278,6 @@ def _from_text(kind: type[Any], value: Any) -> Any:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("Expected a path")
     return kind(value)
-
-
-def _explain(text: str) -> tuple[str | None, str]:
-    """Return the key and the message in an error of msgspec."""
-    message, found, where = text.rpartition(" - at `")
-    path = where.rstrip("`").removeprefix("$").removeprefix(".") if found else ""
-    message = message if found else text
-    for pattern, meaning in ((_UNKNOWN_FIELD, "unknown key"), (_MISSING_FIELD, "is required")):
-        field = pattern.fullmatch(message)
-        if field:
-            return _join(path, field[1]), meaning
-    return path or None, message
 
 
 def _source_of(key: str | None, sources: Mapping[str, str], file: str | None) -> str | None:

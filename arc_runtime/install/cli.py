@@ -84,6 +84,7 @@ class InstallCli:
             return _NOT_ALLOWED
         os.umask(0o022)
         try:
+            _check_source(getattr(given, "source", None))
             match given.verb:
                 case "install":
                     self._install(given, host)
@@ -212,6 +213,13 @@ class InstallCli:
         )  # fmt: skip
         parser.add_argument("--no-start", action="store_true", help="Leave the unit stopped")
         self._add_options(parser)
+
+
+def _check_source(source: str | None) -> None:
+    """Raise SettingsError for the path of a wheel or a directory that is not there."""
+    is_path = source is not None and (source.endswith(".whl") or os.sep in source)
+    if source is not None and is_path and "://" not in source and not Path(source).exists():
+        raise SettingsError(f"--from {source}: there is no such file", key=None, source=None)
 
 
 def _services_of(root: Path) -> Services:

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from arc_runtime.config.settings import SettingsError
 from arc_runtime.install.host import Host, InstallError, below
 from arc_runtime.install.manifest import Manifest, ManifestEntry
 from arc_runtime.install.plan import (
@@ -86,9 +87,10 @@ class Names:
     """The names of the parts of one installation."""
 
     def __init__(self, product: Product, instance: str = "") -> None:
-        """Derive the names. Raises InstallError for an instance that no user can be named after."""
+        """Derive the names. Raises SettingsError for an instance that no user can have."""
         if instance and not _INSTANCE.fullmatch(instance):
-            raise InstallError("an instance's name is a to z, 0 to 9 and -, 20 at most")
+            what = "--instance: a name is a to z, 0 to 9 and -, 20 at most"
+            raise SettingsError(what, key=None, source=None)
         self.user = f"{product.name}-{instance}" if instance else product.name
         self.installation = f"{product.name}@{instance}" if instance else product.name
         self.unit = f"{self.installation}.service"
@@ -223,7 +225,8 @@ def check_request(product: Product, request: Request, host: Host) -> None:
     _refuse_packaged(product, host)
     config = below(host.root, names.config)
     if request.config is None and not config.exists():
-        raise InstallError(f"{config} does not exist: give --server and --deployment, or --config")
+        what = f"{config} does not exist: give --server and --deployment, or --config"
+        raise SettingsError(what, key=None, source=None)
     check_interpreter(host.root)
     manifest = Manifest(host.root, names.manifest)
     for step in plan(product, request):

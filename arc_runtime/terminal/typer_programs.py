@@ -168,8 +168,9 @@ def _what(error: typer.TyperException) -> str:
         known = [option for param in ctx.command.get_params(ctx) for option in param.opts]
         return no_such("option", name, known)
     param: Any = getattr(error, "param", None)
-    if param is None:
-        text = error.format_message()
+    if param is None:  # a refusal of our own names its option
+        is_own = isinstance(error, typer.BadParameter)
+        text = error.message if is_own else error.format_message()
         return _reworded(text[:1].lower() + _QUOTED.sub(r"\1", text[1:]))
     named = max(param.opts, key=len) if param.param_type_name == "option" else _metavar(param)
     if not error.message:

@@ -56,7 +56,11 @@ class AccessTokens:
     def check_challenge(self, text: str) -> None:
         """Raise Unauthorized unless the server made this challenge within its life."""
         found = _CHALLENGE_TEXT.fullmatch(text)
-        if found is None or not self._is_sealed(_CHALLENGE, *found.groups()):
+        # One with a later end was made by a clock that was ahead, and has been set back since: it
+        # would be good, and remembered once used, until the clock has caught up.
+        latest = self._clock.now().timestamp() + CHALLENGE_SECONDS + 1
+        is_sealed = found is not None and self._is_sealed(_CHALLENGE, *found.groups())
+        if found is None or not is_sealed or int(found[2]) > latest:
             raise Unauthorized("this challenge is not known, or has expired")
 
     def use_challenge(self, text: str) -> None:
@@ -64,12 +68,13 @@ class AccessTokens:
         Unavailable for one from before this start of the server: it may have been used.
         """
         now = self._clock.now().timestamp()
+        latest = now + CHALLENGE_SECONDS + 1
         expires = int(text.split(".")[1])
         if not text.startswith(self._start):
             raise Unavailable("the server was started after this challenge: ask for another one")
         if text in self._used:
             raise Unauthorized("this challenge was used before: ask for another one")
-        while self._used and next(iter(self._used.values())) <= now:
+        while self._used and not now < next(iter(self._used.values())) <= latest:
             del self._used[next(iter(self._used))]
         self._used[text] = expires
 

@@ -23,7 +23,10 @@ RECOUNT: Final = """
 SELECT deployment_id, sum(live), sum(uploads), sum(bytes), sum(keys), sum(agents)
 FROM (
     SELECT c.deployment_id, c.completed_at IS NULL AS live, c.state = 'PENDING_UPLOAD' AS uploads,
-        iif(p.form = 3 AND c.state <> 'PENDING_UPLOAD', 0, coalesce(p.size, 0))
+        coalesce(CASE
+            WHEN p.form <> 3 THEN p.size
+            WHEN c.state <> 'PENDING_UPLOAD' THEN p.arrived
+            ELSE max(coalesce(p.size, 0), p.arrived) END, 0)
             + coalesce(r.size, 0) AS bytes, 0 AS keys, 0 AS agents
     FROM commands AS c
     LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq

@@ -145,7 +145,7 @@ def begin_epoch(data_dir: Path, former: Path | None, taken_at: datetime) -> str:
     try:
         lock = DirectoryLock.take(opening.lock_path(path))
     except StoreLocked as error:
-        raise BackupError(str(error)) from None
+        raise BackupError(f"{error}; stop it first") from None
     try:
         lines = read_journal(data_dir / JOURNAL) + ended_since
         with opening.refusing(path):

@@ -225,6 +225,16 @@ class LocalBlobStore:
         places = [self._place(path) for path in paths]
         return await self._run("delete", "", collection.remove, self._directories, places)
 
+    async def directories(self, path: str) -> Sequence[str]:
+        """Return the paths of the directories below one that hold blobs."""
+        top = self._place(path).blob.with_suffix("")
+
+        def walk() -> list[str]:
+            found = os.walk(top)
+            return [str(Path(place).relative_to(self.root)) for place, _, files in found if files]
+
+        return await self._run("list", path, walk)
+
     async def collect(
         self, is_wanted: Callable[[str], Awaitable[bool]], older_than_seconds: float
     ) -> Collected:

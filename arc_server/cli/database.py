@@ -152,8 +152,8 @@ def config_here(config: Path | None, data_dir: Path | None, *, makes: bool = Fal
         loaded = load_config(config, {"data_dir": data_dir})
         if not makes and not _exists(loaded.data_dir / DATABASE):
             raise CannotStart(
-                f"no server here; data_dir: {loaded.data_dir}: no database there (`arc-server"
-                " serve` makes one, and so does --init of the commands that create tokens)"
+                f"no server here: {loaded.data_dir} holds no database (`arc-server serve`"
+                " makes one, and so does --init of the commands that create tokens)"
             )
         return loaded
     loaded = load_config(INSTALLED_CONFIG if _exists(INSTALLED_CONFIG) else None)

@@ -59,7 +59,7 @@ class DeploymentRow(msgspec.Struct, frozen=True):
     set_by: str | None
     """The user who set the push URL; None without one."""
     push_state: str | None
-    """closed, open or half-open; None without a push URL."""
+    """ok, paused (the URL does not answer) or trying again; None without a push URL."""
     failing_since: datetime | None
     next_try: datetime | None
     reason: str | None
@@ -68,7 +68,7 @@ class DeploymentRow(msgspec.Struct, frozen=True):
     def of(cls, deployment: Deployment, now: datetime) -> DeploymentRow:
         """Return the row of a deployment."""
         circuit, url = deployment.circuit, deployment.push_url
-        state = "closed" if circuit is None else "open" if now < circuit.retry_at else "half-open"
+        state = "ok" if circuit is None else "paused" if now < circuit.retry_at else "trying again"
         return cls(
             deployment.deployment_id,
             [target.resource_id for target in deployment.targets],

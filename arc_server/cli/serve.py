@@ -21,6 +21,7 @@ from arc_protocol.errors import ArcError
 from arc_runtime import sqlite_version, systemd
 from arc_runtime.children import keep_exit_statuses, keep_signals_apart
 from arc_runtime.config.settings import SettingsError
+from arc_runtime.hang_up import HangUp
 from arc_runtime.logs import setup
 from arc_server.app import RunningServer, serving
 from arc_server.cli.database import FAILED, ConfigOption, DataDirOption, run_loop
@@ -164,8 +165,11 @@ async def _warn_of_descriptors() -> None:
 def _on_signals(
     server: RunningServer, load: Callable[[], ServerConfig], file: Path | None
 ) -> asyncio.Future[signal.Signals]:
-    """Stop the server on SIGTERM and SIGINT, at once on the second; reload it on SIGHUP."""
-    loop = asyncio.get_running_loop()
+    """Stop the server on SIGTERM and SIGINT, at once on the second; reload it on SIGHUP.
+
+    A SIGHUP of a terminal that was closed stops it, too.
+    """
+    loop, hang_up = asyncio.get_running_loop(), HangUp()
     stopping: asyncio.Future[signal.Signals] = loop.create_future()
 
     def stop(number: signal.Signals) -> None:
@@ -174,6 +178,10 @@ def _on_signals(
         stopping.set_result(number)
 
     def reload() -> None:
+        if hang_up.has_come():
+            if not stopping.done():
+                stopping.set_result(signal.SIGHUP)
+            return
         systemd.reloading()
         try:
             server.reload()

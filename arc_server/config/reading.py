@@ -116,6 +116,12 @@ def check_exposure(config: ServerConfig, host: str | None) -> None:
     Raises SettingsError.
     """
     if host is None:
+        if config.auth.disabled:
+            raise bad_value(
+                "auth.disabled",
+                "--no-auth is for loopback addresses only, not for a Unix socket: who comes through"
+                " a proxy could do everything",
+            )
         if config.public_url is None:
             raise bad_value("public_url", "is needed with a Unix socket: clients reach a proxy")
         return

@@ -254,7 +254,8 @@ class QuotaSection(Section, frozen=True, kw_only=True):
     max_stored_bytes: Annotated[
         int,
         about(
-            "The most bytes of bodies and registrations. Uploads count from their announcement on.",
+            "The most bytes of bodies and registrations. Uploads count from their announcement on,"
+            " those of unannounced size as they arrive.",
             ge=1,
             le=1 << 60,
         ),

@@ -194,6 +194,7 @@ def _load(files: TlsFiles) -> tuple[ssl.SSLContext, Certificate]:
             reason = f"{files.cert_file}: the certificate is not of the key"
             raise TlsUnusable(_CERT, reason) from None
         reason = f"{files.key_file or files.cert_file}: holds no usable key (PEM)"
+        reason += "" if files.key_file else "; is it in a file of its own, for tls.key_file?"
         raise TlsUnusable(_KEY if files.key_file else _CERT, reason) from None
     if files.client_ca_file is not None:
         context.verify_mode = ssl.CERT_REQUIRED

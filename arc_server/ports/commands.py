@@ -16,6 +16,7 @@ from arc_server.ports.records import (
     Created,
     NewCommand,
     PushLease,
+    Quotas,
     StoredBody,
     StoredResponse,
 )
@@ -69,6 +70,19 @@ class CommandStore(CommandLookup, Protocol):
         ends as EXPIRED. Raises CommandNotFound, InvalidStateTransition (also when the command has
         just expired).
         """
+        ...
+
+    async def mark_arrived(self, command_id: str, size: int) -> bool:
+        """Count the bytes that were uploaded for a command which waits for its params, in the place
+        of those of an earlier upload. Return False for one that waits no more.
+
+        They count until the upload is confirmed, or until the command has ended and
+        `RetentionStore.forget_uploads` says that they are gone.
+        """
+        ...
+
+    async def upload_room(self, deployment_id: str, most: Quotas) -> int:
+        """Return how many bytes a deployment may still store."""
         ...
 
     async def get_with_bodies(self, command_id: str) -> CommandWithBodies | None:

@@ -26,6 +26,15 @@ class RetentionStore(Protocol):
         """
         ...
 
+    async def left_uploads(self, limit: int) -> Sequence[str]:
+        """Return commands that have ended before their params were confirmed, and whose uploads
+        still count (`CommandStore.mark_arrived`)."""
+        ...
+
+    async def forget_uploads(self, command_ids: Sequence[str]) -> None:
+        """Count the uploads of such commands no more: they were removed."""
+        ...
+
     async def purge_commands(
         self, state: State, ended_before: datetime, keys_before: datetime, limit: int
     ) -> Purged:

@@ -30,6 +30,11 @@ def is_result(path: str) -> bool:
     return "/attempts/" in path
 
 
+def attempts_directory(path: str) -> str:
+    """Return the directory of all results of the command that the path of a result belongs to."""
+    return path.partition("/attempts/")[0] + "/attempts"
+
+
 def planted_path(command_id: str) -> str:
     """Return a fresh place for params that an operator puts in."""
     return f"{command_directory(command_id)}/planted/{secrets.token_hex(8)}"

@@ -137,7 +137,7 @@ class Retention:
         """
         if not await self._store.delete_command(command_id):
             return False
-        await self._blobs.delete_all([command_directory(command_id)])
+        await self._delete([command_directory(command_id)])
         return True
 
     def _is_held(self, monotonic: float) -> bool:
@@ -157,6 +157,7 @@ class Retention:
         async with self._turn:
             limits, now = self._limits, self._clock.now()
             uploads = await self._fail_uploads(now)
+            await self._remove_left_uploads()
             commands = bodies = 0
             for state, kept_seconds in (
                 (State.SUCCEEDED, limits.succeeded_seconds),
@@ -203,6 +204,14 @@ class Retention:
             count += len(ended)
             if len(ended) < self._limits.batch:
                 return count
+            await self._pause()
+
+    async def _remove_left_uploads(self) -> None:
+        """Remove what was uploaded for commands that ended before they got it."""
+        while left := await self._store.left_uploads(self._limits.batch):
+            if not await self._delete([command_directory(command_id) for command_id in left]):
+                return
+            await self._store.forget_uploads(left)
             await self._pause()
 
     async def _purge_commands(self, state: State, before: datetime, now: datetime) -> int:
@@ -253,14 +262,18 @@ class Retention:
             await self._pause()
         return count
 
-    async def _delete(self, paths: Sequence[str]) -> None:
-        """Delete blobs; those that cannot be deleted now are orphans, left to the collection."""
+    async def _delete(self, paths: Sequence[str]) -> bool:
+        """Delete blobs; those that cannot be deleted now are orphans, left to the collection.
+
+        Return True if all of them are gone.
+        """
         if not paths:
-            return
+            return True
         try:
-            await self._blobs.delete_all(paths)
+            return await self._blobs.delete_all(paths)
         except ArcError as error:
             log.warning("retention.blobs_left", blobs=len(paths), reason=error.message)
+            return False
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._limits.pause_seconds)

@@ -85,5 +85,5 @@ def build_services(
         ),
         events=EventService(store=store, announcements=announcements, limits=limits),
         agents=agents,
-        uploads=Uploads(store, epoch),
+        uploads=Uploads(store, epoch, limits.quotas),
     )

@@ -174,6 +174,12 @@ class SqliteStore:
             raise outcome
         return outcome
 
+    async def mark_arrived(self, command_id: str, size: int) -> bool:
+        return await self._write(create.mark_arrived, command_id, size)
+
+    async def upload_room(self, deployment_id: str, most: Quotas) -> int:
+        return await self._read(quotas.upload_room, deployment_id, most)
+
     async def get(self, command_id: str) -> CommandWithResponse | None:
         return await self._read(read.get, command_id)
 
@@ -344,6 +350,12 @@ class SqliteStore:
         self, before: datetime, now: datetime, limit: int
     ) -> Sequence[CommandRecord]:
         return await self._write(retention.fail_abandoned_uploads, before, now, limit)
+
+    async def left_uploads(self, limit: int) -> Sequence[str]:
+        return await self._read(retention.left_uploads, limit)
+
+    async def forget_uploads(self, command_ids: Sequence[str]) -> None:
+        await self._write(retention.forget_uploads, command_ids)
 
     async def purge_commands(
         self, state: State, ended_before: datetime, keys_before: datetime, limit: int

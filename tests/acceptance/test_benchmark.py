@@ -50,14 +50,14 @@ def test_whole_commands_are_measured_with_each_process_and_with_a_spool_of_its_o
 
     printed = run(
         "end_to_end.py",
-        *("--seconds", "0.3", "--handlers", "exec", "--at-once", "0", "2", "--waiting", "0"),
+        *("--seconds", "0.6", "--handlers", "exec", "--at-once", "0", "8", "--waiting", "0"),
         *("--profile", "--json", str(results)),
     )
 
     rows = {row["case"]: row for row in json.loads(results.read_text())["rows"]}
     waits = "async, 64 at once, 0 in the spool"
-    assert set(rows) == {"exec, at rest", "exec, 2 at once", waits}
-    busy = rows["exec, 2 at once"]  # the kernel counts in ticks, and at rest a second has few
+    assert set(rows) == {"exec, at rest", "exec, 8 at once", waits}
+    busy = rows["exec, 8 at once"]  # the kernel counts in ticks, and at rest a second has few
     assert busy["agent_cpu"] > busy["agent_main_cpu"] > 0
     assert min(busy["server_cpu"], busy["sender_cpu"], busy["trivial_cpu"]) > 0
     assert busy["started_cpu"] > 0

@@ -73,6 +73,7 @@ async def test_every_command_has_exactly_one_result_while_agents_are_stopped_and
 
     await in_parallel(take, numbers)
     for agent in agents:
+        await agent.logged("ready", 30)  # the last start may be under way still
         agent.terminate()
     assert [await agent.ended() for agent in agents] == [0, 0]
     once, results = results, {}

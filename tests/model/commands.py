@@ -180,6 +180,20 @@ class ModelCommands(ModelState):
             self._expire(stored, now)
         raise InvalidStateTransition(f"the command is {stored.command.state}")
 
+    async def mark_arrived(self, command_id: str, size: int) -> bool:
+        """See Store."""
+        self._check_open()
+        stored = self._commands.get(command_id)
+        if stored is None or stored.command.state is not State.PENDING_UPLOAD:
+            return False
+        if isinstance(stored.params, AwaitedBlob):
+            stored.arrived = size
+        return True
+
+    async def upload_room(self, deployment_id: str, most: Quotas) -> int:
+        """See Store."""
+        return max(0, most.max_stored_bytes - self.usage(deployment_id)["stored_bytes"])
+
     async def get(self, command_id: str) -> CommandWithResponse | None:
         """See Store."""
         self._check_open()

@@ -53,6 +53,7 @@ class StoredCommand:
     signature: str | None = None
     ready_order: int = 0
     push_at: datetime | None = None
+    arrived: int = 0
     said: Said = field(default_factory=lambda: Said())
 
 
@@ -112,8 +113,9 @@ def place_in_list(agent: AgentPresence) -> tuple[str, str, str]:
 def size_of_command(stored: StoredCommand) -> int:
     params, response = stored.params, stored.response
     size = _size(params)
-    if isinstance(params, AwaitedBlob) and stored.command.state is not State.PENDING_UPLOAD:
-        size = 0
+    if isinstance(params, AwaitedBlob):
+        is_awaited = stored.command.state is State.PENDING_UPLOAD
+        size = max(size, stored.arrived) if is_awaited else stored.arrived
     if isinstance(response, StoredSuccess):
         return size + _size(response.body)
     if isinstance(response, StoredError):

@@ -115,6 +115,24 @@ class ModelSweeps(ModelState):
         abandoned.sort(key=lambda stored: (stored.command.created_at, stored.seq))
         return [self._end(stored, State.FAILED, ABANDONED, now) for stored in abandoned[:limit]]
 
+    async def left_uploads(self, limit: int) -> Sequence[str]:
+        """See Store."""
+        self._check_open()
+        left = [
+            stored.command.command_id
+            for stored in sorted(self._commands.values(), key=lambda stored: stored.seq)
+            if stored.arrived
+            and isinstance(stored.params, AwaitedBlob)
+            and stored.command.state in lifecycle.TERMINAL
+        ]
+        return left[:limit]
+
+    async def forget_uploads(self, command_ids: Sequence[str]) -> None:
+        """See Store."""
+        for command_id in command_ids:
+            if command_id in self._commands:
+                self._commands[command_id].arrived = 0
+
     async def purge_commands(
         self, state: State, ended_before: datetime, keys_before: datetime, limit: int
     ) -> Purged:

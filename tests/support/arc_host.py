@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any, Final
 
 from tests.support.booted_root import BootedRoot
-from tests.support.debian_root import PROJECT
 
 AGENT: Final = "arc-agent.service"
 SERVER: Final = "arc-server.service"
 DEPLOYMENT: Final = "acme-eu-1"
 URL: Final = "http://127.0.0.1:8484"
 BOOTSTRAP: Final = "/opt/bootstrap"
-
-
-def build_release(place: Path, version: str, in_the_agent: str = "") -> Path:
-    """A wheel of this tree with another version number, and lines of its own in the agent."""
-    place.mkdir()
-    for package in PROJECT.glob("arc_*"):
-        shutil.copytree(package, place / package.name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "LICENSE"):
-        shutil.copy(PROJECT / name, place)
-    project = (PROJECT / "pyproject.toml").read_text()
-    (place / "pyproject.toml").write_text(
-        project.replace('version = "0.1.0"', f'version = "{version}"', 1)
-    )
-    with (place / "arc_agent/agent.py").open("a") as opened:
-        opened.write(in_the_agent)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-         "--wheel-dir", place, place],
-        check=True,
-    )  # fmt: skip
-    return next(place.glob("*.whl"))
 
 
 class ArcHost:
@@ -103,6 +79,21 @@ class ArcHost:
                 f" --config /etc/arc-server/server.yaml > {name}"
             )
         return name
+
+    def upgrade(self, *arguments: str) -> str:
+        """Upgrade the agent; what was printed."""
+        return self.root.run("arc-agent", "upgrade", *arguments)
+
+    def current(self) -> str:
+        """The place of the agent's current version."""
+        return os.readlink(self.root.path / "opt/arc/current")
+
+    def release(self) -> str:
+        """The release that the agent's current version holds."""
+        return self.root.run(
+            "/opt/arc/current/bin/python",
+            "-c", "import importlib.metadata as m; print(m.version('arc-commands'))",
+        ).strip()  # fmt: skip
 
     def logged(self, unit: str, event: str) -> list[dict[str, Any]]:
         """The journal's entries of the events of one name."""

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,18 +63,16 @@ class BootedRoot:
     def __init__(self, name: str) -> None:
         self._name = name
         self._pristine, self._wheels = debian_root.parts()
-        self._place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=debian_root.CACHE))
-        self._is_in_memory = _available_bytes() > _MEMORY_BYTES
+        self._place = Path(tempfile.mkdtemp(prefix=f"{name}-{os.getpid()}-", dir=debian_root.CACHE))
         self.path = self._place / "root"
         """Where the host sees the root's files."""
         self._console = self._place / "console"
-        self._groups: list[Path] = []
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
 
     def __enter__(self) -> BootedRoot:
         try:
-            if self._is_in_memory:
+            if _available_bytes() > _MEMORY_BYTES:
                 subprocess.run(
                     ["mount", "-t", "tmpfs", "-o", f"size={_MEMORY_BYTES // 2},mode=0755",
                      "arc-root", self._place],
@@ -92,34 +91,30 @@ class BootedRoot:
 
     def __exit__(self, *error: Any) -> None:
         if self._nspawn is not None:
-            self._nspawn.send_signal(signal.SIGTERM)  # it passes SIGRTMIN+3 on: power off
-            try:
-                self._nspawn.wait(20)
-            except subprocess.TimeoutExpired:
+            if self._leader:  # nothing of the root is needed any more: no orderly power off
+                os.kill(self._leader, signal.SIGKILL)
+            else:
                 self._nspawn.kill()
-                self._nspawn.wait()
-        control_groups.remove(self._groups)
-        if self._is_in_memory:
-            subprocess.run(["umount", self._place], check=False)
-        shutil.rmtree(self._place)
+            self._nspawn.wait()
+        _remove(self._place)
 
     def _boot(self) -> None:
         """Start systemd in the root, and wait until it has started everything."""
-        self._groups = control_groups.create(self._place.name)
+        groups = control_groups.create(self._place.name)
         nspawn = [
             "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--boot",
-            "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3",
+            "--private-network", "--console=pipe",
             f"--machine={self._name}-{os.getpid()}", f"--directory={self.path}",
             f"--bind-ro={self._wheels}:/srv/wheels",
         ]  # fmt: skip
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(
-                control_groups.entered(self._groups, nspawn),
+                control_groups.entered(groups, nspawn),
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
             )  # fmt: skip
         self._leader = wait_until(self._first_process, BOOT_SECONDS)
         wait_until(lambda: self.try_run("test", "-S", "/run/systemd/private")[0] == 0, BOOT_SECONDS)
-        code, state = self.try_run("systemctl", "is-system-running", "--wait")
+        code, state = self.try_run("systemctl", "is-system-running", "--wait", seconds=120)
         if (code, state) != (0, "running\n"):
             failed = self.run("systemctl", "--failed")
             why = self.run("journalctl", "--boot", "--priority=warning", "--no-pager")
@@ -242,6 +237,31 @@ class BootedRoot:
                 yield where, f"{status.st_mode:o} {status.st_uid}:{status.st_gid} {content}"
 
 
+def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Every file of a root that is not as it was, of what `files` said before and after."""
+    return sorted(
+        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
+        for name in before.keys() | after.keys()
+        if before.get(name) != after.get(name)
+    )
+
+
+def remove_left() -> None:
+    """Remove the roots of processes that ended without removing theirs."""
+    for place in debian_root.CACHE.glob("*-*-*"):
+        pid = place.name.rsplit("-", 2)[1]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """End what runs in a root, and remove its directory."""
+    control_groups.remove(control_groups.places(place.name))
+    if place.is_mount():
+        subprocess.run(["umount", place], check=True)
+    shutil.rmtree(place)
+
+
 def _available_bytes() -> int:
     """The memory that is available without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
@@ -253,3 +273,20 @@ def _name_of(pid: str) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):  # it has ended, before or after the open
         return ""
+
+
+def why_not() -> str:
+    """Why no root can be booted here; nothing where one was. The root is made on the way."""
+    reason = debian_root.why_not()
+    if reason:
+        return reason
+    try:
+        remove_left()
+        with BootedRoot("trial"):
+            return ""
+    except Exception as error:
+        return f"no Debian root boots here: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(why_not() or 0)

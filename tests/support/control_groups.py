@@ -31,16 +31,21 @@ def entered(groups: list[Path], argv: list[str]) -> list[str]:
 
 def create(name: str) -> list[Path]:
     """Create a group below this process's own, in each hierarchy that systemd keeps units in."""
-    groups = [directory / name for directory in _own_groups()]
+    groups = places(name)
     for group in groups:
         group.mkdir()
     return groups
 
 
+def places(name: str) -> list[Path]:
+    """The directories of the groups that `create` makes."""
+    return [directory / name for directory in _own_groups()]
+
+
 def remove(groups: list[Path]) -> None:
     """End all processes that are left in groups, and remove the groups with those in them."""
     wait_until(lambda: _all_have_ended(groups))
-    for group in groups:
+    for group in groups:  # of one that is not there the tree is empty
         for each in _tree(group):
             each.rmdir()
 
@@ -69,19 +74,19 @@ def _tree(group: Path) -> list[Path]:
 
 def _own_groups() -> list[Path]:
     """The directories of this process's groups: of version 2, and of version 1 the named one."""
-    places = _hierarchies()
+    mounted = _hierarchies()
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     entries = [line.split(":", 2)[1:] for line in lines]
-    return [places[name] / path.lstrip("/") for name, path in entries if name in places]
+    return [mounted[name] / path.lstrip("/") for name, path in entries if name in mounted]
 
 
 def _hierarchies() -> dict[str, Path]:
     """Where the hierarchies that systemd keeps units in are mounted; version 2 has no name."""
-    places: dict[str, Path] = {}
+    mounted: dict[str, Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, options, *_ = line.split()
         if kind == "cgroup2":
-            places[""] = Path(place)
+            mounted[""] = Path(place)
         elif kind == "cgroup" and "name=systemd" in options.split(","):
-            places["name=systemd"] = Path(place)
-    return places
+            mounted["name=systemd"] = Path(place)
+    return mounted

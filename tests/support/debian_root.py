@@ -26,7 +26,7 @@ NEEDED: Final = {
     "nsenter": "util-linux",
 }
 """Programs of the host, and the Debian packages that have them."""
-INSTALLED: Final = ("systemd", "systemd-sysv", "dbus", "python3", "ca-certificates")
+INSTALLED: Final = ("systemd", "systemd-sysv", "dbus", "python3")
 """What a host has before it meets us: systemd and Python, no build tools, no procps."""
 DOWNLOADED: Final = ("git", "make", "curl", "python3-venv")
 """What pages may tell a reader to install."""
@@ -115,11 +115,7 @@ def _mirror() -> str:
 def _call(*argv: str | Path) -> None:
     """Run a program to its end, which must be a good one."""
     done = subprocess.run(
-        [str(each) for each in argv], text=True, capture_output=True, check=False,
+        [str(each) for each in argv], text=True, capture_output=True, check=False, timeout=600,
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
     )  # fmt: skip
     assert done.returncode == 0, f"{argv[0]}: {(done.stdout + done.stderr)[-3000:]}"
-
-
-if __name__ == "__main__":
-    sys.exit(why_not() or 0)

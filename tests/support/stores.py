@@ -20,14 +20,19 @@ _MIGRATED: list[bytes] = []
 """A database without rows, once there is one."""
 
 
-async def new_sqlite(file: Path) -> SqliteStore:
-    """Open a new database: a copy, because its migrations cost as much as a test."""
+async def copy_migrated(file: Path) -> None:
+    """Make a new database: a copy, because its migrations cost as much as a test."""
     if not _MIGRATED:
         await (await SqliteStore.open(file)).close()
         _MIGRATED.append(file.read_bytes())
     else:
         file.touch(0o600)
         file.write_bytes(_MIGRATED[0])
+
+
+async def new_sqlite(file: Path) -> SqliteStore:
+    """Open a new database."""
+    await copy_migrated(file)
     return await SqliteStore.open(file)
 
 

@@ -75,9 +75,11 @@ def start(
     arguments: Sequence[str | Path],
     environ: Mapping[str, str],
     streams: Sequence[int],
+    directory: Path | None = None,
 ) -> Run:
     """Run a program on three file descriptors: standard input, output and error."""
-    what = {"words": [program, *map(str, arguments)], "environ": dict(environ), "in": os.getcwd()}
+    words = [program, *map(str, arguments)]
+    what = {"words": words, "environ": dict(environ), "in": str(directory or os.getcwd())}
     ours, theirs = _pair()
     with theirs:
         message = json.dumps(what).encode()
@@ -90,6 +92,7 @@ def run(
     arguments: Sequence[str | Path],
     environ: Mapping[str, str] | None = None,
     seconds: float = 60,
+    directory: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, without input. Raises TimeoutError."""
     given = os.environ if environ is None else environ
@@ -98,7 +101,8 @@ def run(
         os.fdopen(os.memfd_create("stdout"), "r+b", 0) as out,
         os.fdopen(os.memfd_create("stderr"), "r+b", 0) as err,
     ):
-        running = start(program, arguments, given, [nothing.fileno(), out.fileno(), err.fileno()])
+        streams = [nothing.fileno(), out.fileno(), err.fileno()]
+        running = start(program, arguments, given, streams, directory)
         try:
             code = running.wait(seconds)
         finally:

@@ -1,4 +1,4 @@
-"""Uninstalling leaves nothing on a host, by our own installer and by Debian's."""
+"""Uninstalling leaves nothing on a host, and neither does a dry run of installing."""
 
 from __future__ import annotations
 
@@ -6,44 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import debian_root
-from tests.support.arc_host import AGENT, BOOTSTRAP, DEPLOYMENT, SERVER, URL, ArcHost
-from tests.support.booted_root import BootedRoot
+from tests.support.arc_host import BOOTSTRAP, DEPLOYMENT, URL, ArcHost
+from tests.support.booted_root import BootedRoot, difference
 
 pytestmark = pytest.mark.systemd
 
 
-def difference(before: dict[str, str], after: dict[str, str]) -> list[str]:
-    """Every file that is not as it was."""
-    return sorted(
-        f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
-        for name in before.keys() | after.keys()
-        if before.get(name) != after.get(name)
-    )
-
-
-def test_an_installation_leaves_the_host_as_it_was(root: BootedRoot, wheel: Path) -> None:
+@pytest.fixture(scope="module")
+def bare(root: BootedRoot) -> dict[str, str]:
+    """The files of the host before our program came there."""
     root.run("apt-get", "install", "--yes", "--no-install-recommends", "python3-venv")
-    before = root.files()
-    host = ArcHost(root)
-
-    host.bootstrap(wheel)
-    host.install()
-    root.type(f"rm -r {BOOTSTRAP} {wheel.name}")
-    assert host.invoke("arc.ping")["pong"] is True
-    assert "arc-agent" in root.run("cat", "/etc/passwd")
-
-    root.run("arc-agent", "uninstall", "--purge")
-    root.run("arc-server", "uninstall", "--purge")
-    root.type("rm sender.token")
-
-    assert difference(before, root.files()) == []
-    assert "arc" not in root.run("systemctl", "list-units", "--no-legend", "arc-*")
+    return root.files()
 
 
-def test_a_dry_run_touches_nothing(root: BootedRoot, wheel: Path) -> None:
+@pytest.fixture(scope="module")
+def bootstrapped(root: BootedRoot, bare: dict[str, str], wheel: Path) -> ArcHost:
+    """The host with the program that installs, and nothing installed."""
     host = ArcHost(root)
     host.bootstrap(wheel)
+    return host
+
+
+def test_a_dry_run_touches_nothing(bootstrapped: ArcHost) -> None:
+    root = bootstrapped.root
     before = root.files()
 
     printed = root.run(
@@ -53,49 +38,21 @@ def test_a_dry_run_touches_nothing(root: BootedRoot, wheel: Path) -> None:
 
     assert "run    systemctl daemon-reload" in printed
     assert difference(before, root.files()) == []
-    root.type(f"rm -r {BOOTSTRAP} {wheel.name}")
 
 
-def test_debian_packages_are_installed_work_and_leave_nothing(
-    root: BootedRoot, wheel: Path
+def test_an_installation_leaves_the_host_as_it_was(
+    bootstrapped: ArcHost, bare: dict[str, str], wheel: Path
 ) -> None:
-    root.run("apt-get", "install", "--yes", "--no-install-recommends", "python3-venv")
-    before = root.files()
-    packages = built_packages(root, wheel)
-    host = ArcHost(root)
+    root = bootstrapped.root
 
-    root.type(f"dpkg --install {packages}/arc-server_*.deb {packages}/arc-agent_*.deb")
-    root.write("/etc/arc/agent.yaml", f"server: {{url: '{URL}'}}\ndeployment: {DEPLOYMENT}\n")
-    root.run("systemctl", "enable", "--now", "arc-server")
-    host.enrol()
-    root.run("systemctl", "enable", "--now", "arc-agent")
-    assert host.invoke("arc.ping")["pong"] is True
+    bootstrapped.install()
+    root.type(f"rm -r {BOOTSTRAP} {wheel.name}")
+    assert bootstrapped.invoke("arc.ping")["pong"] is True
+    assert "arc-agent" in root.run("cat", "/etc/passwd")
 
-    for unit in (AGENT, SERVER):
-        pid = root.pid(unit)
-        root.run("systemctl", "reload", unit)
-        assert root.pid(unit) == pid
-    root.type("dpkg --purge arc-agent arc-server")
-    root.type(f"rm -r {packages} sender.token")
+    root.run("arc-agent", "uninstall", "--purge")
+    root.run("arc-server", "uninstall", "--purge")
+    root.type("rm sender.token")
 
-    # dpkg keeps its own lists, and removes an empty /opt, which no package of Debian's owns
-    left = difference(before, root.files())
-    assert [each for each in left if not each.startswith(("var/lib/dpkg/", "opt: "))] == []
-
-
-def built_packages(root: BootedRoot, wheel: Path) -> str:
-    """Build the packages inside, with the release's own Python; return their directory."""
-    project = debian_root.PROJECT
-    root.write("/root/build/README.md", "")
-    for name in (*(each.name for each in project.glob("arc_*")), "config", "docs", "scripts",
-                 "systemd", "LICENSE", "pyproject.toml", "requirements.lock"):  # fmt: skip
-        root.copy_in(project / name, "/root/build")
-    root.type(
-        "cd build && python3 -m venv .venv\n"
-        ".venv/bin/pip install --quiet --require-hashes -r requirements.lock\n"
-        ".venv/bin/pip install --quiet --no-build-isolation --no-deps -e .\n"
-        ".venv/bin/python scripts/build_deb.py --compression gzip --out /root/dist\n"
-        "cd .. && rm -r build",
-        seconds=1000,
-    )
-    return "/root/dist"
+    assert difference(bare, root.files()) == []
+    assert "arc" not in root.run("systemctl", "list-units", "--no-legend", "arc-*")

@@ -47,32 +47,40 @@ def reader(root: BootedRoot, repository: Path) -> Iterator[Reader]:
     reader.close()
 
 
-def test_the_first_sections_work_on_a_fresh_host(reader: Reader) -> None:
+@pytest.fixture(scope="module")
+def screen(reader: Reader) -> str:
+    """What the first host shows while all sections but that of another host are typed."""
     printed: list[str] = []
-
     for title in HERE:
         for block in PAGE[title]:
             if block.text.startswith(". .venv/bin/activate"):
                 reader.in_each_terminal = block.text
             printed.append(reader.type(block))
+    return "".join(printed)
 
-    screen = "".join(printed)
+
+def test_the_first_sections_work_on_a_fresh_host(screen: str) -> None:
     assert '"rows":1204' in screen.replace(" ", "")
     assert "1204 rows" in screen
     assert "acme-eu-1" in screen
 
 
-def test_the_agent_moves_to_another_fresh_host(wheel: Path) -> None:
-    with BootedRoot("another-host") as there:
-        there.write("/root/agent.token", "a-token-of-the-server\n", 0o600)
-        there.copy_in(wheel)
-        reader = Reader(there, {"make wheel": "true"})  # it was built on the first host
-        try:
-            screen = "".join(reader.type(block) for title in THERE for block in PAGE[title])
-        finally:
-            reader.close()
+@pytest.mark.usefixtures("screen")
+def test_the_agent_moves_to_another_fresh_host(root: BootedRoot, reader: Reader) -> None:
+    make_wheel, *others = [block for title in THERE for block in PAGE[title]]
+    reader.type(make_wheel)
 
-        assert "Active: active (running)" in screen
+    with BootedRoot("another-host") as there:
+        [wheel] = root.path.glob("root/arc/dist/*.whl")
+        for brought in (wheel, root.path / "root/arc/agent.token"):
+            there.copy_in(brought)
+        reader_there = Reader(there, {})
+        try:
+            shown = "".join(reader_there.type(block) for block in others)
+        finally:
+            reader_there.close()
+
+        assert "Active: active (running)" in shown
         assert "no contact with https://arc.example.com since" in there.show(
             "arc-agent.service", "StatusText"
         )

@@ -33,7 +33,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         findings = asyncio.run(_show(given, source, socket_of(given)))
     except (ValueError, OSError) as error:
-        return fail(UNUSABLE, str(error))
+        return fail(UNUSABLE, error)
     if given.json:
         show(mask_known(json.dumps(msgspec.to_builtins(findings), indent=2)))
     return NO if any(each.state == "bad" for each in findings) else DONE

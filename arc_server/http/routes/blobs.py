@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import hdrs, web
 
@@ -15,8 +15,8 @@ from arc_server.http.routing import Route
 from arc_server.http.signed_queries import is_signed
 from arc_server.ports.clock import Clock
 from arc_server.server_keys import BLOB, Signer
-from arc_server.service.blob_paths import is_result
-from arc_server.service.uploads import Uploads
+from arc_server.service.blob_paths import attempts_directory, is_result
+from arc_server.service.uploads import Arrival, Uploads
 
 
 def routes(
@@ -57,18 +57,33 @@ def routes(
         (path,) = call.arguments
         size = call.query("size") if call.is_signed else None
         limit = max_blob_bytes if size is None else min(int(size), max_blob_bytes)
-        if call.is_signed:
-            await uploads.check(path)
-        await blobs.write(
-            path,
-            call.chunks(limit),
-            limit,
-            expected_bytes=call.http.content_length or int(size or 0),
-            is_result=is_result(path),
-        )
-        if call.is_signed and not await uploads.is_wanted(path):  # it ended meanwhile
-            await blobs.delete(path)
-            raise Conflict("the command has ended, or was leased again, while the body came")
+        if not call.is_signed:  # an administrator's
+            expected = call.http.content_length or 0
+            kind = is_result(path)
+            await blobs.write(
+                path, call.chunks(limit), limit, expected_bytes=expected, is_result=kind
+            )
+            return empty_answer()
+        arrival = await uploads.admit(path, call.http.content_length or 0)
+        stale: Sequence[str] = ()
+        if arrival.is_latest_result:
+            beside = await blobs.directories(attempts_directory(path))
+            stale = [each for each in beside if each != path.rpartition("/")[0]]
+        try:
+            written = await blobs.write(
+                path,
+                _counted(call.chunks(limit), arrival),
+                limit,
+                expected_bytes=call.http.content_length or int(size or 0),
+                is_result=is_result(path),
+            )
+            if not await uploads.arrived(path, written, arrival):  # it ended meanwhile
+                await blobs.delete(path)
+                raise Conflict("the command has ended, or was leased again, while the body came")
+        finally:
+            arrival.end()
+        if stale:
+            await blobs.delete_all(stale)
         return empty_answer()
 
     def is_blob_signed(call: Call) -> bool | None:
@@ -86,3 +101,9 @@ def routes(
         )
         for method, handler in (("GET", read), ("PUT", write))
     )
+
+
+async def _counted(chunks: AsyncIterator[bytes], arrival: Arrival) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        arrival.take(len(chunk))
+        yield chunk

@@ -27,7 +27,7 @@ class DirectoryLock:
             os.close(descriptor)
             raise StoreLocked(
                 f"{path.parent}: another server uses this data directory"
-                f"{f' ({holder})' if holder else ''}; --data-dir names another one"
+                f"{f' ({holder})' if holder else ''}"
             ) from None
         except BaseException:
             os.close(descriptor)

@@ -23,7 +23,7 @@ from arc_server.ports.records import (
     StoredBody,
 )
 from arc_server.store.engine.deployments import KnownDeployment
-from arc_server.store.engine.rows import StoredCommand, micros
+from arc_server.store.engine.rows import StoredCommand, micros, stored_command
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies, epochs, lookup, quotas, targets, transitions
 
@@ -159,6 +159,18 @@ def mark_uploaded(
     if not command.is_push or push_lease is None:
         return command
     return _push(db, lookup.with_params(db, stored.seq), push_lease, now)
+
+
+def mark_arrived(db: StoreSession, command_id: str, size: int) -> bool:
+    """Fulfil CommandStore.mark_arrived."""
+    row = db.row("find_command", command_id=command_id)
+    if row is None:
+        return False
+    stored = stored_command(row)
+    if stored.command.state is not State.PENDING_UPLOAD:
+        return False
+    transitions.put_arrived(db, stored, size)
+    return True
 
 
 def _push(

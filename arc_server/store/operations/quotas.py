@@ -53,6 +53,12 @@ def check_agent(db: StoreSession, deployment_id: str, quotas: Quotas) -> None:
         _refuse(deployment_id, "max_stored_bytes", quotas.max_stored_bytes)
 
 
+def upload_room(db: StoreSession, deployment_id: str, quotas: Quotas) -> int:
+    """Fulfil CommandStore.upload_room."""
+    used = usage_of(db, deployment_id, is_fresh=True)
+    return max(0, quotas.max_stored_bytes - used.stored_bytes)
+
+
 def recount(db: StoreSession, deployment_id: str) -> None:
     """Fulfil StoreHealth.recount_usage."""
     db.write_usage()  # what this batch has added so far is in the tables, too

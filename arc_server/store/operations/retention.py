@@ -57,6 +57,20 @@ def fail_abandoned_uploads(
     return [transitions.fail(db, stored, ABANDONED, now) for stored in awaited]
 
 
+def left_uploads(db: StoreSession, limit: int) -> Sequence[str]:
+    """Fulfil RetentionStore.left_uploads."""
+    return [command_id for _, command_id, _, _ in db.rows("left_uploads", limit=limit)]
+
+
+def forget_uploads(db: StoreSession, command_ids: Sequence[str]) -> None:
+    """Fulfil RetentionStore.forget_uploads."""
+    gone = set(command_ids)
+    for seq, command_id, deployment_id, arrived in db.rows("left_uploads", limit=len(gone)):
+        if command_id in gone:
+            db.change("put_arrived", seq=seq, arrived=0)
+            db.usage.changed(deployment_id).stored_bytes -= arrived
+
+
 def purge_commands(
     db: StoreSession,
     state: State,

@@ -258,11 +258,22 @@ def expire(db: StoreSession, stored: StoredCommand, now: datetime) -> CommandRec
 def replace_params(db: StoreSession, stored: StoredCommand, params: StoredBody) -> None:
     """Store params in the place of older ones. A trigger subtracts the size of those."""
     seq = stored.seq
+    announced, arrived = _awaited(db, seq)
+    db.usage.changed(stored.command.deployment_id).stored_bytes -= max(0, arrived - announced)
     form, data, size, checksum = bodies.of_params(params)
     db.change("replace_params", command=seq, form=form, data=data, size=size, checksum=checksum)
     db.usage.changed(stored.command.deployment_id).stored_bytes += size or 0
     db.unreadable_params.discard(seq)
     db.live.drop(seq)
+
+
+def put_arrived(db: StoreSession, stored: StoredCommand, size: int) -> None:
+    """Count what was uploaded of awaited params, in the place of an earlier upload."""
+    announced, before = _awaited(db, stored.seq)
+    if not db.change("put_arrived", seq=stored.seq, arrived=size):
+        return  # an operator has put other params in
+    used = db.usage.changed(stored.command.deployment_id)
+    used.stored_bytes += max(announced, size) - max(announced, before)
 
 
 def put_response(db: StoreSession, stored: StoredCommand, response: StoredResponse) -> None:
@@ -374,14 +385,18 @@ def _ended(
     used.live_commands -= 1
     if stored.command.state is State.PENDING_UPLOAD:
         used.open_uploads -= 1
-        used.stored_bytes -= _announced(db, stored.seq)
+        announced, arrived = _awaited(db, stored.seq)
+        used.stored_bytes -= max(0, announced - arrived)
     return msgspec.structs.replace(stored.command, state=state, completed_at=now, completed_by=by)
 
 
-def _announced(db: StoreSession, seq: int) -> int:
-    """Return the size of the params that a command waits for, as far as it was announced."""
-    row = db.row("awaited_size", seq=seq)
-    return 0 if row is None else row[0]
+def _awaited(db: StoreSession, seq: int) -> tuple[int, int]:
+    """Return how many bytes of awaited params were announced, and how many have arrived.
+
+    The greater of the two counts until the command ends; then what has arrived does.
+    """
+    row = db.row("awaited_sizes", seq=seq)
+    return (0, 0) if row is None else (row[0], row[1])
 
 
 def _used_up(code: str, command: CommandRecord) -> StoredError:

@@ -35,7 +35,8 @@ UPDATE params SET signature = :signature WHERE command = :command;
 INSERT INTO params (command, form, data, size, checksum)
 VALUES (:command, :form, :data, :size, :checksum)
 ON CONFLICT (command) DO UPDATE
-SET form = excluded.form, data = excluded.data, size = excluded.size, checksum = excluded.checksum;
+SET form = excluded.form, data = excluded.data, size = excluded.size, checksum = excluded.checksum,
+    arrived = 0;
 
 -- name: replace_response
 INSERT INTO responses (command, form, data, size, checksum)
@@ -74,8 +75,11 @@ WHERE c.command_id = :command_id;
 -- name: params_of
 SELECT p.form, p.data, p.size, p.checksum, p.signature FROM params AS p WHERE p.command = :seq;
 
--- name: awaited_size
-SELECT coalesce(p.size, 0) FROM params AS p WHERE p.command = :seq AND p.form = 3;
+-- name: awaited_sizes
+SELECT coalesce(p.size, 0), p.arrived FROM params AS p WHERE p.command = :seq AND p.form = 3;
+
+-- name: put_arrived
+UPDATE params SET arrived = :arrived WHERE command = :seq AND form = 3;
 
 -- name: response_of
 SELECT r.form, r.data, r.size, r.checksum FROM responses AS r WHERE r.command = :seq;

@@ -33,6 +33,12 @@ WHERE command = :seq AND form IN (1, 2);
 UPDATE responses SET form = :form, data = :data, size = 0, checksum = :checksum
 WHERE command = :seq AND form IN (1, 2);
 
+-- name: left_uploads
+SELECT c.seq, c.command_id, c.deployment_id, p.arrived
+FROM params AS p INDEXED BY params_arrived CROSS JOIN commands AS c ON c.seq = p.command
+WHERE p.arrived > 0 AND p.command > 0 AND c.completed_at IS NOT NULL
+ORDER BY p.command LIMIT :limit;
+
 -- name: delete_lines
 DELETE FROM event_lines WHERE (command, place) IN (
     SELECT l.command, l.place FROM event_lines AS l WHERE l.command = :seq

@@ -15,7 +15,8 @@ SET live_commands = live_commands + excluded.live_commands,
     idempotency_keys = idempotency_keys + excluded.idempotency_keys;
 
 -- name: recount_usage
--- `form` 3 is params that are awaited. What they announce counts until the command ends.
+-- `form` 3 is params that are awaited. What they announce counts until the command ends, and what has
+-- arrived of them until it was removed.
 REPLACE INTO usage
     (deployment_id, live_commands, open_uploads, idempotency_keys, agents, stored_bytes)
 SELECT :deployment_id,
@@ -26,8 +27,10 @@ SELECT :deployment_id,
     (SELECT count(*) FROM idempotency_keys AS k WHERE k.deployment_id = :deployment_id),
     (SELECT count(*) FROM agents AS a WHERE a.deployment_id = :deployment_id),
     (SELECT coalesce(sum(
-            iif(p.form = 3 AND c.state <> 'PENDING_UPLOAD', 0, coalesce(p.size, 0))
-                + coalesce(r.size, 0)), 0)
+            coalesce(CASE
+                WHEN p.form <> 3 THEN p.size
+                WHEN c.state <> 'PENDING_UPLOAD' THEN p.arrived
+                ELSE max(coalesce(p.size, 0), p.arrived) END, 0) + coalesce(r.size, 0)), 0)
         FROM commands AS c INDEXED BY commands_of_deployment
         LEFT JOIN params AS p ON p.command = c.seq LEFT JOIN responses AS r ON r.command = c.seq
         WHERE c.deployment_id = :deployment_id)

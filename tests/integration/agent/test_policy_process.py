@@ -15,6 +15,7 @@ import pytest
 
 from arc_agent.cli.main import main
 from arc_agent.host.logins import own_login
+from tests.support import warm_programs
 from tests.support.agent_process import Process, agent
 from tests.support.scripted_server import ScriptedServer
 from tests.support.waiting import until
@@ -52,17 +53,10 @@ def test_the_configuration_of_the_page_is_good(
 
 async def run(*arguments: str, cwd: Path) -> tuple[int, str, str]:
     """`arc-agent` as a process: exit code and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        COMMAND,
-        *arguments,
-        cwd=cwd,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    ended = await asyncio.to_thread(
+        warm_programs.run, "arc-agent", arguments, seconds=20, directory=cwd
     )
-    async with asyncio.timeout(20):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 async def test_a_bad_policy_ends_an_agent_at_its_start(
@@ -73,7 +67,9 @@ async def test_a_bad_policy_ends_an_agent_at_its_start(
         server, tmp_path, ARC_AGENT_POLICY_FILE=str(tmp_path / "policy.yaml")
     ) as process:
         assert await process.ended() == 2
-        assert process.log.read_text().startswith("error: rules: Expected `array`")
+        assert process.log.read_text().startswith(
+            "error: rules: Expected list of mappings, not a mapping"
+        )
 
 
 async def test_sighup_takes_a_changed_policy_and_refuses_a_bad_one(

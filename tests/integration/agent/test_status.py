@@ -174,7 +174,7 @@ async def test_the_age_of_a_token_file_is_told_and_not_the_token(
     assert "very-secret-token" not in json.dumps(said)
 
 
-def test_an_agent_that_does_not_run_is_said_in_one_line(
+def test_an_agent_that_does_not_run_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["status", "--data-dir", str(tmp_path)]) == 3
@@ -182,7 +182,7 @@ def test_an_agent_that_does_not_run_is_said_in_one_line(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: no agent answers at ")
-    assert shown.err.count("\n") == 1
+    assert shown.err.count("\n") == 2  # the second line says how to name another one
 
 
 def test_sizes_are_short() -> None:

@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.support.fake_server import FakeServer, agent, answer, echo, one_kind
+from tests.support.fake_server import FakeServer, HandlerFailed, agent, answer, echo, one_kind
 from tests.support.shell import arc, arc_process, start
 
 LARGE = b'"' + b"0123456789abcdef" * 100_000 + b'"'
@@ -285,6 +285,21 @@ async def test_the_hint_for_an_unknown_command_allows_for_receivers_that_do_not_
 
     assert failed.code == 1
     assert "lists those of agents that register" in failed.err
+
+
+@one_kind
+async def test_an_unknown_command_gets_the_name_of_the_likely_one(server: FakeServer) -> None:
+    server.agents = [agent("a1", "dep")]
+
+    async def unknown(_params: bytes) -> bytes:
+        raise HandlerFailed("UNKNOWN_COMMAND", "no handler for 'ecoh'")
+
+    server.handlers["ecoh"] = unknown
+
+    failed = await arc("invoke", "dep", "ecoh", url=server.url)
+
+    assert failed.code == 1
+    assert "UNKNOWN_COMMAND: no handler for 'ecoh'. Did you mean echo?" in failed.err
 
 
 async def test_a_command_that_is_cancelled_is_so_for_who_waits_for_it(server: FakeServer) -> None:

@@ -63,6 +63,17 @@ async def test_a_terminal_shows_the_reason_as_it_changes(server: FakeServer, how
     assert "still waiting" not in tty.shown
 
 
+@one_kind
+async def test_a_terminal_leaves_out_the_id_before_it_cuts_the_reason(server: FakeServer) -> None:
+    note = "until the new disk is there and has been tested"
+    server.waiting = PAUSED | {"note": note}
+
+    async with terminal("invoke", "dep", "late", url=server.url) as tty:
+        await tty.until(f" PENDING: the agent on host-1 is paused ({note}) 0:00:0")
+        await finish(server)
+        assert await tty.end() == 0
+
+
 async def test_a_server_that_gives_no_reason_is_waited_for_without_one(server: FakeServer) -> None:
     running = asyncio.ensure_future(arc("invoke", "dep", "late", url=server.url))
     await server.until(lambda: server.count("GET", "/v1/commands/cmd_1") > 0)
@@ -130,6 +141,19 @@ async def test_arc_waits_for_the_host_if_asked_to_or_not_certain(
     ended = await running
 
     assert (ended.code, ended.out) == (0, b"{}\n")
+
+
+@one_kind
+async def test_a_wait_for_a_deployment_that_was_never_seen_suggests_the_likely_one(
+    server: FakeServer,
+) -> None:
+    server.waiting = {"reason": "never_seen"}
+    server.agents = [agent("a1", "acme-eu-1"), agent("a2", "other")]
+
+    ended = await arc("invoke", "acme-eu-2", "late", "--timeout", "1s", url=server.url)
+
+    assert ended.code == 5
+    assert "has ever been seen; it goes on. Did you mean acme-eu-1?" in ended.err
 
 
 @one_kind

@@ -15,6 +15,7 @@ from arc_server.blobs.local import LocalBlobStore
 from arc_server.ports.records import (
     FIRST_EPOCH,
     NewCommand,
+    Quotas,
     StoredBlob,
     StoredInline,
     StoredSuccess,
@@ -48,7 +49,7 @@ class Year:
         self.retention = Retention(
             store=store,
             blobs=blobs,
-            uploads=Uploads(store, FIRST_EPOCH),
+            uploads=Uploads(store, FIRST_EPOCH, Quotas()),
             announcements=Announcements(),
             clock=self.clock,
             limits=LIMITS,

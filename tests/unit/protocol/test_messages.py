@@ -237,7 +237,7 @@ def test_keys_and_target_ids_may_be_empty_but_not_long_or_with_controls(field: s
     [
         (b"[]", UploadCompleteRequest, None, "body: Expected `object`, got `array`"),
         (b"null", UploadCompleteRequest, None, "body: Expected `object`, got `null`"),
-        (b"{}", UploadCompleteRequest, "size", "size: Object missing required field `size`"),
+        (b"{}", UploadCompleteRequest, "size", "size: is required"),
         (b'{"size":-1}', UploadCompleteRequest, "size", "size: Expected `int` >= 0"),
         (b'{"size":1.0}', UploadCompleteRequest, "size", "size: Expected `int`, got `float`"),
         (b'{"size":"1"}', UploadCompleteRequest, "size", "size: Expected `int`, got `str`"),
@@ -253,7 +253,7 @@ def test_keys_and_target_ids_may_be_empty_but_not_long_or_with_controls(field: s
             create(params={"inlineBase64": ""}),
             CreateCommandRequest,
             "params.mode",
-            "params.mode: Object missing required field `mode`",
+            "params.mode: is required",
         ),
         (
             create(params={"mode": "Inline"}),

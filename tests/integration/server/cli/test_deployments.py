@@ -92,7 +92,7 @@ async def test_a_running_server_pushes_what_waits_as_soon_as_a_url_is_set(
     assert done.exit_code == undone.exit_code == 0, done.output
     assert [envelope.command_id for envelope in worker.received] == [waiting]
     assert worker.headers[0]["Authorization"] == f"Bearer {SECRET}"
-    assert (shown["push_url"], shown["push_state"]) == (worker.url, "closed")
+    assert (shown["push_url"], shown["push_state"]) == (worker.url, "ok")
     assert shown["has_push_token"]
     assert shown["set_by"] not in (None, "the configuration")
     assert stored is not None
@@ -174,7 +174,7 @@ async def test_an_open_circuit_is_shown_to_operators_and_senders(
         shown = await show(data)
         listed = (await client.call("GET", "/v1/agents?deploymentId=own")).json
 
-    assert (shown["push_state"], shown["reason"]) == ("open", "HTTP 503")
+    assert (shown["push_state"], shown["reason"]) == ("paused", "HTTP 503")
     presence = listed["presence"]
     assert presence["isPushed"]
     assert presence["pushCircuit"]["reason"] == "HTTP 503"

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from arc_server.app import serving
+from arc_server.app import DATABASE, serving
 from arc_server.config.sections import AuthSection, DiskSection, ServerConfig
 from arc_server.disk_room import Measured, measure
 from arc_server.http.limits import HttpLimits
 from tests.support.running_server import Client, Serve, admin_client
+from tests.support.stores import copy_migrated
 
 
 @pytest.fixture
@@ -36,6 +37,9 @@ def serve(tmp_path: Path) -> Serve:
             auth=AuthSection(**(auth or {})),
             **{"disk": DiskSection(ballast_bytes=0), **keys},
         )
+        if not data_dir.exists():
+            data_dir.mkdir(0o700)
+            await copy_migrated(data_dir / DATABASE)
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(serving(config, gauge=gauge))
             yield await stack.enter_async_context(admin_client(server))

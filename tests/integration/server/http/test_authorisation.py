@@ -22,6 +22,7 @@ from arc_server.auth.tokens import Scope
 from arc_server.config.sections import AuthSection, DiskSection, EnrolmentSection, ServerConfig
 from arc_server.http.answers import empty_answer
 from arc_server.http.calls import Call
+from arc_server.http.limits import HttpLimits
 from arc_server.http.routing import Route
 from arc_server.ports.records import Deployment
 from tests.support.authorisation import (
@@ -68,6 +69,7 @@ async def _serve(directory: Path, **auth: Any) -> AsyncIterator[Client]:
             disk=DiskSection(ballast_bytes=0),
             oidc=section(provider, *OIDC_RULES),
             enrolment=EnrolmentSection(max_per_second=10_000),
+            http=HttpLimits(strangers_per_second=10_000),
         )
         async with serving(config) as server, admin_client(server) as client:
             await server.parts.store.put_deployment(

@@ -138,6 +138,7 @@ async def test_forged_requests_for_an_access_token_get_a_401(client: Client, hos
     other = Host()
     stale = AccessTokens(client.server.parts.signer, client.server.parts.clock)
     expired = stale._seal("challenge", "nonce", -60)
+    of_tomorrow = stale._seal("challenge", "nonce", 86_400)
     forgeries: dict[str, dict[str, Any]] = {
         "another key's signature": good
         | {"signature": other.token_request(challenge)["signature"]},
@@ -146,6 +147,7 @@ async def test_forged_requests_for_an_access_token_get_a_401(client: Client, hos
         "another challenge": good | {"challenge": await host.challenge(client)},
         "a challenge without an owner": host.token_request("nonce.99999999999.0000." + "0" * 64),
         "a challenge that has expired": host.token_request(expired),
+        "a challenge of a clock that was ahead": host.token_request(of_tomorrow),
         "a signature for something else": good
         | {"signature": host.sign("key", host.key_id, challenge)},
         "an access token as a challenge": host.token_request(

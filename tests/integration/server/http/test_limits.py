@@ -295,7 +295,7 @@ async def test_a_list_of_agents_ends_at_its_size_and_goes_on_behind_it(client: C
         pages.append([agent["agentId"] for agent in page.json["agents"]])
         cursor = page.json.get("cursor")
 
-    assert pages == [["a3", "a2", "a1"], ["a0"]]
+    assert pages == [["a2", "a1", "a0"], ["a3"]]
     bad = [
         await client.call("GET", f"/v1/agents?cursor={text}") for text in ("x", "e30=", "%C3%A9")
     ]

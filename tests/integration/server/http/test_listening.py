@@ -89,6 +89,17 @@ async def test_clients_behind_a_unix_socket_are_told_apart_where_it_is_trusted(
         assert await junk("203.0.113.10") == others
 
 
+async def test_no_auth_is_refused_on_a_unix_socket(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"listen": f"unix:{tmp_path}/arc.sock", "public_url": PUBLIC}
+
+    with pytest.raises(SettingsError) as refused:
+        async with serve(tmp_path, **keys, auth=AuthSection(disabled=True)):
+            pass
+
+    assert refused.value.key == "auth.disabled"
+    assert not (tmp_path / "data").exists()
+
+
 async def test_every_address_of_ipv6_takes_ipv4_as_well(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"listen": "[::]:0", "tls": ServerTlsSection(behind_proxy=True)}
     async with serve(tmp_path, **keys) as server, admin_client(server) as client:

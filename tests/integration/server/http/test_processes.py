@@ -20,9 +20,7 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
-from arc_runtime.logs import setup
 from arc_server.cli import database
 from arc_server.cli.main import main
 from arc_server.server_keys import FILE_NAME
@@ -251,7 +249,16 @@ def test_a_token_that_cannot_be_is_not_made(
     ended = run("token", "create", *arguments, "--data-dir", tmp_path / "data")
 
     assert (ended.code, ended.out) == (2, "")
+    assert "invalid value" not in ended.err  # what is wrong says the option's own message
     assert not (tmp_path / "data").exists()
+
+
+def test_a_data_directory_that_is_a_file_is_called_so(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "data").touch()
+
+    ended = run("serve", "--data-dir", tmp_path / "data", *LOCAL)
+
+    assert_one_line(ended, f"data_dir: {tmp_path}/data: Not a directory")
 
 
 COMMANDS = [
@@ -483,15 +490,6 @@ def test_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
             wait_until(lambda: "server.stopping" in running.log.read_text())
 
             assert running.end() == 128 + signal.SIGTERM
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """`serve` sets up logging for its process, which is this one."""
-    before = structlog.get_config()
-    yield
-    setup.configure(stream=sys.stderr)
-    structlog.configure(**before)
 
 
 def test_a_server_that_is_started_with_closed_streams_serves(tmp_path: Path) -> None:

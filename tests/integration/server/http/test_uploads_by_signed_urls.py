@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.running_server import OWN, Client, success
+from arc_server.blobs.collection_hold import NAME as HOLD
+from arc_server.config.sections import QuotaSection, RetentionSection
+from tests.support.running_server import OWN, Client, Serve, success
+from tests.support.store_quotas import usage
 from tests.support.waiting import until
 
 PART = 2 << 20
@@ -28,7 +31,7 @@ def upload_url(lease: dict[str, Any]) -> str:
 def kept(client: Client) -> list[str]:
     """The files of bodies and of unfinished uploads."""
     root = client.server.parts.blobs.root
-    return [str(path) for path in root.rglob("*") if path.is_file()]
+    return [str(path) for path in root.rglob("*") if path.is_file() and path.name != HOLD]
 
 
 async def test_no_more_bytes_come_by_a_url_than_were_announced(client: Client) -> None:
@@ -123,3 +126,88 @@ async def test_an_upload_ends_the_one_before_it_of_the_same_body(client: Client)
     for answer in answers[:-1]:
         assert isinstance(answer, Exception) or answer.code == "CONFLICT"
     assert len(kept(client)) == 1
+
+
+async def stored(client: Client) -> int:
+    """The bytes that count for the deployment."""
+    return (await usage(client.server.parts.store, OWN))["stored_bytes"]  # type: ignore[arg-type]
+
+
+async def recounted(client: Client) -> int:
+    """The bytes that count, counted anew."""
+    await client.server.parts.store.recount_usage(OWN)
+    return await stored(client)
+
+
+async def nothing_left(client: Client) -> bool:
+    """True once no upload counts whose command has ended."""
+    return not await client.server.parts.store.left_uploads(10)
+
+
+async def test_params_of_unannounced_size_count_as_they_arrive(serve: Serve) -> None:
+    async with serve(quotas=QuotaSection(max_stored_bytes=3 * PART)) as client:
+        first, second = await announced(client, None), await announced(client, None)
+        assert (await client.call("PUT", first[1], data=b"x" * 2 * PART, token="")).status == 200
+        assert await stored(client) == 2 * PART
+
+        announcing = await client.call("PUT", second[1], data=b"x" * 2 * PART, token="")
+        slow = Slow()
+        slow.go_on.set()
+        streaming = await client.call("PUT", second[1], data=slow.chunks(), token="")
+
+        for refused in (announcing, streaming):
+            assert (refused.status, refused.code) == (429, "QUOTA_EXCEEDED")
+        assert len(kept(client)) == 1
+        assert (await client.call("PUT", second[1], data=b"x" * PART, token="")).status == 200
+        assert await stored(client) == 3 * PART
+        done = {"size": PART}
+        await client.call("POST", f"/v1/commands/{second[0]}/upload-complete", done)
+        assert await stored(client) == 3 * PART
+
+
+async def test_uploads_at_the_same_time_count_together(serve: Serve) -> None:
+    async with serve(quotas=QuotaSection(max_stored_bytes=3 * PART)) as client:
+        slow = [Slow() for _ in range(2)]
+        sent: list[asyncio.Task[Any]] = []
+        for each in slow:
+            _, url = await announced(client, None)
+            sent.append(asyncio.create_task(client.call("PUT", url, data=each.chunks(), token="")))
+            await each.begun.wait()
+        await until(lambda: len(kept(client)) == 2)
+        answers: list[Any] = []
+        for each, upload in zip(slow, sent, strict=True):
+            each.go_on.set()
+            answers.append(await upload)
+
+        assert [answer.status for answer in answers] == [200, 429]
+        assert await stored(client) == 2 * PART
+
+
+@pytest.mark.parametrize("size", [10, None])
+async def test_what_was_uploaded_for_a_cancelled_command_counts_until_it_is_removed(
+    serve: Serve, size: int | None
+) -> None:
+    async with serve(retention=RetentionSection(interval_seconds=0.05)) as client:
+        command_id, url = await announced(client, size)
+        await client.call("PUT", url, data=b"x" * 10, token="")
+        assert await stored(client) == 10
+
+        await client.call("POST", f"/v1/commands/{command_id}/cancel")
+        await until(lambda: not kept(client))
+        await until(lambda: nothing_left(client))
+
+        assert (await client.status(command_id))["state"] == "FAILED"
+        assert await stored(client) == await recounted(client) < 100
+
+
+async def test_a_result_takes_the_place_of_what_earlier_leases_have_uploaded(
+    client: Client,
+) -> None:
+    await client.create()
+    for _ in range(3):
+        (lease,) = await client.lease()
+        assert (await client.call("PUT", upload_url(lease), data=b"x", token="")).status == 200
+        (file,) = kept(client)
+        assert lease["leaseId"] in file
+        release = {"reason": "drain"}
+        await client.call("POST", f"/v1/commands/leases/{lease['leaseId']}/release", release)

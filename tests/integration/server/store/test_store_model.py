@@ -435,6 +435,19 @@ class TwoStores(RuleBasedStateMachine):
         before = self.now - timedelta(seconds=age)
         self.both(lambda store: store.fail_abandoned_uploads(before, self.now, limit))
 
+    @rule(index=st.integers(0, 40), size=st.integers(0, 9))
+    def mark_arrived(self, index: int, size: int) -> None:
+        self.both(lambda store: store.mark_arrived(self.command_id(index), size))
+
+    @rule(limit=st.integers(1, 3))
+    def forget_uploads(self, limit: int) -> None:
+        async def forget(store: Any) -> Any:
+            left = await store.left_uploads(limit)
+            await store.forget_uploads(left)
+            return left
+
+        self.both(forget)
+
     @rule(index=st.integers(0, 30))
     def delete_command(self, index: int) -> None:
         self.both(lambda store: store.delete_command(self.command_id(index)))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from arc_agent.cli.arguments import parser
 from arc_agent.cli.install import front
@@ -27,20 +25,10 @@ REFUSALS = {
     "duplicate": (["--handlers", "twice.py"], "two handlers for 'arc.ping'"),
     "no token file": (["--token-file", "nowhere"], "cannot be read: No such file"),
     "empty token file": (["--token-file", "empty"], "is empty"),
-    "directory that is a file": (["--data-dir", "empty"], "cannot be used: File exists"),
+    "directory that is a file": (["--data-dir", "empty"], "cannot be used: it is no directory"),
     "damaged spool": (["--data-dir", "damaged"], "spool.db cannot be used: file is not a database"),
     "newer spool": (["--data-dir", "newer"], "was made by a newer agent (version 99)"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    """The command line sets up logging for its process, which is the tests' here."""
-    handlers = logging.getLogger().handlers[:]
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(False)
-    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_json_becomes_what_the_annotation_says(kind: Any, value: Any, becomes: A
     [
         (Order, {"items": [{"price": 1}, {"price": "1"}]}, "params.items[1].price: Expected `int`"),
         (Order, {"items": [{"price": -1}]}, "params.items[0].price: Expected `int` >= 0"),
-        (Order, {"items": [{}]}, "params.items[0].price: Object missing required field `price`"),
+        (Order, {"items": [{}]}, "params.items[0].price: is required"),
         (list[Item], [{"price": None}], "params[0].price: Expected `int`, got `null`"),
         (Order, 3, "params: Expected `object`, got `int`"),
         (dict[str, int], {"a": "b"}, "params[...]: Expected `int`, got `str`"),
@@ -125,7 +125,7 @@ def test_a_struct_with_such_a_part_is_refused_too() -> None:
         (list[int], ["a"], "result[0]: Expected `int`, got `str`"),
         (type(None), 3, "result: Expected `null`, got `int`"),
         (Model, {"price": 1}, "result: Expected `Model`, got `dict`"),
-        (UNTYPED, {1j}, "result: a complex cannot be written as JSON"),
+        (UNTYPED, {1j}, "result: a value of the type complex cannot be written as JSON"),
         (UNTYPED, {"a": float("nan")}, "result: Out of range float values are not JSON compliant"),
     ],
 )

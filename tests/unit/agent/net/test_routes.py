@@ -220,12 +220,13 @@ def test_a_name_in_a_certificate_cannot_break_a_line(tmp_path: Path) -> None:
 
 
 UNUSABLE: list[tuple[str, dict[str, str], str]] = [
-    ("tls.ca_file", {"ca_file": "gone"}, "No such file"),
+    ("tls.ca_file", {"ca_file": "gone"}, "/gone cannot be used: No such file"),
     ("tls.ca_file", {"ca_file": "empty"}, "no readable PEM"),
     ("tls.crl_file", {"crl_file": "empty"}, "no readable PEM"),
     ("tls.client_cert", {"client_cert": "a.crt", "client_key": "b.key"}, "another certificate"),
     ("tls.client_cert", {"client_cert": "a.crt"}, "no readable PEM"),
-    ("tls.client_cert", {"client_cert": "gone"}, "No such file"),
+    ("tls.client_cert", {"client_cert": "gone"}, "/gone cannot be used: No such file"),
+    ("tls.client_key", {"client_cert": "a.crt", "client_key": "gone"}, "/gone cannot be used: No"),
     ("tls.client_key", {"client_key": "a.key"}, "needs tls.client_cert"),
     ("tls.ca_only", {}, "needs tls.ca_file"),
 ]

@@ -88,10 +88,13 @@ def test_the_text_of_a_file_is_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
     file.write_text('{"secret" 1}')
 
-    with pytest.raises(InvalidParams, match=r"p\.json is not JSON: line 1 column 11") as refused:
+    with pytest.raises(
+        InvalidParams, match=r"p\.json is not JSON: line 1 column 11(?s:.*)--raw$"
+    ) as refused:
         read(f"@{file}")
 
     assert "secret" not in refused.value.message
+    assert refused.value.message.endswith("\nTo send it as it is: --raw")
 
 
 def test_bytes_that_are_not_utf8_are_counted() -> None:

@@ -70,6 +70,16 @@ async def test_without_an_interrupt_it_is_just_the_work() -> None:
         await Interrupts().around(failing())
 
 
+async def test_afterwards_a_ctrl_c_cancels_the_main_task_as_before() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    done = asyncio.Event()
+    done.set()
+
+    await Interrupts().around(done.wait())
+
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 async def test_where_nobody_can_be_asked_the_first_leaves_and_ends_the_work() -> None:
     ended = asyncio.Event()
 

@@ -81,6 +81,16 @@ def no_config(_: Path) -> Sequence[str]:
     return ()
 
 
+@pytest.mark.parametrize("verb", ["install", "upgrade"])
+@pytest.mark.parametrize("source", ["arc_commands-9.whl", "./arc", "/arc/dist"])
+def test_a_source_that_is_not_there_is_named_before_anything_is_built(
+    root: Path, capsys: pytest.CaptureFixture[str], verb: str, source: str
+) -> None:
+    assert agent_front().main([verb, "--root", str(root), "--from", source]) == 2
+
+    assert capsys.readouterr().err == f"error: --from {source}: there is no such file\n"
+
+
 @pytest.mark.parametrize("is_dry", [True, False], ids=["dry run", "real run"])
 @pytest.mark.parametrize(
     ("prepare", "reason"),
@@ -104,7 +114,7 @@ def test_a_dry_run_fails_as_the_real_run_does_and_neither_touches_anything(
     before = sorted(root.rglob("*"))
     words = ["install", "--root", str(root), *options, *(["--dry-run"] if is_dry else [])]
 
-    assert agent_front().main(words) == 1
+    assert agent_front().main(words) == (2 if prepare is no_config else 1)
 
     err = capsys.readouterr().err
     assert reason in err

@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import sqlite3
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -32,16 +31,10 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def stream() -> io.StringIO:
     written = io.StringIO()
     setup.configure("json", "debug", written)
-    yield written
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    return written
 
 
 class Request:

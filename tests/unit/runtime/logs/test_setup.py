@@ -20,17 +20,11 @@ from arc_runtime.logs.redaction import redact_fields, redact_text
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    """Logging is of the process: put it back after each test."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers[:] = []
+def _empty_logging() -> Iterator[None]:
+    """Begin without handlers and leave no context behind."""
+    logging.getLogger().handlers[:] = []
     yield
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture

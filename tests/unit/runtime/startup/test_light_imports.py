@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import structlog.dev
+
 SMALL = """
 import sys
 from arc_runtime.startup.light_imports import import_small_aiohttp
@@ -26,3 +28,9 @@ def test_a_small_aiohttp_loads_the_tables_of_host_names_with_the_first_that_need
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_the_suite_renders_exceptions_as_the_programs_do() -> None:
+    formatter = structlog.dev.default_exception_formatter
+
+    assert formatter is structlog.dev.plain_traceback, "with local variables, bodies and all"

@@ -92,6 +92,10 @@ def test_the_commented_file_names_every_key() -> None:
         ("http: {trusted_proxies: [proxy.example]}", "http.trusted_proxies"),
         ("log: {level: loud}", "log.level"),
         ("auth: {disabled: true}\nlisten: 0.0.0.0:80", "auth.disabled"),
+        (
+            "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example\nauth: {disabled: true}",
+            "auth.disabled",
+        ),
         ("listen: 0.0.0.0:80", "listen"),
         ("listen: '[::]:80'", "listen"),
         ("listen: arc.example:80", "listen"),
@@ -192,7 +196,6 @@ def test_loopback_is_what_only_this_machine_reaches(host: str, expected: bool) -
         "listen: 0.0.0.0:80\ntls: {behind_proxy: true}",
         "listen: '[::]:80'\ntls: {cert_file: /a.pem}",
         "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example",
-        "listen: 'unix:/run/arc.sock'\npublic_url: https://arc.example\nauth: {disabled: true}",
     ],
 )
 def test_a_server_off_loopback_has_tls_or_a_proxy(tmp_path: Path, text: str) -> None:

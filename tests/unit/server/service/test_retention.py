@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from arc_protocol.errors import CommandNotFound, Conflict, InvalidStateTransition
+from arc_protocol.errors import (
+    CommandNotFound,
+    Conflict,
+    InvalidStateTransition,
+    StorageOperationFailed,
+)
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import ErrorResponse, StorageBody, SuccessResponse
 from arc_protocol.messages.leases import LeaseInfo
@@ -172,6 +177,19 @@ async def test_a_command_that_is_deleted_takes_its_bodies_along(world: World) ->
     assert not await world.retention.delete_command(lease.command_id)
     with pytest.raises(Conflict, match="cancel it first"):
         await world.retention.delete_command(live.command_id)
+
+
+async def test_a_command_whose_blobs_cannot_be_deleted_is_deleted_all_the_same(
+    world: World,
+) -> None:
+    lease = await ended(world, success(LARGE))
+    world.blobs.refuse = {"delete_all": StorageOperationFailed("a broken disk")}
+
+    assert await world.retention.delete_command(lease.command_id)
+
+    world.blobs.refuse = {}
+    assert not await is_there(world, lease.command_id)
+    assert (await world.retention.purge(None)).blobs == 1
 
 
 async def test_an_operator_may_purge_earlier_than_configured(world: World) -> None:
