@@ -50,7 +50,7 @@ def test_whole_commands_are_measured_with_each_process_and_with_a_spool_of_its_o
 
     printed = run(
         "end_to_end.py",
-        *("--seconds", "0.3", "--handlers", "exec", "--at-once", "0", "2", "--waiting", "0"),
+        *("--seconds", "1", "--handlers", "exec", "--at-once", "0", "2", "--waiting", "0"),
         *("--profile", "--json", str(results)),
     )
 
