@@ -79,13 +79,21 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
         holder = command.lease_credential
         return not command.is_push if holder is None else holder == self.credential
 
+    def is_holder(self, command: CommandRecord) -> bool:
+        """Return True if the latest lease was granted to the caller, who may then leave it unnamed.
+
+        One without a credential may be that of a push, also where commands are pushed no longer.
+        """
+        holder = command.lease_credential
+        return self.every_lease or (holder is not None and holder == self.credential)
+
     def check_lease(self, command: CommandRecord, lease_id: str | None) -> None:
         """Raise LeaseLost or Forbidden unless the latest lease is the one named, and the caller's.
 
         A caller that names none is refused unless it holds the lease.
         """
         if lease_id is None:
-            if not self.holds(command):
+            if not self.is_holder(command):
                 raise Forbidden(
                     "another credential holds the lease of the command",
                     command_id=command.command_id,

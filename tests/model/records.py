@@ -144,7 +144,7 @@ def size_of_agent(agent: AgentPresence) -> int:
 
 def check_holder(command: CommandRecord, lease_id: str | None, within: Reach) -> None:
     if lease_id is None:
-        if not within.holds(command):
+        if not within.is_holder(command):
             raise Forbidden("another credential holds the lease of the command")
     elif lease_id != command.lease_id or not within.holds(command):
         raise LeaseLost("the command has been leased again since, or never under this lease")

@@ -117,7 +117,7 @@ def read(db: StoreSession, command_id: str, after: int, limit: int) -> EventPage
     stored = stored_command(found)
     row = db.row("event_stream", seq=stored.seq)
     if row is None:
-        return EventPage(command=stored.command, lines=())
+        return EventPage(command=stored.command, lines=[])
     stream = _Stream(*row)
     lines = db.rows("event_lines", seq=stored.seq, after=after, limit=limit)
     first = db.row("first_event_line", seq=stored.seq)

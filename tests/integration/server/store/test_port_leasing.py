@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from arc_protocol.errors import LeaseLost, LeaseNotFound
+from arc_protocol.errors import Forbidden, LeaseLost, LeaseNotFound
 from arc_protocol.messages.base import State
 from arc_server.ports.records import PushCircuit, StoredError, StoredInline
 from arc_server.ports.store import Store
@@ -387,6 +387,19 @@ async def test_a_push_of_what_an_agent_held_before_has_a_lease_of_its_own(
     assert (grant.command.lease_id, grant.command.lease_attempt) == ("lease_push", 2)
     with pytest.raises(LeaseLost):
         await store.complete("cmd_1", "lease_agent", RESULT, after(3601))
+
+
+async def test_what_a_receiver_holds_stays_its_own_when_pushing_ends(store: Store) -> None:
+    await store.set_push(DEPLOYMENT, "https://w.test/", None, NOW, "root")
+    await create(store, command_id="cmd_1")
+    [grant] = (await store.lease_push(["lease_push"], 30, NOW)).grants
+    await store.set_push(DEPLOYMENT, None, None, NOW)
+
+    with pytest.raises(Forbidden):
+        await store.complete("cmd_1", None, RESULT, NOW, only(DEPLOYMENT, "tok_agent"))
+
+    done = await store.complete("cmd_1", grant.command.lease_id, RESULT, NOW)
+    assert done.command.state is State.SUCCEEDED
 
 
 async def test_the_push_url_of_an_operator_stays_unless_one_is_configured(store: Store) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from arc_protocol.errors import (
     CommandNotFound,
+    Forbidden,
     InvalidCommand,
     InvalidStateTransition,
     LeaseLost,
@@ -144,8 +145,10 @@ async def test_responses_without_a_lease_are_judged_by_the_state_alone(world: Wo
     with pytest.raises(InvalidStateTransition):
         await world.leases.submit_response(one, success(bytes(5_000)))
     await world.lease()
+    with pytest.raises(Forbidden):
+        await world.leases.submit_response(one, success(b"bare"), within=only("d1", "tok_other"))
 
-    await world.leases.submit_response(one, success(b"bare"), within=only("d1"))
+    await world.leases.submit_response(one, success(b"bare"))
 
     assert (await world.status(one)).state is State.SUCCEEDED
     assert not world.blobs.blobs
