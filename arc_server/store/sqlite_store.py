@@ -48,6 +48,7 @@ from arc_server.ports.records import (
     ListMark,
     NewCommand,
     NewCredential,
+    PastLease,
     Purged,
     PushCircuit,
     PushLease,
@@ -298,6 +299,9 @@ class SqliteStore:
         self, deployment_id: str | None, within: Reach = EVERYTHING
     ) -> Mapping[ShownState, int]:
         return await self._list(search.count, deployment_id, within)
+
+    async def past_leases(self, command_id: str) -> Sequence[PastLease]:
+        return await self._read(read.past_leases, command_id)
 
     # time
 

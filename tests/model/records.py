@@ -31,6 +31,7 @@ from arc_server.ports.records import (
     CommandRecord,
     DamagedBody,
     NewCommand,
+    PastLease,
     PushCircuit,
     ReadResponse,
     StoredError,
@@ -54,6 +55,7 @@ class StoredCommand:
     ready_order: int | None = 0
     """None: delayed."""
     push_at: datetime | None = None
+    past: list[PastLease] = field(default_factory=list[PastLease])
     said: Said = field(default_factory=lambda: Said())
 
 
