@@ -39,6 +39,8 @@ from arc_protocol.messages.agents import AgentInfo, AgentList
 from arc_protocol.messages.base import State
 from arc_protocol.messages.bodies import InlineBody, StorageBody
 from arc_protocol.messages.commands import (
+    AttemptInfo,
+    AttemptList,
     CommandCounts,
     CommandList,
     CommandStatus,
@@ -370,6 +372,14 @@ class Client:
         url = self._connection.url("commands", "counts", query={"deploymentId": deployment})
         counts = (await self._get(url, CommandCounts)).counts
         return None if counts is None else {each: counts.get(each, 0) for each in ShownState}
+
+    async def attempts(self, command_id: str) -> Sequence[AttemptInfo]:
+        """Return the attempts of a command, in order: who held it, when, and how that ended.
+
+        Raises CommandNotFound; NotFound or MethodNotAllowed on a server that does not keep them.
+        """
+        url = self._connection.url("commands", command_id, "attempts")
+        return (await self._get(url, AttemptList)).attempts
 
     async def events(self, command_id: str, *, after: int = 0) -> EventList:
         """Return the lines that a command's handler has logged since `after`, and its progress.

@@ -29,7 +29,7 @@ from arc_client.wire.progress_callbacks import ProgressCallbacks
 from arc_client.wire.wait import POLL_SECONDS
 from arc_protocol.lifecycle import ShownState
 from arc_protocol.messages.agents import AgentInfo, AgentList
-from arc_protocol.messages.commands import CommandStatus
+from arc_protocol.messages.commands import AttemptInfo, CommandStatus
 from arc_protocol.messages.events import EventList
 
 T = TypeVar("T")
@@ -256,6 +256,10 @@ class SyncClient:
         The new command of an outcome is one of Client: its `id` and `state` can be read.
         """
         return self._each(self._client.retry_all(**which))
+
+    def attempts(self, command_id: str) -> Sequence[AttemptInfo]:
+        """Return the attempts of a command, in order."""
+        return self._run(self._client.attempts(command_id))
 
     def events(self, command_id: str, *, after: int = 0) -> EventList:
         """Return what a command's handler has logged since `after`, and its progress."""

@@ -75,6 +75,18 @@ def is_delayed(not_before: datetime | None, now: datetime) -> bool:
     return not_before is not None and now < not_before
 
 
+class LeaseEnd(StrEnum):
+    """The end of a lease that had no response."""
+
+    RELEASED = "RELEASED"
+    """The holder gave it back, or a push was not accepted."""
+    RETURNED = "RETURNED"
+    """Given back without cost: the holder stopped, or it never reached one."""
+    LAPSED = "LAPSED"
+    REVOKED = "REVOKED"
+    """The credential of its holder was revoked."""
+
+
 class Handback(msgspec.Struct, frozen=True):
     """A handback is what becomes of a command whose lease ended without a response.
 

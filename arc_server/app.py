@@ -128,7 +128,7 @@ def all_routes(parts: ServerParts, config: ServerConfig) -> tuple[Route, ...]:
     """Return every route of the server."""
     return (
         *commands.routes(parts.services.commands),
-        *search.routes(parts.services.search),
+        *search.routes(parts.services.search, parts.services.attempts),
         *leases.routes(parts.services.leases, parts.signer, parts.clock),
         *events.routes(parts.services.events),
         *agents.routes(

@@ -28,6 +28,7 @@ from arc_client.cli.views import (
     push_note,
     show_agents,
     show_cancel,
+    show_life,
     show_offer,
     show_offers,
     show_status,
@@ -45,7 +46,7 @@ from arc_runtime.terminal.typer_programs import Program
 if TYPE_CHECKING:
     from arc_client.client import Client
     from arc_protocol.messages.agents import AgentInfo, ReceiverInfo
-    from arc_protocol.messages.commands import CommandStatus
+    from arc_protocol.messages.commands import AttemptInfo, CommandStatus
 
 DEFAULT_TIMEOUT: Final = "60s"
 
@@ -297,6 +298,22 @@ def status(session: Session, command_id: CommandId) -> None:
         return await client.status(command_id)
 
     session.show(session.run_with_id(command_id, work), show_status)
+
+
+@app.command(epilog=examples('arc show "$id"', 'arc show "$id" --json'))
+@in_session
+def show(session: Session, command_id: CommandId) -> None:
+    """Show the whole life of a command: its status, and every attempt"""
+
+    async def work(client: Client, command_id: str) -> tuple[CommandStatus, list[AttemptInfo]]:
+        status = await client.status(command_id)
+        return status, list(await client.attempts(command_id))
+
+    status, attempts = session.run_with_id(command_id, work)
+    if session.as_json:
+        show_json({"status": status, "attempts": attempts})
+    else:
+        show_life(status, attempts, is_wide=session.is_wide)
 
 
 @app.command(epilog=examples('arc events "$id"', 'arc events "$id" --follow'))

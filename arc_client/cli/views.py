@@ -12,7 +12,7 @@ from arc_client.wire.waiting_reasons import reason_of
 from arc_protocol.lifecycle import TERMINAL
 from arc_protocol.messages.agents import AgentInfo, DeploymentPresence, HandlerInfo, ReceiverInfo
 from arc_protocol.messages.bodies import ErrorResponse, InlineBody
-from arc_protocol.messages.commands import CommandStatus
+from arc_protocol.messages.commands import AttemptInfo, CommandStatus
 from arc_runtime.durations import format_duration
 from arc_runtime.terminal.table import Cell, Column, print_table
 from arc_runtime.terminal.text import printable
@@ -211,6 +211,40 @@ def show_status(status: CommandStatus) -> None:
     show_facts(facts)
 
 
+def show_life(
+    status: CommandStatus, attempts: Sequence[AttemptInfo], *, is_wide: bool = False
+) -> None:
+    """Show one command, a fact a line, and its attempts as a table."""
+    show_status(status)
+    who = {"created by": status.created_by, "ended by": status.completed_by}
+    show_facts(who)
+    print_line("")
+    print_table(
+        [
+            Column("ATTEMPT"),
+            Column("OUTCOME", is_state=True),
+            Column("LEASED", rank=1),
+            Column("HELD", rank=3),
+            Column("AGENT", rank=2),
+            Column("CREDENTIAL", rank=4),
+            Column("ENDED", is_wide=True),
+        ],
+        [
+            [
+                each.attempt,
+                each.outcome or str(status.state),
+                each.leased_at,
+                _span(each.leased_at, each.ended_at),
+                each.holder,
+                each.credential,
+                each.ended_at,
+            ]
+            for each in attempts
+        ],
+        is_wide=is_wide,
+    )
+
+
 def show_cancel(status: CommandStatus) -> None:
     """Show what became of a command that was to be cancelled."""
     if is_cancelled(status):
@@ -263,9 +297,14 @@ def _until(moment: datetime) -> str:
 
 def _took(status: CommandStatus) -> str:
     """Return the time from create to the end; empty while that is not known."""
-    if status.created_at is None or status.completed_at is None:
+    return _span(status.created_at, status.completed_at)
+
+
+def _span(begun_at: datetime | None, ended_at: datetime | None) -> str:
+    """Return the time between two instants; empty while that is not known."""
+    if begun_at is None or ended_at is None:
         return ""
-    seconds = max(0.0, (status.completed_at - status.created_at).total_seconds())
+    seconds = max(0.0, (ended_at - begun_at).total_seconds())
     return format_duration(round(seconds, 3 if seconds < 10 else 0))
 
 

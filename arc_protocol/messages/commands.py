@@ -141,6 +141,27 @@ class CommandCounts(Message, frozen=True, kw_only=True):
     """None for a caller that may see some names of commands only."""
 
 
+class AttemptInfo(Message, frozen=True, kw_only=True):
+    """One lease or push of a command: who held it, and how that ended."""
+
+    attempt: int
+    leased_at: Timestamp
+    holder: str | None = None
+    """The agent id, if the receiver gave one."""
+    credential: str | None = None
+    """The id of the token or credential that it was leased to."""
+    ended_at: Timestamp | None = None
+    """Absent while it goes on."""
+    outcome: str | None = None
+    """The end: a terminal state, `CANCELLED`, or a word of `LeaseEnd`."""
+
+
+class AttemptList(Message, frozen=True, kw_only=True):
+    """GET /commands/{id}/attempts: in order, the last ones of a command that had very many."""
+
+    attempts: list[AttemptInfo]
+
+
 class Payload(Message, frozen=True, kw_only=True):
     """GET and PUT /commands/{id}/payload; `command_id` only in the answer of GET."""
 

@@ -99,6 +99,9 @@ RULES: Final[Mapping[tuple[str, str], RouteRule]] = MappingProxyType(
         ("GET", "/commands/*/events"): RouteRule(
             scopes=_READERS, deployment=_HIDDEN, command=_HIDDEN
         ),
+        ("GET", "/commands/*/attempts"): RouteRule(
+            scopes=_READERS, deployment=_HIDDEN, command=_HIDDEN
+        ),
         ("GET", "/agents"): RouteRule(scopes=_READERS, deployment=_FORBIDDEN),
         # holders
         ("POST", "/commands/leases"): RouteRule(

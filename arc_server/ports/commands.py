@@ -18,6 +18,7 @@ from arc_server.ports.records import (
     Created,
     ListMark,
     NewCommand,
+    PastLease,
     PushLease,
     Quotas,
     StoredBody,
@@ -122,4 +123,9 @@ class CommandStore(CommandLookup, Protocol):
     ) -> Mapping[ShownState, int]:
         """Return how many commands are in each state, of a deployment or of all that are within
         reach. What commands and targets a caller is bound to is not told apart."""
+        ...
+
+    async def past_leases(self, command_id: str) -> Sequence[PastLease]:
+        """Return the leases of a command after which it was to be leased again, in order; the last
+        of very many."""
         ...

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from arc_protocol.lifecycle import TERMINAL, ShownState
+from arc_protocol.lifecycle import TERMINAL, LeaseEnd, ShownState
 from arc_protocol.messages.agents import AgentRegistration
 from arc_protocol.messages.base import CommandTarget, State
 from arc_protocol.messages.events import Progress, RecordedLine
@@ -272,6 +272,18 @@ _SHOWN_ENDS: Final = frozenset(shown for shown in ShownState if shown.stored in 
 
 ListMark = tuple[int, int]
 """A place in a list: opaque to callers. What follows it is older, or ended earlier."""
+
+
+class PastLease(Record, frozen=True, kw_only=True):
+    """A lease that ended without a response. A push that is sent again keeps its id."""
+
+    lease_id: str
+    attempt: int
+    holder: str | None = None
+    credential: str | None = None
+    leased_at: datetime
+    ended_at: datetime
+    how: LeaseEnd
 
 
 class Removed(Record, frozen=True, kw_only=True):

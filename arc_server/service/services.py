@@ -13,6 +13,7 @@ from arc_server.ports.records import FIRST_EPOCH, Epoch
 from arc_server.ports.store import Store
 from arc_server.service.agents import AgentService
 from arc_server.service.announcements import Announcements
+from arc_server.service.attempts import AttemptService
 from arc_server.service.commands import CommandService
 from arc_server.service.cursors import Cursors
 from arc_server.service.envelopes import Envelopes
@@ -34,6 +35,7 @@ class ServerServices(msgspec.Struct, frozen=True, kw_only=True):
     envelopes: Envelopes
     commands: CommandService
     search: SearchService
+    attempts: AttemptService
     leases: LeaseService
     events: EventService
     agents: AgentService
@@ -75,6 +77,7 @@ def build_services(
             limits=limits,
         ),
         search=SearchService(store=store, cursors=Cursors(links), limits=limits),
+        attempts=AttemptService(store=store, lookup=lookup),
         leases=LeaseService(
             store=store,
             lookup=lookup,

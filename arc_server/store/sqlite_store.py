@@ -50,6 +50,7 @@ from arc_server.ports.records import (
     ListMark,
     NewCommand,
     NewCredential,
+    PastLease,
     Purged,
     PushCircuit,
     PushLease,
@@ -320,6 +321,9 @@ class SqliteStore:
         self, deployment_id: str | None, within: Reach = EVERYTHING
     ) -> Mapping[ShownState, int]:
         return await self._list(search.count, deployment_id, within)
+
+    async def past_leases(self, command_id: str) -> Sequence[PastLease]:
+        return await self._read(read.past_leases, command_id)
 
     # time
 

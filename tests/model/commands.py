@@ -40,6 +40,7 @@ from arc_server.ports.records import (
     LeasedResponse,
     LeaseQuery,
     NewCommand,
+    PastLease,
     PushLease,
     Quotas,
     Renewal,
@@ -321,7 +322,16 @@ class ModelCommands(ModelState):
         stored = self._find_lease(lease_id, within)
         if stored is None:
             raise LeaseNotFound(f"no such lease, or it has ended: {lease_id}")
-        return self._hand_back(stored, now, costs_attempt=costs_attempt, push_after=push_after)
+        how = lifecycle.LeaseEnd.RELEASED if costs_attempt else lifecycle.LeaseEnd.RETURNED
+        return self._hand_back(
+            stored, now, costs_attempt=costs_attempt, how=how, push_after=push_after
+        )
+
+    async def past_leases(self, command_id: str) -> Sequence[PastLease]:
+        """See Store."""
+        self._check_open()
+        stored = self._commands.get(command_id)
+        return [] if stored is None else stored.past[-100:]
 
     async def complete(
         self,

@@ -32,6 +32,7 @@ from arc_server.ports.records import (
     CommandRecord,
     DamagedBody,
     NewCommand,
+    PastLease,
     PushCircuit,
     ReadResponse,
     StoredError,
@@ -56,6 +57,7 @@ class StoredCommand:
     """None: delayed."""
     push_at: datetime | None = None
     arrived: int = 0
+    past: list[PastLease] = field(default_factory=list[PastLease])
     said: Said = field(default_factory=lambda: Said())
 
 

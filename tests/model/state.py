@@ -20,6 +20,7 @@ from arc_server.ports.records import (
     Grant,
     Granted,
     Holder,
+    PastLease,
     PushLease,
     StoredError,
     StoredInline,
@@ -134,6 +135,7 @@ class ModelState(MemoryCredentials):
         now: datetime,
         *,
         costs_attempt: bool,
+        how: lifecycle.LeaseEnd,
         push_after: datetime | None = None,
     ) -> CommandRecord:
         command = stored.command
@@ -153,6 +155,17 @@ class ModelState(MemoryCredentials):
         is_here = target.resource_id in {*place.targets, *RESERVED_TARGETS}
         if place.heir is not None and not is_here:
             target = place.targets[place.heir]
+        stored.past.append(
+            PastLease(
+                lease_id=command.lease_id or "",
+                attempt=command.attempt,
+                holder=command.lease_holder,
+                credential=command.lease_credential,
+                leased_at=command.dispatched_at or command.created_at,
+                ended_at=now,
+                how=how,
+            )
+        )
         attempt = command.attempt + 1 if costs_attempt else command.attempt
         return self._set(stored, state=State.PENDING, attempt=attempt, target=target)
 

@@ -37,7 +37,10 @@ class ModelSweeps(ModelState):
         """See Store."""
         lapsed = self._leases(lambda expires_at: expires_at <= now)
         lapsed.sort(key=lambda stored: (stored.command.lease_expires_at or now, stored.seq))
-        return [self._hand_back(stored, now, costs_attempt=True) for stored in lapsed[:limit]]
+        how = lifecycle.LeaseEnd.LAPSED
+        return [
+            self._hand_back(stored, now, costs_attempt=True, how=how) for stored in lapsed[:limit]
+        ]
 
     async def requeue_revoked(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """See Store."""
@@ -47,7 +50,10 @@ class ModelSweeps(ModelState):
                 command.state is State.DISPATCHED and command.lease_credential in revoked
             )
         )
-        return [self._hand_back(stored, now, costs_attempt=True) for stored in held[:limit]]
+        how = lifecycle.LeaseEnd.REVOKED
+        return [
+            self._hand_back(stored, now, costs_attempt=True, how=how) for stored in held[:limit]
+        ]
 
     async def release_delayed(self, now: datetime, limit: int) -> Sequence[CommandRecord]:
         """See Store."""

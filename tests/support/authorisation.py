@@ -494,6 +494,7 @@ CASES: Final[dict[tuple[str, str], dict[str, Case]]] = {
     ("GET", "/commands/*/payload"): {"": _about("/commands/{}/payload")},
     ("PUT", "/commands/*/payload"): {"": _about("/commands/{}/payload", {"params": inline(b"x")})},
     ("GET", "/commands/*/events"): {"": _about("/commands/{}/events")},
+    ("GET", "/commands/*/attempts"): {"": _about("/commands/{}/attempts")},
     ("GET", "/agents"): {"": _plain(f"/agents?deploymentId={OWN}")},
     ("POST", "/commands/leases"): {
         "": _plain(

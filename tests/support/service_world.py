@@ -93,6 +93,7 @@ class World:
         self.envelopes = services.envelopes
         self.commands = services.commands
         self.search = services.search
+        self.attempts = services.attempts
         self.leases = services.leases
         self.agents = services.agents
         self.sweep_limits = sweep or SweepLimits()

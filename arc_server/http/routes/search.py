@@ -16,6 +16,7 @@ from arc_server.http.answers import json_answer
 from arc_server.http.calls import Call
 from arc_server.http.routing import Route
 from arc_server.ports.records import CommandFilter
+from arc_server.service.attempts import AttemptService
 from arc_server.service.searching import SearchService
 
 FILTER: Final = (
@@ -28,8 +29,8 @@ TAG: Final = "tag."
 """The tag `team` is asked for as `tag.team`."""
 
 
-def routes(service: SearchService) -> Sequence[Route]:
-    """Return the routes of a service."""
+def routes(service: SearchService, attempts: AttemptService) -> Sequence[Route]:
+    """Return the routes of both services."""
 
     async def list_commands(call: Call) -> web.StreamResponse:
         call.check_query(*FILTER, *PAGING, family=TAG)
@@ -47,9 +48,15 @@ def routes(service: SearchService) -> Sequence[Route]:
         deployment_id = fields.optional_name("deploymentId", call.query("deploymentId"))
         return json_answer(await service.count(deployment_id, within=call.reach))
 
+    async def list_attempts(call: Call) -> web.StreamResponse:
+        call.check_query()
+        (command_id,) = call.arguments
+        return json_answer(await attempts.list(command_id, within=call.reach))
+
     return (
         Route(method="GET", path="/commands", handler=list_commands),
         Route(method="GET", path="/commands/counts", handler=count),
+        Route(method="GET", path="/commands/*/attempts", handler=list_attempts),
     )
 
 

@@ -115,3 +115,18 @@ CREATE TRIGGER usage_of_deleted_command BEFORE DELETE ON commands BEGIN
             - coalesce(length(CAST(old.tags AS BLOB)), 0)
     WHERE deployment_id = old.deployment_id;
 END;
+
+-- The leases of a command after which it was to be leased again. The latest lease, which most
+-- commands have alone, stands in the row of the command.
+CREATE TABLE past_leases (
+    command    INTEGER NOT NULL REFERENCES commands (seq) ON DELETE CASCADE,
+    place      INTEGER NOT NULL,
+    lease_id   TEXT    NOT NULL,
+    attempt    INTEGER NOT NULL,
+    holder     TEXT,
+    credential TEXT,
+    leased_at  INTEGER NOT NULL,
+    ended_at   INTEGER NOT NULL,
+    how        TEXT    NOT NULL,
+    PRIMARY KEY (command, place)
+) STRICT, WITHOUT ROWID;

@@ -220,4 +220,7 @@ def release(
 ) -> CommandRecord:
     """Fulfil LeaseStore.release."""
     stored = lookup.find_lease(db, lease_id, within)
-    return transitions.hand_back(db, stored, now, costs_attempt=costs_attempt, push_at=push_after)
+    how = lifecycle.LeaseEnd.RELEASED if costs_attempt else lifecycle.LeaseEnd.RETURNED
+    return transitions.hand_back(
+        db, stored, now, costs_attempt=costs_attempt, how=how, push_at=push_after
+    )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
 from arc_protocol import lifecycle
+from arc_protocol.lifecycle import LeaseEnd
 from arc_server.ports.records import (
     CommandWithBodies,
     CommandWithResponse,
+    PastLease,
     ReadResponse,
     StoredParams,
 )
 from arc_server.store.engine import schema
-from arc_server.store.engine.rows import StoredCommand, stored_command
+from arc_server.store.engine.rows import StoredCommand, moment, stored_command
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
@@ -69,6 +72,24 @@ def _response(db: StoreSession, seq: int) -> ReadResponse | None:
     except sqlite3.DatabaseError:
         return bodies.UNREADABLE
     return bodies.to_response(*(row or bodies.NO_BODY))
+
+
+def past_leases(db: StoreSession, command_id: str) -> Sequence[PastLease]:
+    """Fulfil CommandStore.past_leases."""
+    return [
+        PastLease(
+            lease_id=lease_id,
+            attempt=attempt,
+            holder=holder,
+            credential=credential,
+            leased_at=moment(leased_at),
+            ended_at=moment(ended_at),
+            how=LeaseEnd(how),
+        )
+        for lease_id, attempt, holder, credential, leased_at, ended_at, how in db.rows(
+            "past_leases", command_id=command_id
+        )
+    ]
 
 
 def schema_version(db: StoreSession) -> int:

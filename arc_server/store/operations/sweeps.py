@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from arc_protocol.lifecycle import LeaseEnd
 from arc_server.ports.records import CommandRecord
-from arc_server.store.engine.rows import micros, moment
+from arc_server.store.engine.rows import StoredCommand, micros, moment
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import epochs, lookup, transitions
 
@@ -20,13 +21,13 @@ def expire_due(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandR
 def requeue_lapsed(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
     """Fulfil SweepStore.requeue_lapsed."""
     lapsed = lookup.find_all(db, "lapsed", now=micros(now), limit=limit)
-    return [transitions.hand_back(db, stored, now, costs_attempt=True) for stored in lapsed]
+    return [_taken_back(db, stored, now, LeaseEnd.LAPSED) for stored in lapsed]
 
 
 def requeue_revoked(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
     """Fulfil RevocationStore.requeue_revoked."""
     held = lookup.find_all(db, "leases_of_revoked", limit=limit)
-    return [transitions.hand_back(db, stored, now, costs_attempt=True) for stored in held]
+    return [_taken_back(db, stored, now, LeaseEnd.REVOKED) for stored in held]
 
 
 def release_delayed(db: StoreSession, now: datetime, limit: int) -> Sequence[CommandRecord]:
@@ -64,3 +65,9 @@ def last_sign_of_life(db: StoreSession) -> datetime | None:
 def has_live_leases(db: StoreSession) -> bool:
     """Fulfil SweepStore.has_live_leases."""
     return db.rows("has_live_leases") == [(1,)]
+
+
+def _taken_back(
+    db: StoreSession, stored: StoredCommand, now: datetime, how: LeaseEnd
+) -> CommandRecord:
+    return transitions.hand_back(db, stored, now, costs_attempt=True, how=how)

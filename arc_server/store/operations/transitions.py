@@ -6,7 +6,7 @@ A transition takes a command as it was just read, and returns it as it stands no
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -26,6 +26,9 @@ from arc_server.store.engine.rows import NONE, StoredCommand, micros, micros_or_
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies
 
+KEPT_LEASES: Final = 100
+"""The past leases of a command that are kept: as many as it may have attempts. A lease that costs
+none may end any number of times."""
 CANCELLED = StoredError(code=lifecycle.CANCELLED, message="the command was cancelled")
 
 
@@ -175,6 +178,7 @@ def hand_back(
     now: datetime,
     *,
     costs_attempt: bool,
+    how: lifecycle.LeaseEnd,
     push_at: datetime | None = None,
 ) -> CommandRecord:
     """End a lease without a response: EXPIRED if overdue, else redelivered or FAILED as
@@ -206,6 +210,7 @@ def hand_back(
     )
     db.usage.changed(command.deployment_id).dispatched -= 1
     _note(db, command, State.PENDING, now)
+    _keep_past_lease(db, stored, now, how)
     return _changed(db, stored, state=State.PENDING, attempt=verdict.attempt, target=home)
 
 
@@ -355,6 +360,26 @@ def grant_grace(db: StoreSession, lapsed_since: datetime, now: datetime, until: 
 
 
 # inside
+
+
+def _keep_past_lease(
+    db: StoreSession, stored: StoredCommand, now: datetime, how: lifecycle.LeaseEnd
+) -> None:
+    """Keep what the row forgets when the command is leased again."""
+    command = stored.command
+    db.change(
+        "keep_past_lease",
+        seq=stored.seq,
+        place=db.next_number(),
+        lease_id=command.lease_id or "",
+        attempt=command.attempt,
+        holder=command.lease_holder,
+        credential=command.lease_credential,
+        leased_at=micros(command.dispatched_at or command.created_at),
+        now=micros(now),
+        how=how.value,
+    )
+    db.change("drop_past_leases", seq=stored.seq, keep=KEPT_LEASES)
 
 
 def _waits_unqueued(command: CommandRecord, now: datetime) -> bool:

@@ -72,6 +72,24 @@ SET state = 'PENDING', attempt = :attempt, target_id = :target_id, target_type =
     push_at = coalesce(:push_at, push_at)
 WHERE seq = :seq AND state IN ('DISPATCHED') AND lease_id = :lease_id;
 
+-- name: keep_past_lease
+INSERT INTO past_leases (
+    command, place, lease_id, attempt, holder, credential, leased_at, ended_at, how
+) VALUES (
+    :seq, :place, :lease_id, :attempt, :holder, :credential, :leased_at, :now, :how
+);
+
+-- name: drop_past_leases
+DELETE FROM past_leases WHERE command = :seq AND place <= (
+    SELECT l.place FROM past_leases AS l WHERE l.command = :seq
+    ORDER BY l.place DESC LIMIT 1 OFFSET :keep
+);
+
+-- name: past_leases
+SELECT l.lease_id, l.attempt, l.holder, l.credential, l.leased_at, l.ended_at, l.how
+FROM commands AS c CROSS JOIN past_leases AS l ON l.command = c.seq
+WHERE c.command_id = :command_id ORDER BY l.place;
+
 -- name: held_by
 SELECT {command_columns} FROM commands AS c INDEXED BY commands_holder
 WHERE c.state = 'DISPATCHED' AND c.lease_holder = :holder AND c.deployment_id = :deployment_id

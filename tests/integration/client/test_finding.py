@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from arc_client import Client, InvalidParams, SyncClient
@@ -128,6 +129,27 @@ async def test_the_command_line_finds_and_counts(
     status = (await run_arc("status", new, url=open_server.url)).out.decode()
     assert "tags        env=prod team=web" in status
     assert "not before" in status
+
+
+async def test_the_life_of_a_command_is_shown(client: Client, open_server: RunningServer) -> None:
+    sent = await client.send("acme", "report")
+    for agent in ("one", "two"):
+        ask = {"deploymentId": "acme", "agentId": agent}
+        async with aiohttp.ClientSession() as session:
+            url = f"{open_server.url}/v1/commands/leases"
+            async with session.post(url, json=ask) as answer:
+                [lease] = (await answer.json())["leases"]
+            if agent == "one":
+                async with session.post(f"{url}/{lease['leaseId']}/release", json={}):
+                    pass
+
+    shown = await run_arc("show", sent.id, url=open_server.url)
+    data = (await run_arc("show", sent.id, "--json", url=open_server.url)).json()
+
+    table = shown.out.decode().split("\n\n")[1].splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [["1", "RELEASED"], ["2", "DISPATCHED"]]
+    assert [each["holder"] for each in data["attempts"]] == ["one", "two"]
+    assert data["status"]["commandId"] == sent.id
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ async def test_what_is_wider_than_the_terminal_is_whole(server: FakeServer, line
     "command",
     [
         *["", "invoke", "wait", "status", "events", "list", "cancel", "retry", "agents"],
-        "describe",
+        *["describe", "show"],
         *["keys", "keys new", "keys public"],
     ],
 )

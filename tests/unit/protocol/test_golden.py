@@ -28,6 +28,7 @@ from arc_protocol.messages.agents import AgentList, AgentRegistration
 from arc_protocol.messages.bodies import CommandResponse
 from arc_protocol.messages.bootstrap import BootstrapRequest, BootstrapResponse
 from arc_protocol.messages.commands import (
+    AttemptList,
     CommandCounts,
     CommandList,
     CommandStatus,
@@ -109,6 +110,7 @@ VECTORS: Final[dict[str, Any]] = {
     "arc-respond-response": RespondResponse,
     "arc-events-request": EventsRequest,
     "arc-events": EventList,
+    "arc-attempts": AttemptList,
     "arc-counts": CommandCounts,
     "arc-create-tagged": CreateCommandRequest,
     "arc-list": CommandList,
@@ -196,7 +198,8 @@ def test_every_file_is_used_and_every_message_has_one() -> None:
     whole = {kind for value in VECTORS.values() for kind in _structs(value)}
     nested = {
         base.CommandTarget, bodies.HttpBackend, bodies.LocalBackend, bodies.PresignedRequest,
-        bodies.InlineBody, bodies.StorageBody, commands.StorageUpload, leases.TraceContext,
+        bodies.InlineBody, bodies.StorageBody, commands.StorageUpload, commands.AttemptInfo,
+        leases.TraceContext,
         leases.ResponseHandling, leases.LeaseInfo, leases.RenewedLease, agents.HandlerInfo,
         agents.HeldCommand, agents.AgentInfo, agents.AgentStatus, leases.SubmittedResponse,
         leases.RefusedResponse, events.Progress, events.LogLine, events.RecordedLine,

@@ -429,6 +429,10 @@ class TwoStores(RuleBasedStateMachine):
     def requeue_lapsed(self, limit: int) -> None:
         self.both(lambda store: store.requeue_lapsed(self.now, limit))
 
+    @rule(index=st.integers(0, 40))
+    def past_leases(self, index: int) -> None:
+        self.both(lambda store: store.past_leases(self.command_id(index)))
+
     @rule(limit=st.integers(1, 5))
     def release_delayed(self, limit: int) -> None:
         self.both(lambda store: store.release_delayed(self.now, limit))

@@ -15,6 +15,7 @@ from arc_server.store.engine import queries, schema
 WHOLE_TABLES = {
     *("list_tokens", "list_enrol_tokens", "list_credentials", "epochs"),
     *("credential_of_deployment", "enrol_token_of_deployment", "usage_of_all"),
+    "count_live",
 }
 """Asked by an administrator, by a scrape or once, of tables that are short."""
 
