@@ -170,6 +170,9 @@ def _what(error: typer.TyperException) -> str:
     param: Any = getattr(error, "param", None)
     if param is None:  # a refusal of our own names its option
         is_own = isinstance(error, typer.BadParameter)
+        hint = getattr(error, "param_hint", None)
+        if isinstance(hint, str):
+            return f"{hint}: {_reworded(error.message)}"
         text = error.message if is_own else error.format_message()
         return _reworded(text[:1].lower() + _QUOTED.sub(r"\1", text[1:]))
     named = max(param.opts, key=len) if param.param_type_name == "option" else _metavar(param)

@@ -189,7 +189,7 @@ async def test_a_retry_of_a_filter_asks_first(client: Client, open_server: Runni
     repeated = await run_arc(*line, "--yes", "--json", url=open_server.url)
 
     assert (unasked.code, unasked.out) == (2, b"")
-    assert "Run 2 commands again? Say so with --yes" in unasked.err
+    assert "run 2 commands again? Say so with --yes" in unasked.err
     assert (none.code, none.out) == (0, b"")
     new = again.out.decode().split()
     assert [(await client.status(each)).retry_of for each in new] == old[::-1]
