@@ -84,7 +84,8 @@ INSERT INTO usage (
 )
   SELECT deployment_id, sum(state = 'PENDING'), sum(:size * (1 + (state = 'SUCCEEDED'))
       + coalesce(length(CAST(tags AS BLOB)), 0)), count(*),
-    sum(state = 'SUCCEEDED'), sum(error_code = 'HANDLER_ERROR'), sum(error_code = 'CANCELLED')
+    sum(state = 'SUCCEEDED'), sum(error_code IS 'HANDLER_ERROR'),
+    sum(error_code IS 'CANCELLED')
   FROM commands WHERE seq > :first GROUP BY deployment_id
   ON CONFLICT (deployment_id) DO UPDATE
   SET live_commands = live_commands + excluded.live_commands,

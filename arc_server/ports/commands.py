@@ -114,7 +114,7 @@ class CommandStore(CommandLookup, Protocol):
         """Return at most `limit` commands, newest first, from behind the place `before` on.
 
         With a span of time for the end, those that ended last come first. A page is short where
-        what matches is rare: no page walks over more than some thousands of commands.
+        what matches is rare: no page walks over more than about a thousand commands.
         """
         ...
 

@@ -19,7 +19,7 @@ from arc_server.ports.records import CommandFilter, CommandPage, ListMark
 from arc_server.store.engine.rows import StoredCommand, micros, stored_command, tags_text
 from arc_server.store.engine.session import StoreSession
 
-WALKED: Final = 2_000
+WALKED: Final = 1_000
 """The most commands that a walk looks at for one page, where its index does not judge all."""
 _COUNTED: Final = (
     ShownState.PENDING_UPLOAD,
