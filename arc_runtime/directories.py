@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -53,12 +54,21 @@ def kept_by_owner(directory: Path) -> Generator[None]:
         yield
     finally:
         if owner.st_uid != 0:
-            for place, folders, files in os.walk(directory):
-                for name in (*folders, *files):
-                    _give(Path(place, name), owner)
+            give(directory, owner.st_uid, owner.st_gid)
 
 
-def _give(path: Path, owner: os.stat_result) -> None:
-    with suppress(FileNotFoundError):
-        if path.lstat().st_uid == 0:
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+def give(directory: Path, uid: int, gid: int) -> None:
+    """Give a directory, and all in it that is root's, to a user. Raises OSError.
+
+    The user may put links there meanwhile: none is followed, and a file that has another name
+    elsewhere stays root's.
+    """
+    for _, folders, files, handle in os.fwalk(directory.resolve(), topdown=False):
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                found = os.stat(name, dir_fd=handle, follow_symlinks=False)
+                is_shared = found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode)
+                if found.st_uid == 0 and not is_shared:
+                    os.chown(name, uid, gid, dir_fd=handle, follow_symlinks=False)
+        if os.fstat(handle).st_uid == 0:
+            os.fchown(handle, uid, gid)

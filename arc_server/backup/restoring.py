@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from arc_runtime.directories import sync_directory
+from arc_runtime.directories import give, sync_directory
 from arc_server.app import BLOBS, DATABASE
 from arc_server.backup.contents import (
     RECOUNT,
@@ -88,7 +88,7 @@ def restore_backup(backup: Path, data_dir: Path, former: Path | None) -> Restore
                     raise BackupError(f"{backup}: {problem}")
                 damaged = list(damaged_bodies(database))
             EndedJournal(place / JOURNAL).add(lines)
-            _give_to_owner(place, _owner(data_dir))
+            _give_to_owner(place, data_dir)
             sync_tree(place)
             place.rename(data_dir)
             sync_directory(data_dir.absolute().parent)
@@ -195,22 +195,11 @@ def _check_not_live(data_dir: Path) -> None:
         raise BackupError(f"{lock}: {error.strerror}") from None
 
 
-class _Owner(msgspec.Struct, frozen=True):
-    uid: int
-    gid: int
+def _give_to_owner(place: Path, data_dir: Path) -> None:
+    """Give all files to the owner of the data directory, or of the one above, if root restores.
 
-
-def _owner(data_dir: Path) -> _Owner:
-    """Return who is to own the files: the owner of the directory, or of the one above."""
-    status = (data_dir if data_dir.exists() else data_dir.absolute().parent).stat()
-    return _Owner(status.st_uid, status.st_gid)
-
-
-def _give_to_owner(place: Path, owner: _Owner) -> None:
-    """Give all files to their owner if root restores. Raises OSError."""
-    if os.geteuid() != 0 or owner.uid == 0:
-        return
-    for directory, _, names in os.walk(place):
-        os.chown(directory, owner.uid, owner.gid)
-        for name in names:
-            os.chown(Path(directory) / name, owner.uid, owner.gid)
+    Raises OSError.
+    """
+    owner = (data_dir if data_dir.exists() else data_dir.absolute().parent).stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        give(place, owner.st_uid, owner.st_gid)

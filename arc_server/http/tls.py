@@ -208,6 +208,8 @@ def _load(files: TlsFiles) -> tuple[ssl.SSLContext, Certificate]:
 
 def _check_readable(key: str, path: Path) -> None:
     try:
+        if path.is_fifo():  # opening it would wait for a writer, and the server with it
+            raise TlsUnusable(key, f"{path}: Is a named pipe")
         path.open("rb").close()
     except OSError as error:
         raise TlsUnusable(key, f"{path}: {error.strerror}") from None

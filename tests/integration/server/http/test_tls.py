@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import ssl
 from collections.abc import AsyncIterator
@@ -174,6 +175,10 @@ BAD_FILES: dict[str, Any] = {
     "no key": ("tls.key_file", lambda pair: pair.key_file.write_text("?")),
     "no file of the key": ("tls.key_file", lambda pair: pair.key_file.unlink()),
     "a directory": ("tls.key_file", lambda pair: pair.key_file.unlink() or pair.key_file.mkdir()),
+    "a named pipe": (
+        "tls.key_file",
+        lambda pair: pair.key_file.unlink() or os.mkfifo(pair.key_file),
+    ),
     "a key with a password": ("tls.key_file", _with_password),
     "no authorities": (
         "tls.client_ca_file",
