@@ -462,7 +462,7 @@ class RetentionSection(Section, frozen=True, kw_only=True):
     batch: Annotated[
         int,
         about(
-            "The most commands that one step of a purge removes. A step ends after 10 ms anyway.",
+            "The most commands that one step of a purge removes. A step ends after 2 ms anyway.",
             ge=1,
             le=10_000,
         ),

@@ -55,8 +55,8 @@ class RetentionLimits(msgspec.Struct, frozen=True, kw_only=True):
     collection_seconds: float = 3600
     """The interval at which blobs, agents and tokens are looked through."""
     batch: int = 200
-    pause_seconds: float = 0.03
-    """Between two batches: three quarters of the writer's time are for others."""
+    pause_seconds: float = 0.008
+    """Between two batches: most of the writer's time is for others."""
 
 
 class Retention:

@@ -19,7 +19,7 @@ from arc_server.store.engine.rows import micros, stored_command
 from arc_server.store.engine.session import StoreSession
 from arc_server.store.operations import bodies, lookup, transitions
 
-BATCH_SECONDS: Final = 0.01
+BATCH_SECONDS: Final = 0.002
 """The time of a batch's statements. Its commit writes what they changed: on a slow disk another
 10 ms. Together they stay well below the 50 ms that a write may wait for a purge."""
 LINES_AT_A_TIME: Final = 500
