@@ -53,7 +53,7 @@ TARGET = "host"
 TURNS = 4
 """How often an empty store and a full one are measured, one after the other."""
 WARM_UP_SECONDS = 0.5
-"""How long a measurement warms up at most; a shorter one warms up as long as it measures."""
+"""The longest warm-up of a measurement; a shorter one warms up as long as it measures."""
 LEASES_PER_POLL = 64
 AGENTS = 2
 RESPONDERS = 32

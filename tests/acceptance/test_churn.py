@@ -16,7 +16,7 @@ LENGTHS = [
     pytest.param(600, 4, id="4-stops"),
     pytest.param(2_000, 10, id="10-stops", marks=pytest.mark.chaos),
 ]
-"""How many commands there are, and how often an agent is stopped, every other time by a kill."""
+"""The number of commands, and of stops of an agent, every other one a kill."""
 AT_A_TIME = 32
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ RUN = (
     "--data-dir",
 )  # fmt: skip
 HAS_SIGNALS = {SERVE: "server.ready", RUN: "contact.lost"}
-"""What a program logs once it handles signals."""
+"""The event that a program logs once it handles signals."""
 STOPPED = {SERVE: "server.stopped", RUN: "stopped"}
 RELOADED = {SERVE: "server.reloaded", RUN: "reload.done"}
 
